@@ -1,0 +1,41 @@
+# Every target creates .venv by itself when it is absent or older than pyproject.toml.
+# uv is used when it can be installed (seconds); otherwise pip (minutes). Both read the same pyproject.toml.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow check clean
+.DEFAULT_GOAL := test
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"mor-sweep needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	if $(BIN)/python -m pip install --quiet uv; then \
+	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --compile-bytecode --group dev -e . ; \
+	else \
+	  $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && $(BIN)/python -m pip install --quiet --group dev -e . ; \
+	fi
+	touch $@
+
+## The whole tool on a small budget: plan, train on Ray, mirror to MLflow, fit, draw.
+demo: $(READY)
+	$(BIN)/mor-sweep isoflop --preset cpu --yes
+	$(BIN)/mor-sweep fit
+	$(BIN)/mor-sweep plot isoflop
+	$(BIN)/mor-sweep plot frontier
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,109 @@
+"""What the figures share: colours, markers, ticks, the words for refusals, and how files are written."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FixedFormatter,
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from analysis.estimate import RefusalKind
+from analysis.points import budget_label
+from analysis.report import short_count
+
+# Okabe and Ito's colours, safe for the common kinds of colour blindness; yellow is left out (too pale on white).
+ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "mor-sweep",
+    "svg.fonttype": "path",
+}
+WARN = "#8a1c1c"
+REASONS = {
+    RefusalKind.TOO_FEW_SIZES: "too few sizes",
+    RefusalKind.OUTLIER: "one run is an outlier",
+    RefusalKind.NOT_CONVEX: "parabola opens downwards",
+    RefusalKind.MINIMUM_AT_EDGE: "minimum at the edge of the sizes",
+    RefusalKind.NOISE_UNKNOWN: "too few points to know the noise",
+    RefusalKind.CURVATURE_NOT_SIGNIFICANT: "curvature not distinguishable from zero",
+    RefusalKind.UNSTABLE_MINIMUM: "minimum not stable under redrawing",
+    RefusalKind.TOO_FEW_BUDGETS: "too few optima",
+    RefusalKind.NO_OPTIMUM: "no supported optimum",
+}
+
+
+def grouped_reasons(refusals: list[tuple[str, RefusalKind]]) -> list[str]:
+    """One sentence a reason, naming its budgets."""
+    kinds = dict.fromkeys(kind for _, kind in refusals)
+    return [
+        f"{', '.join(budget_label(budget) for budget, each in refusals if each is kind)}: {REASONS[kind]}"
+        for kind in kinds
+    ]
+
+
+def count_ticks(axis: Axis, ratio: float) -> None:
+    """Ticks for parameters or tokens (69k, 1.2M), as many as a logarithmic axis spanning `ratio` has room for."""
+    fine, usual, coarse, decades = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)
+    subs = fine if ratio < 5 else usual if ratio < 60 else coarse if ratio < 1500 else decades
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda count, _: _tick_text(count)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _tick_text(count: float) -> str:
+    text = short_count(count)
+    number, unit = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
+    return f"{float(number):g}{unit}"
+
+
+def budget_ticks(axes: Axes, budgets: list[int]) -> None:
+    """A tick at every budget, a label where there is room for one."""
+    axes.xaxis.set_major_locator(FixedLocator([float(budget) for budget in budgets]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    span = np.log(budgets[-1] / budgets[0] * 1.5**2)
+    texts, last = [], -np.inf
+    for budget in budgets:
+        place = np.log(float(budget)) / span
+        free = place - last > 0.12
+        texts.append(budget_label(str(budget)) if free else "")
+        last = place if free else last
+    axes.xaxis.set_major_formatter(FixedFormatter(texts))
+
+
+def budget_colours(budgets: list[str]) -> dict[str, tuple]:
+    """Dark to light with compute; the lightest end of the map is too pale for lines."""
+    shades = np.linspace(0.0, 0.85, max(2, len(budgets)))
+    palette = matplotlib.colormaps["viridis"]
+    return {budget: palette(shade) for budget, shade in zip(budgets, shades, strict=False)}
+
+
+def save(figure: Figure, out_paths: Iterable[Path]) -> None:
+    """Write without dates or versions, so that equal studies give equal files."""
+    for path in out_paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.08, metadata=metadata)

@@ -1,0 +1,51 @@
+"""What a fit may answer: a number with its interval, or a reason why there is none."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RefusalKind(StrEnum):
+    """Why the data do not support a number."""
+
+    TOO_FEW_SIZES = "too-few-sizes"
+    OUTLIER = "outlier"
+    NOT_CONVEX = "not-convex"
+    MINIMUM_AT_EDGE = "minimum-at-edge"
+    NOISE_UNKNOWN = "noise-unknown"
+    CURVATURE_NOT_SIGNIFICANT = "curvature-not-significant"
+    UNSTABLE_MINIMUM = "unstable-minimum"
+    TOO_FEW_BUDGETS = "too-few-budgets"
+    NO_OPTIMUM = "no-optimum"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A number that is not given. A value, not an exception: refusing is a normal outcome of a fit."""
+
+    kind: RefusalKind
+    """Why, for programs."""
+    sentence: str
+    """Why, for people: one sentence with the numbers that decided."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number and the interval that the data give it."""
+
+    value: float
+    """The point estimate, in the unit of the quantity."""
+    low: float
+    """Lower end of the interval, same unit."""
+    high: float
+    """Upper end of the interval, same unit."""
+    level: float
+    """Nominal coverage of the interval, such as 0.95."""
+    low_open: bool = False
+    """True where the interval was cut at the smallest size measured: the truth may be smaller."""
+    high_open: bool = False
+    """True where the interval was cut at the largest size measured: the truth may be larger."""
+
+    @property
+    def holds_zero(self) -> bool:
+        """True where zero lies inside the interval."""
+        return self.low <= 0.0 <= self.high

@@ -1,0 +1,147 @@
+"""Approach 2: a parabola at every budget of an arm, in ln N and in ln D, and the optimum it gives with its draws."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from analysis.bootstrap import MinimumDraws, Resampling, Sample, interval, redraw_minima, refuse_unstable
+from analysis.estimate import Refusal
+from analysis.parabola import Parabola, ParabolaRules, choose_window, judge_curvature, refuse_few_sizes, refuse_shape
+from analysis.quadratic import Axis, Curve, Noise, Quadratic, least_squares, pool_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Isoflop:
+    """The two parabolas of one (arm, budget)."""
+
+    budget: str
+    """FLOPs, an exact decimal integer."""
+    params: Parabola | Refusal
+    """Loss against ln N."""
+    tokens: Parabola | Refusal
+    """Loss against ln D."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampledOptimum:
+    """The optimum at one budget, as any approach gives it: estimates with joint draws."""
+
+    budget: str
+    """FLOPs, an exact decimal integer."""
+    params: Sample | Refusal
+    """N*, unique non-embedding parameters."""
+    tokens: Sample | Refusal
+    """D*, tokens."""
+    loss: Sample | Refusal
+    """L*, nats/token."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ApproachFit:
+    """What an approach says about one arm."""
+
+    optima: tuple[SampledOptimum, ...]
+    """One per budget, ascending."""
+    isoflops: tuple[Isoflop, ...] = ()
+    """One per budget, ascending; empty for an approach without parabolas."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Judged:
+    """A curve's answer and the draws of its minimum, None where it was refused."""
+
+    answer: Parabola | Refusal
+    minima: MinimumDraws | None = None
+
+
+def fit_isoflops(
+    frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules: ParabolaRules, resampling: Resampling
+) -> ApproachFit:
+    """Fit every budget of `arm`; `frame` holds that arm's points (see `analysis.points.Points.frame`)."""
+    params, tokens = (_fit_axis(frame, axis, arm, budgets, rules, resampling) for axis in Axis)
+    return ApproachFit(
+        optima=tuple(_optimum(budget, params[budget], tokens[budget], resampling) for budget in budgets),
+        isoflops=tuple(
+            Isoflop(budget=budget, params=params[budget].answer, tokens=tokens[budget].answer) for budget in budgets
+        ),
+    )
+
+
+def _fit_axis(
+    frame: pl.DataFrame,
+    axis: Axis,
+    arm: str,
+    budgets: tuple[str, ...],
+    rules: ParabolaRules,
+    resampling: Resampling,
+) -> dict[str, _Judged]:
+    curves = {budget: _curve(frame.filter(pl.col("budget") == budget), axis) for budget in budgets}
+    first = {budget: _quadratic(curve, rules) for budget, curve in curves.items()}
+    judged = {budget: _Judged(answer=answer) for budget, answer in first.items() if isinstance(answer, Refusal)}
+    fitted = {budget: answer for budget, answer in first.items() if isinstance(answer, Quadratic)}
+    if not fitted:
+        return judged
+    pooled = pool_noise(list(fitted.values()))
+    for budget, quadratic in fitted.items():
+        answer = judge_curvature(curves[budget], quadratic, pooled, rules)
+        judged[budget] = _with_draws(answer, quadratic, pooled, arm, budget, resampling)
+    return judged
+
+
+def _quadratic(curve: Curve, rules: ParabolaRules) -> Quadratic | Refusal:
+    """The fit of one curve where its shape allows a minimum."""
+    too_few = refuse_few_sizes(curve, rules)
+    if too_few:
+        return too_few
+    quadratic = least_squares(choose_window(curve, rules))
+    return refuse_shape(curve, quadratic, rules) or quadratic
+
+
+def _curve(frame: pl.DataFrame, axis: Axis) -> Curve:
+    return Curve(
+        axis=axis,
+        log_x=np.log(frame[axis.value].to_numpy()),
+        loss=frame["loss"].to_numpy(),
+        cell_ids=tuple(frame["cell_id"].to_list()),
+        trunk_keys=tuple(frame["trunk_key"].to_list()),
+    )
+
+
+def _with_draws(
+    answer: Parabola | Refusal, quadratic: Quadratic, pooled: Noise, arm: str, budget: str, resampling: Resampling
+) -> _Judged:
+    if isinstance(answer, Refusal):
+        return _Judged(answer=answer)
+    minima = redraw_minima(quadratic, pooled=pooled, arm=arm, budget=budget, resampling=resampling)
+    return _Judged(answer=answer, minima=minima)
+
+
+def _optimum(budget: str, params: _Judged, tokens: _Judged, resampling: Resampling) -> SampledOptimum:
+    return SampledOptimum(
+        budget=budget,
+        params=_place(params, resampling),
+        tokens=_place(tokens, resampling),
+        loss=_depth(params, resampling),
+    )
+
+
+def _place(judged: _Judged, resampling: Resampling) -> Sample | Refusal:
+    """N* or D*."""
+    if isinstance(judged.answer, Refusal):
+        return judged.answer
+    assert judged.minima is not None
+    parabola, draws = judged.answer, np.exp(judged.minima.log_optimum)
+    within = (parabola.lowest, parabola.highest)
+    estimate = interval(parabola.optimum, draws, resampling.level, within=within)
+    return refuse_unstable(judged.minima, resampling) or Sample(estimate=estimate, draws=draws)
+
+
+def _depth(judged: _Judged, resampling: Resampling) -> Sample | Refusal:
+    """L*."""
+    if isinstance(judged.answer, Refusal):
+        return judged.answer
+    assert judged.minima is not None
+    draws = judged.minima.minimum_loss
+    estimate = interval(judged.answer.minimum_loss, draws, resampling.level)
+    return refuse_unstable(judged.minima, resampling) or Sample(estimate=estimate, draws=draws)

@@ -1,0 +1,280 @@
+"""One function per figure. A refused number is never drawn: the figure says in words why it is missing."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+
+from analysis.drawing import (
+    ARM_COLOURS,
+    MARKERS,
+    REASONS,
+    STYLE,
+    WARN,
+    budget_colours,
+    budget_ticks,
+    count_ticks,
+    grouped_reasons,
+    save,
+)
+from analysis.estimate import Estimate, Refusal, RefusalKind
+from analysis.frontier import Frontier, Study
+from analysis.isoflop import Isoflop
+from analysis.parabola import Parabola
+from analysis.points import budget_label
+from analysis.power_law import FittedPowerLaw
+from analysis.report import EXPONENTS, QUANTITIES, caveat_of
+
+PANEL_INCHES = (3.5, 3.1)
+LABELS = {
+    "params": "N*  (unique non-embedding parameters)",
+    "tokens": "D*  (tokens)",
+    "loss": "L*  (nats/token)",
+}
+
+
+def plot_isoflop(study: Study, out_paths: Iterable[Path]) -> None:
+    """Loss against N, one panel per arm and one colour per budget, and write it to every path (by its suffix).
+
+    A parabola is solid over the sizes it was fitted to and dashed over the others; a star marks its minimum, with the
+    interval of N* across it.
+    """
+    with matplotlib.rc_context(STYLE):
+        frontiers = [frontier for frontier in study.frontiers if frontier.isoflops]
+        budgets = sorted({isoflop.budget for frontier in frontiers for isoflop in frontier.isoflops}, key=int)
+        colours = budget_colours(budgets)
+        columns = min(3, max(1, len(frontiers)))
+        rows = max(1, -(-len(frontiers) // columns))
+        figure = Figure(figsize=(PANEL_INCHES[0] * columns + 1.3, PANEL_INCHES[1] * rows + 0.5), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes, frontier in zip(panels.flat, frontiers, strict=False):
+            _draw_isoflop_panel(axes, study.points.frame, frontier, colours)
+        _finish_isoflop(figure, list(panels.flat), frontiers, study, colours)
+        save(figure, out_paths)
+
+
+def _draw_isoflop_panel(axes: Axes, frame: pl.DataFrame, frontier: Frontier, colours: dict[str, tuple]) -> None:
+    axes.set_xscale("log")
+    axes.set_title(frontier.arm, loc="left", fontweight="bold")
+    mine = frame.filter(pl.col("arm") == frontier.arm)
+    for isoflop, optimum in zip(frontier.isoflops, frontier.optima, strict=True):
+        here = mine.filter(pl.col("budget") == isoflop.budget)
+        colour = colours[isoflop.budget]
+        marker = MARKERS[list(colours).index(isoflop.budget) % len(MARKERS)]
+        axes.plot(here["params"], here["loss"], marker, color=colour, markersize=4, alpha=0.8, markeredgewidth=0)
+        if isinstance(isoflop.params, Parabola):
+            _draw_parabola(axes, isoflop.params, here["params"].to_numpy(), colour)
+            _draw_star(axes, isoflop.params, optimum.params, colour)
+
+
+def _draw_parabola(axes: Axes, parabola: Parabola, params: np.ndarray, colour: tuple) -> None:
+    spans = (
+        (params.min(), parabola.lowest, "--"),
+        (parabola.lowest, parabola.highest, "-"),
+        (parabola.highest, params.max(), "--"),
+    )
+    ceiling = parabola.loss(np.array([parabola.lowest, parabola.highest])).max() + 0.5
+    for low, high, style in spans:
+        if high > low * (1 + 1e-9):
+            x = np.geomspace(low, high, 120)
+            y = parabola.loss(x)
+            axes.plot(x[y <= ceiling], y[y <= ceiling], style, color=colour, linewidth=1.3, alpha=0.9)
+
+
+def _draw_star(axes: Axes, parabola: Parabola, answer: Estimate | Refusal, colour: tuple) -> None:
+    if isinstance(answer, Refusal):
+        return
+    reach = [[answer.value - answer.low], [answer.high - answer.value]]
+    axes.errorbar(
+        [answer.value],
+        [parabola.minimum_loss],
+        xerr=np.maximum(reach, 0.0),
+        fmt="*",
+        color=colour,
+        markersize=9,
+        markeredgecolor="black",
+        markeredgewidth=0.6,
+        ecolor="black",
+        elinewidth=1.1,
+        capsize=2.5,
+        zorder=5,
+    )
+
+
+def _finish_isoflop(
+    figure: Figure, panels: list[Axes], frontiers: list[Frontier], study: Study, colours: dict[str, tuple]
+) -> None:
+    notes = [_wrapped_refusals(_isoflop_refusals(frontier.isoflops, frontier), 52) for frontier in frontiers]
+    room = max((note.count("\n") + 1 for note in notes if note), default=0)
+    for axes, note in zip(panels, notes, strict=False):
+        axes.text(0.02, 0.985, note, transform=axes.transAxes, va="top", fontsize=7, color=WARN, zorder=6)
+    for axes in panels[len(frontiers) :]:
+        axes.set_visible(False)
+    if not frontiers:
+        panels[0].set_visible(False)
+        figure.supylabel("")
+        figure.text(0.5, 0.5, "no points to draw", ha="center", va="center", color=WARN)
+        return
+    _leave_headroom(panels[0], room)
+    _format_counts_axis(panels[: len(frontiers)])
+    columns = min(3, len(frontiers))
+    for axes in panels[max(0, len(frontiers) - columns) : len(frontiers)]:
+        axes.set_xlabel("N  (unique non-embedding parameters)")
+    figure.supylabel(f"{study.points.loss_column}  (nats/token)", fontsize=9)
+    handles = [
+        Line2D([], [], color=colour, marker=MARKERS[index % len(MARKERS)], markersize=4.5, label=budget_label(budget))
+        for index, (budget, colour) in enumerate(colours.items())
+    ]
+    handles.append(_star_handle(study.settings.resampling.level))
+    title = f"C  ({study.points.budget_convention} FLOPs)"
+    figure.legend(handles=handles, loc="outside right upper", title=title, title_fontsize=8)
+
+
+def _star_handle(level: float) -> Line2D:
+    label = f"minimum and its\n{level:.0%} interval"
+    return Line2D([], [], color="black", marker="*", markerfacecolor="white", markersize=10, label=label)
+
+
+def _isoflop_refusals(isoflops: Sequence[Isoflop], frontier: Frontier) -> list[tuple[str, RefusalKind]]:
+    found = []
+    for isoflop, optimum in zip(isoflops, frontier.optima, strict=True):
+        for answer in (isoflop.params, optimum.params):
+            if isinstance(answer, Refusal):
+                found.append((isoflop.budget, answer.kind))
+                break
+    return found
+
+
+def _wrapped_refusals(refusals: list[tuple[str, RefusalKind]], width: int) -> str:
+    lines = [textwrap.fill(line, width, subsequent_indent="   ") for line in grouped_reasons(refusals)]
+    return "\n".join(lines)
+
+
+def _leave_headroom(axes: Axes, num_lines: int) -> None:
+    """Stretch the loss axis upwards so that lines of words sit above the points."""
+    low, high = axes.get_ylim()
+    share = min(0.6, 0.045 * num_lines + (0.03 if num_lines else 0.0))
+    axes.set_ylim(low, low + (high - low) / (1 - share))
+
+
+def _format_counts_axis(panels: list[Axes]) -> None:
+    low, high = panels[0].get_xlim()
+    for axes in panels:
+        count_ticks(axes.xaxis, high / low)
+        axes.tick_params(labelbottom=True)
+
+
+def plot_frontier(study: Study, out_paths: Iterable[Path]) -> None:
+    """N*(C), D*(C) and L*(C), every arm with intervals and power laws, written to every path (by its suffix)."""
+    with matplotlib.rc_context(STYLE):
+        frontiers = study.frontiers
+        height = 4.0 + 0.19 * len(frontiers) + 0.16 * _footer(study).count("\n")
+        figure = Figure(figsize=(12.0, height), layout="constrained")
+        panels = figure.subplots(1, 3)
+        for axes, quantity in zip(panels, QUANTITIES, strict=True):
+            _draw_frontier_panel(axes, quantity, frontiers, study)
+        if footer := _footer(study):
+            figure.supxlabel(footer, fontsize=7.5, color=WARN, x=0.01, ha="left", linespacing=1.4)
+        save(figure, out_paths)
+
+
+def _draw_frontier_panel(axes: Axes, quantity: str, frontiers: Sequence[Frontier], study: Study) -> None:
+    axes.set_xscale("log")
+    if quantity != "loss":
+        axes.set_yscale("log")
+    handles = []
+    for index, frontier in enumerate(frontiers):
+        colour, marker = ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
+        # Side by side, so that intervals at one budget stay readable; losses are apart already.
+        dodge = 1 + (0.025 if quantity != "loss" else 0.0) * (index - (len(frontiers) - 1) / 2)
+        drawn = _draw_optima(axes, quantity, frontier, colour, marker, dodge)
+        law = getattr(frontier, f"{quantity}_law")
+        _draw_law(axes, law, colour)
+        label = _law_label(frontier.arm, quantity, law)
+        shown = marker if drawn else ""
+        line = "-" if isinstance(law, FittedPowerLaw) else ""
+        handles.append(Line2D([], [], color=colour, marker=shown, linestyle=line, markersize=5, label=label))
+    _finish_frontier_panel(axes, quantity, study)
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=2.2)
+
+
+def _draw_optima(axes: Axes, quantity: str, frontier: Frontier, colour: str, marker: str, dodge: float) -> bool:
+    answers = [(float(optimum.budget), getattr(optimum, quantity)) for optimum in frontier.optima]
+    given = [(flops, answer) for flops, answer in answers if isinstance(answer, Estimate)]
+    if not given:
+        return False
+    value = np.array([answer.value for _, answer in given])
+    low = np.array([answer.low for _, answer in given])
+    high = np.array([answer.high for _, answer in given])
+    axes.errorbar(
+        np.array([flops for flops, _ in given]) * dodge,
+        value,
+        yerr=np.maximum([value - low, high - value], 0.0),
+        fmt=marker,
+        color=colour,
+        markersize=5,
+        elinewidth=1.1,
+        capsize=2.5,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=4,
+    )
+    return True
+
+
+def _draw_law(axes: Axes, law: FittedPowerLaw | Refusal, colour: str) -> None:
+    if isinstance(law, Refusal):
+        return
+    flops = np.geomspace(float(law.budgets[0]), float(law.budgets[-1]), 60)
+    low, high = law.band(flops)
+    axes.plot(flops, law.law(flops), color=colour, linewidth=1.4, zorder=3)
+    axes.fill_between(flops, low, high, color=colour, alpha=0.12, linewidth=0, zorder=2)
+
+
+def _law_label(arm: str, quantity: str, law: FittedPowerLaw | Refusal) -> str:
+    if isinstance(law, Refusal):
+        return f"{arm}: no exponent, {REASONS[law.kind]}"
+    name = EXPONENTS[quantity] if quantity != "loss" else "local slope"
+    return f"{arm}: {name} = {law.exponent.value:.3f} [{law.exponent.low:.3f}, {law.exponent.high:.3f}]"
+
+
+def _finish_frontier_panel(axes: Axes, quantity: str, study: Study) -> None:
+    axes.set_title(f"{quantity_symbol(quantity)} against compute", loc="left", fontweight="bold")
+    axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
+    axes.set_ylabel(LABELS[quantity])
+    budgets = sorted({int(optimum.budget) for frontier in study.frontiers for optimum in frontier.optima})
+    if budgets:
+        axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
+        budget_ticks(axes, budgets)
+    if not axes.containers:
+        axes.text(0.5, 0.5, "no optimum supported\nby these runs", transform=axes.transAxes, ha="center", color=WARN)
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        axes.yaxis.set_minor_locator(NullLocator())
+    elif quantity != "loss":
+        low, high = axes.get_ylim()
+        count_ticks(axes.yaxis, high / low)
+
+
+def quantity_symbol(quantity: str) -> str:
+    """N*, D* or L*."""
+    return LABELS[quantity].split()[0]
+
+
+def _footer(study: Study) -> str:
+    lines = []
+    for frontier in study.frontiers:
+        refusals = [
+            (optimum.budget, optimum.params.kind) for optimum in frontier.optima if isinstance(optimum.params, Refusal)
+        ]
+        if refusals:
+            lines.append(textwrap.fill(f"No N* for {frontier.arm} at {'; '.join(grouped_reasons(refusals))}.", 165))
+    caveat = caveat_of(study)
+    return "\n".join([*lines, *([caveat] if caveat else [])])

@@ -1,0 +1,249 @@
+"""Run table -> clean points, with a reason for every row that is left out.
+
+Any table with the required columns can enter here; nothing below this file sees a raw row.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+
+import polars as pl
+
+REQUIRED_COLUMNS = (
+    "cell_id",
+    "status",
+    "arm",
+    "size",
+    "budget",
+    "budget_convention",
+    "seed",
+    "unique_params",
+    "tokens",
+    "trunk_id",
+)
+LOSS_COLUMNS = ("loss", "loss_topk")
+CELL_KEY = ("arm", "size", "budget", "seed")
+
+
+class TableError(ValueError):
+    """A run table that cannot be read as one: a column is missing, a budget is no integer, conventions are mixed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """One row of the run table that no fit uses."""
+
+    cell_id: str
+    """The row's cell."""
+    arm: str
+    """Its architecture."""
+    size: str
+    """Its base shape."""
+    budget: str
+    """Its budget in FLOPs, an exact decimal integer."""
+    seed: int
+    """Its seed."""
+    reason: str
+    """Why it is left out, one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """The rows that fits use, and the rows that they do not."""
+
+    frame: pl.DataFrame
+    """One row a point, sorted by arm, budget, size and seed: cell_id, arm, size, budget (decimal string), flops (the
+    budget as a float), seed, params (unique, non-embedding), tokens, loss (nats/token), trunk_id, trunk_key."""
+    exclusions: tuple[Exclusion, ...]
+    """Every other row of the table, with its reason, sorted by cell."""
+    loss_column: str
+    """The column that became `loss`."""
+    budget_convention: str
+    """The FLOP convention of the budgets; empty for an empty table."""
+    inputs_sha256: str
+    """Hash of the points and exclusions, independent of the order of rows: what a fit was made from."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Arms of the table in alphabetical order, those with no usable point included."""
+        named = {exclusion.arm for exclusion in self.exclusions} | set(self.frame["arm"].to_list())
+        return tuple(sorted(named))
+
+    def budgets_of(self, arm: str) -> tuple[str, ...]:
+        """Budgets at which the table has a row of `arm`, usable or not, in ascending order."""
+        mine = {exclusion.budget for exclusion in self.exclusions if exclusion.arm == arm}
+        mine |= set(self.frame.filter(pl.col("arm") == arm)["budget"].to_list())
+        return tuple(sorted(mine, key=int))
+
+
+def budget_label(budget: str) -> str:
+    """A budget for people, exact: "16500000000000000000" -> "1.65e19"."""
+    sign, digits, exponent = Decimal(budget).normalize().as_tuple()
+    assert sign == 0
+    assert isinstance(exponent, int)
+    power = len(digits) - 1 + exponent
+    fraction = "".join(map(str, digits[1:]))
+    return f"{digits[0]}{'.' + fraction if fraction else ''}e{power}"
+
+
+def read_points(
+    table: pl.DataFrame,
+    *,
+    loss_column: str = "loss",
+    leave_out_flags: tuple[str, ...] = (),
+    leave_out_cells: tuple[str, ...] = (),
+) -> Points:
+    """Keep the finished cells of `table` whose numbers are usable; say why for the others.
+
+    Seeds are kept as separate points. Two rows of one (arm, size, budget, seed) that agree count once; two that
+    disagree are both left out, because choosing between them would be a guess.
+
+    Raises:
+        TableError: a column is missing, a budget is not a decimal integer, or budget conventions are mixed.
+    """
+    _check_table(table, loss_column)
+    rows = _plain_rows(table, loss_column)
+    reasons = _row_reasons(rows, leave_out_flags, leave_out_cells)
+    reasons |= _duplicate_reasons([row for row in rows if row["cell_id"] not in reasons])
+    kept = [row for row in rows if row["cell_id"] not in reasons]
+    exclusions = tuple(_exclusion(row, reasons[row["cell_id"]]) for row in rows if row["cell_id"] in reasons)
+    conventions = table["budget_convention"].unique().to_list()
+    return Points(
+        frame=_frame(kept),
+        exclusions=exclusions,
+        loss_column=loss_column,
+        budget_convention=str(conventions[0]) if conventions else "",
+        inputs_sha256=_sha256(kept, exclusions, loss_column),
+    )
+
+
+def _check_table(table: pl.DataFrame, loss_column: str) -> None:
+    if loss_column not in LOSS_COLUMNS:
+        raise TableError(f"Unknown loss column {loss_column!r}: choose one of {', '.join(LOSS_COLUMNS)}.")
+    missing = [name for name in (*REQUIRED_COLUMNS, loss_column) if name not in table.columns]
+    if missing:
+        raise TableError(
+            f"The run table has no column {', '.join(map(repr, missing))}: a fit needs "
+            f"{', '.join((*REQUIRED_COLUMNS, loss_column))}."
+        )
+    conventions = sorted(map(str, table["budget_convention"].unique().to_list()))
+    if len(conventions) > 1:
+        raise TableError(
+            f"The run table mixes the budget conventions {', '.join(conventions)}: budgets counted differently are "
+            "not comparable, so fit one convention at a time."
+        )
+    for budget in table["budget"].unique().to_list():
+        if not (isinstance(budget, str) and budget.isascii() and budget.isdigit() and int(budget) > 0):
+            raise TableError(
+                f"Budget {budget!r} is not a positive decimal integer string: 16.5e18 is '16500000000000000000'."
+            )
+    if table["cell_id"].n_unique() != table.height:
+        twice = table.filter(pl.col("cell_id").is_duplicated())["cell_id"].sort().item(0)
+        raise TableError(f"Cell {twice!r} has more than one row in the run table: one row a cell is expected.")
+
+
+def _plain_rows(table: pl.DataFrame, loss_column: str) -> list[dict]:
+    optional = [
+        pl.col(name).cast(pl.Utf8) if name in table.columns else pl.lit(None, dtype=pl.Utf8).alias(name)
+        for name in ("reason", "flags")
+    ]
+    wanted = table.select(
+        pl.col("cell_id", "status", "arm", "size", "budget", "trunk_id").cast(pl.Utf8),
+        pl.col("seed").cast(pl.Int64),
+        pl.col("unique_params").cast(pl.Float64).alias("params"),
+        pl.col("tokens").cast(pl.Float64),
+        pl.col(loss_column).cast(pl.Float64).alias("loss"),
+        *optional,
+    )
+    return sorted(wanted.to_dicts(), key=_row_order)
+
+
+def _row_order(row: dict) -> tuple:
+    return row["arm"], int(row["budget"]), row["params"] or 0.0, row["size"], row["seed"], row["cell_id"]
+
+
+def _row_reasons(rows: list[dict], flags: tuple[str, ...], cells: tuple[str, ...]) -> dict[str, str]:
+    found = ((row["cell_id"], _row_reason(row, flags, cells)) for row in rows)
+    return {cell_id: reason for cell_id, reason in found if reason}
+
+
+def _row_reason(row: dict, flags: tuple[str, ...], cells: tuple[str, ...]) -> str:
+    if row["status"] != "finished":
+        return f"{row['status']}: {row['reason']}" if row["reason"] else f"{row['status']}"
+    if row["cell_id"] in cells:
+        return "left out by request"
+    carried = [flag for flag in (row["flags"] or "").split(";") if flag in flags]
+    if carried:
+        return f"flagged {', '.join(carried)}"
+    for name in ("loss", "params", "tokens"):
+        value = row[name]
+        if value is None or not math.isfinite(value) or value <= 0:
+            return f"its {name} is {value}, not a positive finite number"
+    return ""
+
+
+def _duplicate_reasons(rows: list[dict]) -> dict[str, str]:
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in CELL_KEY), []).append(row)
+    reasons: dict[str, str] = {}
+    for group in groups.values():
+        first, *others = sorted(group, key=lambda row: row["cell_id"])
+        if len({(row["params"], row["tokens"], row["loss"]) for row in group}) == 1:
+            reasons |= {row["cell_id"]: f"the same run as cell {first['cell_id']}" for row in others}
+            continue
+        names = ", ".join(row["cell_id"] for row in (first, *others))
+        reason = f"cells {names} disagree on one arm, size, budget and seed; choosing one would be a guess"
+        reasons |= {row["cell_id"]: reason for row in group}
+    return reasons
+
+
+def _exclusion(row: dict, reason: str) -> Exclusion:
+    return Exclusion(reason=reason, **{name: row[name] for name in ("cell_id", *CELL_KEY)})
+
+
+def _frame(rows: list[dict]) -> pl.DataFrame:
+    columns = {
+        "cell_id": pl.Utf8,
+        "arm": pl.Utf8,
+        "size": pl.Utf8,
+        "budget": pl.Utf8,
+        "flops": pl.Float64,
+        "seed": pl.Int64,
+        "params": pl.Float64,
+        "tokens": pl.Float64,
+        "loss": pl.Float64,
+        "trunk_id": pl.Utf8,
+        "trunk_key": pl.Utf8,
+    }
+    keys = _trunk_keys(rows)
+    full = [row | {"flops": float(row["budget"]), "trunk_key": keys[row["arm"], row["trunk_id"]]} for row in rows]
+    return pl.DataFrame([{name: row[name] for name in columns} for row in full], schema=columns)
+
+
+def _trunk_keys(rows: list[dict]) -> dict[tuple[str, str], str]:
+    """A name for each trunk that two arms share when they trained the same size with the same seed (the same data in
+    the same order), so that resampling can pair them. Where an (arm, size, seed) has several trunks, they are numbered
+    by budget."""
+    trunks: dict[tuple[str, str, int], list[str]] = {}
+    for row in rows:
+        mine = trunks.setdefault((row["arm"], row["size"], row["seed"]), [])
+        if row["trunk_id"] not in mine:
+            mine.append(row["trunk_id"])
+    return {
+        (arm, trunk): f"{size}/{seed}/{number}"
+        for (arm, size, seed), mine in trunks.items()
+        for number, trunk in enumerate(mine)
+    }
+
+
+def _sha256(rows: list[dict], exclusions: tuple[Exclusion, ...], loss_column: str) -> str:
+    digest = hashlib.sha256(loss_column.encode())
+    for row in rows:
+        digest.update(
+            repr([row[name] for name in ("cell_id", *CELL_KEY, "params", "tokens", "loss", "trunk_id")]).encode()
+        )
+    for exclusion in exclusions:
+        digest.update(repr(exclusion).encode())
+    return digest.hexdigest()

@@ -1,0 +1,274 @@
+"""The corpus as a frozen snapshot: documents chosen and split once, named by the sha256 of what they hold.
+
+    <cache>/corpora/<key>/current.json             which snapshot a specification means
+    <cache>/corpora/<key>/<fingerprint>/           corpus.json  train.jsonl  valid.jsonl
+
+A snapshot is never rewritten. For `python-sources` the key is the name and the limit, so that a changed
+environment keeps its snapshot until it is refreshed; for a path the key holds the hash of the files, so that
+changed files are another corpus.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mor_core.data import python_sources
+from mor_core.data.documents import (
+    Document,
+    Selection,
+    bytes_by_package,
+    split_by_hash,
+    split_by_package,
+    validation_packages,
+)
+from mor_core.data.publish import published_folder, read_json, write_json
+from mor_core.data.snapshot import SPLITS
+from mor_core.data.spec import PYTHON_SOURCES, DataError, DataSpec
+from mor_core.data.user_text import file_sha256, read_user_text, source_files
+
+CORPUS_FILE = "corpus.json"
+POINTER = "current.json"
+SCHEMA = 1
+
+SETTLED_AFTER_NS = 2_000_000_000
+"""A file changed within this time of being hashed may change again under the same time stamp: hash it anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSnapshot:
+    """A frozen corpus and what is known about it."""
+
+    name: str
+    """`python-sources`, or the name of the user's file or folder."""
+
+    fingerprint: str
+    """sha256 over the ordered hashes of the documents and their split."""
+
+    folder: Path
+
+    documents: dict[str, int]
+    """Number of documents by split."""
+
+    bytes: dict[str, int]
+    """Bytes of UTF-8 text by split."""
+
+    packages: dict[str, int]
+    """Bytes of text by package; empty for a user's own text."""
+
+    validation_packages: tuple[str, ...]
+    """The packages held back; empty for a user's own text, which is split by document."""
+
+    left_out: dict[str, int]
+    """Number of files or documents left out, by reason."""
+
+    installed: tuple[str, ...]
+    """The distributions and versions that were installed; empty for a user's own text."""
+
+
+def find_corpus(spec: DataSpec, cache: Path) -> CorpusSnapshot | None:
+    """The frozen corpus that `spec` means, or None where it has not been prepared.
+
+    Raises `DataError` where a user's path does not exist.
+    """
+    pointer = _key_folder(spec, cache) / POINTER
+    if not pointer.is_file():
+        return None
+    return load_corpus(pointer.parent / read_json(pointer)["fingerprint"])
+
+
+def prepare_corpus(
+    spec: DataSpec,
+    cache: Path,
+    refresh: bool = False,
+    report: Callable[[str], None] | None = None,
+    site_folders: Sequence[Path] | None = None,
+) -> CorpusSnapshot:
+    """The frozen corpus that `spec` means, made now if there is none or if `refresh` asks for a new one.
+
+    `site_folders` are the folders to take Python files from, those of the running interpreter by default.
+    """
+    if not refresh and (found := find_corpus(spec, cache)):
+        return found
+    started = time.monotonic()
+    key_folder = _key_folder(spec, cache)
+    corpus = _freeze(spec, key_folder, site_folders)
+    if _key_folder(spec, cache) != key_folder:
+        raise DataError(f"{spec.corpus} changed while it was read; run the command again once it is complete.")
+    write_json(corpus.folder.parent / POINTER, {"fingerprint": corpus.fingerprint})
+    if report:
+        report(f"{_described(corpus)}, in {time.monotonic() - started:.1f} s")
+    return corpus
+
+
+def remember_source_hashes(spec: DataSpec, cache: Path) -> None:
+    """Keep the hashes of a user's files, so that the next look-up reads only those that changed."""
+    if spec.is_python_sources or not os.access(cache, os.W_OK):  # a shared cache may be read-only
+        return
+    settled_ns = time.time_ns() - SETTLED_AFTER_NS
+    hashes = _source_hashes(spec.corpus, cache)
+    known = {path: entry for path, entry in hashes.items() if entry["stamp"][1] < settled_ns}
+    file = _source_hash_file(spec.corpus, cache)
+    if known and not (file.is_file() and read_json(file) == known):
+        write_json(file, known)
+
+
+def load_corpus(folder: Path) -> CorpusSnapshot:
+    """Read what is known about a frozen corpus; `DataError` where its description is missing or damaged."""
+    try:
+        stored = read_json(folder / CORPUS_FILE)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"The frozen corpus {folder} is gone; run `mor-sweep data prepare --refresh` to freeze a new one."
+        ) from error
+    if (schema := stored.pop("schema", None)) != SCHEMA:
+        raise DataError(
+            f"The frozen corpus {folder} has the layout {schema}, expected {SCHEMA}; "
+            "run `mor-sweep data prepare --refresh`."
+        )
+    for field in ("validation_packages", "installed"):
+        stored[field] = tuple(stored[field])
+    return CorpusSnapshot(folder=folder, **stored)
+
+
+def read_texts(corpus: CorpusSnapshot, split: str) -> list[str]:
+    """The documents of one split in their frozen order; `DataError` where they are not those that were frozen."""
+    path = corpus.folder / f"{split}.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    texts = [text for line in lines if (text := _frozen_text(line)) is not None]
+    if len(texts) != corpus.documents[split]:
+        raise DataError(
+            f"{path} holds {len(texts)} of the {corpus.documents[split]} documents that were frozen; "
+            "run `mor-sweep data prepare --refresh` to freeze the corpus again."
+        )
+    return texts
+
+
+def environment_note(corpus: CorpusSnapshot, site_folders: Sequence[Path] | None = None) -> str | None:
+    """A sentence on how the installed libraries differ from those that were frozen, or None."""
+    if not corpus.installed:
+        return None
+    now = set(python_sources.installed_versions(site_folders or python_sources.site_folders()))
+    changed = sorted(now.symmetric_difference(corpus.installed))
+    if not changed:
+        return None
+    named = ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
+    return (
+        f"The installed libraries have changed since the corpus was frozen ({named}); the frozen text stays in "
+        "use, `mor-sweep data prepare --refresh` takes a new snapshot."
+    )
+
+
+def _freeze(spec: DataSpec, key_folder: Path, site_folders: Sequence[Path] | None) -> CorpusSnapshot:
+    if spec.is_python_sources:
+        folders = site_folders or python_sources.site_folders()
+        selection = python_sources.scan_python_sources(folders, spec.max_bytes)
+        packages = bytes_by_package(selection.documents)
+        held_back = validation_packages(packages)
+        split = split_by_package(selection.documents, held_back)
+        installed = python_sources.installed_versions(folders)
+        return _write(PYTHON_SOURCES, key_folder, selection, split, packages, held_back, installed)
+    selection = read_user_text(spec.corpus, spec.max_bytes)
+    path = Path(spec.corpus).expanduser().absolute()
+    return _write(path.name, key_folder, selection, split_by_hash(selection.documents, str(path)))
+
+
+def _write(
+    name: str,
+    key_folder: Path,
+    selection: Selection,
+    split: dict[str, list[Document]],
+    packages: dict[str, int] | None = None,
+    held_back: tuple[str, ...] = (),
+    installed: tuple[str, ...] = (),
+) -> CorpusSnapshot:
+    fingerprint = _fingerprint(split)
+    corpus = CorpusSnapshot(
+        name=name,
+        fingerprint=fingerprint,
+        folder=key_folder / fingerprint,
+        documents={side: len(split[side]) for side in SPLITS},
+        bytes={side: sum(document.num_bytes for document in split[side]) for side in SPLITS},
+        packages=dict(sorted((packages or {}).items(), key=lambda item: -item[1])),
+        validation_packages=held_back,
+        left_out=dict(selection.left_out.most_common()),
+        installed=installed,
+    )
+    description = {"schema": SCHEMA} | asdict(corpus)
+    del description["folder"]
+    with published_folder(corpus.folder, replace=True) as folder:
+        for side in SPLITS:
+            _write_documents(folder / f"{side}.jsonl", split[side])
+        write_json(folder / CORPUS_FILE, description)
+    return corpus
+
+
+def _fingerprint(split: dict[str, list[Document]]) -> str:
+    digest = hashlib.sha256()
+    for side in SPLITS:
+        digest.update("".join(f"{side} {document.sha256}\n" for document in split[side]).encode())
+    return digest.hexdigest()
+
+
+def _write_documents(path: Path, documents: Iterable[Document]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for document in documents:
+            row = {"name": document.name, "sha256": document.sha256, "text": document.text}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _frozen_text(line: bytes) -> str | None:
+    """The text in one line of a frozen corpus, or None where the line is damaged."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    unchanged = hashlib.sha256(row["text"].encode()).hexdigest() == row["sha256"]
+    return row["text"] if unchanged else None
+
+
+def _described(corpus: CorpusSnapshot) -> str:
+    left_out = ", ".join(f"{count} {reason}" for reason, count in corpus.left_out.items()) or "nothing"
+    return (
+        f"Corpus {corpus.name}: {sum(corpus.documents.values())} documents, "
+        f"{sum(corpus.bytes.values()) / 1e6:.1f} MB, {corpus.bytes['valid'] / 1e6:.1f} MB of it for validation; "
+        f"left out: {left_out}"
+    )
+
+
+def _key_folder(spec: DataSpec, cache: Path) -> Path:
+    limit = "" if spec.max_megabytes is None else f"-{spec.max_megabytes:g}MB"
+    if spec.is_python_sources:
+        return cache / "corpora" / f"{PYTHON_SOURCES}{limit}"
+    path = Path(spec.corpus).expanduser().absolute()
+    return cache / "corpora" / f"{path.name}-{_source_fingerprint(spec.corpus, cache)[:16]}{limit}"
+
+
+def _source_fingerprint(corpus: str, cache: Path) -> str:
+    """sha256 over the names and contents of a user's files; only changed files are read again."""
+    hashes = sorted(_source_hashes(corpus, cache).items())
+    root = Path(corpus).expanduser().absolute()
+    lines = [f"{entry['sha256']} {Path(path).relative_to(root)}\n" for path, entry in hashes]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _source_hashes(corpus: str, cache: Path) -> dict[str, dict[str, Any]]:
+    known_file = _source_hash_file(corpus, cache)
+    known = read_json(known_file) if known_file.is_file() else {}
+    hashes: dict[str, dict[str, Any]] = {}
+    for path in source_files(corpus):
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        before = known.get(str(path), {})
+        sha256 = before["sha256"] if before.get("stamp") == stamp else file_sha256(path)
+        hashes[str(path)] = {"stamp": stamp, "sha256": sha256}
+    return hashes
+
+
+def _source_hash_file(corpus: str, cache: Path) -> Path:
+    path = Path(corpus).expanduser().absolute()
+    return cache / "sources" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,99 @@
+"""Files and folders that appear whole or not at all: written under a temporary name, then renamed."""
+
+import errno
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mor_core.data.spec import CACHE_VARIABLE, DataError
+
+PARTIAL = ".partial"
+ABANDONED_AFTER = 24 * 3600.0
+"""Seconds after which a temporary folder is taken to be left over from a killed process."""
+
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of the cache; `FileNotFoundError` where there is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and run `mor-sweep data prepare`.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds no JSON object as expected; delete it and run `mor-sweep data prepare`.")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` so that a reader sees the old file or the new one, never a part."""
+    with naming_what_cannot_be_written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+@contextmanager
+def published_folder(target: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes `target` by one rename when the block ends well.
+
+    Where `target` exists already the first writer wins and the new folder is dropped, unless `replace`
+    is set. When the block raises, the temporary folder is removed.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        with naming_what_cannot_be_written(target):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in temporary.iterdir():
+                _flush_to_disk(path)
+            if replace and target.exists():
+                target.rename(temporary.with_name(f".{target.name}.{uuid.uuid4().hex}.old{PARTIAL}"))
+            _rename_unless_present(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_leftovers(target)
+
+
+@contextmanager
+def naming_what_cannot_be_written(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into a sentence that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise DataError(
+            f"Cannot write prepared data to {path}: {error.strerror}; free some space there, "
+            f"or set {CACHE_VARIABLE} to a folder that can be written."
+        ) from error
+
+
+def _rename_unless_present(temporary: Path, target: Path) -> None:
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what was replaced, and what a killed process left behind long ago."""
+    if not target.parent.is_dir():
+        return
+    for path in target.parent.glob(f".*{PARTIAL}"):
+        replaced = path.name.endswith(f".old{PARTIAL}")
+        if replaced or time.time() - path.stat().st_mtime > ABANDONED_AFTER:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,124 @@
+"""Training and validation batches from token shards: pure functions of (seed, step), nothing remembered."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mor_core.data.permutation import epoch_keys, permuted
+from mor_core.data.spec import DataError
+
+MEND = "delete it and run `mor-sweep data prepare`, which makes it again from the frozen text."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One file of token ids, mapped into memory."""
+
+    path: Path
+    sha256: str
+    tokens: NDArray[Any]
+    """[tokens], unsigned, little-endian."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenReader:
+    """The tokens of a snapshot. B is the batch size, T the context length."""
+
+    train: tuple[Shard, ...]
+    valid: tuple[Shard, ...]
+
+    token_bytes: NDArray[np.int64]
+    """Bytes of text that each id stands for; [vocabulary]."""
+
+    def num_train_sequences(self, context_length: int) -> int:
+        """Windows of T tokens, each with a next token, in the training part: the sequences of one epoch."""
+        return num_windows(self.train, context_length)
+
+    def num_valid_sequences(self, context_length: int) -> int:
+        """Windows of T tokens, each with a next token, in the validation part."""
+        return num_windows(self.valid, context_length)
+
+    def train_batch(self, seed: int, step: int, batch_size: int, context_length: int) -> NDArray[np.int64]:
+        """The batch of one step: inputs [:, :-1] and targets [:, 1:]; [B, T+1].
+
+        Sequence i of step s is sample s * B + i. Every epoch visits each window once, in an order of its own
+        that depends on the seed; a batch may straddle two epochs.
+        """
+        n = self.num_train_sequences(context_length)
+        if n == 0:
+            raise DataError(_too_short("training", self.train, 1, context_length))
+        samples = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+        windows = permuted(samples % n, epoch_keys(seed, samples // n), n)
+        return _windows(self.train, windows, context_length)
+
+    def valid_batches(self, num_sequences: int, context_length: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
+        """`num_sequences` validation windows, evenly spread, the same every time; [<=B, T+1] each.
+
+        Raises `DataError` at once where the validation part has fewer windows.
+        """
+        n = self.num_valid_sequences(context_length)
+        if n < num_sequences:
+            raise DataError(_too_short("validation", self.valid, num_sequences, context_length))
+        windows = np.arange(num_sequences, dtype=np.int64) * n // max(num_sequences, 1)
+        starts = range(0, num_sequences, batch_size)
+        return (_windows(self.valid, windows[i : i + batch_size], context_length) for i in starts)
+
+    def verify(self) -> None:
+        """Read every shard and compare its sha256; `DataError` names the first that was changed."""
+        for shard in (*self.train, *self.valid):
+            if hashlib.sha256(shard.tokens.tobytes()).hexdigest() != shard.sha256:
+                raise DataError(f"The token shard {shard.path} is not the one that was prepared; {MEND}")
+
+
+def open_shard(folder: Path, entry: dict[str, Any], dtype: str) -> Shard:
+    """Map one shard of the manifest; `DataError` names it where it is missing or of the wrong size."""
+    path = folder / entry["file"]
+    check_size(path, entry["tokens"] * np.dtype(dtype).itemsize)
+    return Shard(path=path, sha256=entry["sha256"], tokens=np.memmap(path, dtype=dtype, mode="r"))
+
+
+def check_size(path: Path, expected_bytes: int) -> None:
+    """`DataError` where a shard is missing or has not the size that the manifest states."""
+    if not path.is_file():
+        raise DataError(
+            f"The token shard {path} is missing; run `mor-sweep data prepare`, which makes it again from the "
+            "frozen text."
+        )
+    if (size := path.stat().st_size) != expected_bytes:
+        raise DataError(f"The token shard {path} has {size} bytes, expected {expected_bytes}; {MEND}")
+
+
+def num_windows(shards: Sequence[Shard], context_length: int) -> int:
+    """Windows of T tokens with stride T that are followed by at least one more token."""
+    return max(sum(len(shard.tokens) for shard in shards) - 1, 0) // context_length
+
+
+def _windows(shards: Sequence[Shard], windows: NDArray[np.int64], context_length: int) -> NDArray[np.int64]:
+    batch_BxT1 = np.empty((len(windows), context_length + 1), dtype=np.int64)
+    for row, window in enumerate(windows):
+        start = int(window) * context_length
+        batch_BxT1[row] = _slice(shards, start, start + context_length + 1)
+    return batch_BxT1
+
+
+def _slice(shards: Sequence[Shard], start: int, stop: int) -> NDArray[Any]:
+    """Tokens start..stop-1 of the shards laid end to end."""
+    parts: list[NDArray[Any]] = []
+    for shard in shards:
+        if start < len(shard.tokens) and stop > 0:
+            parts.append(shard.tokens[max(start, 0) : stop])
+        start, stop = start - len(shard.tokens), stop - len(shard.tokens)
+    return np.concatenate(parts)
+
+
+def _too_short(part: str, shards: Sequence[Shard], num_sequences: int, context_length: int) -> str:
+    available = sum(len(shard.tokens) for shard in shards)
+    return (
+        f"The {part} part has {available} tokens, but {num_sequences} sequence(s) of {context_length} tokens need "
+        f"{num_sequences * context_length + 1}; ask for fewer or shorter sequences, or prepare more text."
+    )

@@ -1,0 +1,160 @@
+"""The doors to prepared data: look it up, make it where it is absent, open it.
+
+    <cache>/tokens/<corpus fingerprint>-v<vocabulary>/   tokenizer.json  train-00000.bin ...  valid-00000.bin
+                                                         manifest.json
+
+Light on purpose: a plan looks up a snapshot without loading the tokenizer or the near-duplicate index.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mor_core.data.corpus import (
+    CorpusSnapshot,
+    environment_note,
+    find_corpus,
+    prepare_corpus,
+    remember_source_hashes,
+)
+from mor_core.data.publish import naming_what_cannot_be_written, read_json
+from mor_core.data.reader import MEND, TokenReader, check_size, open_shard
+from mor_core.data.snapshot import (
+    MANIFEST,
+    SPLITS,
+    TOKENIZER_FILE,
+    DataSnapshot,
+    load_snapshot,
+    read_manifest,
+)
+from mor_core.data.spec import DataError, DataSpec, cache_folder
+from mor_core.data.tokenise import write_tokens
+from mor_core.data.tokenizer import token_bytes
+from mor_core.data.user_text import file_sha256
+
+
+def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:
+    """The prepared snapshot that `spec` means, or None where it has not been prepared.
+
+    A user's files are compared by content, so changed files are not prepared. Raises `DataError` where a path
+    does not exist or the prepared description is damaged.
+    """
+    cache = cache or cache_folder()
+    corpus = find_corpus(spec, cache)
+    folder = corpus and _tokens_folder(corpus, spec, cache)
+    return load_snapshot(folder) if folder and (folder / MANIFEST).is_file() else None
+
+
+def find_by_fingerprint(fingerprint: str, cache: Path | None = None) -> DataSnapshot | None:
+    """The prepared snapshot with this fingerprint, also after a refresh has put another in its place."""
+    for manifest in sorted(((cache or cache_folder()) / "tokens").glob(f"*/{MANIFEST}")):
+        if read_json(manifest).get("fingerprint") == fingerprint:
+            return load_snapshot(manifest.parent)
+    return None
+
+
+def prepare(
+    spec: DataSpec,
+    cache: Path | None = None,
+    refresh: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> DataSnapshot:
+    """The snapshot that `spec` means, made now where it is absent; `report` is told what happens.
+
+    Safe to call from several processes at once. Shards that were lost are made again from the frozen text.
+    `refresh` freezes the text anew. Raises `DataError` for text that cannot be used and for a cache folder that
+    cannot be written.
+    """
+    cache = cache or cache_folder()
+    if not refresh and (ready := _intact(spec, cache)):
+        _remember(spec, cache, report)
+        return ready
+    from filelock import FileLock
+
+    with naming_what_cannot_be_written(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache / "prepare.lock")
+        lock.acquire()
+    try:
+        if not refresh and (ready := _intact(spec, cache)):  # another process made it meanwhile
+            return ready
+        if report:
+            report(f"Preparing the data of {spec.corpus}, once; later runs use the same snapshot")
+        corpus = prepare_corpus(spec, cache, refresh, report)
+        snapshot = _prepare_tokens(corpus, spec, cache, report)
+        _remember(spec, cache, report)
+        return snapshot
+    finally:
+        lock.release()
+
+
+def open_tokens(snapshot: DataSnapshot) -> TokenReader:
+    """Map the shards of a snapshot into memory.
+
+    Raises `DataError` that names the shard which is missing or has another size than when it was prepared, or
+    the tokenizer that was changed, and where the folder now holds another snapshot. `TokenReader.verify` also compares every byte.
+    """
+    manifest = read_manifest(snapshot.folder)
+    if manifest["fingerprint"] != snapshot.fingerprint:
+        raise DataError(
+            f"{snapshot.folder} holds the data snapshot {manifest['fingerprint'][:12]}, expected "
+            f"{snapshot.fingerprint[:12]}; plan the sweep again with the data that is there."
+        )
+    shards = {
+        split: tuple(
+            open_shard(snapshot.folder, entry, manifest["dtype"]) for entry in manifest["splits"][split]["shards"]
+        )
+        for split in SPLITS
+    }
+    tokenizer_file = snapshot.folder / TOKENIZER_FILE
+    if not tokenizer_file.is_file() or file_sha256(tokenizer_file) != snapshot.tokenizer_fingerprint:
+        raise DataError(f"{tokenizer_file} is missing or not the tokenizer that was prepared; {MEND}")
+    bytes_of = token_bytes(tokenizer_file, snapshot.vocab_size)
+    return TokenReader(train=shards["train"], valid=shards["valid"], token_bytes=bytes_of)
+
+
+def _prepare_tokens(
+    corpus: CorpusSnapshot, spec: DataSpec, cache: Path, report: Callable[[str], None] | None
+) -> DataSnapshot:
+    folder = _tokens_folder(corpus, spec, cache)
+    manifest = write_tokens(corpus, spec.vocab_size, folder)
+    snapshot = load_snapshot(folder)
+    if report:
+        report(
+            f"Tokens: {snapshot.train_tokens} to train on, {snapshot.valid_tokens} for validation, "
+            f"{snapshot.train_bytes / snapshot.train_tokens:.2f} bytes a token"
+        )
+    if report and manifest["used_vocab_size"] < spec.vocab_size:
+        report(
+            f"The text supports only {manifest['used_vocab_size']} of the {spec.vocab_size} token ids asked for; "
+            "the others stay unused."
+        )
+    return snapshot
+
+
+def _intact(spec: DataSpec, cache: Path) -> DataSnapshot | None:
+    """The prepared snapshot if all its files are there in full, else None."""
+    snapshot = find(spec, cache)
+    if snapshot is None or not (snapshot.folder / TOKENIZER_FILE).is_file():
+        return None
+    manifest = read_manifest(snapshot.folder)
+    itemsize = np.dtype(manifest["dtype"]).itemsize
+    try:
+        for split in SPLITS:
+            for entry in manifest["splits"][split]["shards"]:
+                check_size(snapshot.folder / entry["file"], entry["tokens"] * itemsize)
+    except DataError:
+        return None
+    return snapshot
+
+
+def _remember(spec: DataSpec, cache: Path, report: Callable[[str], None] | None) -> None:
+    remember_source_hashes(spec, cache)
+    corpus = find_corpus(spec, cache)
+    if report and corpus and (note := environment_note(corpus)):
+        report(note)
+
+
+def _tokens_folder(corpus: CorpusSnapshot, spec: DataSpec, cache: Path) -> Path:
+    return cache / "tokens" / f"{corpus.fingerprint}-v{spec.vocab_size}"

@@ -1,0 +1,187 @@
+"""Documents from a user's own files: text, JSON Lines and Parquet, or a folder of them."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from mor_core.data.documents import Document, Selection
+from mor_core.data.spec import DataError
+
+TEXT_FILES = {".txt", ".text", ".md", ".rst", ".tex", ".py"}
+JSON_LINES_FILES = {".jsonl", ".ndjson"}
+PARQUET_FILES = {".parquet"}
+READABLE_FILES = TEXT_FILES | JSON_LINES_FILES | PARQUET_FILES
+
+TEXT_KEY = "text"
+"""The key of a JSON line and the column of a Parquet file that holds the document."""
+
+LONGEST_PIECE = 100_000
+SHORTEST_PIECE = 4_000
+"""Bytes. A longer document is cut at line ends, so that part of it can be held back for validation."""
+
+PIECES_AT_LEAST = 20
+"""Small corpora are cut finer, into about this many pieces, so that 5 % of the bytes is one of them."""
+
+
+def source_files(corpus: str) -> list[Path]:
+    """The files behind a path: itself, or all readable files below a folder in the order of their names."""
+    path = Path(corpus).expanduser().absolute()
+    if not path.exists():
+        raise DataError(
+            f"There is no file or folder {path} to take text from; give an existing path, "
+            "or `python-sources` for the default corpus."
+        )
+    if path.is_file():
+        return [path]
+    files = [file for file in sorted(path.rglob("*")) if _is_readable(file, path)]
+    if not files:
+        raise DataError(
+            f"The folder {path} holds no file ending in {', '.join(sorted(READABLE_FILES))}; "
+            "add text to it or give another path."
+        )
+    return files
+
+
+def read_user_text(corpus: str, max_bytes: int | None = None) -> Selection:
+    """The documents behind a path, without empty and repeated ones, long ones cut into pieces.
+
+    With `max_bytes`, documents are kept in the order of their hashes until the next would exceed it.
+    """
+    root = Path(corpus).expanduser().absolute()
+    whole = [document for file in source_files(corpus) for document in _documents_of(file, root)]
+    total = sum(document.num_bytes for document in whole)
+    piece_bytes = min(max(total // PIECES_AT_LEAST, SHORTEST_PIECE), LONGEST_PIECE)
+    left_out: Counter[str] = Counter()
+    distinct: dict[str, Document] = {}
+    for piece in (piece for document in whole for piece in pieces(document, piece_bytes)):
+        if not piece.text.strip():
+            left_out["empty"] += 1
+        elif distinct.setdefault(piece.sha256, piece) is not piece:
+            left_out["duplicate"] += 1
+    if not distinct:
+        raise DataError(f"{root} holds no text, only empty documents; give a path with text in it.")
+    kept = _within_limit([distinct[sha] for sha in sorted(distinct)], max_bytes)
+    if len(kept) < len(distinct):
+        left_out["beyond max_megabytes"] = len(distinct) - len(kept)
+    return Selection(documents=tuple(kept), left_out=left_out)
+
+
+def pieces(document: Document, piece_bytes: int) -> Iterator[Document]:
+    """The document, or consecutive parts of at most `piece_bytes`, cut at line ends where there are any."""
+    if document.num_bytes <= piece_bytes:
+        yield document
+        return
+    for number, part in enumerate(_cut(document.text.encode(), piece_bytes)):
+        yield Document(f"{document.name}#{number}", document.package, part.decode())
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_readable(file: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return file.is_file() and not hidden and file.suffix.lower() in READABLE_FILES
+
+
+def _documents_of(file: Path, root: Path) -> Iterator[Document]:
+    name = file.name if file == root else file.relative_to(root).as_posix()
+    suffix = file.suffix.lower()
+    if suffix in PARQUET_FILES:
+        texts = _parquet_texts(file)
+    elif suffix in JSON_LINES_FILES:
+        texts = _json_lines_texts(file)
+    else:
+        yield Document(name, name, _utf8_text(file))
+        return
+    for number, text in enumerate(texts):
+        yield Document(f"{name}:{number}", name, text)
+
+
+def _utf8_text(file: Path) -> str:
+    raw = file.read_bytes()
+    if not raw:
+        raise DataError(f"{file} is empty, expected text; remove it or write some text into it.")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x}); convert it to UTF-8."
+        ) from error
+
+
+def _json_lines_texts(file: Path) -> Iterator[str]:
+    # not splitlines(): a JSON string may hold U+2028 and the like unescaped
+    for number, line in enumerate(_utf8_text(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"Line {number} of {file} is not JSON ({error}); expected one object a line; mend or remove it."
+            ) from error
+        if not isinstance(row, dict) or not isinstance(row.get(TEXT_KEY), str):
+            raise DataError(
+                f"Line {number} of {file} has no string under the key '{TEXT_KEY}'; "
+                f'expected lines like {{"{TEXT_KEY}": "..."}}; rename the key that holds the text.'
+            )
+        yield _encodable(row[TEXT_KEY], f"line {number} of {file}")
+
+
+def _parquet_texts(file: Path) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_schema(file).names
+        if TEXT_KEY not in columns:
+            raise DataError(
+                f"{file} has no column '{TEXT_KEY}', only {', '.join(columns)}; rename the one with the text."
+            )
+        column = pq.read_table(file, columns=[TEXT_KEY]).column(TEXT_KEY)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{file} is not a whole Parquet file ({reason}); write or copy it again.") from error
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise DataError(f"The column '{TEXT_KEY}' of {file} holds {column.type}, expected strings; convert the column.")
+    yield from (text or "" for text in column.to_pylist())
+
+
+def _encodable(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"The text in {where} holds half of a surrogate pair, which is not Unicode text; remove it."
+        ) from error
+    return text
+
+
+def _cut(utf8: bytes, piece_bytes: int) -> Iterator[bytes]:
+    start = 0
+    while len(utf8) - start > piece_bytes:
+        end = utf8.rfind(b"\n", start, start + piece_bytes) + 1
+        if end <= start:  # a line longer than a piece: cut before a character, never inside one
+            end = start + piece_bytes
+            while utf8[end] & 0xC0 == 0x80:
+                end -= 1
+        yield utf8[start:end]
+        start = end
+    yield utf8[start:]
+
+
+def _within_limit(documents: list[Document], max_bytes: int | None) -> list[Document]:
+    if max_bytes is None:
+        return documents
+    kept: list[Document] = []
+    for document in documents:
+        max_bytes -= document.num_bytes
+        if max_bytes < 0:
+            break
+        kept.append(document)
+    return kept

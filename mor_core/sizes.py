@@ -1,0 +1,109 @@
+"""The named base shapes: the paper's four, and a ladder of small rungs that is smooth in parameters. No torch.
+
+A size is the vanilla shape; `model_config` turns it into an arm by sharing and routing its layers.
+"""
+
+from dataclasses import dataclass
+
+from mor_core.config import ModelConfig, Recursion, Routing
+from mor_core.sharing import raised_depth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A base shape, named by its non-embedding parameters as a vanilla transformer."""
+
+    name: str
+    """What users type and tables show."""
+    num_layers: int
+    """Layers of the vanilla transformer."""
+    d_model: int
+    """Width of the residual stream."""
+    num_heads: int
+    """Query heads."""
+    num_kv_heads: int
+    """Key and value heads."""
+    d_ff: int
+    """Width of the SwiGLU hidden layer."""
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.num_heads
+
+
+PAPER_SIZES: tuple[Size, ...] = (
+    # Bae et al., Table 6. 135M, 360M and 1.7B are SmolLM shapes; 730M is 1.7B's with the width of the table.
+    Size(name="135M", num_layers=30, d_model=576, num_heads=9, num_kv_heads=3, d_ff=1536),
+    Size(name="360M", num_layers=32, d_model=960, num_heads=15, num_kv_heads=5, d_ff=2560),
+    Size(name="730M", num_layers=26, d_model=1536, num_heads=24, num_kv_heads=8, d_ff=4096),
+    Size(name="1.7B", num_layers=24, d_model=2048, num_heads=32, num_kv_heads=32, d_ff=8192),
+)
+
+
+def _rung(name: str, num_layers: int, d_model: int, num_heads: int, d_ff: int) -> Size:
+    """A rung of the small ladder: half as many key and value heads as query heads."""
+    return Size(
+        name=name, num_layers=num_layers, d_model=d_model, num_heads=num_heads, num_kv_heads=num_heads // 2, d_ff=d_ff
+    )
+
+
+# Parameters grow by 1.2 to 1.8 from rung to rung. Depth stays at 8 or more, and depth - 2 divides by 2 and by 3, so
+# that middle-cycle sharing has a block to repeat without raising the depth. d_ff is 8/3 of the width, rounded.
+SMALL_LADDER: tuple[Size, ...] = (
+    # name, layers, width, query heads, d_ff
+    _rung("13k", 8, 12, 2, 32),
+    _rung("23k", 8, 16, 2, 44),
+    _rung("35k", 8, 20, 2, 52),
+    _rung("51k", 8, 24, 2, 64),
+    _rung("70k", 8, 28, 2, 76),
+    _rung("90k", 8, 32, 2, 84),
+    _rung("115k", 8, 36, 2, 96),
+    _rung("143k", 8, 40, 2, 108),
+    _rung("170k", 8, 44, 2, 116),
+    _rung("204k", 8, 48, 2, 128),
+    _rung("275k", 8, 56, 4, 148),
+    _rung("364k", 8, 64, 4, 172),
+    _rung("457k", 8, 72, 4, 192),
+    _rung("562k", 8, 80, 4, 212),
+    _rung("813k", 8, 96, 4, 256),
+    _rung("1.1M", 8, 112, 4, 300),
+    _rung("1.5M", 8, 128, 4, 352),
+    _rung("2.2M", 8, 160, 4, 416),
+    _rung("3.2M", 14, 144, 4, 384),
+    _rung("5.7M", 14, 192, 6, 512),
+    _rung("7.8M", 14, 224, 8, 608),
+    _rung("10M", 14, 256, 8, 672),
+    _rung("16M", 14, 320, 10, 864),
+    _rung("23M", 20, 320, 10, 864),
+    _rung("32M", 20, 384, 6, 1024),
+    _rung("44M", 20, 448, 8, 1184),
+    _rung("57M", 26, 448, 8, 1184),
+    _rung("75M", 26, 512, 8, 1376),
+)
+
+SIZES: dict[str, Size] = {size.name: size for size in (*SMALL_LADDER, *PAPER_SIZES)}
+
+
+def model_config(
+    size: Size,
+    *,
+    vocab_size: int,
+    context_length: int,
+    recursion: Recursion | None = None,
+    routing: Routing | None = None,
+) -> ModelConfig:
+    """The size as an arm: its depth raised, where needed, so that the shared block divides (paper, appendix D)."""
+    recursion = recursion or Recursion()
+    return ModelConfig(
+        vocab_size=vocab_size,
+        context_length=context_length,
+        num_layers=raised_depth(size.num_layers, recursion.count, recursion.sharing),
+        d_model=size.d_model,
+        num_heads=size.num_heads,
+        num_kv_heads=size.num_kv_heads,
+        d_head=size.d_head,
+        d_ff=size.d_ff,
+        recursion=recursion,
+        routing=routing,
+    )

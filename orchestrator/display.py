@@ -1,0 +1,280 @@
+"""A plan as tables for people (rich) and as JSON for programs."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.budgets import budget_text
+from orchestrator.cells import Cell
+from orchestrator.estimate import Estimate, segment_flops
+from orchestrator.identity import trunk_id
+from orchestrator.plan import Plan
+
+PLAN_SCHEMA = "mor-sweep.plan/1"
+
+UNRESOLVED = "unresolved: data"
+"""In the place of ids, while no data is prepared."""
+
+PLAIN_WIDTH = 120
+"""Columns where the output is no terminal."""
+
+
+COLUMNS: dict[str, Callable[[Cell], str]] = {
+    "arm": lambda cell: cell.arm,
+    "size": lambda cell: cell.size,
+    "N": lambda cell: count_text(cell.unique_params),
+    "budget": lambda cell: budget_text(cell.budget),
+    "seed": lambda cell: str(cell.seed),
+    "steps": lambda cell: f"{cell.steps:,}",
+    "tokens": lambda cell: count_text(cell.tokens),
+    "warm-up": lambda cell: str(cell.train.warmup_steps),
+    "epochs": lambda cell: "?" if cell.epochs is None else f"{cell.epochs:.2g}",
+    "peak rate": lambda cell: f"{cell.train.peak_learning_rate:.3g}",
+    "exact FLOPs": lambda cell: power_text(cell.flops["exact"]),
+    "paper FLOPs": lambda cell: power_text(cell.flops["paper"]),
+    "6nd FLOPs": lambda cell: power_text(cell.flops["6nd"]),
+    "flags": lambda cell: "\n".join(cell.flags),
+}
+"""What the table of cells shows, in order."""
+
+NAMED_ONCE = ("arm", "size", "N")
+"""Shown on the first row of a group only."""
+
+SAID_ONCE = ("seed", "epochs", "peak rate", "flags")
+"""Left out of the table where all cells agree, and said in a line instead."""
+
+
+def print_plan(plan: Plan, estimate: Estimate) -> None:
+    """The whole plan to stdout: cells, what is left out and why, totals."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)
+    console.print(_heading(plan))
+    console.print(_said_once(plan))
+    console.print(cells_table(plan))
+    if plan.budget_convention == "paper":
+        console.print(Text("\nexact FLOPs per paper FLOP of budget (and against the first arm)"))
+        console.print(gap_table(plan))
+    _print_notes(console, plan)
+    console.print(totals_table(plan, estimate))
+
+
+def print_summary(plan: Plan, estimate: Estimate) -> None:
+    """A few lines to stderr before a sweep starts."""
+    console = Console(stderr=True, highlight=False)
+    console.print(_heading(plan))
+    _print_notes(console, plan)
+    console.print(totals_table(plan, estimate))
+
+
+def _print_notes(console: Console, plan: Plan) -> None:
+    if plan.dropped:
+        console.print(Text("\nleft out"))
+        console.print(dropped_table(plan))
+    console.print()
+    for line in (*plan.notes, *flag_lines(plan)):
+        console.print(Text(f"note: {line}"))
+
+
+def _heading(plan: Plan) -> Text:
+    data = f"data {plan.data_name}" if plan.data_name else f"ids {UNRESOLVED} is not prepared"
+    return Text(
+        f"{plan.name}: {len(plan.cells)} cells, budgets in {plan.budget_convention} FLOPs, {plan.trunks} trunks, {data}"
+    )
+
+
+def _said_once(plan: Plan) -> Text:
+    """What all cells have in common."""
+    common = {name: COLUMNS[name](plan.cells[0]) for name in SAID_ONCE if _is_common(plan, name)}
+    return Text(f"all cells: {', '.join(f'{name} {value}' for name, value in common.items() if value)}")
+
+
+def _is_common(plan: Plan, name: str) -> bool:
+    return len({COLUMNS[name](cell) for cell in plan.cells}) == 1
+
+
+def cells_table(plan: Plan) -> Table:
+    """One row a cell, grouped by arm and size; the names stand on the first row of a group."""
+    shown = [name for name in COLUMNS if name not in SAID_ONCE or not _is_common(plan, name)]
+    table = Table(box=None, pad_edge=False)
+    for name in shown:
+        left = name in ("arm", "size", "flags")
+        table.add_column(name.replace(" ", "\n"), justify="left" if left else "right", no_wrap=True)
+    for _, group in groupby(plan.cells, key=lambda cell: (cell.arm, cell.size)):
+        for index, cell in enumerate(group):
+            table.add_row(*("" if index and name in NAMED_ONCE else COLUMNS[name](cell) for name in shown))
+    return table
+
+
+def gap_table(plan: Plan) -> Table:
+    """Where budgets count in the paper's convention: what each arm really costs at an equal budget."""
+    arms = list(dict.fromkeys(cell.arm for cell in plan.cells))
+    exact = {(cell.size, cell.arm): cell.flops["exact"] / cell.flops["paper"] for cell in plan.cells}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("size", no_wrap=True)
+    for arm in arms:
+        table.add_column(arm, justify="right", no_wrap=True)
+    for size in dict.fromkeys(cell.size for cell in plan.cells):
+        if (size, arms[0]) in exact:
+            base = exact[size, arms[0]]
+            found = [exact.get((size, arm)) for arm in arms]
+            table.add_row(size, *("" if x is None else f"{x:.3f} ({x / base - 1:+.1%})" for x in found))
+    return table
+
+
+def dropped_table(plan: Plan) -> Table:
+    """What was asked for and is left out, with the reason."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("arm", "size", "budget", "seeds"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for (arm, size, budget, reason), group in groupby(plan.dropped, key=lambda d: (d.arm, d.size, d.budget, d.reason)):
+        seeds = [str(dropped.seed) for dropped in group]
+        table.add_row(arm, size, budget_text(budget), ",".join(seeds), reason)
+    return table
+
+
+FLAG_MEANINGS = {
+    "few-steps": "fewer than 200 optimiser steps: the cell measures the optimiser more than the size",
+    "long-warmup": "warm-up takes more than 10 % of the steps",
+    "repeated-data": "more than 4 passes over the training tokens: a repeated token is worth less than a fresh one",
+}
+
+
+def flag_lines(plan: Plan) -> list[str]:
+    """What the flags in the table mean, for those that occur."""
+    flags = [flag for cell in plan.cells for flag in cell.flags]
+    return [f"{flag} ({flags.count(flag)} cells): {text}" for flag, text in FLAG_MEANINGS.items() if flag in flags]
+
+
+def totals_table(plan: Plan, estimate: Estimate) -> Table:
+    """Totals, each with its basis."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, line in total_lines(plan, estimate):
+        table.add_row(name, line)
+    return table
+
+
+def total_lines(plan: Plan, estimate: Estimate) -> list[tuple[str, str]]:
+    """Name and sentence of each total."""
+    throughput = estimate.throughput
+    lines = [
+        ("segments", _segments_line(plan, estimate)),
+        (
+            "compute",
+            f"{estimate.flops:.3g} exact FLOPs, {_saving(estimate)}; evaluation adds {estimate.flops_evaluation:.2g}",
+        ),
+    ]
+    if plan.trunks == "per-budget":
+        lines.append(
+            ("", f"shared trunks would take {estimate.flops_shared:.3g}: per-budget runs cost {_surcharge(estimate)}")
+        )
+    if estimate.flops_remaining != estimate.flops:
+        lines.append(("remaining", f"{estimate.flops_remaining:.3g} exact FLOPs"))
+    return [
+        *lines,
+        (
+            "time",
+            f"about {duration_text(estimate.seconds)} on {_plural(throughput.workers, 'worker')} at "
+            f"{throughput.flops_per_second:.3g} FLOP/s each ({throughput.basis})",
+        ),
+        (
+            "memory",
+            f"about {bytes_text(estimate.memory_bytes)} a worker for {estimate.memory_cell} "
+            "(16 bytes a parameter, and the activations of a micro-batch)",
+        ),
+        ("disk", f"{bytes_text(estimate.disk_bytes)} of checkpoints (12 bytes a parameter a branch point, 4 a cell)"),
+    ]
+
+
+def _segments_line(plan: Plan, estimate: Estimate) -> str:
+    trunks, cells = _plural(estimate.num_trunks, "trunk"), _plural(len(plan.cells), "cell")
+    return f"{estimate.num_segments} in {trunks} for {cells}"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _saving(estimate: Estimate) -> str:
+    if estimate.flops == estimate.flops_separate:
+        return "each cell trained on its own"
+    saving = 1 - estimate.flops / estimate.flops_separate
+    return f"{saving:.0%} less than the {estimate.flops_separate:.3g} of separate runs"
+
+
+def _surcharge(estimate: Estimate) -> str:
+    return f"{estimate.flops / estimate.flops_shared - 1:+.0%}"
+
+
+def plan_json(plan: Plan, estimate: Estimate) -> dict[str, Any]:
+    """The plan as JSON values; counts of FLOPs are exact integers, those of segments by the exact convention."""
+    flops = segment_flops(plan)
+    trunk_ids = {trunk: trunk_id(trunk) for trunk in {segment.trunk for segment in plan.segments}}
+    return {
+        "schema": PLAN_SCHEMA,
+        "data": {
+            "name": plan.name,
+            "budget_convention": plan.budget_convention,
+            "trunks": plan.trunks,
+            "data_snapshot": plan.data_name or UNRESOLVED,
+            "cells": [_cell_json(cell) for cell in plan.cells],
+            "segments": [
+                {
+                    "id": segment.id,
+                    "kind": segment.kind,
+                    "stop_step": segment.stop_step,
+                    "decay_start": segment.decay_start,
+                    "needs": list(segment.needs),
+                    "trunk_id": trunk_ids[segment.trunk],
+                    "flops": flops[segment.id],
+                }
+                for segment in plan.segments
+            ],
+            "dropped": [asdict(dropped) for dropped in plan.dropped],
+            "notes": list(plan.notes),
+            "estimate": asdict(estimate),
+        },
+    }
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    ids = {name: getattr(cell, name) or UNRESOLVED for name in ("cell_id", "trunk_id", "evaluate_segment")}
+    counts = {"warmup_steps": cell.train.warmup_steps, "decay_steps": cell.decay_steps}
+    return asdict(cell) | counts | ids
+
+
+def power_text(count: int) -> str:
+    """Three digits and the power of ten."""
+    return f"{count:.2e}".replace("e+", "e")
+
+
+def count_text(count: float) -> str:
+    """A count to three digits with k, M, B or T."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}" if count < 1000 * size else f"{count / size:,.0f}{unit}"
+    return str(round(count))
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes in decimal units."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{round(count)} bytes"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration in its largest fitting unit."""
+    for unit, size in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} seconds"

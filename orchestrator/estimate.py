@@ -1,0 +1,215 @@
+"""What a plan will cost: exact FLOPs, and from them time, memory and disk, each with the basis it rests on. Pure."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Literal
+
+from mor_core.config import ModelConfig
+from mor_core.flops import FORWARD_AND_BACKWARD, training_flops_per_token
+from orchestrator.cells import Cell
+from orchestrator.identity import Segment
+from orchestrator.plan import Plan
+
+Device = Literal["cpu", "cuda"]
+
+ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
+    "cuda": (0.4 * 989e12, "assumed: 40 % of an H100's 989 TFLOP/s in bf16"),
+    "cpu": (15e9, "assumed: 15 GFLOP/s for a CPU core"),
+}
+"""Per worker, with the sentence that is shown beside it."""
+
+BYTES_PER_PARAMETER_TRAINING = 16
+"""fp32 weights, gradients and AdamW's two moments: 4 bytes each."""
+
+BYTES_PER_PARAMETER_STABLE = 12
+"""A trunk's checkpoint: fp32 weights and AdamW's two moments."""
+
+BYTES_PER_PARAMETER_DECAY = 4
+"""A cooldown's checkpoint: fp32 weights."""
+
+ACTIVATION_BYTES = {"fp32": 4, "bf16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """How fast work is done, and how we know."""
+
+    flops_per_second: float
+    """Exact training FLOPs per second of one worker."""
+    workers: int
+    """Segments that run at the same time."""
+    basis: str
+    """Measured or assumed, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The cost of a plan. FLOPs are exact training FLOPs whatever the budgets' convention."""
+
+    flops: int
+    """Executed in all: each trunk once, each cooldown once."""
+    flops_remaining: int
+    """Of these, in segments that are not finished."""
+    flops_separate: int
+    """If every cell were a run of its own, from its first step."""
+    flops_shared: int
+    """If budgets shared trunks: equals `flops` unless trunks = "per-budget"."""
+    flops_evaluation: int
+    """Forward passes over the validation sequences, not part of the above."""
+    num_trunks: int
+    """Distinct trunks."""
+    num_segments: int
+    """Distinct units of work."""
+    seconds: float
+    """Wall time of what remains: the larger of work / workers and the longest chain."""
+    throughput: Throughput
+    """What `seconds` rests on."""
+    memory_bytes: int
+    """Of the largest cell on one worker."""
+    memory_cell: str
+    """Which cell that is."""
+    disk_bytes: int
+    """Of the checkpoints that are kept."""
+
+
+def assumed_throughput(device: Device, workers: int) -> Throughput:
+    """A stated assumption, for when nothing has been measured."""
+    flops_per_second, basis = ASSUMED_FLOPS_PER_SECOND[device]
+    return Throughput(flops_per_second=flops_per_second, workers=workers, basis=basis)
+
+
+def measured_throughput(plan: Plan, results: Mapping[str, Mapping[str, Any]], workers: int) -> Throughput | None:
+    """What the finished segments of a plan took, by id; None where none of them has taken a step."""
+    trained = [segment for segment in plan.segments if results.get(segment.id, {}).get("steps_executed")]
+    seconds = sum(results[segment.id]["train_seconds"] for segment in trained)
+    if not seconds:
+        return None
+    flops = sum(results[segment.id]["steps_executed"] * _segment_step_flops(segment) for segment in trained)
+    return Throughput(
+        flops_per_second=flops / seconds, workers=workers, basis=f"measured on {len(trained)} finished segments"
+    )
+
+
+def estimate(
+    plan: Plan,
+    throughput: Throughput,
+    *,
+    num_evaluation_sequences: int,
+    micro_batch: int | None = None,
+    finished: Collection[str] = (),
+) -> Estimate:
+    """The cost of a plan, of which the segments whose ids are in `finished` are done.
+
+    `micro_batch` in sequences; None is the whole batch.
+    """
+    trunks = _by_trunk(plan.cells)
+    costs = [_trunk_flops(members) for members in trunks]
+    shared = sum(_trunk_flops(members) for members in _by_column(plan.cells))
+    done = sum(cost for segment, cost in segment_flops(plan).items() if segment in finished)
+    remaining = sum(costs) - done
+    chain = max(cell.flops["exact"] for cell in plan.cells) if remaining else 0
+    largest = max(plan.cells, key=lambda cell: memory_bytes(cell, micro_batch))
+    return Estimate(
+        flops=sum(costs),
+        flops_remaining=remaining,
+        flops_separate=sum(cell.flops["exact"] for cell in plan.cells),
+        flops_shared=shared,
+        flops_evaluation=sum(evaluation_flops(cell, num_evaluation_sequences) for cell in plan.cells),
+        num_trunks=len(trunks),
+        num_segments=sum(len(_stops(members)) + 2 * len(_branches(members)) for members in trunks),
+        seconds=max(remaining / throughput.workers, min(chain, remaining)) / throughput.flops_per_second,
+        throughput=throughput,
+        memory_bytes=memory_bytes(largest, micro_batch),
+        memory_cell=f"{largest.arm} {largest.size}",
+        disk_bytes=sum(_disk_bytes(members) for members in trunks),
+    )
+
+
+def segment_flops(plan: Plan) -> dict[str, int]:
+    """Exact training FLOPs of each segment by id; a stable segment's count from the one before it in the plan."""
+    stops = {segment.id: segment.stop_step for segment in plan.segments}
+    costs: dict[str, int] = {}
+    for segment in plan.segments:
+        costs[segment.id] = (segment.stop_step - _start(segment, stops)) * _segment_step_flops(segment)
+    return costs
+
+
+def _start(segment: Segment, stops: dict[str, int]) -> int:
+    """The step a segment begins at; an evaluation takes no steps."""
+    return max((stops[needed] for needed in segment.needs), default=0)
+
+
+def _segment_step_flops(segment: Segment) -> int:
+    model = segment.trunk.model
+    return round(_exact_flops_per_token(model) * segment.trunk.train.batch_size * model.context_length)
+
+
+@lru_cache(maxsize=4096)
+def _exact_flops_per_token(model: ModelConfig) -> Fraction:
+    return training_flops_per_token(model, "exact")
+
+
+def memory_bytes(cell: Cell, micro_batch: int | None) -> int:
+    """Parameters, gradients and AdamW at 16 bytes each, and the activations kept for one micro-batch.
+
+    Per token and application of a layer about 8 D + 4 F numbers (norms, queries, keys, values, attention, residuals;
+    gate, up, product, SiLU), and per token 2 fp32 numbers for each entry of the vocabulary (logits and their gradient).
+    """
+    model = cell.model
+    sequences = min(micro_batch or cell.train.batch_size, cell.train.batch_size)
+    applications = model.num_unshared_layers * model.context_length + model.block_depth * sum(
+        model.tokens_per_recursion()
+    )
+    layers = (8 * model.d_model + 4 * model.d_ff) * applications * ACTIVATION_BYTES[cell.train.precision]
+    head = 2 * 4 * model.vocab_size * model.context_length
+    return BYTES_PER_PARAMETER_TRAINING * cell.total_params + sequences * (layers + head)
+
+
+def evaluation_flops(cell: Cell, num_sequences: int) -> int:
+    """Exact forward FLOPs of a cell's evaluation; a routed model is measured twice, by threshold and by top-k."""
+    tokens = num_sequences * cell.model.context_length
+    passes = 2 if cell.architecture == "mor" else 1
+    return round(passes * tokens * training_flops_per_token(cell.model, "exact") / FORWARD_AND_BACKWARD)
+
+
+def _by_trunk(cells: Sequence[Cell]) -> list[list[Cell]]:
+    return _grouped(cells, [cell.trunk_key for cell in cells])
+
+
+def _by_column(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that differ in their budget only."""
+    return _grouped(cells, [(cell.arm, cell.size, cell.seed) for cell in cells])
+
+
+def _grouped(cells: Sequence[Cell], keys: Sequence[object]) -> list[list[Cell]]:
+    groups: dict[object, list[Cell]] = defaultdict(list)
+    for key, cell in zip(keys, cells, strict=True):
+        groups[key].append(cell)
+    return list(groups.values())
+
+
+def _stops(members: Sequence[Cell]) -> set[int]:
+    return {cell.decay_start for cell in members}
+
+
+def _branches(members: Sequence[Cell]) -> set[tuple[int, int]]:
+    return {(cell.decay_start, cell.steps) for cell in members}
+
+
+def _trunk_flops(members: Sequence[Cell]) -> int:
+    """One trunk up to its last branch, and each cooldown once."""
+    steps = max(_stops(members)) + sum(stop - start for start, stop in _branches(members))
+    return steps * _step_flops(members[0])
+
+
+def _step_flops(cell: Cell) -> int:
+    return cell.flops["exact"] // cell.steps
+
+
+def _disk_bytes(members: Sequence[Cell]) -> int:
+    per_parameter = BYTES_PER_PARAMETER_STABLE * len(_stops(members))
+    per_parameter += BYTES_PER_PARAMETER_DECAY * len(_branches(members))
+    return per_parameter * members[0].total_params

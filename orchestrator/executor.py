@@ -1,0 +1,31 @@
+"""Who runs the segments: the protocol that every executor keeps, and the one that runs them in this process."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from orchestrator.identity import Segment
+from orchestrator.worker import Job, Outcome, run_or_block
+
+
+class Executor(Protocol):
+    """Runs segments in an order that respects what they need."""
+
+    def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Iterator[Outcome | None]:
+        """Run segments given in topological order; `published` has the outcomes of needed segments already done.
+
+        Yields each segment's outcome once, as it comes, and None now and then so that the caller can look around.
+        Closing the iterator ends everything that it started.
+        """
+        ...
+
+
+class InProcessExecutor:
+    """One segment after the other in this process: for a debugger, a test, a single small cell."""
+
+    def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Iterator[Outcome | None]:
+        """See Executor."""
+        outcomes = dict(published)
+        for segment in segments:
+            outcome = run_or_block(segment, job, [outcomes[need] for need in segment.needs])
+            outcomes[segment.id] = outcome
+            yield outcome

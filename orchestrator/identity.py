@@ -1,0 +1,153 @@
+"""Units of work and their names: a segment's id is the sha256 of what it computes, and of nothing else.
+
+Pure: no clock, no machine, no path. Resources, threads, micro-batches and the segment that a stable stretch happens to
+start from are execution, not identity.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from mor_core.config import ModelConfig, TrainConfig
+
+SegmentKind = Literal["stable", "decay", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkRecipe:
+    """The mathematics of a trunk: warm-up and constant-learning-rate training that budgets share."""
+
+    model: ModelConfig
+    """The architecture."""
+    train: TrainConfig
+    """Optimiser, schedule, batch and precision."""
+    data_fingerprint: str
+    """sha256 of the data snapshot (documents, split, tokens)."""
+    tokenizer_fingerprint: str
+    """sha256 of the tokenizer."""
+    seed: int
+    """Seeds the initial weights and the order of the data."""
+    numerics_version: int
+    """mor_core.config.NUMERICS_VERSION at planning time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    """How weights become losses: validation sequences spread evenly over the validation tokens."""
+
+    num_sequences: int
+    """Validation sequences of the model's context length."""
+
+    def __post_init__(self) -> None:
+        if self.num_sequences < 1:
+            raise ValueError(f"evaluation num_sequences {self.num_sequences}: expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A content-addressed unit of work. `stable` trains a trunk up to stop_step, `decay` cools down from decay_start
+    to stop_step, `evaluate` turns the weights of a decay into losses."""
+
+    id: str
+    """64 hexadecimal digits; see `stable_segment`, `decay_segment` and `evaluate_segment`."""
+    kind: SegmentKind
+    """What it does."""
+    trunk: TrunkRecipe
+    """The trunk it belongs to."""
+    stop_step: int
+    """Optimiser steps taken in all when it ends, counted from the start of the trunk."""
+    decay_start: int | None = None
+    """The step a cooldown branches from (decay and evaluate)."""
+    evaluation: EvaluationSpec | None = None
+    """What is measured (evaluate)."""
+    needs: tuple[str, ...] = ()
+    """Ids of the segments that must be published first. Execution, not identity."""
+
+
+def stable_segment(trunk: TrunkRecipe, stop_step: int, needs: tuple[str, ...] = ()) -> Segment:
+    """Warm-up and constant learning rate, from the nearest published checkpoint of the trunk to stop_step."""
+    identity = {"kind": "stable", "trunk": trunk, "stop_step": stop_step}
+    return Segment(id=content_id(identity), kind="stable", trunk=trunk, stop_step=stop_step, needs=needs)
+
+
+def decay_segment(trunk: TrunkRecipe, decay_start: int, stop_step: int, needs: tuple[str, ...]) -> Segment:
+    """Linear cooldown to a learning rate of 0 over the steps from decay_start to stop_step."""
+    identity = {"kind": "decay", "trunk": trunk, "decay_start": decay_start, "stop_step": stop_step}
+    return Segment(
+        id=content_id(identity), kind="decay", trunk=trunk, stop_step=stop_step, decay_start=decay_start, needs=needs
+    )
+
+
+def evaluate_segment(weights: Segment, evaluation: EvaluationSpec) -> Segment:
+    """The losses of the weights that a decay segment ends with."""
+    identity = {"kind": "evaluate", "weights": weights.id, "evaluation": evaluation}
+    return Segment(
+        id=content_id(identity),
+        kind="evaluate",
+        trunk=weights.trunk,
+        stop_step=weights.stop_step,
+        decay_start=weights.decay_start,
+        evaluation=evaluation,
+        needs=(weights.id,),
+    )
+
+
+def trunk_id(trunk: TrunkRecipe) -> str:
+    """The name of a trunk: cells that share it share data order and weights up to their branch."""
+    return content_id(trunk)
+
+
+def content_id(value: object) -> str:
+    """sha256 of the canonical JSON of a value, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """One text for one value: sorted keys, no spaces, floats by their shortest exact form, no NaN or infinity."""
+    return json.dumps(to_jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+def to_jsonable(value: object) -> Any:
+    """Frozen dataclasses, tuples and plain values as JSON types; raises TypeError for anything else."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_jsonable(item) for item in value]
+    if isinstance(value, Fraction):
+        return str(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{value!r} of type {type(value).__name__} has no canonical JSON")
+
+
+def from_jsonable(kind: Any, data: Any) -> Any:
+    """The inverse of `to_jsonable` for a frozen dataclass type (or a field type within one).
+
+    Raises ValueError where data lacks a field or holds an unknown one.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_from(kind, data)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if data is None:
+            return None
+        return from_jsonable(next(option for option in arguments if option is not type(None)), data)
+    if origin is tuple:
+        return tuple(from_jsonable(arguments[0], item) for item in data)
+    return kind(data) if kind in (int, float, str, Fraction) else data
+
+
+def _dataclass_from(kind: Any, data: Any) -> Any:
+    hints = typing.get_type_hints(kind)
+    expected = {field.name for field in dataclasses.fields(kind)}
+    if not isinstance(data, dict) or set(data) != expected:
+        found = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{kind.__name__}: expected the fields {sorted(expected)}, found {found}")
+    return kind(**{name: from_jsonable(hints[name], item) for name, item in data.items()})

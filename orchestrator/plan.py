@@ -1,0 +1,172 @@
+"""From a sweep as asked for to the cells and segments that answer it. Pure: no clock, no machine, no file.
+
+Segments are named by what they compute, so a plan with more budgets, seeds or arms contains those of the smaller one.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mor_core.config import NUMERICS_VERSION
+from mor_core.data.snapshot import DataSnapshot
+from mor_core.flops import Convention
+from orchestrator.budgets import budget_text
+from orchestrator.cells import Cell, Dropped, cells_of
+from orchestrator.identity import (
+    EvaluationSpec,
+    Segment,
+    TrunkRecipe,
+    content_id,
+    decay_segment,
+    evaluate_segment,
+    stable_segment,
+    trunk_id,
+)
+from orchestrator.recipe import windows
+from orchestrator.spec import SpecError, SweepSpec
+
+
+class PlanError(ValueError):
+    """A sweep that must not or cannot start as it stands."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a sweep will do, resolved: whoever executes it recomputes nothing."""
+
+    name: str
+    """The sweep's name."""
+    budget_convention: Convention
+    """How budgets are counted."""
+    trunks: str
+    """shared or per-budget."""
+    data_name: str | None
+    """The data snapshot's name; None without prepared data."""
+    cells: tuple[Cell, ...]
+    """By arm, size, budget, seed."""
+    segments: tuple[Segment, ...]
+    """Each after what it needs, longest trunks first; empty without prepared data."""
+    dropped: tuple[Dropped, ...]
+    """What is left out, with reasons."""
+    notes: tuple[str, ...]
+    """What a reader should know about the grid."""
+
+
+def plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
+    """Cells and segments of a sweep. Without data: cells, steps and FLOPs, no ids and no segments.
+
+    Raises PlanError where no cell is left, SpecError where the data cannot serve the models.
+    """
+    if data is not None:
+        _check_data(spec, data)
+    rows: list[Cell | Dropped] = []
+    notes: list[str] = []
+    for arm in spec.arms.members:
+        chosen = windows(spec, arm)
+        notes += [window.note for window in chosen.values() if window.note]
+        for size in dict.fromkeys(size for window in chosen.values() for size in window.sizes):
+            budgets = [budget for budget, window in chosen.items() if size in window.sizes]
+            rows += cells_of(spec, arm, size, budgets, data.train_tokens if data else None)
+    cells = [row for row in rows if isinstance(row, Cell)]
+    dropped = tuple(row for row in rows if isinstance(row, Dropped))
+    if not cells:
+        raise PlanError(f"none of the {len(dropped)} cells can be trained; the first: {_dropped_text(dropped[0])}")
+    segments: list[Segment] = []
+    if data is not None:
+        cells, segments = _with_segments(cells, data, EvaluationSpec(num_sequences=spec.evaluation.num_sequences))
+    return Plan(
+        name=spec.name,
+        budget_convention=spec.budget_convention,
+        trunks=spec.trunks,
+        data_name=data.name if data else None,
+        cells=tuple(cells),
+        segments=tuple(segments),
+        dropped=dropped,
+        notes=tuple(notes),
+    )
+
+
+def _check_data(spec: SweepSpec, data: DataSnapshot) -> None:
+    """Refuse before training what would fail after it."""
+    if data.vocab_size > spec.model.vocab_size:
+        raise SpecError(
+            f"model.vocab_size {spec.model.vocab_size} is smaller than the {data.vocab_size} token ids of "
+            f"{data.name}: raise it, or prepare the data again"
+        )
+    needed = spec.evaluation.num_sequences * spec.model.context_length
+    if data.valid_tokens <= needed:
+        raise SpecError(
+            f"evaluation.num_sequences {spec.evaluation.num_sequences} needs more than {needed} validation tokens, "
+            f"and {data.name} has {data.valid_tokens}: lower it, or use more text"
+        )
+
+
+def _dropped_text(dropped: Dropped) -> str:
+    return f"{dropped.arm} {dropped.size} at {budget_text(dropped.budget)}: {dropped.reason}"
+
+
+def _with_segments(
+    cells: Sequence[Cell], data: DataSnapshot, evaluation: EvaluationSpec
+) -> tuple[list[Cell], list[Segment]]:
+    """The cells with their ids, and every segment once: longest trunks first, each after what it needs."""
+    trunks: dict[object, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        trunks[cell.trunk_key].append(cell)
+    named: dict[int, Cell] = {}
+    segments: list[Segment] = []
+    for members in sorted(trunks.values(), key=_longest_flops, reverse=True):
+        trunk = _trunk_recipe(members[0], data)
+        stables = _stable_chain(trunk, sorted({cell.decay_start for cell in members}))
+        evaluates = {branch: _branch(trunk, stables, branch, evaluation) for branch in map(_branch_of, members)}
+        segments += [*stables.values(), *(segment for pair in evaluates.values() for segment in pair)]
+        identity = trunk_id(trunk)
+        for cell in members:
+            named[id(cell)] = _named(cell, identity, evaluates[_branch_of(cell)][1].id)
+    return [named[id(cell)] for cell in cells], segments
+
+
+def _longest_flops(members: Sequence[Cell]) -> int:
+    """Exact FLOPs of the longest cell of a trunk: what the schedule waits for."""
+    return max(cell.flops["exact"] for cell in members)
+
+
+def _branch_of(cell: Cell) -> tuple[int, int]:
+    return cell.decay_start, cell.steps
+
+
+def _trunk_recipe(cell: Cell, data: DataSnapshot) -> TrunkRecipe:
+    return TrunkRecipe(
+        model=cell.model,
+        train=cell.train,
+        data_fingerprint=data.fingerprint,
+        tokenizer_fingerprint=data.tokenizer_fingerprint,
+        seed=cell.seed,
+        numerics_version=NUMERICS_VERSION,
+    )
+
+
+def _stable_chain(trunk: TrunkRecipe, stop_steps: Sequence[int]) -> dict[int, Segment]:
+    """By stop step, ascending: stable stretches of which each starts where the one before it stopped."""
+    chain: dict[int, Segment] = {}
+    needs: tuple[str, ...] = ()
+    for stop_step in stop_steps:
+        chain[stop_step] = stable_segment(trunk, stop_step, needs)
+        needs = (chain[stop_step].id,)
+    return chain
+
+
+def _branch(
+    trunk: TrunkRecipe, stables: dict[int, Segment], branch: tuple[int, int], evaluation: EvaluationSpec
+) -> tuple[Segment, Segment]:
+    """The cooldown from a point of the trunk, and its evaluation."""
+    decay_start, steps = branch
+    decay = decay_segment(trunk, decay_start, steps, needs=(stables[decay_start].id,))
+    return decay, evaluate_segment(decay, evaluation)
+
+
+def _named(cell: Cell, trunk: str, evaluate: str) -> Cell:
+    """The cell with its ids. Equal work under another budget or convention is another row."""
+    identity = {"evaluate": evaluate, "budget": cell.budget, "budget_convention": cell.budget_convention}
+    return replace(cell, cell_id=content_id(identity), trunk_id=trunk, evaluate_segment=evaluate)

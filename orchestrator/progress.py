@@ -1,0 +1,153 @@
+"""A sweep while it runs: one live table on a terminal, one line per finished cell elsewhere. Messages go to stderr."""
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from orchestrator.budgets import budget_text
+from orchestrator.cells import Cell
+from orchestrator.display import count_text, duration_text
+from orchestrator.estimate import segment_flops
+from orchestrator.identity import Segment
+from orchestrator.plan import Plan
+from orchestrator.store import Store, StoreError, iterate_attempts
+from orchestrator.worker import Outcome
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Follows a run of `pending` segments; changes only by `record` and what it reads from the store."""
+
+    plan: Plan
+    store: Store
+    pending: tuple[Segment, ...]
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._flops = segment_flops(self.plan)
+        self._cells: dict[str, list[Cell]] = {}
+        for cell in self.plan.cells:
+            self._cells.setdefault(str(cell.evaluate_segment), []).append(cell)
+        self._initial = {segment.id: self._fraction(segment) for segment in self.pending}
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def record(self, outcome: Outcome) -> None:
+        """A segment has ended; its cells are told about if it was their last."""
+        self.outcomes[outcome.segment_id] = outcome
+        for cell in self._cells.get(outcome.segment_id, []):
+            self.console.print(self._line(cell, outcome), highlight=False, soft_wrap=True)
+
+    def refresh(self) -> None:
+        """Draw the live table anew, on a terminal."""
+        if self.console.is_terminal:
+            self._live.update(self.table(), refresh=True)
+
+    def table(self) -> Table:
+        """Cells by state, and how fast the running segments go."""
+        running = [segment for segment in self.pending if self._is_running(segment)]
+        rate = self._flops_done(running) / max(time.monotonic() - self._started, 1e-9)
+        states = Counter(outcome.status for outcome in self._cell_outcomes())
+        table = Table(
+            title=f"{self.plan.name}: {self._done_cells()} of {len(self.plan.cells)} cells done", min_width=60
+        )
+        for column in ("running segment", "step", "of"):
+            table.add_column(column, justify="left" if column.startswith("running") else "right")
+        for segment in running:
+            table.add_row(self._name(segment), str(self._step(segment) or "starting"), str(segment.stop_step))
+        left = self._flops_left(running)
+        table.caption = "  ".join(
+            [
+                f"{count_text(rate)}FLOP/s",
+                f"{count_text(self._tokens_per_second(running))} tokens/s",
+                f"about {duration_text(left / rate)} left" if rate else "starting",
+                *(f"{count} {state}" for state, count in states.items() if state != "finished"),
+            ]
+        )
+        return table
+
+    def _line(self, cell: Cell, outcome: Outcome) -> str:
+        what = f"[{self._done_cells()}/{len(self.plan.cells)}] {cell.arm} {cell.size} at {budget_text(cell.budget)}"
+        seed = f" seed {cell.seed}" if cell.seed else ""
+        if outcome.status != "finished":
+            return f"{what}{seed}: {outcome.status}, {outcome.reason}"
+        return f"{what}{seed}: loss {self._loss(outcome.segment_id)}"
+
+    def _loss(self, segment_id: str) -> str:
+        try:
+            result = self.store.result(segment_id)
+        except StoreError as error:
+            return str(error)
+        return f"{result['evaluation']['loss']:.4f}" if result else "not found"
+
+    def _done_cells(self) -> int:
+        waiting = {segment.id for segment in self.pending} - set(self.outcomes)
+        return sum(str(cell.evaluate_segment) not in waiting for cell in self.plan.cells)
+
+    def _cell_outcomes(self) -> list[Outcome]:
+        return [self.outcomes[name] for name, cells in self._cells.items() if name in self.outcomes for _ in cells]
+
+    def _is_running(self, segment: Segment) -> bool:
+        """Started and not ended: it has an attempt, and what it needs is done."""
+        if segment.id in self.outcomes or not all(self.store.is_done(need) for need in segment.needs):
+            return False
+        return any(iterate_attempts(self.store, segment.id))
+
+    def _step(self, segment: Segment) -> int | None:
+        """The step that the newest attempt has reached."""
+        for attempt in reversed(list(iterate_attempts(self.store, segment.id))):
+            try:
+                return json.loads((attempt / "progress.json").read_text())["step"]
+            except (OSError, ValueError):
+                continue
+        return None
+
+    def _fraction(self, segment: Segment) -> float:
+        """Share of a segment's steps that have been taken."""
+        first = self._first_step(segment)
+        step = self._step(segment)
+        if step is None or segment.stop_step == first:
+            return 0.0
+        return max(0.0, (step - first) / (segment.stop_step - first))
+
+    def _first_step(self, segment: Segment) -> int:
+        stops = {each.id: each.stop_step for each in self.plan.segments}
+        return max((stops.get(need, 0) for need in segment.needs), default=0)
+
+    def _flops_done(self, running: list[Segment]) -> float:
+        ended = sum(self._flops[name] for name, outcome in self.outcomes.items() if outcome.status == "finished")
+        before = sum(self._flops[name] * share for name, share in self._initial.items())
+        return max(0.0, ended + sum(self._flops[s.id] * self._fraction(s) for s in running) - before)
+
+    def _flops_left(self, running: list[Segment]) -> float:
+        left = sum(self._flops[segment.id] for segment in self.pending if segment.id not in self.outcomes)
+        return left - sum(self._flops[s.id] * self._fraction(s) for s in running)
+
+    def _tokens_per_second(self, running: list[Segment]) -> float:
+        ended = [s for s in self.pending if s.id in self.outcomes and self.outcomes[s.id].status == "finished"]
+        tokens = sum(self._tokens(s) * (1 - self._initial[s.id]) for s in ended)
+        tokens += sum(self._tokens(s) * (self._fraction(s) - self._initial[s.id]) for s in running)
+        return max(0.0, tokens) / max(time.monotonic() - self._started, 1e-9)
+
+    def _tokens(self, segment: Segment) -> int:
+        per_step = segment.trunk.train.batch_size * segment.trunk.model.context_length
+        return (segment.stop_step - self._first_step(segment)) * per_step
+
+    def _name(self, segment: Segment) -> str:
+        model = segment.trunk.model
+        arm = model.architecture if model.recursion.count == 1 else f"{model.architecture}-{model.recursion.count}"
+        return f"{segment.kind} {arm} width {model.d_model}"

@@ -1,0 +1,134 @@
+"""Policy: from an arm and a size to a shape, a batch and a learning rate; from a budget to the sizes worth training.
+
+Everything downstream obeys what is resolved here. Batch and peak rate depend on (arm, size) alone, so that budgets can
+share a trunk; only trunks = "per-budget" lets the rate follow the budget.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mor_core.config import ModelConfig, Recursion, Routing, TrainConfig
+from mor_core.flops import unique_params, unrolled_params
+from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, Size, model_config
+from orchestrator.budgets import budget_text
+from orchestrator.spec import Arm, AutoSizes, ExpectedOptimum, LearningRateLaw, SpecError, SweepSpec
+
+LADDERS: dict[str, tuple[Size, ...]] = {"small": SMALL_LADDER, "paper": PAPER_SIZES}
+
+PAPER_BATCH_SIZE = 1024
+"""Sequences of 2048 tokens: the released configurations."""
+
+PAPER_PEAK_LEARNING_RATE = 3e-3
+"""From the released configurations of 360M. The rates of 135M, 730M and 1.7B are not published: 3e-3 serves them too.
+The paper's optimiser (betas .9/.95, eps 1e-8, weight decay .1, clip 1) is TrainConfig's default."""
+
+OPTIMISER_FIELDS = ("beta1", "beta2", "adam_eps", "weight_decay", "gradient_clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The sizes to train for one arm at one budget."""
+
+    sizes: tuple[Size, ...]
+    """Base shapes."""
+    note: str | None = None
+    """Why the window is not where it should be; None when it is."""
+
+
+def resolve_model(spec: SweepSpec, arm: Arm, size: Size) -> ModelConfig:
+    """The size as the arm: layers shared and routed, the depth raised where the shared block would not divide."""
+    shape = model_config(
+        size,
+        vocab_size=spec.model.vocab_size,
+        context_length=spec.model.context_length,
+        recursion=Recursion(count=arm.recursions, sharing=spec.arms.sharing),
+        routing=Routing(**spec.routing.model_dump()) if arm.architecture == "mor" else None,
+    )
+    return replace(shape, **spec.model.model_dump())
+
+
+def batch_size(spec: SweepSpec) -> int:
+    """Sequences per optimiser step: the sweep's own, else the recipe's. Raises SpecError where it does not divide."""
+    batch = spec.train.batch_size or PAPER_BATCH_SIZE
+    micro_batch = spec.execution.micro_batch or batch
+    if batch % micro_batch:
+        raise SpecError(
+            f"execution.micro_batch {micro_batch} does not divide the batch of {batch} sequences: use a divisor"
+        )
+    return batch
+
+
+def peak_learning_rate(spec: SweepSpec, arm: Arm, model: ModelConfig, budget: int) -> float:
+    """The rate after warm-up. `budget` in FLOPs enters only laws with a budget_exponent (trunks = "per-budget")."""
+    if spec.train.peak_learning_rate is not None:
+        return spec.train.peak_learning_rate
+    if spec.train.learning_rate is None:
+        return PAPER_PEAK_LEARNING_RATE
+    return _rate(arm.entry(spec.train.learning_rate), unrolled_params(model), budget)
+
+
+def _rate(law: LearningRateLaw, params: int, budget: int) -> float:
+    """The law's value to 4 significant digits: part of identities, so the last bits of pow() must not matter."""
+    rate = law.base * (params / law.reference_params) ** law.exponent
+    if law.reference_budget is not None:
+        rate *= (budget / law.reference_budget) ** law.budget_exponent
+    return float(f"{rate:.3e}")
+
+
+def train_config(spec: SweepSpec, arm: Arm, model: ModelConfig, *, budget: int, warmup_steps: int) -> TrainConfig:
+    """Optimiser and schedule of a trunk: the recipe with the sweep's changes."""
+    changes = {name: getattr(spec.train, name) for name in OPTIMISER_FIELDS}
+    return TrainConfig(
+        batch_size=batch_size(spec),
+        peak_learning_rate=peak_learning_rate(spec, arm, model, budget),
+        warmup_steps=warmup_steps,
+        precision=spec.train.precision,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+
+
+def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
+    """For each budget (FLOPs), the sizes to train: those named, or rungs around the arm's expected optimum."""
+    auto = spec.sizes.auto
+    if auto is None:
+        named = Window(sizes=tuple(SIZES[name] for name in spec.sizes.names or ()))
+        return dict.fromkeys(spec.budgets, named)
+    ladder = LADDERS[auto.ladder]
+    params = {size: unique_params(resolve_model(spec, arm, size)) for size in ladder}
+    rungs = sorted(ladder, key=params.__getitem__)
+    rung_params = [params[rung] for rung in rungs]
+    return {budget: _window(auto, arm, budget, rungs, rung_params) for budget in spec.budgets}
+
+
+def expected_optimum(law: ExpectedOptimum, budget: int) -> float:
+    """N*(C) in the arm's unique parameters."""
+    return law.unique_params * (budget / law.budget) ** law.exponent
+
+
+def _window(auto: AutoSizes, arm: Arm, budget: int, rungs: Sequence[Size], rung_params: Sequence[int]) -> Window:
+    """`count` consecutive rungs whose two ends lie as evenly as possible around N*(C) in log N."""
+    count = min(auto.count, len(rungs))
+    target = expected_optimum(arm.entry(auto.optimum), budget)
+
+    def offset(start: int) -> float:
+        """Distance of the window's middle from the target, in log N."""
+        ends = rung_params[start] * rung_params[start + count - 1]
+        return abs(math.log(ends) / 2 - math.log(target))
+
+    start = min(range(len(rungs) - count + 1), key=offset)
+    return Window(
+        sizes=tuple(rungs[start : start + count]),
+        note=_window_note(auto, arm, budget, target, rung_params[start : start + count]),
+    )
+
+
+def _window_note(auto: AutoSizes, arm: Arm, budget: int, target: float, params: Sequence[int]) -> str | None:
+    """A sentence where the ladder has too few rungs, or none on one side of the target."""
+    where = f"{arm.label} at {budget_text(budget)}"
+    if len(params) < auto.count:
+        return f"{where}: the {auto.ladder} ladder has only {len(params)} of the {auto.count} rungs asked for"
+    below = sum(size <= target for size in params)
+    if auto.count > 2 and not 1 < below < auto.count - 1:
+        return f"{where}: N* is expected at {target:.3g}, near an end of the {auto.ladder} ladder or beyond it"
+    return None

@@ -1,0 +1,235 @@
+"""The results table: one row a cell, derived from the store alone. Every column is explained in results/README.md."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from mor_core.flops import training_flops
+from orchestrator.cells import Cell
+from orchestrator.revisions import PlannedSegment, Sweep
+from orchestrator.store import Store, StoreError, iterate_attempts, read_metrics
+
+CAPACITY_TOLERANCE = 0.1
+"""A realised capacity further from the plan than this share is flagged (capacity-off)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One row of the table. Counts that can pass 2^63 are decimal text."""
+
+    sweep: str
+    cell_id: str
+    status: str
+    reason: str
+    arm: str
+    architecture: str
+    recursions: int
+    size: str
+    budget: str
+    budget_convention: str
+    seed: int
+    unique_params: int
+    unrolled_params: int
+    total_params: int
+    d_model: int
+    num_layers: int
+    tokens: int
+    steps: int
+    warmup_steps: int
+    decay_start: int
+    batch_size: int
+    context_length: int
+    peak_learning_rate: float
+    epochs: float | None
+    flops_exact: str
+    flops_paper: str
+    flops_6nd: str
+    loss: float | None
+    loss_topk: float | None
+    bits_per_byte: float | None
+    evaluated_tokens: int | None
+    depth_mean: float | None
+    last_capacity: float | None
+    forward_flops_per_token: float | None
+    flags: str
+    trunk_id: str
+    evaluate_segment: str
+    train_seconds: float | None
+    attempts: int
+    device: str | None
+    torch: str | None
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecord:
+    """One row of segments.parquet: what a unit of work took. Shared segments stand once."""
+
+    segment_id: str
+    kind: str
+    trunk_id: str
+    stop_step: int
+    status: str
+    reason: str
+    steps_executed: int
+    train_seconds: float
+    wall_seconds: float
+    attempts: int
+
+
+def table(store: Store, sweep: Sweep) -> pl.DataFrame:
+    """The run table of a sweep as it stands."""
+    state = {name: segment_record(store, segment) for name, segment in sweep.segments.items()}
+    rows = [asdict(_record(store, sweep, cell, state)) for cell in sweep.cells]
+    return pl.DataFrame(rows, schema=_schema(RunRecord), orient="row")
+
+
+def segment_table(store: Store, sweep: Sweep) -> pl.DataFrame:
+    """What every segment of a sweep took, each once."""
+    rows = [asdict(segment_record(store, segment)) for segment in sweep.segments.values()]
+    return pl.DataFrame(rows, schema=_schema(SegmentRecord), orient="row")
+
+
+def write_tables(store: Store, sweep: Sweep) -> pl.DataFrame:
+    """Write runs.parquet and segments.parquet of a sweep; returns the run table."""
+    runs = table(store, sweep)
+    folder = store.sweep_folder(sweep.name)
+    for name, frame in (("runs", runs), ("segments", segment_table(store, sweep))):
+        temporary = folder / f"{name}.parquet.writing"
+        frame.write_parquet(temporary)
+        temporary.replace(folder / f"{name}.parquet")
+    return runs
+
+
+def curve(store: Store, sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
+    """A cell's training curve from step 1, trunk included: one row per logged step, ascending, published work only."""
+    chain = sweep.chain(cell)
+    decay = next(segment for segment in chain if segment.kind == "decay")
+    published = store.published_trunk_steps(decay.trunk_id)
+    sources = [name for step, name in sorted(published) if step <= cell.decay_start]
+    if store.is_done(decay.id):
+        sources.append(decay.id)
+    rows: dict[int, dict[str, Any]] = {}
+    for name in sources:
+        rows |= {row["step"]: row for row in read_metrics(store.segment_folder(name) / "metrics.jsonl")}
+    return [rows[step] for step in sorted(rows)]
+
+
+def segment_record(store: Store, segment: PlannedSegment) -> SegmentRecord:
+    """The state of a segment, from its files: its result, else its latest failure, else pending."""
+    try:
+        result = store.result(segment.id)
+    except StoreError as error:
+        return _segment(segment, status="failed", reason=str(error))
+    if result is None:
+        failure = _latest_failure(store, segment.id)
+        return _segment(segment, status="failed" if failure else "pending", reason=failure or "")
+    return _segment(
+        segment,
+        status=result["status"],
+        reason=result.get("reason", ""),
+        steps_executed=result.get("steps_executed", 0),
+        train_seconds=result.get("train_seconds", 0.0),
+        wall_seconds=result["wall_seconds"],
+        attempts=result["attempts"],
+    )
+
+
+def _segment(segment: PlannedSegment, *, status: str, reason: str, **measured: Any) -> SegmentRecord:
+    unmeasured = {"steps_executed": 0, "train_seconds": 0.0, "wall_seconds": 0.0, "attempts": 0}
+    return SegmentRecord(
+        segment_id=segment.id,
+        kind=segment.kind,
+        trunk_id=segment.trunk_id,
+        stop_step=segment.stop_step,
+        status=status,
+        reason=reason,
+        **(unmeasured | measured),
+    )
+
+
+def _latest_failure(store: Store, segment_id: str) -> str | None:
+    """The reason of the newest attempt, if that attempt failed."""
+    attempts = list(iterate_attempts(store, segment_id))
+    if not attempts:
+        return None
+    path = attempts[-1] / "failure.json"
+    return json.loads(path.read_text())["reason"] if path.is_file() else None
+
+
+def _status(chain: list[SegmentRecord]) -> tuple[str, str]:
+    """A cell is what stopped it first, finished where nothing did, else pending."""
+    for segment in chain:
+        if segment.status == "diverged":
+            return "diverged", f"{segment.kind} to step {segment.stop_step} diverged: {segment.reason}"
+        if segment.status == "failed":
+            return "failed", f"{segment.kind} to step {segment.stop_step}: {segment.reason}"
+    return ("finished", "") if all(segment.status == "finished" for segment in chain) else ("pending", "")
+
+
+def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentRecord]) -> RunRecord:
+    chain = [state[segment.id] for segment in sweep.chain(cell)]
+    status, reason = _status(chain)
+    result = (store.result(str(cell.evaluate_segment)) if status == "finished" else None) or {}
+    evaluation, numerics = result.get("evaluation", {}), result.get("numerics", {})
+    return RunRecord(
+        sweep=sweep.name,
+        cell_id=str(cell.cell_id),
+        status=status,
+        reason=reason,
+        arm=cell.arm,
+        architecture=cell.architecture,
+        recursions=cell.recursions,
+        size=cell.size,
+        budget=str(cell.budget),
+        budget_convention=cell.budget_convention,
+        seed=cell.seed,
+        unique_params=cell.unique_params,
+        unrolled_params=cell.unrolled_params,
+        total_params=cell.total_params,
+        d_model=cell.model.d_model,
+        num_layers=cell.model.num_layers,
+        tokens=cell.tokens,
+        steps=cell.steps,
+        warmup_steps=cell.train.warmup_steps,
+        decay_start=cell.decay_start,
+        batch_size=cell.train.batch_size,
+        context_length=cell.model.context_length,
+        peak_learning_rate=cell.train.peak_learning_rate,
+        epochs=cell.epochs,
+        flops_exact=str(training_flops(cell.model, cell.tokens, "exact")),
+        flops_paper=str(training_flops(cell.model, cell.tokens, "paper")),
+        flops_6nd=str(training_flops(cell.model, cell.tokens, "6nd")),
+        loss=evaluation.get("loss"),
+        loss_topk=evaluation.get("loss_topk"),
+        bits_per_byte=evaluation.get("bits_per_byte"),
+        evaluated_tokens=evaluation.get("tokens"),
+        depth_mean=evaluation.get("depth_mean"),
+        last_capacity=evaluation["realised_capacity"][-1] if evaluation else None,
+        forward_flops_per_token=evaluation.get("forward_flops_per_token"),
+        flags=";".join((*cell.flags, *_measured_flags(evaluation))),
+        trunk_id=str(cell.trunk_id),
+        evaluate_segment=str(cell.evaluate_segment),
+        train_seconds=sum(segment.train_seconds for segment in chain) if evaluation else None,
+        attempts=sum(segment.attempts for segment in chain),
+        device=numerics.get("device"),
+        torch=numerics.get("torch"),
+        peak_memory_bytes=result.get("peak_memory_bytes"),
+    )
+
+
+def _measured_flags(evaluation: dict[str, Any]) -> tuple[str, ...]:
+    """capacity-off: under causal routing a recursion computed over 10 % more or fewer tokens than planned."""
+    pairs = zip(evaluation.get("realised_capacity", ()), evaluation.get("planned_capacity", ()), strict=True)
+    off = any(abs(realised - planned) > CAPACITY_TOLERANCE * planned for realised, planned in pairs)
+    return ("capacity-off",) if off else ()
+
+
+def _schema(record: type) -> dict[str, Any]:
+    """Column types of a record, so that an empty or unfinished sweep has the same table."""
+    types = {"str": pl.Utf8, "int": pl.Int64, "float": pl.Float64}
+    return {
+        name: types[str(getattr(kind, "__name__", kind)).split(" ")[0]] for name, kind in record.__annotations__.items()
+    }

@@ -1,0 +1,143 @@
+"""sweep.json: the growing list of plans that a sweep has been asked for. Revisions are appended, never changed.
+
+The sweep's table holds the cells of all its revisions, so a budget added later joins the ones trained before.
+"""
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from mor_core.data.snapshot import DataSnapshot
+from orchestrator.cells import Cell
+from orchestrator.identity import from_jsonable, to_jsonable, trunk_id
+from orchestrator.plan import Plan
+from orchestrator.store import Store, StoreError, replace_text
+
+SCHEMA = "mor-sweep.sweep/1"
+
+
+class NoSuchSweep(ValueError):
+    """A sweep that the results folder does not hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSegment:
+    """What status and curves need to know of a segment."""
+
+    id: str
+    """Its content id."""
+    kind: str
+    """stable, decay or evaluate."""
+    trunk_id: str
+    """The trunk it belongs to."""
+    stop_step: int
+    """Steps in all when it ends."""
+    needs: tuple[str, ...]
+    """Ids of the segments it needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Everything that a sweep has been asked for, over all its revisions."""
+
+    name: str
+    """Its name."""
+    revisions: int
+    """How many different plans it has had."""
+    cells: tuple[Cell, ...]
+    """Each once, in the order in which they were first planned."""
+    segments: dict[str, PlannedSegment]
+    """By id."""
+
+    def chain(self, cell: Cell) -> list[PlannedSegment]:
+        """The segments that lead to a cell: its stable stretches, its decay, its evaluation."""
+        chain: list[PlannedSegment] = []
+        pending = [str(cell.evaluate_segment)]
+        while pending:
+            segment = self.segments[pending.pop()]
+            chain.append(segment)
+            pending += segment.needs
+        return chain[::-1]
+
+
+def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
+    """Append a plan to its sweep, unless it is the sweep's latest already, and make the sweep the last one used."""
+    folder = store.sweep_folder(plan.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    revision = {
+        "cells": [to_jsonable(cell) for cell in plan.cells],
+        "segments": [to_jsonable(_planned(segment)) for segment in plan.segments],
+        "data_folder": str(data.folder),
+        "data_fingerprint": data.fingerprint,
+    }
+    with FileLock(folder / "sweep.lock"):
+        document = _read(folder / "sweep.json") or {"schema": SCHEMA, "name": plan.name, "revisions": []}
+        latest = document["revisions"][-1] if document["revisions"] else {}
+        if {key: latest.get(key) for key in revision} != revision:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            document["revisions"].append({"number": len(document["revisions"]) + 1, "created": now, **revision})
+            replace_text(folder / "sweep.json", json.dumps(document))
+        replace_text(folder.parent / "last", plan.name)
+    return load_sweep(store, plan.name)
+
+
+def load_sweep(store: Store, name: str | None = None) -> Sweep:
+    """A sweep by name, or the last one used. Raises NoSuchSweep, or StoreError where sweep.json cannot be read."""
+    name = name or last_sweep_name(store)
+    document = _read(store.sweep_folder(name) / "sweep.json")
+    if document is None:
+        known = ", ".join(sweep_names(store)) or "none yet"
+        raise NoSuchSweep(f"no sweep named {name!r} in {store.root}; there are: {known}")
+    cells: dict[str, Cell] = {}
+    segments: dict[str, PlannedSegment] = {}
+    for revision in document["revisions"]:
+        for data in revision["cells"]:
+            cells[data["cell_id"]] = from_jsonable(Cell, data)
+        for data in revision["segments"]:
+            segments[data["id"]] = from_jsonable(PlannedSegment, data)
+    return Sweep(name=name, revisions=len(document["revisions"]), cells=tuple(cells.values()), segments=segments)
+
+
+def last_sweep_name(store: Store) -> str:
+    """The sweep that was run last. Raises NoSuchSweep where there is none."""
+    path = store.root / "sweeps" / "last"
+    if not path.is_file():
+        raise NoSuchSweep(f"no sweep has been run in {store.root}; start one with `mor-sweep isoflop --preset cpu`")
+    return path.read_text().strip()
+
+
+def sweep_names(store: Store) -> list[str]:
+    """All sweeps of a results folder."""
+    return sorted(path.parent.name for path in (store.root / "sweeps").glob("*/sweep.json"))
+
+
+def _planned(segment: Any) -> PlannedSegment:
+    return PlannedSegment(
+        id=segment.id,
+        kind=segment.kind,
+        trunk_id=trunk_id(segment.trunk),
+        stop_step=segment.stop_step,
+        needs=segment.needs,
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} cannot be read ({error}): move it away and run the sweep's command again; "
+            "trained segments are kept"
+        ) from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise StoreError(
+            f"{path} is not a sweep of schema {SCHEMA!r}: move it away and run the sweep's command again; "
+            "trained segments are kept"
+        )
+    return document

@@ -1,0 +1,195 @@
+"""The results store: segment folders that appear whole, once, and never change. Files only; no clock is compared.
+
+    segments/<segment_id>/            spec.json  metrics.jsonl  checkpoint/  result.json     published, immutable
+    attempts/<segment_id>/<attempt>/  metrics.jsonl  checkpoint-<step>/  progress.json  log.txt  failure.json
+    trunks/<trunk_id>/<step>          the id of a published stable segment: a hint, verified when used
+    sweeps/<name>/                    sweep.json  runs.parquet  fits.json  figures/  mlflow.db
+
+A segment is done if and only if segments/<id>/result.json exists. An attempt builds its folder privately and publishes
+it by one rename, which fails where the folder is already there: the first wins, and a late attempt changes nothing.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.identity import Segment, canonical_json, trunk_id
+
+RESULT_SCHEMA = "mor-sweep.result/1"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+class StoreError(Exception):
+    """Something in the results folder is not what this program wrote; the message names the file and what to do."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A results folder."""
+
+    root: Path
+    """Usually `results/`."""
+
+    def segment_folder(self, segment_id: str) -> Path:
+        """Where a published segment lies."""
+        return self.root / "segments" / segment_id
+
+    def attempts_folder(self, segment_id: str) -> Path:
+        """Where a segment's attempts lie."""
+        return self.root / "attempts" / segment_id
+
+    def sweep_folder(self, name: str) -> Path:
+        """Where a sweep's plan revisions, table, fits and figures lie."""
+        return self.root / "sweeps" / name
+
+    def is_done(self, segment_id: str) -> bool:
+        """Whether the segment has been published."""
+        return (self.segment_folder(segment_id) / "result.json").is_file()
+
+    def result(self, segment_id: str) -> dict[str, Any] | None:
+        """The published result, or None. Raises StoreError where it cannot be read."""
+        path = self.segment_folder(segment_id) / "result.json"
+        try:
+            data = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read ({error}): {_MOVE_AWAY.format(path.parent)}") from error
+        if not isinstance(data, dict) or data.get("segment_id") != segment_id:
+            raise StoreError(f"{path} is not the result of its segment: {_MOVE_AWAY.format(path.parent)}")
+        return data
+
+    def checkpoint_folder(self, segment_id: str) -> Path:
+        """The published checkpoint of a segment."""
+        return self.segment_folder(segment_id) / "checkpoint"
+
+    def new_attempt(self, segment: Segment) -> Path:
+        """A new private folder for one try at a segment, numbered by trial."""
+        parent = self.attempts_folder(segment.id)
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1 + sum(1 for path in parent.iterdir() if path.is_dir())
+        while True:
+            folder = parent / f"{number:03d}-{socket.gethostname()}-{os.getpid()}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                return folder
+
+    def attempt_checkpoints(self, segment_id: str) -> list[tuple[int, Path]]:
+        """(step, folder) of the checkpoints of all attempts at a segment, the latest step first."""
+        found = []
+        for path in self.attempts_folder(segment_id).glob("*/checkpoint-*"):
+            match = _CHECKPOINT.fullmatch(path.name)
+            if match:
+                found.append((int(match[1]), path))
+        return sorted(found, reverse=True)
+
+    def publish(self, segment: Segment, attempt: Path, checkpoint: Path | None, result: dict[str, Any]) -> bool:
+        """Make the attempt's metrics, checkpoint and result the segment's. False where another attempt was first."""
+        whole = attempt / "publish"
+        shutil.rmtree(whole, ignore_errors=True)
+        whole.mkdir()
+        write_json(whole / "spec.json", json.loads(canonical_json(segment)))
+        metrics = attempt / "metrics.jsonl"
+        if metrics.exists():
+            shutil.copyfile(metrics, whole / "metrics.jsonl")
+        if checkpoint is not None:
+            checkpoint.rename(whole / "checkpoint")
+        write_json(whole / "result.json", {"schema": RESULT_SCHEMA, "segment_id": segment.id, **result})
+        target = self.segment_folder(segment.id)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            whole.rename(target)
+        except OSError as error:
+            if self.is_done(segment.id):
+                return False
+            raise StoreError(
+                f"{target} is in the way and holds no result ({error}): {_MOVE_AWAY.format(target)}"
+            ) from error
+        fsync(target.parent)
+        if segment.kind == "stable" and result["status"] == "finished":
+            self._hint(segment)
+        return True
+
+    def _hint(self, segment: Segment) -> None:
+        path = self.root / "trunks" / trunk_id(segment.trunk) / str(segment.stop_step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, segment.id)
+
+    def published_trunk_steps(self, trunk: str) -> list[tuple[int, str]]:
+        """(step, segment id) of the published stable segments of a trunk, the latest step first."""
+        folder = self.root / "trunks" / trunk
+        if not folder.is_dir():
+            return []
+        steps = [(int(path.name), path.read_text()) for path in folder.iterdir() if path.name.isdigit()]
+        return sorted(((step, name) for step, name in steps if self.is_done(name)), reverse=True)
+
+
+_MOVE_AWAY = "move {} away and run the same command again; only this segment is computed anew"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl. A torn last line, which a killed writer leaves, is dropped.
+
+    Raises StoreError for a line in the middle that cannot be read.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").split("\n")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise StoreError(f"{path} line {number} is not JSON: {_MOVE_AWAY.format(path.parent)}") from error
+    return rows
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON and fsync it."""
+    with path.open("w") as file:
+        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small file by one rename: a reader sees the old text or the new, never a part."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def fsync(path: Path) -> None:
+    """Make a rename inside a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def iterate_attempts(store: Store, segment_id: str) -> Iterator[Path]:
+    """The attempts at a segment, the first first."""
+    folder = store.attempts_folder(segment_id)
+    if folder.is_dir():
+        yield from sorted(path for path in folder.iterdir() if path.is_dir())

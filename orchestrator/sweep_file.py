@@ -1,0 +1,86 @@
+"""Sweep files as tables: the shipped presets, a user's own TOML, and flags laid over either."""
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+
+class SpecError(ValueError):
+    """A sweep file or a flag that cannot be used; one sentence a line."""
+
+    exit_code = 2
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Near names where there are any, else all of them."""
+    known = list(known)
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """A flag laid over the sweep file."""
+
+    flag: str
+    """As typed, such as --budgets: where an error points to."""
+    path: tuple[str, ...]
+    """The key it replaces."""
+    value: Any
+    """As a TOML file would hold it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFile:
+    """A sweep file that has been read, not yet checked."""
+
+    source: str
+    """What errors call it."""
+    document: dict[str, Any]
+    """Its tables, with the overrides laid over them."""
+    overrides: tuple[Override, ...] = ()
+    """The flags among its values."""
+
+
+def read_sweep_file(preset: str, overrides: Sequence[Override] = ()) -> SweepFile:
+    """The tables of `preset` (a shipped name, or the path of a TOML file) with flags over them. Raises SpecError."""
+    source, text = _read(preset)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{source} is no valid TOML: {error}") from None
+    for override in overrides:
+        _lay_over(document, override, source)
+    return SweepFile(source=source, document=document, overrides=tuple(overrides))
+
+
+def preset_names() -> list[str]:
+    """The shipped sweeps: sweeps/isoflop_NAME.toml."""
+    names = [entry.name for entry in resources.files("sweeps").iterdir()]
+    return sorted(name[len("isoflop_") : -len(".toml")] for name in names if name.startswith("isoflop_"))
+
+
+def _read(preset: str) -> tuple[str, str]:
+    """What to call the sweep file, and its text."""
+    if preset.endswith(".toml") or "/" in preset:
+        try:
+            return preset, Path(preset).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"--preset: {preset} cannot be read ({error}): expected a TOML file or a name") from None
+    if preset not in preset_names():
+        raise SpecError(f"--preset: {preset!r} is no shipped sweep: {did_you_mean(preset, preset_names())}")
+    name = f"isoflop_{preset}.toml"
+    return f"sweeps/{name}", (resources.files("sweeps") / name).read_text(encoding="utf-8")
+
+
+def _lay_over(document: dict[str, Any], override: Override, source: str) -> None:
+    table = document
+    for key in override.path[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise SpecError(f"{source}: {key} = {table!r}: expected a table")
+    table[override.path[-1]] = override.value

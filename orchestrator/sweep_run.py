@@ -1,0 +1,130 @@
+"""From a plan to its results: run what is missing, mirror it, write the table. The same call again is the resume."""
+
+import signal
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+
+from mor_core.data.snapshot import DataSnapshot
+from orchestrator.executor import Executor
+from orchestrator.identity import Segment
+from orchestrator.mirror_process import following
+from orchestrator.plan import Plan
+from orchestrator.progress import Progress
+from orchestrator.records import write_tables
+from orchestrator.revisions import record_revision
+from orchestrator.spec import SweepSpec
+from orchestrator.store import Store, StoreError
+from orchestrator.worker import Job, Outcome, published_outcome
+
+EXIT_FAILED_CELLS = 3
+EXIT_TERMINATED = 143
+
+
+def run_sweep(
+    plan: Plan,
+    spec: SweepSpec,
+    data: DataSnapshot,
+    results: Path,
+    *,
+    executor: str,
+    workers: int,
+    address: str | None,
+) -> int:
+    """Compute every segment of a plan that is not published yet. Returns the exit code: 0, or 3 with failed cells.
+
+    Raises ClusterUnreachable where a Ray address does not answer, StoreError where the results cannot be read.
+    """
+    store = Store(root=results.absolute())
+    sweep = record_revision(store, plan, data)
+    published = _published(store, plan.segments)
+    pending = tuple(segment for segment in plan.segments if segment.id not in published)
+    job = Job(
+        results=store.root,
+        data_folder=data.folder,
+        checkpoint_every_steps=spec.execution.checkpoint_every_steps,
+        micro_batch=spec.execution.micro_batch,
+    )
+    console = Console(stderr=True)
+    with following(store, plan.name) as mirror:
+        if pending:
+            console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
+            _run(_executor(executor, workers, address), plan, store, pending, job, published)
+        else:
+            console.print("nothing to train: every segment of this plan is published", highlight=False)
+        table = write_tables(store, sweep)
+    if mirror.warning:
+        console.print(mirror.warning, highlight=False, soft_wrap=True)
+    return _report(console, plan, table, store)
+
+
+def _executor(name: str, workers: int, address: str | None) -> Executor:
+    if name == "in-process":
+        from orchestrator.executor import InProcessExecutor
+
+        return InProcessExecutor()
+    from orchestrator.ray_executor import RayExecutor
+
+    return RayExecutor(workers=workers, address=address)
+
+
+def _published(store: Store, segments: Sequence[Segment]) -> dict[str, Outcome]:
+    """Outcomes of what is done already; a result that cannot be read counts as not finished, with its reason."""
+    outcomes: dict[str, Outcome] = {}
+    for segment in segments:
+        if store.is_done(segment.id):
+            try:
+                outcomes[segment.id] = published_outcome(store, segment.id)
+            except StoreError as error:
+                outcomes[segment.id] = Outcome(segment_id=segment.id, status="failed", reason=str(error))
+    return outcomes
+
+
+def _run(
+    executor: Executor, plan: Plan, store: Store, pending: tuple[Segment, ...], job: Job, published: dict[str, Outcome]
+) -> None:
+    progress = Progress(plan=plan, store=store, pending=pending)
+    with _terminable(), progress, closing(_events(executor, pending, job, published)) as events:
+        for outcome in events:
+            if outcome is not None:
+                progress.record(outcome)
+            progress.refresh()
+
+
+def _events(
+    executor: Executor, pending: Sequence[Segment], job: Job, published: dict[str, Outcome]
+) -> Iterator[Outcome | None]:
+    yield from executor.run(pending, job, published)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C does, so that nothing is left running."""
+
+    def leave(_signal: int, _frame: types.FrameType | None) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store) -> int:
+    """What became of this plan's cells, and what to do next."""
+    planned = table.filter(pl.col("cell_id").is_in([str(cell.cell_id) for cell in plan.cells]))
+    failed = planned.filter(pl.col("status") != "finished")
+    folder = store.sweep_folder(plan.name)
+    console.print(f"{planned.height - failed.height} of {planned.height} cells finished: {folder}", soft_wrap=True)
+    for row in failed.head(5).iter_rows(named=True):
+        console.print(f"  {row['arm']} {row['size']} at {row['budget']}: {row['status']}, {row['reason']}")
+    if failed.height:
+        console.print("run the same command again to retry what failed", highlight=False)
+        return EXIT_FAILED_CELLS
+    console.print("next: mor-sweep fit, mor-sweep plot frontier, mor-sweep ui", highlight=False)
+    return 0

@@ -1,0 +1,51 @@
+import pytest
+
+from analysis.estimate import Estimate, Refusal
+from analysis.frontier import fit_study
+
+ARMS = ("mor-2", "vanilla")
+
+
+def test_a_planted_gap_is_found_with_its_sign(planted, truths):
+    study = fit_study(planted(truths["bowl"], arms=ARMS, arm_gap=0.05, seeds=2, cell_noise=0.004))
+    assert len(study.comparisons) == 4
+    for comparison in study.comparisons:
+        assert comparison.gap.low < -0.05 < comparison.gap.high
+        assert comparison.gap.high < 0
+        assert "mor-2 is better" in comparison.sentence
+
+
+def test_equal_arms_are_reported_as_no_difference_seen_with_what_could_have_been(planted, truths):
+    study = fit_study(planted(truths["bowl"], arms=ARMS, seeds=2, cell_noise=0.004))
+    silent = [comparison for comparison in study.comparisons if comparison.gap.holds_zero]
+    assert len(silent) >= 3
+    for comparison in silent:
+        assert "no difference seen" in comparison.sentence
+        assert f"{comparison.smallest_visible_gap:.4f}" in comparison.sentence
+
+
+def test_noise_that_both_arms_share_cancels(planted, truths):
+    shared = planted(truths["bowl"], arms=("vanilla",), sizes=9, trunk_noise=0.008)
+    same = shared.with_columns(
+        arm=shared["arm"].str.replace("vanilla", "mor-2"), cell_id=shared["cell_id"] + "b", loss=shared["loss"] - 0.001
+    )
+    study = fit_study(shared.vstack(same))
+    for comparison in study.comparisons:
+        assert isinstance(comparison.gap, Estimate)
+        assert comparison.gap.low == pytest.approx(-0.001, abs=1e-9)
+        assert comparison.gap.high == pytest.approx(-0.001, abs=1e-9)
+        assert "mor-2 is better" in comparison.sentence
+
+
+def test_an_arm_without_an_optimum_is_not_compared(planted):
+    good, bad = planted(arms=("mor-2",)), planted(arms=("vanilla",), shift=8)
+    study = fit_study(good.vstack(bad))
+    assert all(isinstance(comparison.gap, Refusal) for comparison in study.comparisons)
+    assert "no supported optimum for vanilla" in study.comparisons[0].sentence
+    assert study.comparisons[0].smallest_visible_gap is None
+
+
+def test_arms_are_compared_at_shared_budgets_only(planted):
+    one = planted(arms=("mor-2",), budgets=("1000000000000", "3000000000000"))
+    two = planted(arms=("vanilla",), budgets=("3000000000000", "10000000000000"))
+    assert [comparison.budget for comparison in fit_study(one.vstack(two)).comparisons] == ["3000000000000"]

@@ -1,0 +1,150 @@
+"""The formulas against the built model and PyTorch's own counter."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mor_core.config import ModelConfig, Recursion, Routing
+from mor_core.flops import (
+    CONVENTIONS,
+    layer_params,
+    total_params,
+    training_flops,
+    training_flops_per_token,
+    unique_params,
+    unrolled_params,
+)
+from mor_core.model.transformer import build_model
+from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, model_config
+from mor_core.training.loop import token_loss
+
+ARMS = {
+    "vanilla": (Recursion(), None),
+    "recursive-2": (Recursion(count=2), None),
+    "recursive-3-sequence": (Recursion(count=3, sharing="sequence"), None),
+    "mor-2": (Recursion(count=2), Routing()),
+    "mor-3": (Recursion(count=3), Routing()),
+    "mor-4-cycle": (Recursion(count=4, sharing="cycle"), Routing()),
+}
+
+
+def arm(name: str, size: str = "35k", context_length: int = 24) -> ModelConfig:
+    recursion, routing = ARMS[name]
+    return model_config(SIZES[size], vocab_size=64, context_length=context_length, recursion=recursion, routing=routing)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_parameters_are_those_of_the_built_model(name: str):
+    config = arm(name)
+    model = build_model(config, seed=0)
+    assert sum(parameter.numel() for parameter in model.parameters()) == total_params(config)
+    assert total_params(config) - unique_params(config) == model.embedding.weight.numel()
+    applications = [sum(p.numel() for p in model.layers[layer].parameters()) for layer in config.layer_map]
+    assert sum(applications) == config.num_layers * layer_params(config)
+    extra = config.num_layers - config.num_unique_layers
+    assert unrolled_params(config) - unique_params(config) == extra * layer_params(config)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_exact_flops_are_what_pytorch_counts_once_causal_attention_replaces_the_full_square(name: str):
+    config = arm(name)
+    batch = 3
+    model = build_model(config, seed=0)
+    tokens_BT = torch.randint(0, config.vocab_size, (batch, config.context_length + 1))
+    # The counter reports nothing for the fused CPU attention kernel; the plain one counts every query-key pair.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        output = model(tokens_BT[:, :-1])
+        (token_loss(output, tokens_BT[:, 1:]).mean() + output.aux_loss).backward()
+    counted = counter.get_total_flops()
+    lengths = [config.context_length] * config.num_unshared_layers
+    lengths += [k for k in config.tokens_per_recursion() for _ in range(config.block_depth)]
+    above_diagonal = sum(length * length - length * (length + 1) // 2 for length in lengths)
+    not_computed = 3 * 4 * config.num_heads * config.d_head * above_diagonal * batch
+    assert training_flops(config, batch * config.context_length, "exact") == counted - not_computed
+
+
+@pytest.mark.parametrize(
+    ("size", "recursions", "routed", "megaflops"),
+    [
+        # Bae et al., arXiv 2507.10524v3, appendix D's formula; the values reproduce the token counts of Table 9.
+        ("360M", 1, False, 833.618),
+        ("360M", 4, False, 885.719),
+        ("360M", 2, True, 623.493),
+        ("360M", 3, True, 555.636),
+        ("360M", 4, True, 553.452),
+        ("135M", 1, False, 309.658),
+        ("135M", 3, False, 330.301),
+        ("135M", 3, True, 216.596),
+        ("730M", 1, False, 1635.779),
+        ("730M", 3, True, 1110.092),
+        ("1.7B", 3, False, 3707.765),
+        ("1.7B", 2, True, 2615.149),
+    ],
+)
+def test_paper_convention_gives_the_papers_forward_flops(size: str, recursions: int, routed: bool, megaflops: float):
+    config = model_config(
+        SIZES[size],
+        vocab_size=49152,
+        context_length=2048,
+        recursion=Recursion(count=recursions),
+        routing=Routing() if routed else None,
+    )
+    assert float(training_flops_per_token(config, "paper")) / 1e6 == pytest.approx(megaflops, abs=5e-4)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_routing_and_sharing_never_cost_more_than_the_unrolled_model(convention):
+    vanilla, recursive, mor = (
+        training_flops_per_token(arm(name, context_length=2048), convention)
+        for name in ("vanilla", "recursive-2", "mor-2")
+    )
+    assert mor < vanilla
+    assert recursive <= vanilla
+
+
+def test_a_recursive_model_costs_as_much_as_the_vanilla_model_of_its_depth():
+    for convention in ("exact", "paper"):
+        assert training_flops_per_token(arm("recursive-2"), convention) == training_flops_per_token(
+            arm("vanilla"), convention
+        )
+
+
+def test_six_nd_counts_unique_parameters_and_exact_flops_are_a_fraction_of_a_whole_sequence():
+    config = arm("mor-3")
+    assert training_flops_per_token(config, "6nd") == 6 * unique_params(config)
+    assert training_flops_per_token(config, "exact") * config.context_length == Fraction(
+        training_flops(config, config.context_length, "exact")
+    )
+
+
+def test_an_unknown_convention_is_refused_by_name():
+    with pytest.raises(ValueError, match="8nd"):
+        training_flops_per_token(arm("vanilla"), "8nd")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_papers_four_sizes_have_the_papers_parameters():
+    millions = {
+        size.name: unique_params(model_config(size, vocab_size=49152, context_length=2048)) / 1e6
+        for size in PAPER_SIZES
+    }
+    assert {name: round(value) for name, value in millions.items()} == {
+        "135M": 106,
+        "360M": 315,
+        "730M": 654,
+        "1.7B": 1611,
+    }
+
+
+def test_the_ladder_is_smooth_deep_enough_to_share_and_named_by_its_parameters():
+    counts = [unique_params(model_config(size, vocab_size=512, context_length=128)) for size in SMALL_LADDER]
+    assert all(1.15 < larger / smaller < 1.85 for smaller, larger in zip(counts, counts[1:], strict=False))
+    for size, count in zip(SMALL_LADDER, counts, strict=True):
+        number, unit = float(size.name[:-1]), {"k": 1e3, "M": 1e6}[size.name[-1]]
+        assert count == pytest.approx(number * unit, rel=0.05)
+        assert size.num_layers >= 8
+        for recursions in (2, 3):
+            config = model_config(size, vocab_size=512, context_length=128, recursion=Recursion(count=recursions))
+            assert config.num_layers == size.num_layers
