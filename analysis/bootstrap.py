@@ -14,8 +14,8 @@ have their minimum at an edge. Instead the sizes stay and the residuals around t
 
 Both are multiplied by sqrt(dof / chi-squared(dof)), one factor per draw, because the size of the noise is itself
 estimated: for quantities linear in the losses that turns normal intervals into t-intervals. The textbook wild bootstrap
-(random signs, no such factor) covered 63 to 84 % at a nominal 95 % for minima of four to seven sizes with one seed;
-this one covers 90 to 97 % (`tests/analysis/test_analysis_bootstrap.py`).
+(random signs, no such factor) covered 63 to 88 % at a nominal 95 % for minima of four to seven sizes with one seed;
+this one covers 88 to 97 % (`tests/analysis/test_analysis_bootstrap.py`).
 
 The window of a curve is held fixed while redrawing. Misfit of the parabola counts as noise.
 """

@@ -32,7 +32,7 @@ COLUMNS: dict[str, Callable[[Cell], str]] = {
     "seed": lambda cell: str(cell.seed),
     "steps": lambda cell: f"{cell.steps:,}",
     "tokens": lambda cell: count_text(cell.tokens),
-    "warm-up": lambda cell: str(cell.train.warmup_steps),
+    "warm up": lambda cell: str(cell.train.warmup_steps),
     "epochs": lambda cell: "?" if cell.epochs is None else f"{cell.epochs:.2g}",
     "peak rate": lambda cell: f"{cell.train.peak_learning_rate:.3g}",
     "exact FLOPs": lambda cell: power_text(cell.flops["exact"]),
@@ -55,7 +55,8 @@ def print_plan(plan: Plan, estimate: Estimate) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_WIDTH)
     console.print(_heading(plan))
-    console.print(_said_once(plan))
+    if common := _said_once(plan):
+        console.print(common)
     console.print(cells_table(plan))
     if plan.budget_convention == "paper":
         console.print(Text("\nexact FLOPs per paper FLOP of budget (and against the first arm)"))
@@ -89,9 +90,10 @@ def _heading(plan: Plan) -> Text:
 
 
 def _said_once(plan: Plan) -> Text:
-    """What all cells have in common."""
+    """What all cells have in common; empty where they share nothing."""
     common = {name: COLUMNS[name](plan.cells[0]) for name in SAID_ONCE if _is_common(plan, name)}
-    return Text(f"all cells: {', '.join(f'{name} {value}' for name, value in common.items() if value)}")
+    told = ", ".join(f"{name} {value}" for name, value in common.items() if value)
+    return Text(f"all cells: {told}" if told else "")
 
 
 def _is_common(plan: Plan, name: str) -> bool:
@@ -101,10 +103,11 @@ def _is_common(plan: Plan, name: str) -> bool:
 def cells_table(plan: Plan) -> Table:
     """One row a cell, grouped by arm and size; the names stand on the first row of a group."""
     shown = [name for name in COLUMNS if name not in SAID_ONCE or not _is_common(plan, name)]
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in shown:
-        left = name in ("arm", "size", "flags")
-        table.add_column(name.replace(" ", "\n"), justify="left" if left else "right", no_wrap=True)
+        words = name in ("arm", "size", "flags")
+        side = "left" if words else "right"
+        table.add_column(name.replace(" ", "\n"), justify=side, no_wrap=name != "flags", overflow="fold")
     for _, group in groupby(plan.cells, key=lambda cell: (cell.arm, cell.size)):
         for index, cell in enumerate(group):
             table.add_row(*("" if index and name in NAMED_ONCE else COLUMNS[name](cell) for name in shown))

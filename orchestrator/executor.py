@@ -1,20 +1,22 @@
 """Who runs the segments: the protocol that every executor keeps, and the one that runs them in this process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from orchestrator.identity import Segment
 from orchestrator.worker import Job, Outcome, run_or_block
 
+Events = Generator[Outcome | None, None, None]
+"""Each segment's outcome once, as it comes, and None now and then so that the caller can look around."""
+
 
 class Executor(Protocol):
     """Runs segments in an order that respects what they need."""
 
-    def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Iterator[Outcome | None]:
+    def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """Run segments given in topological order; `published` has the outcomes of needed segments already done.
 
-        Yields each segment's outcome once, as it comes, and None now and then so that the caller can look around.
-        Closing the iterator ends everything that it started.
+        Closing the generator ends everything that it started.
         """
         ...
 
@@ -22,7 +24,7 @@ class Executor(Protocol):
 class InProcessExecutor:
     """One segment after the other in this process: for a debugger, a test, a single small cell."""
 
-    def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Iterator[Outcome | None]:
+    def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See Executor."""
         outcomes = dict(published)
         for segment in segments:

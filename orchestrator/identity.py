@@ -11,6 +11,7 @@ import types
 import typing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal
 
 from mor_core.config import ModelConfig, TrainConfig
@@ -71,13 +72,13 @@ class Segment:
 
 def stable_segment(trunk: TrunkRecipe, stop_step: int, needs: tuple[str, ...] = ()) -> Segment:
     """Warm-up and constant learning rate, from the nearest published checkpoint of the trunk to stop_step."""
-    identity = {"kind": "stable", "trunk": trunk, "stop_step": stop_step}
+    identity = {"kind": "stable", "trunk": trunk_id(trunk), "stop_step": stop_step}
     return Segment(id=content_id(identity), kind="stable", trunk=trunk, stop_step=stop_step, needs=needs)
 
 
 def decay_segment(trunk: TrunkRecipe, decay_start: int, stop_step: int, needs: tuple[str, ...]) -> Segment:
     """Linear cooldown to a learning rate of 0 over the steps from decay_start to stop_step."""
-    identity = {"kind": "decay", "trunk": trunk, "decay_start": decay_start, "stop_step": stop_step}
+    identity = {"kind": "decay", "trunk": trunk_id(trunk), "decay_start": decay_start, "stop_step": stop_step}
     return Segment(
         id=content_id(identity), kind="decay", trunk=trunk, stop_step=stop_step, decay_start=decay_start, needs=needs
     )
@@ -97,6 +98,7 @@ def evaluate_segment(weights: Segment, evaluation: EvaluationSpec) -> Segment:
     )
 
 
+@lru_cache(maxsize=4096)
 def trunk_id(trunk: TrunkRecipe) -> str:
     """The name of a trunk: cells that share it share data order and weights up to their branch."""
     return content_id(trunk)

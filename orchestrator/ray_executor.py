@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from orchestrator.executor import Events
 from orchestrator.identity import Segment
 from orchestrator.worker import Job, Outcome, run_or_block
 
@@ -48,15 +49,13 @@ class RayExecutor:
     address: str | None = None
     """`host:port` of an existing cluster; None starts a local one."""
 
-    def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Iterator[Outcome | None]:
+    def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See orchestrator.executor.Executor. Raises ClusterUnreachable."""
         with _cluster(self) as ray:
             yield from _run(ray, segments, job, published)
 
 
-def _run(
-    ray: ModuleType, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]
-) -> Iterator[Outcome | None]:
+def _run(ray: ModuleType, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TASK_RETRIES)(_task)
     references: dict[str, object] = {}

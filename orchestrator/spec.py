@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from mor_core.config import Architecture, ModelConfig, Precision, Routing
-from mor_core.data.spec import PYTHON_SOURCES
+from mor_core.data.spec import PYTHON_SOURCES, DataSpec
 from mor_core.sharing import SharingStrategy
 from mor_core.sizes import SIZES
 from orchestrator.budgets import parse_budget
@@ -314,6 +314,13 @@ class SweepSpec(_Section):
     data: DataSection = DataSection()
     evaluation: EvaluationSection
     execution: ExecutionSection
+
+    @property
+    def data_spec(self) -> DataSpec:
+        """The text and the vocabulary that the sweep trains on."""
+        return DataSpec(
+            corpus=self.data.corpus, vocab_size=self.model.vocab_size, max_megabytes=self.data.max_megabytes
+        )
 
     @model_validator(mode="after")
     def _shares_only_what_is_equal(self) -> Self:

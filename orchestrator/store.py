@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,16 @@ class Store:
         if not isinstance(data, dict) or data.get("segment_id") != segment_id:
             raise StoreError(f"{path} is not the result of its segment: {_MOVE_AWAY.format(path.parent)}")
         return data
+
+    def readable_results(self, segment_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The published results among these segments, without those that cannot be read."""
+        found: dict[str, dict[str, Any]] = {}
+        for segment_id in segment_ids:
+            with contextlib.suppress(StoreError):
+                result = self.result(segment_id)
+                if result is not None:
+                    found[segment_id] = result
+        return found
 
     def checkpoint_folder(self, segment_id: str) -> Path:
         """The published checkpoint of a segment."""

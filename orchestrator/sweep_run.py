@@ -12,6 +12,7 @@ from rich.console import Console
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.executor import Executor
 from orchestrator.identity import Segment
+from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
@@ -50,12 +51,15 @@ def run_sweep(
         micro_batch=spec.execution.micro_batch,
     )
     console = Console(stderr=True)
-    with following(store, plan.name) as mirror:
+    if not pending:
+        console.print("nothing to train: every segment of this plan is published", highlight=False)
+        table = write_tables(store, sweep)
+        if is_current(store, sweep, tracking_uri(store, sweep.name)):
+            return _report(console, plan, table, store)
+    with following(store, sweep.name) as mirror:
         if pending:
             console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
             _run(_executor(executor, workers, address), plan, store, pending, job, published)
-        else:
-            console.print("nothing to train: every segment of this plan is published", highlight=False)
         table = write_tables(store, sweep)
     if mirror.warning:
         console.print(mirror.warning, highlight=False, soft_wrap=True)
@@ -88,17 +92,11 @@ def _run(
     executor: Executor, plan: Plan, store: Store, pending: tuple[Segment, ...], job: Job, published: dict[str, Outcome]
 ) -> None:
     progress = Progress(plan=plan, store=store, pending=pending)
-    with _terminable(), progress, closing(_events(executor, pending, job, published)) as events:
+    with _terminable(), progress, closing(executor.run(pending, job, published)) as events:
         for outcome in events:
             if outcome is not None:
                 progress.record(outcome)
             progress.refresh()
-
-
-def _events(
-    executor: Executor, pending: Sequence[Segment], job: Job, published: dict[str, Outcome]
-) -> Iterator[Outcome | None]:
-    yield from executor.run(pending, job, published)
 
 
 @contextmanager

@@ -93,7 +93,8 @@ def open_tokens(snapshot: DataSnapshot) -> TokenReader:
     """Map the shards of a snapshot into memory.
 
     Raises `DataError` that names the shard which is missing or has another size than when it was prepared, or
-    the tokenizer that was changed, and where the folder now holds another snapshot. `TokenReader.verify` also compares every byte.
+    the tokenizer that was changed, and where the folder now holds another snapshot. `TokenReader.verify` also
+    compares every byte.
     """
     manifest = read_manifest(snapshot.folder)
     if manifest["fingerprint"] != snapshot.fingerprint:

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import sweep
+from orchestrator.cli import analysis, data, results, sweep
 
 USAGE_ERROR = 2
 
@@ -19,6 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("isoflop")(sweep.isoflop)
+app.command("status")(results.status)
+app.command("fit")(analysis.fit)
+app.add_typer(analysis.plot, name="plot")
+app.add_typer(data.data, name="data")
 
 
 @app.callback()

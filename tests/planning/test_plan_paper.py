@@ -1,7 +1,7 @@
 """The published IsoFLOP study: 36 cells whose steps and warm-up are known.
 
-Source: Bae et al., Mixture-of-Recursions, arXiv 2507.10524v3, appendix D and Table 9 (token counts over 2,097,152 tokens
-a step), released configurations for 360M.
+Source: Bae et al., Mixture-of-Recursions, arXiv 2507.10524v3, appendix D and Table 9 (token counts, at 2,097,152
+tokens a step), and the released configurations for 360M.
 """
 
 from fractions import Fraction

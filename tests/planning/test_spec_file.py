@@ -122,7 +122,7 @@ def test_each_mistake_has_its_own_line():
 
 def test_a_mistake_in_a_flag_names_the_flag():
     flag = Override(flag="--budgets", path=("budgets",), value=["2e18", "", "5e18"])
-    with pytest.raises(SpecError, match="^--budgets: one item is empty: .* remove the extra comma$"):
+    with pytest.raises(SpecError, match=r"^--budgets: one item is empty: .* remove the extra comma$"):
         load_spec("paper", [flag])
 
 

@@ -1,0 +1,85 @@
+"""`mor-sweep ui` and `mor-sweep mlflow sync`: browse the runs, and bring MLflow up to date. Imports when called."""
+
+import signal
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.store import Store
+
+SweepName = Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="The sweep; the last one used by default.")]
+Results = Annotated[Path, typer.Option(help="The results folder.")]
+
+mlflow_app = typer.Typer(help="The MLflow mirror of the results.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@mlflow_app.callback()
+def mlflow_verbs() -> None:
+    """The MLflow mirror of the results."""
+
+
+@mlflow_app.command("sync")
+def sync(sweep: SweepName = None, results: Results = Path("results")) -> None:
+    """Make MLflow show a sweep exactly as the results folder has it; rebuilds what is missing there."""
+    from orchestrator.mirror import sync as sync_sweep
+    from orchestrator.mirror_cursor import public_uri, tracking_uri
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+
+    store = Store(root=results)
+    loaded = load_sweep(store, sweep)
+    uri = tracking_uri(store, loaded.name)
+    report = sync_sweep(store, loaded, uri, thorough=True)
+    for problem in report.problems:
+        typer.echo(f"left out: {problem}", err=True)
+    typer.echo(
+        f"{loaded.name}: {len(loaded.cells)} cells, {report.created} new runs, {report.points:,} points sent to "
+        f"{public_uri(uri)}"
+    )
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def ui(
+    sweep: SweepName = None,
+    results: Results = Path("results"),
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="5000 if free, else any free one.")] = None,
+    browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Show a sweep's runs in the MLflow UI, on this machine only, until Ctrl-C."""
+    from orchestrator.mlflow_server import running_server, serving
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+
+    store = Store(root=results)
+    name = load_sweep(store, sweep).name
+    server = running_server(store, name)
+    if server:
+        _show(server, store, name, browser)
+        return
+    for kind in (signal.SIGTERM, signal.SIGHUP):  # However this command is ended, the server ends with it.
+        signal.signal(kind, _exit)
+    typer.echo(f"starting the MLflow UI of {name} ...", err=True)
+    with serving(store, name, port) as address:
+        _show(address, store, name, browser)
+        typer.echo("Ctrl-C ends it.", err=True)
+        threading.Event().wait()
+
+
+def _show(address: str, store: "Store", name: str, browser: bool) -> None:
+    from orchestrator.mlflow_server import chart_page, runs_page
+
+    charts = chart_page(address, store, name)
+    typer.echo(f"runs    {runs_page(address, store, name)}")
+    typer.echo(f"charts  {charts}")
+    if browser:
+        webbrowser.open(charts)
+
+
+def _exit(number: int, _frame: object) -> None:
+    sys.exit(128 + number)

@@ -1,0 +1,339 @@
+"""The MLflow mirror of a sweep: one flat run a cell, rebuilt from the results store where MLflow holds anything else.
+
+The only file that imports mlflow, and only once there is something to send. Training never talks to MLflow: this runs
+in a process of its own (`python -m orchestrator.mirror --results DIR --sweep NAME`), which ends with its input.
+
+Every metric point carries a timestamp that depends on its step alone, and MLflow stores equal points once, so sending
+twice changes nothing. A run that holds a point or a parameter which the store contradicts is replaced by a new one.
+"""
+
+import argparse
+import contextlib
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from orchestrator.mirror_content import RunContent, curve_points, run_content
+from orchestrator.mirror_cursor import (
+    Cursor,
+    SentRun,
+    cell_states,
+    files_sha256,
+    is_current,
+    public_uri,
+    read_cursor,
+    sha256_of,
+    sqlite_path,
+    summary_files,
+    tracking_uri,
+    write_cursor,
+)
+from orchestrator.mirror_process import UNREACHABLE
+from orchestrator.records import curve, table
+from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+"""What mlflow reads when it is imported. A server that does not answer is tried again at the next pass."""
+
+PASS_SECONDS = 5.0
+"""Between passes."""
+
+BUSY_SHARE = 20
+"""A pause lasts this many times the pass before it, up to LONGEST_PAUSE seconds: looking must cost little."""
+
+LONGEST_PAUSE = 60.0
+LOCK_SECONDS = 60.0
+BATCH = 1000
+"""Points that MLflow takes in one request."""
+
+
+class MirrorError(Exception):
+    """MLflow could not be brought up to date. The results store is untouched; a later pass sends the rest."""
+
+    exit_code = UNREACHABLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncReport:
+    """What one pass sent."""
+
+    created: int
+    """Runs that MLflow did not have, or had wrong."""
+    updated: int
+    """Runs that were brought up to date."""
+    points: int
+    """Metric points sent."""
+    problems: tuple[str, ...]
+    """Cells that could not be read from the results store, one sentence each."""
+
+
+def sync(store: Store, sweep: Sweep, uri: str, *, thorough: bool = False) -> SyncReport:
+    """Bring MLflow up to date with the results store; `thorough` compares every run's curve and not only what changed.
+
+    Raises MirrorError where MLflow cannot be reached or refuses. Passes over one sweep take turns.
+    """
+    _require_database(uri)
+    try:
+        with FileLock(store.sweep_folder(sweep.name) / "mirror.lock", timeout=LOCK_SECONDS), _mlflow_errors(uri):
+            cursor = read_cursor(store, sweep.name, uri)
+            try:
+                return _Pass(store=store, sweep=sweep, client=_client(uri), cursor=cursor, thorough=thorough).run(uri)
+            finally:
+                write_cursor(store, sweep.name, uri, cursor)
+    except Timeout as error:
+        raise MirrorError(
+            f"another process has been sending the sweep {sweep.name!r} for {LOCK_SECONDS:g} s"
+        ) from error
+
+
+@contextlib.contextmanager
+def _mlflow_errors(uri: str) -> Iterator[None]:
+    """What MLflow and its database raise, as a MirrorError that shows no password."""
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        cause = str(error).replace(uri, public_uri(uri)).strip().partition("\n")[0]
+        raise MirrorError(f"the MLflow store {public_uri(uri)} did not take the sweep ({cause})") from error
+
+
+def _require_database(uri: str) -> None:
+    """Raises MirrorError where a file that is no SQLite database is in the way: MLflow would retry for minutes."""
+    path = sqlite_path(uri)
+    if path is None or not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\0":
+            raise MirrorError(f"{path} is not an SQLite database: move it away, it is rebuilt from the results")
+
+
+def _client(uri: str) -> "MlflowClient":
+    """A client of a store whose schema exists."""
+    from mlflow import MlflowClient
+
+    path = sqlite_path(uri)
+    if path is None:
+        return MlflowClient(tracking_uri=uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
+        if not path.exists():
+            _create_database(path)
+        return MlflowClient(tracking_uri=uri)
+
+
+def _create_database(path: Path) -> None:
+    """Build the schema beside its place and move it there whole: one that was cut short could never be repaired."""
+    from mlflow import MlflowClient
+
+    unfinished = path.with_name(f"{path.name}.creating")
+    for leftover in path.parent.glob(f"{unfinished.name}*"):
+        leftover.unlink()
+    MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.rename(path)
+
+
+@dataclass(kw_only=True)
+class _Pass:
+    """One pass over one sweep. The cursor grows as runs are sent, so that a pass cut short is not lost."""
+
+    store: Store
+    sweep: Sweep
+    client: "MlflowClient"
+    cursor: Cursor
+    thorough: bool
+    created: int = 0
+    updated: int = 0
+    points: int = 0
+
+    def run(self, uri: str) -> SyncReport:
+        """Send every cell whose run is missing or shows another state, then the figures."""
+        self.cursor.experiment_id = self._experiment(sqlite_path(uri) is not None)
+        held = self._held_runs()
+        states, problems = cell_states(self.store, self.sweep), []
+        self.cursor.runs = {cell_id: sent for cell_id, sent in self.cursor.runs.items() if cell_id in states}
+        for cell, row in zip(self.sweep.cells, table(self.store, self.sweep).iter_rows(named=True), strict=True):
+            run, sent, state = held.get(row["cell_id"]), self.cursor.runs.get(row["cell_id"]), states[row["cell_id"]]
+            known = run is not None and sent is not None and sent.run_id == run.info.run_id
+            if known and sent is not None and sent.state == state and not self.thorough:
+                continue
+            try:
+                content = run_content(row, curve(self.store, self.sweep, cell))
+            except StoreError as error:
+                problems.append(str(error))
+                continue
+            self.cursor.runs[content.cell_id] = self._send(content, run, sent if known else None, state)
+        self._send_files(held.get(_SUMMARY))
+        return SyncReport(
+            created=self.created, updated=self.updated, points=self.points, problems=tuple(dict.fromkeys(problems))
+        )
+
+    def _experiment(self, local: bool) -> str:
+        """The sweep's experiment, made or brought back where it is gone."""
+        from mlflow.exceptions import MlflowException
+
+        name = self.sweep.name
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            artifacts = (self.store.sweep_folder(name) / "artifacts").resolve().as_uri() if local else None
+            with contextlib.suppress(MlflowException):  # A mirror on another host may have made it just now.
+                return self.client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS)
+            experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            raise MirrorError(f"MLflow neither has nor makes the experiment {name!r}")
+        if experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id
+
+    def _held_runs(self) -> "dict[str, Run]":
+        """cell id -> the run that MLflow holds; the summary run under its own key. Of doubles the oldest stays."""
+        held: dict[str, Run] = {}
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.cursor.experiment_id], max_results=BATCH, order_by=["start_time ASC"], page_token=token
+            )
+            for run in page:
+                tags = run.data.tags
+                key = _SUMMARY if tags.get("mor.kind") == "summary" else tags.get("mor.cell")
+                if key in held:
+                    self.client.delete_run(run.info.run_id)
+                elif key:
+                    held[key] = run
+            token = page.token
+            if not token:
+                return held
+
+    def _send(self, content: RunContent, run: "Run | None", sent: SentRun | None, state: str) -> SentRun:
+        """Create or complete the run of a cell."""
+        start = sent.rows if sent and sha256_of(content.rows[: sent.rows]) == sent.rows_sha256 else 0
+        if self.thorough:
+            start = 0
+        if run is not None and (_contradicts(run, content) or (start == 0 and self._has_other_points(run, content))):
+            self.client.delete_run(run.info.run_id)
+            run, start = None, 0
+        if run is None:
+            self.created += 1
+            run = self.client.create_run(self.cursor.experiment_id, tags=content.tags, run_name=content.name)
+        else:
+            self.updated += 1
+        self._send_content(run, content, start)
+        return SentRun(run_id=run.info.run_id, state=state, rows=len(content.rows), rows_sha256=sha256_of(content.rows))
+
+    def _has_other_points(self, run: "Run", content: RunContent) -> bool:
+        """Whether the run's loss curve holds a point that the store does not have."""
+        wanted = {(step, value) for name, value, step in curve_points(content.rows) if name == "train/loss"}
+        history = self.client.get_metric_history(run.info.run_id, "train/loss")
+        return not {(point.step, point.value) for point in history} <= wanted
+
+    def _send_content(self, run: "Run", content: RunContent, start: int) -> None:
+        """Points, then tags, then the status, so that a run that looks finished is complete."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        points = [*curve_points(content.rows[start:]), *content.final]
+        metrics = [Metric(key=key, value=value, timestamp=1000 * step, step=step) for key, value, step in points]
+        params = [Param(key, value) for key, value in content.params.items()]
+        tags = [RunTag(key, value) for key, value in content.tags.items()]
+        for first in range(0, len(metrics), BATCH):
+            self.client.log_batch(run.info.run_id, metrics=metrics[first : first + BATCH])
+        self.client.log_batch(run.info.run_id, params=params, tags=tags)
+        self.points += len(metrics)
+        if content.status in ("FINISHED", "FAILED"):
+            ended = run.info.start_time + round(1000 * content.seconds)
+            self.client.set_terminated(run.info.run_id, status=content.status, end_time=ended)
+        else:
+            self.client.update_run(run.info.run_id, status=content.status)
+
+    def _send_files(self, run: "Run | None") -> None:
+        """Figures and fits as artifacts of one more run, named after what they show."""
+        paths = summary_files(self.store, self.sweep.name)
+        digest = files_sha256(paths)
+        if digest and (run is None or run.data.tags.get("mor.files") != digest):
+            tags = {"mor.kind": "summary", "mor.sweep": self.sweep.name, "mlflow.source.name": "mor-sweep"}
+            run = run or self.client.create_run(self.cursor.experiment_id, tags=tags, run_name=_SUMMARY)
+            for path in paths:
+                self.client.log_artifact(run.info.run_id, str(path))
+            self.client.set_tag(run.info.run_id, "mor.files", digest)
+            self.client.set_terminated(run.info.run_id, status="FINISHED", end_time=run.info.start_time)
+        self.cursor.files = digest
+
+
+_SUMMARY = "frontier"
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", "mor.kind": "sweep"}
+
+
+def _contradicts(run: "Run", content: RunContent) -> bool:
+    """Whether a run holds a parameter or a final metric that the store has otherwise: neither can be taken back."""
+    params: dict[str, str] = run.data.params
+    metrics: dict[str, float] = run.data.metrics
+    final = {name: value for name, value, _ in content.final}
+    other_params = any(content.params.get(name) != value for name, value in params.items())
+    return other_params or any(final.get(name) != metrics[name] for name in metrics if not name.startswith("train/"))
+
+
+def follow(store: Store, name: str, uri: str) -> int:
+    """Sync until standard input ends or the parent is gone, then once more. Returns the exit code of the last pass."""
+    parent, said, ended = os.getppid(), "", False
+    while True:
+        started = time.monotonic()
+        problem = _follow_once(store, name, uri)
+        if problem != said:
+            print(f"{problem}; retrying" if problem else "MLflow is up to date again", flush=True)
+            said = problem
+        if ended:
+            return UNREACHABLE if problem else 0
+        pause = max(PASS_SECONDS, BUSY_SHARE * (time.monotonic() - started))
+        ended = _input_ends_within(min(pause, LONGEST_PAUSE)) or os.getppid() != parent
+
+
+def _follow_once(store: Store, name: str, uri: str) -> str:
+    """One pass, unless nothing is new. Returns what went wrong, empty where nothing did."""
+    sweep = load_sweep(store, name)
+    if is_current(store, sweep, uri):
+        return ""
+    try:
+        return "; ".join(sync(store, sweep, uri).problems)
+    except MirrorError as error:
+        return str(error)
+
+
+def _input_ends_within(seconds: float) -> bool:
+    """Wait for the end of standard input: the pipe of a driver that closed it, or that is no more."""
+    readable, _, _ = select.select([sys.stdin], [], [], seconds)
+    return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
+
+
+def main() -> int:
+    """Mirror a sweep into MLflow until standard input ends."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.mirror", description=main.__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--sweep", required=True)
+    arguments: Any = parser.parse_args()
+    os.nice(10)
+    store = Store(root=arguments.results.resolve())
+    return follow(store, arguments.sweep, tracking_uri(store, arguments.sweep))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""What the MLflow run of a cell says: pure functions of the cell's row of the results table and its training curve."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.budgets import budget_text
+
+MOST_POINTS = 2000
+"""Points of a curve beyond which it is thinned: the MLflow UI samples longer ones itself, and slowly."""
+
+LONGEST_TAG = 1000
+"""Characters of a reason that are shown; MLflow refuses tags of more than a few thousand."""
+
+RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "pending": "SCHEDULED"}
+"""The store's word -> MLflow's. A pending cell is never RUNNING: nobody would correct that after a crash."""
+
+PARAMS = [
+    "arm",
+    "architecture",
+    "recursions",
+    "size",
+    "budget",
+    "budget_convention",
+    "seed",
+    "unique_params",
+    "unrolled_params",
+    "total_params",
+    "d_model",
+    "num_layers",
+    "tokens",
+    "steps",
+    "warmup_steps",
+    "decay_start",
+    "batch_size",
+    "context_length",
+    "peak_learning_rate",
+]
+"""Columns of the results table that are planned, and so never change."""
+
+METRICS = [
+    "loss",
+    "loss_topk",
+    "bits_per_byte",
+    "evaluated_tokens",
+    "depth_mean",
+    "last_capacity",
+    "forward_flops_per_token",
+    "epochs",
+    "flops_exact",
+    "flops_paper",
+    "flops_6nd",
+    "train_seconds",
+    "peak_memory_bytes",
+]
+"""Columns that a finished cell has as final metrics."""
+
+TAGS = [
+    "sweep",
+    "arm",
+    "size",
+    "budget",
+    "budget_convention",
+    "recursions",
+    "seed",
+    "status",
+    "reason",
+    "flags",
+    "trunk_id",
+    "evaluate_segment",
+    "device",
+    "torch",
+]
+"""Columns that are shown as tags mor.<column>, beside mor.cell and mor.kind."""
+
+MetricPoint = tuple[str, float, int]
+"""(name, value, step)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContent:
+    """One MLflow run, resolved."""
+
+    cell_id: str
+    """Tag mor.cell: the key by which the run is found again."""
+    name: str
+    """For people."""
+    status: str
+    """In MLflow's words."""
+    seconds: float
+    """Training time, shown as the run's duration."""
+    tags: dict[str, str]
+    """Filters and groups; may change."""
+    params: dict[str, str]
+    """What was planned; MLflow never lets it change."""
+    final: tuple[MetricPoint, ...]
+    """What a finished cell measured."""
+    rows: tuple[dict[str, Any], ...]
+    """The thinned curve: step and measurements."""
+
+
+def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]]) -> RunContent:
+    """The run of a cell from its row of the results table and its curve (`orchestrator.records.curve`)."""
+    shown = {f"mor.{name}": str(row[name]) for name in TAGS if row[name] not in (None, "")}
+    reason = {"mor.reason": row["reason"][:LONGEST_TAG]}
+    finished = row["status"] == "finished"
+    values = {name: row[name] for name in METRICS if row[name] is not None} if finished else {}
+    routed = row["architecture"] == "mor"
+    return RunContent(
+        cell_id=row["cell_id"],
+        name=f"{row['arm']} {row['size']} {budget_text(int(row['budget']))} seed {row['seed']}",
+        status=RUN_STATUS[row["status"]],
+        seconds=row["train_seconds"] or 0.0,
+        tags=shown | reason | {"mor.cell": row["cell_id"], "mor.kind": "cell", "mlflow.source.name": "mor-sweep"},
+        params={name: str(row[name]) for name in PARAMS},
+        final=tuple(_finite({name: float(value) for name, value in values.items()}, row["steps"])),
+        rows=tuple(
+            {name: value for name, value in each.items() if routed or name != "aux_loss"}
+            for each in thinned(curve, row["steps"])
+        ),
+    )
+
+
+def thinned(curve: Sequence[dict[str, Any]], steps: int) -> list[dict[str, Any]]:
+    """At most MOST_POINTS rows of a curve that will have `steps` steps: the first of each stretch, and the last step.
+
+    Which rows are kept does not depend on how far training has come, so a longer curve only adds rows.
+    """
+    kept: dict[int, dict[str, Any]] = {}
+    for row in curve:
+        last = row["step"] == steps
+        kept.setdefault(MOST_POINTS if last else (row["step"] - 1) * (MOST_POINTS - 1) // steps, row)
+    return list(kept.values())
+
+
+def curve_points(rows: Sequence[dict[str, Any]]) -> Iterator[MetricPoint]:
+    """The points train/loss, train/learning_rate and so on of curve rows."""
+    for row in rows:
+        values = {f"train/{name}": float(value) for name, value in row.items() if name != "step"}
+        yield from _finite(values, row["step"])
+
+
+def _finite(values: dict[str, float], step: int) -> Iterator[MetricPoint]:
+    """MLflow would store an infinity as 1.8e308 and a NaN as 0: neither is sent."""
+    return ((name, value, step) for name, value in values.items() if math.isfinite(value))

@@ -1,0 +1,106 @@
+"""Start and stop the process that mirrors a sweep into MLflow. Light: no mlflow here; training never waits for it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.mirror_cursor import is_current, public_uri, tracking_uri
+from orchestrator.revisions import load_sweep
+from orchestrator.store import Store
+
+LAST_PASS_SECONDS = 60.0
+"""How long the end of a sweep waits for the mirror's last pass."""
+
+INTERRUPTED_SECONDS = 8.0
+"""The same after Ctrl-C or an error."""
+
+TERMINATE_SECONDS = 2.0
+"""Between asking a process to end and ending it."""
+
+UNREACHABLE = 6
+"""Exit code where MLflow cannot be brought up to date."""
+
+
+@dataclass(kw_only=True)
+class Following:
+    """A mirror at work, and in the end how it went."""
+
+    process: subprocess.Popen[bytes]
+    """The mirror."""
+    log: Path
+    """Its output."""
+    complete: bool | None = None
+    """Whether MLflow shows the whole sweep; None until the mirror has ended."""
+    warning: str = ""
+    """One line for the user where it does not."""
+
+
+@contextlib.contextmanager
+def following(store: Store, name: str) -> Iterator[Following]:
+    """Mirror a sweep (whose sweep.json exists) into MLflow while the body runs; leaves no process.
+
+    Afterwards `complete` and `warning` say how it went. Nothing that goes wrong with MLflow raises.
+    """
+    uri = tracking_uri(store, name)
+    mirror = _start(store, name, uri)
+    limit = INTERRUPTED_SECONDS
+    try:
+        yield mirror
+        limit = LAST_PASS_SECONDS
+    finally:
+        code = _end(mirror.process, limit)
+        mirror.complete = code == 0 and is_current(store, load_sweep(store, name), uri)
+        if not mirror.complete:
+            cause = _cause(code, limit, public_uri(uri), mirror.log)
+            mirror.warning = f"MLflow mirror incomplete: {cause}; run `mor-sweep mlflow sync {name}`"
+
+
+def _start(store: Store, name: str, uri: str) -> Following:
+    """A process group of its own, so that Ctrl-C in the terminal does not cut a write short; its input is our pipe."""
+    log = store.sweep_folder(name) / "mirror.log"
+    command = [sys.executable, "-m", "orchestrator.mirror", "--results", str(store.root), "--sweep", name]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+        )
+    return Following(process=process, log=log)
+
+
+def _end(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """End the mirror's input and wait for its last pass. None where that had to be cut short."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            end_group(process)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads its group, and the group with it: politely, then for certain."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # Nothing of the group is left.
+            os.killpg(process.pid, kind)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(TERMINATE_SECONDS)
+
+
+def _cause(code: int | None, seconds: float, uri: str, log: Path) -> str:
+    if code is None:
+        return f"it was still sending {seconds:g} s after the end"
+    if code == UNREACHABLE:
+        return f"{uri} did not take everything (see {log})"
+    return f"it ended with code {code} (see {log})" if code else f"{uri} does not show every cell (see {log})"

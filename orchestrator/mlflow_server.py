@@ -1,0 +1,125 @@
+"""The MLflow UI of a sweep, as a process on this machine that lives as long as a with block. Light: no mlflow here."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.mirror_cursor import public_uri, read_cursor, sqlite_path, tracking_uri
+from orchestrator.mirror_process import end_group
+from orchestrator.store import Store
+
+HOST = "127.0.0.1"
+USUAL_PORT = 5000
+REFUSED_PORTS = (5060, 5061)
+"""Browsers refuse to open them (telephony)."""
+
+START_SECONDS = 120.0
+
+
+class UiError(ValueError):
+    """The MLflow UI cannot be shown as asked."""
+
+
+@contextlib.contextmanager
+def serving(store: Store, name: str, port: int | None) -> Iterator[str]:
+    """The address of an MLflow UI of a sweep, served on this machine only.
+
+    Raises UiError where there is nothing to show yet, the port is taken or the server does not start.
+    """
+    uri = tracking_uri(store, name)
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise UiError(f"the sweep {name!r} has no MLflow store yet: run it, or `mor-sweep mlflow sync {name}`")
+    port = free_port(port)
+    folder = store.sweep_folder(name)
+    process = _start(uri, port, folder)
+    try:
+        _wait_until_healthy(process, port, folder / "ui.log")
+        yield f"http://{HOST}:{port}"
+    finally:
+        end_group(process)
+
+
+def running_server(store: Store, name: str) -> str | None:
+    """The address of the server that MLFLOW_TRACKING_URI names; None where the store is a file or a database."""
+    uri = tracking_uri(store, name)
+    return public_uri(uri).rstrip("/") if uri.startswith(("http://", "https://")) else None
+
+
+def runs_page(address: str, store: Store, name: str) -> str:
+    """The page of a sweep's runs in an MLflow UI; the front page where the sweep was never sent."""
+    experiment = read_cursor(store, name, tracking_uri(store, name)).experiment_id
+    return f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else address
+
+
+def chart_page(address: str, store: Store, name: str) -> str:
+    """The same runs as curves."""
+    page = runs_page(address, store, name)
+    return f"{page}&compareRunsMode=CHART" if "?" in page else page
+
+
+def free_port(wanted: int | None) -> int:
+    """The port that was asked for, else MLflow's usual one, else any. Raises UiError where the former will not do."""
+    if wanted in REFUSED_PORTS:
+        raise UiError(f"port {wanted}: browsers refuse to open it; choose another, such as --port {USUAL_PORT}")
+    if wanted is None:
+        return USUAL_PORT if _is_free(USUAL_PORT) else _any_port()
+    if not _is_free(wanted):
+        raise UiError(f"port {wanted} is taken: choose another, or leave --port out for a free one")
+    return wanted
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_port() -> int:
+    """One that the operating system gives; it draws from far above the refused ones."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+def _start(uri: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """One worker and no job queue: a quarter of the memory and of the start-up time. The URI stays out of `ps`."""
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--artifacts-destination", (folder / "artifacts").resolve().as_uri()]
+    with (folder / "ui.log").open("wb") as log:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+        )
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Raises UiError where the server ends or does not answer in time."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise UiError(f"the MLflow server ended with code {process.returncode}: see {log}")
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2) as answer,
+        ):
+            if answer.status == 200:
+                return
+        time.sleep(0.2)
+    raise UiError(f"the MLflow server did not answer within {START_SECONDS:g} s: see {log}")

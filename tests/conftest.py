@@ -1,0 +1,28 @@
+"""What several test folders share: a small corpus, prepared once, and a cache folder that is not the user's."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def toy_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences with a grammar, so that there is something to learn; a JSON Lines file of 400 documents."""
+    generator = random.Random(0)
+    subjects, verbs = ["the model", "a token", "the router", "one layer"], ["reads", "keeps", "drops", "repeats"]
+    lines = []
+    for _ in range(400):
+        words = " ".join(
+            f"{generator.choice(subjects)} {generator.choice(verbs)} {generator.randrange(100)}." for _ in range(40)
+        )
+        lines.append(f'{{"text": "{words}"}}')
+    path = tmp_path_factory.mktemp("text") / "toy.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where prepared data goes during the tests; commands are given it as MOR_SWEEP_CACHE."""
+    return tmp_path_factory.mktemp("cache")

@@ -1,0 +1,46 @@
+"""An MLflow store that is created once for all tests, since its schema takes seconds, and copied for each."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mirror_samples import Sample, sample
+
+from orchestrator.mirror import sync
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def planned_store(tmp_path_factory) -> Sample:
+    """A sweep of four cells, nothing trained, sent to a fresh MLflow store."""
+    planned = sample(tmp_path_factory.mktemp("planned"), "1.5e11", "5e11", sizes=("90k",))
+    sync(planned.store, planned.sweep, planned.uri)
+    return planned
+
+
+@pytest.fixture
+def schema(planned_store: Sample, tmp_path_factory) -> Path:
+    """An MLflow SQLite file with a schema and without a sweep's runs."""
+    import sqlite3
+    from contextlib import closing
+
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    shutil.copyfile(planned_store.database, path)
+    with closing(sqlite3.connect(path)) as database:
+        for table in ("tags", "params", "metrics", "latest_metrics", "runs", "experiment_tags"):
+            database.execute(f"DELETE FROM {table}")
+        database.execute("DELETE FROM experiments WHERE experiment_id <> 0")
+        database.commit()
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path, schema: Path) -> Sample:
+    """Four cells (vanilla and mor-2, two budgets) whose results are not published yet, and an empty MLflow store."""
+    made = sample(tmp_path / "results", "1.5e11", "5e11", sizes=("90k",))
+    shutil.copyfile(schema, made.database)
+    return made

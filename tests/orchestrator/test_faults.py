@@ -1,0 +1,95 @@
+"""Processes killed with -9 in mid-sweep; the same command again must end with the undisturbed run's science."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+from toy_sweep import ToySweep
+
+
+def wait_for(condition, seconds: float = 90.0) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def processes_of(toy: ToySweep) -> list[psutil.Process]:
+    """Processes that were started with this test's cache folder in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MOR_SWEEP_CACHE") == str(toy.cache) and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def worker_pids(toy: ToySweep) -> list[int]:
+    """Processes that are at work on an attempt, by the attempt folder's name."""
+    pids = [int(path.name.rsplit("-", 1)[1]) for path in toy.results.glob("attempts/*/*") if path.is_dir()]
+    return [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def checkpoints(toy: ToySweep) -> list[Path]:
+    return list(toy.results.glob("attempts/*/*/checkpoint-*"))
+
+
+def test_after_the_driver_is_killed_nothing_is_left_running_and_the_same_command_finishes(
+    toy: ToySweep, reference: ToySweep
+):
+    driver = toy.start("--workers", "2")
+    wait_for(lambda: len(toy.published()) >= 2 and checkpoints(toy))
+    before = toy.published()
+    driver.kill()
+    driver.communicate(timeout=30)
+    wait_for(lambda: not processes_of(toy), seconds=30)
+    done = toy.run("--workers", "2", executor="ray")
+    assert done.returncode == 0, done.stderr
+    assert toy.science().equals(reference.science())
+    assert toy.weights() == reference.weights()
+    after = toy.published()
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_killed_worker_is_replaced_by_a_new_attempt_that_resumes(toy: ToySweep, reference: ToySweep):
+    driver = toy.start("--workers", "2")
+    killed: list[int] = []
+    for _ in range(3):
+        wait_for(lambda: any(pid not in killed for pid in worker_pids(toy)) and checkpoints(toy))
+        pid = next(pid for pid in worker_pids(toy) if pid not in killed)
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+        time.sleep(1.0)
+    output, _ = driver.communicate(timeout=280)
+    assert driver.returncode == 0, output
+    assert toy.science().equals(reference.science())
+    assert toy.weights() == reference.weights()
+
+
+def test_ctrl_c_leaves_nothing_running_and_exits_130(toy: ToySweep):
+    driver = toy.start("--workers", "2")
+    wait_for(lambda: bool(worker_pids(toy)))
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    wait_for(lambda: not processes_of(toy), seconds=10)
+
+
+def test_an_attempt_that_was_damaged_is_set_aside_and_the_run_ends_the_same(toy: ToySweep, reference: ToySweep):
+    driver = toy.start(executor="in-process")
+    wait_for(lambda: bool(checkpoints(toy)))
+    driver.kill()
+    driver.communicate(timeout=30)
+    for path in checkpoints(toy):
+        weights = path / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-10])
+    damaged = len(checkpoints(toy))
+    done = toy.run()
+    assert done.returncode == 0, done.stderr
+    assert len(list(toy.results.glob("attempts/*/*/checkpoint-*.corrupt"))) == damaged
+    assert toy.weights() == reference.weights()

@@ -1,0 +1,153 @@
+"""A whole sweep through the command line: resume, growth, refusals."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
+
+
+def test_every_cell_of_the_sweep_has_a_loss_below_a_uniform_guess(reference: ToySweep):
+    table = pl.read_parquet(reference.results / "sweeps/toy/runs.parquet")
+    assert table.height == 12
+    assert (table["status"] == "finished").all()
+    assert (table["loss"] < 5.0).all()
+    assert table.filter(pl.col("arm") == "vanilla")["depth_mean"].unique().to_list() == [1.0]
+    routed = table.filter(pl.col("arm") == "mor-2")
+    assert routed["depth_mean"].is_between(1.2, 1.8).all()
+    assert (routed["loss"] != routed["loss_topk"]).all()
+
+
+def test_the_same_command_again_trains_nothing_and_changes_nothing(reference: ToySweep):
+    before, table = reference.published(), reference.science()
+    again = reference.run(executor="ray")
+    assert again.returncode == 0
+    assert "nothing to train" in again.stderr
+    assert reference.published() == before
+    assert reference.science().equals(table)
+
+
+def test_a_larger_a_middle_and_a_smaller_budget_train_only_what_is_missing(reference: ToySweep, tmp_path: Path):
+    grown = ToySweep(results=tmp_path / "results", text=reference.text, cache=reference.cache)
+    shutil.copytree(reference.results, grown.results)
+    before = grown.published()
+    done = grown.run("--budgets", "3e8,6e8,9e8,1.2e9,2.4e9,3.6e9")
+    assert done.returncode == 0, done.stderr
+    after = grown.published()
+    assert {name: after[name] for name in before} == before
+    new = [json.loads(data) for name, data in after.items() if name not in before]
+    # For each of 4 trunks and 3 new budgets: one stable stretch, one decay, one evaluation.
+    assert sorted(result["kind"] for result in new) == ["decay"] * 12 + ["evaluate"] * 12 + ["stable"] * 12
+    table = pl.read_parquet(grown.results / "sweeps/toy/runs.parquet")
+    executed = sum(result.get("steps_executed", 0) for result in new)
+    alone = table.filter(pl.col("budget").is_in(["300000000", "900000000", "3600000000"]))["steps"].sum()
+    assert executed < 0.6 * alone
+    assert table.height == 24
+    old = table.filter(~pl.col("budget").is_in(["300000000", "900000000", "3600000000"]))
+    assert old.select(reference.science().columns).sort("cell_id").equals(reference.science())
+
+
+def test_ray_workers_compute_what_one_process_computes(toy: ToySweep, reference: ToySweep):
+    done = toy.run("--workers", "2", executor="ray")
+    assert done.returncode == 0, done.stderr
+    assert toy.science().equals(reference.science())
+    assert toy.weights() == reference.weights()
+
+
+def test_two_drivers_at_once_compute_each_segment_once(toy: ToySweep, reference: ToySweep):
+    drivers = [toy.start(executor="in-process") for _ in range(2)]
+    outputs = [driver.communicate(timeout=280)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], outputs
+    assert toy.science().equals(reference.science())
+    assert all(json.loads(data)["attempts"] == 1 for data in toy.published().values())
+
+
+def test_a_run_that_diverges_is_a_result_that_blocks_its_descendants_and_exits_3(toy: ToySweep, tmp_path: Path):
+    hot = tmp_path / "hot.toml"
+    hot.write_text(TOY_PRESET.read_text().replace("base = 1e-2", "base = 1e38"))
+    flags = ["--preset", str(hot), "--sizes", "13k", "--arms", "vanilla"]
+    done = toy.run(*flags)
+    assert done.returncode == 3
+    table = pl.read_parquet(toy.results / "sweeps/toy/runs.parquet")
+    assert table["status"].to_list() == ["diverged"] * 3
+    assert "at step" in table["reason"][0]
+    assert table["loss"].is_null().all()
+    published = toy.published()
+    again = toy.run(*flags)
+    assert again.returncode == 3
+    assert toy.published() == published
+
+
+def test_a_result_that_cannot_be_read_is_named_with_what_to_do_and_nothing_else_is_lost(
+    reference: ToySweep, tmp_path: Path
+):
+    broken = ToySweep(results=tmp_path / "results", text=reference.text, cache=reference.cache)
+    shutil.copytree(reference.results, broken.results)
+    victim = next(path for path in broken.results.glob("segments/*/result.json") if "evaluate" in path.read_text())
+    victim.write_text('{"kind": "eval')
+    done = broken.run()
+    assert done.returncode == 3
+    assert f"{victim} cannot be read" in done.stderr
+    assert "move" in done.stderr
+    assert "Traceback" not in done.stderr
+    shutil.rmtree(victim.parent)
+    mended = broken.run()
+    assert mended.returncode == 0, mended.stderr
+    assert broken.science().equals(reference.science())
+
+
+def test_a_damaged_checkpoint_of_a_trunk_is_named_and_the_cells_that_do_not_need_it_stay(
+    reference: ToySweep, tmp_path: Path
+):
+    broken = ToySweep(results=tmp_path / "results", text=reference.text, cache=reference.cache)
+    shutil.copytree(reference.results, broken.results)
+    stables = [p for p in broken.results.glob("segments/*/result.json") if '"stable"' in p.read_text()]
+    for path in stables:
+        (path.parent / "checkpoint/weights.safetensors").write_bytes(b"torn")
+    for path in list(broken.results.glob("segments/*/result.json")):
+        if '"decay"' in path.read_text():
+            shutil.rmtree(path.parent)
+            break
+    done = broken.run()
+    assert "weights.safetensors" in done.stderr or done.returncode == 0
+    assert done.returncode == 3
+    assert "sha256" in done.stderr
+
+
+def test_an_unreachable_ray_address_is_said_within_seconds_with_exit_code_6(toy: ToySweep):
+    started = time.monotonic()
+    done = toy.run("--address", "127.0.0.1:9", executor="ray")
+    assert done.returncode == 6
+    assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:port"])
+def test_a_malformed_ray_address_says_what_was_expected(toy: ToySweep, address: str):
+    done = toy.run("--address", address, executor="ray")
+    assert done.returncode == 6
+    assert "expected host:port" in done.stderr
+
+
+def test_a_results_folder_that_is_a_file_is_one_clear_sentence(toy: ToySweep):
+    toy.results.write_text("not a folder")
+    done = toy.run()
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert str(toy.results) in done.stderr
+
+
+def test_an_unreadable_data_file_is_refused_before_anything_is_written(toy: ToySweep, tmp_path: Path):
+    command = [*MOR_SWEEP, "isoflop", "--preset", str(tmp_path / "none.toml"), "--results", str(toy.results)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    done = ToySweep(results=toy.results, text=tmp_path / "absent.jsonl", cache=toy.cache).run()
+    assert done.returncode == 2
+    assert "absent.jsonl" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not toy.results.exists()

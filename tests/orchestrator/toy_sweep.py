@@ -1,0 +1,60 @@
+"""A toy sweep of 12 cells and the ways to run it through the command line."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+MOR_SWEEP = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
+TOY_PRESET = Path(__file__).parent / "toy.toml"
+SCIENCE = ["cell_id", "status", "arm", "size", "budget", "seed", "steps", "tokens", "loss", "loss_topk", "depth_mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToySweep:
+    """The toy sweep in one results folder."""
+
+    results: Path
+    text: Path
+    cache: Path
+
+    def command(self, *flags: str) -> list[str]:
+        """The command line of the sweep."""
+        common = ["--preset", str(TOY_PRESET), "--data", str(self.text), "--results", str(self.results), "--yes"]
+        return [*MOR_SWEEP, "isoflop", *common, *flags]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of its commands."""
+        return os.environ | {"MOR_SWEEP_CACHE": str(self.cache)}
+
+    def run(self, *flags: str, executor: str = "in-process") -> subprocess.CompletedProcess[str]:
+        """Run the sweep to its end."""
+        command = self.command("--executor", executor, *flags)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=280, check=False)
+
+    def start(self, *flags: str, executor: str = "ray") -> subprocess.Popen[str]:
+        """Start the sweep and return at once."""
+        return subprocess.Popen(
+            self.command("--executor", executor, *flags),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def science(self, name: str = "toy") -> pl.DataFrame:
+        """The columns that must not depend on how the sweep was executed."""
+        return pl.read_parquet(self.results / "sweeps" / name / "runs.parquet").select(SCIENCE).sort("cell_id")
+
+    def published(self) -> dict[str, bytes]:
+        """The bytes of every published result, by segment id."""
+        return {path.parent.name: path.read_bytes() for path in self.results.glob("segments/*/result.json")}
+
+    def weights(self) -> dict[str, bytes]:
+        """The bytes of every published checkpoint's weights, by segment id."""
+        found = self.results.glob("segments/*/checkpoint/weights.safetensors")
+        return {path.parent.parent.name: path.read_bytes() for path in found}

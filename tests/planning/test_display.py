@@ -1,0 +1,87 @@
+"""The plan as tables and as JSON."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from orchestrator.display import bytes_text, cells_table, count_text, duration_text, gap_table, plan_json, total_lines
+from orchestrator.estimate import Throughput, estimate
+from orchestrator.plan import plan
+
+SPEED = Throughput(flops_per_second=1e9, workers=2, basis="a planted speed")
+
+
+def cost(planned):
+    return estimate(planned, SPEED, num_evaluation_sequences=256)
+
+
+def drawn(table, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_json_of_a_resolved_plan_names_every_segment_and_its_trunk(cpu_sweep, snapshot):
+    planned = plan(cpu_sweep(), snapshot)
+    document = json.loads(json.dumps(plan_json(planned, cost(planned))))["data"]
+    segments = {segment["id"]: segment for segment in document["segments"]}
+    assert len(segments) == len(planned.segments)
+    for cell in document["cells"]:
+        evaluation = segments[cell["evaluate_segment"]]
+        assert (evaluation["kind"], evaluation["trunk_id"]) == ("evaluate", cell["trunk_id"])
+        (decay,) = evaluation["needs"]
+        assert (segments[decay]["decay_start"], segments[decay]["stop_step"]) == (cell["decay_start"], cell["steps"])
+    assert sum(segment["flops"] for segment in segments.values()) == document["estimate"]["flops"]
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_no_number_is_cut_at_common_widths(cpu_sweep, snapshot, width):
+    arms = {"arms.architectures": ["vanilla", "recursive", "mor"]}
+    planned = plan(cpu_sweep(arms | {"seeds": [0, 1]}), replace(snapshot, train_tokens=200_000))
+    text = drawn(cells_table(planned), width)
+    assert "…" not in text
+    for cell in planned.cells:
+        assert f"{cell.steps:,}" in text
+
+
+def test_what_all_cells_share_is_no_column(cpu_sweep, snapshot):
+    one = drawn(cells_table(plan(cpu_sweep(), snapshot)), 120)
+    two = drawn(cells_table(plan(cpu_sweep({"seeds": [0, 1]}), snapshot)), 120)
+    assert "seed" not in one
+    assert "seed" in two
+
+
+def test_the_gap_at_equal_paper_budget_is_the_ratio_of_exact_flops(cpu_sweep):
+    planned = plan(cpu_sweep({"budget_convention": "paper", "sizes": {"names": ["51k"]}}), None)
+    vanilla, mor = (next(c for c in planned.cells if c.arm == arm) for arm in ("vanilla", "mor-2"))
+    ratios = [cell.flops["exact"] / cell.flops["paper"] for cell in (vanilla, mor)]
+    text = drawn(gap_table(planned), 120)
+    assert f"{ratios[0]:.3f} (+0.0%)" in text
+    assert f"{ratios[1]:.3f} ({ratios[1] / ratios[0] - 1:+.1%})" in text
+
+
+def test_totals_show_what_they_rest_on(cpu_sweep):
+    planned = plan(cpu_sweep({"trunks": "per-budget"}), None)
+    lines = dict(total_lines(planned, cost(planned)))
+    assert "a planted speed" in lines["time"]
+    assert "per-budget runs cost +" in lines[""]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (count_text(999), "999"),
+        (count_text(315_000_000), "315M"),
+        (count_text(1_610_000_000), "1.61B"),
+        (bytes_text(269_000_000_000), "269 GB"),
+        (duration_text(90), "90 seconds"),
+        (duration_text(7200), "2 hours"),
+        (duration_text(3 * 86400), "3 days"),
+    ],
+)
+def test_quantities_are_written_in_fitting_units(text, expected):
+    assert text == expected
