@@ -42,16 +42,23 @@ PAPER_SIZES: tuple[Size, ...] = (
 
 
 def _rung(name: str, num_layers: int, d_model: int, num_heads: int, d_ff: int) -> Size:
-    """A rung of the small ladder: half as many key and value heads as query heads."""
+    """A rung of the small ladder: half as many key and value heads as query heads, at least one."""
     return Size(
-        name=name, num_layers=num_layers, d_model=d_model, num_heads=num_heads, num_kv_heads=num_heads // 2, d_ff=d_ff
+        name=name,
+        num_layers=num_layers,
+        d_model=d_model,
+        num_heads=num_heads,
+        num_kv_heads=max(1, num_heads // 2),
+        d_ff=d_ff,
     )
 
 
-# Parameters grow by 1.2 to 1.8 from rung to rung. Depth stays at 8 or more, and depth - 2 divides by 2 and by 3, so
+# Parameters grow by 1.2 to 1.8 times from rung to rung. Depth stays at 8 or more, and depth - 2 divides by 2 and by 3, so
 # that middle-cycle sharing has a block to repeat without raising the depth. d_ff is 8/3 of the width, rounded.
 SMALL_LADDER: tuple[Size, ...] = (
     # name, layers, width, query heads, d_ff
+    _rung("5.5k", 8, 8, 2, 20),
+    _rung("10k", 8, 10, 1, 28),
     _rung("13k", 8, 12, 2, 32),
     _rung("23k", 8, 16, 2, 44),
     _rung("35k", 8, 20, 2, 52),

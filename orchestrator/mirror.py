@@ -48,6 +48,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -198,7 +199,7 @@ class _Pass:
         if experiment is None:
             artifacts = (self.store.sweep_folder(name) / "artifacts").resolve().as_uri() if local else None
             with contextlib.suppress(MlflowException):  # A mirror on another host may have made it just now.
-                return self.client.create_experiment(name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS)
+                return self.client.create_experiment(name, artifact_location=artifacts, tags={"mor.kind": "sweep"})
             experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             raise MirrorError(f"MLflow neither has nor makes the experiment {name!r}")
@@ -280,7 +281,6 @@ class _Pass:
 
 
 _SUMMARY = "frontier"
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", "mor.kind": "sweep"}
 
 
 def _contradicts(run: "Run", content: RunContent) -> bool:

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.mirror_cursor import public_uri, read_cursor, sqlite_path, tracking_uri
@@ -26,9 +27,19 @@ class UiError(ValueError):
     """The MLflow UI cannot be shown as asked."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MlflowServer:
+    """An MLflow UI that is being served."""
+
+    address: str
+    """Such as http://127.0.0.1:5000."""
+    process: subprocess.Popen[bytes]
+    """The server, leader of its process group."""
+
+
 @contextlib.contextmanager
-def serving(store: Store, name: str, port: int | None) -> Iterator[str]:
-    """The address of an MLflow UI of a sweep, served on this machine only.
+def serving(store: Store, name: str, port: int | None) -> Iterator[MlflowServer]:
+    """An MLflow UI of a sweep on this machine only, for the length of the body; leaves no process.
 
     Raises UiError where there is nothing to show yet, the port is taken or the server does not start.
     """
@@ -41,7 +52,7 @@ def serving(store: Store, name: str, port: int | None) -> Iterator[str]:
     process = _start(uri, port, folder)
     try:
         _wait_until_healthy(process, port, folder / "ui.log")
-        yield f"http://{HOST}:{port}"
+        yield MlflowServer(address=f"http://{HOST}:{port}", process=process)
     finally:
         end_group(process)
 

@@ -44,6 +44,8 @@ class Plan:
     """shared or per-budget."""
     data_name: str | None
     """The data snapshot's name; None without prepared data."""
+    settings_id: str
+    """Content id of everything but the grid (budgets, sizes, arms, seeds): cells may share a table if it is equal."""
     cells: tuple[Cell, ...]
     """By arm, size, budget, seed."""
     segments: tuple[Segment, ...]
@@ -81,6 +83,7 @@ def plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
         budget_convention=spec.budget_convention,
         trunks=spec.trunks,
         data_name=data.name if data else None,
+        settings_id=_settings_id(spec, data),
         cells=tuple(cells),
         segments=tuple(segments),
         dropped=dropped,
@@ -101,6 +104,20 @@ def _check_data(spec: SweepSpec, data: DataSnapshot) -> None:
             f"evaluation.num_sequences {spec.evaluation.num_sequences} needs more than {needed} validation tokens, "
             f"and {data.name} has {data.valid_tokens}: lower it, or use more text"
         )
+
+
+def _settings_id(spec: SweepSpec, data: DataSnapshot | None) -> str:
+    """What must be equal before losses of two plans are fitted together: mathematics, data and evaluation."""
+    grid = {"name", "budgets", "seeds", "sizes", "execution", "data"}
+    settings = spec.model_dump(mode="json", exclude=grid | {"arms"})
+    return content_id(
+        {
+            "settings": settings,
+            "sharing": spec.arms.sharing,
+            "data": data.fingerprint if data else None,
+            "numerics_version": NUMERICS_VERSION,
+        }
+    )
 
 
 def _dropped_text(dropped: Dropped) -> str:

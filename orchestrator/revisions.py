@@ -1,6 +1,7 @@
 """sweep.json: the growing list of plans that a sweep has been asked for. Revisions are appended, never changed.
 
-The sweep's table holds the cells of all its revisions, so a budget added later joins the ones trained before.
+The sweep's table holds the cells of all revisions that share the latest one's settings (mathematics, data,
+evaluation), so a budget added later joins the ones trained before, and losses of different settings are never mixed.
 """
 
 import datetime
@@ -52,6 +53,8 @@ class Sweep:
     """Each once, in the order in which they were first planned."""
     segments: dict[str, PlannedSegment]
     """By id."""
+    left_out: int = 0
+    """Cells of earlier revisions that had other settings: kept in sweep.json, left out of everything else."""
 
     def chain(self, cell: Cell) -> list[PlannedSegment]:
         """The segments that lead to a cell: its stable stretches, its decay, its evaluation."""
@@ -72,7 +75,7 @@ def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
         "cells": [to_jsonable(cell) for cell in plan.cells],
         "segments": [to_jsonable(_planned(segment)) for segment in plan.segments],
         "data_folder": str(data.folder),
-        "data_fingerprint": data.fingerprint,
+        "settings_id": plan.settings_id,
     }
     with FileLock(folder / "sweep.lock"):
         document = _read(folder / "sweep.json") or {"schema": SCHEMA, "name": plan.name, "revisions": []}
@@ -94,12 +97,22 @@ def load_sweep(store: Store, name: str | None = None) -> Sweep:
         raise NoSuchSweep(f"no sweep named {name!r} in {store.root}; there are: {known}")
     cells: dict[str, Cell] = {}
     segments: dict[str, PlannedSegment] = {}
-    for revision in document["revisions"]:
+    revisions = document["revisions"]
+    for revision in revisions:
+        if revision["settings_id"] != revisions[-1]["settings_id"]:
+            continue
         for data in revision["cells"]:
             cells[data["cell_id"]] = from_jsonable(Cell, data)
         for data in revision["segments"]:
             segments[data["id"]] = from_jsonable(PlannedSegment, data)
-    return Sweep(name=name, revisions=len(document["revisions"]), cells=tuple(cells.values()), segments=segments)
+    all_cells = {data["cell_id"] for revision in revisions for data in revision["cells"]}
+    return Sweep(
+        name=name,
+        revisions=len(revisions),
+        cells=tuple(cells.values()),
+        segments=segments,
+        left_out=len(all_cells) - len(cells),
+    )
 
 
 def last_sweep_name(store: Store) -> str:

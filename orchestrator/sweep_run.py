@@ -51,6 +51,12 @@ def run_sweep(
         micro_batch=spec.execution.micro_batch,
     )
     console = Console(stderr=True)
+    if sweep.left_out:
+        console.print(
+            f"{sweep.left_out} cells that sweep {sweep.name} had under other settings are left out of its table; "
+            "use --name to keep both apart",
+            soft_wrap=True,
+        )
     if not pending:
         console.print("nothing to train: every segment of this plan is published", highlight=False)
         table = write_tables(store, sweep)

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import analysis, data, results, sweep
+from orchestrator.cli import analysis, data, results, sweep, system
 
 USAGE_ERROR = 2
 
@@ -22,7 +22,9 @@ app.command("isoflop")(sweep.isoflop)
 app.command("status")(results.status)
 app.command("fit")(analysis.fit)
 app.add_typer(analysis.plot, name="plot")
+app.command("ui")(system.ui)
 app.add_typer(data.data, name="data")
+app.add_typer(system.mlflow_app, name="mlflow")
 
 
 @app.callback()

@@ -1,8 +1,9 @@
 """`mor-sweep ui` and `mor-sweep mlflow sync`: browse the runs, and bring MLflow up to date. Imports when called."""
 
+import contextlib
 import signal
 import sys
-import threading
+import time
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,10 +66,12 @@ def ui(
     for kind in (signal.SIGTERM, signal.SIGHUP):  # However this command is ended, the server ends with it.
         signal.signal(kind, _exit)
     typer.echo(f"starting the MLflow UI of {name} ...", err=True)
-    with serving(store, name, port) as address:
-        _show(address, store, name, browser)
+    with serving(store, name, port) as served:
+        _show(served.address, store, name, browser)
         typer.echo("Ctrl-C ends it.", err=True)
-        threading.Event().wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            while served.process.poll() is None:  # Not wait(): Ctrl-C would not wake it once polars is imported.
+                time.sleep(0.2)
 
 
 def _show(address: str, store: "Store", name: str, browser: bool) -> None:

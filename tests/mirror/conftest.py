@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mirror_samples import Sample, sample
+from mirror_samples import Sample, change, sample
 
 from orchestrator.mirror import sync
 
@@ -25,16 +25,11 @@ def planned_store(tmp_path_factory) -> Sample:
 @pytest.fixture
 def schema(planned_store: Sample, tmp_path_factory) -> Path:
     """An MLflow SQLite file with a schema and without a sweep's runs."""
-    import sqlite3
-    from contextlib import closing
-
     path = tmp_path_factory.mktemp("schema") / "mlflow.db"
     shutil.copyfile(planned_store.database, path)
-    with closing(sqlite3.connect(path)) as database:
-        for table in ("tags", "params", "metrics", "latest_metrics", "runs", "experiment_tags"):
-            database.execute(f"DELETE FROM {table}")
-        database.execute("DELETE FROM experiments WHERE experiment_id <> 0")
-        database.commit()
+    for table in ("tags", "params", "metrics", "latest_metrics", "runs", "experiment_tags"):
+        change(path, f"DELETE FROM {table}")
+    change(path, "DELETE FROM experiments WHERE experiment_id <> 0")
     return path
 
 

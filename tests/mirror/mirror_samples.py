@@ -156,3 +156,10 @@ def tags(database: Path, run_id: str) -> dict[str, str]:
 
 def status(database: Path, run_id: str) -> str:
     return query(database, "SELECT status FROM runs WHERE run_uuid = ?", run_id)[0][0]
+
+
+def change(database: Path, sql: str, *values: object) -> None:
+    """Tamper with an MLflow SQLite file."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute(sql, values)
+        connection.commit()

@@ -51,6 +51,26 @@ def test_a_larger_a_middle_and_a_smaller_budget_train_only_what_is_missing(refer
     assert old.select(reference.science().columns).sort("cell_id").equals(reference.science())
 
 
+def test_cells_of_other_settings_are_trained_anew_and_never_share_a_table(reference: ToySweep, tmp_path: Path):
+    """Another learning rate under the same name: nothing is mixed, nothing that exists is changed, and it is said."""
+    other = ToySweep(results=tmp_path / "results", text=reference.text, cache=reference.cache)
+    shutil.copytree(reference.results, other.results)
+    before = other.published()
+    slower = tmp_path / "slower.toml"
+    slower.write_text(TOY_PRESET.read_text().replace("base = 1e-2", "base = 5e-3"))
+    done = other.run("--preset", str(slower), "--sizes", "13k", "--budgets", "6e8", "--arms", "vanilla")
+    assert done.returncode == 0, done.stderr
+    assert "12 cells that sweep toy had under other settings are left out" in done.stderr
+    table = other.science()
+    assert table.height == 1
+    assert set(table["cell_id"]).isdisjoint(reference.science()["cell_id"])
+    after = other.published()
+    assert {name: after[name] for name in before} == before
+    back = other.run()
+    assert "nothing to train" in back.stderr
+    assert other.science().equals(reference.science())
+
+
 def test_ray_workers_compute_what_one_process_computes(toy: ToySweep, reference: ToySweep):
     done = toy.run("--workers", "2", executor="ray")
     assert done.returncode == 0, done.stderr

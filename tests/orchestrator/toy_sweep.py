@@ -10,7 +10,44 @@ import polars as pl
 
 MOR_SWEEP = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
 TOY_PRESET = Path(__file__).parent / "toy.toml"
-SCIENCE = ["cell_id", "status", "arm", "size", "budget", "seed", "steps", "tokens", "loss", "loss_topk", "depth_mean"]
+SCIENCE = [
+    "sweep",
+    "cell_id",
+    "status",
+    "arm",
+    "architecture",
+    "recursions",
+    "size",
+    "budget",
+    "budget_convention",
+    "seed",
+    "unique_params",
+    "unrolled_params",
+    "total_params",
+    "d_model",
+    "num_layers",
+    "tokens",
+    "steps",
+    "warmup_steps",
+    "decay_start",
+    "batch_size",
+    "context_length",
+    "peak_learning_rate",
+    "epochs",
+    "flops_exact",
+    "flops_paper",
+    "flops_6nd",
+    "loss",
+    "loss_topk",
+    "bits_per_byte",
+    "evaluated_tokens",
+    "depth_mean",
+    "last_capacity",
+    "forward_flops_per_token",
+    "flags",
+    "trunk_id",
+    "evaluate_segment",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
