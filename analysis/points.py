@@ -29,6 +29,8 @@ CELL_KEY = ("arm", "size", "budget", "seed")
 class TableError(ValueError):
     """A run table that cannot be read as one: a column is missing, a budget is no integer, conventions are mixed."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:

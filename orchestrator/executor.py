@@ -4,7 +4,8 @@ from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from orchestrator.identity import Segment
-from orchestrator.worker import Job, Outcome, run_or_block
+from orchestrator.segment_run import Job
+from orchestrator.worker import Outcome, run_or_block
 
 Events = Generator[Outcome | None, None, None]
 """Each segment's outcome once, as it comes, and None now and then so that the caller can look around."""

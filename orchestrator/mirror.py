@@ -1,22 +1,18 @@
 """The MLflow mirror of a sweep: one flat run a cell, rebuilt from the results store where MLflow holds anything else.
 
-The only file that imports mlflow, and only once there is something to send. Training never talks to MLflow: this runs
-in a process of its own (`python -m orchestrator.mirror --results DIR --sweep NAME`), which ends with its input.
+The only file that imports mlflow, and only once there is something to send. Training never talks to MLflow: while a
+sweep runs, this is called by a process of its own (`orchestrator.mirror_follow`).
 
 Every metric point carries a timestamp that depends on its step alone, and MLflow stores equal points once, so sending
 twice changes nothing. A run that holds a point or a parameter which the store contradicts is replaced by a new one.
 """
 
-import argparse
 import contextlib
 import os
-import select
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -26,18 +22,16 @@ from orchestrator.mirror_cursor import (
     SentRun,
     cell_states,
     files_sha256,
-    is_current,
     public_uri,
     read_cursor,
     sha256_of,
     sqlite_path,
     summary_files,
-    tracking_uri,
     write_cursor,
 )
 from orchestrator.mirror_process import UNREACHABLE
 from orchestrator.records import curve, table
-from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.revisions import Sweep
 from orchestrator.store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -55,13 +49,6 @@ ENVIRONMENT = {
 }
 """What mlflow reads when it is imported. A server that does not answer is tried again at the next pass."""
 
-PASS_SECONDS = 5.0
-"""Between passes."""
-
-BUSY_SHARE = 20
-"""A pause lasts this many times the pass before it, up to LONGEST_PAUSE seconds: looking must cost little."""
-
-LONGEST_PAUSE = 60.0
 LOCK_SECONDS = 60.0
 BATCH = 1000
 """Points that MLflow takes in one request."""
@@ -173,7 +160,7 @@ class _Pass:
         self.cursor.experiment_id = self._experiment(sqlite_path(uri) is not None)
         held = self._held_runs()
         states, problems = cell_states(self.store, self.sweep), []
-        self.cursor.runs = {cell_id: sent for cell_id, sent in self.cursor.runs.items() if cell_id in states}
+        self._delete_left_out(held, states)
         for cell, row in zip(self.sweep.cells, table(self.store, self.sweep).iter_rows(named=True), strict=True):
             run, sent, state = held.get(row["cell_id"]), self.cursor.runs.get(row["cell_id"]), states[row["cell_id"]]
             known = run is not None and sent is not None and sent.run_id == run.info.run_id
@@ -225,6 +212,14 @@ class _Pass:
             token = page.token
             if not token:
                 return held
+
+    def _delete_left_out(self, held: "dict[str, Run]", states: dict[str, str]) -> None:
+        """Take away the runs of cells that the sweep no longer has, as far as this results folder sent them."""
+        for cell_id in self.cursor.runs.keys() - states.keys():
+            sent, run = self.cursor.runs[cell_id], held.get(cell_id)
+            if run is not None and run.info.run_id == sent.run_id:
+                self.client.delete_run(sent.run_id)
+            del self.cursor.runs[cell_id]
 
     def _send(self, content: RunContent, run: "Run | None", sent: SentRun | None, state: str) -> SentRun:
         """Create or complete the run of a cell."""
@@ -290,50 +285,3 @@ def _contradicts(run: "Run", content: RunContent) -> bool:
     final = {name: value for name, value, _ in content.final}
     other_params = any(content.params.get(name) != value for name, value in params.items())
     return other_params or any(final.get(name) != metrics[name] for name in metrics if not name.startswith("train/"))
-
-
-def follow(store: Store, name: str, uri: str) -> int:
-    """Sync until standard input ends or the parent is gone, then once more. Returns the exit code of the last pass."""
-    parent, said, ended = os.getppid(), "", False
-    while True:
-        started = time.monotonic()
-        problem = _follow_once(store, name, uri)
-        if problem != said:
-            print(f"{problem}; retrying" if problem else "MLflow is up to date again", flush=True)
-            said = problem
-        if ended:
-            return UNREACHABLE if problem else 0
-        pause = max(PASS_SECONDS, BUSY_SHARE * (time.monotonic() - started))
-        ended = _input_ends_within(min(pause, LONGEST_PAUSE)) or os.getppid() != parent
-
-
-def _follow_once(store: Store, name: str, uri: str) -> str:
-    """One pass, unless nothing is new. Returns what went wrong, empty where nothing did."""
-    sweep = load_sweep(store, name)
-    if is_current(store, sweep, uri):
-        return ""
-    try:
-        return "; ".join(sync(store, sweep, uri).problems)
-    except MirrorError as error:
-        return str(error)
-
-
-def _input_ends_within(seconds: float) -> bool:
-    """Wait for the end of standard input: the pipe of a driver that closed it, or that is no more."""
-    readable, _, _ = select.select([sys.stdin], [], [], seconds)
-    return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
-
-
-def main() -> int:
-    """Mirror a sweep into MLflow until standard input ends."""
-    parser = argparse.ArgumentParser(prog="python -m orchestrator.mirror", description=main.__doc__)
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--sweep", required=True)
-    arguments: Any = parser.parse_args()
-    os.nice(10)
-    store = Store(root=arguments.results.resolve())
-    return follow(store, arguments.sweep, tracking_uri(store, arguments.sweep))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -50,7 +50,7 @@ class Progress:
         """A segment has ended; its cells are told about if it was their last."""
         self.outcomes[outcome.segment_id] = outcome
         for cell in self._cells.get(outcome.segment_id, []):
-            self.console.print(self._line(cell, outcome), highlight=False, soft_wrap=True)
+            self.console.print(self._line(cell, outcome), highlight=False, soft_wrap=True, markup=False)
 
     def refresh(self) -> None:
         """Draw the live table anew, on a terminal."""

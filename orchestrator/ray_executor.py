@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,8 @@ from types import ModuleType
 
 from orchestrator.executor import Events
 from orchestrator.identity import Segment
-from orchestrator.worker import Job, Outcome, run_or_block
+from orchestrator.segment_run import Job
+from orchestrator.worker import Outcome, blocked, run_or_block
 
 TASK_RETRIES = 3
 TICK_SECONDS = 0.5
@@ -85,8 +87,9 @@ def _outcome(ray: ModuleType, reference: object, segment: Segment, outcomes: dic
         # Ray fails a task whose argument failed with that argument's error.
         for need in segment.needs:
             if need in outcomes and outcomes[need].status != "finished":
-                return Outcome(segment_id=segment.id, status="blocked", reason=f"parent {outcomes[need].reason}")
-        reason = str(error).strip().partition("\n")[0]
+                return blocked(segment, outcomes[need])
+        cause = getattr(error, "cause", None) or error
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
         return Outcome(segment_id=segment.id, status="failed", reason=f"infrastructure: {reason}")
 
 
@@ -101,6 +104,7 @@ def _cluster(executor: RayExecutor) -> Iterator[ModuleType]:
     import ray
 
     folder = _short_temporary_folder() if executor.address is None else None
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if folder is not None:
             ray.init(
@@ -114,6 +118,7 @@ def _cluster(executor: RayExecutor) -> Iterator[ModuleType]:
             )
         else:
             _connect(ray, str(executor.address))
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in the place of the command's.
         yield ray
     finally:
         ray.shutdown()

@@ -38,14 +38,19 @@ class Window:
 
 def resolve_model(spec: SweepSpec, arm: Arm, size: Size) -> ModelConfig:
     """The size as the arm: layers shared and routed, the depth raised where the shared block would not divide."""
-    shape = model_config(
-        size,
-        vocab_size=spec.model.vocab_size,
-        context_length=spec.model.context_length,
-        recursion=Recursion(count=arm.recursions, sharing=spec.arms.sharing),
-        routing=Routing(**spec.routing.model_dump()) if arm.architecture == "mor" else None,
-    )
-    return replace(shape, **spec.model.model_dump())
+    # A vanilla model shares nothing, so no sharing strategy is part of what it is.
+    shared = Recursion(count=arm.recursions, sharing=spec.arms.sharing) if arm.recursions > 1 else Recursion()
+    try:
+        shape = model_config(
+            size,
+            vocab_size=spec.model.vocab_size,
+            context_length=spec.model.context_length,
+            recursion=shared,
+            routing=Routing(**spec.routing.model_dump()) if arm.architecture == "mor" else None,
+        )
+        return replace(shape, **spec.model.model_dump())
+    except ValueError as error:
+        raise SpecError(f"{arm.label} {size.name}: {error}") from error
 
 
 def batch_size(spec: SweepSpec) -> int:

@@ -9,7 +9,7 @@ import polars as pl
 from mor_core.flops import training_flops
 from orchestrator.cells import Cell
 from orchestrator.revisions import PlannedSegment, Sweep
-from orchestrator.store import Store, StoreError, iterate_attempts, read_metrics
+from orchestrator.store import Store, StoreError, iterate_attempts, read_metrics, replacing
 
 CAPACITY_TOLERANCE = 0.1
 """A realised capacity further from the plan than this share is flagged (capacity-off)."""
@@ -77,6 +77,7 @@ class SegmentRecord:
     train_seconds: float
     wall_seconds: float
     attempts: int
+    numerics: str
 
 
 def table(store: Store, sweep: Sweep) -> pl.DataFrame:
@@ -97,9 +98,8 @@ def write_tables(store: Store, sweep: Sweep) -> pl.DataFrame:
     runs = table(store, sweep)
     folder = store.sweep_folder(sweep.name)
     for name, frame in (("runs", runs), ("segments", segment_table(store, sweep))):
-        temporary = folder / f"{name}.parquet.writing"
-        frame.write_parquet(temporary)
-        temporary.replace(folder / f"{name}.parquet")
+        with replacing(folder / f"{name}.parquet") as temporary:
+            frame.write_parquet(temporary)
     return runs
 
 
@@ -134,11 +134,12 @@ def segment_record(store: Store, segment: PlannedSegment) -> SegmentRecord:
         train_seconds=result.get("train_seconds", 0.0),
         wall_seconds=result["wall_seconds"],
         attempts=result["attempts"],
+        numerics=json.dumps([json.dumps(each, sort_keys=True) for each in result.get("numerics", [])]),
     )
 
 
 def _segment(segment: PlannedSegment, *, status: str, reason: str, **measured: Any) -> SegmentRecord:
-    unmeasured = {"steps_executed": 0, "train_seconds": 0.0, "wall_seconds": 0.0, "attempts": 0}
+    unmeasured = {"steps_executed": 0, "train_seconds": 0.0, "wall_seconds": 0.0, "attempts": 0, "numerics": "[]"}
     return SegmentRecord(
         segment_id=segment.id,
         kind=segment.kind,
@@ -156,24 +157,31 @@ def _latest_failure(store: Store, segment_id: str) -> str | None:
     if not attempts:
         return None
     path = attempts[-1] / "failure.json"
-    return json.loads(path.read_text())["reason"] if path.is_file() else None
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())["reason"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"an attempt failed, and {path} does not say why"
 
 
 def _status(chain: list[SegmentRecord]) -> tuple[str, str]:
-    """A cell is what stopped it first, finished where nothing did, else pending."""
+    """Finished where its evaluation is, however the chain before it was planned since; else what stopped it first."""
+    if chain[-1].status == "finished":
+        return "finished", ""
     for segment in chain:
         if segment.status == "diverged":
             return "diverged", f"{segment.kind} to step {segment.stop_step} diverged: {segment.reason}"
         if segment.status == "failed":
             return "failed", f"{segment.kind} to step {segment.stop_step}: {segment.reason}"
-    return ("finished", "") if all(segment.status == "finished" for segment in chain) else ("pending", "")
+    return "pending", ""
 
 
 def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentRecord]) -> RunRecord:
     chain = [state[segment.id] for segment in sweep.chain(cell)]
     status, reason = _status(chain)
     result = (store.result(str(cell.evaluate_segment)) if status == "finished" else None) or {}
-    evaluation, numerics = result.get("evaluation", {}), result.get("numerics", {})
+    evaluation, numerics = result.get("evaluation", {}), result.get("numerics", [{}])[-1]
     return RunRecord(
         sweep=sweep.name,
         cell_id=str(cell.cell_id),
@@ -209,7 +217,7 @@ def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentReco
         depth_mean=evaluation.get("depth_mean"),
         last_capacity=evaluation["realised_capacity"][-1] if evaluation else None,
         forward_flops_per_token=evaluation.get("forward_flops_per_token"),
-        flags=";".join((*cell.flags, *_measured_flags(evaluation))),
+        flags=";".join((*cell.flags, *_measured_flags(evaluation, [segment.numerics for segment in chain]))),
         trunk_id=str(cell.trunk_id),
         evaluate_segment=str(cell.evaluate_segment),
         train_seconds=sum(segment.train_seconds for segment in chain) if evaluation else None,
@@ -220,11 +228,13 @@ def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentReco
     )
 
 
-def _measured_flags(evaluation: dict[str, Any]) -> tuple[str, ...]:
-    """capacity-off: under causal routing a recursion computed over 10 % more or fewer tokens than planned."""
+def _measured_flags(evaluation: dict[str, Any], numerics: list[str]) -> tuple[str, ...]:
+    """capacity-off: under causal routing a recursion computed over 10 % more or fewer tokens than planned.
+    mixed-numerics: the segments that lead to the cell were not all computed in one way."""
     pairs = zip(evaluation.get("realised_capacity", ()), evaluation.get("planned_capacity", ()), strict=True)
     off = any(abs(realised - planned) > CAPACITY_TOLERANCE * planned for realised, planned in pairs)
-    return ("capacity-off",) if off else ()
+    mixed = len({each for segment in numerics for each in json.loads(segment)}) > 1
+    return tuple(flag for flag, holds in {"capacity-off": off, "mixed-numerics": mixed}.items() if holds)
 
 
 def _schema(record: type) -> dict[str, Any]:

@@ -20,9 +20,13 @@ from orchestrator.store import Store, StoreError, replace_text
 
 SCHEMA = "mor-sweep.sweep/1"
 
+_MOVE_AWAY = "move it away and run the sweep's command again; trained segments are kept"
+
 
 class NoSuchSweep(ValueError):
     """A sweep that the results folder does not hold."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +99,20 @@ def load_sweep(store: Store, name: str | None = None) -> Sweep:
     if document is None:
         known = ", ".join(sweep_names(store)) or "none yet"
         raise NoSuchSweep(f"no sweep named {name!r} in {store.root}; there are: {known}")
+    try:
+        return _merged(name, document["revisions"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise StoreError(f"{store.sweep_folder(name) / 'sweep.json'} is damaged ({error!r}): {_MOVE_AWAY}") from error
+
+
+def _merged(name: str, revisions: list[dict[str, Any]]) -> Sweep:
+    """The cells and segments of every revision that has the latest one's settings."""
     cells: dict[str, Cell] = {}
     segments: dict[str, PlannedSegment] = {}
-    revisions = document["revisions"]
     for revision in revisions:
-        if revision["settings_id"] != revisions[-1]["settings_id"]:
-            continue
-        for data in revision["cells"]:
-            cells[data["cell_id"]] = from_jsonable(Cell, data)
-        for data in revision["segments"]:
-            segments[data["id"]] = from_jsonable(PlannedSegment, data)
+        if revision["settings_id"] == revisions[-1]["settings_id"]:
+            cells |= {data["cell_id"]: from_jsonable(Cell, data) for data in revision["cells"]}
+            segments |= {data["id"]: from_jsonable(PlannedSegment, data) for data in revision["segments"]}
     all_cells = {data["cell_id"] for revision in revisions for data in revision["cells"]}
     return Sweep(
         name=name,
@@ -144,13 +152,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path} cannot be read ({error}): move it away and run the sweep's command again; "
-            "trained segments are kept"
-        ) from error
+        raise StoreError(f"{path} cannot be read ({error}): {_MOVE_AWAY}") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise StoreError(
-            f"{path} is not a sweep of schema {SCHEMA!r}: move it away and run the sweep's command again; "
-            "trained segments are kept"
-        )
+        raise StoreError(f"{path} is not a sweep of schema {SCHEMA!r}: {_MOVE_AWAY}")
     return document

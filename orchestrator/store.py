@@ -86,7 +86,7 @@ class Store:
         """A new private folder for one try at a segment, numbered by trial."""
         parent = self.attempts_folder(segment.id)
         parent.mkdir(parents=True, exist_ok=True)
-        number = 1 + sum(1 for path in parent.iterdir() if path.is_dir())
+        number = 1 + self.num_attempts(segment.id)
         while True:
             folder = parent / f"{number:03d}-{socket.gethostname()}-{os.getpid()}"
             try:
@@ -95,6 +95,10 @@ class Store:
                 number += 1
             else:
                 return folder
+
+    def num_attempts(self, segment_id: str) -> int:
+        """How many tries there have been."""
+        return sum(1 for _ in iterate_attempts(self, segment_id))
 
     def attempt_checkpoints(self, segment_id: str) -> list[tuple[int, Path]]:
         """(step, folder) of the checkpoints of all attempts at a segment, the latest step first."""
@@ -110,6 +114,8 @@ class Store:
         whole = attempt / "publish"
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
+        if segment.kind == "stable" and result["status"] == "finished":
+            self._hint(segment)  # Before the result: readers ask whether the segment is done.
         write_json(whole / "spec.json", json.loads(canonical_json(segment)))
         metrics = attempt / "metrics.jsonl"
         if metrics.exists():
@@ -124,13 +130,16 @@ class Store:
         except OSError as error:
             if self.is_done(segment.id):
                 return False
-            raise StoreError(
-                f"{target} is in the way and holds no result ({error}): {_MOVE_AWAY.format(target)}"
-            ) from error
+            self.refuse_obstructed(segment.id)
+            raise StoreError(f"{target} cannot be published: {error}") from error
         fsync(target.parent)
-        if segment.kind == "stable" and result["status"] == "finished":
-            self._hint(segment)
         return True
+
+    def refuse_obstructed(self, segment_id: str) -> None:
+        """Raise StoreError where a folder without a result would stand in the way of publication."""
+        target = self.segment_folder(segment_id)
+        if target.exists() and not self.is_done(segment_id):
+            raise StoreError(f"{target} is in the way and holds no result: {_MOVE_AWAY.format(target)}")
 
     def _hint(self, segment: Segment) -> None:
         path = self.root / "trunks" / trunk_id(segment.trunk) / str(segment.stop_step)
@@ -171,26 +180,39 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON and fsync it."""
-    with path.open("w") as file:
-        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write or replace a JSON file, durably and whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
+        fsync(temporary)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a small file by one rename: a reader sees the old text or the new, never a part."""
+    """Write or replace a small file whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file of this process that becomes `path` by one rename: a reader sees the old or the new, whole."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
     try:
-        temporary.write_text(text)
+        yield temporary
         temporary.replace(path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that nobody sees it half deleted: it loses its name first."""
+    gone = path.with_name(f"{path.name}.removed")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:
-    """Make a rename inside a folder durable."""
+    """Make a file's content, or a rename inside a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -18,12 +18,14 @@ from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.records import write_tables
 from orchestrator.revisions import record_revision
+from orchestrator.segment_run import Job
 from orchestrator.spec import SweepSpec
 from orchestrator.store import Store, StoreError
-from orchestrator.worker import Job, Outcome, published_outcome
+from orchestrator.worker import Outcome, published_outcome
 
 EXIT_FAILED_CELLS = 3
 EXIT_TERMINATED = 143
+SHOWN_FAILURES = 5
 
 
 def run_sweep(
@@ -125,10 +127,14 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store) -> 
     failed = planned.filter(pl.col("status") != "finished")
     folder = store.sweep_folder(plan.name)
     console.print(f"{planned.height - failed.height} of {planned.height} cells finished: {folder}", soft_wrap=True)
-    for row in failed.head(5).iter_rows(named=True):
-        console.print(f"  {row['arm']} {row['size']} at {row['budget']}: {row['status']}, {row['reason']}")
-    if failed.height:
+    for row in failed.head(SHOWN_FAILURES).iter_rows(named=True):
+        reason = f"  {row['arm']} {row['size']} at {row['budget']}: {row['status']}, {row['reason']}"
+        console.print(reason, soft_wrap=True, markup=False, highlight=False)
+    if failed.height > SHOWN_FAILURES:
+        console.print(f"  and {failed.height - SHOWN_FAILURES} more: mor-sweep status", highlight=False)
+    if (failed["status"] != "diverged").any():
         console.print("run the same command again to retry what failed", highlight=False)
+    if failed.height:
         return EXIT_FAILED_CELLS
     console.print("next: mor-sweep fit, mor-sweep plot frontier, mor-sweep ui", highlight=False)
     return 0

@@ -16,6 +16,8 @@ SMALLEST_VOCABULARY = 258
 class DataError(ValueError):
     """Text or prepared tokens that cannot be used; the message says what was found and what to do."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:

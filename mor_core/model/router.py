@@ -25,7 +25,7 @@ class Selection:
     cutoff_B: Tensor | None
     """The smallest selected logit of each sequence (top-k only)."""
     aux_loss: Tensor
-    """Mean over the J candidates of all sequences of BCE(logit, selected); a scalar, 0 under the threshold rule."""
+    """Mean over the J candidates of all sequences of BCE(logit, selected); a scalar, of use in training only."""
 
 
 class Router(nn.Module):

@@ -40,19 +40,28 @@ def save_checkpoint(folder: Path, model: Transformer, optimizer: torch.optim.Opt
     """Write a checkpoint and make it appear at `folder` by one rename; replaces a folder already there."""
     temporary = folder.with_name(f"{folder.name}.writing.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    _save(temporary / WEIGHTS, dict(model.state_dict()))
-    if optimizer is not None:
-        _save(temporary / OPTIMIZER, _optimizer_tensors(model, optimizer))
-    manifest = Manifest(step=step, files={path.name: _sha256(path) for path in sorted(temporary.iterdir())})
-    text = json.dumps({"schema": SCHEMA, "step": step, "files": manifest.files}, indent=1, sort_keys=True)
-    (temporary / MANIFEST).write_text(text)
-    for path in (*temporary.iterdir(), temporary):
-        _fsync(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    try:
+        temporary.mkdir(parents=True)
+        manifest = _write(temporary, model, optimizer, step)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # What a full disk cut short must not keep it full.
     _fsync(folder.parent)
+    return manifest
+
+
+def _write(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer | None, step: int) -> Manifest:
+    """The files of a checkpoint, on disk for certain."""
+    _save(folder / WEIGHTS, dict(model.state_dict()))
+    if optimizer is not None:
+        _save(folder / OPTIMIZER, _optimizer_tensors(model, optimizer))
+    manifest = Manifest(step=step, files={path.name: _sha256(path) for path in sorted(folder.iterdir())})
+    text = json.dumps({"schema": SCHEMA, "step": step, "files": manifest.files}, indent=1, sort_keys=True)
+    (folder / MANIFEST).write_text(text)
+    for path in (*folder.iterdir(), folder):
+        _fsync(path)
     return manifest
 
 
@@ -85,14 +94,32 @@ def load_checkpoint(folder: Path, model: Transformer, optimizer: torch.optim.Opt
     for name in wanted:
         if name not in manifest.files:
             raise CheckpointError(f"{folder / name}: this checkpoint holds {', '.join(sorted(manifest.files))} only")
-    device = model.embedding.weight.device
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
-        if optimizer is not None:
-            _restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER, device=str(device)))
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{folder}: not a checkpoint of this model ({error})") from error
+    device = str(model.embedding.weight.device)
+    weights = load_file(folder / WEIGHTS, device=device)
+    moments = {} if optimizer is None else load_file(folder / OPTIMIZER, device=device)
+    # Everything is compared before anything is copied: a refused checkpoint leaves the model as it was.
+    _check_shapes(folder / WEIGHTS, weights, {name: value.shape for name, value in model.state_dict().items()})
+    if optimizer is not None:
+        _check_shapes(folder / OPTIMIZER, moments, _optimizer_shapes(model))
+        _restore_optimizer(model, optimizer, moments)
+    model.load_state_dict(weights)
     return manifest.step
+
+
+def _check_shapes(path: Path, tensors: dict[str, Tensor], expected: dict[str, torch.Size]) -> None:
+    found = {name: value.shape for name, value in tensors.items()}
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            there, wanted = (list(each[name]) if name in each else "nothing" for each in (found, expected))
+            raise CheckpointError(f"{path}: not a checkpoint of this model ({name}: {there}, expected {wanted})")
+
+
+def _optimizer_shapes(model: Transformer) -> dict[str, torch.Size]:
+    shapes: dict[str, torch.Size] = {}
+    for name, parameter in model.named_parameters():
+        shapes |= {f"{name}/exp_avg": parameter.shape, f"{name}/exp_avg_sq": parameter.shape}
+        shapes[f"{name}/step"] = torch.Size()
+    return shapes
 
 
 def _optimizer_tensors(model: Transformer, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -18,12 +18,11 @@ BatchOfStep = Callable[[int], np.ndarray]
 
 
 class Diverged(Exception):
-    """The loss of a step is not a finite number: the run is over, and its result is that it diverged."""
+    """A loss or a gradient is not a finite number: the run is over, and its result is that it diverged."""
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"loss {loss} at step {step}")
+    def __init__(self, step: int, value: float, what: str = "loss") -> None:
+        super().__init__(f"{what} {value} at step {step}")
         self.step = step
-        self.loss = loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +41,22 @@ class StepMetrics:
     """Global norm before clipping."""
 
     def to_floats(self) -> dict[str, float]:
-        """The numbers, brought from the device. Raises Diverged where the loss is not finite."""
-        loss = float(self.loss)
+        """The numbers, brought from the device. Raises Diverged where the loss or the gradient is not finite."""
+        loss, norm = float(self.loss), float(self.gradient_norm)
         if not math.isfinite(loss):
             raise Diverged(self.step, loss)
+        if not math.isfinite(norm):
+            raise Diverged(self.step, norm, "gradient norm")
         return {
             "loss": loss,
             "aux_loss": float(self.aux_loss),
-            "gradient_norm": float(self.gradient_norm),
+            "gradient_norm": norm,
             "learning_rate": self.learning_rate,
         }
+
+    def is_finite(self) -> bool:
+        """Whether the state after this step is worth keeping."""
+        return bool(torch.isfinite(self.loss) & torch.isfinite(self.gradient_norm))
 
 
 def train_steps(

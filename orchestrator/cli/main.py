@@ -1,7 +1,8 @@
 """The command `mor-sweep`: its verbs, and how an error ends it.
 
-A user's mistake is one sentence on stderr and an exit code, never a traceback: an exception that names an `exit_code`
-ends with that, any other ValueError with 2. Everything else is a defect and shows its traceback (exit code 1).
+A user's mistake is one sentence on stderr and an exit code, never a traceback: an exception whose class names an
+`exit_code` ends with that. A file that the system refuses is a sentence too. Everything else is a defect and shows its
+traceback (exit code 1).
 """
 
 import sys
@@ -10,7 +11,7 @@ import typer
 
 from orchestrator.cli import analysis, data, results, sweep, system
 
-USAGE_ERROR = 2
+UNEXPECTED = 1
 
 app = typer.Typer(
     help="From FLOP budgets to a compute-optimal frontier, for vanilla, recursive and routed transformers.",
@@ -36,15 +37,18 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         app()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _end(f"{error.filename}: {error.strerror}", UNEXPECTED)
     except Exception as error:
-        code = exit_code(error)
+        code = getattr(error, "exit_code", None)
         if code is None:
             raise
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
-        sys.exit(code)
+        _end(str(error), code)
 
 
-def exit_code(error: Exception) -> int | None:
-    """What the process ends with; None for an exception that is a defect of this program."""
-    return getattr(error, "exit_code", USAGE_ERROR if isinstance(error, ValueError) else None)
+def _end(message: str, code: int) -> None:
+    for line in message.splitlines():
+        typer.echo(f"error: {line}", err=True)
+    sys.exit(code)

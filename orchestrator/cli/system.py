@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from orchestrator.store import Store
 
-SweepName = Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="The sweep; the last one used by default.")]
+SweepName = Annotated[str | None, typer.Argument(metavar="SWEEP", help="The sweep; the last one used by default.")]
 Results = Annotated[Path, typer.Option(help="The results folder.")]
 
 mlflow_app = typer.Typer(help="The MLflow mirror of the results.", no_args_is_help=True, rich_markup_mode=None)

@@ -60,13 +60,14 @@ class Sample:
                 publish(self.store, segment)
 
 
-def sample(root: Path, *budgets: str, sizes: tuple[str, ...] = ("90k", "143k"), arms: tuple[str, ...] = ()) -> Sample:
+def sample(root: Path, *budgets: str, sizes: tuple[str, ...] = ("90k", "143k"), batch_size: int = 16) -> Sample:
     """A planned sweep over vanilla and mor-2; nothing is published."""
     changes = {
         "name": NAME,
         "budgets": list(budgets),
         "sizes": {"names": list(sizes)},
-        "arms.architectures": list(arms or ("vanilla", "mor")),
+        "arms.architectures": ["vanilla", "mor"],
+        "train.batch_size": batch_size,
     }
     spec = load_spec("cpu", [Override(flag=key, path=tuple(key.split(".")), value=changes[key]) for key in changes])
     store, planned = Store(root=root), plan(spec, SNAPSHOT)

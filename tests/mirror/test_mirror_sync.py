@@ -184,6 +184,17 @@ def test_what_was_deleted_in_mlflow_comes_back(small: Sample):
     assert_equal_to_the_store(small)
 
 
+def test_cells_that_a_sweep_leaves_out_leave_mlflow(small: Sample):
+    small.publish_all()
+    send(small)
+    changed = sample(small.store.root, "1.5e11", sizes=("90k",), batch_size=8)
+    assert changed.sweep.left_out == 4
+    assert not is_current(changed.store, changed.sweep, changed.uri)
+    send(changed)
+    assert_equal_to_the_store(changed)
+    assert is_current(changed.store, changed.sweep, changed.uri)
+
+
 def test_infinite_and_undefined_numbers_are_not_sent(small: Sample):
     segment = small.plan.segments[0]
     publish(small.store, segment)

@@ -47,10 +47,10 @@ def test_the_ui_serves_the_sweep_takes_another_and_leaves_no_process(small: Samp
         sync(other.store, other.sweep, address)
         assert is_current(other.store, other.sweep, address)
         assert sync(other.store, other.sweep, address).points == 0
-    finally:
         ui.send_signal(signal.SIGINT)
-        code = ui.wait(20)
-    assert code == 0
+        assert ui.wait(20) == 0
+    finally:
+        ui.terminate()
     assert server
     assert not [process for process in server if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     runs = active_runs(small.database)
@@ -95,6 +95,6 @@ def test_ports_that_browsers_refuse_or_others_use_are_not_taken():
 def test_the_command_line_and_the_driver_load_no_mlflow():
     check = (
         "import sys, orchestrator.cli.system, orchestrator.mlflow_server, orchestrator.mirror_process, "
-        "orchestrator.mirror; sys.exit('mlflow' in sys.modules)"
+        "orchestrator.mirror, orchestrator.mirror_follow; sys.exit('mlflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], env=os.environ, check=False).returncode == 0

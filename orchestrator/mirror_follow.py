@@ -1,0 +1,72 @@
+"""The process that mirrors a sweep while it runs: `python -m orchestrator.mirror_follow --results DIR --sweep NAME`.
+
+It loads mlflow with the first thing to send, and ends with its standard input: the pipe of the driver that started it.
+"""
+
+import argparse
+import os
+import select
+import sys
+import time
+from pathlib import Path
+
+from orchestrator.mirror import MirrorError, sync
+from orchestrator.mirror_cursor import is_current, tracking_uri
+from orchestrator.mirror_process import UNREACHABLE
+from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.store import Store
+
+PASS_SECONDS = 5.0
+"""Between passes."""
+
+BUSY_SHARE = 20
+"""A pause lasts this many times what looking for news took, up to LONGEST_PAUSE seconds: it must cost little."""
+
+LONGEST_PAUSE = 60.0
+
+
+def follow(store: Store, name: str, uri: str) -> int:
+    """Sync until standard input ends or the parent is gone, then once more. Returns the exit code of the last pass."""
+    parent, said, ended = os.getppid(), "", False
+    while True:
+        started = time.monotonic()
+        sweep = load_sweep(store, name)
+        current = is_current(store, sweep, uri)
+        looked = time.monotonic() - started
+        problem = "" if current else _send(store, sweep, uri)
+        if problem != said:
+            print(f"{problem}; retrying" if problem else "MLflow is up to date again", flush=True)
+            said = problem
+        if ended:
+            return UNREACHABLE if problem else 0
+        pause = min(max(PASS_SECONDS, BUSY_SHARE * looked), LONGEST_PAUSE)
+        ended = _input_ends_within(pause) or os.getppid() != parent
+
+
+def _send(store: Store, sweep: Sweep, uri: str) -> str:
+    """One pass. Returns what went wrong, empty where nothing did."""
+    try:
+        return "; ".join(sync(store, sweep, uri).problems)
+    except MirrorError as error:
+        return str(error)
+
+
+def _input_ends_within(seconds: float) -> bool:
+    """Wait for the end of standard input: the pipe of a driver that closed it, or that is no more."""
+    readable, _, _ = select.select([sys.stdin], [], [], seconds)
+    return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
+
+
+def main() -> int:
+    """Mirror a sweep into MLflow until standard input ends."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.mirror_follow", description=main.__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--sweep", required=True)
+    arguments = parser.parse_args()
+    os.nice(10)
+    store = Store(root=arguments.results.resolve())
+    return follow(store, arguments.sweep, tracking_uri(store, arguments.sweep))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""What one attempt at a segment does: start from the furthest state that verifies, take the steps, keep checkpoints.
+
+What a segment computes is in `Segment`; how it is executed here is in `Job` and is recorded as `numerics`, since bits
+are promised equal between equal numerics only.
+"""
+
+import json
+import math
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from mor_core.data.shards import TokenReader, load_snapshot, open_tokens
+from mor_core.data.spec import DataError
+from mor_core.model.transformer import Transformer, build_model
+from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from mor_core.training.evaluate import evaluate
+from mor_core.training.loop import Diverged, StepMetrics, train_steps
+from mor_core.training.optim import build_optimizer
+from orchestrator.identity import Segment, to_jsonable, trunk_id
+from orchestrator.store import Store, read_metrics, remove_folder, replace_text, write_json
+
+LOG_EVERY_STEPS = 10
+KEPT_CHECKPOINTS = 2
+PROGRESS_SECONDS = 1.0
+EVALUATION_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """How segments are executed: nothing here changes what they compute beyond rounding."""
+
+    results: Path
+    """The results folder."""
+    data_folder: Path
+    """Folder of the data snapshot."""
+    checkpoint_every_steps: int
+    """Steps between checkpoints within a segment: the work that a fault can cost."""
+    micro_batch: int | None = None
+    """Sequences per forward pass; None takes the whole batch."""
+    threads: int = 1
+    """torch threads of a CPU worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRun:
+    """One attempt at one segment."""
+
+    segment: Segment
+    job: Job
+    store: Store
+    attempt: Path
+    """Its private folder."""
+
+    def numerics_so_far(self) -> list[dict[str, Any]]:
+        """The distinct numerics of this attempt and of those whose state it took over; more than one is a mix."""
+        return json.loads((self.attempt / "numerics.json").read_text())
+
+    def evaluate(self) -> tuple[None, dict[str, Any]]:
+        """Load the decay's weights and measure them."""
+        reader = self._open_data()
+        recipe, spec = self.segment.trunk, self.segment.evaluation
+        assert spec is not None
+        model = self._new_model()
+        load_checkpoint(self.store.checkpoint_folder(self.segment.needs[0]), model, None)
+        sequences = min(EVALUATION_BATCH, self.job.micro_batch or recipe.train.batch_size)
+        batches = reader.valid_batches(spec.num_sequences, recipe.model.context_length, sequences)
+        evaluation = evaluate(model, recipe.train, batches, reader.token_bytes)
+        if not math.isfinite(evaluation.loss):
+            raise Diverged(self.segment.stop_step, evaluation.loss)
+        return None, {"status": "finished", "step": self.segment.stop_step, "evaluation": to_jsonable(evaluation)}
+
+    def train(self) -> tuple[Path, dict[str, Any]]:
+        """Train from the best checkpoint there is to the segment's last step."""
+        reader = self._open_data()
+        recipe, segment = self.segment.trunk, self.segment
+        model = self._new_model()
+        optimizer = build_optimizer(model, recipe.train)
+        start_step = self._restore(model, optimizer)
+        cooldown = None if segment.decay_start is None else (segment.decay_start, segment.stop_step)
+        steps = train_steps(
+            model,
+            optimizer,
+            recipe.train,
+            lambda step: reader.train_batch(recipe.seed, step, recipe.train.batch_size, recipe.model.context_length),
+            start_step=start_step,
+            stop_step=segment.stop_step,
+            cooldown=cooldown,
+            micro_batch=self.job.micro_batch,
+        )
+        started = time.monotonic()
+        with (self.attempt / "metrics.jsonl").open("a") as metrics_file:
+            self._follow(steps, model, optimizer, metrics_file)
+        kept_optimizer = None if segment.kind == "decay" else optimizer
+        checkpoint = self.attempt / "final"
+        save_checkpoint(checkpoint, model, kept_optimizer, segment.stop_step)
+        return checkpoint, {
+            "status": "finished",
+            "step": segment.stop_step,
+            "steps_executed": segment.stop_step - start_step,
+            "train_seconds": time.monotonic() - started,
+        }
+
+    def _follow(
+        self,
+        steps: Iterator[StepMetrics],
+        model: Transformer,
+        optimizer: torch.optim.Optimizer,
+        metrics_file: IO[str],
+    ) -> None:
+        """Take the steps; write metrics on the step grid, progress by the clock and checkpoints every interval."""
+        progress_at = 0.0
+        for metrics in steps:
+            last = metrics.step == self.segment.stop_step
+            if metrics.step % LOG_EVERY_STEPS == 0 or metrics.step == 1 or last:
+                self._log(metrics, metrics_file)
+            if time.monotonic() - progress_at > PROGRESS_SECONDS:
+                progress_at = time.monotonic()
+                self._report_progress(metrics.step)
+            if metrics.step % self.job.checkpoint_every_steps == 0 and not last and metrics.is_finite():
+                metrics_file.flush()
+                save_checkpoint(self.attempt / f"checkpoint-{metrics.step}", model, optimizer, metrics.step)
+                self._drop_old_checkpoints()
+
+    def _log(self, metrics: StepMetrics, file: IO[str]) -> None:
+        train = self.segment.trunk.train
+        tokens = metrics.step * train.batch_size * self.segment.trunk.model.context_length
+        file.write(json.dumps({"step": metrics.step, "tokens": tokens, **metrics.to_floats()}) + "\n")
+
+    def _report_progress(self, step: int) -> None:
+        replace_text(self.attempt / "progress.json", json.dumps({"step": step, "stop_step": self.segment.stop_step}))
+
+    def _drop_old_checkpoints(self) -> None:
+        own = [path for _, path in self.store.attempt_checkpoints(self.segment.id) if path.parent == self.attempt]
+        for path in own[KEPT_CHECKPOINTS:]:
+            remove_folder(path)
+
+    def _open_data(self) -> TokenReader:
+        snapshot = load_snapshot(self.job.data_folder)
+        if snapshot.fingerprint != self.segment.trunk.data_fingerprint:
+            raise DataError(
+                f"{self.job.data_folder} holds the data snapshot {snapshot.fingerprint[:12]}, but this segment was "
+                f"planned on {self.segment.trunk.data_fingerprint[:12]}: run the same command again to plan anew"
+            )
+        return open_tokens(snapshot)
+
+    def _new_model(self) -> Transformer:
+        device = _device()
+        if device.type == "cpu":
+            torch.set_num_threads(self.job.threads)
+        else:
+            # cuBLAS reads this when its context is made. Attention's and gather's gradients are sums whose order is
+            # otherwise left to chance; an operation without a fixed order warns.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        write_json(self.attempt / "numerics.json", [numerics(self.segment, self.job)])
+        return build_model(self.segment.trunk.model, self.segment.trunk.seed, device)
+
+    def _restore(self, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
+        """Load the furthest state that verifies, of any attempt or of the trunk; returns its step."""
+        states = [(step, path, True) for step, path in self.store.attempt_checkpoints(self.segment.id)]
+        states += [(step, path, False) for step, path in self._trunk_states()]
+        for step, path, of_attempt in sorted(states, reverse=True):
+            if step < self.segment.stop_step and self._load(path, model, optimizer, set_aside=of_attempt):
+                if of_attempt:
+                    self._adopt(path.parent, step)
+                return step
+        if self.segment.kind == "decay":  # Nothing verified: say what is wrong with the branch point.
+            return load_checkpoint(self.store.checkpoint_folder(self.segment.needs[0]), model, optimizer)
+        return 0
+
+    def _trunk_states(self) -> list[tuple[int, Path]]:
+        """Published states that this segment may start from."""
+        if self.segment.kind == "decay":
+            assert self.segment.decay_start is not None
+            return [(self.segment.decay_start, self.store.checkpoint_folder(self.segment.needs[0]))]
+        published = self.store.published_trunk_steps(trunk_id(self.segment.trunk))
+        return [(step, self.store.checkpoint_folder(segment_id)) for step, segment_id in published]
+
+    def _load(self, path: Path, model: Transformer, optimizer: torch.optim.Optimizer, *, set_aside: bool) -> bool:
+        """Load a checkpoint; an attempt's that does not verify is set aside for good."""
+        try:
+            load_checkpoint(path, model, optimizer)
+        except CheckpointError:
+            if set_aside and path.exists():
+                path.rename(path.with_name(f"{path.name}.corrupt"))
+            return False
+        return True
+
+    def _adopt(self, attempt: Path, step: int) -> None:
+        """Take over the curve up to the checkpoint that this attempt starts from, and how it was computed."""
+        rows = [row for row in read_metrics(attempt / "metrics.jsonl") if row["step"] <= step]
+        (self.attempt / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        earlier = json.loads((attempt / "numerics.json").read_text())
+        distinct = {json.dumps(each, sort_keys=True): each for each in (*earlier, *self.numerics_so_far())}
+        write_json(self.attempt / "numerics.json", list(distinct.values()))
+
+
+def numerics(segment: Segment, job: Job) -> dict[str, Any]:
+    """What bits depend on beside the recipe: results are comparable bit for bit between equal numerics only."""
+    device = _device()
+    return {
+        "precision": segment.trunk.train.precision,
+        "micro_batch": job.micro_batch or segment.trunk.train.batch_size,
+        "threads": job.threads if device.type == "cpu" else 0,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu {platform.machine()}",
+        "torch": torch.__version__,
+        "world_size": 1,
+        "compile": False,
+    }
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def peak_memory_bytes() -> int:
+    """Largest memory so far: of the GPU's allocator, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
