@@ -156,7 +156,8 @@ def memory_bytes(cell: Cell, micro_batch: int | None) -> int:
     """Parameters, gradients and AdamW at 16 bytes each, and the activations kept for one micro-batch.
 
     Per token and application of a layer about 8 D + 4 F numbers (norms, queries, keys, values, attention, residuals;
-    gate, up, product, SiLU), and per token 2 fp32 numbers for each entry of the vocabulary (logits and their gradient).
+    gate, up, product, SiLU), and per token 3 fp32 numbers for each entry of the vocabulary (logits, their logarithm
+    after softmax, their gradient). Evaluation takes no larger batches than training.
     """
     model = cell.model
     sequences = min(micro_batch or cell.train.batch_size, cell.train.batch_size)
@@ -164,7 +165,7 @@ def memory_bytes(cell: Cell, micro_batch: int | None) -> int:
         model.tokens_per_recursion()
     )
     layers = (8 * model.d_model + 4 * model.d_ff) * applications * ACTIVATION_BYTES[cell.train.precision]
-    head = 2 * 4 * model.vocab_size * model.context_length
+    head = 3 * 4 * model.vocab_size * model.context_length
     return BYTES_PER_PARAMETER_TRAINING * cell.total_params + sequences * (layers + head)
 
 

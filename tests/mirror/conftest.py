@@ -17,7 +17,7 @@ def _no_tracking_server(monkeypatch):
 @pytest.fixture(scope="session")
 def planned_store(tmp_path_factory) -> Sample:
     """A sweep of four cells, nothing trained, sent to a fresh MLflow store."""
-    planned = sample(tmp_path_factory.mktemp("planned"), "1.5e11", "5e11", sizes=("90k",))
+    planned = sample(tmp_path_factory.mktemp("planned"), "1.5e11", "5e11", sizes=("70k",))
     sync(planned.store, planned.sweep, planned.uri)
     return planned
 
@@ -36,6 +36,6 @@ def schema(planned_store: Sample, tmp_path_factory) -> Path:
 @pytest.fixture
 def small(tmp_path: Path, schema: Path) -> Sample:
     """Four cells (vanilla and mor-2, two budgets) whose results are not published yet, and an empty MLflow store."""
-    made = sample(tmp_path / "results", "1.5e11", "5e11", sizes=("90k",))
+    made = sample(tmp_path / "results", "1.5e11", "5e11", sizes=("70k",))
     shutil.copyfile(schema, made.database)
     return made

@@ -60,7 +60,7 @@ class Sample:
                 publish(self.store, segment)
 
 
-def sample(root: Path, *budgets: str, sizes: tuple[str, ...] = ("90k", "143k"), batch_size: int = 16) -> Sample:
+def sample(root: Path, *budgets: str, sizes: tuple[str, ...] = ("70k", "115k"), batch_size: int = 16) -> Sample:
     """A planned sweep over vanilla and mor-2; nothing is published."""
     changes = {
         "name": NAME,

@@ -67,7 +67,7 @@ def test_what_was_published_before_the_end_of_a_sweep_is_in_mlflow_after_it(smal
 
 @pytest.mark.parametrize("racers", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_mirrors_that_race_on_a_fresh_database_leave_it_whole(tmp_path, racers: int):
-    made = sample(tmp_path, "1.5e11", sizes=("90k",))
+    made = sample(tmp_path, "1.5e11", sizes=("70k",))
     made.publish_all()
     processes = [mirror_process(made) for _ in range(racers)]
     said = [process.communicate(timeout=120)[1] for process in processes]
@@ -114,7 +114,7 @@ def test_a_mirror_that_hangs_is_ended(small: Sample, monkeypatch):
 
 @pytest.mark.slow
 def test_a_mirror_killed_while_it_makes_the_database_does_no_harm(tmp_path):
-    made = sample(tmp_path, "1.5e11", sizes=("90k",))
+    made = sample(tmp_path, "1.5e11", sizes=("70k",))
     made.publish_all()
     for seconds in (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0):
         process = mirror_process(made)

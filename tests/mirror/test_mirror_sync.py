@@ -97,7 +97,7 @@ def test_a_growing_sweep_shows_each_step_once(small: Sample):
     small.publish_all()
     send(small)
     for budgets in (["1e12"], ["2.5e11"]):  # a longer trunk, then one whose end lies inside what was sent
-        grown = sample(small.store.root, *budgets, sizes=("90k",))
+        grown = sample(small.store.root, *budgets, sizes=("70k",))
         grown.publish_all()
         send(grown)
         assert_equal_to_the_store(grown)
@@ -187,7 +187,7 @@ def test_what_was_deleted_in_mlflow_comes_back(small: Sample):
 def test_cells_that_a_sweep_leaves_out_leave_mlflow(small: Sample):
     small.publish_all()
     send(small)
-    changed = sample(small.store.root, "1.5e11", sizes=("90k",), batch_size=8)
+    changed = sample(small.store.root, "1.5e11", sizes=("70k",), batch_size=8)
     assert changed.sweep.left_out == 4
     assert not is_current(changed.store, changed.sweep, changed.uri)
     send(changed)
@@ -259,7 +259,7 @@ def test_a_file_that_is_no_database_is_named_at_once(small: Sample):
 
 
 def test_a_database_whose_making_was_cut_short_is_made_anew(planned_store: Sample, tmp_path: Path):
-    made = sample(tmp_path, "1.5e11", sizes=("90k",))
+    made = sample(tmp_path, "1.5e11", sizes=("70k",))
     shutil.copyfile(planned_store.database, made.folder / "mlflow.db.creating")
     change(made.folder / "mlflow.db.creating", "DROP TABLE runs")
     send(made)

@@ -1,5 +1,6 @@
 """The formulas against the built model and PyTorch's own counter."""
 
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -140,7 +141,7 @@ def test_the_papers_four_sizes_have_the_papers_parameters():
 
 def test_the_ladder_is_smooth_deep_enough_to_share_and_named_by_its_parameters():
     counts = [unique_params(model_config(size, vocab_size=512, context_length=128)) for size in SMALL_LADDER]
-    assert all(1.15 < larger / smaller < 1.85 for smaller, larger in zip(counts, counts[1:], strict=False))
+    assert all(1.15 < larger / smaller < 1.85 for smaller, larger in itertools.pairwise(counts))
     for size, count in zip(SMALL_LADDER, counts, strict=True):
         number, unit = float(size.name[:-1]), {"k": 1e3, "M": 1e6}[size.name[-1]]
         assert count == pytest.approx(number * unit, rel=0.05)

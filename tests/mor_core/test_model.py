@@ -1,5 +1,7 @@
 """Invariants of the model family: causality, tying, routing as the paper states it, losses that do not drift."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -90,7 +92,7 @@ def test_routing_keeps_k_tokens_of_those_that_reached_the_recursion_in_ascending
     spread_router(model)
     selections = model(torch.randint(0, 64, (4, 24))).selections
     assert [selection.positions_BK.shape[1] for selection in selections] == [24, 16, 8]
-    for outer, inner in zip(selections, selections[1:], strict=False):
+    for outer, inner in itertools.pairwise(selections):
         assert (inner.positions_BK.diff(dim=1) > 0).all()
         for outer_K, inner_K in zip(outer.positions_BK, inner.positions_BK, strict=True):
             assert set(inner_K.tolist()) <= set(outer_K.tolist())

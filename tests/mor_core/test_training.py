@@ -96,6 +96,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step():
         next(steps).to_floats()
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run_though_the_loss_still_is():
+    model = build_model(VANILLA, seed=0)
+    model.embedding.weight.register_hook(lambda gradient: gradient * float("inf"))
+    steps = train_steps(
+        model, build_optimizer(model, TRAIN), TRAIN, batch_of_step, start_step=0, stop_step=3, cooldown=None
+    )
+    first = next(steps)
+    assert not first.is_finite()
+    with pytest.raises(Diverged, match="gradient norm"):
+        first.to_floats()
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
 def test_a_damaged_checkpoint_is_never_loaded_and_the_file_is_named(damage: str, tmp_path: Path):
     model = build_model(VANILLA, seed=0)

@@ -135,3 +135,11 @@ def test_two_thousand_cells_are_planned_in_three_seconds(cpu_sweep, snapshot):
     started = time.perf_counter()
     assert len(plan(spec, snapshot).cells) >= 2000
     assert time.perf_counter() - started < 3
+
+
+def test_a_vanilla_model_is_the_same_work_whatever_the_other_arms_share(cpu_sweep, snapshot):
+    ids = [
+        {cell.cell_id for cell in plan(cpu_sweep({"arms.sharing": sharing}), snapshot).cells if cell.arm == "vanilla"}
+        for sharing in ("cycle", "middle-cycle")
+    ]
+    assert ids[0] == ids[1]
