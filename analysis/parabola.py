@@ -10,9 +10,9 @@ A parabola is given only when all of this holds, tested in this order:
 3. it opens upwards;
 4. the lowest measured mean loss is at neither end of the sizes, and the vertex lies strictly inside those fitted;
 5. the 95 % t-interval of the curvature excludes zero. The noise is the curve's own residual standard deviation when
-   it has at least three degrees of freedom, otherwise the one pooled over the arm's budgets that pass 1 to 4: with four
-   sizes a curve alone has one degree of freedom and its t-quantile, 12.7, would refuse nearly everything; one degree in
-   all is refused.
+   it has at least six degrees of freedom, otherwise the one pooled over the arm's budgets that pass 1 to 4: with six
+   sizes a curve alone has three degrees of freedom and its own noise is known to within a factor of 4 only; one degree
+   in all is refused.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from scipy import stats
 from analysis.estimate import Refusal, RefusalKind
 from analysis.quadratic import NUM_COEFFICIENTS, TOLERANCE, Axis, Curve, Floats, Noise, Quadratic, least_squares
 
-OWN_NOISE_DOF = 3
+OWN_NOISE_DOF = 6
 MIN_NOISE_DOF = 2
 NEGLIGIBLE_SD = 1e-7  # nats; smaller residuals are rounding, not noise
 LN10 = float(np.log(10.0))
