@@ -8,6 +8,8 @@ from mor_core.data.snapshot import DataSnapshot
 from orchestrator.spec import load_spec
 from orchestrator.sweep_file import Override
 
+SMALL = str(Path(__file__).parent / "small.toml")
+
 
 @pytest.fixture(scope="session")
 def snapshot():
@@ -25,11 +27,11 @@ def snapshot():
 
 
 @pytest.fixture(scope="session")
-def cpu_sweep():
-    """The cpu preset with dotted keys replaced: cpu_sweep({"budgets": ["1e12"], "train.batch_size": 8})."""
+def small_sweep():
+    """small.toml with dotted keys replaced: small_sweep({"budgets": ["1e12"], "train.batch_size": 8})."""
 
     def sweep(changes=None):
         changes = changes or {}
-        return load_spec("cpu", [Override(flag=key, path=tuple(key.split(".")), value=changes[key]) for key in changes])
+        return load_spec(SMALL, [Override(flag=key, path=tuple(key.split(".")), value=changes[key]) for key in changes])
 
     return sweep

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "ray", "mlflow", "pydantic", "polars", "numpy", "pandas", "scipy", "matplotlib", "rich")
+SMALL = str(Path(__file__).parent / "small.toml")
 COMMAND = [str(Path(sys.executable).with_name("mor-sweep"))]
 
 
@@ -59,7 +60,7 @@ def test_the_plan_as_json_is_exact(mor_sweep):
 
 
 def test_what_is_left_out_is_shown_with_its_reason(mor_sweep):
-    done = mor_sweep("isoflop", "--preset", "cpu", "--budgets", "3e9,1e12", "--sizes", "51k", "--dry-run")
+    done = mor_sweep("isoflop", "--preset", SMALL, "--budgets", "3e9,1e12", "--sizes", "51k", "--dry-run")
     assert done.returncode == 0
     assert "3 steps of 2,048 tokens fit, 10 are needed" in done.stdout
 
@@ -93,7 +94,7 @@ def test_an_expensive_sweep_without_a_terminal_is_not_started(mor_sweep, tmp_pat
     for index in range(160):
         words = " ".join(f"word{(index * 7919 + k * k) % 5003} and {k * index % 97}" for k in range(1500))
         (text / f"{index}.txt").write_text(words)
-    done = mor_sweep("isoflop", "--preset", "cpu", "--data", str(text), "--budgets", "1e17", "--sizes", "1.1M")
+    done = mor_sweep("isoflop", "--preset", SMALL, "--data", str(text), "--budgets", "1e17", "--sizes", "1.1M")
     assert done.returncode == 4, done.stderr
     assert "there is no terminal to ask: add --yes" in done.stderr
     assert not (tmp_path / "results").exists()

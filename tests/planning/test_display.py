@@ -25,8 +25,8 @@ def drawn(table, width):
     return console.file.getvalue()
 
 
-def test_the_json_of_a_resolved_plan_names_every_segment_and_its_trunk(cpu_sweep, snapshot):
-    planned = plan(cpu_sweep(), snapshot)
+def test_the_json_of_a_resolved_plan_names_every_segment_and_its_trunk(small_sweep, snapshot):
+    planned = plan(small_sweep(), snapshot)
     document = json.loads(json.dumps(plan_json(planned, cost(planned))))["data"]
     segments = {segment["id"]: segment for segment in document["segments"]}
     assert len(segments) == len(planned.segments)
@@ -39,24 +39,24 @@ def test_the_json_of_a_resolved_plan_names_every_segment_and_its_trunk(cpu_sweep
 
 
 @pytest.mark.parametrize("width", [100, 120])
-def test_no_number_is_cut_at_common_widths(cpu_sweep, snapshot, width):
+def test_no_number_is_cut_at_common_widths(small_sweep, snapshot, width):
     arms = {"arms.architectures": ["vanilla", "recursive", "mor"]}
-    planned = plan(cpu_sweep(arms | {"seeds": [0, 1]}), replace(snapshot, train_tokens=200_000))
+    planned = plan(small_sweep(arms | {"seeds": [0, 1]}), replace(snapshot, train_tokens=200_000))
     text = drawn(cells_table(planned), width)
     assert "…" not in text
     for cell in planned.cells:
         assert f"{cell.steps:,}" in text
 
 
-def test_what_all_cells_share_is_no_column(cpu_sweep, snapshot):
-    one = drawn(cells_table(plan(cpu_sweep(), snapshot)), 120)
-    two = drawn(cells_table(plan(cpu_sweep({"seeds": [0, 1]}), snapshot)), 120)
+def test_what_all_cells_share_is_no_column(small_sweep, snapshot):
+    one = drawn(cells_table(plan(small_sweep(), snapshot)), 120)
+    two = drawn(cells_table(plan(small_sweep({"seeds": [0, 1]}), snapshot)), 120)
     assert "seed" not in one
     assert "seed" in two
 
 
-def test_the_gap_at_equal_paper_budget_is_the_ratio_of_exact_flops(cpu_sweep):
-    planned = plan(cpu_sweep({"budget_convention": "paper", "sizes": {"names": ["51k"]}}), None)
+def test_the_gap_at_equal_paper_budget_is_the_ratio_of_exact_flops(small_sweep):
+    planned = plan(small_sweep({"budget_convention": "paper", "sizes": {"names": ["51k"]}}), None)
     vanilla, mor = (next(c for c in planned.cells if c.arm == arm) for arm in ("vanilla", "mor-2"))
     ratios = [cell.flops["exact"] / cell.flops["paper"] for cell in (vanilla, mor)]
     text = drawn(gap_table(planned), 120)
@@ -64,8 +64,8 @@ def test_the_gap_at_equal_paper_budget_is_the_ratio_of_exact_flops(cpu_sweep):
     assert f"{ratios[1]:.3f} ({ratios[1] / ratios[0] - 1:+.1%})" in text
 
 
-def test_totals_show_what_they_rest_on(cpu_sweep):
-    planned = plan(cpu_sweep({"trunks": "per-budget"}), None)
+def test_totals_show_what_they_rest_on(small_sweep):
+    planned = plan(small_sweep({"trunks": "per-budget"}), None)
     lines = dict(total_lines(planned, cost(planned)))
     assert "a planted speed" in lines["time"]
     assert "per-budget runs cost +" in lines[""]

@@ -25,17 +25,17 @@ def cost(planned, throughput=FAST, **changes):
 
 @settings(max_examples=20, deadline=None)
 @given(budgets=st.lists(st.integers(min_value=5 * 10**10, max_value=10**13), min_size=1, max_size=4))
-def test_the_flops_of_the_segments_add_up_to_the_plan(cpu_sweep, snapshot, budgets):
+def test_the_flops_of_the_segments_add_up_to_the_plan(small_sweep, snapshot, budgets):
     for trunks in ("shared", "per-budget"):
-        planned = plan(cpu_sweep({"budgets": budgets, "trunks": trunks}), snapshot)
+        planned = plan(small_sweep({"budgets": budgets, "trunks": trunks}), snapshot)
         found = cost(planned)
         assert sum(segment_flops(planned).values()) == found.flops
         assert found.num_segments == len(planned.segments)
         assert found.flops <= found.flops_separate
 
 
-def test_a_shared_trunk_costs_its_longest_branch_and_each_cooldown(cpu_sweep):
-    planned = plan(cpu_sweep(ONE_SIZE), None)
+def test_a_shared_trunk_costs_its_longest_branch_and_each_cooldown(small_sweep):
+    planned = plan(small_sweep(ONE_SIZE), None)
     cells = planned.cells
     per_step = training_flops_per_token(cells[0].model, "exact") * cells[0].tokens_per_step
     steps = max(cell.decay_start for cell in cells) + sum(cell.decay_steps for cell in cells)
@@ -43,24 +43,24 @@ def test_a_shared_trunk_costs_its_longest_branch_and_each_cooldown(cpu_sweep):
     assert cost(planned).flops_separate == per_step * sum(cell.steps for cell in cells)
 
 
-def test_per_budget_trunks_cost_what_separate_runs_cost(cpu_sweep):
-    shared, separate = (plan(cpu_sweep({"trunks": trunks}), None) for trunks in ("shared", "per-budget"))
+def test_per_budget_trunks_cost_what_separate_runs_cost(small_sweep):
+    shared, separate = (plan(small_sweep({"trunks": trunks}), None) for trunks in ("shared", "per-budget"))
     found = cost(separate)
     assert found.flops == found.flops_separate
     assert found.flops_shared == pytest.approx(cost(shared).flops, rel=0.01)
     assert found.flops_shared < found.flops
 
 
-def test_time_is_bounded_by_the_longest_chain(cpu_sweep):
-    planned = plan(cpu_sweep(ONE_SIZE), None)
+def test_time_is_bounded_by_the_longest_chain(small_sweep):
+    planned = plan(small_sweep(ONE_SIZE), None)
     crowd = cost(planned, Throughput(flops_per_second=1e9, workers=1000, basis=""))
     alone = cost(planned, Throughput(flops_per_second=1e9, workers=1, basis=""))
     assert crowd.seconds == max(cell.flops["exact"] for cell in planned.cells) / 1e9
     assert alone.seconds == alone.flops / 1e9
 
 
-def test_finished_segments_are_not_paid_again(cpu_sweep, snapshot):
-    planned = plan(cpu_sweep(), snapshot)
+def test_finished_segments_are_not_paid_again(small_sweep, snapshot):
+    planned = plan(small_sweep(), snapshot)
     everything = {segment.id for segment in planned.segments}
     assert cost(planned, finished=everything).flops_remaining == 0
     assert cost(planned, finished=everything).seconds == 0
@@ -69,8 +69,8 @@ def test_finished_segments_are_not_paid_again(cpu_sweep, snapshot):
     assert cost(planned).flops - remaining == segment_flops(planned)[first.id] > 0
 
 
-def test_measured_throughput_recovers_a_planted_speed(cpu_sweep, snapshot):
-    planned = plan(cpu_sweep(), snapshot)
+def test_measured_throughput_recovers_a_planted_speed(small_sweep, snapshot):
+    planned = plan(small_sweep(), snapshot)
     flops = segment_flops(planned)
     stables = [segment for segment in planned.segments if segment.kind == "stable" and not segment.needs]
     results = {s.id: {"steps_executed": s.stop_step, "train_seconds": flops[s.id] / 7e9} for s in stables}
@@ -82,16 +82,16 @@ def test_measured_throughput_recovers_a_planted_speed(cpu_sweep, snapshot):
     assert measured_throughput(planned, {}, workers=3) is None
 
 
-def test_a_routed_cell_is_evaluated_twice(cpu_sweep):
-    cells = plan(cpu_sweep({"sizes": {"names": ["51k"]}}), None).cells
+def test_a_routed_cell_is_evaluated_twice(small_sweep):
+    cells = plan(small_sweep({"sizes": {"names": ["51k"]}}), None).cells
     for cell in cells:
         forward = training_flops_per_token(cell.model, "exact") / 3 * 10 * cell.model.context_length
         passes = {"vanilla": 1, "mor": 2}[cell.architecture]
         assert evaluation_flops(cell, 10) == pytest.approx(float(passes * forward), abs=1)
 
 
-def test_memory_and_disk_follow_parameters_and_micro_batch(cpu_sweep):
-    planned = plan(cpu_sweep(ONE_SIZE), None)
+def test_memory_and_disk_follow_parameters_and_micro_batch(small_sweep):
+    planned = plan(small_sweep(ONE_SIZE), None)
     params = total_params(planned.cells[0].model)
     found = cost(planned)
     assert found.disk_bytes == (12 + 4) * params * 3

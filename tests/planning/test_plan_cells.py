@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from mor_core.sizes import SMALL_LADDER
 from orchestrator.plan import plan
-from orchestrator.spec import SpecError
+from orchestrator.spec import SpecError, load_spec
 
 ONE_SIZE = {"sizes": {"names": ["51k"]}, "arms.architectures": ["vanilla"]}
 
 
 @settings(max_examples=40, deadline=None)
 @given(budget=st.integers(min_value=3 * 10**10, max_value=10**16), convention=st.sampled_from(["exact", "paper"]))
-def test_planned_flops_are_the_budget_within_half_a_step(cpu_sweep, budget, convention):
-    planned = plan(cpu_sweep({"budgets": [budget], "budget_convention": convention}), None)
+def test_planned_flops_are_the_budget_within_half_a_step(small_sweep, budget, convention):
+    planned = plan(small_sweep({"budgets": [budget], "budget_convention": convention}), None)
     for cell in planned.cells:
         assert abs(cell.flops[convention] - budget) <= cell.flops[convention] / cell.steps / 2 + 1
         assert cell.tokens == cell.steps * cell.tokens_per_step
@@ -25,16 +25,16 @@ def test_planned_flops_are_the_budget_within_half_a_step(cpu_sweep, budget, conv
         assert cell.decay_steps == pytest.approx(0.2 * cell.steps, abs=0.5)
 
 
-def test_warmup_follows_the_warmup_budget_and_not_the_budgets(cpu_sweep):
-    small = plan(cpu_sweep(ONE_SIZE | {"budgets": ["1.5e11"]}), None).cells[0]
-    large = plan(cpu_sweep(ONE_SIZE | {"budgets": ["1.5e13"]}), None).cells[0]
+def test_warmup_follows_the_warmup_budget_and_not_the_budgets(small_sweep):
+    small = plan(small_sweep(ONE_SIZE | {"budgets": ["1.5e11"]}), None).cells[0]
+    large = plan(small_sweep(ONE_SIZE | {"budgets": ["1.5e13"]}), None).cells[0]
     assert small.train == large.train
     assert small.train.warmup_steps == round(0.05 * small.steps)
 
 
-def test_a_cooldown_inside_the_warmup_drops_the_cell_in_words(cpu_sweep):
+def test_a_cooldown_inside_the_warmup_drops_the_cell_in_words(small_sweep):
     changes = ONE_SIZE | {"budgets": ["2e10", "5e11"], "schedule.warmup_budget": "3e12"}
-    planned = plan(cpu_sweep(changes), None)
+    planned = plan(small_sweep(changes), None)
     assert [cell.budget for cell in planned.cells] == [500_000_000_000]
     (dropped,) = planned.dropped
     assert dropped.budget == 20_000_000_000
@@ -42,22 +42,22 @@ def test_a_cooldown_inside_the_warmup_drops_the_cell_in_words(cpu_sweep):
     assert "inside the warm-up of 139 steps" in dropped.reason
 
 
-def test_flags_say_why_a_cell_should_be_read_with_care(cpu_sweep, snapshot):
+def test_flags_say_why_a_cell_should_be_read_with_care(small_sweep, snapshot):
     changes = ONE_SIZE | {"budgets": ["1.5e11", "5e11", "1.5e12"], "schedule.warmup_budget": "1e12"}
-    flags = [cell.flags for cell in plan(cpu_sweep(changes), replace(snapshot, train_tokens=700_000)).cells]
+    flags = [cell.flags for cell in plan(small_sweep(changes), replace(snapshot, train_tokens=700_000)).cells]
     assert flags == [("few-steps", "long-warmup"), (), ("repeated-data",)]
 
 
-def test_each_recursion_count_is_an_arm(cpu_sweep):
+def test_each_recursion_count_is_an_arm(small_sweep):
     changes = {"arms.architectures": ["vanilla", "mor"], "arms.recursions": [3, 2, 3], "sizes": {"names": ["51k"]}}
-    planned = plan(cpu_sweep(changes), None)
+    planned = plan(small_sweep(changes), None)
     assert list(dict.fromkeys(cell.arm for cell in planned.cells)) == ["vanilla", "mor-2", "mor-3"]
     assert {cell.arm: cell.model.recursion.count for cell in planned.cells} == {"vanilla": 1, "mor-2": 2, "mor-3": 3}
     assert {cell.arm for cell in planned.cells if cell.model.routing} == {"mor-2", "mor-3"}
 
 
-def test_automatic_sizes_are_consecutive_and_centred_in_the_arms_own_parameters(cpu_sweep):
-    spec = cpu_sweep()
+def test_automatic_sizes_are_consecutive_and_centred_in_the_arms_own_parameters(small_sweep):
+    spec = small_sweep()
     planned = plan(spec, None)
     assert planned.notes == ()
     rungs = [size.name for size in SMALL_LADDER]
@@ -71,17 +71,17 @@ def test_automatic_sizes_are_consecutive_and_centred_in_the_arms_own_parameters(
             assert abs(math.log(middle / expected)) < math.log(1.3)
 
 
-def test_neighbouring_budgets_share_trunks_under_automatic_sizes(cpu_sweep, snapshot):
-    planned = plan(cpu_sweep(), snapshot)
+def test_neighbouring_budgets_share_trunks_under_automatic_sizes(small_sweep, snapshot):
+    planned = plan(small_sweep(), snapshot)
     assert len({cell.trunk_id for cell in planned.cells}) < len(planned.cells) * 2 / 3
 
 
-def test_a_window_at_the_end_of_the_ladder_is_noted(cpu_sweep):
-    (note,) = plan(cpu_sweep({"budgets": ["2e10"], "arms.architectures": ["vanilla"]}), None).notes
-    assert "vanilla at 2e10: N* is expected at 1.4e+04, near an end of the small ladder" in note
+def test_a_window_at_the_end_of_the_ladder_is_noted(small_sweep):
+    (note,) = plan(small_sweep({"budgets": ["4e9"], "arms.architectures": ["vanilla"]}), None).notes
+    assert "vanilla at 4e9: N* is expected at 6.26e+03, near an end of the small ladder" in note
 
 
-def test_the_most_specific_entry_of_a_per_arm_table_holds(cpu_sweep):
+def test_the_most_specific_entry_of_a_per_arm_table_holds(small_sweep):
     law = {"reference_params": 100_000, "source": "planted"}
     rates = {"default": law | {"base": 0.01}, "mor": law | {"base": 0.02}, "mor-3": law | {"base": 0.03}}
     changes = {
@@ -90,28 +90,54 @@ def test_the_most_specific_entry_of_a_per_arm_table_holds(cpu_sweep):
         "sizes": {"names": ["51k"]},
         "train.learning_rate": rates,
     }
-    found = {cell.arm: cell.train.peak_learning_rate for cell in plan(cpu_sweep(changes), None).cells}
+    found = {cell.arm: cell.train.peak_learning_rate for cell in plan(small_sweep(changes), None).cells}
     assert found == {"vanilla": 0.01, "recursive-2": 0.01, "recursive-3": 0.01, "mor-2": 0.02, "mor-3": 0.03}
 
 
-def test_the_rate_falls_with_unrolled_parameters_by_the_stated_exponent(cpu_sweep):
-    cells = plan(cpu_sweep({"sizes": {"names": ["51k", "686k"]}, "arms.architectures": ["vanilla"]}), None).cells
+def test_the_rate_falls_with_unrolled_parameters_by_the_stated_exponent(small_sweep):
+    cells = plan(small_sweep({"sizes": {"names": ["51k", "686k"]}, "arms.architectures": ["vanilla"]}), None).cells
     small, large = cells[0], cells[-1]
     ratio = large.train.peak_learning_rate / small.train.peak_learning_rate
     assert ratio == pytest.approx((large.unrolled_params / small.unrolled_params) ** -0.3, rel=1e-3)
 
 
-def test_optimiser_settings_of_the_sweep_replace_the_recipes(cpu_sweep):
-    train = plan(cpu_sweep(ONE_SIZE | {"train.weight_decay": 0.0, "train.beta2": 0.99}), None).cells[0].train
+def test_optimiser_settings_of_the_sweep_replace_the_recipes(small_sweep):
+    train = plan(small_sweep(ONE_SIZE | {"train.weight_decay": 0.0, "train.beta2": 0.99}), None).cells[0].train
     assert (train.weight_decay, train.beta2, train.beta1) == (0.0, 0.99, 0.9)
 
 
-def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(cpu_sweep):
+def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(small_sweep):
     with pytest.raises(SpecError, match="micro_batch 5 does not divide the batch of 16"):
-        plan(cpu_sweep({"execution.micro_batch": 5}), None)
+        plan(small_sweep({"execution.micro_batch": 5}), None)
 
 
-def test_settings_of_the_model_section_reach_the_model(cpu_sweep):
+def test_settings_of_the_model_section_reach_the_model(small_sweep):
     changes = ONE_SIZE | {"model.rope_theta": 500.0, "model.init_std": 0.03, "model.context_length": 64}
-    model = plan(cpu_sweep(changes), None).cells[0].model
+    model = plan(small_sweep(changes), None).cells[0].model
     assert (model.rope_theta, model.init_std, model.context_length) == (500.0, 0.03, 64)
+
+
+def test_the_cpu_preset_has_three_budgets_in_exact_flops_and_six_sizes_centred_on_a_sourced_optimum():
+    spec = load_spec("cpu")
+    planned = plan(spec, None)
+    assert planned.budget_convention == "exact"
+    assert len({cell.budget for cell in planned.cells}) == 3
+    assert {"vanilla", "mor-2"} <= {cell.arm for cell in planned.cells}
+    assert spec.model.vocab_size <= 1024
+    assert spec.sizes.auto is not None
+    for (arm, budget), cells in grouped(planned.cells).items():
+        assert len(cells) >= 6
+        law = spec.sizes.auto.optimum[arm.partition("-")[0]]
+        expected = law.unique_params * (budget / law.budget) ** law.exponent
+        assert law.source
+        params = sorted(cell.unique_params for cell in cells)
+        assert params[1] < expected < params[-2]
+        assert all(cell.model.num_layers >= 8 for cell in cells)
+
+
+def grouped(cells):
+    """Cells by (arm, budget)."""
+    groups = {}
+    for cell in cells:
+        groups.setdefault((cell.arm, cell.budget), []).append(cell)
+    return groups

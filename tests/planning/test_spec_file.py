@@ -64,8 +64,8 @@ def test_a_budget_without_quotes_is_refused_because_it_is_rounded():
     assert "write it in quotes" in refusal("budgets", [2e18])
 
 
-def test_equal_budgets_are_merged_and_sorted(cpu_sweep):
-    assert cpu_sweep({"budgets": ["5e18", "2.0e18", "2e18"]}).budgets == (2 * 10**18, 5 * 10**18)
+def test_equal_budgets_are_merged_and_sorted(small_sweep):
+    assert small_sweep({"budgets": ["5e18", "2.0e18", "2e18"]}).budgets == (2 * 10**18, 5 * 10**18)
 
 
 @pytest.mark.parametrize("preset", ["paper", "cpu"])
