@@ -21,12 +21,12 @@ import torch
 from mor_core.data.shards import TokenReader, load_snapshot, open_tokens
 from mor_core.data.spec import DataError
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, verify_checkpoint
 from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import Diverged, StepMetrics, train_steps
 from mor_core.training.optim import build_optimizer
 from orchestrator.identity import Segment, to_jsonable, trunk_id
-from orchestrator.store import Store, read_metrics, remove_folder, replace_text, write_json
+from orchestrator.store import Store, StoreError, read_metrics, remove_folder, replace_text, write_json
 
 LOG_EVERY_STEPS = 10
 KEPT_CHECKPOINTS = 2
@@ -173,9 +173,18 @@ class SegmentRun:
                 if of_attempt:
                     self._adopt(path.parent, step)
                 return step
-        if self.segment.kind == "decay":  # Nothing verified: say what is wrong with the branch point.
-            return load_checkpoint(self.store.checkpoint_folder(self.segment.needs[0]), model, optimizer)
+        if self.segment.kind == "decay":
+            self._refuse_branch_point()
         return 0
+
+    def _refuse_branch_point(self) -> None:
+        """Say what is wrong with the checkpoint that a cooldown branches from."""
+        parent = self.store.segment_folder(self.segment.needs[0])
+        try:
+            verify_checkpoint(parent / "checkpoint")
+        except CheckpointError as error:
+            raise StoreError(f"{error}; move {parent} away and run the same command again") from error
+        raise StoreError(f"{parent} holds a checkpoint of another model; move it away and run the same command again")
 
     def _trunk_states(self) -> list[tuple[int, Path]]:
         """Published states that this segment may start from."""

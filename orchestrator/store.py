@@ -64,8 +64,11 @@ class Store:
             return None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read ({error}): {_MOVE_AWAY.format(path.parent)}") from error
-        if not isinstance(data, dict) or data.get("segment_id") != segment_id:
-            raise StoreError(f"{path} is not the result of its segment: {_MOVE_AWAY.format(path.parent)}")
+        expected = {"schema": RESULT_SCHEMA, "segment_id": segment_id}
+        if not isinstance(data, dict) or {key: data.get(key) for key in expected} != expected:
+            raise StoreError(
+                f"{path} is not the result of its segment in schema {RESULT_SCHEMA}: {_MOVE_AWAY.format(path.parent)}"
+            )
         return data
 
     def readable_results(self, segment_ids: Iterable[str]) -> dict[str, dict[str, Any]]:

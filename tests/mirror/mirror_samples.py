@@ -86,7 +86,11 @@ def publish(store: Store, segment: Segment, *, status: str = "finished", reason:
     """One segment as a worker would publish it: metrics every 10 steps and at its end, then the result."""
     attempt = store.new_attempt(segment)
     result = {"status": status, "reason": reason, "step": segment.stop_step, "kind": segment.kind, "attempts": 1}
-    result |= {"wall_seconds": 3.0, "numerics": {"device": "cpu x86_64", "torch": "2.13"}, "peak_memory_bytes": 1 << 28}
+    result |= {
+        "wall_seconds": 3.0,
+        "numerics": [{"device": "cpu x86_64", "torch": "2.13"}],
+        "peak_memory_bytes": 1 << 28,
+    }
     if segment.kind == "evaluate":
         result["evaluation"] = evaluation(segment)
     else:

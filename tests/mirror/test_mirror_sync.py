@@ -62,7 +62,7 @@ def test_every_cell_is_a_flat_run_with_its_tags_parameters_and_losses(small: Sam
         for name in ("arm", "size", "budget", "budget_convention", "recursions", "seed", "trunk_id"):
             assert shown[f"mor.{name}"] == str(row[name])
         assert shown["mor.sweep"] == NAME
-        assert shown["mlflow.runName"] == f"{row['arm']} 90k {row['budget'][0]}e11 seed 0".replace("1e11", "1.5e11")
+        assert shown["mlflow.runName"] == f"{row['arm']} 70k {row['budget'][0]}e11 seed 0".replace("1e11", "1.5e11")
         params = dict(query(small.database, "SELECT key, value FROM params WHERE run_uuid = ?", run))
         assert params["unique_params"] == str(row["unique_params"])
         assert len(params) <= 40

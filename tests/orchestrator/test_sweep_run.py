@@ -10,6 +10,9 @@ import polars as pl
 import pytest
 from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
 
+from orchestrator.revisions import load_sweep
+from orchestrator.store import Store
+
 
 def test_every_cell_of_the_sweep_has_a_loss_below_a_uniform_guess(reference: ToySweep):
     table = pl.read_parquet(reference.results / "sweeps/toy/runs.parquet")
@@ -125,17 +128,22 @@ def test_a_damaged_checkpoint_of_a_trunk_is_named_and_the_cells_that_do_not_need
 ):
     broken = ToySweep(results=tmp_path / "results", text=reference.text, cache=reference.cache)
     shutil.copytree(reference.results, broken.results)
-    stables = [p for p in broken.results.glob("segments/*/result.json") if '"stable"' in p.read_text()]
-    for path in stables:
-        (path.parent / "checkpoint/weights.safetensors").write_bytes(b"torn")
-    for path in list(broken.results.glob("segments/*/result.json")):
-        if '"decay"' in path.read_text():
-            shutil.rmtree(path.parent)
-            break
+    store = Store(root=broken.results)
+    sweep = load_sweep(store, "toy")
+    *_, stable, decay, evaluate = sweep.chain(sweep.cells[0])
+    weights = store.checkpoint_folder(stable.id) / "weights.safetensors"
+    weights.write_bytes(b"torn")
+    for lost in (decay, evaluate):
+        shutil.rmtree(store.segment_folder(lost.id))
     done = broken.run()
-    assert "weights.safetensors" in done.stderr or done.returncode == 0
     assert done.returncode == 3
-    assert "sha256" in done.stderr
+    assert f"{weights}: its sha256 is not the manifest's" in done.stderr
+    assert f"move {store.segment_folder(stable.id)} away" in done.stderr
+    assert "11 of 12 cells finished" in done.stderr
+    shutil.rmtree(store.segment_folder(stable.id))
+    assert broken.run().returncode == 0
+    assert broken.science().equals(reference.science())
+    assert broken.weights() == reference.weights()
 
 
 def test_an_unreachable_ray_address_is_said_within_seconds_with_exit_code_6(toy: ToySweep):
