@@ -17,7 +17,7 @@ Device = Literal["cpu", "cuda"]
 
 ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
     "cuda": (0.4 * 989e12, "assumed: 40 % of an H100's 989 TFLOP/s in bf16"),
-    "cpu": (15e9, "assumed: 15 GFLOP/s for a CPU core"),
+    "cpu": (10e9, "assumed: 10 GFLOP/s for a CPU core on small models"),
 }
 """Per worker, with the sentence that is shown beside it."""
 
