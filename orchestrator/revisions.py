@@ -88,7 +88,7 @@ def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             document["revisions"].append({"number": len(document["revisions"]) + 1, "created": now, **revision})
             replace_text(folder / "sweep.json", json.dumps(document))
-        replace_text(folder.parent / "last", plan.name)
+        replace_text(folder.parent / ".last", plan.name)
     return load_sweep(store, plan.name)
 
 
@@ -125,7 +125,7 @@ def _merged(name: str, revisions: list[dict[str, Any]]) -> Sweep:
 
 def last_sweep_name(store: Store) -> str:
     """The sweep that was run last. Raises NoSuchSweep where there is none."""
-    path = store.root / "sweeps" / "last"
+    path = store.root / "sweeps" / ".last"
     if not path.is_file():
         raise NoSuchSweep(f"no sweep has been run in {store.root}; start one with `mor-sweep isoflop --preset cpu`")
     return path.read_text().strip()

@@ -100,23 +100,33 @@ def _run(
     executor: Executor, plan: Plan, store: Store, pending: tuple[Segment, ...], job: Job, published: dict[str, Outcome]
 ) -> None:
     progress = Progress(plan=plan, store=store, pending=pending)
-    with _terminable(), progress, closing(executor.run(pending, job, published)) as events:
-        for outcome in events:
-            if outcome is not None:
-                progress.record(outcome)
-            progress.refresh()
+    try:
+        with _terminable(), progress, closing(executor.run(pending, job, published)) as events:
+            for outcome in events:
+                if outcome is not None:
+                    progress.record(outcome)
+                progress.refresh()
+    except (KeyboardInterrupt, SystemExit):
+        progress.console.print("stopped: the same command goes on from the last checkpoints", highlight=False)
+        raise
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM unwinds like Ctrl-C does, so that nothing is left running."""
 
+    asked = False
+
     def leave(_signal: int, _frame: types.FrameType | None) -> None:
+        nonlocal asked
+        asked = True
         raise SystemExit(EXIT_TERMINATED)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except SystemExit as error:  # Ray replaces the code of one that is raised while it waits.
+        raise SystemExit(EXIT_TERMINATED if asked else error.code) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -59,7 +59,7 @@ def isoflop(
         raise typer.BadParameter("--json prints a plan: use it with --dry-run")
     flags = [
         Override(flag="--budgets", path=("budgets",), value=_items(budgets)),
-        Override(flag="--sizes", path=("sizes",), value=sizes and {"names": _items(sizes)}),
+        Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": _items(sizes)}),
         Override(flag="--arms", path=("arms", "architectures"), value=_items(arms)),
         Override(flag="--recursions", path=("arms", "recursions"), value=_whole_items(recursions)),
         Override(flag="--seeds", path=("seeds",), value=_whole_items(seeds)),

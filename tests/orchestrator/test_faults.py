@@ -75,8 +75,18 @@ def test_ctrl_c_leaves_nothing_running_and_exits_130(toy: ToySweep):
     driver = toy.start("--workers", "2")
     wait_for(lambda: bool(worker_pids(toy)))
     driver.send_signal(signal.SIGINT)
-    driver.communicate(timeout=60)
+    output, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130
+    assert "the same command goes on from the last checkpoints" in output
+    wait_for(lambda: not processes_of(toy), seconds=10)
+
+
+def test_sigterm_leaves_nothing_running_and_exits_143(toy: ToySweep):
+    driver = toy.start("--workers", "2")
+    wait_for(lambda: bool(worker_pids(toy)))
+    driver.terminate()
+    driver.communicate(timeout=60)
+    assert driver.returncode == 143
     wait_for(lambda: not processes_of(toy), seconds=10)
 
 
