@@ -57,7 +57,9 @@ def following(store: Store, name: str) -> Iterator[Following]:
         mirror.complete = code == 0 and is_current(store, load_sweep(store, name), uri)
         if not mirror.complete:
             cause = _cause(code, limit, public_uri(uri), mirror.log)
-            mirror.warning = f"MLflow mirror incomplete: {cause}; run `mor-sweep mlflow sync {name}`"
+            mirror.warning = (
+                f"MLflow mirror incomplete: {cause}; run `mor-sweep mlflow sync {name} --results {store.root}`"
+            )
 
 
 def _start(store: Store, name: str, uri: str) -> Following:

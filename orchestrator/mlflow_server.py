@@ -26,6 +26,8 @@ START_SECONDS = 120.0
 class UiError(ValueError):
     """The MLflow UI cannot be shown as asked."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class MlflowServer:

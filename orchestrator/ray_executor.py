@@ -107,15 +107,7 @@ def _cluster(executor: RayExecutor) -> Iterator[ModuleType]:
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if folder is not None:
-            ray.init(
-                address="local",
-                num_cpus=executor.workers,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(folder),
-            )
+            _start_local(ray, executor.workers, folder)
         else:
             _connect(ray, str(executor.address))
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in the place of the command's.
@@ -124,6 +116,25 @@ def _cluster(executor: RayExecutor) -> Iterator[ModuleType]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_local(ray: ModuleType, workers: int, folder: Path) -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # Ray opens its folder to everybody; the one above it belongs to this user alone.
+            _temp_dir=str(folder / "ray"),
+        )
+    except Exception as error:  # Ray raises a bare Exception where one of its processes does not come up.
+        cause = str(error).strip().partition("\n")[0]
+        raise ClusterUnreachable(
+            f"Ray did not start on this machine ({cause}): try again, or use --executor in-process"
+        ) from error
 
 
 def _connect(ray: ModuleType, address: str) -> None:

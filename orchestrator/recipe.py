@@ -75,10 +75,19 @@ def peak_learning_rate(spec: SweepSpec, arm: Arm, model: ModelConfig, budget: in
 
 def _rate(law: LearningRateLaw, params: int, budget: int) -> float:
     """The law's value to 4 significant digits: part of identities, so the last bits of pow() must not matter."""
-    rate = law.base * (params / law.reference_params) ** law.exponent
-    if law.reference_budget is not None:
-        rate *= (budget / law.reference_budget) ** law.budget_exponent
-    return float(f"{rate:.3e}")
+    try:
+        rate = law.base * (params / law.reference_params) ** law.exponent
+        if law.reference_budget is not None:
+            rate *= (budget / law.reference_budget) ** law.budget_exponent
+    except OverflowError:
+        rate = math.inf
+    rounded = float(f"{rate:.3e}")
+    if not 0 < rounded < math.inf:
+        raise SpecError(
+            f"train.learning_rate gives a peak rate of {rounded} at {params} parameters, expected a positive number: "
+            "use exponents nearer to 0"
+        )
+    return rounded
 
 
 def train_config(spec: SweepSpec, arm: Arm, model: ModelConfig, *, budget: int, warmup_steps: int) -> TrainConfig:

@@ -9,7 +9,7 @@ import polars as pl
 from mor_core.flops import training_flops
 from orchestrator.cells import Cell
 from orchestrator.revisions import PlannedSegment, Sweep
-from orchestrator.store import Store, StoreError, iterate_attempts, read_metrics, replacing
+from orchestrator.store import LOG_EVERY_STEPS, Store, StoreError, iterate_attempts, read_metrics, replacing
 
 CAPACITY_TOLERANCE = 0.1
 """A realised capacity further from the plan than this share is flagged (capacity-off)."""
@@ -104,7 +104,11 @@ def write_tables(store: Store, sweep: Sweep) -> pl.DataFrame:
 
 
 def curve(store: Store, sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
-    """A cell's training curve from step 1, trunk included: one row per logged step, ascending, published work only."""
+    """A cell's training curve from step 1, trunk included: one row per step of the grid, ascending; published work.
+
+    The last step of a stable stretch is left out where it is off the grid: it depends on which budgets branch
+    there, and the curve of a cell must not change when another budget is added.
+    """
     chain = sweep.chain(cell)
     decay = next(segment for segment in chain if segment.kind == "decay")
     published = store.published_trunk_steps(decay.trunk_id)
@@ -114,7 +118,8 @@ def curve(store: Store, sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
     for name in sources:
         rows |= {row["step"]: row for row in read_metrics(store.segment_folder(name) / "metrics.jsonl")}
-    return [rows[step] for step in sorted(rows)]
+    on_grid = (step for step in sorted(rows) if step % LOG_EVERY_STEPS == 0 or step in (1, cell.steps))
+    return [rows[step] for step in on_grid]
 
 
 def segment_record(store: Store, segment: PlannedSegment) -> SegmentRecord:

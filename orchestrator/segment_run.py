@@ -26,9 +26,8 @@ from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import Diverged, StepMetrics, train_steps
 from mor_core.training.optim import build_optimizer
 from orchestrator.identity import Segment, to_jsonable, trunk_id
-from orchestrator.store import Store, StoreError, read_metrics, remove_folder, replace_text, write_json
+from orchestrator.store import LOG_EVERY_STEPS, Store, StoreError, read_metrics, remove_folder, replace_text, write_json
 
-LOG_EVERY_STEPS = 10
 KEPT_CHECKPOINTS = 2
 PROGRESS_SECONDS = 1.0
 EVALUATION_BATCH = 32

@@ -301,7 +301,7 @@ class SweepSpec(_Section):
     """C, training FLOPs of a cell, exact, ascending, without duplicates."""
     budget_convention: Literal["exact", "paper"]
     """How the FLOPs of a budget are counted; see mor_core.flops."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NotEmpty, Ascending] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], NotEmpty, Ascending] = (0,)
     """Each seed trains every cell once more."""
     trunks: Literal["shared", "per-budget"] = "shared"
     """Whether budgets branch from one trunk or are runs of their own."""

@@ -22,6 +22,9 @@ from typing import Any
 
 from orchestrator.identity import Segment, canonical_json, trunk_id
 
+LOG_EVERY_STEPS = 10
+"""The step grid of training curves."""
+
 RESULT_SCHEMA = "mor-sweep.result/1"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 

@@ -10,6 +10,7 @@ import polars as pl
 from rich.console import Console
 
 from mor_core.data.snapshot import DataSnapshot
+from orchestrator.budgets import budget_text
 from orchestrator.executor import Executor
 from orchestrator.identity import Segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
@@ -63,15 +64,15 @@ def run_sweep(
         console.print("nothing to train: every segment of this plan is published", highlight=False)
         table = write_tables(store, sweep)
         if is_current(store, sweep, tracking_uri(store, sweep.name)):
-            return _report(console, plan, table, store)
+            return _report(console, plan, table, store, published)
     with following(store, sweep.name) as mirror:
         if pending:
             console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
-            _run(_executor(executor, workers, address), plan, store, pending, job, published)
+            published |= _run(_executor(executor, workers, address), plan, store, pending, job, published)
         table = write_tables(store, sweep)
     if mirror.warning:
         console.print(mirror.warning, highlight=False, soft_wrap=True)
-    return _report(console, plan, table, store)
+    return _report(console, plan, table, store, published)
 
 
 def _executor(name: str, workers: int, address: str | None) -> Executor:
@@ -98,7 +99,8 @@ def _published(store: Store, segments: Sequence[Segment]) -> dict[str, Outcome]:
 
 def _run(
     executor: Executor, plan: Plan, store: Store, pending: tuple[Segment, ...], job: Job, published: dict[str, Outcome]
-) -> None:
+) -> dict[str, Outcome]:
+    """The outcomes of the pending segments."""
     progress = Progress(plan=plan, store=store, pending=pending)
     try:
         with _terminable(), progress, closing(executor.run(pending, job, published)) as events:
@@ -109,6 +111,7 @@ def _run(
     except (KeyboardInterrupt, SystemExit):
         progress.console.print("stopped: the same command goes on from the last checkpoints", highlight=False)
         raise
+    return progress.outcomes
 
 
 @contextmanager
@@ -131,14 +134,17 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store) -> int:
+def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, outcomes: dict[str, Outcome]) -> int:
     """What became of this plan's cells, and what to do next."""
     planned = table.filter(pl.col("cell_id").is_in([str(cell.cell_id) for cell in plan.cells]))
     failed = planned.filter(pl.col("status") != "finished")
     folder = store.sweep_folder(plan.name)
     console.print(f"{planned.height - failed.height} of {planned.height} cells finished: {folder}", soft_wrap=True)
     for row in failed.head(SHOWN_FAILURES).iter_rows(named=True):
-        reason = f"  {row['arm']} {row['size']} at {row['budget']}: {row['status']}, {row['reason']}"
+        # A process that Ray lost wrote no reason of its own.
+        lost = outcomes.get(row["evaluate_segment"])
+        why = row["reason"] or (lost.reason if lost else "not run")
+        reason = f"  {row['arm']} {row['size']} at {budget_text(int(row['budget']))}: {row['status']}, {why}"
         console.print(reason, soft_wrap=True, markup=False, highlight=False)
     if failed.height > SHOWN_FAILURES:
         console.print(f"  and {failed.height - SHOWN_FAILURES} more: mor-sweep status", highlight=False)
@@ -146,5 +152,7 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store) -> 
         console.print("run the same command again to retry what failed", highlight=False)
     if failed.height:
         return EXIT_FAILED_CELLS
-    console.print("next: mor-sweep fit, mor-sweep plot frontier, mor-sweep ui", highlight=False)
+    where = "" if store.root == Path("results").absolute() else f" --results {store.root}"
+    verbs = ("fit", "plot frontier", "ui")
+    console.print("next: " + ", ".join(f"mor-sweep {verb}{where}" for verb in verbs), highlight=False, soft_wrap=True)
     return 0

@@ -44,11 +44,11 @@ def fit(
     name, study = _study(store, sweep, loss)
     path = store.sweep_folder(name) / "fits.json"
     document = study_as_json(study)
-    write_json(path, document)
     if as_json:
         typer.echo(json.dumps(document, indent=1))
     else:
         _print_markdown(study_as_markdown(study))
+    write_json(path, document)
     typer.echo(f"fit of sweep {name} written to {path}", err=True)
     if study.refused:
         raise typer.Exit(FIT_REFUSED)
@@ -79,13 +79,12 @@ def frontier(sweep: SweepName = None, results: Results = Path("results"), loss: 
 def _study(store: "Store", sweep: str | None, loss: Loss) -> "tuple[str, Study]":
     """The sweep's name and its fit, from its table as it stands now."""
     from analysis.frontier import FitSettings, fit_study
-    from orchestrator.records import write_tables
+    from orchestrator.records import table
     from orchestrator.revisions import load_sweep
 
     loaded = load_sweep(store, sweep)
-    table = write_tables(store, loaded)
     column = {"causal": "loss", "topk": "loss_topk"}[loss.value]
-    return loaded.name, fit_study(table, FitSettings(loss_column=column))
+    return loaded.name, fit_study(table(store, loaded), FitSettings(loss_column=column))
 
 
 def _figure_paths(store: "Store", name: str, figure: str) -> list[Path]:

@@ -38,9 +38,7 @@ def main() -> None:
     try:
         app()
     except OSError as error:
-        if error.filename is None:
-            raise
-        _end(f"{error.filename}: {error.strerror}", UNEXPECTED)
+        _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), UNEXPECTED)
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if code is None:

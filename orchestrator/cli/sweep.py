@@ -57,6 +57,8 @@ def isoflop(
 
     if as_json and not dry_run:
         raise typer.BadParameter("--json prints a plan: use it with --dry-run")
+    if address and executor is ExecutorName.in_process:
+        raise typer.BadParameter("--address names a Ray cluster: leave it out with --executor in-process")
     flags = [
         Override(flag="--budgets", path=("budgets",), value=_items(budgets)),
         Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": _items(sizes)}),
@@ -83,7 +85,7 @@ def _items(text: str | None) -> list[str] | None:
 def _whole_items(text: str | None) -> list[Any] | None:
     """Whole numbers where the items are; anything else stays as typed, to be refused with its flag."""
     items = _items(text)
-    return items and [int(item) if item.isdecimal() else item for item in items]
+    return items and [int(item) if item.removeprefix("-").isdecimal() else item for item in items]
 
 
 def _print_plan(spec: "SweepSpec", results: Path, machine: "Throughput", as_json: bool) -> None:

@@ -99,7 +99,7 @@ def test_an_outage_costs_a_sweep_one_line(small: Sample, monkeypatch):
         small.publish_all()
     assert mirror.complete is False
     assert mirror.warning.startswith("MLflow mirror incomplete: http://127.0.0.1:9 did not take everything")
-    assert mirror.warning.endswith(f"run `mor-sweep mlflow sync {NAME}`")
+    assert mirror.warning.endswith(f"run `mor-sweep mlflow sync {NAME} --results {small.store.root}`")
     assert len(mirror.log.read_text().splitlines()) == 1
     assert "secret" not in mirror.log.read_text()
 

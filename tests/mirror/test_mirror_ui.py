@@ -63,6 +63,7 @@ def test_a_sweep_without_a_store_is_one_sentence(tmp_path):
     made = sample(tmp_path, "1.5e11", sizes=("70k",))
     result = CliRunner().invoke(app, ["ui", "--results", str(made.store.root)])
     assert isinstance(result.exception, UiError)
+    assert result.exception.exit_code == 2
     assert str(result.exception).startswith(f"the sweep '{NAME}' has no MLflow store yet")
 
 

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
 
+from orchestrator.records import curve
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
 
@@ -72,6 +73,26 @@ def test_cells_of_other_settings_are_trained_anew_and_never_share_a_table(refere
     back = other.run()
     assert "nothing to train" in back.stderr
     assert other.science().equals(reference.science())
+
+
+def test_a_cells_curve_does_not_change_when_another_budget_is_added(reference: ToySweep, tmp_path: Path):
+    grown = ToySweep(results=tmp_path / "results", text=reference.text, cache=reference.cache)
+    shutil.copytree(reference.results, grown.results)
+    store = Store(root=grown.results)
+    before = load_sweep(store, "toy")
+    curves = {cell.cell_id: curve(store, before, cell) for cell in before.cells}
+    assert grown.run("--budgets", "6e8,9e8,1.2e9,2.4e9").returncode == 0
+    after = load_sweep(store, "toy")
+    assert len(after.cells) > len(before.cells)
+    assert {cell.cell_id: curve(store, after, cell) for cell in before.cells} == curves
+
+
+def test_a_seed_that_no_table_can_hold_is_refused_before_anything_is_recorded(toy: ToySweep):
+    done = toy.run("--seeds", "9223372036854775808")
+    assert done.returncode == 2
+    assert "--seeds" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not toy.results.exists()
 
 
 def test_ray_workers_compute_what_one_process_computes(toy: ToySweep, reference: ToySweep):

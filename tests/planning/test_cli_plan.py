@@ -134,3 +134,14 @@ def test_help_answers_quickly():
         return time.perf_counter() - started
 
     assert min(seconds() for _ in range(5)) < 0.3
+
+
+def test_a_learning_rate_law_that_overflows_is_one_sentence(mor_sweep, tmp_path):
+    for exponent in ("1e300", "-1e300"):
+        text = Path(SMALL).read_text().replace("exponent = -0.3 ", f"exponent = {exponent} ")
+        assert exponent in text
+        (tmp_path / "steep.toml").write_text(text)
+        done = mor_sweep("isoflop", "--preset", "steep.toml", "--dry-run")
+        assert done.returncode == 2
+        assert "use exponents nearer to 0" in done.stderr
+        assert "Traceback" not in done.stderr
