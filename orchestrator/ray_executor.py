@@ -8,17 +8,16 @@ checkpoint. By default Ray is a cluster of its own on this machine, on 127.0.0.1
 import contextlib
 import logging
 import os
-import shutil
-import signal
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from orchestrator.deferred_signals import deferred_signals
 from orchestrator.executor import Events
 from orchestrator.identity import Segment
+from orchestrator.ray_folder import ray_folder
 from orchestrator.segment_run import Job
 from orchestrator.worker import Outcome, blocked, run_or_block
 
@@ -28,10 +27,16 @@ CONNECT_SECONDS = 5.0
 OBJECT_STORE_BYTES = 100 * 2**20
 """Outcomes are a few hundred bytes; Ray's default would claim a third of the memory."""
 
-LOCAL_ENVIRONMENT = {
-    # Ray reads its environment when it is imported. Without this, a local cluster listens on every interface.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+DRIVER_ENVIRONMENT = {
+    # Ray reads its environment when it is imported.
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's own handler of SIGTERM, below Python's, would end this process without a word.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+}
+
+LOCAL_ENVIRONMENT = DRIVER_ENVIRONMENT | {
+    # Without this, a local cluster listens on every interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -100,22 +105,21 @@ def _cluster(executor: RayExecutor) -> Iterator[ModuleType]:
         os.environ.update(LOCAL_ENVIRONMENT)
     else:
         _check_reachable(executor.address)
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.update(DRIVER_ENVIRONMENT)
     import ray
 
-    folder = _short_temporary_folder() if executor.address is None else None
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        if folder is not None:
-            _start_local(ray, executor.workers, folder)
-        else:
-            _connect(ray, str(executor.address))
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own in the place of the command's.
-        yield ray
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    folder = ray_folder() if executor.address is None else contextlib.nullcontext()
+    with folder as local:
+        try:
+            # Cut short, Ray would leave processes or crash; and it puts handlers of its own in the command's place.
+            with deferred_signals("Ray has started"):
+                if local is not None:
+                    _start_local(ray, executor.workers, local)
+                else:
+                    _connect(ray, str(executor.address))
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def _start_local(ray: ModuleType, workers: int, folder: Path) -> None:
@@ -157,9 +161,3 @@ def _check_reachable(address: str) -> None:
         raise ClusterUnreachable(
             f"no Ray cluster answers at {address} ({error}); start one with `ray start --head` or leave out --address"
         ) from error
-
-
-def _short_temporary_folder() -> Path:
-    """Ray's sockets live under it, and a socket's path may have 107 bytes at most."""
-    parent = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="mor-sweep-", dir=parent if len(parent) < 30 else "/tmp"))

@@ -27,6 +27,8 @@ LOG_EVERY_STEPS = 10
 
 RESULT_SCHEMA = "mor-sweep.result/1"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish")
+"""What of an attempt only its own process would have gone on with."""
 
 
 class StoreError(Exception):
@@ -101,6 +103,16 @@ class Store:
                 number += 1
             else:
                 return folder
+
+    def remove_debris(self, segment_id: str) -> None:
+        """Remove what attempts that were killed on this host left half done. Only for who holds the segment's lock.
+
+        An attempt of another host, where the lock may not be seen, may still be at work: its files stay.
+        """
+        for attempt in iterate_attempts(self, segment_id):
+            if re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", attempt.name):
+                for path in [path for pattern in _DEBRIS for path in attempt.glob(pattern)]:
+                    remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def num_attempts(self, segment_id: str) -> int:
         """How many tries there have been."""
@@ -211,7 +223,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_folder(path: Path) -> None:
     """Delete a folder so that nobody sees it half deleted: it loses its name first."""
-    gone = path.with_name(f"{path.name}.removed")
+    gone = path if path.name.endswith(".removed") else path.with_name(f"{path.name}.removed")
     with contextlib.suppress(FileNotFoundError):
         path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)

@@ -80,8 +80,9 @@ def published_outcome(store: Store, segment_id: str) -> Outcome:
 
 
 def _attempt(segment: Segment, job: Job, store: Store) -> str | None:
-    """One try. Returns the reason of a failure, None where a result is published."""
+    """One try, by the holder of the segment's lock. The reason of a failure; None where a result is published."""
     store.refuse_obstructed(segment.id)
+    store.remove_debris(segment.id)
     folder = store.new_attempt(segment)
     try:
         _compute_and_publish(segment, job, store, folder)

@@ -17,7 +17,17 @@ PARTIAL = ".partial"
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after which a temporary folder is taken to be left over from a killed process."""
 
-CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+CANNOT_WRITE = FULL | {
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -71,8 +81,9 @@ def naming_what_cannot_be_written(path: Path) -> Iterator[None]:
         if error.errno not in CANNOT_WRITE:
             raise
         raise DataError(
-            f"Cannot write prepared data to {path}: {error.strerror}; free some space there, "
-            f"or set {CACHE_VARIABLE} to a folder that can be written."
+            f"Cannot write prepared data to {path}: {error.strerror}; "
+            f"{'free some space there, or ' if error.errno in FULL else ''}"
+            f"set {CACHE_VARIABLE} to a folder that can be written."
         ) from error
 
 

@@ -7,6 +7,7 @@ Light on purpose: a plan looks up a snapshot without loading the tokenizer or th
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ from mor_core.data.user_text import file_sha256
 
 
 def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:
-    """The prepared snapshot that `spec` means, or None where it has not been prepared.
+    """The prepared snapshot that `spec` means, or None where it has not been prepared. Its name is the name of the
+    path in `spec`: equal content under two names is prepared once.
 
     A user's files are compared by content, so changed files are not prepared. Raises `DataError` where a path
     does not exist or the prepared description is damaged.
@@ -43,7 +45,9 @@ def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:
     cache = cache or cache_folder()
     corpus = find_corpus(spec, cache)
     folder = corpus and _tokens_folder(corpus, spec, cache)
-    return load_snapshot(folder) if folder and (folder / MANIFEST).is_file() else None
+    if not corpus or not folder or not (folder / MANIFEST).is_file():
+        return None
+    return replace(load_snapshot(folder), name=corpus.name)
 
 
 def find_by_fingerprint(fingerprint: str, cache: Path | None = None) -> DataSnapshot | None:
@@ -118,9 +122,12 @@ def open_tokens(snapshot: DataSnapshot) -> TokenReader:
 def _prepare_tokens(
     corpus: CorpusSnapshot, spec: DataSpec, cache: Path, report: Callable[[str], None] | None
 ) -> DataSnapshot:
+    """The tokens of a corpus, made where they are not there in full: what others may be reading is never replaced."""
     folder = _tokens_folder(corpus, spec, cache)
-    manifest = write_tokens(corpus, spec.vocab_size, folder)
-    snapshot = load_snapshot(folder)
+    if not _is_whole(folder):
+        write_tokens(replace(corpus, name=_published_name(folder) or corpus.name), spec.vocab_size, folder)
+    manifest = read_manifest(folder)
+    snapshot = replace(load_snapshot(folder), name=corpus.name)
     if report:
         report(
             f"Tokens: {snapshot.train_tokens} to train on, {snapshot.valid_tokens} for validation, "
@@ -137,17 +144,39 @@ def _prepare_tokens(
 def _intact(spec: DataSpec, cache: Path) -> DataSnapshot | None:
     """The prepared snapshot if all its files are there in full, else None."""
     snapshot = find(spec, cache)
-    if snapshot is None or not (snapshot.folder / TOKENIZER_FILE).is_file():
-        return None
-    manifest = read_manifest(snapshot.folder)
+    return snapshot if snapshot and _has_all_files(snapshot.folder) else None
+
+
+def _has_all_files(folder: Path) -> bool:
+    """Whether the files that the manifest lists are there in their full size."""
+    manifest = read_manifest(folder)
     itemsize = np.dtype(manifest["dtype"]).itemsize
     try:
         for split in SPLITS:
             for entry in manifest["splits"][split]["shards"]:
-                check_size(snapshot.folder / entry["file"], entry["tokens"] * itemsize)
+                check_size(folder / entry["file"], entry["tokens"] * itemsize)
+    except DataError:
+        return False
+    return (folder / TOKENIZER_FILE).is_file()
+
+
+def _published_name(folder: Path) -> str | None:
+    """The name that was published with the tokens: it stays where lost files are made again."""
+    try:
+        return read_manifest(folder)["name"]
     except DataError:
         return None
-    return snapshot
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every byte of the files that the manifest lists is as it was prepared."""
+    try:
+        if not _has_all_files(folder):
+            return False
+        open_tokens(load_snapshot(folder)).verify()
+    except DataError:
+        return False
+    return True
 
 
 def _remember(spec: DataSpec, cache: Path, report: Callable[[str], None] | None) -> None:

@@ -35,6 +35,11 @@ def source_files(corpus: str) -> list[Path]:
         )
     if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise DataError(
+            f"{path} is neither a file nor a folder (a device or a pipe), so it cannot be read twice; give a text, "
+            "JSON Lines or Parquet file, or a folder of them."
+        )
     files = [file for file in sorted(path.rglob("*")) if _is_readable(file, path)]
     if not files:
         raise DataError(

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,8 +121,41 @@ def test_a_cache_that_cannot_be_written_is_named(spec: DataSpec) -> None:
         prepare(spec, below_a_file)
 
 
+def test_a_cache_below_a_folder_that_nobody_can_make_is_named(spec: DataSpec) -> None:
+    with pytest.raises(DataError, match=r"Cannot write .*/proc/nowhere/cache: No such .*; set MOR_SWEEP_CACHE to"):
+        prepare(spec, Path("/proc/nowhere/cache"))
+
+
+def test_a_device_is_no_text(cache: Path) -> None:
+    with pytest.raises(DataError, match="/dev/null is neither a file nor a folder"):
+        prepare(DataSpec(corpus="/dev/null", vocab_size=280), cache)
+
+
+def test_equal_text_under_a_second_name_renames_nothing_and_each_name_is_its_own(
+    spec: DataSpec, cache: Path, tmp_path: Path
+) -> None:
+    first = prepare(spec, cache)
+    published = (first.folder / "manifest.json").read_bytes()
+    copy = DataSpec(corpus=str(write(tmp_path / "copy.txt", Path(spec.corpus).read_text())), vocab_size=280)
+    second = prepare(copy, cache)
+    assert second == replace(first, name="copy.txt")
+    assert (find(spec, cache), find(copy, cache)) == (first, second)
+    (first.folder / "train-00000.bin").unlink()
+    assert prepare(copy, cache, refresh=True) == second
+    assert (first.folder / "manifest.json").read_bytes() == published
+
+
+def test_refreshing_makes_a_shard_with_a_changed_byte_again(spec: DataSpec, cache: Path) -> None:
+    before = prepare(spec, cache)
+    shard = before.folder / "train-00000.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert prepare(spec, cache, refresh=True) == before
+    assert shard.read_bytes() == whole
+
+
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No space left"), naming_what_cannot_be_written(tmp_path):
+    with pytest.raises(DataError, match="No space left .*; free some space there, or set MOR_SWEEP_CACHE"), naming_what_cannot_be_written(tmp_path):
         Path("/dev/full").write_text("anything")
 
 

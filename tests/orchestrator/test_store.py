@@ -106,6 +106,21 @@ def test_a_refused_checkpoint_leaves_the_model_as_it_was(tmp_path: Path):
     assert (attempt / "checkpoint-5.corrupt").exists()
 
 
+def test_what_killed_attempts_left_half_written_goes_when_the_next_one_starts_and_checkpoints_stay(tmp_path: Path):
+    store, segment = Store(root=tmp_path), stable_segment(TRUNK, 10)
+    killed = left_behind(store, segment, step=5)
+    elsewhere = killed.with_name("002-another-host-17")
+    half = ["checkpoint-10.writing.17", "checkpoint-5.writing.17.removed", "checkpoint-1.removed", "final", "publish"]
+    for attempt in (killed, elsewhere):
+        for name in half:
+            (attempt / name).mkdir(parents=True)
+            (attempt / name / "weights.safetensors").write_text("half")
+    (killed / "progress.json.17.writing").write_text("{")
+    run_segment(segment, Job(results=tmp_path, data_folder=tmp_path / "gone", checkpoint_every_steps=5))
+    assert sorted(path.name for path in killed.iterdir()) == ["checkpoint-5", "metrics.jsonl", "numerics.json"]
+    assert sorted(path.name for path in elsewhere.iterdir()) == sorted(half), "its process may be alive"
+
+
 def left_behind(store: Store, segment: Segment, step: int, weights_only: bool = False) -> Path:
     """What a killed attempt leaves: a curve with a torn tail, its numerics, a checkpoint."""
     attempt = store.new_attempt(segment)

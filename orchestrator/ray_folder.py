@@ -1,0 +1,61 @@
+"""The folder of a local Ray: this user's alone, gone with its owner, or with the next one after a kill -9.
+
+/tmp/mor-sweep-XXXXXXXX/owner    locked by the process that made the folder, for as long as it lives
+/tmp/mor-sweep-XXXXXXXX/ray/     Ray's own files
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "mor-sweep-"
+OWNER = "owner"
+
+LONGEST_PARENT = 30
+"""Characters: Ray's sockets live under the folder, and a socket's path may have 107 bytes at most."""
+
+
+@contextlib.contextmanager
+def ray_folder() -> Iterator[Path]:
+    """A fresh folder for the length of the body; removes those whose owner was killed."""
+    parent = _parent()
+    _remove_abandoned(parent)
+    folder, lock = _make(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _parent() -> Path:
+    usual = tempfile.gettempdir()
+    return Path(usual if len(usual) < LONGEST_PARENT else "/tmp")
+
+
+def _make(parent: Path) -> tuple[Path, int]:
+    """The folder and the descriptor that holds its lock. It gets its name when it is locked: nobody sees it free."""
+    hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
+    lock = os.open(hidden / OWNER, os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = hidden.with_name(hidden.name.removeprefix("."))
+    hidden.rename(folder)
+    return folder, lock
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove this user's folders whose owner is gone: its lock, which the kernel lets go with the process, is free."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
