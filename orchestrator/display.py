@@ -1,5 +1,6 @@
 """A plan as tables for people (rich) and as JSON for programs."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import groupby
@@ -73,12 +74,20 @@ def print_summary(plan: Plan, estimate: Estimate) -> None:
     console.print(totals_table(plan, estimate))
 
 
+def print_news(before: Plan, after: Plan) -> None:
+    """What is known of a plan, to stderr, now that its data is prepared: what could not be said `before`."""
+    said = {*before.notes, *flag_lines(before)}
+    for line in (*after.notes, *flag_lines(after)):
+        if line not in said:
+            Console(stderr=True, highlight=False).print(Text(f"note: {line}"), soft_wrap=True)
+
+
 def _print_notes(console: Console, plan: Plan) -> None:
     if plan.dropped:
         console.print(Text("\nleft out"))
         console.print(dropped_table(plan))
     console.print()
-    for line in (*plan.notes, *flag_lines(plan)):
+    for line in (*lost_arm_lines(plan), *plan.notes, *flag_lines(plan)):
         console.print(Text(f"note: {line}"))
 
 
@@ -140,6 +149,18 @@ def dropped_table(plan: Plan) -> Table:
         seeds = [str(dropped.seed) for dropped in group]
         table.add_row(arm, size, budget_text(budget), ",".join(seeds), reason)
     return table
+
+
+def lost_arm_lines(plan: Plan) -> list[str]:
+    """A sentence for each arm of which no cell is left."""
+    left = {cell.arm for cell in plan.cells}
+    lost = {dropped.arm: dropped for dropped in plan.dropped if dropped.arm not in left}
+    counts = Counter(dropped.arm for dropped in plan.dropped)
+    return [
+        f"no cell of {arm} can be trained, all {counts[arm]} are left out; {one.size} at "
+        f"{budget_text(one.budget)}: {one.reason}"
+        for arm, one in lost.items()
+    ]
 
 
 FLAG_MEANINGS = {

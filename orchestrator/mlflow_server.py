@@ -1,18 +1,21 @@
 """The MLflow UI of a sweep, as a process on this machine that lives as long as a with block. Light: no mlflow here."""
 
 import contextlib
+import http.client
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.mirror_cursor import public_uri, read_cursor, sqlite_path, tracking_uri
-from orchestrator.mirror_process import end_group
+from orchestrator.mirror_process import UNREACHABLE, end_group
 from orchestrator.store import Store
 
 HOST = "127.0.0.1"
@@ -21,12 +24,19 @@ REFUSED_PORTS = (5060, 5061)
 """Browsers refuse to open them (telephony)."""
 
 START_SECONDS = 120.0
+PROBE_SECONDS = 5.0
 
 
 class UiError(ValueError):
     """The MLflow UI cannot be shown as asked."""
 
     exit_code = 2
+
+
+class TrackingServerUnreachable(Exception):
+    """No server answers where MLFLOW_TRACKING_URI points; the message says what to do."""
+
+    exit_code = UNREACHABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,25 @@ def running_server(store: Store, name: str) -> str | None:
     """The address of the server that MLFLOW_TRACKING_URI names; None where the store is a file or a database."""
     uri = tracking_uri(store, name)
     return public_uri(uri).rstrip("/") if uri.startswith(("http://", "https://")) else None
+
+
+def check_answers(uri: str) -> None:
+    """Raises TrackingServerUnreachable where nothing answers HTTP at a tracking URI; other stores are not asked."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    address = public_uri(uri)
+    try:
+        urllib.request.urlopen(address, timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:  # Somebody is there; a password or a path is the client's to settle.
+        return
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, ssl.SSLError):
+            return
+        raise TrackingServerUnreachable(
+            f"no MLflow server answers at {address} ({reason}): start it or correct MLFLOW_TRACKING_URI, or unset that "
+            "to use the store in the sweep's own folder"
+        ) from error
 
 
 def runs_page(address: str, store: Store, name: str) -> str:

@@ -1,6 +1,5 @@
 """A sweep while it runs: one live table on a terminal, one line per finished cell elsewhere. Messages go to stderr."""
 
-import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ class Progress:
         self._cells: dict[str, list[Cell]] = {}
         for cell in self.plan.cells:
             self._cells.setdefault(str(cell.evaluate_segment), []).append(cell)
+        self._trunks = {cell.trunk_key: f"{cell.arm} {cell.size}" for cell in self.plan.cells}
         self._initial = {segment.id: self._fraction(segment) for segment in self.pending}
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
 
@@ -82,7 +82,7 @@ class Progress:
 
     def _line(self, cell: Cell, outcome: Outcome) -> str:
         what = f"[{self._done_cells()}/{len(self.plan.cells)}] {cell.arm} {cell.size} at {budget_text(cell.budget)}"
-        seed = f" seed {cell.seed}" if cell.seed else ""
+        seed = _seed_text(cell.seed)
         if outcome.status != "finished":
             return f"{what}{seed}: {outcome.status}, {outcome.reason}"
         return f"{what}{seed}: loss {self._loss(outcome.segment_id)}"
@@ -109,12 +109,8 @@ class Progress:
 
     def _step(self, segment: Segment) -> int | None:
         """The step that the newest attempt has reached."""
-        for attempt in reversed(list(iterate_attempts(self.store, segment.id))):
-            try:
-                return json.loads((attempt / "progress.json").read_text())["step"]
-            except (OSError, ValueError):
-                continue
-        return None
+        reached = self.store.progress(segment.id)
+        return reached.step if reached else None
 
     def _fraction(self, segment: Segment) -> float:
         """Share of a segment's steps that have been taken."""
@@ -148,6 +144,10 @@ class Progress:
         return (segment.stop_step - self._first_step(segment)) * per_step
 
     def _name(self, segment: Segment) -> str:
-        model = segment.trunk.model
-        arm = model.architecture if model.recursion.count == 1 else f"{model.architecture}-{model.recursion.count}"
-        return f"{segment.kind} {arm} width {model.d_model}"
+        """Such as "stable mor-2 135M", with the seed where it is not 0."""
+        trunk = segment.trunk
+        return f"{segment.kind} {self._trunks[trunk.model, trunk.train, trunk.seed]}{_seed_text(trunk.seed)}"
+
+
+def _seed_text(seed: int) -> str:
+    return f" seed {seed}" if seed else ""

@@ -10,6 +10,8 @@ it by one rename, which fails where the folder is already there: the first wins,
 """
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import re
@@ -25,6 +27,9 @@ from orchestrator.identity import Segment, canonical_json, trunk_id
 LOG_EVERY_STEPS = 10
 """The step grid of training curves."""
 
+LOCK = "lock"
+"""In a segment's attempts folder: held by the process that computes it, and let go by the kernel with it."""
+
 RESULT_SCHEMA = "mor-sweep.result/1"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish")
@@ -35,6 +40,16 @@ class StoreError(Exception):
     """Something in the results folder is not what this program wrote; the message names the file and what to do."""
 
     exit_code = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentProgress:
+    """Where an attempt at a segment is."""
+
+    step: int
+    """Steps taken, from the start of the trunk."""
+    stop_step: int
+    """The step at which the segment ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +132,30 @@ class Store:
     def num_attempts(self, segment_id: str) -> int:
         """How many tries there have been."""
         return sum(1 for _ in iterate_attempts(self, segment_id))
+
+    def progress(self, segment_id: str) -> SegmentProgress | None:
+        """How far the newest attempt that has taken a step is; None where none has."""
+        for attempt in reversed(list(iterate_attempts(self, segment_id))):
+            try:
+                said = json.loads((attempt / "progress.json").read_text())
+                return SegmentProgress(step=said["step"], stop_step=said["stop_step"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return None
+
+    def is_locked(self, segment_id: str) -> bool:
+        """Whether a process is at work on the segment, as far as this host can see its lock."""
+        try:
+            lock = os.open(self.attempts_folder(segment_id) / LOCK, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno == errno.EWOULDBLOCK
+        finally:
+            os.close(lock)
+        return False
 
     def attempt_checkpoints(self, segment_id: str) -> list[tuple[int, Path]]:
         """(step, folder) of the checkpoints of all attempts at a segment, the latest step first."""

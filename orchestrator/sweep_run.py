@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.budgets import budget_text
+from orchestrator.display import lost_arm_lines
 from orchestrator.executor import Executor
 from orchestrator.identity import Segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
@@ -144,12 +145,20 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, out
         # A process that Ray lost wrote no reason of its own.
         lost = outcomes.get(row["evaluate_segment"])
         why = row["reason"] or (lost.reason if lost else "not run")
-        reason = f"  {row['arm']} {row['size']} at {budget_text(int(row['budget']))}: {row['status']}, {why}"
+        # A reason to have diverged says so itself.
+        state = why if row["status"] == "diverged" else f"{row['status']}, {why}"
+        reason = f"  {row['arm']} {row['size']} at {budget_text(int(row['budget']))}: {state}"
         console.print(reason, soft_wrap=True, markup=False, highlight=False)
     if failed.height > SHOWN_FAILURES:
         console.print(f"  and {failed.height - SHOWN_FAILURES} more: mor-sweep status", highlight=False)
     if (failed["status"] != "diverged").any():
-        console.print("run the same command again to retry what failed", highlight=False)
+        console.print(
+            "the same command tries what failed again, once what its reason names is mended",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for line in lost_arm_lines(plan):
+        console.print(f"note: {line}", highlight=False, soft_wrap=True)
     if failed.height:
         return EXIT_FAILED_CELLS
     where = "" if store.root == Path("results").absolute() else f" --results {store.root}"

@@ -17,7 +17,7 @@ from mor_core.training.checkpoint import CheckpointError
 from mor_core.training.loop import Diverged
 from orchestrator.identity import Segment
 from orchestrator.segment_run import Job, SegmentRun, peak_memory_bytes
-from orchestrator.store import Store, StoreError, remove_folder, write_json
+from orchestrator.store import LOCK, Store, StoreError, remove_folder, write_json
 
 LOCK_POLL_SECONDS = 0.5
 
@@ -59,7 +59,7 @@ def run_segment(segment: Segment, job: Job) -> Outcome:
     store = Store(root=job.results)
     try:
         store.attempts_folder(segment.id).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(store.attempts_folder(segment.id) / "lock")
+        lock = FileLock(store.attempts_folder(segment.id) / LOCK)
         while not store.is_done(segment.id):
             with contextlib.suppress(Timeout), lock.acquire(timeout=LOCK_POLL_SECONDS):
                 if not store.is_done(segment.id):

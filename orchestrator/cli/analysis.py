@@ -2,11 +2,14 @@
 
 import json
 import sys
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from orchestrator.cli.options import Results
 
 if TYPE_CHECKING:
     from analysis.frontier import Study
@@ -15,7 +18,6 @@ if TYPE_CHECKING:
 FIT_REFUSED = 5
 
 SweepName = Annotated[str | None, typer.Argument(help="The sweep; the last one run by default.")]
-Results = Annotated[Path, typer.Option(help="The results folder.")]
 
 plot = typer.Typer(help="Draw a sweep: its loss against size, or its frontier.", no_args_is_help=True)
 
@@ -38,6 +40,7 @@ def fit(
 ) -> None:
     """Fit the compute-optimal frontier of a sweep; exit code 5 where the runs support no number at all."""
     from analysis.report import study_as_json, study_as_markdown
+    from orchestrator.results_folder import writing
     from orchestrator.store import Store, write_json
 
     store = Store(root=results)
@@ -48,7 +51,8 @@ def fit(
         typer.echo(json.dumps(document, indent=1))
     else:
         _print_markdown(study_as_markdown(study))
-    write_json(path, document)
+    with writing(path):
+        write_json(path, document)
     typer.echo(f"fit of sweep {name} written to {path}", err=True)
     if study.refused:
         raise typer.Exit(FIT_REFUSED)
@@ -88,9 +92,13 @@ def _study(store: "Store", sweep: str | None, loss: Loss) -> "tuple[str, Study]"
 
 
 def _figure_paths(store: "Store", name: str, figure: str) -> list[Path]:
-    """Where a figure goes; says so on stderr."""
+    """Where a figure goes, which can be written; says so on stderr."""
+    from orchestrator.results_folder import writing
+
     folder = store.sweep_folder(name) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     paths = [folder / f"{figure}.png", folder / f"{figure}.svg"]
     typer.echo(f"sweep {name}: {paths[0]} and {paths[1].name}", err=True)
     return paths

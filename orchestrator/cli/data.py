@@ -44,11 +44,10 @@ def info(preset: Preset = "cpu", corpus: Corpus = None) -> None:
 
 
 def _data_spec(preset: str, corpus: str | None) -> "DataSpec":
+    from orchestrator.cli.options import corpus_override
     from orchestrator.spec import load_spec
-    from orchestrator.sweep_file import Override
 
-    overrides = [] if corpus is None else [Override(flag="--data", path=("data", "corpus"), value=corpus)]
-    return load_spec(preset, overrides).data_spec
+    return load_spec(preset, corpus_override(corpus)).data_spec
 
 
 def _print(snapshot: "DataSnapshot") -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.options import Results, corpus_override
+
 if TYPE_CHECKING:
     from orchestrator.estimate import Estimate, Throughput
     from orchestrator.plan import Plan
@@ -44,7 +46,7 @@ def isoflop(
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name; the preset's by default.")] = None,
     trunks: Annotated[TrunksName | None, typer.Option(help="Whether budgets share a trunk.")] = None,
-    results: Annotated[Path, typer.Option(help="The results folder.")] = Path("results"),
+    results: Results = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
@@ -65,7 +67,7 @@ def isoflop(
         Override(flag="--arms", path=("arms", "architectures"), value=_items(arms)),
         Override(flag="--recursions", path=("arms", "recursions"), value=_whole_items(recursions)),
         Override(flag="--seeds", path=("seeds",), value=_whole_items(seeds)),
-        Override(flag="--data", path=("data", "corpus"), value=data),
+        *corpus_override(data),
         Override(flag="--name", path=("name",), value=name),
         Override(flag="--trunks", path=("trunks",), value=trunks and trunks.value),
     ]
@@ -104,17 +106,21 @@ def _print_plan(spec: "SweepSpec", results: Path, machine: "Throughput", as_json
 def _run(
     spec: "SweepSpec", results: Path, machine: "Throughput", *, yes: bool, executor: str, address: str | None
 ) -> None:
-    from mor_core.data.shards import prepare
-    from orchestrator.display import print_summary
+    from mor_core.data.shards import find, prepare
+    from orchestrator.display import print_news, print_summary
     from orchestrator.plan import plan
+    from orchestrator.results_folder import check_writable
 
-    plan(spec, None)  # a sweep without a cell is refused before its data is prepared
-    snapshot = prepare(spec.data_spec, report=lambda line: typer.echo(line, err=True))
-    planned = plan(spec, snapshot)
-    cost = _estimate(planned, spec, results, machine)
-    print_summary(planned, cost)
+    check_writable(results)
+    found = find(spec.data_spec)
+    asked = plan(spec, found)
+    cost = _estimate(asked, spec, results, machine)
+    print_summary(asked, cost)
     if not yes:
         _ask_if_expensive(cost)
+    snapshot = prepare(spec.data_spec, report=lambda line: typer.echo(line, err=True))
+    planned = asked if snapshot == found else plan(spec, snapshot)
+    print_news(asked, planned)
     from orchestrator.sweep_run import run_sweep
 
     code = run_sweep(planned, spec, snapshot, results, executor=executor, workers=machine.workers, address=address)

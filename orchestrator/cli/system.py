@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.options import Results
+
 if TYPE_CHECKING:
     from orchestrator.store import Store
 
 SweepName = Annotated[str | None, typer.Argument(metavar="SWEEP", help="The sweep; the last one used by default.")]
-Results = Annotated[Path, typer.Option(help="The results folder.")]
 
 mlflow_app = typer.Typer(help="The MLflow mirror of the results.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -29,12 +30,14 @@ def sync(sweep: SweepName = None, results: Results = Path("results")) -> None:
     """Make MLflow show a sweep exactly as the results folder has it; rebuilds what is missing there."""
     from orchestrator.mirror import sync as sync_sweep
     from orchestrator.mirror_cursor import public_uri, tracking_uri
+    from orchestrator.mlflow_server import check_answers
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
 
     store = Store(root=results)
     loaded = load_sweep(store, sweep)
     uri = tracking_uri(store, loaded.name)
+    check_answers(uri)
     report = sync_sweep(store, loaded, uri, thorough=True)
     for problem in report.problems:
         typer.echo(f"left out: {problem}", err=True)
@@ -53,7 +56,7 @@ def ui(
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Show a sweep's runs in the MLflow UI, on this machine only, until Ctrl-C."""
-    from orchestrator.mlflow_server import running_server, serving
+    from orchestrator.mlflow_server import check_answers, running_server, serving
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
 
@@ -61,6 +64,7 @@ def ui(
     name = load_sweep(store, sweep).name
     server = running_server(store, name)
     if server:
+        check_answers(server)
         _show(server, store, name, browser)
         return
     for kind in (signal.SIGTERM, signal.SIGHUP):  # However this command is ended, the server ends with it.

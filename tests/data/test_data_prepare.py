@@ -155,7 +155,10 @@ def test_refreshing_makes_a_shard_with_a_changed_byte_again(spec: DataSpec, cach
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No space left .*; free some space there, or set MOR_SWEEP_CACHE"), naming_what_cannot_be_written(tmp_path):
+    with (
+        pytest.raises(DataError, match=r"No space left .*; free some space there, or set MOR_SWEEP_CACHE"),
+        naming_what_cannot_be_written(tmp_path),
+    ):
         Path("/dev/full").write_text("anything")
 
 

@@ -1,0 +1,34 @@
+"""Options that several verbs have in common."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.sweep_file import Override
+
+
+def _folder(results: Path) -> Path:
+    """Raises ResultsError where the path is no folder."""
+    from orchestrator.results_folder import check_is_folder
+
+    check_is_folder(results)
+    return results
+
+
+Results = Annotated[Path, typer.Option(help="The results folder.", callback=_folder)]
+
+
+def corpus_override(corpus: str | None) -> "list[Override]":
+    """What --data changes in a sweep. Raises SpecError where it is empty."""
+    from orchestrator.sweep_file import Override, SpecError
+
+    if corpus is None:
+        return []
+    if not corpus.strip():
+        raise SpecError(
+            f"--data: found {corpus!r}, expected python-sources or the path of a file or folder of text: "
+            "leave the flag out for the preset's own"
+        )
+    return [Override(flag="--data", path=("data", "corpus"), value=corpus)]
