@@ -12,6 +12,8 @@ import typer
 from orchestrator.cli.options import Results
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from analysis.frontier import Study
     from orchestrator.store import Store
 
@@ -40,17 +42,20 @@ def fit(
 ) -> None:
     """Fit the compute-optimal frontier of a sweep; exit code 5 where the runs support no number at all."""
     from analysis.report import study_as_json, study_as_markdown
+    from orchestrator.next_sizes import next_sizes
     from orchestrator.results_folder import writing
     from orchestrator.store import Store, write_json
 
     store = Store(root=results)
-    name, study = _study(store, sweep, loss)
+    name, study, runs = _study(store, sweep, loss)
     path = store.sweep_folder(name) / "fits.json"
     document = study_as_json(study)
     if as_json:
         typer.echo(json.dumps(document, indent=1))
     else:
         _print_markdown(study_as_markdown(study))
+        for line in next_sizes(study, runs):
+            typer.echo(line, err=True)
     with writing(path):
         write_json(path, document)
     typer.echo(f"fit of sweep {name} written to {path}", err=True)
@@ -65,7 +70,7 @@ def isoflop(sweep: SweepName = None, results: Results = Path("results"), loss: L
     from orchestrator.store import Store
 
     store = Store(root=results)
-    name, study = _study(store, sweep, loss)
+    name, study, _ = _study(store, sweep, loss)
     plot_isoflop(study, _figure_paths(store, name, "isoflop"))
 
 
@@ -76,19 +81,20 @@ def frontier(sweep: SweepName = None, results: Results = Path("results"), loss: 
     from orchestrator.store import Store
 
     store = Store(root=results)
-    name, study = _study(store, sweep, loss)
+    name, study, _ = _study(store, sweep, loss)
     plot_frontier(study, _figure_paths(store, name, "frontier"))
 
 
-def _study(store: "Store", sweep: str | None, loss: Loss) -> "tuple[str, Study]":
-    """The sweep's name and its fit, from its table as it stands now."""
+def _study(store: "Store", sweep: str | None, loss: Loss) -> "tuple[str, Study, pl.DataFrame]":
+    """The sweep's name, its fit, and its table as it stands now."""
     from analysis.frontier import FitSettings, fit_study
     from orchestrator.records import table
     from orchestrator.revisions import load_sweep
 
     loaded = load_sweep(store, sweep)
     column = {"causal": "loss", "topk": "loss_topk"}[loss.value]
-    return loaded.name, fit_study(table(store, loaded), FitSettings(loss_column=column))
+    runs = table(store, loaded)
+    return loaded.name, fit_study(runs, FitSettings(loss_column=column)), runs
 
 
 def _figure_paths(store: "Store", name: str, figure: str) -> list[Path]:

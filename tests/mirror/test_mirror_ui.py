@@ -1,10 +1,12 @@
 """`mor-sweep ui` and `mor-sweep mlflow sync`, with the real server."""
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from contextlib import closing
 
@@ -17,7 +19,7 @@ from typer.testing import CliRunner
 from orchestrator.cli import system
 from orchestrator.mirror import sync
 from orchestrator.mirror_cursor import is_current
-from orchestrator.mlflow_server import UiError, free_port
+from orchestrator.mlflow_server import TrackingServerUnreachable, UiError, free_port
 from orchestrator.records import curve
 
 app = typer.Typer()
@@ -68,11 +70,28 @@ def test_a_sweep_without_a_store_is_one_sentence(tmp_path):
 
 
 def test_with_a_tracking_server_the_ui_prints_its_address_and_returns(small: Sample, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example.org/")
-    result = CliRunner().invoke(app, ["ui", "--results", str(small.store.root)])
+    """A server that wants a password first (here: that knows no GET at all) is a server."""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}/")
+        result = CliRunner().invoke(app, ["ui", "--results", str(small.store.root)])
+        server.shutdown()
     assert result.exit_code == 0
-    assert "https://mlflow.example.org" in result.output
+    assert f"http://127.0.0.1:{server.server_port}" in result.output
     assert "secret" not in result.output
+
+
+@pytest.mark.parametrize("verb", [["ui"], ["mlflow", "sync"]], ids=" ".join)
+def test_a_tracking_server_that_does_not_answer_is_one_sentence_with_what_to_do(small: Sample, monkeypatch, verb):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    result = CliRunner().invoke(app, [*verb, "--results", str(small.store.root)])
+    assert isinstance(result.exception, TrackingServerUnreachable)
+    assert result.exception.exit_code == 6
+    sentence = str(result.exception)
+    assert sentence.startswith("no MLflow server answers at http://127.0.0.1:9 (")
+    assert "start it or correct MLFLOW_TRACKING_URI" in sentence
+    assert "secret" not in sentence
+    assert result.output == ""
 
 
 def test_mlflow_sync_rebuilds_and_says_what_it_sent(small: Sample):

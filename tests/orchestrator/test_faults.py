@@ -1,11 +1,13 @@
 """Processes killed with -9 in mid-sweep; the same command again must end with the undisturbed run's science."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 from toy_sweep import ToySweep
 
 
@@ -90,6 +92,40 @@ def test_sigterm_leaves_nothing_running_and_exits_143(toy: ToySweep):
     driver.communicate(timeout=60)
     assert driver.returncode == 143
     wait_for(lambda: not processes_of(toy), seconds=10)
+
+
+def ray_folders(toy: ToySweep) -> set[Path]:
+    """The folders of the Ray clusters that this test has started, by what their processes were started with."""
+    lines = [" ".join(process.cmdline()) for process in processes_of(toy)]
+    return {Path(found) for line in lines for found in re.findall(r"(/\S*/mor-sweep-[^/\s]+)/ray", line)}
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+def test_a_signal_while_ray_starts_waits_for_it_and_leaves_nothing(toy: ToySweep, kind: signal.Signals, seconds: float):
+    driver = toy.start("--workers", "2")
+    wait_for(lambda: bool(ray_folders(toy)))
+    folders = ray_folders(toy)
+    time.sleep(seconds)
+    driver.send_signal(kind)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 128 + kind
+    assert "stopped: the same command goes on from the last checkpoints" in output
+    assert "Traceback" not in output
+    wait_for(lambda: not processes_of(toy), seconds=10)
+    assert not [folder for folder in folders if folder.exists()]
+
+
+def test_the_next_run_removes_the_ray_folder_of_a_killed_driver(toy: ToySweep):
+    driver = toy.start("--workers", "2")
+    wait_for(lambda: bool(ray_folders(toy)))
+    folders = ray_folders(toy)
+    driver.kill()
+    driver.communicate(timeout=30)
+    wait_for(lambda: not processes_of(toy), seconds=30)
+    assert all(folder.exists() for folder in folders)
+    assert toy.run("--workers", "2", "--sizes", "13k", "--arms", "vanilla", executor="ray").returncode == 0
+    assert not any(folder.exists() for folder in folders)
 
 
 def test_an_attempt_that_was_damaged_is_set_aside_and_the_run_ends_the_same(toy: ToySweep, reference: ToySweep):

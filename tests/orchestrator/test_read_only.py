@@ -16,7 +16,8 @@ def test_a_fit_is_printed_before_anything_is_written_and_a_refused_file_is_one_s
     (results / "sweeps/toy/fits.json").mkdir()
     command = [*MOR_SWEEP, "fit", "toy", "--results", str(results)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "## vanilla" in done.stdout
-    assert "fits.json" in done.stderr
+    assert "--results: " in done.stderr
+    assert "fits.json cannot be written (Is a directory): name a folder that you may write to" in done.stderr
     assert "Traceback" not in done.stderr

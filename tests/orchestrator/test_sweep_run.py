@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -120,6 +121,9 @@ def test_a_run_that_diverges_is_a_result_that_blocks_its_descendants_and_exits_3
     assert table["status"].to_list() == ["diverged"] * 3
     assert "at step" in table["reason"][0]
     assert table["loss"].is_null().all()
+    reported = [line for line in done.stderr.splitlines() if line.startswith("  vanilla 13k at ")]
+    assert len(reported) == 3
+    assert all(line.count("diverged") == 1 for line in reported)
     published = toy.published()
     again = toy.run(*flags)
     assert again.returncode == 3
@@ -136,6 +140,7 @@ def test_a_result_that_cannot_be_read_is_named_with_what_to_do_and_nothing_else_
     done = broken.run()
     assert done.returncode == 3
     assert f"{victim} cannot be read" in done.stderr
+    assert "the same command tries what failed again, once what its reason names is mended" in done.stderr
     assert "move" in done.stderr
     assert "Traceback" not in done.stderr
     shutil.rmtree(victim.parent)
@@ -185,10 +190,51 @@ def test_a_malformed_ray_address_says_what_was_expected(toy: ToySweep, address: 
 
 def test_a_results_folder_that_is_a_file_is_one_clear_sentence(toy: ToySweep):
     toy.results.write_text("not a folder")
-    done = toy.run()
-    assert done.returncode in (1, 2)
-    assert "Traceback" not in done.stderr
-    assert str(toy.results) in done.stderr
+    below = replace(toy, results=toy.results / "deeper" / "still")
+    reading = [*MOR_SWEEP, "status", "--results", str(toy.results)]
+    for done in (toy.run(), below.run(), subprocess.run(reading, capture_output=True, text=True, check=False)):
+        assert done.returncode == 2
+        assert (
+            done.stderr
+            == f"error: --results: {toy.results} is not a folder: name a folder, one that exists or a new one\n"
+        )
+
+
+@pytest.mark.parametrize("folder", ["/sys/results", "/proc/results"])
+def test_a_results_folder_that_cannot_be_written_is_one_sentence_before_any_work(toy: ToySweep, tmp_path, folder: str):
+    """Two file systems that refuse new files to every user, root included."""
+    done = replace(toy, results=Path(folder), cache=tmp_path / "cache").run()
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith(f"error: --results: {folder} cannot be written (")
+    assert "name a folder that you may write to" in sentence
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_sweep_that_takes_long_asks_before_it_prepares_its_data(toy: ToySweep, tmp_path: Path):
+    asked = replace(toy, cache=tmp_path / "cache")
+    command = [flag for flag in asked.command("--budgets", "1e17") if flag != "--yes"]
+    done = subprocess.run(
+        command, env=asked.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    assert "add --yes to start it" in done.stderr
+    assert not asked.cache.exists()
+    assert not asked.results.exists()
+
+
+def test_an_arm_of_which_nothing_can_be_trained_is_named_in_the_plan_and_in_the_end(toy: ToySweep):
+    done = toy.run("--recursions", "100000", "--sizes", "13k", "--budgets", "6e8")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert said.count("note: no cell of mor-100000 can be trained, all 1 are left out; 13k at 6e8: 0 steps") == 2
+
+
+def test_an_empty_data_flag_says_what_was_expected(toy: ToySweep):
+    for verb in (["isoflop"], ["data", "info"]):
+        done = subprocess.run([*MOR_SWEEP, *verb, "--data", ""], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: --data: found '', expected python-sources or the path of")
 
 
 def test_an_unreadable_data_file_is_refused_before_anything_is_written(toy: ToySweep, tmp_path: Path):

@@ -1,0 +1,72 @@
+"""Signals that wait for what must not be cut short."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orchestrator.deferred_signals import deferred_signals
+
+BODY = """
+import signal, sys, time
+from orchestrator.deferred_signals import deferred_signals
+
+def leave(number, frame):
+    sys.exit(77)
+
+signal.signal(signal.SIGTERM, leave)
+with deferred_signals("the body has ended"):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what Ray does while it starts
+    print("inside", flush=True)
+    for _ in range(int(sys.argv[1])):
+        time.sleep(0.01)
+    print("ended", flush=True)
+print("went on", flush=True)
+"""
+
+
+def signalled(*kinds: signal.Signals, hundredths: int) -> tuple[int, str, float]:
+    """Exit code, output and seconds of a body that takes `hundredths` of a second and is sent signals in between."""
+    command = [sys.executable, "-c", BODY, str(hundredths)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        started = time.monotonic()
+        for kind in kinds:
+            process.send_signal(kind)
+            time.sleep(0.2)
+        said += process.stdout.read()
+        return process.wait(60), said, time.monotonic() - started
+
+
+def test_sigterm_waits_for_the_body_and_goes_to_the_handler_from_before_it():
+    code, said, _ = signalled(signal.SIGTERM, hundredths=100)
+    assert code == 77
+    assert "ended" in said
+    assert "went on" not in said
+    assert "stopping as soon as the body has ended; once more stops at once" in said
+
+
+def test_ctrl_c_waits_for_the_body_and_raises_then():
+    code, said, _ = signalled(signal.SIGINT, hundredths=100)
+    assert code == -signal.SIGINT
+    assert "ended" in said
+    assert said.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_wait(kind: signal.Signals):
+    code, said, seconds = signalled(signal.SIGINT, kind, hundredths=3000)
+    assert code == 128 + kind
+    assert "\nended" not in said
+    assert seconds < 10
+
+
+def test_handlers_are_back_after_a_body_that_fails():
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(ZeroDivisionError), deferred_signals("it has ended"):
+        raise ZeroDivisionError
+    assert {kind: signal.getsignal(kind) for kind in before} == before
+    assert signal.signal(signal.SIGUSR1, signal.SIG_DFL) is not None
