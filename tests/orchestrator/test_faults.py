@@ -100,8 +100,7 @@ def ray_folders(toy: ToySweep) -> set[Path]:
     return {Path(found) for line in lines for found in re.findall(r"(/\S*/mor-sweep-[^/\s]+)/ray", line)}
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.0, 1.5])
+@pytest.mark.parametrize(("kind", "seconds"), [(signal.SIGINT, 1.5), (signal.SIGTERM, 0.0)], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_while_ray_starts_waits_for_it_and_leaves_nothing(toy: ToySweep, kind: signal.Signals, seconds: float):
     driver = toy.start("--workers", "2")
     wait_for(lambda: bool(ray_folders(toy)))

@@ -1,5 +1,7 @@
 """Which sizes a refused fit asks for."""
 
+import polars as pl
+import pytest
 from toy_sweep import ToySweep
 
 from analysis.frontier import fit_study
@@ -24,3 +26,22 @@ def test_too_few_sizes_ask_for_the_nearest_others(reference: ToySweep):
         assert not {"13k", "23k"} & set(asked)
         together = sorted([*places, *(LADDER.index(name) for name in asked)])
         assert together == list(range(together[0], together[0] + 6)), "a stretch of the ladder without a gap"
+
+
+@pytest.mark.parametrize(
+    ("best", "asked"), [(2, LADDER[0:2]), (7, LADDER[8:10]), (4, [])], ids=["smallest", "largest", "inside"]
+)
+def test_a_minimum_at_an_end_asks_for_the_rungs_beyond_it(reference: ToySweep, best: int, asked: list[str]):
+    """Six made-up sizes of one arm and budget, the third rung to the eighth, with the lowest loss at rung `best`."""
+    store = Store(root=reference.results)
+    measured = table(store, load_sweep(store))
+    template = measured.filter(pl.col("arm") == "vanilla").row(0, named=True)
+    rows = [
+        template
+        | {"size": LADDER[place], "cell_id": str(place), "trunk_id": str(place), "evaluate_segment": str(place)}
+        | {"unique_params": 1000 * 2**place, "tokens": 10**6 // 2**place, "loss": 3 + 0.1 * (place - best) ** 2}
+        for place in range(2, 8)
+    ]
+    runs = pl.DataFrame(rows, schema=measured.schema)
+    expected = [f"vanilla at 6e8: next sizes to try: --sizes {','.join(asked)}"] if asked else []
+    assert next_sizes(fit_study(runs), runs) == expected
