@@ -3,6 +3,8 @@
     <cache>/tokens/<corpus fingerprint>-v<vocabulary>/   tokenizer.json  train-00000.bin ...  valid-00000.bin
                                                          manifest.json
 
+Under a given tokenizer the folder's name also holds the start of its fingerprint and the id that ends a document.
+
 Light on purpose: a plan looks up a snapshot without loading the tokenizer or the near-duplicate index.
 """
 
@@ -31,7 +33,7 @@ from mor_core.data.snapshot import (
 )
 from mor_core.data.spec import DataError, DataSpec, cache_folder
 from mor_core.data.tokenise import write_tokens
-from mor_core.data.tokenizer import token_bytes
+from mor_core.data.tokenizer import GivenTokenizer, check_vocabulary, read_tokenizer, token_bytes
 from mor_core.data.user_text import file_sha256
 
 
@@ -40,11 +42,12 @@ def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:
     path in `spec`: equal content under two names is prepared once.
 
     A user's files are compared by content, so changed files are not prepared. Raises `DataError` where a path
-    does not exist or the prepared description is damaged.
+    does not exist, a given tokenizer cannot be used, or the prepared description is damaged.
     """
     cache = cache or cache_folder()
+    given = _given(spec)
     corpus = find_corpus(spec, cache)
-    folder = corpus and _tokens_folder(corpus, spec, cache)
+    folder = corpus and _tokens_folder(corpus, spec, given, cache)
     if not corpus or not folder or not (folder / MANIFEST).is_file():
         return None
     return replace(load_snapshot(folder), name=corpus.name)
@@ -123,9 +126,11 @@ def _prepare_tokens(
     corpus: CorpusSnapshot, spec: DataSpec, cache: Path, report: Callable[[str], None] | None
 ) -> DataSnapshot:
     """The tokens of a corpus, made where they are not there in full: what others may be reading is never replaced."""
-    folder = _tokens_folder(corpus, spec, cache)
+    given = _given(spec)
+    folder = _tokens_folder(corpus, spec, given, cache)
     if not _is_whole(folder):
-        write_tokens(replace(corpus, name=_published_name(folder) or corpus.name), spec.vocab_size, folder)
+        named = replace(corpus, name=_published_name(folder) or corpus.name)
+        write_tokens(named, spec.vocab_size, folder, given=given)
     manifest = read_manifest(folder)
     snapshot = replace(load_snapshot(folder), name=corpus.name)
     if report:
@@ -134,8 +139,9 @@ def _prepare_tokens(
             f"{snapshot.train_bytes / snapshot.train_tokens:.2f} bytes a token"
         )
     if report and manifest["used_vocab_size"] < spec.vocab_size:
+        source = "text supports" if given is None else "given tokenizer has"
         report(
-            f"The text supports only {manifest['used_vocab_size']} of the {spec.vocab_size} token ids asked for; "
+            f"The {source} only {manifest['used_vocab_size']} of the {spec.vocab_size} token ids asked for; "
             "the others stay unused."
         )
     return snapshot
@@ -186,5 +192,15 @@ def _remember(spec: DataSpec, cache: Path, report: Callable[[str], None] | None)
         report(note)
 
 
-def _tokens_folder(corpus: CorpusSnapshot, spec: DataSpec, cache: Path) -> Path:
-    return cache / "tokens" / f"{corpus.fingerprint}-v{spec.vocab_size}"
+def _given(spec: DataSpec) -> GivenTokenizer | None:
+    """The tokenizer that `spec` names, fit for its vocabulary; `DataError` where it is not."""
+    if spec.tokenizer is None:
+        return None
+    given = read_tokenizer(spec.tokenizer)
+    check_vocabulary(given, spec.vocab_size)
+    return given
+
+
+def _tokens_folder(corpus: CorpusSnapshot, spec: DataSpec, given: GivenTokenizer | None, cache: Path) -> Path:
+    tokenizer = "" if given is None else f"-t{given.fingerprint[:16]}-e{given.end_of_text_id}"
+    return cache / "tokens" / f"{corpus.fingerprint}-v{spec.vocab_size}{tokenizer}"

@@ -27,13 +27,16 @@ class DataSpec:
     """`python-sources`, or the path of a text, JSON Lines or Parquet file, or of a folder of such files."""
 
     vocab_size: int
-    """Number of token ids, the end-of-text token included."""
+    """Number of token ids, the end-of-text token included; at least as many as a given tokenizer has."""
+
+    tokenizer: str | None = None
+    """Path of a Hugging Face tokenizer.json, or of a folder that holds one; None trains byte-level BPE on the text."""
 
     max_megabytes: float | None = None
     """Most text to keep, in 10^6 bytes of UTF-8; None keeps everything."""
 
     def __post_init__(self) -> None:
-        if self.vocab_size < SMALLEST_VOCABULARY:
+        if self.tokenizer is None and self.vocab_size < SMALLEST_VOCABULARY:
             raise DataError(
                 f"The vocabulary size is {self.vocab_size}, but byte-level BPE needs at least "
                 f"{SMALLEST_VOCABULARY} ids (256 bytes, end of text, one merge); choose a larger one."

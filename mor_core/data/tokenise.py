@@ -1,21 +1,35 @@
 """Documents to token shards: encoded once, with an end-of-text token after each document."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mor_core.data.corpus import CorpusSnapshot, read_texts
-from mor_core.data.encoding import encoded
+from mor_core.data.encoding import DOCUMENTS_AT_ONCE, encoded
 from mor_core.data.publish import published_folder, write_json
 from mor_core.data.snapshot import MANIFEST, SCHEMA, SPLITS, TOKENIZER_FILE, snapshot_fingerprint
-from mor_core.data.tokenizer import END_OF_TEXT_ID, token_bytes, train_tokenizer
+from mor_core.data.spec import DataError
+from mor_core.data.tokenizer import (
+    END_OF_TEXT_ID,
+    GivenTokenizer,
+    check_vocabulary,
+    load_tokenizer,
+    token_bytes,
+    train_tokenizer,
+)
 from mor_core.data.user_text import file_sha256
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SHARD_TOKENS = 2**26
 """Most tokens in one shard: 134 MB of 16-bit ids."""
@@ -25,36 +39,100 @@ CHECKED_AT_ONCE = 2**20
 
 
 def write_tokens(
-    corpus: CorpusSnapshot, vocab_size: int, target: Path, shard_tokens: int = SHARD_TOKENS
+    corpus: CorpusSnapshot,
+    vocab_size: int,
+    target: Path,
+    shard_tokens: int = SHARD_TOKENS,
+    given: GivenTokenizer | None = None,
 ) -> dict[str, Any]:
-    """Train the tokenizer, encode both splits, and publish tokenizer, shards and manifest as `target`.
+    """Encode both splits with the given tokenizer, or with one trained on the training part, and publish tokenizer,
+    shards and manifest as `target`.
 
-    Returns the manifest. An existing `target` is replaced; the result depends on the corpus, the vocabulary size
-    and the version of the tokenizer library alone.
+    Returns the manifest. An existing `target` is replaced; the result depends on the corpus, the vocabulary size,
+    the given tokenizer and the version of the tokenizer library alone. Raises `DataError` where the given tokenizer
+    has more ids than the vocabulary, or does not keep a document byte for byte.
     """
     texts = {split: read_texts(corpus, split) for split in SPLITS}
-    tokenizer = train_tokenizer(texts["train"], vocab_size)
     dtype = dtype_for(vocab_size)
     with published_folder(target, replace=True) as folder:
-        tokenizer.save(str(folder / TOKENIZER_FILE))
+        file = folder / TOKENIZER_FILE
+        used = _train(texts["train"], vocab_size, file) if given is None else _take(given, vocab_size, file)
+        ids = {split: used.encode(texts[split]) for split in SPLITS}
         shards = {
-            split: _write_shards(folder, split, _ended(encoded(tokenizer, texts[split])), dtype, shard_tokens)
+            split: _write_shards(folder, split, _ended(ids[split], used.end_of_text_id), dtype, shard_tokens)
             for split in SPLITS
         }
         manifest: dict[str, Any] = {
             "schema": SCHEMA,
             "name": corpus.name,
             "corpus_fingerprint": corpus.fingerprint,
-            "tokenizer_fingerprint": file_sha256(folder / TOKENIZER_FILE),
+            "tokenizer_fingerprint": file_sha256(file),
             "vocab_size": vocab_size,
-            "used_vocab_size": tokenizer.get_vocab_size(),
+            "used_vocab_size": used.num_ids,
+            "end_of_text_id": used.end_of_text_id,
             "dtype": dtype,
             "splits": {split: _described(corpus, split, shards[split]) for split in SPLITS},
         }
         manifest["fingerprint"] = snapshot_fingerprint(manifest)
         write_json(folder / MANIFEST, manifest)
-        _check_bytes(folder, manifest)
+        if given is None:
+            _check_bytes(folder, manifest)
     return manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Used:
+    """The tokenizer of one snapshot, in use."""
+
+    encode: Callable[[Iterable[str]], Iterator[NDArray[np.uint32]]]
+    """The ids of each text, in order, without special tokens."""
+    end_of_text_id: int
+    num_ids: int
+
+
+def _train(texts: Iterable[str], vocab_size: int, file: Path) -> _Used:
+    tokenizer = train_tokenizer(texts, vocab_size)
+    tokenizer.save(str(file))
+    return _Used(
+        encode=lambda texts: encoded(tokenizer, texts),
+        end_of_text_id=END_OF_TEXT_ID,
+        num_ids=tokenizer.get_vocab_size(),
+    )
+
+
+def _take(given: GivenTokenizer, vocab_size: int, file: Path) -> _Used:
+    check_vocabulary(given, vocab_size)
+    shutil.copyfile(given.file, file)
+    if file_sha256(file) != given.fingerprint:
+        raise DataError(f"The tokenizer {given.file} changed while it was read; run the command again.")
+    return _Used(
+        encode=lambda texts: _checked(given, load_tokenizer(file), token_bytes(file, vocab_size), texts),
+        end_of_text_id=given.end_of_text_id,
+        num_ids=given.num_ids,
+    )
+
+
+def _checked(
+    given: GivenTokenizer, tokenizer: "Tokenizer", bytes_of: NDArray[np.int64], texts: Iterable[str]
+) -> Iterator[NDArray[np.uint32]]:
+    """The ids of each text under any tokenizer; `DataError` where they do not stand for each of its bytes once.
+
+    The one change that is let through is canonical composition (NFC): bits per byte are then of the composed text.
+    """
+    composes = tokenizer.normalizer is not None and tokenizer.normalizer.normalize_str("e\u0301") == "\u00e9"
+    remaining = iter(texts)
+    while batch := list(islice(remaining, DOCUMENTS_AT_ONCE)):
+        encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        for text, encoding in zip(batch, encodings, strict=True):
+            ids = np.array(encoding.ids, dtype=np.uint32)
+            kept = unicodedata.normalize("NFC", text) if composes else text
+            if (counted := int(bytes_of[ids].sum())) != len(kept.encode()) or given.end_of_text_id in ids:
+                raise DataError(
+                    f"The tokenizer {given.file} does not keep text byte for byte: its tokens stand for {counted} "
+                    f"bytes of a document of {len(kept.encode())} that begins {text[:40]!r}; give one that does, such "
+                    "as a byte-level one, or leave that text out."
+                )
+            yield ids
 
 
 def dtype_for(vocab_size: int) -> str:
@@ -71,9 +149,9 @@ def _described(corpus: CorpusSnapshot, split: str, shards: list[dict[str, Any]])
     }
 
 
-def _ended(documents: Iterable[NDArray[np.uint32]]) -> Iterator[NDArray[np.uint32]]:
+def _ended(documents: Iterable[NDArray[np.uint32]], end_of_text_id: int) -> Iterator[NDArray[np.uint32]]:
     for ids in documents:
-        yield np.append(ids, np.uint32(END_OF_TEXT_ID))
+        yield np.append(ids, np.uint32(end_of_text_id))
 
 
 def _write_shards(
