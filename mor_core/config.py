@@ -3,16 +3,24 @@
 Every value is resolved: nothing that reads these recomputes a depth, a batch or a learning rate.
 """
 
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
 from mor_core.sharing import SharingStrategy, block_depth, layer_map, num_unshared_layers
 
 Architecture = Literal["vanilla", "recursive", "mor"]
 Precision = Literal["fp32", "bf16"]
 
-NUMERICS_VERSION = 1
+
+KVStrategy = Literal["recursion-wise", "shared", "hybrid"]
+"""Which keys and values a recursion attends to (paper sections 2.2.2 and 4.3; see `Recursion.kv`)."""
+RouterKind = Literal["linear", "mlp", "wide-mlp", "random"]
+"""The network that scores tokens (see `mor_core.model.router`)."""
+
+NUMERICS_VERSION = 2
 """Raised whenever a change of code changes the losses that a given configuration trains to: part of every identity."""
 
 
@@ -24,34 +32,135 @@ class Recursion:
     """Nr, how often the block is applied; 1 is a vanilla transformer."""
     sharing: SharingStrategy = "middle-cycle"
     """Which unrolled layers share weights."""
+    kv: KVStrategy = "recursion-wise"
+    """Where the keys and values of a shared layer come from.
+
+    recursion-wise: each recursion computes its own, for the tokens that it computes; they attend among themselves.
+    shared: the layer's first application computes them for all tokens; later ones compute queries only and attend to
+    the whole prefix. hybrid (expert choice only): the first application's, with those of the selected tokens replaced
+    by freshly computed ones; nothing of it is kept for the next recursion.
+    """
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"recursion count {self.count}: expected a whole number of at least 1")
         num_unshared_layers(self.sharing)
+        _check_choice("kv", self.kv, KVStrategy)
+        if self.count == 1 and self.kv != "recursion-wise":
+            raise ValueError(f"kv {self.kv} with 1 recursion: nothing is applied twice, use recursion-wise")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Routing:
-    """Expert-choice routing: at each recursion a linear router keeps the top-k tokens of each sequence.
+class ExpertChoice:
+    """At each recursion a router scores the tokens that reached it, and each sequence keeps its top k (section 2.2.1).
 
-    Paper section 2.2.1 and Table 13 (the final recipe); capacities are c_r = (Nr - r + 1) / Nr.
+    Defaults are the paper's final recipe (Table 13): linear router, sigmoid, alpha 0.1, auxiliary loss 0.001.
     """
 
+    choice: Literal["expert"] = "expert"
+    """Recursions choose tokens."""
+    router: RouterKind = "linear"
+    """One router per recursion, the first included."""
+    activation: Literal["sigmoid", "tanh", "none"] = "sigmoid"
+    """From router logit to gate, before alpha."""
     alpha: float = 0.1
-    """Gate scale: a selected token's update is alpha * sigmoid(router logit) * block output (equation 2.1)."""
+    """Gate scale: a selected token's update is alpha * activation(logit) * block output (equation 2.1)."""
+    gating: Literal["weighted", "additive"] = "weighted"
+    """weighted multiplies the block's output by the gate (equation 2.1); additive leaves the gate out (an option of
+    the released code), so that only the auxiliary loss trains the router."""
+    auxiliary: Literal["loss", "router"] = "loss"
+    """What learns to tell selected tokens without looking ahead: the router itself through a cross-entropy term, or a
+    second router of the same kind on a stopped gradient, with its own optimiser group, which causal evaluation asks."""
     aux_loss_weight: float = 0.001
-    """Weight of the sum over recursions of the binary cross-entropy of router logits against selection."""
+    """Weight of the sum over recursions of the router's binary cross-entropy against selection (auxiliary = "loss").
+    The released code leaves this term undivided by its accumulation steps, which acts like 0.016 in its main runs."""
+    z_loss_weight: float = 0.0
+    """Weight of the sum over recursions of the mean squared router logit."""
+    capacities: tuple[Fraction, ...] | None = None
+    """c_r for r = 1..Nr, not growing, the first 1; None is the paper's (Nr - r + 1) / Nr."""
+    capacity_warmup_steps: int = 0
+    """Optimiser steps over which capacities fall from 1 to c_r along half a cosine; 0 is the paper's final choice."""
     threshold_decay: float = 0.99
     """Decay per optimiser step of the running mean of the top-k cut-off, the threshold of causal evaluation."""
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"routing alpha {self.alpha}: expected a number above 0")
-        if not self.aux_loss_weight >= 0:
-            raise ValueError(f"routing aux_loss_weight {self.aux_loss_weight}: expected 0 or more")
+        _check_choice("routing.choice", self.choice, Literal["expert"])
+        _check_choice("routing.router", self.router, RouterKind)
+        _check_choice("routing.activation", self.activation, Literal["sigmoid", "tanh", "none"])
+        _check_choice("routing.gating", self.gating, Literal["weighted", "additive"])
+        _check_choice("routing.auxiliary", self.auxiliary, Literal["loss", "router"])
+        _check_positive("routing.alpha", self.alpha)
+        for name in ("aux_loss_weight", "z_loss_weight", "capacity_warmup_steps"):
+            _check_not_negative(f"routing.{name}", getattr(self, name))
         if not 0 <= self.threshold_decay < 1:
-            raise ValueError(f"routing threshold_decay {self.threshold_decay}: expected 0 or more and below 1")
+            raise ValueError(f"routing.threshold_decay {self.threshold_decay}: expected 0 or more and below 1")
+        if self.capacities is not None:
+            _check_capacities(self.capacities)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenChoice:
+    """A router at the entry of the shared block gives each token its depth, for good (section 2.2.1).
+
+    Defaults are the highlighted row of Table 14: linear router, softmax, alpha 1, balancing loss 0.1, no z-loss. (The
+    text says that an MLP router does best and names a z-loss of 1e-3; the released configuration uses 1e-5.)
+    """
+
+    choice: Literal["token"] = "token"
+    """Tokens choose their recursion."""
+    router: RouterKind = "linear"
+    """One router with Nr outputs."""
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    """From router logits to gates, before alpha."""
+    alpha: float = 1.0
+    """Gate scale."""
+    gating: Literal["per-step", "exit"] = "per-step"
+    """per-step scales every application by its own gate, as equation 2.2 says; exit passes the block's output on as it
+    is and scales only the last one, as the released code does. Both add the block's input at the exit."""
+    balancing: Literal["loss", "loss-free", "none"] = "loss"
+    """What evens out the depths: a Switch-style loss, or a bias on selection that follows the load."""
+    balancing_loss_weight: float = 0.1
+    """Weight of Nr * sum_r f_r P_r, averaged over sequences (balancing = "loss")."""
+    bias_update_rate: float = 0.001
+    """Step of the selection bias towards an even load, per optimiser step (balancing = "loss-free")."""
+    z_loss_weight: float = 0.0
+    """Weight of the mean squared log-sum-exp of the router logits."""
+
+    def __post_init__(self) -> None:
+        _check_choice("routing.choice", self.choice, Literal["token"])
+        _check_choice("routing.router", self.router, RouterKind)
+        _check_choice("routing.activation", self.activation, Literal["softmax", "sigmoid"])
+        _check_choice("routing.gating", self.gating, Literal["per-step", "exit"])
+        _check_choice("routing.balancing", self.balancing, Literal["loss", "loss-free", "none"])
+        _check_positive("routing.alpha", self.alpha)
+        for name in ("balancing_loss_weight", "bias_update_rate", "z_loss_weight"):
+            _check_not_negative(f"routing.{name}", getattr(self, name))
+
+
+Routing = ExpertChoice | TokenChoice
+
+
+def _check_choice(name: str, value: object, options: Any) -> None:
+    if value not in get_args(options):
+        raise ValueError(f"{name} {value!r}: expected one of {', '.join(get_args(options))}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} {value}: expected a number above 0")
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} {value}: expected 0 or more")
+
+
+def _check_capacities(capacities: tuple[Fraction, ...]) -> None:
+    shown = ", ".join(map(str, capacities))
+    if not capacities or capacities[0] != 1:
+        raise ValueError(f"routing.capacities {shown}: the first recursion takes every token, expected 1 first")
+    if any(not 0 < after <= before for before, after in pairwise(capacities)):
+        raise ValueError(f"routing.capacities {shown}: expected numbers above 0 that do not grow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +212,22 @@ class ModelConfig:
         if self.d_head % 2:
             raise ValueError(f"d_head {self.d_head} must be even, for rotary positions")
         block_depth(self.num_layers, self.recursion.count, self.recursion.sharing)
-        if self.routing is not None and self.recursion.count < 2:
+        self._check_routing()
+
+    def _check_routing(self) -> None:
+        recursion, routing = self.recursion, self.routing
+        expert = isinstance(routing, ExpertChoice)
+        if recursion.kv == "hybrid" and not expert:
+            raise ValueError("kv hybrid refreshes the tokens that a router selects: expected expert-choice routing")
+        if routing is None:
+            return
+        if recursion.count < 2:
             raise ValueError("routing needs at least 2 recursions: with 1 there is no depth to choose")
-        if self.routing is not None and not self.recursion.sharing.endswith("cycle"):
-            raise ValueError(f"routing under {self.recursion.sharing} sharing: expected cycle or middle-cycle")
+        if not recursion.sharing.endswith("cycle"):
+            raise ValueError(f"routing under {recursion.sharing} sharing: expected cycle or middle-cycle")
+        if expert and routing.capacities is not None and len(routing.capacities) != recursion.count:
+            given = len(routing.capacities)
+            raise ValueError(f"routing.capacities has {given} numbers: expected {recursion.count}, one a recursion")
 
     @property
     def architecture(self) -> Architecture:
@@ -137,16 +258,34 @@ class ModelConfig:
 
     @property
     def capacities(self) -> tuple[Fraction, ...]:
-        """c_r for r = 1..Nr: the share of a sequence's tokens that recursion r computes (paper section 2.2.1)."""
+        """c_r for r = 1..Nr: the share of a sequence's tokens that recursion r computes (paper section 2.2.1).
+
+        Under token choice it is what a perfect balance of depths gives, which is what plans are made with.
+        """
         count = self.recursion.count
         if self.routing is None:
             return (Fraction(1),) * count
+        if isinstance(self.routing, ExpertChoice) and self.routing.capacities is not None:
+            return self.routing.capacities
         return tuple(Fraction(count - r, count) for r in range(count))
 
-    def tokens_per_recursion(self, length: int | None = None) -> tuple[int, ...]:
-        """k_r = max(1, floor(c_r * length)) for r = 1..Nr; `length` in tokens defaults to the context length."""
+    @property
+    def capacity_warmup_steps(self) -> int:
+        """Optimiser steps during which training computes more tokens than `capacities` says."""
+        return self.routing.capacity_warmup_steps if isinstance(self.routing, ExpertChoice) else 0
+
+    def tokens_per_recursion(self, length: int | None = None, step: int | None = None) -> tuple[int, ...]:
+        """k_r = max(1, floor(c_r * length)) for r = 1..Nr; `length` in tokens defaults to the context length.
+
+        `step` (from 0) matters within capacity warm-up only, where c + (1 - c) (1 + cos(pi step / steps)) / 2 stands
+        for c; None is after it.
+        """
         length = self.context_length if length is None else length
-        return tuple(max(1, int(capacity * length)) for capacity in self.capacities)
+        shares: tuple[Fraction | float, ...] = self.capacities
+        if step is not None and step < self.capacity_warmup_steps:
+            open_share = (1 + math.cos(math.pi * step / self.capacity_warmup_steps)) / 2
+            shares = tuple(float(share + (1 - share) * open_share) for share in shares)
+        return tuple(max(1, int(share * length)) for share in shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +305,18 @@ class TrainConfig:
     adam_eps: float = 1e-8
     """AdamW's denominator offset."""
     weight_decay: float = 0.1
-    """On every matrix (embedding and routers included), not on norms, as in the paper."""
+    """AdamW's decay towards 0, on what `decay_on` names."""
+    decay_on: Literal["all-matrices", "hidden-matrices"] = "all-matrices"
+    """all-matrices decays the embedding and the routers too, as the paper does; norms never decay."""
     gradient_clip: float = 1.0
     """Largest global gradient norm."""
     precision: Precision = "fp32"
     """Compute precision; the weights and the optimiser are fp32 under both."""
+    cosine_steps: int | None = None
+    """Steps over which the rate falls along half a cosine after warm-up, the paper's schedule of its ablations; such a
+    trunk ends there and has no cooldown. None keeps the rate constant until a cooldown."""
+    cosine_floor: float = 0.0
+    """Share of the peak at which the cosine ends. Not published; the released code would fall back to 0.1."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -181,3 +327,8 @@ class TrainConfig:
             raise ValueError(f"peak_learning_rate {self.peak_learning_rate}: expected a number above 0")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {self.precision!r}: expected fp32 or bf16")
+        _check_choice("decay_on", self.decay_on, Literal["all-matrices", "hidden-matrices"])
+        if self.cosine_steps is not None and self.cosine_steps <= self.warmup_steps:
+            raise ValueError(f"cosine_steps {self.cosine_steps}: expected more than the {self.warmup_steps} of warm-up")
+        if not 0 <= self.cosine_floor < 1:
+            raise ValueError(f"cosine_floor {self.cosine_floor}: expected 0 or more and below 1")

@@ -3,36 +3,74 @@
 A multiply-add is 2 FLOPs. Three conventions for the cost of training on one token:
 
 exact   3 x the forward pass (backward costs twice the forward): every matrix product, with the real grouped-query
-        shapes, the T(T+1)/2 query-key pairs of causal attention, the LM head, the routers over their candidates, and
+        shapes, the query-key pairs that causal attention needs, the LM head, the routers over their candidates, and
         routed layers at their whole number of tokens k_r. Norms, softmax, RoPE and the embedding look-up are left out.
 paper   as the authors of Mixture-of-Recursions count (appendix D): forward only, keys and values as wide as the
         model, T^2/2 pairs, no LM head, no routers, routed layers at the fraction c_r. It reproduces the token counts
         of their Tables 3 and 9 and is good for nothing else.
 6nd     6 x unique non-embedding parameters. For reference only: with shared and routed layers it biases exactly the
         comparison of one arm with another.
+
+Plans count a token-choice model at a perfect balance of depths, and shared keys and values at selected tokens that lie
+evenly over the sequence: k_r (T + 1) / 2 pairs. What really happened is a second number, from evaluation.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from mor_core.config import ModelConfig
+from mor_core.config import ExpertChoice, ModelConfig, RouterKind, TokenChoice
 
 Convention = Literal["exact", "paper", "6nd"]
 CONVENTIONS: tuple[Convention, ...] = ("exact", "paper", "6nd")
 
 FORWARD_AND_BACKWARD = 3
 
+ROUTER_EXPANSION: dict[RouterKind, int] = {"mlp": 2, "wide-mlp": 4}
+"""Hidden width of a router over the model's. The released code makes wide-mlp equal to mlp; the paper says 4."""
+
+
+def attention_params(config: ModelConfig) -> int:
+    """Parameters of one layer's attention: queries, keys, values, output."""
+    return config.d_model * config.d_head * 2 * (config.num_heads + config.num_kv_heads)
+
+
+def kv_params(config: ModelConfig) -> int:
+    """Of these, keys and values."""
+    return config.d_model * config.d_head * 2 * config.num_kv_heads
+
 
 def layer_params(config: ModelConfig) -> int:
     """Parameters of one transformer layer, its two norms included."""
-    attention = config.d_model * config.d_head * 2 * (config.num_heads + config.num_kv_heads)
-    return attention + 3 * config.d_model * config.d_ff + 2 * config.d_model
+    return attention_params(config) + 3 * config.d_model * config.d_ff + 2 * config.d_model
 
 
 def router_params(config: ModelConfig) -> int:
-    """Parameters of all routers: one linear d_model -> 1 per recursion."""
-    return config.recursion.count * config.d_model if config.routing else 0
+    """Parameters of all routers: one a recursion (twice that with auxiliary routers), or one of Nr outputs."""
+    return sum(_router_network(config, outputs) for outputs in _router_outputs(config))
+
+
+def _router_outputs(config: ModelConfig) -> tuple[int, ...]:
+    """Number of outputs of each router that the model owns."""
+    match config.routing:
+        case ExpertChoice(auxiliary=auxiliary):
+            return (1,) * (config.recursion.count * (2 if auxiliary == "router" else 1))
+        case TokenChoice():
+            return (config.recursion.count,)
+        case None:
+            return ()
+
+
+def _router_network(config: ModelConfig, outputs: int) -> int:
+    """Parameters of one router: linear D -> outputs, or D -> hidden -> outputs; a random one has none."""
+    assert config.routing is not None
+    kind = config.routing.router
+    if kind == "random":
+        return 0
+    if kind == "linear":
+        return config.d_model * outputs
+    return ROUTER_EXPANSION[kind] * config.d_model * (config.d_model + outputs)
 
 
 def embedding_params(config: ModelConfig) -> int:
@@ -55,43 +93,91 @@ def total_params(config: ModelConfig) -> int:
     return unique_params(config) + embedding_params(config)
 
 
-def forward_flops(config: ModelConfig, length: int, tokens_per_recursion: Sequence[int]) -> int:
-    """Exact forward FLOPs of one sequence of `length` tokens of which recursion r computes tokens_per_recursion[r].
+@dataclass(frozen=True, kw_only=True)
+class RecursionWork:
+    """What one recursion computes of one sequence."""
 
-    The routers score every token that reaches them: all at recursion 1, the survivors of r - 1 at r.
+    tokens: int
+    """Tokens that go through the block."""
+    pairs: Fraction | int
+    """Query-key pairs of one layer."""
+
+
+def planned_work(config: ModelConfig, length: int, tokens_per_recursion: Sequence[int]) -> tuple[RecursionWork, ...]:
+    """The work of each recursion over a sequence of `length` tokens when recursion r computes tokens_per_recursion[r].
+
+    With own keys the tokens attend among themselves; with shared ones each attends to its whole prefix, which is
+    (length + 1) / 2 tokens on average where the selected lie evenly.
     """
-    unshared = config.num_unshared_layers * _layer_forward(config, length)
-    shared = config.block_depth * sum(_layer_forward(config, tokens) for tokens in tokens_per_recursion)
+    return tuple(
+        RecursionWork(
+            tokens=tokens,
+            pairs=Fraction(tokens * (length + 1), 2)
+            if index and config.recursion.kv != "recursion-wise"
+            else tokens * (tokens + 1) // 2,
+        )
+        for index, tokens in enumerate(tokens_per_recursion)
+    )
+
+
+def forward_flops(config: ModelConfig, length: int, work: Sequence[RecursionWork]) -> Fraction:
+    """Exact forward FLOPs of one sequence of `length` tokens, given the work of each recursion.
+
+    Expert-choice routers score every token that reaches them: all at recursion 1, the survivors of r - 1 at r.
+    """
+    whole = RecursionWork(tokens=length, pairs=length * (length + 1) // 2)
+    unshared = config.num_unshared_layers * _layer_forward(config, whole, own_kv=True)
+    own_kv = config.recursion.kv != "shared"
+    shared = config.block_depth * sum(
+        _layer_forward(config, each, own_kv=own_kv or index == 0) for index, each in enumerate(work)
+    )
     head = 2 * config.d_model * config.vocab_size * length
-    routers = 0
-    if config.routing is not None:
-        routers = 2 * config.d_model * sum((length, *tokens_per_recursion[:-1]))
-    return unshared + shared + head + routers
+    return Fraction(unshared + shared + head + _routers_forward(config, length, work))
 
 
-def _layer_forward(config: ModelConfig, tokens: int) -> int:
-    """Exact forward FLOPs of one layer over `tokens` tokens that attend causally among themselves."""
-    matrices = layer_params(config) - 2 * config.d_model
-    pairs = tokens * (tokens + 1) // 2
-    return 2 * matrices * tokens + 4 * config.num_heads * config.d_head * pairs
+def _layer_forward(config: ModelConfig, work: RecursionWork, *, own_kv: bool) -> Fraction | int:
+    """Exact forward FLOPs of one layer."""
+    matrices = layer_params(config) - 2 * config.d_model - (0 if own_kv else kv_params(config))
+    return 2 * matrices * work.tokens + 4 * config.num_heads * config.d_head * work.pairs
+
+
+def _routers_forward(config: ModelConfig, length: int, work: Sequence[RecursionWork]) -> int:
+    outputs = _router_outputs(config)
+    if isinstance(config.routing, TokenChoice):
+        return 2 * length * _router_network(config, outputs[0])
+    candidates = (length, *(each.tokens for each in work[:-1]))
+    per_recursion = len(outputs) // config.recursion.count
+    return sum(2 * tokens * per_recursion * _router_network(config, 1) for tokens in candidates) if outputs else 0
 
 
 def _exact_flops_per_token(config: ModelConfig) -> Fraction:
     length = config.context_length
-    forward = forward_flops(config, length, config.tokens_per_recursion())
-    return Fraction(FORWARD_AND_BACKWARD * forward, length)
+    work = planned_work(config, length, config.tokens_per_recursion())
+    return FORWARD_AND_BACKWARD * forward_flops(config, length, work) / length
 
 
 def _paper_flops_per_token(config: ModelConfig) -> Fraction:
-    """Paper appendix D: a layer at capacity c costs c (8 d^2 + 6 d d_ff) + c^2 2 T d."""
-    linear = 8 * config.d_model**2 + 6 * config.d_model * config.d_ff
+    """Paper appendix D: a layer at capacity c costs c (8 d^2 + 6 d d_ff) + c^2 2 T d; with the first recursion's keys
+    and values c (4 d^2 + 6 d d_ff) + c 2 T d. The hybrid strategy, of which it says nothing, projects all four."""
+    return _paper_at(config, config.capacities)
+
+
+def _paper_at(config: ModelConfig, capacities: Sequence[Fraction]) -> Fraction:
+    projections, mlp = 4 * config.d_model**2, 6 * config.d_model * config.d_ff
     attention = 2 * config.context_length * config.d_model
-    shared = sum((c * linear + c**2 * attention for c in config.capacities), Fraction(0))
-    return config.num_unshared_layers * Fraction(linear + attention) + config.block_depth * shared
+    shared = Fraction(0)
+    for index, c in enumerate(capacities):
+        own = index == 0 or config.recursion.kv != "shared"
+        whole_prefix = index > 0 and config.recursion.kv != "recursion-wise"
+        shared += c * ((2 if own else 1) * projections + mlp) + (c if whole_prefix else c**2) * attention
+    return config.num_unshared_layers * Fraction(2 * projections + mlp + attention) + config.block_depth * shared
 
 
 def training_flops_per_token(config: ModelConfig, convention: Convention) -> Fraction:
-    """FLOPs to train on one token of a full-length sequence, in the named convention (see the module's text)."""
+    """FLOPs to train on one token of a full-length sequence, in the named convention (see the module's text).
+
+    After capacity warm-up, if there is one: `warmup_surplus` has what comes on top.
+    """
     if convention == "exact":
         return _exact_flops_per_token(config)
     if convention == "paper":
@@ -101,6 +187,25 @@ def training_flops_per_token(config: ModelConfig, convention: Convention) -> Fra
     raise ValueError(f"FLOP convention {convention!r}: expected one of {', '.join(CONVENTIONS)}")
 
 
+def warmup_surplus(config: ModelConfig, steps: int, convention: Convention) -> Fraction:
+    """FLOPs per sequence of a step, summed over a run's first `steps` steps, that capacity warm-up adds: a run of S
+    steps of B sequences costs B (S T training_flops_per_token + warmup_surplus). 0 without warm-up and under 6nd."""
+    steps = min(steps, config.capacity_warmup_steps)
+    if convention == "6nd" or not steps:
+        return Fraction(0)
+    length = config.context_length
+    settled = training_flops_per_token(config, convention) * length
+    surplus = Fraction(0)
+    for step in range(steps):
+        tokens = config.tokens_per_recursion(step=step)
+        if convention == "paper":
+            surplus += _paper_at(config, [Fraction(each, length) for each in tokens]) * length - settled
+        else:
+            surplus += FORWARD_AND_BACKWARD * forward_flops(config, length, planned_work(config, length, tokens))
+            surplus -= settled
+    return surplus
+
+
 def training_flops(config: ModelConfig, tokens: int, convention: Convention) -> int:
-    """FLOPs to train on `tokens` tokens, rounded to a whole number."""
+    """FLOPs to train on `tokens` tokens at the settled capacities, rounded to a whole number."""
     return round(training_flops_per_token(config, convention) * tokens)

@@ -2,7 +2,8 @@
 
 Source: Bae et al., Mixture-of-Recursions (NeurIPS 2025, arXiv 2507.10524v3), Table 5. With L unrolled layers and Nr
 recursions, the shared block holds b layers. The "middle" strategies keep the first and the last layer to themselves.
-Where b would not be whole, the depth is raised to the next L that divides, as the paper's main runs do (appendix D).
+Where b would not be whole, the depth is raised to the next L that divides, as the paper's main runs do (appendix D), or
+lowered, as the released code does.
 """
 
 from typing import Literal, get_args
@@ -21,6 +22,16 @@ def raised_depth(num_layers: int, num_recursions: int, strategy: SharingStrategy
     """The smallest depth >= num_layers (in unrolled layers) whose shared part divides by num_recursions."""
     unshared = num_unshared_layers(strategy) if num_recursions > 1 else 0
     block = -(-(num_layers - unshared) // num_recursions)
+    return block * num_recursions + unshared
+
+
+def shrunk_depth(num_layers: int, num_recursions: int, strategy: SharingStrategy) -> int:
+    """The greatest depth <= num_layers whose shared part divides: what the released code does, and Table 10's 135M row
+    of 39M parameters. Raises ValueError where not even one layer is left to share."""
+    unshared = num_unshared_layers(strategy) if num_recursions > 1 else 0
+    block = (num_layers - unshared) // num_recursions
+    if block < 1:
+        raise ValueError(f"{num_layers} layers leave nothing to share in {num_recursions} recursions under {strategy}")
     return block * num_recursions + unshared
 
 

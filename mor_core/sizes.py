@@ -4,9 +4,13 @@ A size is the vanilla shape; `model_config` turns it into an arm by sharing and 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mor_core.config import ModelConfig, Recursion, Routing
-from mor_core.sharing import raised_depth
+from mor_core.sharing import raised_depth, shrunk_depth
+
+DepthFit = Literal["raise", "shrink"]
+"""What happens to a depth that does not divide into recursions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +98,15 @@ def model_config(
     context_length: int,
     recursion: Recursion | None = None,
     routing: Routing | None = None,
+    fit_depth: DepthFit = "raise",
 ) -> ModelConfig:
-    """The size as an arm: its depth raised, where needed, so that the shared block divides (paper, appendix D)."""
+    """The size as an arm. Where its layers do not divide, the depth is raised (paper, appendix D) or shrunk."""
     recursion = recursion or Recursion()
+    fitted = raised_depth if fit_depth == "raise" else shrunk_depth
     return ModelConfig(
         vocab_size=vocab_size,
         context_length=context_length,
-        num_layers=raised_depth(size.num_layers, recursion.count, recursion.sharing),
+        num_layers=fitted(size.num_layers, recursion.count, recursion.sharing),
         d_model=size.d_model,
         num_heads=size.num_heads,
         num_kv_heads=size.num_kv_heads,

@@ -2,8 +2,11 @@
 
 Shapes: B sequences, K tokens of a (packed) sequence, D model width, H query heads, G key and value heads, C head width,
 F hidden width, T context length. A packed sequence is a subset of a sequence's tokens in their original order; each
-token keeps its original position for RoPE, and attention is causal among the packed tokens.
+token keeps its original position for RoPE, and attention is causal among the packed tokens, or, where a recursion
+attends to the keys of an earlier one (`KeySource`), over the T tokens up to each query's own position.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +45,54 @@ def rotate(x_BKHC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
+class KeyValues(NamedTuple):
+    """One layer's keys (rotated) and values of the tokens it was given."""
+
+    k_BGKC: Tensor
+    v_BGKC: Tensor
+
+
+class Prefix(NamedTuple):
+    """Which keys of the whole sequence each packed query sees: those up to its own position.
+
+    Queries are ascending in position, so they are cut into runs, and a run looks only at the keys up to the furthest
+    position in it: about half of the work of one mask over everything.
+    """
+
+    masks: tuple[Tensor, ...]
+    """One per run of queries: true where query attends to key, [B, 1, queries of the run, keys from position 0]."""
+
+
+QUERIES_PER_RUN = 256
+"""Fewer would save more of the masked work and pay for it in calls."""
+
+
+def prefix_of(positions_BK: Tensor) -> Prefix:
+    """The prefix of queries at the given ascending positions."""
+    runs = positions_BK.split(QUERIES_PER_RUN, dim=1)
+    # One wait for the device, whatever the number of runs and layers.
+    lengths = torch.stack([run.amax() for run in runs]).tolist()
+    keys = torch.arange(max(lengths) + 1, device=positions_BK.device)
+    return Prefix(
+        tuple((keys[: n + 1] <= run.unsqueeze(-1)).unsqueeze(1) for run, n in zip(runs, lengths, strict=True))
+    )
+
+
+class KeySource(NamedTuple):
+    """Keys and values that a later application of a layer attends to (paper sections 2.2.2 and 4.3)."""
+
+    first: KeyValues
+    """Of the whole sequence, from the layer's first application."""
+    prefix: Prefix | None
+    """None where every token is a query, so that plain causal attention says it all."""
+    refresh_BK: Tensor | None
+    """hybrid: positions whose keys and values are computed anew from the packed tokens."""
+    valid_BK: Tensor | None
+    """False on padding of the packed tokens, which refreshes nothing; None where nothing is padded."""
+
+
 class Attention(nn.Module):
-    """Causal grouped-query attention among the tokens it is given. Queries, keys and values are one matrix."""
+    """Causal grouped-query attention. Queries, keys and values are one matrix."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -51,19 +100,61 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, (self.num_heads + 2 * self.num_kv_heads) * self.d_head, bias=False)
         self.out = nn.Linear(self.num_heads * self.d_head, config.d_model, bias=False)
 
-    def forward(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor], source: KeySource | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """The block's output and the keys and values it attended to."""
+        if source is not None and source.refresh_BK is None:
+            q_BHKC, kv = self._queries(x_BKD, rotary), source.first
+        else:
+            q_BHKC, kv = self._project(x_BKD, rotary)
+        if source is not None and source.refresh_BK is not None:
+            kv = _refreshed(source, kv)
+        y_BHKC = self._attend(q_BHKC, kv, source.prefix if source is not None else None)
+        return self.out(y_BHKC.transpose(1, 2).flatten(2)), kv
+
+    def _project(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, KeyValues]:
         qkv = self.qkv(x_BKD).unflatten(-1, (-1, self.d_head))
         qk, v_BKGC = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
         # The tables are fp32; under bf16 the rotation is computed in fp32 and rounded once.
         q_BKHC, k_BKGC = rotate(qk, rotary).to(qkv.dtype).split((self.num_heads, self.num_kv_heads), dim=2)
-        y_BHKC = F.scaled_dot_product_attention(
-            q_BKHC.transpose(1, 2),
-            k_BKGC.transpose(1, 2),
-            v_BKGC.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=self.num_heads != self.num_kv_heads,
+        return q_BKHC.transpose(1, 2), KeyValues(k_BKGC.transpose(1, 2), v_BKGC.transpose(1, 2))
+
+    def _queries(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Queries alone: keys and values come from elsewhere and are not computed."""
+        q = F.linear(x_BKD, self.qkv.weight[: self.num_heads * self.d_head]).unflatten(-1, (-1, self.d_head))
+        return rotate(q, rotary).to(q.dtype).transpose(1, 2)
+
+    def _attend(self, q_BHKC: Tensor, kv: KeyValues, prefix: Prefix | None) -> Tensor:
+        grouped = self.num_heads != self.num_kv_heads
+        if prefix is None:
+            return F.scaled_dot_product_attention(q_BHKC, *kv, is_causal=True, enable_gqa=grouped)
+        # Fused CUDA kernels take a mask or grouped heads, not both.
+        k_BHTC, v_BHTC = (each.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1) for each in kv)
+        runs = zip(q_BHKC.split([mask.shape[2] for mask in prefix.masks], dim=2), prefix.masks, strict=True)
+        return torch.cat(
+            [
+                F.scaled_dot_product_attention(
+                    q, k_BHTC[:, :, : mask.shape[3]], v_BHTC[:, :, : mask.shape[3]], attn_mask=mask
+                )
+                for q, mask in runs
+            ],
+            dim=2,
         )
-        return self.out(y_BHKC.transpose(1, 2).flatten(2))
+
+
+def _refreshed(source: KeySource, fresh: KeyValues) -> KeyValues:
+    """The first application's keys and values with those at the packed tokens' positions replaced."""
+    assert source.refresh_BK is not None
+
+    def replace(old_BGTC: Tensor, new_BGKC: Tensor) -> Tensor:
+        assert source.refresh_BK is not None
+        at = source.refresh_BK[:, None, :, None].expand_as(new_BGKC)
+        if source.valid_BK is not None:
+            new_BGKC = torch.where(source.valid_BK[:, None, :, None], new_BGKC, old_BGTC.gather(2, at))
+        return old_BGTC.scatter(2, at, new_BGKC)
+
+    return KeyValues(*(replace(old, new) for old, new in zip(source.first, fresh, strict=True)))
 
 
 class SwiGLU(nn.Module):
@@ -89,6 +180,10 @@ class Layer(nn.Module):
         self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        x_BKD = x_BKD + self.attention(self.attention_norm(x_BKD), rotary)
-        return x_BKD + self.mlp(self.mlp_norm(x_BKD))
+    def forward(
+        self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor], source: KeySource | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """The residual stream after this layer, and the keys and values that its attention saw."""
+        attended_BKD, kv = self.attention(self.attention_norm(x_BKD), rotary, source)
+        x_BKD = x_BKD + attended_BKD
+        return x_BKD + self.mlp(self.mlp_norm(x_BKD)), kv

@@ -1,6 +1,7 @@
 """The model family: vanilla, recursive and Mixture-of-Recursions transformers, built from one ModelConfig.
 
-Shapes: B sequences, T tokens, K tokens that a recursion computes, D model width, V vocabulary, R recursions.
+Shapes: B sequences, T tokens, J tokens that reached a recursion, K tokens that it computes, D model width, V
+vocabulary, R recursions.
 """
 
 from dataclasses import dataclass
@@ -9,12 +10,44 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from mor_core.config import ModelConfig
-from mor_core.model.layers import Layer, RMSNorm, rotary_table
-from mor_core.model.router import Router, Selection, select_above, select_all, select_top_k
+from mor_core.config import ExpertChoice, ModelConfig, TokenChoice
+from mor_core.model.layers import KeySource, KeyValues, Layer, RMSNorm, prefix_of, rotary_table
+from mor_core.model.router import (
+    Router,
+    Selection,
+    balancing_loss,
+    kth_highest,
+    put_rows,
+    random_logits,
+    select_all,
+    select_top_k,
+    select_where,
+    selection_loss,
+    take_rows,
+)
 
-RoutingRule = Literal["top-k", "threshold"]
+RoutingRule = Literal["top-k", "threshold", "half"]
+"""How an expert-choice model chooses tokens. top-k is the paper's training and evaluation rule and looks at the whole
+sequence. The others are causal, so inference can follow them: threshold lets a token go on when its router logit
+reaches the running mean of training's cut-offs; half when its sigmoid reaches 0.5, which is what the paper implies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed:
+    """What routing did in one forward pass."""
+
+    selections: tuple[Selection, ...]
+    """The tokens of each recursion."""
+    loss: Tensor
+    """What routers add to the training loss, weights applied; a scalar."""
+    aux_loss: Tensor
+    """The auxiliary part of it without its weight: the sum over recursions of the cross-entropy against selection
+    (paper, Table 13), or the balancing loss (Table 14)."""
+    statistics_R: Tensor
+    """What the state of the routers follows, averaged over sequences: the top-k cut-off of each recursion (0 where
+    every token was taken), or the share of tokens that chose each depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +56,8 @@ class Output:
 
     logits_BTV: Tensor
     """Next-token logits."""
-    selections: tuple[Selection, ...]
-    """One per recursion of a routed model, else empty."""
-
-    @property
-    def aux_loss(self) -> Tensor:
-        """Sum over recursions of the routers' cross-entropy (paper, Table 13: "AuxLoss"); a scalar."""
-        return sum((selection.aux_loss for selection in self.selections), self.logits_BTV.new_zeros(()))
+    routed: Routed | None
+    """None where nothing is routed."""
 
 
 class Transformer(nn.Module):
@@ -37,114 +65,270 @@ class Transformer(nn.Module):
 
     Everything that the sharing strategy ties is tied: attention, MLP and norms of a shared layer are one module,
     applied at several depths. (The first public release of the paper's code untied attention by accident.)
-    `threshold_R` is the running mean of the top-k cut-off of each recursion, in router-logit units; it is saved with
-    the weights, and causal evaluation compares against it. Recursion 1 takes every token and uses none.
+    `threshold_R` is the running mean of the top-k cut-off of each recursion, in router-logit units (the auxiliary
+    router's where there is one); recursion 1 takes every token and uses none. `selection_bias_R` is what loss-free
+    balancing adds to token-choice logits before the arg-max. Both are saved with the weights.
     """
 
     threshold_R: Tensor
     threshold_updates: Tensor
+    selection_bias_R: Tensor
     rotary_table: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False
+        """Execution: keep a layer's input only and compute the rest again in the backward pass."""
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_unique_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         self.register_buffer("rotary_table", rotary_table(config), persistent=False)
-        if config.routing is not None:
-            self.routers = nn.ModuleList(Router(config.d_model) for _ in range(config.recursion.count))
-            self.register_buffer("threshold_R", torch.zeros(config.recursion.count))
+        self._add_routers()
+
+    def _add_routers(self) -> None:
+        routing, count, d_model = self.config.routing, self.config.recursion.count, self.config.d_model
+        if routing is None:
+            return
+        expert = isinstance(routing, ExpertChoice)
+        owners, outputs = (count, 1) if expert else (1, count)
+        if routing.router != "random":
+            self.routers = nn.ModuleList(Router(d_model, outputs, routing.router) for _ in range(owners))
+        if expert and routing.auxiliary == "router" and routing.router != "random":
+            self.aux_routers = nn.ModuleList(Router(d_model, 1, routing.router) for _ in range(count))
+        if expert:
+            self.register_buffer("threshold_R", torch.zeros(count))
             self.register_buffer("threshold_updates", torch.zeros((), dtype=torch.int64))
+        elif routing.balancing == "loss-free":
+            self.register_buffer("selection_bias_R", torch.zeros(count))
+
+    def compile_layers(self) -> None:
+        """Send each layer through torch.compile. Layers share their code, so it is compiled once per shape, not once
+        per layer, and what routing does between them stays as it is."""
+        for layer in self.layers:
+            layer.compile()
 
     def forward(self, tokens_BT: Tensor, rule: RoutingRule = "top-k") -> Output:
-        """Logits for every position; `rule` says how a routed model chooses tokens (others ignore it).
+        """Logits for every position; `rule` matters to expert choice only."""
+        x_BTD, routed = self.encode(tokens_BT, rule)
+        return Output(logits_BTV=F.linear(x_BTD, self.embedding.weight), routed=routed)
 
-        top-k is the paper's training and evaluation rule; threshold is causal, and is what inference can do.
-        """
+    def encode(
+        self, tokens_BT: Tensor, rule: RoutingRule = "top-k", step: int | None = None
+    ) -> tuple[Tensor, Routed | None]:
+        """What the LM head reads, [B, T, D], and what routing did. `step` (from 0) is of use to capacity warm-up."""
         x_BTD = self.embedding(tokens_BT)
-        selections: tuple[Selection, ...] = ()
-        if self.config.routing is None:
-            rotary = self._rotary_prefix(tokens_BT.shape[1])
-            for layer in self.config.layer_map:
-                x_BTD = self.layers[layer](x_BTD, rotary)
-        else:
-            x_BTD, selections = self._routed(x_BTD, rule)
-        return Output(logits_BTV=F.linear(self.norm(x_BTD), self.embedding.weight), selections=selections)
+        routed = None
+        match self.config.routing:
+            case ExpertChoice() as routing:
+                x_BTD, routed = self._expert_choice(x_BTD, tokens_BT, routing, rule, step)
+            case TokenChoice() as routing:
+                x_BTD, routed = self._token_choice(x_BTD, tokens_BT, routing)
+            case None:
+                x_BTD = self._fixed_depth(x_BTD)
+        return self.norm(x_BTD), routed
 
-    def _routed(self, x_BTD: Tensor, rule: RoutingRule) -> tuple[Tensor, tuple[Selection, ...]]:
-        """The unshared first layer, the recursions over ever fewer tokens, the unshared last layer."""
-        length = x_BTD.shape[1]
+    def _fixed_depth(self, x_BTD: Tensor) -> Tensor:
+        rotary = self.rotary_prefix(x_BTD.shape[1])
+        shares_kv = self.config.recursion.kv == "shared"
+        first: dict[int, KeyValues] = {}
+        for index in self.config.layer_map:
+            source = KeySource(first[index], None, None, None) if index in first else None
+            x_BTD, kv = self.run_layer(self.layers[index], x_BTD, rotary, source)
+            if shares_kv:
+                first.setdefault(index, kv)
+        return x_BTD
+
+    def _expert_choice(
+        self, x_BTD: Tensor, tokens_BT: Tensor, routing: ExpertChoice, rule: RoutingRule, step: int | None
+    ) -> tuple[Tensor, Routed]:
+        """Equation 2.1 at every recursion; the tokens that are not selected keep what they had."""
+        x_BTD = self._unshared(x_BTD, first=True)
+        noise_BTR = random_logits(tokens_BT, self.config.recursion.count) if routing.router == "random" else None
+        block = _Block(self, x_BTD.shape[1])
+        x_BJD, selection = x_BTD, select_all(_positions(x_BTD), None)
+        levels: list[tuple[Tensor, Selection]] = []
+        losses, z_losses, cutoffs = [], [], []
+        for recursion, k in enumerate(self.config.tokens_per_recursion(x_BTD.shape[1], step)):
+            logits_BJ, judged_BJ = self._expert_logits(recursion, x_BJD, noise_BTR, selection)
+            selection = self._select(recursion, rule, k, judged_BJ, logits_BJ, selection)
+            levels.append((x_BJD, selection))
+            if self.training:
+                losses.append(selection_loss(judged_BJ, selection))
+                z_losses.append(logits_BJ.square().mean())
+            cutoffs.append(_cutoff(routing, judged_BJ, selection, k))
+            x_BKD = take_rows(x_BJD, selection.chosen_BK)
+            y_BKD = block(x_BKD, selection)
+            if routing.gating == "weighted":
+                y_BKD = _gate(routing, selection.of(logits_BJ)).unsqueeze(-1).to(y_BKD.dtype) * y_BKD
+            x_BJD = x_BKD + (y_BKD if selection.valid_BK is None else y_BKD * selection.valid_BK.unsqueeze(-1))
+        x_BTD = self._unshared(_unwind(levels, x_BJD), first=False)
+        aux_loss = _total(losses, x_BTD)
+        # The auxiliary router has an optimiser group of its own, so its loss needs no weight.
+        weight = routing.aux_loss_weight if routing.auxiliary == "loss" else 1.0
+        return x_BTD, Routed(
+            selections=tuple(selection for _, selection in levels),
+            loss=weight * aux_loss + routing.z_loss_weight * _total(z_losses, x_BTD),
+            aux_loss=aux_loss.detach(),
+            statistics_R=torch.stack(cutoffs),
+        )
+
+    def _expert_logits(
+        self, recursion: int, x_BJD: Tensor, noise_BTR: Tensor | None, reached: Selection
+    ) -> tuple[Tensor, Tensor]:
+        """The router's logits of the candidates, and those of whoever must tell selected tokens causally."""
+        if noise_BTR is not None:
+            logits_BJ = noise_BTR[..., recursion].gather(1, reached.positions_BK)
+            return logits_BJ, logits_BJ
+        logits_BJ = self.routers[recursion](x_BJD).squeeze(-1)
+        if not hasattr(self, "aux_routers"):
+            return logits_BJ, logits_BJ
+        return logits_BJ, self.aux_routers[recursion](x_BJD.detach()).squeeze(-1)
+
+    def _select(
+        self, recursion: int, rule: RoutingRule, k: int, judged_BJ: Tensor, logits_BJ: Tensor, reached: Selection
+    ) -> Selection:
+        if recursion == 0:
+            return select_all(reached.positions_BK, reached.valid_BK)
+        if rule == "top-k":
+            return select_top_k(logits_BJ, reached.positions_BK, k)
+        threshold = self.threshold_R[recursion] if rule == "threshold" else 0.0
+        return select_where(judged_BJ >= threshold, reached.positions_BK, reached.valid_BK)
+
+    def _token_choice(self, x_BTD: Tensor, tokens_BT: Tensor, routing: TokenChoice) -> tuple[Tensor, Routed]:
+        """Equation 2.2: every token goes through the block as often as its router says, at the block's entry."""
+        count = self.config.recursion.count
+        x_BTD = self._unshared(x_BTD, first=True)
+        logits_BTR = random_logits(tokens_BT, count) if routing.router == "random" else self.routers[0](x_BTD)
+        probabilities_BTR = logits_BTR.softmax(-1) if routing.activation == "softmax" else logits_BTR.sigmoid()
+        biased = routing.balancing == "loss-free"
+        depth_BT = (probabilities_BTR + self.selection_bias_R if biased else probabilities_BTR).argmax(dim=-1)
+        block = _Block(self, x_BTD.shape[1])
+        levels: list[tuple[Tensor, Selection]] = []
+        x_BJD, entry_BJD, depth_BJ = x_BTD, x_BTD, depth_BT
+        gate_BJR = (routing.alpha * probabilities_BTR).to(x_BTD.dtype)
+        reached = select_all(_positions(x_BTD), None)
+        for recursion in range(count):
+            if recursion > 0:
+                reached = select_where(depth_BJ >= recursion, reached.positions_BK, reached.valid_BK)
+            levels.append((x_BJD, reached))
+            x_BKD, entry_BJD, gate_BJR = (take_rows(each, reached.chosen_BK) for each in (x_BJD, entry_BJD, gate_BJR))
+            depth_BJ = reached.of(depth_BJ)
+            y_BKD = block(x_BKD, reached)
+            gated_BKD = gate_BJR[..., recursion : recursion + 1] * y_BKD
+            passed_BKD = gated_BKD if routing.gating == "per-step" else y_BKD
+            y_BKD = torch.where((depth_BJ == recursion).unsqueeze(-1), gated_BKD + entry_BJD, passed_BKD)
+            x_BJD = y_BKD if reached.valid_BK is None else torch.where(reached.valid_BK.unsqueeze(-1), y_BKD, x_BKD)
+        x_BTD = self._unshared(_unwind(levels, x_BJD), first=False)
+        balancing = balancing_loss(probabilities_BTR, depth_BT)
+        loss = routing.z_loss_weight * logits_BTR.logsumexp(-1).square().mean()
+        if routing.balancing == "loss":
+            loss = loss + routing.balancing_loss_weight * balancing
+        load_R = F.one_hot(depth_BT, count).float().mean(dim=(0, 1))
+        selections = tuple(selection for _, selection in levels)
+        return x_BTD, Routed(selections=selections, loss=loss, aux_loss=balancing.detach(), statistics_R=load_R)
+
+    def _unshared(self, x_BTD: Tensor, *, first: bool) -> Tensor:
+        """The layers before or after the shared block, over every token."""
         edge = self.config.num_unshared_layers // 2
-        prefix = self._rotary_prefix(length)
-        for layer in self.layers[:edge]:
-            x_BTD = layer(x_BTD, prefix)
-        positions_BK = torch.arange(length, device=x_BTD.device).expand(x_BTD.shape[0], length)
-        valid_BK: Tensor | None = None
-        selections: list[Selection] = []
-        for recursion, k in enumerate(self.config.tokens_per_recursion(length)):
-            candidates_BJD = x_BTD if recursion == 0 else _gather(x_BTD, positions_BK)
-            logits_BJ = self.routers[recursion](candidates_BJD)
-            if recursion == 0:
-                selection = select_all(logits_BJ, positions_BK, valid_BK)
-            elif rule == "top-k":
-                selection = select_top_k(logits_BJ, positions_BK, k)
-            else:
-                selection = select_above(logits_BJ, positions_BK, valid_BK, self.threshold_R[recursion])
-            x_BTD = self._recur(x_BTD, selection)
-            positions_BK, valid_BK = selection.positions_BK, selection.valid_BK
-            selections.append(selection)
-        for layer in self.layers[len(self.layers) - edge :]:
-            x_BTD = layer(x_BTD, prefix)
-        return x_BTD, tuple(selections)
+        rotary = self.rotary_prefix(x_BTD.shape[1])
+        for layer in self.layers[:edge] if first else self.layers[len(self.layers) - edge :]:
+            x_BTD, _ = self.run_layer(layer, x_BTD, rotary, None)
+        return x_BTD
 
-    def _recur(self, x_BTD: Tensor, selection: Selection) -> Tensor:
-        """H <- H + alpha sigmoid(logit) f(H) for the selected tokens, f being the whole shared block with its own
-        residual stream (equation 2.1); the others keep H."""
-        assert self.config.routing is not None
-        edge = self.config.num_unshared_layers // 2
-        whole = selection.valid_BK is None and selection.positions_BK.shape[1] == x_BTD.shape[1]
-        rotary = self._rotary_prefix(x_BTD.shape[1]) if whole else self._rotary_at(selection.positions_BK)
-        x_BKD = x_BTD if whole else _gather(x_BTD, selection.positions_BK)
-        y_BKD = x_BKD
-        for layer in self.layers[edge : edge + self.config.block_depth]:
-            y_BKD = layer(y_BKD, rotary)
-        gate_BK = self.config.routing.alpha * selection.logits_BK.sigmoid()
-        if selection.valid_BK is not None:
-            gate_BK = gate_BK * selection.valid_BK
-        updated_BKD = x_BKD + gate_BK.unsqueeze(-1).to(x_BKD.dtype) * y_BKD
-        if whole:
-            return updated_BKD
-        # Positions are unique within a sequence (padding repeats none), so scatter has no order to depend on.
-        return x_BTD.scatter(1, selection.positions_BK.unsqueeze(-1).expand_as(updated_BKD), updated_BKD)
+    def run_layer(
+        self, layer: nn.Module, x_BKD: Tensor, rotary: tuple[Tensor, Tensor], source: KeySource | None
+    ) -> tuple[Tensor, KeyValues]:
+        if self.checkpoint_activations and self.training:
+            return checkpoint(layer, x_BKD, rotary, source, use_reentrant=False)  # pyright: ignore
+        return layer(x_BKD, rotary, source)
 
-    def _rotary_prefix(self, length: int) -> tuple[Tensor, Tensor]:
+    def rotary_prefix(self, length: int) -> tuple[Tensor, Tensor]:
         if length > self.config.context_length:
             raise ValueError(f"a sequence of {length} tokens: the model's context is {self.config.context_length}")
         cos, sin = self.rotary_table[:, None, :length, None]
         return cos, sin
 
-    def _rotary_at(self, positions_BK: Tensor) -> tuple[Tensor, Tensor]:
+    def rotary_at(self, positions_BK: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self.rotary_table[:, positions_BK].unsqueeze(-2)
         return cos, sin
 
     @torch.no_grad()
-    def update_thresholds(self, cutoff_R: Tensor) -> None:
-        """Move the running mean towards one optimiser step's mean cut-off per recursion.
+    def update_router_state(self, statistics_R: Tensor) -> None:
+        """Let the routers' state follow one optimiser step, whose `Routed.statistics_R` over the global batch this is.
 
-        A plain mean over the first 1 / (1 - decay) steps, an exponential one after: scores drift while routers learn.
+        Thresholds: a plain mean over the first 1 / (1 - decay) steps, an exponential one after, since scores drift
+        while routers learn. Selection bias: a step of fixed size towards an even load (Wang et al. 2024, arXiv
+        2408.15664). The released code does not average loads over workers; a global batch does.
         """
-        assert self.config.routing is not None
-        weight = torch.maximum(
-            1.0 / (self.threshold_updates + 1), torch.tensor(1 - self.config.routing.threshold_decay)
-        ).to(self.threshold_R)
-        self.threshold_R.lerp_(cutoff_R.to(self.threshold_R), weight)
-        self.threshold_updates += 1
+        match self.config.routing:
+            case ExpertChoice(threshold_decay=decay):
+                updates = self.threshold_updates + 1
+                weight = torch.maximum(1.0 / updates, torch.tensor(1 - decay)).to(self.threshold_R)
+                self.threshold_R.lerp_(statistics_R.to(self.threshold_R), weight)
+                self.threshold_updates += 1
+            case TokenChoice(balancing="loss-free", bias_update_rate=rate):
+                self.selection_bias_R += rate * (statistics_R.mean() - statistics_R).sign()
+            case _:
+                pass
 
 
-def _gather(x_BTD: Tensor, positions_BK: Tensor) -> Tensor:
-    """x at the given positions, [B, K, D]."""
-    return x_BTD.gather(1, positions_BK.unsqueeze(-1).expand(-1, -1, x_BTD.shape[-1]))
+class _Block:
+    """The shared block with its own residual stream, f in equations 2.1 and 2.2, and the keys that it remembers."""
+
+    def __init__(self, model: Transformer, length: int) -> None:
+        config = model.config
+        edge = config.num_unshared_layers // 2
+        self.model, self.length, self.kv = model, length, config.recursion.kv
+        self.layers = list(model.layers[edge : edge + config.block_depth])
+        self.first: list[KeyValues] = []
+
+    def __call__(self, x_BKD: Tensor, selection: Selection) -> Tensor:
+        """One application; the first must be of every token."""
+        later = bool(self.first)
+        whole = selection.valid_BK is None and x_BKD.shape[1] == self.length
+        positions_BK = selection.positions_BK
+        rotary = self.model.rotary_prefix(self.length) if whole else self.model.rotary_at(positions_BK)
+        prefix = prefix_of(positions_BK) if later and not whole else None
+        refresh_BK = positions_BK if self.kv == "hybrid" else None
+        for index, layer in enumerate(self.layers):
+            source = KeySource(self.first[index], prefix, refresh_BK, selection.valid_BK) if later else None
+            x_BKD, kv = self.model.run_layer(layer, x_BKD, rotary, source)
+            if not later and self.kv != "recursion-wise":
+                self.first.append(kv)
+        return x_BKD
+
+
+def _positions(x_BTD: Tensor) -> Tensor:
+    return torch.arange(x_BTD.shape[1], device=x_BTD.device).expand(x_BTD.shape[:2])
+
+
+def _gate(routing: ExpertChoice, logits_BK: Tensor) -> Tensor:
+    match routing.activation:
+        case "sigmoid":
+            return routing.alpha * logits_BK.sigmoid()
+        case "tanh":
+            return routing.alpha * logits_BK.tanh()
+        case "none":
+            return routing.alpha * logits_BK
+
+
+def _cutoff(routing: ExpertChoice, judged_BJ: Tensor, selection: Selection, k: int) -> Tensor:
+    """Mean over sequences of the cut-off that a threshold stands in for; 0 where there was none."""
+    if selection.cutoff_B is None:
+        return judged_BJ.new_zeros(())
+    return (kth_highest(judged_BJ, k) if routing.auxiliary == "router" else selection.cutoff_B).mean()
+
+
+def _unwind(levels: list[tuple[Tensor, Selection]], x_BKD: Tensor) -> Tensor:
+    """Put the tokens of the last recursion back among those of the one before, and so on up to the whole sequence."""
+    for before_BJD, selection in reversed(levels):
+        x_BKD = put_rows(before_BJD, selection.chosen_BK, x_BKD)
+    return x_BKD
+
+
+def _total(losses: list[Tensor], like: Tensor) -> Tensor:
+    return torch.stack(losses).sum() if losses else torch.zeros((), device=like.device)
 
 
 def build_model(config: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Transformer:
@@ -162,7 +346,7 @@ def build_model(config: ModelConfig, seed: int, device: torch.device | str = "cp
             nn.init.normal_(parameter, 0.0, config.init_std, generator=generator)
         else:
             nn.init.ones_(parameter)
-    if config.routing is not None:
-        model.threshold_R.zero_()
-        model.threshold_updates.zero_()
+    for name, buffer in model.named_buffers():
+        if name != "rotary_table":
+            buffer.zero_()
     return model.to(device)

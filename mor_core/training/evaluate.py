@@ -1,8 +1,9 @@
 """Weights to losses, over a fixed set of validation sequences.
 
-A routed model has two. `loss` is causal: a token goes on when its router logit reaches the recursion's threshold,
-which is all that generation can do. `loss_topk` lets each sequence keep its top-k tokens, as the paper evaluates; it
-looks at the whole sequence. Their difference is a result, not an error. Other models have one loss, given twice.
+A model with expert-choice routing has three. `loss` is causal: a token goes on when its router logit reaches the
+recursion's threshold, which generation can do. `loss_half` is causal too, with the paper's implied rule: the sigmoid
+reaches 0.5. `loss_topk` lets each sequence keep its top-k tokens, as the paper evaluates; it looks at the whole
+sequence. Their differences are results, not errors. Other models have one loss, given as `loss` and `loss_topk`.
 
 Shapes: B sequences, T tokens, R recursions.
 """
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import TrainConfig
-from mor_core.flops import forward_flops
-from mor_core.model.transformer import RoutingRule, Transformer
-from mor_core.training.loop import autocast, token_loss
+from mor_core.config import ExpertChoice, ModelConfig, TrainConfig
+from mor_core.flops import RecursionWork, forward_flops, planned_work
+from mor_core.model.transformer import Routed, RoutingRule, Transformer
+from mor_core.training.loop import autocast
+from mor_core.training.loss import token_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,9 @@ class Evaluation:
     """The losses of one set of weights and how deep its tokens went."""
 
     loss: float
-    """Mean cross-entropy under causal routing, nats per token."""
+    """Mean cross-entropy under causal routing by the calibrated thresholds, nats per token."""
+    loss_half: float | None
+    """Mean cross-entropy under causal routing by a sigmoid of 0.5, nats per token; None without expert choice."""
     loss_topk: float
     """Mean cross-entropy under top-k routing, nats per token."""
     bits_per_byte: float
@@ -34,13 +38,17 @@ class Evaluation:
     tokens: int
     """Predicted tokens."""
     depth_mean: float
-    """Mean number of recursions a token went through under causal routing (Nr without routing)."""
+    """Mean number of recursions a token went through under the rule of `loss` (Nr without routing)."""
+    depth_histogram: tuple[float, ...]
+    """Share of tokens that went through exactly 1..Nr recursions under the rule of `loss`."""
     realised_capacity: tuple[float, ...]
-    """Share of tokens that each recursion computed under causal routing."""
+    """Share of tokens that each recursion computed under the rule of `loss`."""
+    realised_capacity_half: tuple[float, ...] | None
+    """The same under the rule of `loss_half`."""
     planned_capacity: tuple[float, ...]
-    """Share of tokens that top-k keeps, k_r / T."""
+    """Share of tokens that top-k keeps, k_r / T; under token choice, that of a perfect balance."""
     forward_flops_per_token: float
-    """Exact forward FLOPs per token under causal routing, averaged over the sequences."""
+    """Exact forward FLOPs per token under the rule of `loss`, averaged over the sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +56,10 @@ class _Pass:
     """One pass over the validation set under one routing rule."""
 
     nats: float
-    counts: np.ndarray
-    """Tokens that each recursion computed in each sequence, [sequences, R]."""
+    tokens_SR: np.ndarray
+    """Tokens that each recursion computed in each of the S sequences."""
+    prefix_SR: np.ndarray
+    """The same tokens, each counted as often as there are tokens up to and including it."""
 
 
 @torch.no_grad()
@@ -60,44 +70,74 @@ def evaluate(
     model.eval()
     batches = list(batches)
     targets = np.concatenate([batch[:, 1:].ravel() for batch in batches])
-    causal = _run(model, train, batches, "threshold")
-    top_k = _run(model, train, batches, "top-k") if model.config.routing else causal
     length = batches[0].shape[1] - 1
-    flops = [forward_flops(model.config, length, tuple(int(k) for k in counts)) for counts in causal.counts]
+    expert = isinstance(model.config.routing, ExpertChoice)
+    causal = _run(model, train, batches, "threshold")
+    half = _run(model, train, batches, "half") if expert else None
+    top_k = _run(model, train, batches, "top-k") if expert else causal
+    capacity = _capacity(causal, length)
     return Evaluation(
         loss=causal.nats / targets.size,
+        loss_half=half.nats / targets.size if half else None,
         loss_topk=top_k.nats / targets.size,
         bits_per_byte=causal.nats / math.log(2) / int(bytes_of_token[targets].sum()),
         tokens=int(targets.size),
-        depth_mean=float(causal.counts.sum(axis=1).mean() / length),
-        realised_capacity=tuple((causal.counts.mean(axis=0) / length).tolist()),
+        depth_mean=sum(capacity),
+        depth_histogram=tuple(
+            at_least - deeper for at_least, deeper in zip(capacity, (*capacity[1:], 0.0), strict=True)
+        ),
+        realised_capacity=capacity,
+        realised_capacity_half=_capacity(half, length) if half else None,
         planned_capacity=tuple(k / length for k in model.config.tokens_per_recursion(length)),
-        forward_flops_per_token=float(np.mean(flops) / length),
+        forward_flops_per_token=_mean_flops(model.config, causal, length) / length,
     )
 
 
+def _capacity(run: _Pass, length: int) -> tuple[float, ...]:
+    return tuple((run.tokens_SR.mean(axis=0) / length).tolist())
+
+
+def _mean_flops(config: ModelConfig, run: _Pass, length: int) -> float:
+    """Exact forward FLOPs of a sequence, averaged; shared keys are counted at the tokens' real positions."""
+    total = 0.0
+    for tokens_R, prefix_R in zip(run.tokens_SR.tolist(), run.prefix_SR.tolist(), strict=True):
+        work = planned_work(config, length, tokens_R)
+        if config.recursion.kv != "recursion-wise":
+            later = zip(tokens_R[1:], prefix_R[1:], strict=True)
+            work = (work[0], *(RecursionWork(tokens=tokens, pairs=pairs) for tokens, pairs in later))
+        total += float(forward_flops(config, length, work))
+    return total / len(run.tokens_SR)
+
+
 def _run(model: Transformer, train: TrainConfig, batches: list[np.ndarray], rule: RoutingRule) -> _Pass:
-    nats, counts = 0.0, []
+    nats, tokens, prefixes = 0.0, [], []
     device = model.embedding.weight.device
     for batch in batches:
         tokens_BT = torch.from_numpy(batch).to(device)
         with autocast(model, train):
-            output = model(tokens_BT[:, :-1], rule)
-        nats += float(token_loss(output, tokens_BT[:, 1:]).double().sum())
-        counts.append(_tokens_per_recursion(model, tokens_BT, output.selections).cpu().numpy())
-    return _Pass(nats=nats, counts=np.concatenate(counts))
+            x_BTD, routed = model.encode(tokens_BT[:, :-1], rule)
+            losses_BT = token_losses(x_BTD, model.embedding.weight, tokens_BT[:, 1:])
+        nats += float(losses_BT.double().sum())
+        computed_RBT = _computed(model.config, tokens_BT[:, :-1], routed)
+        places_T = torch.arange(1, computed_RBT.shape[2] + 1, device=device)
+        tokens.append(computed_RBT.sum(dim=2).T.cpu().numpy())
+        prefixes.append((computed_RBT * places_T).sum(dim=2).T.cpu().numpy())
+    return _Pass(nats=nats, tokens_SR=np.concatenate(tokens), prefix_SR=np.concatenate(prefixes))
 
 
-def _tokens_per_recursion(model: Transformer, tokens_BT: Tensor, selections: tuple) -> Tensor:
-    """Tokens that each recursion computed in each sequence, [B, R]."""
-    if not selections:
-        return tokens_BT.new_full((tokens_BT.shape[0], model.config.recursion.count), tokens_BT.shape[1] - 1)
+def _computed(config: ModelConfig, tokens_BT: Tensor, routed: Routed | None) -> Tensor:
+    """Whether each recursion computed each token, [R, B, T]."""
+    if routed is None:
+        return torch.ones((config.recursion.count, *tokens_BT.shape), dtype=torch.bool, device=tokens_BT.device)
     return torch.stack(
         [
-            tokens_BT.new_full((tokens_BT.shape[0],), s.positions_BK.shape[1])
-            if s.valid_BK is None
-            else s.valid_BK.sum(dim=1)
-            for s in selections
-        ],
-        dim=1,
+            torch.zeros_like(tokens_BT, dtype=torch.bool).scatter(
+                1,
+                selection.positions_BK,
+                torch.ones_like(selection.positions_BK, dtype=torch.bool)
+                if selection.valid_BK is None
+                else selection.valid_BK,
+            )
+            for selection in routed.selections
+        ]
     )

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mor_core.config import TrainConfig
-from mor_core.model.transformer import Output, Transformer
-from mor_core.training.optim import learning_rate
+from mor_core.model.transformer import Transformer
+from mor_core.training.loss import linear_cross_entropy
+from mor_core.training.optim import aux_router_parameters, learning_rate
 
 BatchOfStep = Callable[[int], np.ndarray]
 """step -> token ids [batch_size, context_length + 1]; a pure function."""
@@ -36,9 +36,9 @@ class StepMetrics:
     loss: Tensor
     """Mean cross-entropy over the global batch before the update, nats per token."""
     aux_loss: Tensor
-    """Sum over recursions of the routers' cross-entropy, unweighted."""
+    """The routers' auxiliary or balancing loss, unweighted; 0 without routing."""
     gradient_norm: Tensor
-    """Global norm before clipping."""
+    """Global norm before clipping, auxiliary routers left out."""
 
     def to_floats(self) -> dict[str, float]:
         """The numbers, brought from the device. Raises Diverged where the loss or the gradient is not finite."""
@@ -73,61 +73,51 @@ def train_steps(
     """Take the steps start_step..stop_step - 1, yielding after each update; the caller may stop at any yield.
 
     micro_batch (sequences) divides the global batch for memory and changes rounding only: every loss is a mean over
-    sequences. Raises ValueError where it does not divide the batch.
+    sequences, and routers' state follows the global batch. Raises ValueError where it does not divide the batch.
     """
     micro_batch = config.batch_size if micro_batch is None else min(micro_batch, config.batch_size)
     if config.batch_size % micro_batch:
         raise ValueError(f"micro_batch {micro_batch} does not divide the batch of {config.batch_size} sequences")
     device = model.embedding.weight.device
+    apart = aux_router_parameters(model)
+    others = [parameter for parameter in model.parameters() if not any(parameter is each for each in apart)]
     model.train()
     for step in range(start_step, stop_step):
         rate = learning_rate(step, config, cooldown)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_scale"]
         tokens = torch.from_numpy(batch_of_step(step)).to(device, non_blocking=True)
-        loss, aux_loss = _accumulate_gradients(model, config, tokens.split(micro_batch))
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        loss, aux_loss = _accumulate_gradients(model, config, tokens.split(micro_batch), step)
+        norm = torch.nn.utils.clip_grad_norm_(others, config.gradient_clip)
+        if apart:
+            torch.nn.utils.clip_grad_norm_(apart, config.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield StepMetrics(step=step + 1, learning_rate=rate, loss=loss, aux_loss=aux_loss, gradient_norm=norm)
 
 
 def _accumulate_gradients(
-    model: Transformer, config: TrainConfig, micro_batches: tuple[Tensor, ...]
+    model: Transformer, config: TrainConfig, micro_batches: tuple[Tensor, ...], step: int
 ) -> tuple[Tensor, Tensor]:
-    """Back-propagate the mean loss of the global batch; move the router thresholds once. Returns loss, aux loss."""
+    """Back-propagate the mean loss of the global batch; move the routers' state once. Returns loss, auxiliary loss."""
     share = 1.0 / len(micro_batches)
-    routing = model.config.routing
-    losses, aux_losses, cutoffs_R = [], [], []
+    losses, aux_losses, statistics_R = [], [], []
     for tokens_BT in micro_batches:
         with autocast(model, config):
-            output = model(tokens_BT[:, :-1])
-        loss = token_loss(output, tokens_BT[:, 1:]).mean()
-        total = loss + routing.aux_loss_weight * output.aux_loss if routing else loss
-        (total * share).backward()
+            x_BTD, routed = model.encode(tokens_BT[:, :-1], step=step)
+            loss = linear_cross_entropy(x_BTD, model.embedding.weight, tokens_BT[:, 1:])
+        ((loss + routed.loss if routed else loss) * share).backward()
         losses.append(loss.detach() * share)
-        aux_losses.append(output.aux_loss.detach() * share)
-        if routing:
-            cutoffs_R.append(_mean_cutoffs(output) * share)
-    if routing:
-        model.update_thresholds(torch.stack(cutoffs_R).sum(dim=0))
-    return torch.stack(losses).sum(), torch.stack(aux_losses).sum()
-
-
-def _mean_cutoffs(output: Output) -> Tensor:
-    """Mean top-k cut-off of each recursion over a batch's sequences, [R]; 0 where every token was taken."""
-    zero = output.logits_BTV.new_zeros((), dtype=torch.float32)
-    return torch.stack([zero if s.cutoff_B is None else s.cutoff_B.mean().float() for s in output.selections])
+        if routed:
+            aux_losses.append(routed.aux_loss * share)
+            statistics_R.append(routed.statistics_R * share)
+    if statistics_R:
+        model.update_router_state(torch.stack(statistics_R).sum(dim=0))
+    loss = torch.stack(losses).sum()
+    return loss, torch.stack(aux_losses).sum() if aux_losses else torch.zeros_like(loss)
 
 
 def autocast(model: Transformer, config: TrainConfig) -> torch.autocast:
     """bf16 matrix products under the bf16 policy; weights, optimiser, router and loss stay fp32."""
     device = model.embedding.weight.device.type
     return torch.autocast(device, dtype=torch.bfloat16, enabled=config.precision == "bf16")
-
-
-def token_loss(output: Output, targets_BT: Tensor) -> Tensor:
-    """Cross-entropy of every token in nats, [B, T], computed in fp32 (fp64 for an fp64 model)."""
-    logits_BTV = output.logits_BTV
-    logits_BTV = logits_BTV.float() if logits_BTV.dtype == torch.bfloat16 else logits_BTV
-    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view_as(targets_BT)

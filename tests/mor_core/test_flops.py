@@ -5,30 +5,35 @@ from fractions import Fraction
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mor_core.config import ModelConfig, Recursion, Routing
+from mor_core.config import ExpertChoice, ModelConfig, Recursion, TokenChoice
 from mor_core.flops import (
     CONVENTIONS,
+    Convention,
     layer_params,
+    router_params,
     total_params,
     training_flops,
     training_flops_per_token,
     unique_params,
     unrolled_params,
+    warmup_surplus,
 )
 from mor_core.model.transformer import build_model
 from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, model_config
-from mor_core.training.loop import token_loss
 
 ARMS = {
     "vanilla": (Recursion(), None),
     "recursive-2": (Recursion(count=2), None),
     "recursive-3-sequence": (Recursion(count=3, sharing="sequence"), None),
-    "mor-2": (Recursion(count=2), Routing()),
-    "mor-3": (Recursion(count=3), Routing()),
-    "mor-4-cycle": (Recursion(count=4, sharing="cycle"), Routing()),
+    "mor-2": (Recursion(count=2), ExpertChoice()),
+    "mor-3": (Recursion(count=3), ExpertChoice()),
+    "mor-4-cycle": (Recursion(count=4, sharing="cycle"), ExpertChoice()),
 }
 
 
@@ -58,7 +63,8 @@ def test_exact_flops_are_what_pytorch_counts_once_causal_attention_replaces_the_
     # The counter reports nothing for the fused CPU attention kernel; the plain one counts every query-key pair.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         output = model(tokens_BT[:, :-1])
-        (token_loss(output, tokens_BT[:, 1:]).mean() + output.aux_loss).backward()
+        loss = F.cross_entropy(output.logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten())
+        (loss + output.routed.loss if output.routed else loss).backward()
     counted = counter.get_total_flops()
     lengths = [config.context_length] * config.num_unshared_layers
     lengths += [k for k in config.tokens_per_recursion() for _ in range(config.block_depth)]
@@ -91,9 +97,35 @@ def test_paper_convention_gives_the_papers_forward_flops(size: str, recursions: 
         vocab_size=49152,
         context_length=2048,
         recursion=Recursion(count=recursions),
-        routing=Routing() if routed else None,
+        routing=ExpertChoice() if routed else None,
     )
     assert float(training_flops_per_token(config, "paper")) / 1e6 == pytest.approx(megaflops, abs=5e-4)
+
+
+def test_the_papers_forward_flops_with_shared_keys_leave_out_their_projections_and_attend_to_whole_prefixes():
+    recursion = Recursion(count=3, kv="shared")
+    for routing in (ExpertChoice(), TokenChoice()):
+        config = model_config(
+            SIZES["360M"], vocab_size=49152, context_length=2048, recursion=recursion, routing=routing
+        )
+        assert float(training_flops_per_token(config, "paper")) / 1e6 == pytest.approx(536.248, abs=5e-4)
+
+
+@given(st.integers(0, 90), st.sampled_from(CONVENTIONS))
+def test_capacity_warmup_adds_flops_until_it_ends_and_none_after(steps: int, convention: Convention):
+    routing = ExpertChoice(capacity_warmup_steps=40)
+    config = model_config(SIZES["35k"], vocab_size=64, context_length=24, recursion=Recursion(count=3), routing=routing)
+    surplus = [warmup_surplus(config, each, convention) for each in (steps, steps + 1)]
+    unrouted = model_config(SIZES["35k"], vocab_size=64, context_length=24, recursion=Recursion(count=3))
+    at_most = training_flops_per_token(unrouted, convention) * 24
+    if convention == "exact":
+        at_most += 3 * 2 * router_params(config) * 24
+    if convention == "6nd":
+        assert surplus == [0, 0]
+    elif steps >= 40:
+        assert surplus[0] == surplus[1] == warmup_surplus(config, 40, convention) > 0
+    else:
+        assert 0 <= surplus[1] - surplus[0] <= at_most - training_flops_per_token(config, convention) * 24
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.sharing import block_depth, layer_map, num_unshared_layers, raised_depth
+from mor_core.sharing import block_depth, layer_map, num_unshared_layers, raised_depth, shrunk_depth
 
 STRATEGIES = ["cycle", "sequence", "middle-cycle", "middle-sequence"]
 
@@ -19,6 +19,26 @@ def test_nine_layers_in_three_recursions_share_as_in_table_5_of_the_paper():
 )
 def test_depth_is_raised_as_in_the_papers_configurations(layers: int, recursions: int, raised: int):
     assert raised_depth(layers, recursions, "middle-cycle") == raised
+
+
+@pytest.mark.parametrize(
+    ("layers", "recursions", "strategy", "shrunk"),
+    [(30, 3, "middle-cycle", 29), (32, 3, "cycle", 30), (32, 3, "middle-sequence", 32), (30, 2, "sequence", 30)],
+)
+def test_depth_is_shrunk_as_in_table_10_of_the_paper(layers: int, recursions: int, strategy, shrunk: int):
+    assert shrunk_depth(layers, recursions, strategy) == shrunk
+
+
+@given(st.integers(3, 60), st.integers(1, 6), st.sampled_from(STRATEGIES))
+def test_a_depth_is_shrunk_to_the_next_that_divides_and_raised_from_it_or_left_alone(layers, recursions, strategy):
+    try:
+        shrunk = shrunk_depth(layers, recursions, strategy)
+    except ValueError:
+        assert layers < recursions + num_unshared_layers(strategy)
+        return
+    assert layers - recursions < shrunk <= layers
+    assert block_depth(shrunk, recursions, strategy) >= 1
+    assert raised_depth(layers, recursions, strategy) - shrunk == (0 if shrunk == layers else recursions)
 
 
 @given(st.integers(3, 60), st.integers(1, 6), st.sampled_from(STRATEGIES))

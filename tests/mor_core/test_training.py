@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.config import ModelConfig, Recursion, Routing, TrainConfig
+from mor_core.config import ExpertChoice, ModelConfig, Recursion, TrainConfig
 from mor_core.flops import training_flops_per_token
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
@@ -18,7 +18,9 @@ from mor_core.training.loop import Diverged, train_steps
 from mor_core.training.optim import build_optimizer, learning_rate
 
 TRAIN = TrainConfig(batch_size=8, peak_learning_rate=0.01, warmup_steps=4)
-ROUTED = model_config(SIZES["35k"], vocab_size=64, context_length=16, recursion=Recursion(count=2), routing=Routing())
+ROUTED = model_config(
+    SIZES["35k"], vocab_size=64, context_length=16, recursion=Recursion(count=2), routing=ExpertChoice()
+)
 VANILLA = model_config(SIZES["35k"], vocab_size=64, context_length=16)
 
 
@@ -47,6 +49,19 @@ def test_the_schedule_is_a_trapezoid(warmup, start, stop):
     assert np.allclose(np.diff(rates[:warmup]), 2.0 / warmup)
     assert np.allclose(np.diff(rates[start:]), -2.0 / (stop - start))
     assert learning_rate(start, config, None) == 2.0
+
+
+@given(st.integers(0, 20), st.integers(30, 200), st.floats(0, 0.5))
+def test_a_cosine_falls_from_the_peak_to_its_floor_and_ignores_cooldowns(warmup, steps, floor):
+    config = TrainConfig(
+        batch_size=1, peak_learning_rate=2.0, warmup_steps=warmup, cosine_steps=steps, cosine_floor=floor
+    )
+    rates = [learning_rate(step, config, None) for step in range(warmup, steps + 1)]
+    assert rates[0] == 2.0
+    assert rates[-1] == pytest.approx(2.0 * floor)
+    assert (np.diff(rates) < 0).all()
+    middle = learning_rate((warmup + steps) // 2, config, None)
+    assert middle == pytest.approx(1.0 + floor, abs=2.0 * 4 / (steps - warmup))
 
 
 @pytest.mark.parametrize("config", [VANILLA, ROUTED], ids=["vanilla", "mor-2"])
