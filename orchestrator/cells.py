@@ -3,9 +3,11 @@
 Planned tokens are a budget's to within half an optimiser step.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from mor_core.config import Architecture, ModelConfig, TrainConfig
 from mor_core.flops import (
@@ -15,8 +17,10 @@ from mor_core.flops import (
     training_flops_per_token,
     unique_params,
     unrolled_params,
+    warmup_surplus,
 )
 from mor_core.sizes import Size
+from orchestrator.budgets import budget_text
 from orchestrator.recipe import batch_size, resolve_model, train_config
 from orchestrator.spec import Arm, SweepSpec
 
@@ -25,6 +29,9 @@ FEWEST_STEPS = 10
 
 FEW_STEPS = 200
 """Below this a cell measures the optimiser more than the size (flag few-steps)."""
+
+COOLDOWN_FRACTION = 0.2
+"""Share of a trapezoid's steps where the sweep says nothing: the paper's (appendix D)."""
 
 LONG_WARMUP = Fraction(1, 10)
 """Share of a cell's steps above which warm-up is flagged (long-warmup)."""
@@ -38,7 +45,7 @@ class Cell:
     """One (arm, size, budget, seed): one row of the results table."""
 
     arm: str
-    """Label of the architecture with its recursion count, such as mor-3."""
+    """The arm's label: an architecture with its recursion count, such as mor-3, or a variant's name."""
     architecture: Architecture
     """vanilla, recursive or mor."""
     recursions: int
@@ -60,9 +67,9 @@ class Cell:
     tokens: int
     """D, training tokens: steps * batch_size * context_length."""
     decay_start: int
-    """Step at which the cooldown branches from the trunk."""
+    """Step at which the cooldown branches from the trunk; the last step where there is no cooldown."""
     flops: dict[Convention, int] = field(hash=False)
-    """Training FLOPs of `tokens` in each convention."""
+    """Training FLOPs of `tokens` in each convention, capacity warm-up included."""
     unique_params: int
     """N: non-embedding parameters that exist."""
     unrolled_params: int
@@ -74,7 +81,7 @@ class Cell:
     flags: tuple[str, ...]
     """few-steps, long-warmup, repeated-data: reasons to read the cell with care."""
     cell_id: str | None = None
-    """Content id of (evaluation, budget, convention); None without prepared data."""
+    """Content id of (arm, evaluation, budget, convention); None without prepared data."""
     trunk_id: str | None = None
     """Trunk it branches from; None without prepared data."""
     evaluate_segment: str | None = None
@@ -82,7 +89,7 @@ class Cell:
 
     @property
     def decay_steps(self) -> int:
-        """Steps of the cooldown."""
+        """Steps of the cooldown; 0 under a cosine."""
         return self.steps - self.decay_start
 
     @property
@@ -101,7 +108,7 @@ class Dropped:
     """A combination that was asked for and is left out."""
 
     arm: str
-    """Label of the architecture."""
+    """The arm's label."""
     size: str
     """Name of the base shape."""
     budget: int
@@ -119,53 +126,103 @@ class _Column:
     arm: Arm
     size: Size
     model: ModelConfig
-    tokens_per_step: int
-    flops_per_token: dict[Convention, Fraction]
+    batch_size: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.model.context_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Length:
+    """How long the cells of a column train for one goal."""
+
+    budget: int
+    steps: int
+    decay_start: int
+    warmup_steps: int
 
 
 def cells_of(
-    spec: SweepSpec, arm: Arm, size: Size, budgets: Sequence[int], train_tokens: int | None
+    spec: SweepSpec, arm: Arm, size: Size, goals: Sequence[int], train_tokens: int | None
 ) -> Iterator[Cell | Dropped]:
-    """The cells of one arm and size at `budgets` (FLOPs), seed by seed, each resolved or dropped with a reason.
+    """The cells of one arm and size, seed by seed, each resolved or dropped with a reason.
 
-    `train_tokens` is what the data snapshot holds; None where no data is prepared.
+    `goals` are budgets (FLOPs), or numbers of tokens where the sweep has those. `train_tokens` is what the data
+    snapshot holds; None where no data is prepared.
     """
-    column = _column(spec, arm, size)
-    for budget in budgets:
-        steps = _steps(spec, column, budget)
-        decay_start = steps - max(1, round(_exact(spec.schedule.cooldown_fraction) * steps))
-        warmup_steps = _warmup_steps(spec, column, budget)
-        reason = _reason_to_drop(column, steps, decay_start, warmup_steps)
+    column = _Column(arm=arm, size=size, model=resolve_model(spec, arm, size), batch_size=batch_size(spec))
+    taken: set[int] = set()
+    for goal in goals:
+        length = _length(spec, column, goal)
+        reason = _reason_to_drop(spec, column, length)
+        if spec.tokens is not None and length.steps in taken:
+            reason = reason or f"{budget_text(goal)} tokens are as many whole steps as a smaller number: leave one out"
+        taken.add(length.steps)
         if reason:
             yield from (
-                Dropped(arm=arm.label, size=size.name, budget=budget, seed=seed, reason=reason) for seed in spec.seeds
+                Dropped(arm=arm.label, size=size.name, budget=length.budget, seed=seed, reason=reason)
+                for seed in spec.seeds
             )
             continue
-        train = train_config(spec, arm, column.model, budget=budget, warmup_steps=warmup_steps)
-        cell = _cell(spec, column, train, budget, steps, decay_start, train_tokens)
+        cell = _cell(spec, column, length, train_tokens)
         yield from (replace(cell, seed=seed) for seed in spec.seeds)
 
 
-def _column(spec: SweepSpec, arm: Arm, size: Size) -> _Column:
-    model = resolve_model(spec, arm, size)
-    return _Column(
-        arm=arm,
-        size=size,
-        model=model,
-        tokens_per_step=batch_size(spec) * model.context_length,
-        flops_per_token={convention: training_flops_per_token(model, convention) for convention in CONVENTIONS},
+def _length(spec: SweepSpec, column: _Column, goal: int) -> _Length:
+    convention = spec.budget_convention
+    if spec.tokens is None:
+        steps, budget = nearest_steps(column.model, column.batch_size, goal, convention), goal
+    else:
+        steps = round(Fraction(goal, column.tokens_per_step))
+        budget = round(training_cost(column.model, column.batch_size, steps, convention))
+    cooldown = _exact(spec.schedule.cooldown_fraction or COOLDOWN_FRACTION)
+    return _Length(
+        budget=budget,
+        steps=steps,
+        decay_start=steps if spec.schedule.kind == "cosine" else steps - max(1, round(cooldown * steps)),
+        warmup_steps=_warmup_steps(spec, column, steps),
     )
 
 
-def _steps(spec: SweepSpec, column: _Column, budget: int) -> int:
-    """The whole number of optimiser steps that comes nearest to the budget."""
-    return round(budget / (column.flops_per_token[spec.budget_convention] * column.tokens_per_step))
+def _warmup_steps(spec: SweepSpec, column: _Column, steps: int) -> int:
+    """A share of the steps at the sweep's warm-up budget, or of the cell's own where it shares no trunk."""
+    schedule = spec.schedule
+    if schedule.warmup_steps is not None:
+        return schedule.warmup_steps
+    if schedule.warmup_budget is not None and spec.shares_trunks:
+        steps = nearest_steps(column.model, column.batch_size, schedule.warmup_budget, spec.budget_convention)
+    return round(_exact(schedule.warmup_fraction) * steps)
 
 
-def _warmup_steps(spec: SweepSpec, column: _Column, budget: int) -> int:
-    """A share of the steps at the sweep's warm-up budget, or of the cell's own where budgets share nothing."""
-    reference = spec.schedule.warmup_budget if spec.trunks == "shared" else budget
-    return round(_exact(spec.schedule.warmup_fraction) * _steps(spec, column, reference))
+def nearest_steps(model: ModelConfig, batch_size: int, budget: int, convention: Convention) -> int:
+    """The whole number of optimiser steps whose FLOPs come nearest to the budget."""
+    unsettled = model.capacity_warmup_steps
+    settled = training_flops_per_token(model, convention) * model.context_length
+    steps = round((Fraction(budget, batch_size) - _surplus(model, unsettled, convention)) / settled)
+    if steps >= unsettled:
+        return steps
+    above = bisect_left(
+        range(unsettled + 1), budget, key=lambda steps: training_cost(model, batch_size, steps, convention)
+    )
+    near = [steps for steps in (above - 1, above) if steps >= 0]
+    return min(near, key=lambda steps: abs(training_cost(model, batch_size, steps, convention) - budget))
+
+
+def training_cost(model: ModelConfig, batch_size: int, steps: int, convention: Convention) -> Fraction:
+    """FLOPs of the first `steps` optimiser steps on batches of full-length sequences, capacity warm-up included."""
+    settled = training_flops_per_token(model, convention) * model.context_length
+    return batch_size * (steps * settled + _surplus(model, steps, convention))
+
+
+def _surplus(model: ModelConfig, steps: int, convention: Convention) -> Fraction:
+    """What capacity warm-up adds to the first `steps` steps, FLOPs per sequence of a step."""
+    return _warmup_surplus(model, min(steps, model.capacity_warmup_steps), convention)
+
+
+@lru_cache(maxsize=4096)
+def _warmup_surplus(model: ModelConfig, steps: int, convention: Convention) -> Fraction:
+    return warmup_surplus(model, steps, convention)
 
 
 def _exact(fraction: float) -> Fraction:
@@ -173,30 +230,34 @@ def _exact(fraction: float) -> Fraction:
     return Fraction(repr(fraction))
 
 
-def _reason_to_drop(column: _Column, steps: int, decay_start: int, warmup_steps: int) -> str | None:
-    if steps < FEWEST_STEPS:
+def _reason_to_drop(spec: SweepSpec, column: _Column, length: _Length) -> str | None:
+    if length.steps < FEWEST_STEPS:
         return (
-            f"{steps} steps of {column.tokens_per_step:,} tokens fit, {FEWEST_STEPS} are needed: "
-            "use a smaller size or a larger budget"
+            f"{length.steps} steps of {column.tokens_per_step:,} tokens fit, {FEWEST_STEPS} are needed: "
+            f"use a smaller size or {'a larger budget' if spec.tokens is None else 'more tokens'}"
         )
-    if decay_start < warmup_steps:
+    if spec.schedule.kind == "cosine" and length.warmup_steps >= length.steps:
         return (
-            f"the cooldown would start at step {decay_start}, inside the warm-up of {warmup_steps} steps: "
-            "use a larger budget, or lower schedule.warmup_budget or warmup_fraction"
+            f"the warm-up of {length.warmup_steps} steps would leave none of {length.steps} for the cosine: "
+            "lower schedule.warmup_steps or warmup_fraction"
+        )
+    if length.decay_start < length.warmup_steps:
+        return (
+            f"the cooldown would start at step {length.decay_start}, inside the warm-up of {length.warmup_steps} "
+            f"steps: use a larger budget, or lower schedule.{_warmup_key(spec)}"
         )
     return None
 
 
-def _cell(
-    spec: SweepSpec,
-    column: _Column,
-    train: TrainConfig,
-    budget: int,
-    steps: int,
-    decay_start: int,
-    train_tokens: int | None,
-) -> Cell:
+def _warmup_key(spec: SweepSpec) -> str:
+    if spec.schedule.warmup_steps is not None:
+        return "warmup_steps"
+    return "warmup_budget or warmup_fraction" if spec.schedule.warmup_budget is not None else "warmup_fraction"
+
+
+def _cell(spec: SweepSpec, column: _Column, length: _Length, train_tokens: int | None) -> Cell:
     """The cell of the first seed, without ids."""
+    model, steps = column.model, length.steps
     tokens = steps * column.tokens_per_step
     epochs = tokens / train_tokens if train_tokens else None
     return Cell(
@@ -204,20 +265,22 @@ def _cell(
         architecture=column.arm.architecture,
         recursions=column.arm.recursions,
         size=column.size.name,
-        budget=budget,
+        budget=length.budget,
         budget_convention=spec.budget_convention,
         seed=spec.seeds[0],
-        model=column.model,
-        train=train,
+        model=model,
+        train=train_config(
+            spec, column.arm, model, budget=length.budget, steps=steps, warmup_steps=length.warmup_steps
+        ),
         steps=steps,
         tokens=tokens,
-        decay_start=decay_start,
-        flops={convention: round(each * tokens) for convention, each in column.flops_per_token.items()},
-        unique_params=unique_params(column.model),
-        unrolled_params=unrolled_params(column.model),
-        total_params=total_params(column.model),
+        decay_start=length.decay_start,
+        flops={each: round(training_cost(model, column.batch_size, steps, each)) for each in CONVENTIONS},
+        unique_params=unique_params(model),
+        unrolled_params=unrolled_params(model),
+        total_params=total_params(model),
         epochs=epochs,
-        flags=_flags(steps, train.warmup_steps, epochs),
+        flags=_flags(steps, length.warmup_steps, epochs),
     )
 
 

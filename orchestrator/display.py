@@ -13,10 +13,13 @@ from rich.text import Text
 from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell
 from orchestrator.estimate import Estimate, segment_flops
-from orchestrator.identity import trunk_id
+from orchestrator.identity import to_jsonable, trunk_id
 from orchestrator.plan import Plan
 
 PLAN_SCHEMA = "mor-sweep.plan/1"
+
+LONGEST_BUDGET = 9
+"""Characters of a budget that are shown exactly."""
 
 UNRESOLVED = "unresolved: data"
 """In the place of ids, while no data is prepared."""
@@ -29,7 +32,7 @@ COLUMNS: dict[str, Callable[[Cell], str]] = {
     "arm": lambda cell: cell.arm,
     "size": lambda cell: cell.size,
     "N": lambda cell: count_text(cell.unique_params),
-    "budget": lambda cell: budget_text(cell.budget),
+    "budget": lambda cell: short_budget(cell.budget),
     "seed": lambda cell: str(cell.seed),
     "steps": lambda cell: f"{cell.steps:,}",
     "tokens": lambda cell: count_text(cell.tokens),
@@ -59,7 +62,7 @@ def print_plan(plan: Plan, estimate: Estimate) -> None:
     if common := _said_once(plan):
         console.print(common)
     console.print(cells_table(plan))
-    if plan.budget_convention == "paper":
+    if plan.budget_convention == "paper" and plan.tokens is None:
         console.print(Text("\nexact FLOPs per paper FLOP of budget (and against the first arm)"))
         console.print(gap_table(plan))
     _print_notes(console, plan)
@@ -94,8 +97,16 @@ def _print_notes(console: Console, plan: Plan) -> None:
 def _heading(plan: Plan) -> Text:
     data = f"data {plan.data_name}" if plan.data_name else f"ids {UNRESOLVED} is not prepared"
     return Text(
-        f"{plan.name}: {len(plan.cells)} cells, budgets in {plan.budget_convention} FLOPs, {plan.trunks} trunks, {data}"
+        f"{plan.name}: {len(plan.cells)} cells, {_goal_text(plan)} in {plan.budget_convention} FLOPs, "
+        f"{plan.trunks} trunks, {data}"
     )
+
+
+def _goal_text(plan: Plan) -> str:
+    """What decides how long cells train."""
+    if plan.tokens is None:
+        return "budgets"
+    return f"{' and '.join(map(count_text, plan.tokens))} tokens each, their cost"
 
 
 def _said_once(plan: Plan) -> Text:
@@ -112,6 +123,8 @@ def _is_common(plan: Plan, name: str) -> bool:
 def cells_table(plan: Plan) -> Table:
     """One row a cell, grouped by arm and size; the names stand on the first row of a group."""
     shown = [name for name in COLUMNS if name not in SAID_ONCE or not _is_common(plan, name)]
+    if plan.tokens is not None:
+        shown.remove("budget")  # It is one of the FLOP columns.
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in shown:
         words = name in ("arm", "size", "flags")
@@ -147,7 +160,7 @@ def dropped_table(plan: Plan) -> Table:
     table.add_column("reason", overflow="fold")
     for (arm, size, budget, reason), group in groupby(plan.dropped, key=lambda d: (d.arm, d.size, d.budget, d.reason)):
         seeds = [str(dropped.seed) for dropped in group]
-        table.add_row(arm, size, budget_text(budget), ",".join(seeds), reason)
+        table.add_row(arm, size, short_budget(budget), ",".join(seeds), reason)
     return table
 
 
@@ -196,7 +209,7 @@ def total_lines(plan: Plan, estimate: Estimate) -> list[tuple[str, str]]:
             f"{estimate.flops:.3g} exact FLOPs, {_saving(estimate)}; evaluation adds {estimate.flops_evaluation:.2g}",
         ),
     ]
-    if plan.trunks == "per-budget":
+    if estimate.flops_shared != estimate.flops:
         lines.append(
             ("", f"shared trunks would take {estimate.flops_shared:.3g}: per-budget runs cost {_surcharge(estimate)}")
         )
@@ -214,8 +227,13 @@ def total_lines(plan: Plan, estimate: Estimate) -> list[tuple[str, str]]:
             f"about {bytes_text(estimate.memory_bytes)} a worker for {estimate.memory_cell} "
             "(16 bytes a parameter, and the activations of a micro-batch)",
         ),
-        ("disk", f"{bytes_text(estimate.disk_bytes)} of checkpoints (12 bytes a parameter a branch point, 4 a cell)"),
+        ("disk", f"{bytes_text(estimate.disk_bytes)} of checkpoints ({_checkpoints_text(plan)})"),
     ]
+
+
+def _checkpoints_text(plan: Plan) -> str:
+    cosine = all(cell.decay_steps == 0 for cell in plan.cells)
+    return "12 bytes a parameter a cell" if cosine else "12 bytes a parameter a branch point, 4 a cell"
 
 
 def _segments_line(plan: Plan, estimate: Estimate) -> str:
@@ -272,7 +290,13 @@ def plan_json(plan: Plan, estimate: Estimate) -> dict[str, Any]:
 def _cell_json(cell: Cell) -> dict[str, Any]:
     ids = {name: getattr(cell, name) or UNRESOLVED for name in ("cell_id", "trunk_id", "evaluate_segment")}
     counts = {"warmup_steps": cell.train.warmup_steps, "decay_steps": cell.decay_steps}
-    return asdict(cell) | counts | ids
+    return to_jsonable(cell) | counts | ids
+
+
+def short_budget(budget: int) -> str:
+    """A budget, exact where that is short: what a number of tokens costs is not, and is rounded."""
+    exact = budget_text(budget)
+    return exact if len(exact) <= LONGEST_BUDGET else power_text(budget)
 
 
 def power_text(count: int) -> str:

@@ -3,13 +3,11 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
 from typing import Any, Literal
 
-from mor_core.config import ModelConfig
+from mor_core.config import ExpertChoice
 from mor_core.flops import FORWARD_AND_BACKWARD, training_flops_per_token
-from orchestrator.cells import Cell
+from orchestrator.cells import Cell, training_cost
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
 
@@ -29,6 +27,9 @@ BYTES_PER_PARAMETER_STABLE = 12
 
 BYTES_PER_PARAMETER_DECAY = 4
 """A cooldown's checkpoint: fp32 weights."""
+
+EVALUATION_RULES = 3
+"""Ways in which a model with expert choice is evaluated: its thresholds, a sigmoid of 0.5, top-k. Others have one."""
 
 ACTIVATION_BYTES = {"fp32": 4, "bf16": 2}
 
@@ -56,7 +57,7 @@ class Estimate:
     flops_separate: int
     """If every cell were a run of its own, from its first step."""
     flops_shared: int
-    """If budgets shared trunks: equals `flops` unless trunks = "per-budget"."""
+    """If budgets shared trunks: equals `flops` unless trunks = "per-budget" and the schedule is a trapezoid."""
     flops_evaluation: int
     """Forward passes over the validation sequences, not part of the above."""
     num_trunks: int
@@ -87,7 +88,7 @@ def measured_throughput(plan: Plan, results: Mapping[str, Mapping[str, Any]], wo
     seconds = sum(results[segment.id]["train_seconds"] for segment in trained)
     if not seconds:
         return None
-    flops = sum(results[segment.id]["steps_executed"] * _segment_step_flops(segment) for segment in trained)
+    flops = sum(_flops_of_last_steps(segment, results[segment.id]["steps_executed"]) for segment in trained)
     return Throughput(
         flops_per_second=flops / seconds, workers=workers, basis=f"measured on {len(trained)} finished segments"
     )
@@ -119,7 +120,9 @@ def estimate(
         flops_shared=shared,
         flops_evaluation=sum(evaluation_flops(cell, num_evaluation_sequences) for cell in plan.cells),
         num_trunks=len(trunks),
-        num_segments=sum(len(_stops(members)) + 2 * len(_branches(members)) for members in trunks),
+        num_segments=sum(
+            len(_stops(members)) + len(_branches(members)) + len(_cooldowns(members)) for members in trunks
+        ),
         seconds=max(remaining / throughput.workers, min(chain, remaining)) / throughput.flops_per_second,
         throughput=throughput,
         memory_bytes=memory_bytes(largest, micro_batch),
@@ -133,7 +136,7 @@ def segment_flops(plan: Plan) -> dict[str, int]:
     stops = {segment.id: segment.stop_step for segment in plan.segments}
     costs: dict[str, int] = {}
     for segment in plan.segments:
-        costs[segment.id] = (segment.stop_step - _start(segment, stops)) * _segment_step_flops(segment)
+        costs[segment.id] = _flops_of_last_steps(segment, segment.stop_step - _start(segment, stops))
     return costs
 
 
@@ -142,14 +145,13 @@ def _start(segment: Segment, stops: dict[str, int]) -> int:
     return max((stops[needed] for needed in segment.needs), default=0)
 
 
-def _segment_step_flops(segment: Segment) -> int:
-    model = segment.trunk.model
-    return round(_exact_flops_per_token(model) * segment.trunk.train.batch_size * model.context_length)
-
-
-@lru_cache(maxsize=4096)
-def _exact_flops_per_token(model: ModelConfig) -> Fraction:
-    return training_flops_per_token(model, "exact")
+def _flops_of_last_steps(segment: Segment, steps: int) -> int:
+    """Exact training FLOPs of the steps that a segment ends with."""
+    model, batch_size = segment.trunk.model, segment.trunk.train.batch_size
+    first = segment.stop_step - steps
+    return round(
+        training_cost(model, batch_size, segment.stop_step, "exact") - training_cost(model, batch_size, first, "exact")
+    )
 
 
 def memory_bytes(cell: Cell, micro_batch: int | None) -> int:
@@ -170,9 +172,9 @@ def memory_bytes(cell: Cell, micro_batch: int | None) -> int:
 
 
 def evaluation_flops(cell: Cell, num_sequences: int) -> int:
-    """Exact forward FLOPs of a cell's evaluation; a routed model is measured twice, by threshold and by top-k."""
+    """Exact forward FLOPs of a cell's evaluation, each of its rules at the planned depths."""
     tokens = num_sequences * cell.model.context_length
-    passes = 2 if cell.architecture == "mor" else 1
+    passes = EVALUATION_RULES if isinstance(cell.model.routing, ExpertChoice) else 1
     return round(passes * tokens * training_flops_per_token(cell.model, "exact") / FORWARD_AND_BACKWARD)
 
 
@@ -181,8 +183,8 @@ def _by_trunk(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _by_column(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells that differ in their budget only."""
-    return _grouped(cells, [(cell.arm, cell.size, cell.seed) for cell in cells])
+    """Cells that could share a trunk: they differ in their budget only, and are no cosines."""
+    return _grouped(cells, [(cell.arm, cell.size, cell.seed, cell.train.cosine_steps) for cell in cells])
 
 
 def _grouped(cells: Sequence[Cell], keys: Sequence[object]) -> list[list[Cell]]:
@@ -200,17 +202,22 @@ def _branches(members: Sequence[Cell]) -> set[tuple[int, int]]:
     return {(cell.decay_start, cell.steps) for cell in members}
 
 
+def _cooldowns(members: Sequence[Cell]) -> set[tuple[int, int]]:
+    return {(start, stop) for start, stop in _branches(members) if start < stop}
+
+
 def _trunk_flops(members: Sequence[Cell]) -> int:
     """One trunk up to its last branch, and each cooldown once."""
-    steps = max(_stops(members)) + sum(stop - start for start, stop in _branches(members))
-    return steps * _step_flops(members[0])
+    model, batch_size = members[0].model, members[0].train.batch_size
 
+    def cost(start: int, stop: int) -> int:
+        whole = training_cost(model, batch_size, stop, "exact") - training_cost(model, batch_size, start, "exact")
+        return round(whole)
 
-def _step_flops(cell: Cell) -> int:
-    return cell.flops["exact"] // cell.steps
+    return cost(0, max(_stops(members))) + sum(cost(start, stop) for start, stop in _cooldowns(members))
 
 
 def _disk_bytes(members: Sequence[Cell]) -> int:
     per_parameter = BYTES_PER_PARAMETER_STABLE * len(_stops(members))
-    per_parameter += BYTES_PER_PARAMETER_DECAY * len(_branches(members))
+    per_parameter += BYTES_PER_PARAMETER_DECAY * len(_cooldowns(members))
     return per_parameter * members[0].total_params

@@ -9,6 +9,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -17,6 +18,12 @@ from typing import Any, Literal
 from mor_core.config import ModelConfig, TrainConfig
 
 SegmentKind = Literal["stable", "decay", "evaluate"]
+
+
+class OtherVersion(Exception):
+    """A file of the results folder that another version of this program wrote."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,7 @@ class EvaluationSpec:
 @dataclass(frozen=True, kw_only=True)
 class Segment:
     """A content-addressed unit of work. `stable` trains a trunk up to stop_step, `decay` cools down from decay_start
-    to stop_step, `evaluate` turns the weights of a decay into losses."""
+    to stop_step, `evaluate` turns the weights of a decay, or of a whole cosine, into losses."""
 
     id: str
     """64 hexadecimal digits; see `stable_segment`, `decay_segment` and `evaluate_segment`."""
@@ -63,7 +70,7 @@ class Segment:
     stop_step: int
     """Optimiser steps taken in all when it ends, counted from the start of the trunk."""
     decay_start: int | None = None
-    """The step a cooldown branches from (decay and evaluate)."""
+    """The step a cooldown branches from (decay and its evaluate)."""
     evaluation: EvaluationSpec | None = None
     """What is measured (evaluate)."""
     needs: tuple[str, ...] = ()
@@ -71,7 +78,10 @@ class Segment:
 
 
 def stable_segment(trunk: TrunkRecipe, stop_step: int, needs: tuple[str, ...] = ()) -> Segment:
-    """Warm-up and constant learning rate, from the nearest published checkpoint of the trunk to stop_step."""
+    """Warm-up and what follows it, from the nearest published checkpoint of the trunk to stop_step.
+
+    What follows is a constant learning rate, or the cosine of the trunk's TrainConfig.
+    """
     identity = {"kind": "stable", "trunk": trunk_id(trunk), "stop_step": stop_step}
     return Segment(id=content_id(identity), kind="stable", trunk=trunk, stop_step=stop_step, needs=needs)
 
@@ -85,7 +95,7 @@ def decay_segment(trunk: TrunkRecipe, decay_start: int, stop_step: int, needs: t
 
 
 def evaluate_segment(weights: Segment, evaluation: EvaluationSpec) -> Segment:
-    """The losses of the weights that a decay segment ends with."""
+    """The losses of the weights that a segment ends with: a decay, or a stable one whose schedule ends there."""
     identity = {"kind": "evaluate", "weights": weights.id, "evaluation": evaluation}
     return Segment(
         id=content_id(identity),
@@ -132,24 +142,44 @@ def to_jsonable(value: object) -> Any:
 def from_jsonable(kind: Any, data: Any) -> Any:
     """The inverse of `to_jsonable` for a frozen dataclass type (or a field type within one).
 
-    Raises ValueError where data lacks a field or holds an unknown one.
+    Of several dataclasses it reads the one whose `choice` is the data's. Raises OtherVersion where data lacks a field
+    or holds an unknown one, ValueError where it is no object at all.
     """
     if dataclasses.is_dataclass(kind):
         return _dataclass_from(kind, data)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        if data is None:
-            return None
-        return from_jsonable(next(option for option in arguments if option is not type(None)), data)
+        return None if data is None else from_jsonable(_chosen(arguments, data), data)
     if origin is tuple:
         return tuple(from_jsonable(arguments[0], item) for item in data)
     return kind(data) if kind in (int, float, str, Fraction) else data
 
 
+def _chosen(options: Sequence[Any], data: Any) -> Any:
+    """The one option besides None, or of several dataclasses the one whose `choice` is the data's."""
+    options = [option for option in options if option is not type(None)]
+    if len(options) == 1:
+        return options[0]
+    choice = data.get("choice") if isinstance(data, dict) else None
+    for option in options:
+        if choice is not None and option.choice == choice:
+            return option
+    raise _other_version(" or ".join(option.__name__ for option in options), f"choice {choice!r}")
+
+
 def _dataclass_from(kind: Any, data: Any) -> Any:
     hints = typing.get_type_hints(kind)
     expected = {field.name for field in dataclasses.fields(kind)}
-    if not isinstance(data, dict) or set(data) != expected:
-        found = sorted(data) if isinstance(data, dict) else type(data).__name__
-        raise ValueError(f"{kind.__name__}: expected the fields {sorted(expected)}, found {found}")
+    if not isinstance(data, dict):
+        raise ValueError(f"{kind.__name__}: expected an object with {sorted(expected)}, found {type(data).__name__}")
+    if set(data) != expected:
+        differing = ", ".join(sorted(expected ^ set(data)))
+        raise _other_version(kind.__name__, differing)
     return kind(**{name: from_jsonable(hints[name], item) for name, item in data.items()})
+
+
+def _other_version(what: str, differing: str) -> OtherVersion:
+    return OtherVersion(
+        f"these results were made by an earlier version of mor-sweep ({what} differs in {differing}): "
+        "use another --results folder, or move this one away"
+    )

@@ -29,6 +29,10 @@ PARAMS = [
     "total_params",
     "d_model",
     "num_layers",
+    "sharing",
+    "kv",
+    "routing",
+    "schedule",
     "tokens",
     "steps",
     "warmup_steps",
@@ -41,6 +45,7 @@ PARAMS = [
 
 METRICS = [
     "loss",
+    "loss_half",
     "loss_topk",
     "bits_per_byte",
     "evaluated_tokens",

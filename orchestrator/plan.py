@@ -25,6 +25,8 @@ from orchestrator.identity import (
 from orchestrator.recipe import windows
 from orchestrator.spec import SpecError, SweepSpec
 
+COSINE_NOTE = "a cosine falls to a cell's own last step: each cell is a run of its own, and no trunk is shared"
+
 
 class PlanError(ValueError):
     """A sweep that must not or cannot start as it stands."""
@@ -41,7 +43,9 @@ class Plan:
     budget_convention: Convention
     """How budgets are counted."""
     trunks: str
-    """shared or per-budget."""
+    """shared or per-budget; always per-budget under a cosine."""
+    tokens: tuple[int, ...] | None
+    """Training tokens of every cell, where the sweep asks for tokens and not for budgets."""
     data_name: str | None
     """The data snapshot's name; None without prepared data."""
     settings_id: str
@@ -64,13 +68,13 @@ def plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
     if data is not None:
         _check_data(spec, data)
     rows: list[Cell | Dropped] = []
-    notes: list[str] = []
-    for arm in spec.arms.members:
+    notes = [COSINE_NOTE] if spec.schedule.kind == "cosine" and spec.trunks == "shared" else []
+    for arm in spec.members:
         chosen = windows(spec, arm)
         notes += [window.note for window in chosen.values() if window.note]
         for size in dict.fromkeys(size for window in chosen.values() for size in window.sizes):
-            budgets = [budget for budget, window in chosen.items() if size in window.sizes]
-            rows += cells_of(spec, arm, size, budgets, data.train_tokens if data else None)
+            goals = [goal for goal, window in chosen.items() if size in window.sizes]
+            rows += cells_of(spec, arm, size, goals, data.train_tokens if data else None)
     cells = [row for row in rows if isinstance(row, Cell)]
     dropped = tuple(row for row in rows if isinstance(row, Dropped))
     if not cells:
@@ -81,7 +85,8 @@ def plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
     return Plan(
         name=spec.name,
         budget_convention=spec.budget_convention,
-        trunks=spec.trunks,
+        trunks="shared" if spec.shares_trunks else "per-budget",
+        tokens=spec.tokens,
         data_name=data.name if data else None,
         settings_id=_settings_id(spec, data),
         cells=tuple(cells),
@@ -108,12 +113,16 @@ def _check_data(spec: SweepSpec, data: DataSnapshot) -> None:
 
 def _settings_id(spec: SweepSpec, data: DataSnapshot | None) -> str:
     """What must be equal before losses of two plans are fitted together: mathematics, data and evaluation."""
-    grid = {"name", "budgets", "seeds", "sizes", "execution", "data"}
-    settings = spec.model_dump(mode="json", exclude=grid | {"arms"})
+    grid = {"name", "budgets", "tokens", "seeds", "sizes", "only", "execution", "data"}
+    settings = spec.model_dump(mode="json", exclude=grid | {"arms", "variants"})
+    # Labels say which arm a row is, so what a label stands for must be equal too.
+    arms = spec.arms.model_dump(mode="json", exclude={"architectures", "recursions"}) if spec.arms else None
+    variants = {label: each.model_dump(mode="json", exclude={"paper_nll"}) for label, each in spec.variants.items()}
     return content_id(
         {
             "settings": settings,
-            "sharing": spec.arms.sharing,
+            "arms": arms,
+            "variants": variants,
             "data": data.fingerprint if data else None,
             "numerics_version": NUMERICS_VERSION,
         }
@@ -136,11 +145,11 @@ def _with_segments(
     for members in sorted(trunks.values(), key=_longest_flops, reverse=True):
         trunk = _trunk_recipe(members[0], data)
         stables = _stable_chain(trunk, sorted({cell.decay_start for cell in members}))
-        evaluates = {branch: _branch(trunk, stables, branch, evaluation) for branch in map(_branch_of, members)}
-        segments += [*stables.values(), *(segment for pair in evaluates.values() for segment in pair)]
+        branches = {branch: _branch(trunk, stables, branch, evaluation) for branch in map(_branch_of, members)}
+        segments += [*stables.values(), *(segment for branch in branches.values() for segment in branch)]
         identity = trunk_id(trunk)
         for cell in members:
-            named[id(cell)] = _named(cell, identity, evaluates[_branch_of(cell)][1].id)
+            named[id(cell)] = _named(cell, identity, branches[_branch_of(cell)][-1].id)
     return [named[id(cell)] for cell in cells], segments
 
 
@@ -176,14 +185,21 @@ def _stable_chain(trunk: TrunkRecipe, stop_steps: Sequence[int]) -> dict[int, Se
 
 def _branch(
     trunk: TrunkRecipe, stables: dict[int, Segment], branch: tuple[int, int], evaluation: EvaluationSpec
-) -> tuple[Segment, Segment]:
-    """The cooldown from a point of the trunk, and its evaluation."""
+) -> tuple[Segment, ...]:
+    """The cooldown from a point of the trunk, if there is one, and the evaluation of what it ends with."""
     decay_start, steps = branch
+    if decay_start == steps:
+        return (evaluate_segment(stables[steps], evaluation),)
     decay = decay_segment(trunk, decay_start, steps, needs=(stables[decay_start].id,))
     return decay, evaluate_segment(decay, evaluation)
 
 
 def _named(cell: Cell, trunk: str, evaluate: str) -> Cell:
-    """The cell with its ids. Equal work under another budget or convention is another row."""
-    identity = {"evaluate": evaluate, "budget": cell.budget, "budget_convention": cell.budget_convention}
+    """The cell with its ids. Equal work under another budget, convention or label is another row."""
+    identity = {
+        "arm": cell.arm,
+        "evaluate": evaluate,
+        "budget": cell.budget,
+        "budget_convention": cell.budget_convention,
+    }
     return replace(cell, cell_id=content_id(identity), trunk_id=trunk, evaluate_segment=evaluate)

@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell
-from orchestrator.display import count_text, duration_text
+from orchestrator.display import count_text, duration_text, short_budget
 from orchestrator.estimate import segment_flops
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
@@ -81,7 +80,7 @@ class Progress:
         return table
 
     def _line(self, cell: Cell, outcome: Outcome) -> str:
-        what = f"[{self._done_cells()}/{len(self.plan.cells)}] {cell.arm} {cell.size} at {budget_text(cell.budget)}"
+        what = f"[{self._done_cells()}/{len(self.plan.cells)}] {cell.arm} {cell.size} at {short_budget(cell.budget)}"
         seed = _seed_text(cell.seed)
         if outcome.status != "finished":
             return f"{what}{seed}: {outcome.status}, {outcome.reason}"

@@ -7,8 +7,9 @@ share a trunk; only trunks = "per-budget" lets the rate follow the budget.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
-from mor_core.config import ModelConfig, Recursion, Routing, TrainConfig
+from mor_core.config import ModelConfig, Recursion, TrainConfig
 from mor_core.flops import unique_params, unrolled_params
 from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, Size, model_config
 from orchestrator.budgets import budget_text
@@ -23,7 +24,7 @@ PAPER_PEAK_LEARNING_RATE = 3e-3
 """From the released configurations of 360M. The rates of 135M, 730M and 1.7B are not published: 3e-3 serves them too.
 The paper's optimiser (betas .9/.95, eps 1e-8, weight decay .1, clip 1) is TrainConfig's default."""
 
-OPTIMISER_FIELDS = ("beta1", "beta2", "adam_eps", "weight_decay", "gradient_clip")
+OPTIMISER_FIELDS = ("beta1", "beta2", "adam_eps", "weight_decay", "gradient_clip", "decay_on")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +38,30 @@ class Window:
 
 
 def resolve_model(spec: SweepSpec, arm: Arm, size: Size) -> ModelConfig:
-    """The size as the arm: layers shared and routed, the depth raised where the shared block would not divide."""
-    # A vanilla model shares nothing, so no sharing strategy is part of what it is.
-    shared = Recursion(count=arm.recursions, sharing=spec.arms.sharing) if arm.recursions > 1 else Recursion()
+    """The size as the arm: its own depth where it has one, layers shared and routed. Raises SpecError."""
     try:
+        # A vanilla model shares nothing, so no sharing strategy is part of what it is.
+        shared = Recursion()
+        if arm.recursions > 1:
+            shared = Recursion(count=arm.recursions, sharing=arm.sharing, kv=arm.kv)
         shape = model_config(
-            size,
+            replace(size, num_layers=_depth(arm, size)),
             vocab_size=spec.model.vocab_size,
             context_length=spec.model.context_length,
             recursion=shared,
-            routing=Routing(**spec.routing.model_dump()) if arm.architecture == "mor" else None,
+            routing=arm.routing,
+            fit_depth=arm.fit_depth,
         )
         return replace(shape, **spec.model.model_dump())
     except ValueError as error:
         raise SpecError(f"{arm.label} {size.name}: {error}") from error
+
+
+def _depth(arm: Arm, size: Size) -> int:
+    """Layers before they are fitted to the recursions."""
+    if isinstance(arm.num_layers, Fraction):
+        return math.floor(arm.num_layers * size.num_layers)
+    return size.num_layers if arm.num_layers is None else arm.num_layers
 
 
 def batch_size(spec: SweepSpec) -> int:
@@ -90,9 +101,13 @@ def _rate(law: LearningRateLaw, params: int, budget: int) -> float:
     return rounded
 
 
-def train_config(spec: SweepSpec, arm: Arm, model: ModelConfig, *, budget: int, warmup_steps: int) -> TrainConfig:
-    """Optimiser and schedule of a trunk: the recipe with the sweep's changes."""
+def train_config(
+    spec: SweepSpec, arm: Arm, model: ModelConfig, *, budget: int, steps: int, warmup_steps: int
+) -> TrainConfig:
+    """Optimiser and schedule of a trunk: the recipe with the sweep's changes. `steps` matters to a cosine only."""
     changes = {name: getattr(spec.train, name) for name in OPTIMISER_FIELDS}
+    if spec.schedule.kind == "cosine":
+        changes |= {"cosine_steps": steps, "cosine_floor": spec.schedule.cosine_floor}
     return TrainConfig(
         batch_size=batch_size(spec),
         peak_learning_rate=peak_learning_rate(spec, arm, model, budget),
@@ -103,16 +118,19 @@ def train_config(spec: SweepSpec, arm: Arm, model: ModelConfig, *, budget: int, 
 
 
 def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
-    """For each budget (FLOPs), the sizes to train: those named, or rungs around the arm's expected optimum."""
+    """For each goal, the sizes to train: those named, or rungs around the arm's expected optimum.
+
+    Goals are the sweep's budgets (FLOPs), or its numbers of tokens.
+    """
     auto = spec.sizes.auto
     if auto is None:
         named = Window(sizes=tuple(SIZES[name] for name in spec.sizes.names or ()))
-        return dict.fromkeys(spec.budgets, named)
+        return dict.fromkeys(spec.goals, named)
     ladder = LADDERS[auto.ladder]
     params = {size: unique_params(resolve_model(spec, arm, size)) for size in ladder}
     rungs = sorted(ladder, key=params.__getitem__)
     rung_params = [params[rung] for rung in rungs]
-    return {budget: _window(auto, arm, budget, rungs, rung_params) for budget in spec.budgets}
+    return {budget: _window(auto, arm, budget, rungs, rung_params) for budget in spec.goals}
 
 
 def expected_optimum(law: ExpectedOptimum, budget: int) -> float:

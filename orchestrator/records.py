@@ -6,8 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from mor_core.flops import training_flops
-from orchestrator.cells import Cell
+from mor_core.config import ModelConfig
+from mor_core.flops import Convention
+from orchestrator.cells import Cell, training_cost
 from orchestrator.revisions import PlannedSegment, Sweep
 from orchestrator.store import LOG_EVERY_STEPS, Store, StoreError, iterate_attempts, read_metrics, replacing
 
@@ -26,6 +27,9 @@ class RunRecord:
     arm: str
     architecture: str
     recursions: int
+    sharing: str
+    kv: str
+    routing: str
     size: str
     budget: str
     budget_convention: str
@@ -37,6 +41,7 @@ class RunRecord:
     num_layers: int
     tokens: int
     steps: int
+    schedule: str
     warmup_steps: int
     decay_start: int
     batch_size: int
@@ -47,11 +52,15 @@ class RunRecord:
     flops_paper: str
     flops_6nd: str
     loss: float | None
+    loss_half: float | None
     loss_topk: float | None
     bits_per_byte: float | None
     evaluated_tokens: int | None
     depth_mean: float | None
+    depth_histogram: str | None
     last_capacity: float | None
+    realised_capacity: str | None
+    realised_capacity_half: str | None
     forward_flops_per_token: float | None
     flags: str
     trunk_id: str
@@ -109,12 +118,11 @@ def curve(store: Store, sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
     The last step of a stable stretch is left out where it is off the grid: it depends on which budgets branch
     there, and the curve of a cell must not change when another budget is added.
     """
-    chain = sweep.chain(cell)
-    decay = next(segment for segment in chain if segment.kind == "decay")
-    published = store.published_trunk_steps(decay.trunk_id)
+    last = next(segment for segment in reversed(sweep.chain(cell)) if segment.kind != "evaluate")
+    published = store.published_trunk_steps(last.trunk_id)
     sources = [name for step, name in sorted(published) if step <= cell.decay_start]
-    if store.is_done(decay.id):
-        sources.append(decay.id)
+    if last.kind == "decay" and store.is_done(last.id):
+        sources.append(last.id)
     rows: dict[int, dict[str, Any]] = {}
     for name in sources:
         rows |= {row["step"]: row for row in read_metrics(store.segment_folder(name) / "metrics.jsonl")}
@@ -195,6 +203,9 @@ def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentReco
         arm=cell.arm,
         architecture=cell.architecture,
         recursions=cell.recursions,
+        sharing=cell.model.recursion.sharing if cell.recursions > 1 else "",
+        kv=cell.model.recursion.kv if cell.recursions > 1 else "",
+        routing=routing_text(cell.model),
         size=cell.size,
         budget=str(cell.budget),
         budget_convention=cell.budget_convention,
@@ -206,21 +217,26 @@ def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentReco
         num_layers=cell.model.num_layers,
         tokens=cell.tokens,
         steps=cell.steps,
+        schedule="trapezoid" if cell.train.cosine_steps is None else "cosine",
         warmup_steps=cell.train.warmup_steps,
         decay_start=cell.decay_start,
         batch_size=cell.train.batch_size,
         context_length=cell.model.context_length,
         peak_learning_rate=cell.train.peak_learning_rate,
         epochs=cell.epochs,
-        flops_exact=str(training_flops(cell.model, cell.tokens, "exact")),
-        flops_paper=str(training_flops(cell.model, cell.tokens, "paper")),
-        flops_6nd=str(training_flops(cell.model, cell.tokens, "6nd")),
+        flops_exact=_flops(cell, "exact"),
+        flops_paper=_flops(cell, "paper"),
+        flops_6nd=_flops(cell, "6nd"),
         loss=evaluation.get("loss"),
+        loss_half=evaluation.get("loss_half"),
         loss_topk=evaluation.get("loss_topk"),
         bits_per_byte=evaluation.get("bits_per_byte"),
         evaluated_tokens=evaluation.get("tokens"),
         depth_mean=evaluation.get("depth_mean"),
+        depth_histogram=_json(evaluation.get("depth_histogram")),
         last_capacity=evaluation["realised_capacity"][-1] if evaluation else None,
+        realised_capacity=_json(evaluation.get("realised_capacity")),
+        realised_capacity_half=_json(evaluation.get("realised_capacity_half")),
         forward_flops_per_token=evaluation.get("forward_flops_per_token"),
         flags=";".join((*cell.flags, *_measured_flags(evaluation, [segment.numerics for segment in chain]))),
         trunk_id=str(cell.trunk_id),
@@ -231,6 +247,21 @@ def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentReco
         torch=numerics.get("torch"),
         peak_memory_bytes=result.get("peak_memory_bytes"),
     )
+
+
+def routing_text(model: ModelConfig) -> str:
+    """Who chooses, which router, which activation: "expert linear sigmoid"; empty without routing."""
+    routing = model.routing
+    return "" if routing is None else f"{routing.choice} {routing.router} {routing.activation}"
+
+
+def _flops(cell: Cell, convention: Convention) -> str:
+    """Recomputed from what was trained, so that a corrected convention needs no new training."""
+    return str(round(training_cost(cell.model, cell.train.batch_size, cell.steps, convention)))
+
+
+def _json(values: list[float] | None) -> str | None:
+    return None if values is None else json.dumps(values)
 
 
 def _measured_flags(evaluation: dict[str, Any], numerics: list[str]) -> tuple[str, ...]:

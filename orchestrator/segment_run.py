@@ -47,6 +47,12 @@ class Job:
     """Sequences per forward pass; None takes the whole batch."""
     threads: int = 1
     """torch threads of a CPU worker."""
+    compile: bool = False
+    """Whether layers go through torch.compile: half a minute on a CPU core, for longer cells of wider models."""
+    checkpoint_activations: bool = False
+    """Whether layers keep their inputs only and compute the rest again in the backward pass: less memory, more time."""
+    deterministic: bool = True
+    """Whether a GPU must use operations with a fixed order of sums; a CPU worker always does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +165,13 @@ class SegmentRun:
             # cuBLAS reads this when its context is made. Attention's and gather's gradients are sums whose order is
             # otherwise left to chance; an operation without a fixed order warns.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.use_deterministic_algorithms(self.job.deterministic, warn_only=True)
         write_json(self.attempt / "numerics.json", [numerics(self.segment, self.job)])
-        return build_model(self.segment.trunk.model, self.segment.trunk.seed, device)
+        model = build_model(self.segment.trunk.model, self.segment.trunk.seed, device)
+        model.checkpoint_activations = self.job.checkpoint_activations
+        if self.job.compile:
+            model.compile_layers()
+        return model
 
     def _restore(self, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
         """Load the furthest state that verifies, of any attempt or of the trunk; returns its step."""
@@ -222,7 +232,8 @@ def numerics(segment: Segment, job: Job) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu {platform.machine()}",
         "torch": torch.__version__,
         "world_size": 1,
-        "compile": False,
+        "compile": job.compile,
+        "deterministic": job.deterministic or device.type == "cpu",
     }
 
 

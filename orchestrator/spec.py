@@ -1,4 +1,4 @@
-"""What a user asks for: a sweep file (TOML) with flags laid over it, checked strictly. The one door to pydantic.
+"""What a user asks for: a sweep file (TOML) with flags laid over it, checked strictly.
 
 Every mistake becomes a `SpecError` that says where it is, which value was found and what was expected.
 """
@@ -6,140 +6,42 @@ Every mistake becomes a `SpecError` that says where it is, which value was found
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
-from mor_core.config import Architecture, ModelConfig, Precision, Routing
+from mor_core.config import Architecture, ModelConfig, Precision
 from mor_core.data.spec import PYTHON_SOURCES, DataSpec
-from mor_core.sharing import SharingStrategy
-from mor_core.sizes import SIZES
-from orchestrator.budgets import parse_budget
+from orchestrator.spec_arms import (
+    DEFAULT,
+    ROUTING_SECTIONS,
+    Arm,
+    ArmsSection,
+    ExpertSection,
+    RoutingTable,
+    VariantSection,
+    check_label,
+    routing_from,
+    with_choices,
+)
+from orchestrator.spec_fields import (
+    Ascending,
+    Budget,
+    FolderName,
+    Merged,
+    NotEmpty,
+    PositiveFloat,
+    PositiveInt,
+    ProperFraction,
+    Section,
+    Share,
+    SizeName,
+    TokenCount,
+)
 from orchestrator.sweep_file import Override, SpecError, SweepFile, did_you_mean, read_sweep_file
 
-Entry = TypeVar("Entry")
 
-DEFAULT = "default"
-"""The key of a per-arm table that holds for every arm without a key of its own."""
-
-
-def _known_size(name: str) -> str:
-    if name not in SIZES:
-        raise ValueError(f"size {name!r} is unknown: {did_you_mean(name, SIZES)}")
-    return name
-
-
-def _architecture(name: object) -> object:
-    """Points from an arm's label (mor-3) to the two keys that make it; everything else is checked by its type."""
-    label = re.fullmatch(r"(recursive|mor)-(\d+)", name) if isinstance(name, str) else None
-    if label:
-        raise ValueError(
-            f"{name!r} is an arm's label: ask for {label[1]} (--arms {label[1]}) and its recursion count "
-            f"(--recursions {label[2]})"
-        )
-    return name
-
-
-def _folder_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise ValueError(
-            f"{name!r} cannot name a folder: expected up to 100 letters, digits, dots, dashes and underscores, "
-            "with a letter or digit first"
-        )
-    return name
-
-
-def _merged(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(values))
-
-
-def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(sorted(set(values)))
-
-
-def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not values:
-        raise ValueError("the list is empty: give at least one")
-    return values
-
-
-Budget = Annotated[int, BeforeValidator(parse_budget)]
-ProperFraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
-PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-Merged = AfterValidator(_merged)
-Ascending = AfterValidator(_ascending)
-NotEmpty = AfterValidator(_not_empty)
-
-
-class _Section(BaseModel):
-    """A table of the sweep file: unknown keys are errors, values are not converted from other types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """An architecture being compared, with its recursion count."""
-
-    architecture: Architecture
-    """vanilla, recursive or mor."""
-    recursions: int
-    """Nr; 1 for vanilla."""
-
-    @property
-    def label(self) -> str:
-        """What tables and files call it: vanilla, recursive-3, mor-3."""
-        return self.architecture if self.architecture == "vanilla" else f"{self.architecture}-{self.recursions}"
-
-    def entry(self, table: Mapping[str, Entry]) -> Entry:
-        """Its value in a per-arm table: under its label, else its architecture, else "default"."""
-        return next(table[key] for key in (self.label, self.architecture, DEFAULT) if key in table)
-
-
-class ArmsSection(_Section):
-    """Which architectures are compared."""
-
-    architectures: Annotated[tuple[Annotated[Architecture, BeforeValidator(_architecture)], ...], NotEmpty, Merged]
-    """vanilla, recursive (fixed depth), mor (routed)."""
-    recursions: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Ascending] = ()
-    """Recursion counts of recursive and mor; each count is an arm of its own."""
-    sharing: SharingStrategy = "middle-cycle"
-    """Which unrolled layers share weights."""
-
-    @property
-    def members(self) -> tuple[Arm, ...]:
-        """The arms, in order: vanilla, recursive-3, mor-2, mor-3."""
-        return tuple(
-            Arm(architecture=architecture, recursions=count)
-            for architecture in self.architectures
-            for count in ((1,) if architecture == "vanilla" else self.recursions)
-        )
-
-    @model_validator(mode="after")
-    def _has_recursions(self) -> Self:
-        if set(self.architectures) != {"vanilla"} and not self.recursions:
-            raise ValueError("recursive and mor need at least one recursion count, such as recursions = [3]")
-        return self
-
-    @model_validator(mode="after")
-    def _routes_a_cycle(self) -> Self:
-        if "mor" in self.architectures and not self.sharing.endswith("cycle"):
-            raise ValueError(f"sharing {self.sharing!r} cannot be routed: for mor, use cycle or middle-cycle")
-        return self
-
-
-class ExpectedOptimum(_Section):
+class ExpectedOptimum(Section):
     """Where the best size is expected: N*(C) = unique_params * (C / budget) ** exponent, in the arm's own N."""
 
     budget: Budget
@@ -152,7 +54,7 @@ class ExpectedOptimum(_Section):
     """Where the numbers come from."""
 
 
-class AutoSizes(_Section):
+class AutoSizes(Section):
     """For each arm and budget, consecutive rungs of a ladder around the expected optimum."""
 
     count: Annotated[int, Field(ge=1)]
@@ -163,10 +65,10 @@ class AutoSizes(_Section):
     """By arm (mor-2), architecture (mor) or "default"; the most specific key holds."""
 
 
-class SizesSection(_Section):
+class SizesSection(Section):
     """Either explicit names or automatic windows."""
 
-    names: Annotated[tuple[Annotated[str, AfterValidator(_known_size)], ...], NotEmpty, Merged] | None = None
+    names: Annotated[tuple[SizeName, ...], NotEmpty, Merged] | None = None
     """Base shapes that every arm and budget uses."""
     auto: AutoSizes | None = None
     """Windows around the expected optimum of each budget."""
@@ -178,18 +80,35 @@ class SizesSection(_Section):
         return self
 
 
-class ScheduleSection(_Section):
-    """The trapezoid: linear warm-up, constant learning rate, linear cooldown to 0."""
+class ScheduleSection(Section):
+    """How the learning rate goes: linear warm-up, then a trapezoid's constant rate and linear cooldown, or a cosine."""
 
-    warmup_budget: Budget
-    """FLOPs: warm-up is a share of the steps at this budget. It does not follow --budgets, so that trunks stay."""
-    warmup_fraction: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.05
-    """Share of the steps at warmup_budget."""
-    cooldown_fraction: ProperFraction = 0.2
-    """Share of each cell's steps."""
+    kind: Literal["trapezoid", "cosine"] = "trapezoid"
+    """trapezoid ends with a linear cooldown to 0; cosine falls from warm-up to the cell's last step."""
+    warmup_budget: Budget | None = None
+    """FLOPs: warm-up is a share of the steps at this budget. It does not follow --budgets, so that trunks stay. Where
+    cells share no trunk, warm-up is a share of each cell's own steps."""
+    warmup_fraction: Share = 0.05
+    """Share of those steps."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps of warm-up for every cell, in place of a share."""
+    cooldown_fraction: ProperFraction | None = None
+    """Share of each cell's steps that a trapezoid cools down over; None is 0.2."""
+    cosine_floor: Share | None = None
+    """Share of the peak rate at which a cosine ends; None is 0."""
+
+    @model_validator(mode="after")
+    def _has_only_what_it_uses(self) -> Self:
+        if self.kind == "cosine" and self.cooldown_fraction is not None:
+            raise ValueError("a cosine has no cooldown: leave out cooldown_fraction")
+        if self.kind == "trapezoid" and self.cosine_floor is not None:
+            raise ValueError('a trapezoid ends at 0: leave out cosine_floor, or use kind = "cosine"')
+        if self.warmup_steps is not None and self.warmup_budget is not None:
+            raise ValueError("give warmup_steps or warmup_budget, not both")
+        return self
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """What all models of the sweep have in common."""
 
     vocab_size: PositiveInt
@@ -204,18 +123,7 @@ class ModelSection(_Section):
     """Standard deviation of initial matrices and embeddings."""
 
 
-class RoutingSection(_Section):
-    """Expert-choice routing, for the mor arms; see mor_core.config.Routing."""
-
-    alpha: PositiveFloat = Routing.alpha
-    """Gate scale."""
-    aux_loss_weight: Annotated[FiniteFloat, Field(ge=0)] = Routing.aux_loss_weight
-    """Weight of the routers' binary cross-entropy."""
-    threshold_decay: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Routing.threshold_decay
-    """Decay per step of the running mean of the top-k cut-off."""
-
-
-class LearningRateLaw(_Section):
+class LearningRateLaw(Section):
     """Peak rate = base * (unrolled_params / reference_params)^exponent * (C / reference_budget)^budget_exponent."""
 
     base: PositiveFloat
@@ -238,7 +146,7 @@ class LearningRateLaw(_Section):
         return self
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """A recipe by name and what is changed in it; the recipes are in orchestrator/recipe.py."""
 
     recipe: Literal["paper", "small"]
@@ -256,6 +164,8 @@ class TrainSection(_Section):
     adam_eps: PositiveFloat | None = None
     weight_decay: Annotated[FiniteFloat, Field(ge=0)] | None = None
     gradient_clip: PositiveFloat | None = None
+    decay_on: Literal["all-matrices", "hidden-matrices"] | None = None
+    """What weight decay acts on; None is all-matrices, as in the paper."""
 
     @model_validator(mode="after")
     def _fits_the_recipe(self) -> Self:
@@ -267,7 +177,7 @@ class TrainSection(_Section):
         return self
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """The corpus."""
 
     corpus: Annotated[str, Field(min_length=1)] = PYTHON_SOURCES
@@ -276,40 +186,53 @@ class DataSection(_Section):
     """Most text to keep, in 10^6 bytes."""
 
 
-class EvaluationSection(_Section):
+class EvaluationSection(Section):
     """How the loss of a cell is measured."""
 
     num_sequences: PositiveInt
     """Validation sequences of the context length."""
 
 
-class ExecutionSection(_Section):
+class ExecutionSection(Section):
     """How the work is done; no part of any identity."""
 
     checkpoint_every_steps: PositiveInt
     """Most optimiser steps that a crash can lose."""
     micro_batch: PositiveInt | None = None
     """Sequences in one forward and backward pass; None takes the whole batch."""
+    compile: bool = False
+    """Whether torch.compile translates the model first."""
+    activation_checkpointing: bool = False
+    """Whether the backward pass computes activations again in place of keeping them."""
+    deterministic: bool = True
+    """Whether a GPU adds in a fixed order, so that the same work has the same bits."""
 
 
-class SweepSpec(_Section):
+class SweepSpec(Section):
     """A sweep as asked for: the content of a sweep file with the flags laid over it."""
 
-    name: Annotated[str, AfterValidator(_folder_name)]
+    name: FolderName
     """Names the sweep's folder and tables."""
-    budgets: Annotated[tuple[Budget, ...], NotEmpty, Ascending]
+    budgets: Annotated[tuple[Budget, ...], NotEmpty, Ascending] | None = None
     """C, training FLOPs of a cell, exact, ascending, without duplicates."""
+    tokens: Annotated[tuple[TokenCount, ...], NotEmpty, Ascending] | None = None
+    """In place of budgets: the training tokens of every cell, to the nearest step."""
     budget_convention: Literal["exact", "paper"]
     """How the FLOPs of a budget are counted; see mor_core.flops."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], NotEmpty, Ascending] = (0,)
     """Each seed trains every cell once more."""
     trunks: Literal["shared", "per-budget"] = "shared"
     """Whether budgets branch from one trunk or are runs of their own."""
-    arms: ArmsSection
+    arms: ArmsSection | None = None
+    """The grid of arms."""
+    variants: dict[FolderName, VariantSection] = Field(default_factory=dict)
+    """Named arms, besides the grid or in place of it."""
+    only: Annotated[tuple[str, ...], NotEmpty, Merged] | None = None
+    """Labels of the arms to train; None trains all."""
     sizes: SizesSection
     schedule: ScheduleSection
     model: ModelSection
-    routing: RoutingSection = RoutingSection()
+    routing: RoutingTable = ExpertSection()
     train: TrainSection
     data: DataSection = DataSection()
     evaluation: EvaluationSection
@@ -322,17 +245,67 @@ class SweepSpec(_Section):
             corpus=self.data.corpus, vocab_size=self.model.vocab_size, max_megabytes=self.data.max_megabytes
         )
 
+    @property
+    def members(self) -> tuple[Arm, ...]:
+        """The arms to train: the grid's, then the named ones."""
+        return tuple(arm for arm in self._all_arms() if self.only is None or arm.label in self.only)
+
+    def _all_arms(self) -> tuple[Arm, ...]:
+        grid = self.arms.members(routing_from(self.routing)) if self.arms else ()
+        return (*grid, *(variant.member(label, self.routing) for label, variant in self.variants.items()))
+
+    @property
+    def goals(self) -> tuple[int, ...]:
+        """What decides how long each cell trains: the budgets (FLOPs), or the numbers of tokens."""
+        return self.budgets or self.tokens or ()
+
+    @property
+    def shares_trunks(self) -> bool:
+        """Whether budgets branch from one trunk: never under a cosine, which ends with its run."""
+        return self.trunks == "shared" and self.schedule.kind == "trapezoid"
+
+    @model_validator(mode="after")
+    def _has_one_goal(self) -> Self:
+        if (self.budgets is None) == (self.tokens is None):
+            raise ValueError("give either budgets = [...] or tokens = [...], not both")
+        if self.tokens is not None and self.sizes.auto is not None:
+            raise ValueError("sizes.auto chooses sizes by budget: with tokens, give sizes.names = [...]")
+        if self.tokens is not None and self.schedule.warmup_budget is not None:
+            raise ValueError(
+                "schedule.warmup_budget goes with budgets: with tokens, give warmup_fraction or warmup_steps"
+            )
+        shared = self.budgets is not None and self.shares_trunks
+        if shared and self.schedule.warmup_budget is None and self.schedule.warmup_steps is None:
+            raise ValueError(
+                "schedule.warmup_budget is missing: trunks that budgets share warm up over a share of its steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_its_arms(self) -> Self:
+        if self.arms is None and not self.variants:
+            raise ValueError("no arm is asked for: add [arms] or [variants.LABEL]")
+        labels = [arm.label for arm in self._all_arms()]
+        for label, variant in self.variants.items():
+            check_label(label, variant.architecture)
+            if labels.count(label) > 1:
+                raise ValueError(f"two arms are called {label}: give [variants.{label}] another label")
+        for label in self.only or ():
+            if label not in labels:
+                raise ValueError(f"only: there is no arm {label!r}: {did_you_mean(label, labels)}")
+        return self
+
     @model_validator(mode="after")
     def _shares_only_what_is_equal(self) -> Self:
         laws = (self.train.learning_rate or {}).values()
-        if self.trunks == "shared" and any(law.budget_exponent for law in laws):
+        if self.shares_trunks and any(law.budget_exponent for law in laws):
             raise ValueError('a learning rate with a budget_exponent needs trunks = "per-budget"')
         return self
 
     @model_validator(mode="after")
     def _covers_every_arm(self) -> Self:
-        _check_arm_table("train.learning_rate", self.train.learning_rate, self.arms.members)
-        _check_arm_table("sizes.auto.optimum", self.sizes.auto and self.sizes.auto.optimum, self.arms.members)
+        _check_arm_table("train.learning_rate", self.train.learning_rate, self._all_arms())
+        _check_arm_table("sizes.auto.optimum", self.sizes.auto and self.sizes.auto.optimum, self._all_arms())
         return self
 
 
@@ -343,21 +316,24 @@ def _check_arm_table(path: str, table: Mapping[str, object] | None, arms: Sequen
     for arm in arms:
         if not {arm.label, arm.architecture, DEFAULT} & set(table):
             raise ValueError(f"{path} has no entry for the arm {arm.label}: add [{path}.{arm.architecture}]")
-    known = (DEFAULT, *get_args(Architecture))
+    known = (DEFAULT, *get_args(Architecture), *(arm.label for arm in arms))
     for key in table:
         if key not in known and not re.fullmatch(r"(mor|recursive)-\d+", key):
-            raise ValueError(f"{path}.{key} names no arm: {did_you_mean(key, (*known, *(arm.label for arm in arms)))}")
+            raise ValueError(f"{path}.{key} names no arm: {did_you_mean(key, known)}")
 
 
-def load_spec(preset: str = "paper", overrides: Sequence[Override] = ()) -> SweepSpec:
-    """The sweep file `preset` (a shipped name, or the path of a TOML file) with flags over it. Raises SpecError."""
-    return parse_spec(read_sweep_file(preset, overrides))
+def load_spec(preset: str = "paper", overrides: Sequence[Override] = (), study: str = "isoflop") -> SweepSpec:
+    """The sweep file `preset` (a shipped name of the study, or the path of a TOML file) with flags over it.
+
+    Raises SpecError.
+    """
+    return parse_spec(read_sweep_file(preset, overrides, study))
 
 
 def parse_spec(file: SweepFile) -> SweepSpec:
     """The checked content of a sweep file. Raises SpecError with a sentence for each problem."""
     try:
-        return SweepSpec.model_validate_json(json.dumps(file.document, default=str))
+        return SweepSpec.model_validate_json(json.dumps(with_choices(file.document), default=str))
     except ValidationError as error:
         problems = error.errors(include_url=False)
         raise SpecError("\n".join(_sentence(problem, file) for problem in problems)) from None
@@ -366,31 +342,47 @@ def parse_spec(file: SweepFile) -> SweepSpec:
 def _sentence(problem: Any, file: SweepFile) -> str:
     """One of pydantic's problems as a sentence for the person who wrote the file or the flag."""
     location, kind = tuple(problem["loc"]), problem["type"]
-    path = ".".join(str(part) for part in location)
+    if kind == "union_tag_invalid":
+        location = (*location, "choice")
+    path = _written_path(location)
     flag = next((item.flag for item in file.overrides if location[: len(item.path)] == item.path), None)
     where = flag or (f"{file.source}: {path}" if path else file.source)
     if kind == "value_error":
         return f"{where}: {problem['ctx']['error']}"
+    if kind == "union_tag_invalid":
+        return f"{where}: found {_shortened(problem['ctx']['tag'])}, expected {problem['ctx']['expected_tags']}"
     if kind == "missing":
         return f"{where} is missing: add it"
     if kind == "extra_forbidden":
-        return f"{where} is no known key: {did_you_mean(str(location[-1]), _known_keys(location[:-1]))}"
+        return f"{file.source}: {path} is no known key: {did_you_mean(str(location[-1]), _known_keys(location[:-1]))}"
     expected = re.sub("^Input should (be )?", "", problem["msg"])
     expected = re.sub("^(greater|less) than", r"a number \1 than", expected)
     return f"{where}: found {_shortened(problem['input'])}, expected {expected}"
 
 
+def _written_path(location: Sequence[str | int]) -> str:
+    """The place as the file writes it: without pydantic's names for alternatives of a value and for keys."""
+    parts: list[str] = []
+    for part in map(str, location):
+        is_choice = part in ROUTING_SECTIONS and parts[-1:] == ["routing"]
+        if not is_choice and part != "[key]":
+            parts.append(part)
+    return ".".join(parts)
+
+
 def _shortened(value: object) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _known_keys(location: Sequence[str | int]) -> list[str]:
     """The keys of the table at a location; the keys of per-arm tables (mor-2) belong to their values' table."""
     section: type[BaseModel] = SweepSpec
-    for part in location:
+    for part in map(str, location):
         if part in section.model_fields:
-            section = _section_within(section.model_fields[str(part)].annotation) or section
+            section = _section_within(section.model_fields[part].annotation) or section
+        elif section in ROUTING_SECTIONS.values():
+            section = ROUTING_SECTIONS[part]
     return list(section.model_fields)
 
 

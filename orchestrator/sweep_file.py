@@ -46,9 +46,12 @@ class SweepFile:
     """The flags among its values."""
 
 
-def read_sweep_file(preset: str, overrides: Sequence[Override] = ()) -> SweepFile:
-    """The tables of `preset` (a shipped name, or the path of a TOML file) with flags over them. Raises SpecError."""
-    source, text = _read(preset)
+def read_sweep_file(preset: str, overrides: Sequence[Override] = (), study: str = "isoflop") -> SweepFile:
+    """The tables of `preset` with flags over them: a shipped sweep of the study, or the path of a TOML file.
+
+    Raises SpecError.
+    """
+    source, text = _read(preset, study)
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -58,23 +61,28 @@ def read_sweep_file(preset: str, overrides: Sequence[Override] = ()) -> SweepFil
     return SweepFile(source=source, document=document, overrides=tuple(overrides))
 
 
-def preset_names() -> list[str]:
-    """The shipped sweeps: sweeps/isoflop_NAME.toml."""
+def preset_names(study: str = "isoflop") -> list[str]:
+    """The shipped sweeps of a study: sweeps/STUDY_NAME.toml."""
     names = [entry.name for entry in resources.files("sweeps").iterdir()]
-    return sorted(name[len("isoflop_") : -len(".toml")] for name in names if name.startswith("isoflop_"))
+    return sorted(name[len(study) + 1 : -len(".toml")] for name in names if name.startswith(f"{study}_"))
 
 
-def _read(preset: str) -> tuple[str, str]:
+def _read(preset: str, study: str) -> tuple[str, str]:
     """What to call the sweep file, and its text."""
-    if preset.endswith(".toml") or "/" in preset:
+    if is_path(preset):
         try:
             return preset, Path(preset).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(f"--preset: {preset} cannot be read ({error}): expected a TOML file or a name") from None
-    if preset not in preset_names():
-        raise SpecError(f"--preset: {preset!r} is no shipped sweep: {did_you_mean(preset, preset_names())}")
-    name = f"isoflop_{preset}.toml"
+    if preset not in preset_names(study):
+        raise SpecError(f"--preset: {preset!r} is no shipped sweep: {did_you_mean(preset, preset_names(study))}")
+    name = f"{study}_{preset}.toml"
     return f"sweeps/{name}", (resources.files("sweeps") / name).read_text(encoding="utf-8")
+
+
+def is_path(preset: str) -> bool:
+    """Whether it names a file of the user's and not a shipped sweep."""
+    return preset.endswith(".toml") or "/" in preset
 
 
 def _lay_over(document: dict[str, Any], override: Override, source: str) -> None:

@@ -10,8 +10,7 @@ import polars as pl
 from rich.console import Console
 
 from mor_core.data.snapshot import DataSnapshot
-from orchestrator.budgets import budget_text
-from orchestrator.display import lost_arm_lines
+from orchestrator.display import lost_arm_lines, short_budget
 from orchestrator.executor import Executor
 from orchestrator.identity import Segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
@@ -53,6 +52,9 @@ def run_sweep(
         data_folder=data.folder,
         checkpoint_every_steps=spec.execution.checkpoint_every_steps,
         micro_batch=spec.execution.micro_batch,
+        compile=spec.execution.compile,
+        checkpoint_activations=spec.execution.activation_checkpointing,
+        deterministic=spec.execution.deterministic,
     )
     console = Console(stderr=True)
     if sweep.left_out:
@@ -147,7 +149,7 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, out
         why = row["reason"] or (lost.reason if lost else "not run")
         # A reason to have diverged says so itself.
         state = why if row["status"] == "diverged" else f"{row['status']}, {why}"
-        reason = f"  {row['arm']} {row['size']} at {budget_text(int(row['budget']))}: {state}"
+        reason = f"  {row['arm']} {row['size']} at {short_budget(int(row['budget']))}: {state}"
         console.print(reason, soft_wrap=True, markup=False, highlight=False)
     if failed.height > SHOWN_FAILURES:
         console.print(f"  and {failed.height - SHOWN_FAILURES} more: mor-sweep status", highlight=False)
@@ -162,6 +164,7 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, out
     if failed.height:
         return EXIT_FAILED_CELLS
     where = "" if store.root == Path("results").absolute() else f" --results {store.root}"
-    verbs = ("fit", "plot frontier", "ui")
+    # Cells of equal tokens have no budget in common, so there is nothing to fit.
+    verbs = ("ui",) if plan.tokens else ("fit", "plot frontier", "ui")
     console.print("next: " + ", ".join(f"mor-sweep {verb}{where}" for verb in verbs), highlight=False, soft_wrap=True)
     return 0

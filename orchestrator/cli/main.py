@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from orchestrator.cli import analysis, data, results, sweep, system
+from orchestrator.cli import ablate, analysis, data, results, sweep, system
 
 UNEXPECTED = 1
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("isoflop")(sweep.isoflop)
+app.command("ablate")(ablate.ablate)
 app.command("status")(results.status)
 app.command("fit")(analysis.fit)
 app.add_typer(analysis.plot, name="plot")

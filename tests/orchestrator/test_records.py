@@ -1,13 +1,18 @@
 """The run table: explained, typed, and made from the store alone."""
 
 import dataclasses
+import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import polars as pl
-from toy_sweep import SCIENCE, ToySweep
+import pytest
+from toy_sweep import MOR_SWEEP, SCIENCE, TOY_PRESET, ToySweep
 
+from orchestrator.cells import training_cost
+from orchestrator.identity import OtherVersion
 from orchestrator.records import RunRecord, SegmentRecord, curve, segment_table, table
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
@@ -64,3 +69,101 @@ def test_a_sweep_without_results_has_the_same_columns_and_every_cell_pending(ref
     full = pl.read_parquet(reference.results / "sweeps/toy/runs.parquet")
     assert empty.schema == full.schema
     assert empty["status"].unique().to_list() == ["pending"]
+
+
+def test_a_routed_cell_says_how_it_routed_and_how_deep_its_tokens_went(reference: ToySweep):
+    runs = pl.read_parquet(reference.results / "sweeps/toy/runs.parquet")
+    for row in runs.iter_rows(named=True):
+        routed = row["architecture"] == "mor"
+        assert row["routing"] == ("expert linear sigmoid" if routed else "")
+        assert (row["sharing"], row["kv"]) == (("middle-cycle", "recursion-wise") if routed else ("", ""))
+        assert (row["loss_half"] is not None) == (row["realised_capacity_half"] is not None) == routed
+        shares, capacity = json.loads(row["depth_histogram"]), json.loads(row["realised_capacity"])
+        assert len(shares) == len(capacity) == row["recursions"]
+        assert sum(shares) == pytest.approx(1)
+        assert sum(share * depth for depth, share in enumerate(shares, start=1)) == pytest.approx(row["depth_mean"])
+        assert capacity[-1] == row["last_capacity"] == pytest.approx(shares[-1])
+
+
+HEAD = """
+name = "cosines"
+tokens = ["12800"]
+budget_convention = "exact"
+[sizes]
+names = ["13k"]
+[schedule]
+kind = "cosine"
+warmup_fraction = 0.1
+"""
+VARIANTS = """
+[variants.plain]
+architecture = "vanilla"
+[variants.token]
+architecture = "mor"
+recursions = 2
+kv = "shared"
+routing = { choice = "token" }
+[variants.warmed]
+architecture = "mor"
+recursions = 2
+routing = { capacity_warmup_steps = 40 }
+"""
+
+
+@pytest.fixture(scope="module")
+def cosines(reference: ToySweep, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Three named arms, trained for the same tokens under a cosine; the results folder."""
+    folder = tmp_path_factory.mktemp("cosines")
+    toy = TOY_PRESET.read_text()
+    kept = toy[toy.index("[model]") :]
+    (folder / "cosines.toml").write_text(HEAD + kept + VARIANTS)
+    where = ["--preset", str(folder / "cosines.toml"), "--data", str(reference.text), "--results", str(folder)]
+    command = [*MOR_SWEEP, "isoflop", *where, "--executor", "in-process", "--yes"]
+    done = subprocess.run(command, env=reference.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Store(root=folder)
+
+
+def test_a_cosine_cell_has_one_stretch_a_whole_curve_and_a_row(cosines: Store):
+    sweep = load_sweep(cosines, "cosines")
+    assert sorted(segment.kind for segment in sweep.segments.values()) == ["evaluate"] * 3 + ["stable"] * 3
+    runs = table(cosines, sweep)
+    assert runs["schedule"].unique().to_list() == ["cosine"]
+    assert runs["steps"].to_list() == runs["decay_start"].to_list() == [100] * 3
+    for cell in sweep.cells:
+        rows = curve(cosines, sweep, cell)
+        assert [row["step"] for row in rows] == [1, *range(10, 101, 10)]
+        rates = [row["learning_rate"] for row in rows[2:]]
+        assert rates == sorted(rates, reverse=True)
+        assert rates[-1] < 0.01 * cell.train.peak_learning_rate
+
+
+def test_rows_of_variants_say_what_they_are(cosines: Store):
+    runs = table(cosines, load_sweep(cosines, "cosines"))
+    said = runs.select("arm", "architecture", "kv", "routing").rows()
+    assert said == [
+        ("plain", "vanilla", "", ""),
+        ("token", "mor", "shared", "token linear softmax"),
+        ("warmed", "mor", "recursion-wise", "expert linear sigmoid"),
+    ]
+    assert runs["loss_half"].is_null().to_list() == [True, True, False]
+
+
+def test_planned_flops_of_a_row_include_what_capacity_warmup_added(cosines: Store):
+    sweep = load_sweep(cosines, "cosines")
+    for cell, row in zip(sweep.cells, table(cosines, sweep).iter_rows(named=True), strict=True):
+        assert int(row["flops_exact"]) == cell.flops["exact"] == int(row["budget"])
+        settled = training_cost(cell.model, cell.train.batch_size, cell.steps + 1, "exact") - training_cost(
+            cell.model, cell.train.batch_size, cell.steps, "exact"
+        )
+        assert (int(row["flops_exact"]) > settled * cell.steps) == (cell.arm == "warmed")
+
+
+def test_a_sweep_that_another_version_recorded_is_one_sentence(reference: ToySweep, tmp_path: Path):
+    shutil.copytree(reference.results / "sweeps", tmp_path / "sweeps")
+    path = tmp_path / "sweeps/toy/sweep.json"
+    document = json.loads(path.read_text())
+    del document["revisions"][-1]["cells"][0]["model"]["recursion"]["kv"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(OtherVersion, match=r"made by an earlier version of mor-sweep .*use another --results folder"):
+        load_sweep(Store(root=tmp_path), "toy")

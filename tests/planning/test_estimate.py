@@ -82,11 +82,12 @@ def test_measured_throughput_recovers_a_planted_speed(small_sweep, snapshot):
     assert measured_throughput(planned, {}, workers=3) is None
 
 
-def test_a_routed_cell_is_evaluated_twice(small_sweep):
-    cells = plan(small_sweep({"sizes": {"names": ["51k"]}}), None).cells
+@pytest.mark.parametrize(("choice", "rules"), [("expert", 3), ("token", 1)])
+def test_a_cell_with_expert_choice_is_evaluated_by_three_rules_and_any_other_by_one(small_sweep, choice, rules):
+    cells = plan(small_sweep({"sizes": {"names": ["51k"]}, "routing": {"choice": choice}}), None).cells
     for cell in cells:
         forward = training_flops_per_token(cell.model, "exact") / 3 * 10 * cell.model.context_length
-        passes = {"vanilla": 1, "mor": 2}[cell.architecture]
+        passes = {"vanilla": 1, "mor": rules}[cell.architecture]
         assert evaluation_flops(cell, 10) == pytest.approx(float(passes * forward), abs=1)
 
 

@@ -74,10 +74,11 @@ def test_a_shipped_sweep_survives_its_own_json(preset):
     assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
-def test_every_key_of_a_shipped_sweep_has_a_comment():
-    for preset in preset_names():
+@pytest.mark.parametrize("study", ["isoflop", "ablation"])
+def test_every_key_of_a_shipped_sweep_has_a_comment(study):
+    for preset in preset_names(study):
         seen = set()
-        for line in (resources.files("sweeps") / f"isoflop_{preset}.toml").read_text().splitlines():
+        for line in (resources.files("sweeps") / f"{study}_{preset}.toml").read_text().splitlines():
             key = line.partition("=")[0].strip()
             if "=" in line and not line.startswith("#") and key not in seen and key != "source":
                 assert "#" in line, f"{preset}: {line}"

@@ -1,0 +1,252 @@
+"""How fast and how large a training step is: ratios between contenders that alternate in one run. See bench/README.md.
+
+python -m bench.train_step [SECTION ...] [--rounds N] [--threads N] [--clock wall|cpu] [--force]
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import cast
+
+import torch
+
+from bench.contender import Contender, Runner, Timing
+from mor_core.config import ExpertChoice, ModelConfig, Precision, Recursion, TrainConfig
+from mor_core.flops import total_params, training_flops_per_token
+from mor_core.sizes import SIZES, model_config
+from orchestrator.cells import Cell
+from orchestrator.estimate import memory_bytes
+
+BUSY_LOAD = 0.5
+"""One-minute load average from which timings mean little."""
+
+WARM_UP_STEPS = 2
+"""Untimed: compilation, the optimiser's state, the allocator's first blocks."""
+
+ARMS: dict[str, tuple[Recursion, ExpertChoice | None]] = {
+    # A new arm is one more row. The first is what the others are compared with.
+    "vanilla": (Recursion(), None),
+    "recursive-2": (Recursion(count=2), None),
+    "mor-2": (Recursion(count=2), ExpertChoice()),
+    "mor-3": (Recursion(count=3), ExpertChoice()),
+    "mor-2 kv shared": (Recursion(count=2, kv="shared"), ExpertChoice()),
+    "mor-3 kv shared": (Recursion(count=3, kv="shared"), ExpertChoice()),
+}
+
+PRESET_RUNGS = ("13k", "51k", "170k")
+"""Small, middle and large among what the CPU preset trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line said."""
+
+    rounds: int
+    """Timed steps of each contender."""
+    threads: int
+    """torch threads, except where a section says one."""
+    cpu_clock: bool
+    """Compare processor seconds instead of wall seconds: less disturbed by neighbours, blind to waiting."""
+
+    def seconds(self, timing: Timing) -> float:
+        return timing.cpu if self.cpu_clock else timing.wall
+
+
+def training(batch_size: int, precision: Precision) -> TrainConfig:
+    return TrainConfig(batch_size=batch_size, peak_learning_rate=1e-4, warmup_steps=10, precision=precision)
+
+
+def race(contenders: Sequence[Contender], options: Options) -> list[list[float]]:
+    """Seconds of each contender's steps; in every round each takes one step, one after another."""
+    runners = [Runner(contender) for contender in contenders]
+    try:
+        for runner in runners:
+            for _ in range(WARM_UP_STEPS):
+                runner.step()
+        rounds = [[options.seconds(runner.step()) for runner in runners] for _ in range(options.rounds)]
+    finally:
+        for runner in runners:
+            runner.close()
+    return [list(times) for times in zip(*rounds, strict=True)]
+
+
+def ratio(times: Sequence[float], base: Sequence[float]) -> str:
+    """Median, lowest and highest ratio of the rounds."""
+    ratios = [one / other for one, other in zip(times, base, strict=True)]
+    return f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def against_transformers(options: Options) -> None:
+    """A vanilla transformer against LlamaForCausalLM of equal shape, batch, precision and optimiser."""
+    model = ModelConfig(
+        vocab_size=4096,
+        context_length=256,
+        num_layers=11,
+        d_model=256,
+        num_heads=4,
+        num_kv_heads=4,
+        d_head=64,
+        d_ff=688,
+    )
+    ours = Contender(name="mor-sweep eager", model=model, train=training(32, "bf16"), threads=options.threads)
+    contenders = [
+        ours,
+        replace(ours, name="mor-sweep compiled", compiled=True),
+        replace(ours, name="transformers eager", library="transformers"),
+        replace(ours, name="transformers compiled", library="transformers", compiled=True),
+    ]
+    times = race(contenders, options)
+    print(f"{'':24}{'tokens/s':>10}   speed of mor-sweep compiled over it")
+    for contender, seconds in zip(contenders, times, strict=True):
+        print(f"{contender.name:24}{contender.tokens / statistics.median(seconds):10.0f}   {ratio(seconds, times[1])}")
+
+
+def arms_at(options: Options, size: str, context_length: int, vocab_size: int, batch_size: int) -> None:
+    """Each arm against vanilla, two at a time: time over what FLOPs predict, and peak bytes of live tensors."""
+    contenders = [
+        Contender(
+            name=name,
+            model=model_config(
+                SIZES[size], vocab_size=vocab_size, context_length=context_length, recursion=recursion, routing=routing
+            ),
+            train=training(batch_size, "bf16"),
+            threads=options.threads,
+        )
+        for name, (recursion, routing) in ARMS.items()
+    ]
+    vanilla, *others = contenders
+    base_flops, base_bytes = training_flops_per_token(vanilla.model, "exact"), peak_bytes(vanilla)
+    print(f"{'':20}{'FLOPs':>7}  {'time':22}{'time / FLOPs':>12}{'bytes':>8}")
+    for arm in others:
+        flops = float(training_flops_per_token(arm.model, "exact") / base_flops)
+        base, seconds = race([vanilla, arm], options)
+        median = statistics.median(one / other for one, other in zip(seconds, base, strict=True))
+        memory = peak_bytes(arm) / base_bytes
+        print(f"{arm.name:20}{flops:7.3f}  {ratio(seconds, base):22}{median / flops:12.2f}{memory:8.3f}", flush=True)
+
+
+def peak_bytes(contender: Contender) -> int:
+    runner = Runner(contender)
+    try:
+        return runner.peak_bytes()
+    finally:
+        runner.close()
+
+
+def arms_small(options: Options) -> None:
+    """Width 256, 14 layers, 256 tokens."""
+    arms_at(options, "10M", 256, 4096, 16)
+
+
+def arms_360m(options: Options) -> None:
+    """The paper's 360M shape at 2048 tokens, batch 1."""
+    arms_at(options, "360M", 2048, 49152, 1)
+
+
+def peak_share(options: Options) -> None:
+    """Share of the measured bf16 matrix-product rate that a step reaches, and where its processor time goes."""
+    rate = matmul_rate(torch.bfloat16, options)
+    print(f"bf16 product of 2048 x 2048 matrices: {rate / 1e9:.0f} GFLOP/s on {options.threads} threads")
+    for size, context_length, batch_size in (("10M", 256, 16), ("32M", 256, 16), ("135M", 1024, 1)):
+        model = model_config(SIZES[size], vocab_size=4096, context_length=context_length)
+        runner = Runner(Contender(name=size, model=model, train=training(batch_size, "bf16"), threads=options.threads))
+        seconds = [options.seconds(runner.step()) for _ in range(WARM_UP_STEPS + options.rounds)][WARM_UP_STEPS:]
+        profile = runner.profile()
+        runner.close()
+        flops = float(training_flops_per_token(model, "exact")) * batch_size * context_length
+        parts = ", ".join(f"{name.removeprefix('aten::')} {share:.0%}" for name, share in list(profile.items())[:6])
+        print(f"{size:>6}: {flops / statistics.median(seconds) / rate:6.1%} of it; {parts}", flush=True)
+
+
+def matmul_rate(dtype: torch.dtype, options: Options) -> float:
+    """FLOPs per second of the best of many products."""
+    torch.set_num_threads(options.threads)
+    left, right = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+    best = float("inf")
+    for _ in range(20):
+        begin = time.process_time() if options.cpu_clock else time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, (time.process_time() if options.cpu_clock else time.perf_counter()) - begin)
+    return 2 * 2048**3 / best
+
+
+def small_models(options: Options) -> None:
+    """The CPU preset's rungs, fp32 on one thread: what a step costs whatever its batch, and its arithmetic rate.
+
+    Steps of 8, 32 and 64 sequences lie on a line; where it meets 0 sequences is the fixed cost: calls, Python and the
+    optimiser.
+    """
+    one = replace(options, threads=1)
+    print(f"{'':22}{'ms a step':>10}{'fixed cost':>12}{'GFLOP/s':>10}")
+    for size in PRESET_RUNGS:
+        for arm in ("vanilla", "mor-2"):
+            recursion, routing = ARMS[arm]
+            model = model_config(SIZES[size], vocab_size=512, context_length=64, recursion=recursion, routing=routing)
+            contenders = [Contender(name=size, model=model, train=training(batch, "fp32")) for batch in (8, 32, 64)]
+            small, middle, large = (statistics.median(times) for times in race(contenders, one))
+            per_sequence = ((large - small) / 56 + (middle - small) / 24) / 2
+            fixed = max(0.0, small - 8 * per_sequence) / small
+            flops = float(training_flops_per_token(model, "exact")) * contenders[0].tokens
+            print(f"{arm + ' ' + size:22}{small * 1e3:10.2f}{fixed:12.0%}{flops / small / 1e9:10.1f}", flush=True)
+
+
+def memory_table(options: Options) -> None:
+    """Peak bytes of live tensors in a step against what a plan says it will need."""
+    print(f"{'':28}{'MiB':>9}{'estimate over measured':>26}")
+    for size, context_length, vocab_size, batch_size, precision in (
+        ("51k", 64, 512, 8, "fp32"),
+        ("1.1M", 256, 4096, 8, "fp32"),
+        ("10M", 256, 4096, 8, "bf16"),
+        ("135M", 1024, 49152, 1, "bf16"),
+        ("360M", 2048, 49152, 1, "bf16"),
+    ):
+        for arm, (recursion, routing) in ARMS.items():
+            model = model_config(
+                SIZES[size], vocab_size=vocab_size, context_length=context_length, recursion=recursion, routing=routing
+            )
+            train = training(batch_size, precision)
+            measured = peak_bytes(Contender(name=arm, model=model, train=train, threads=options.threads))
+            cell = cast(Cell, SimpleNamespace(model=model, train=train, total_params=total_params(model)))
+            estimated = memory_bytes(cell, None)
+            label = f"{arm} {size} {precision}"
+            print(f"{label:28}{measured / 2**20:9.1f}{estimated / measured:26.2f}", flush=True)
+
+
+SECTIONS: dict[str, Callable[[Options], None]] = {
+    "transformers": against_transformers,
+    "arms": arms_small,
+    "arms-360m": arms_360m,
+    "peak": peak_share,
+    "small": small_models,
+    "memory": memory_table,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; none given: all")
+    parser.add_argument("--rounds", type=int, default=7, help="timed steps of each contender (default 7)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads (default: all)")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="seconds compared (default wall)")
+    parser.add_argument("--force", action="store_true", help="run although the machine is busy")
+    arguments = parser.parse_args()
+    load = os.getloadavg()[0]
+    if load > BUSY_LOAD and not arguments.force:
+        sys.exit(f"load average {load:.2f}: above {BUSY_LOAD} timings mean little; wait, or pass --force")
+    unknown = [name for name in arguments.sections if name not in SECTIONS]
+    if unknown:
+        sys.exit(f"section {unknown[0]!r}: expected one of {', '.join(SECTIONS)}")
+    options = Options(rounds=arguments.rounds, threads=arguments.threads, cpu_clock=arguments.clock == "cpu")
+    for name in arguments.sections or SECTIONS:
+        print(f"\n{name}: {(SECTIONS[name].__doc__ or '').splitlines()[0]}", flush=True)
+        SECTIONS[name](options)
+    print(f"\nload average {load:.2f} before, {os.getloadavg()[0]:.2f} after")
+
+
+if __name__ == "__main__":
+    main()

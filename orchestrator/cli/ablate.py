@@ -1,0 +1,137 @@
+"""`mor-sweep ablate`: the paper's ablations, each variant an arm. Plans, runs, and lists the variants by their loss."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.launch import (
+    ExecutorName,
+    check_flags,
+    items_of,
+    print_plan,
+    run,
+    this_machine,
+    whole_items_of,
+)
+from orchestrator.cli.options import Results, corpus_override
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from orchestrator.spec import SweepSpec
+
+PIPED_WIDTH = 140
+"""Columns of the table where nothing says how wide the reader's window is."""
+
+COLUMNS = ("variant", "size", "N", "tokens", "loss", "half", "top-k", "depth", "last capacity", "status")
+TEXT_COLUMNS = ("variant", "size", "status")
+
+
+def ablate(
+    name: Annotated[str, typer.Argument(help="sharing, expert-router, token-router, kv, or the path of a TOML file.")],
+    paper: Annotated[bool, typer.Option("--paper", help="At the paper's scale; by default a CPU's.")] = False,
+    tokens: Annotated[str | None, typer.Option(help="Training tokens of a cell, such as 10e9.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Base shapes, such as 135M,360M.")] = None,
+    only: Annotated[str | None, typer.Option(help="Labels of the variants to train; all by default.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")] = None,
+    data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
+    sweep_name: Annotated[str | None, typer.Option("--name", help="The sweep's name; the file's by default.")] = None,
+    results: Results = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
+    executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
+) -> None:
+    """Train every variant of an ablation for the same tokens, and list the variants by their loss."""
+    from orchestrator.spec import Override, load_spec
+
+    check_flags(dry_run=dry_run, as_json=as_json, executor=executor, address=address)
+    flags = [
+        Override(flag="--tokens", path=("tokens",), value=items_of(tokens)),
+        Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": items_of(sizes)}),
+        Override(flag="--only", path=("only",), value=items_of(only)),
+        Override(flag="--seeds", path=("seeds",), value=whole_items_of(seeds)),
+        *corpus_override(data),
+        Override(flag="--name", path=("name",), value=sweep_name),
+    ]
+    given = [flag for flag in flags if flag.value is not None]
+    spec = load_spec(_sweep_file(name, paper=paper), given, study="ablation")
+    machine = this_machine(workers)
+    if dry_run:
+        print_plan(spec, results, machine, as_json)
+        return
+    code = run(spec, results, machine, yes=yes, executor=executor.value, address=address)
+    _print_variants(spec, results)
+    raise typer.Exit(code)
+
+
+def _sweep_file(name: str, *, paper: bool) -> str:
+    """The shipped sweep of an ablation, or the path as given. Raises SpecError for an unknown name."""
+    from orchestrator.sweep_file import SpecError, did_you_mean, is_path, preset_names
+
+    if is_path(name):
+        if paper:
+            raise typer.BadParameter("--paper chooses between shipped files: leave it out with a path")
+        return name
+    shipped = preset_names("ablation")
+    names = [each.replace("_", "-") for each in shipped if f"{each}_cpu" in shipped]
+    if name not in names:
+        raise SpecError(
+            f"{name!r} is no shipped ablation: {did_you_mean(name, names)}, or give the path of a TOML file"
+        )
+    return name.replace("-", "_") + ("" if paper else "_cpu")
+
+
+def _print_variants(spec: "SweepSpec", results: Path) -> None:
+    """The rows of this sweep file's arms, whatever else the sweep of that name has had."""
+    from rich.console import Console
+
+    from orchestrator.records import table
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+
+    store = Store(root=results)
+    labels = {arm.label for arm in spec.members}
+    rows = [row for row in table(store, load_sweep(store, spec.name)).to_dicts() if row["arm"] in labels]
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    console.print(variants_table(rows, {label: each.paper_nll or {} for label, each in spec.variants.items()}))
+
+
+def variants_table(rows: Sequence[Mapping[str, Any]], paper_nll: Mapping[str, Mapping[str, float | str]]) -> "Table":
+    """Rows of the run table, the lowest loss first and those without one last, beside the losses that the paper prints.
+
+    `paper_nll` is by label and size. A row at a size of the paper's shows the paper's loss at that size alone; a row at
+    another size shows them all.
+    """
+    from rich.table import Table
+
+    sizes = list(dict.fromkeys(size for losses in paper_nll.values() for size in losses))
+    shown = Table(box=None, pad_edge=False)
+    for column in (*COLUMNS[:-1], *(f"paper {size}" for size in sizes), COLUMNS[-1]):
+        shown.add_column(column, justify="left" if column in TEXT_COLUMNS else "right", no_wrap=column != "status")
+    for row in sorted(rows, key=lambda row: (row["loss"] is None, row["loss"] or 0.0)):
+        printed = paper_nll.get(row["arm"], {})
+        here = [row["size"]] if row["size"] in sizes else sizes
+        theirs = [printed.get(size) if size in here else None for size in sizes]
+        state = row["status"] if not row["reason"] else f"{row['status']}: {row['reason']}"
+        shown.add_row(*_cells(row), *(_number(value, 4) for value in theirs), state)
+    return shown
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    from orchestrator.display import count_text
+
+    losses = [_number(row[name], 4) for name in ("loss", "loss_half", "loss_topk")]
+    depths = [_number(row["depth_mean"], 2), _number(row["last_capacity"], 3)]
+    return [row["arm"], row["size"], count_text(row["unique_params"]), count_text(row["tokens"]), *losses, *depths]
+
+
+def _number(value: float | str | None, digits: int) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.{digits}f}"

@@ -1,0 +1,142 @@
+"""What every verb that trains a sweep does with it: show the plan, ask before much is spent, run."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.estimate import Estimate, Throughput
+    from orchestrator.plan import Plan
+    from orchestrator.spec import SweepSpec
+
+EXPENSIVE_SECONDS = 3600
+"""A sweep that is estimated to take longer asks first."""
+
+
+class ExecutorName(StrEnum):
+    """Where segments run."""
+
+    ray = "ray"
+    in_process = "in-process"
+
+
+def check_flags(*, dry_run: bool, as_json: bool, executor: ExecutorName, address: str | None) -> None:
+    """Raises BadParameter for flags that contradict each other."""
+    if as_json and not dry_run:
+        raise typer.BadParameter("--json prints a plan: use it with --dry-run")
+    if address and executor is ExecutorName.in_process:
+        raise typer.BadParameter("--address names a Ray cluster: leave it out with --executor in-process")
+
+
+def items_of(text: str | None) -> list[str] | None:
+    """A list as typed; an empty item stays, to be refused with its flag."""
+    return None if text is None else [item.strip() for item in text.split(",")]
+
+
+def whole_items_of(text: str | None) -> list[Any] | None:
+    """Whole numbers where the items are; anything else stays as typed, to be refused with its flag."""
+    items = items_of(text)
+    return items and [int(item) if item.removeprefix("-").isdecimal() else item for item in items]
+
+
+def print_plan(spec: "SweepSpec", results: Path, machine: "Throughput", as_json: bool) -> None:
+    """The plan and its cost, for reading or as JSON."""
+    from mor_core.data.shards import find
+    from orchestrator import display
+    from orchestrator.plan import plan
+
+    planned = plan(spec, find(spec.data_spec))
+    cost = _estimate(planned, spec, results, machine)
+    if as_json:
+        typer.echo(json.dumps(display.plan_json(planned, cost), indent=1))
+    else:
+        display.print_plan(planned, cost)
+
+
+def run(
+    spec: "SweepSpec", results: Path, machine: "Throughput", *, yes: bool, executor: str, address: str | None
+) -> int:
+    """Show what the sweep costs, ask where that is much, train what is missing. Returns the exit code."""
+    from mor_core.data.shards import find, prepare
+    from orchestrator.display import print_news, print_summary
+    from orchestrator.plan import plan
+    from orchestrator.results_folder import check_writable
+
+    check_writable(results)
+    found = find(spec.data_spec)
+    asked = plan(spec, found)
+    cost = _estimate(asked, spec, results, machine)
+    print_summary(asked, cost)
+    if not yes:
+        _ask_if_expensive(cost)
+    snapshot = prepare(spec.data_spec, report=lambda line: typer.echo(line, err=True))
+    planned = asked if snapshot == found else plan(spec, snapshot)
+    print_news(asked, planned)
+    from orchestrator.sweep_run import run_sweep
+
+    return run_sweep(planned, spec, snapshot, results, executor=executor, workers=machine.workers, address=address)
+
+
+def _ask_if_expensive(cost: "Estimate") -> None:
+    """Raises PlanError unless the sweep is cheap or someone at the terminal agrees."""
+    from orchestrator.display import duration_text
+    from orchestrator.plan import PlanError
+
+    if cost.seconds <= EXPENSIVE_SECONDS:
+        return
+    takes = f"the sweep will take about {duration_text(cost.seconds)}"
+    if not sys.stdin.isatty():
+        raise PlanError(f"{takes}, and there is no terminal to ask: add --yes to start it")
+    if not typer.confirm(f"{takes[0].upper()}{takes[1:]}. Start it?", err=True):
+        raise PlanError("not started: nothing was trained")
+
+
+def _estimate(planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throughput") -> "Estimate":
+    """The plan's cost: at the speed of what is finished in the results folder, else at the machine's assumed one."""
+    from orchestrator.estimate import estimate, measured_throughput
+
+    finished = _finished(planned, results)
+    return estimate(
+        planned,
+        measured_throughput(planned, finished, machine.workers) or machine,
+        num_evaluation_sequences=spec.evaluation.num_sequences,
+        micro_batch=spec.execution.micro_batch,
+        finished=finished,
+    )
+
+
+def _finished(planned: "Plan", results: Path) -> dict[str, dict[str, Any]]:
+    """Published results by segment id. One that cannot be read is work to do here; the run itself reports it."""
+    from orchestrator.store import Store, StoreError
+
+    store = Store(root=results)
+    finished: dict[str, dict[str, Any]] = {}
+    for segment in planned.segments:
+        with contextlib.suppress(StoreError):
+            if result := store.result(segment.id):
+                finished[segment.id] = result
+    return finished
+
+
+def this_machine(workers: int | None) -> "Throughput":
+    """Workers as asked for, else one for each GPU or, without any, each core; and how fast one is assumed to be."""
+    from orchestrator.estimate import assumed_throughput
+
+    num_gpus = _num_gpus()
+    return assumed_throughput("cuda" if num_gpus else "cpu", workers or num_gpus or os.cpu_count() or 1)
+
+
+def _num_gpus() -> int:
+    """GPUs that nvidia-smi lists; 0 where there is no such program."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

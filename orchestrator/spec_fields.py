@@ -1,0 +1,117 @@
+"""The kinds of values that a sweep file holds, as checked types.
+
+With spec.py and spec_arms.py this is the one door to pydantic.
+"""
+
+import math
+import re
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PlainSerializer,
+    PlainValidator,
+)
+
+from mor_core.sizes import SIZES
+from orchestrator.budgets import parse_budget
+from orchestrator.sweep_file import did_you_mean
+
+
+class Section(BaseModel):
+    """A table of the sweep file: unknown keys are errors, values are not converted from other types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _known_size(name: str) -> str:
+    if name not in SIZES:
+        raise ValueError(f"size {name!r} is unknown: {did_you_mean(name, SIZES)}")
+    return name
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            f"{name!r} cannot name a folder: expected up to 100 letters, digits, dots, dashes and underscores, "
+            "with a letter or digit first"
+        )
+    return name
+
+
+def _token_count(value: object) -> int:
+    try:
+        return parse_budget(value)
+    except ValueError:
+        raise ValueError(f'{value!r}: expected a positive whole number of tokens in quotes, such as "10e9"') from None
+
+
+def _fraction(value: object) -> Fraction:
+    """A whole number, a written decimal or text such as "2/3", as the number it stands for."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Fraction):
+        raise ValueError(f'found {value!r}, expected a number or a fraction in quotes, such as "2/3"')
+    try:
+        return Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f'{value!r} is no number: expected one, or a fraction in quotes, such as "2/3"') from None
+
+
+def _depth(value: object) -> int | Fraction:
+    """Layers as a whole number, or a share of the size's depth as text."""
+    expected = 'expected a number of layers, or a share of the size\'s depth in quotes, such as "1/2"'
+    if isinstance(value, str | Fraction):
+        share = _fraction(value)
+        if 0 < share < 1:
+            return share
+    elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise ValueError(f"{value!r}: {expected}")
+
+
+def _paper_nll(value: object) -> float | str:
+    if value == "diverged":
+        return "diverged"
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return value
+    raise ValueError(f'{value!r}: expected the loss that the paper prints, or "diverged"')
+
+
+def _merged(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(sorted(set(values)))
+
+
+def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("the list is empty: give at least one")
+    return values
+
+
+Budget = Annotated[int, BeforeValidator(parse_budget)]
+TokenCount = Annotated[int, BeforeValidator(_token_count)]
+ExactFraction = Annotated[Fraction, PlainValidator(_fraction), PlainSerializer(str, when_used="json")]
+Depth = Annotated[
+    int | Fraction,
+    PlainValidator(_depth),
+    PlainSerializer(lambda depth: depth if isinstance(depth, int) else str(depth), when_used="json"),
+]
+PaperNLL = Annotated[float | str, PlainValidator(_paper_nll)]
+"""A loss that the paper prints, or "diverged" where it has none to print."""
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+SizeName = Annotated[str, AfterValidator(_known_size)]
+ProperFraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
+Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Merged = AfterValidator(_merged)
+Ascending = AfterValidator(_ascending)
+NotEmpty = AfterValidator(_not_empty)
