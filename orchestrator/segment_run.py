@@ -21,6 +21,7 @@ import torch
 from mor_core.data.shards import TokenReader, load_snapshot, open_tokens
 from mor_core.data.spec import DataError
 from mor_core.model.transformer import Transformer, build_model
+from mor_core.training.allocator import keep_freed_memory
 from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, verify_checkpoint
 from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import Diverged, StepMetrics, train_steps
@@ -88,6 +89,8 @@ class SegmentRun:
         reader = self._open_data()
         recipe, segment = self.segment.trunk, self.segment
         model = self._new_model()
+        if self.job.compile:
+            model.compile_layers()
         optimizer = build_optimizer(model, recipe.train)
         start_step = self._restore(model, optimizer)
         cooldown = None if segment.decay_start is None else (segment.decay_start, segment.stop_step)
@@ -161,6 +164,7 @@ class SegmentRun:
         device = _device()
         if device.type == "cpu":
             torch.set_num_threads(self.job.threads)
+            keep_freed_memory()
         else:
             # cuBLAS reads this when its context is made. Attention's and gather's gradients are sums whose order is
             # otherwise left to chance; an operation without a fixed order warns.
@@ -169,8 +173,6 @@ class SegmentRun:
         write_json(self.attempt / "numerics.json", [numerics(self.segment, self.job)])
         model = build_model(self.segment.trunk.model, self.segment.trunk.seed, device)
         model.checkpoint_activations = self.job.checkpoint_activations
-        if self.job.compile:
-            model.compile_layers()
         return model
 
     def _restore(self, model: Transformer, optimizer: torch.optim.Optimizer) -> int:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mor_core.config import ModelConfig
+from mor_core.model.attention import causal_attention
 
 
 class RMSNorm(nn.Module):
@@ -126,9 +127,8 @@ class Attention(nn.Module):
         return rotate(q, rotary).to(q.dtype).transpose(1, 2)
 
     def _attend(self, q_BHKC: Tensor, kv: KeyValues, prefix: Prefix | None) -> Tensor:
-        grouped = self.num_heads != self.num_kv_heads
         if prefix is None:
-            return F.scaled_dot_product_attention(q_BHKC, *kv, is_causal=True, enable_gqa=grouped)
+            return causal_attention(q_BHKC, *kv)
         # Fused CUDA kernels take a mask or grouped heads, not both.
         k_BHTC, v_BHTC = (each.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1) for each in kv)
         runs = zip(q_BHKC.split([mask.shape[2] for mask in prefix.masks], dim=2), prefix.masks, strict=True)

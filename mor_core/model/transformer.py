@@ -103,10 +103,12 @@ class Transformer(nn.Module):
             self.register_buffer("selection_bias_R", torch.zeros(count))
 
     def compile_layers(self) -> None:
-        """Send each layer through torch.compile. Layers share their code, so it is compiled once per shape, not once
-        per layer, and what routing does between them stays as it is."""
+        """Send each layer through torch.compile, for training. Layers share their code, so it is compiled once per
+        shape, not once per layer, and what routing does between them stays as it is."""
+        # Token choice computes another number of tokens at every step; all else has one shape per recursion.
+        dynamic = isinstance(self.config.routing, TokenChoice)
         for layer in self.layers:
-            layer.compile()
+            layer.compile(dynamic=dynamic)
 
     def forward(self, tokens_BT: Tensor, rule: RoutingRule = "top-k") -> Output:
         """Logits for every position; `rule` matters to expert choice only."""
