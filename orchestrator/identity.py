@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from mor_core.config import ModelConfig, TrainConfig
+from mor_core.interop.layer_selection import LayerSelection
 
 SegmentKind = Literal["stable", "decay", "evaluate"]
 
@@ -24,6 +25,16 @@ class OtherVersion(Exception):
     """A file of the results folder that another version of this program wrote."""
 
     exit_code = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initialisation:
+    """Pretrained weights that a trunk starts from."""
+
+    fingerprint: str
+    """sha256 of the weights and their shape."""
+    selection: LayerSelection
+    """Which layers fill the shared block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,8 @@ class TrunkRecipe:
     """Seeds the initial weights and the order of the data."""
     numerics_version: int
     """mor_core.config.NUMERICS_VERSION at planning time."""
+    init: Initialisation | None = None
+    """Where the weights come from; None draws them from the seed, which draws what pretrained weights lack too."""
 
 
 @dataclass(frozen=True, kw_only=True)

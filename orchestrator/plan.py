@@ -14,6 +14,7 @@ from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell, Dropped, cells_of
 from orchestrator.identity import (
     EvaluationSpec,
+    Initialisation,
     Segment,
     TrunkRecipe,
     content_id,
@@ -22,7 +23,7 @@ from orchestrator.identity import (
     stable_segment,
     trunk_id,
 )
-from orchestrator.recipe import windows
+from orchestrator.recipe import pretrained, windows
 from orchestrator.spec import SpecError, SweepSpec
 
 COSINE_NOTE = "a cosine falls to a cell's own last step: each cell is a run of its own, and no trunk is shared"
@@ -81,7 +82,8 @@ def plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
         raise PlanError(f"none of the {len(dropped)} cells can be trained; the first: {_dropped_text(dropped[0])}")
     segments: list[Segment] = []
     if data is not None:
-        cells, segments = _with_segments(cells, data, EvaluationSpec(num_sequences=spec.evaluation.num_sequences))
+        evaluation = EvaluationSpec(num_sequences=spec.evaluation.num_sequences)
+        cells, segments = _with_segments(cells, data, _initialisation(spec), evaluation)
     return Plan(
         name=spec.name,
         budget_convention=spec.budget_convention,
@@ -111,10 +113,17 @@ def _check_data(spec: SweepSpec, data: DataSnapshot) -> None:
         )
 
 
+def _initialisation(spec: SweepSpec) -> Initialisation | None:
+    weights = pretrained(spec)
+    if weights is None or spec.init_from is None:
+        return None
+    return Initialisation(fingerprint=weights.fingerprint, selection=spec.init_from.layers)
+
+
 def _settings_id(spec: SweepSpec, data: DataSnapshot | None) -> str:
     """What must be equal before losses of two plans are fitted together: mathematics, data and evaluation."""
     grid = {"name", "budgets", "tokens", "seeds", "sizes", "only", "execution", "data"}
-    settings = spec.model_dump(mode="json", exclude=grid | {"arms", "variants"})
+    settings = spec.model_dump(mode="json", exclude=grid | {"arms", "variants", "init_from"})
     # Labels say which arm a row is, so what a label stands for must be equal too.
     arms = spec.arms.model_dump(mode="json", exclude={"architectures", "recursions"}) if spec.arms else None
     variants = {label: each.model_dump(mode="json", exclude={"paper_nll"}) for label, each in spec.variants.items()}
@@ -123,6 +132,7 @@ def _settings_id(spec: SweepSpec, data: DataSnapshot | None) -> str:
             "settings": settings,
             "arms": arms,
             "variants": variants,
+            "init": _initialisation(spec),
             "data": data.fingerprint if data else None,
             "numerics_version": NUMERICS_VERSION,
         }
@@ -134,7 +144,7 @@ def _dropped_text(dropped: Dropped) -> str:
 
 
 def _with_segments(
-    cells: Sequence[Cell], data: DataSnapshot, evaluation: EvaluationSpec
+    cells: Sequence[Cell], data: DataSnapshot, init: Initialisation | None, evaluation: EvaluationSpec
 ) -> tuple[list[Cell], list[Segment]]:
     """The cells with their ids, and every segment once: longest trunks first, each after what it needs."""
     trunks: dict[object, list[Cell]] = defaultdict(list)
@@ -143,7 +153,7 @@ def _with_segments(
     named: dict[int, Cell] = {}
     segments: list[Segment] = []
     for members in sorted(trunks.values(), key=_longest_flops, reverse=True):
-        trunk = _trunk_recipe(members[0], data)
+        trunk = _trunk_recipe(members[0], data, init)
         stables = _stable_chain(trunk, sorted({cell.decay_start for cell in members}))
         branches = {branch: _branch(trunk, stables, branch, evaluation) for branch in map(_branch_of, members)}
         segments += [*stables.values(), *(segment for branch in branches.values() for segment in branch)]
@@ -162,7 +172,7 @@ def _branch_of(cell: Cell) -> tuple[int, int]:
     return cell.decay_start, cell.steps
 
 
-def _trunk_recipe(cell: Cell, data: DataSnapshot) -> TrunkRecipe:
+def _trunk_recipe(cell: Cell, data: DataSnapshot, init: Initialisation | None) -> TrunkRecipe:
     return TrunkRecipe(
         model=cell.model,
         train=cell.train,
@@ -170,6 +180,7 @@ def _trunk_recipe(cell: Cell, data: DataSnapshot) -> TrunkRecipe:
         tokenizer_fingerprint=data.tokenizer_fingerprint,
         seed=cell.seed,
         numerics_version=NUMERICS_VERSION,
+        init=init,
     )
 
 

@@ -8,9 +8,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from mor_core.config import ModelConfig, Recursion, TrainConfig
 from mor_core.flops import unique_params, unrolled_params
+from mor_core.interop.layer_selection import source_layers
+from mor_core.interop.llama_config import PretrainedError
+from mor_core.interop.llama_folder import PretrainedLlama, read_llama
 from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, Size, model_config
 from orchestrator.budgets import budget_text
 from orchestrator.spec import Arm, AutoSizes, ExpectedOptimum, LearningRateLaw, SpecError, SweepSpec
@@ -37,13 +41,39 @@ class Window:
     """Why the window is not where it should be; None when it is."""
 
 
+@lru_cache(maxsize=8)
+def _read_llama(folder: str) -> PretrainedLlama:
+    return read_llama(folder)
+
+
+def pretrained(spec: SweepSpec) -> PretrainedLlama | None:
+    """The weights that the sweep's models start from, hashed once per process. Raises PretrainedError."""
+    return _read_llama(spec.init_from.folder) if spec.init_from else None
+
+
+def _pretrained_size(weights: PretrainedLlama) -> Size:
+    """The one size of a sweep that starts from weights: named after their folder."""
+    shape = weights.config
+    return Size(
+        name=weights.folder.name,
+        num_layers=shape.num_layers,
+        d_model=shape.d_model,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        d_ff=shape.d_ff,
+    )
+
+
 def resolve_model(spec: SweepSpec, arm: Arm, size: Size) -> ModelConfig:
-    """The size as the arm: its own depth where it has one, layers shared and routed. Raises SpecError."""
+    """The size as the arm: its own depth where it has one, layers shared and routed. Raises SpecError, and
+    PretrainedError where the sweep starts from weights that do not fit."""
     try:
         # A vanilla model shares nothing, so no sharing strategy is part of what it is.
         shared = Recursion()
         if arm.recursions > 1:
             shared = Recursion(count=arm.recursions, sharing=arm.sharing, kv=arm.kv)
+        if weights := pretrained(spec):
+            return _resolve_pretrained(spec, arm, weights, _depth(arm, size), shared)
         shape = model_config(
             replace(size, num_layers=_depth(arm, size)),
             vocab_size=spec.model.vocab_size,
@@ -53,8 +83,29 @@ def resolve_model(spec: SweepSpec, arm: Arm, size: Size) -> ModelConfig:
             fit_depth=arm.fit_depth,
         )
         return replace(shape, **spec.model.model_dump())
+    except PretrainedError:
+        raise
     except ValueError as error:
         raise SpecError(f"{arm.label} {size.name}: {error}") from error
+
+
+def _resolve_pretrained(
+    spec: SweepSpec, arm: Arm, weights: PretrainedLlama, num_layers: int, shared: Recursion
+) -> ModelConfig:
+    """The weights' shape as the arm. What [model] leaves out is theirs; what it says must be theirs."""
+    shape = weights.arm(
+        context_length=spec.model.context_length,
+        num_layers=num_layers,
+        recursion=shared,
+        routing=arm.routing,
+        fit_depth=arm.fit_depth,
+    )
+    written = {name: getattr(spec.model, name) for name in spec.model.model_fields_set}
+    resolved = replace(shape, **written)
+    weights.check_fits(resolved)
+    assert spec.init_from is not None
+    source_layers(resolved, weights.config.num_layers, spec.init_from.layers, seed=0)  # Refuses what cannot be filled.
+    return resolved
 
 
 def _depth(arm: Arm, size: Size) -> int:
@@ -122,6 +173,10 @@ def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
 
     Goals are the sweep's budgets (FLOPs), or its numbers of tokens.
     """
+    weights = pretrained(spec)
+    if weights or spec.sizes is None:
+        assert weights is not None
+        return dict.fromkeys(spec.goals, Window(sizes=(_pretrained_size(weights),)))
     auto = spec.sizes.auto
     if auto is None:
         named = Window(sizes=tuple(SIZES[name] for name in spec.sizes.names or ()))

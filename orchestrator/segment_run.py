@@ -20,6 +20,8 @@ import torch
 
 from mor_core.data.shards import TokenReader, load_snapshot, open_tokens
 from mor_core.data.spec import DataError
+from mor_core.interop.hugging_face import initialise
+from mor_core.interop.llama_folder import read_llama
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.allocator import keep_freed_memory
 from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, verify_checkpoint
@@ -48,6 +50,8 @@ class Job:
     """Sequences per forward pass; None takes the whole batch."""
     threads: int = 1
     """torch threads of a CPU worker."""
+    init_folder: Path | None = None
+    """Folder of the pretrained weights that trunks start from, if they do."""
     compile: bool = False
     """Whether layers go through torch.compile: half a minute on a CPU core, for longer cells of wider models."""
     checkpoint_activations: bool = False
@@ -93,6 +97,8 @@ class SegmentRun:
             model.compile_layers()
         optimizer = build_optimizer(model, recipe.train)
         start_step = self._restore(model, optimizer)
+        if start_step == 0:
+            self._initialise(model)
         cooldown = None if segment.decay_start is None else (segment.decay_start, segment.stop_step)
         steps = train_steps(
             model,
@@ -174,6 +180,20 @@ class SegmentRun:
         model = build_model(self.segment.trunk.model, self.segment.trunk.seed, device)
         model.checkpoint_activations = self.job.checkpoint_activations
         return model
+
+    def _initialise(self, model: Transformer) -> None:
+        """Fill a trunk's first model from pretrained weights, where its recipe says so."""
+        recipe = self.segment.trunk
+        if recipe.init is None:
+            return
+        assert self.job.init_folder is not None
+        weights = read_llama(self.job.init_folder)
+        if weights.fingerprint != recipe.init.fingerprint:
+            raise DataError(
+                f"{self.job.init_folder} holds other weights ({weights.fingerprint[:12]}) than this segment was "
+                f"planned with ({recipe.init.fingerprint[:12]}): run the same command again to plan anew"
+            )
+        initialise(model, weights, recipe.init.selection, recipe.seed)
 
     def _restore(self, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
         """Load the furthest state that verifies, of any attempt or of the trunk; returns its step."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_valid
 
 from mor_core.config import Architecture, ModelConfig, Precision
 from mor_core.data.spec import PYTHON_SOURCES, DataSpec
+from mor_core.interop.layer_selection import LayerSelection
 from orchestrator.spec_arms import (
     DEFAULT,
     ROUTING_SECTIONS,
@@ -78,6 +79,15 @@ class SizesSection(Section):
         if (self.names is None) == (self.auto is None):
             raise ValueError("give either names = [...] or a table auto, not both")
         return self
+
+
+class InitFromSection(Section):
+    """Pretrained weights that every model starts from: up-training. Their shape is the sweep's one size."""
+
+    folder: Annotated[str, Field(min_length=1)]
+    """A Hugging Face Llama folder: config.json and safetensors."""
+    layers: LayerSelection = "stepwise"
+    """Which of its layers fill the shared block (paper, Table 12)."""
 
 
 class ScheduleSection(Section):
@@ -184,6 +194,8 @@ class DataSection(Section):
     """python-sources, or the path of a file or folder of text."""
     max_megabytes: PositiveFloat | None = None
     """Most text to keep, in 10^6 bytes."""
+    tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    """A tokenizer.json, or a folder that holds one; None trains a tokenizer of model.vocab_size ids on the text."""
 
 
 class EvaluationSection(Section):
@@ -229,7 +241,10 @@ class SweepSpec(Section):
     """Named arms, besides the grid or in place of it."""
     only: Annotated[tuple[str, ...], NotEmpty, Merged] | None = None
     """Labels of the arms to train; None trains all."""
-    sizes: SizesSection
+    sizes: SizesSection | None = None
+    """Base shapes; left out where init_from gives the only one."""
+    init_from: InitFromSection | None = None
+    """Start from pretrained weights in place of random ones."""
     schedule: ScheduleSection
     model: ModelSection
     routing: RoutingTable = ExpertSection()
@@ -242,7 +257,10 @@ class SweepSpec(Section):
     def data_spec(self) -> DataSpec:
         """The text and the vocabulary that the sweep trains on."""
         return DataSpec(
-            corpus=self.data.corpus, vocab_size=self.model.vocab_size, max_megabytes=self.data.max_megabytes
+            corpus=self.data.corpus,
+            vocab_size=self.model.vocab_size,
+            max_megabytes=self.data.max_megabytes,
+            tokenizer=self.data.tokenizer,
         )
 
     @property
@@ -268,7 +286,7 @@ class SweepSpec(Section):
     def _has_one_goal(self) -> Self:
         if (self.budgets is None) == (self.tokens is None):
             raise ValueError("give either budgets = [...] or tokens = [...], not both")
-        if self.tokens is not None and self.sizes.auto is not None:
+        if self.tokens is not None and self.sizes is not None and self.sizes.auto is not None:
             raise ValueError("sizes.auto chooses sizes by budget: with tokens, give sizes.names = [...]")
         if self.tokens is not None and self.schedule.warmup_budget is not None:
             raise ValueError(
@@ -279,6 +297,14 @@ class SweepSpec(Section):
             raise ValueError(
                 "schedule.warmup_budget is missing: trunks that budgets share warm up over a share of its steps"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_sizes_or_weights(self) -> Self:
+        if (self.sizes is None) == (self.init_from is None):
+            raise ValueError("give either [sizes] or [init_from], whose weights have one size, not both")
+        if self.init_from is not None and self.data.tokenizer is None:
+            raise ValueError("init_from: pretrained weights know their own token ids: add tokenizer to [data]")
         return self
 
     @model_validator(mode="after")
@@ -305,7 +331,8 @@ class SweepSpec(Section):
     @model_validator(mode="after")
     def _covers_every_arm(self) -> Self:
         _check_arm_table("train.learning_rate", self.train.learning_rate, self._all_arms())
-        _check_arm_table("sizes.auto.optimum", self.sizes.auto and self.sizes.auto.optimum, self._all_arms())
+        auto = self.sizes.auto if self.sizes else None
+        _check_arm_table("sizes.auto.optimum", auto and auto.optimum, self._all_arms())
         return self
 
 

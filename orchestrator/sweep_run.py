@@ -52,6 +52,7 @@ def run_sweep(
         data_folder=data.folder,
         checkpoint_every_steps=spec.execution.checkpoint_every_steps,
         micro_batch=spec.execution.micro_batch,
+        init_folder=Path(spec.init_from.folder).absolute() if spec.init_from else None,
         compile=spec.execution.compile,
         checkpoint_activations=spec.execution.activation_checkpointing,
         deterministic=spec.execution.deterministic,
