@@ -36,7 +36,7 @@ class _BlockAttention(torch.autograd.Function):
     def forward(ctx: Any, q_BHTC: Tensor, k_BGTC: Tensor, v_BGTC: Tensor) -> Tensor:
         k_NTC, v_NTC = k_BGTC.flatten(0, 1), v_BGTC.flatten(0, 1)
         groups = k_BGTC.shape[1]
-        y_BHTC = torch.empty_like(q_BHTC, memory_format=torch.contiguous_format)
+        y_BHTC = _like_a_layers(q_BHTC)
         log_sums = []
         for block in _blocks(q_BHTC.shape[2]):
             scores_NQS = _scores(_folded(q_BHTC, block, groups), k_NTC[:, : block.stop], block)
@@ -57,7 +57,7 @@ class _BlockAttention(torch.autograd.Function):
 def _gradients(ctx: Any, dy_BHTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q_BHTC, k_BGTC, v_BGTC, y_BHTC, *log_sums = ctx.saved_tensors
     k_NTC, v_NTC, groups = k_BGTC.flatten(0, 1), v_BGTC.flatten(0, 1), k_BGTC.shape[1]
-    dq_BHTC = torch.empty_like(q_BHTC, memory_format=torch.contiguous_format)
+    dq_BHTC = _like_a_layers(q_BHTC)
     dk_NTC = torch.zeros_like(k_NTC, dtype=log_sums[0].dtype, memory_format=torch.contiguous_format)
     dv_NTC = torch.zeros_like(dk_NTC)
     for block, log_sum_NQ1 in zip(_blocks(q_BHTC.shape[2]), log_sums, strict=True):
@@ -71,6 +71,12 @@ def _gradients(ctx: Any, dy_BHTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dq_BHTC[:, :, block] = torch.bmm(dscores_NQS, keys_NSC).view(dq_BHTC[:, :, block].shape)
         dk_NTC[:, : block.stop] += torch.bmm(dscores_NQS.transpose(1, 2), q_NQC)
     return dq_BHTC, dk_NTC.view(k_BGTC.shape).to(k_BGTC.dtype), dv_NTC.view(v_BGTC.shape).to(v_BGTC.dtype)
+
+
+def _like_a_layers(x_BHTC: Tensor) -> Tensor:
+    """An empty tensor of the same shape, whose heads lie inside its tokens, so that a layer can join them in place."""
+    batch, heads, tokens, width = x_BHTC.shape
+    return x_BHTC.new_empty(batch, tokens, heads, width).transpose(1, 2)
 
 
 def _blocks(length: int) -> Iterator[slice]:
