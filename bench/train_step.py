@@ -10,17 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import cast
 
 import torch
 
 from bench.contender import Contender, Runner, Timing
 from mor_core.config import ExpertChoice, ModelConfig, Precision, Recursion, TrainConfig
-from mor_core.flops import total_params, training_flops_per_token
+from mor_core.flops import training_flops_per_token
 from mor_core.sizes import SIZES, model_config
-from orchestrator.cells import Cell
-from orchestrator.estimate import memory_bytes
+from orchestrator.memory import training_memory_bytes
 
 BUSY_LOAD = 0.5
 """One-minute load average from which timings mean little."""
@@ -211,8 +208,7 @@ def memory_table(options: Options) -> None:
             )
             train = training(batch_size, precision)
             measured = peak_bytes(Contender(name=arm, model=model, train=train, threads=options.threads))
-            cell = cast(Cell, SimpleNamespace(model=model, train=train, total_params=total_params(model)))
-            estimated = memory_bytes(cell, None)
+            estimated = training_memory_bytes(model, train)
             label = f"{arm} {size} {precision}"
             print(f"{label:28}{measured / 2**20:9.1f}{estimated / measured:26.2f}", flush=True)
 

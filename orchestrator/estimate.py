@@ -9,6 +9,7 @@ from mor_core.config import ExpertChoice
 from mor_core.flops import FORWARD_AND_BACKWARD, training_flops_per_token
 from orchestrator.cells import Cell, training_cost
 from orchestrator.identity import Segment
+from orchestrator.memory import training_memory_bytes
 from orchestrator.plan import Plan
 
 Device = Literal["cpu", "cuda"]
@@ -19,9 +20,6 @@ ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
 }
 """Per worker, with the sentence that is shown beside it."""
 
-BYTES_PER_PARAMETER_TRAINING = 16
-"""fp32 weights, gradients and AdamW's two moments: 4 bytes each."""
-
 BYTES_PER_PARAMETER_STABLE = 12
 """A trunk's checkpoint: fp32 weights and AdamW's two moments."""
 
@@ -30,8 +28,6 @@ BYTES_PER_PARAMETER_DECAY = 4
 
 EVALUATION_RULES = 3
 """Ways in which a model with expert choice is evaluated: its thresholds, a sigmoid of 0.5, top-k. Others have one."""
-
-ACTIVATION_BYTES = {"fp32": 4, "bf16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +96,7 @@ def estimate(
     *,
     num_evaluation_sequences: int,
     micro_batch: int | None = None,
+    checkpoint_activations: bool = False,
     finished: Collection[str] = (),
 ) -> Estimate:
     """The cost of a plan, of which the segments whose ids are in `finished` are done.
@@ -112,7 +109,13 @@ def estimate(
     done = sum(cost for segment, cost in segment_flops(plan).items() if segment in finished)
     remaining = sum(costs) - done
     chain = max(cell.flops["exact"] for cell in plan.cells) if remaining else 0
-    largest = max(plan.cells, key=lambda cell: memory_bytes(cell, micro_batch))
+    memory = {
+        (cell.model, cell.train): training_memory_bytes(
+            cell.model, cell.train, micro_batch=micro_batch, checkpoint_activations=checkpoint_activations
+        )
+        for cell in plan.cells
+    }
+    largest = max(plan.cells, key=lambda cell: memory[cell.model, cell.train])
     return Estimate(
         flops=sum(costs),
         flops_remaining=remaining,
@@ -125,7 +128,7 @@ def estimate(
         ),
         seconds=max(remaining / throughput.workers, min(chain, remaining)) / throughput.flops_per_second,
         throughput=throughput,
-        memory_bytes=memory_bytes(largest, micro_batch),
+        memory_bytes=memory[largest.model, largest.train],
         memory_cell=f"{largest.arm} {largest.size}",
         disk_bytes=sum(_disk_bytes(members) for members in trunks),
     )
@@ -152,23 +155,6 @@ def _flops_of_last_steps(segment: Segment, steps: int) -> int:
     return round(
         training_cost(model, batch_size, segment.stop_step, "exact") - training_cost(model, batch_size, first, "exact")
     )
-
-
-def memory_bytes(cell: Cell, micro_batch: int | None) -> int:
-    """Parameters, gradients and AdamW at 16 bytes each, and the activations kept for one micro-batch.
-
-    Per token and application of a layer about 8 D + 4 F numbers (norms, queries, keys, values, attention, residuals;
-    gate, up, product, SiLU), and per token 3 fp32 numbers for each entry of the vocabulary (logits, their logarithm
-    after softmax, their gradient). Evaluation takes no larger batches than training.
-    """
-    model = cell.model
-    sequences = min(micro_batch or cell.train.batch_size, cell.train.batch_size)
-    applications = model.num_unshared_layers * model.context_length + model.block_depth * sum(
-        model.tokens_per_recursion()
-    )
-    layers = (8 * model.d_model + 4 * model.d_ff) * applications * ACTIVATION_BYTES[cell.train.precision]
-    head = 3 * 4 * model.vocab_size * model.context_length
-    return BYTES_PER_PARAMETER_TRAINING * cell.total_params + sequences * (layers + head)
 
 
 def evaluation_flops(cell: Cell, num_sequences: int) -> int:

@@ -1,9 +1,14 @@
 """What several test folders share: a small corpus, prepared once, and a cache folder that is not the user's."""
 
+import os
 import random
 from pathlib import Path
 
 import pytest
+
+# Read when torch is first imported, here and in every command that a test starts: several threads in each of several
+# processes wait for one another on a busy machine, and give other bits.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

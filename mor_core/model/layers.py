@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mor_core.config import ModelConfig
-from mor_core.model.attention import causal_attention
+from mor_core.model.attention import Prefix, causal_attention, prefix_attention
 
 
 class RMSNorm(nn.Module):
@@ -51,32 +51,6 @@ class KeyValues(NamedTuple):
 
     k_BGKC: Tensor
     v_BGKC: Tensor
-
-
-class Prefix(NamedTuple):
-    """Which keys of the whole sequence each packed query sees: those up to its own position.
-
-    Queries are ascending in position, so they are cut into runs, and a run looks only at the keys up to the furthest
-    position in it: about half of the work of one mask over everything.
-    """
-
-    masks: tuple[Tensor, ...]
-    """One per run of queries: true where query attends to key, [B, 1, queries of the run, keys from position 0]."""
-
-
-QUERIES_PER_RUN = 256
-"""Fewer would save more of the masked work and pay for it in calls."""
-
-
-def prefix_of(positions_BK: Tensor) -> Prefix:
-    """The prefix of queries at the given ascending positions."""
-    runs = positions_BK.split(QUERIES_PER_RUN, dim=1)
-    # One wait for the device, whatever the number of runs and layers.
-    lengths = torch.stack([run.amax() for run in runs]).tolist()
-    keys = torch.arange(max(lengths) + 1, device=positions_BK.device)
-    return Prefix(
-        tuple((keys[: n + 1] <= run.unsqueeze(-1)).unsqueeze(1) for run, n in zip(runs, lengths, strict=True))
-    )
 
 
 class KeySource(NamedTuple):
@@ -129,18 +103,7 @@ class Attention(nn.Module):
     def _attend(self, q_BHKC: Tensor, kv: KeyValues, prefix: Prefix | None) -> Tensor:
         if prefix is None:
             return causal_attention(q_BHKC, *kv)
-        # Fused CUDA kernels take a mask or grouped heads, not both.
-        k_BHTC, v_BHTC = (each.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1) for each in kv)
-        runs = zip(q_BHKC.split([mask.shape[2] for mask in prefix.masks], dim=2), prefix.masks, strict=True)
-        return torch.cat(
-            [
-                F.scaled_dot_product_attention(
-                    q, k_BHTC[:, :, : mask.shape[3]], v_BHTC[:, :, : mask.shape[3]], attn_mask=mask
-                )
-                for q, mask in runs
-            ],
-            dim=2,
-        )
+        return prefix_attention(q_BHKC, *kv, prefix)
 
 
 def _refreshed(source: KeySource, fresh: KeyValues) -> KeyValues:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mor_core.config import ExpertChoice, ModelConfig, TokenChoice
-from mor_core.model.layers import KeySource, KeyValues, Layer, RMSNorm, prefix_of, rotary_table
+from mor_core.model.attention import prefix_of
+from mor_core.model.layers import KeySource, KeyValues, Layer, RMSNorm, rotary_table
 from mor_core.model.router import (
     Router,
     Selection,

@@ -108,6 +108,7 @@ def _estimate(planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throu
         measured_throughput(planned, finished, machine.workers) or machine,
         num_evaluation_sequences=spec.evaluation.num_sequences,
         micro_batch=spec.execution.micro_batch,
+        checkpoint_activations=spec.execution.activation_checkpointing,
         finished=finished,
     )
 

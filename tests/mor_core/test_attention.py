@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mor_core.model import attention
-from mor_core.model.attention import causal_attention
+from mor_core.model.attention import causal_attention, prefix_attention, prefix_of
 
 SHAPES = [(2, 2, 2, 8, 4), (1, 4, 2, 11, 6), (2, 3, 1, 3, 4)]
 """B, H, G, T, C: blocks of 4 tokens that divide, that leave a rest, and one that is not full."""
@@ -19,7 +19,8 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "BLOCK_TOKENS", 4)
 
 
-block_attention = attention._BlockAttention.apply
+def block_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return attention._BlockAttention.apply(q, k, v, None)
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -75,3 +76,43 @@ def test_a_token_does_not_depend_on_later_ones() -> None:
         changed = causal_attention(*(torch.cat((x[:, :, :6], x[:, :, 6:] + 1), dim=2) for x in (q, k, v)))
     assert torch.equal(before[:, :, :6], changed[:, :, :6])
     assert not torch.equal(before[:, :, 6:], changed[:, :, 6:])
+
+
+POSITIONS = torch.tensor([[0, 2, 3, 7, 10], [1, 4, 5, 6, 8]])
+"""Packed queries of two sequences of 11 tokens: runs of 4 and 1."""
+
+
+def packed(dtype: torch.dtype) -> list[Tensor]:
+    """Queries at POSITIONS, keys and values of whole sequences; 4 heads share 2 keys."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(2, 4, 5, 6), (2, 2, 11, 6), (2, 2, 11, 6)]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+
+
+def dense_prefix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    mask = torch.arange(11) <= POSITIONS[:, None, :, None]
+    return F.scaled_dot_product_attention(
+        q, k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1), attn_mask=mask
+    )
+
+
+@pytest.mark.parametrize("blocks_are_used", [True, False])
+def test_packed_queries_see_the_keys_up_to_their_own_position(
+    blocks_are_used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(attention.QUERIES_PER_RUN, "cpu", 4)
+    monkeypatch.setattr(attention, "_takes_blocks", lambda _: blocks_are_used)
+    qkv = packed(torch.float64)
+    found, expected = prefix_attention(*qkv, prefix_of(POSITIONS)), dense_prefix(*qkv)
+    torch.testing.assert_close(found, expected)
+    direction = torch.randn_like(expected)
+    for pair in zip(
+        torch.autograd.grad(found, qkv, direction), torch.autograd.grad(expected, qkv, direction), strict=True
+    ):
+        torch.testing.assert_close(*pair)
+
+
+def test_a_run_of_queries_looks_no_further_than_its_furthest_position() -> None:
+    prefix = prefix_of(torch.tensor([[2, 3, 9], [3, 4, 5]]))
+    assert prefix.keys == (10,)
+    assert [hidden.shape for hidden in prefix.hidden] == [(2, 1, 3, 8)]

@@ -1,0 +1,63 @@
+"""Peak memory of training a model: bytes of tensors alive at the same time. Pure; bench/train_step.py measures it.
+
+The formula follows what one step of `mor_core` keeps. It leaves out what a kernel takes and frees inside one operation,
+what the allocator holds on to, and compiled code, which keeps less.
+"""
+
+from mor_core.config import ModelConfig, TrainConfig
+from mor_core.flops import total_params
+
+FP32, BF16 = 4, 2
+"""Bytes of a number."""
+
+LOSS_CHUNK_TOKENS = 4096
+"""Most tokens whose logits exist at once: a GPU's chunk in mor_core.training.loss; a CPU's is smaller."""
+
+
+def training_memory_bytes(
+    model: ModelConfig, train: TrainConfig, *, micro_batch: int | None = None, checkpoint_activations: bool = False
+) -> int:
+    """Bytes at the peak of a step over micro-batches of `micro_batch` sequences (None: the whole batch).
+
+    fp32 weights and AdamW's two moments always; activations until their backward pass; the loss's logits of a chunk
+    with the head's gradient, or all gradients at the end. Under bf16, copies of the weights in bf16 as well.
+    """
+    sequences = min(micro_batch or train.batch_size, train.batch_size)
+    tokens = sequences * model.context_length
+    number = FP32 if train.precision == "fp32" else BF16
+    params = total_params(model)
+    copies = 0 if train.precision == "fp32" else BF16 * params
+    layer = _layer_bytes_per_token(model, number)
+    applied = sequences * (
+        model.num_unshared_layers * model.context_length + model.block_depth * sum(model.tokens_per_recursion())
+    )
+    # A checkpointed layer keeps its input in fp32; one layer at a time is computed again.
+    kept = (FP32 * model.d_model if checkpoint_activations else layer) * applied
+    # And once: the embedding, the final norm, and the layer that is being computed.
+    activations = kept + tokens * (layer + (2 * FP32 + number) * model.d_model)
+    head = max(_loss_bytes(model, tokens, number), _first_backward_bytes(model, tokens, number))
+    return max(3 * FP32 * params + copies + activations + head, 4 * FP32 * params + copies)
+
+
+def _layer_bytes_per_token(model: ModelConfig, number: int) -> int:
+    """What one application of a layer keeps for its backward pass.
+
+    Twice (for attention and for the MLP): the residual stream and its norm in fp32, and the norm as the product reads
+    it. Then queries, keys and values before and after their rotation, the attended values, and gate, up, their product
+    and SiLU.
+    """
+    q, kv = model.num_heads * model.d_head, model.num_kv_heads * model.d_head
+    norms = 2 * (2 * FP32 + number) * model.d_model
+    return norms + number * ((q + 2 * kv) + (q + kv) + q + 4 * model.d_ff)
+
+
+def _loss_bytes(model: ModelConfig, tokens: int, number: int) -> int:
+    """In the loss: a chunk's logits, the head's gradient in fp32 with a chunk's share of it, and the hidden states'."""
+    logits = number * min(tokens, LOSS_CHUNK_TOKENS) * model.vocab_size
+    share = 0 if number == FP32 else BF16 * model.vocab_size * model.d_model
+    return logits + FP32 * model.vocab_size * model.d_model + share + number * tokens * model.d_model
+
+
+def _first_backward_bytes(model: ModelConfig, tokens: int, number: int) -> int:
+    """As the backward pass begins: the head's gradient and its scaled copy, the hidden states' in both precisions."""
+    return 2 * FP32 * model.vocab_size * model.d_model + (number + FP32) * tokens * model.d_model

@@ -1,0 +1,40 @@
+"""The memory that a plan promises is the memory that a step takes."""
+
+import pytest
+import torch
+
+from bench.live_memory import LiveMemory, training_state
+from mor_core.config import ExpertChoice, Precision, Recursion, Routing, TrainConfig
+from mor_core.model.transformer import build_model
+from mor_core.sizes import SIZES, model_config
+from mor_core.training.loop import train_steps
+from mor_core.training.optim import build_optimizer
+from orchestrator.memory import training_memory_bytes
+
+ARMS: dict[str, tuple[Recursion, Routing | None]] = {
+    "vanilla": (Recursion(), None),
+    "recursive-2": (Recursion(count=2), None),
+    "mor-3": (Recursion(count=3), ExpertChoice()),
+    "mor-2-shared-kv": (Recursion(count=2, kv="shared"), ExpertChoice()),
+}
+
+
+@pytest.mark.parametrize("checkpoint_activations", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_bytes_of_live_tensors_are_within_15_percent_of_the_estimate(
+    arm: str, precision: Precision, checkpoint_activations: bool
+):
+    recursion, routing = ARMS[arm]
+    model_shape = model_config(SIZES["2.2M"], vocab_size=2048, context_length=128, recursion=recursion, routing=routing)
+    train = TrainConfig(batch_size=8, peak_learning_rate=1e-4, warmup_steps=1, precision=precision)
+    model = build_model(model_shape, seed=0)
+    model.checkpoint_activations = checkpoint_activations
+    optimizer = build_optimizer(model, train)
+    batch = torch.randint(0, 2048, (8, 129), generator=torch.Generator().manual_seed(0)).numpy()
+    steps = train_steps(model, optimizer, train, lambda _: batch, start_step=0, stop_step=2, cooldown=None)
+    next(steps)  # makes the optimiser's state
+    with LiveMemory(training_state(model, optimizer)) as memory:
+        next(steps)
+    estimated = training_memory_bytes(model_shape, train, checkpoint_activations=checkpoint_activations)
+    assert estimated == pytest.approx(memory.peak_bytes, rel=0.15)
