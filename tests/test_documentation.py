@@ -25,7 +25,15 @@ def test_every_command_of_the_readme_answers_to_help(command: tuple[str, ...]):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "results/README.md", "results/published/cpu_demo/README.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "bench/README.md",
+        "results/README.md",
+        "results/published/ablation_kv_cpu/README.md",
+        "results/published/cpu_demo/README.md",
+    ],
 )
 def test_every_local_link_leads_somewhere(page: str):
     folder = (ROOT / page).parent
