@@ -105,24 +105,25 @@ def _redrawn_losses(
     trunks = curve.trunk_keys
     fitted_n = curve.loss - quadratic.residuals
     if len(set(trunks)) < resampling.min_trunks:
-        noise_kn = np.stack([_normals(resampling, "cell", arm, budget, trunk) for trunk in trunks], axis=1)
-        return fitted_n + pooled.sd * noise_kn * _tails(resampling, pooled.dof)
-    weights_kn = np.stack([_normals(resampling, "trunk", trunk) for trunk in trunks], axis=1)
+        noise_kn = np.stack([normals(resampling, "cell", arm, budget, trunk) for trunk in trunks], axis=1)
+        return fitted_n + pooled.sd * noise_kn * tails(resampling, pooled.dof)
+    weights_kn = np.stack([normals(resampling, "trunk", trunk) for trunk in trunks], axis=1)
     room_n = np.maximum(1 - quadratic.leverages, SMALLEST_ROOM)
-    return fitted_n + weights_kn * (quadratic.residuals / np.sqrt(room_n)) * _tails(resampling, quadratic.dof)
+    return fitted_n + weights_kn * (quadratic.residuals / np.sqrt(room_n)) * tails(resampling, quadratic.dof)
 
 
-def _normals(resampling: Resampling, *name: str) -> Floats:
-    return _generator(resampling, *name).normal(size=resampling.draws)
+def normals(resampling: Resampling, *name: str) -> Floats:
+    """(draws,) standard normal numbers of the stream `name`."""
+    return generator(resampling, *name).normal(size=resampling.draws)
 
 
-def _tails(resampling: Resampling, dof: int) -> Floats:  # (draws, 1)
+def tails(resampling: Resampling, dof: int) -> Floats:  # (draws, 1)
     """One quantile a draw for every curve and arm: the gap of two paired arms is then a t-interval of its own noise."""
-    quantile_k = _generator(resampling, "tails").uniform(size=resampling.draws)
+    quantile_k = generator(resampling, "tails").uniform(size=resampling.draws)
     return np.sqrt(dof / stats.chi2.ppf(quantile_k, dof))[:, None]
 
 
-def _generator(resampling: Resampling, *name: str) -> np.random.Generator:
+def generator(resampling: Resampling, *name: str) -> np.random.Generator:
     """One stream a name, so that adding or reordering rows changes no one else's draws."""
     digest = hashlib.sha256("\0".join((str(resampling.random_seed), *name)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))

@@ -1,4 +1,4 @@
-"""One arm against another at equal FLOPs: the gap between their lowest losses, with its interval.
+"""One arm against another: the gap between their lowest losses at equal FLOPs, and multipliers at equal loss.
 
 Arms are never compared at equal N: a shared layer makes unique parameters mean different things in different arms.
 """
@@ -8,7 +8,9 @@ from itertools import combinations
 
 from analysis.bootstrap import Sample, interval
 from analysis.estimate import Estimate, Refusal, RefusalKind
+from analysis.multiplier import compute_multiplier, parameter_multiplier
 from analysis.points import budget_label
+from analysis.surface_fit import SurfaceFit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,11 @@ class Comparison:
     """L*(arm) - L*(other), nats/token; negative where `arm` is better."""
     sentence: str
     """The finding in words."""
+    compute: Estimate | Refusal
+    """Compute multiplier: `other` reaches its loss at this budget with so many times the FLOPs that `arm` needs."""
+    params: Estimate | Refusal | None = None
+    """Parameter multiplier: how many of `other`'s parameters one of `arm`'s is worth at `arm`'s optimum, on the same
+    tokens; None without surfaces."""
 
     @property
     def smallest_visible_gap(self) -> float | None:
@@ -32,32 +39,56 @@ class Comparison:
         return None if isinstance(self.gap, Refusal) else (self.gap.high - self.gap.low) / 2
 
 
-def compare_arms(losses: dict[str, dict[str, Sample | Refusal]], level: float) -> tuple[Comparison, ...]:
-    """Compare every two arms at every budget they share; `losses` is arm -> budget -> L*.
+def compare_arms(
+    losses: dict[str, dict[str, Sample | Refusal]], level: float, surfaces: dict[str, SurfaceFit] | None = None
+) -> tuple[Comparison, ...]:
+    """Compare every two arms at every budget they share; `losses` is arm -> budget -> L*, `surfaces` arm -> surface.
 
     Redrawn studies are paired: cells of one size and seed move together in both arms (see `analysis.bootstrap`).
     """
     pairs = combinations(sorted(losses), 2)
     return tuple(
-        _compare(arm, other, budget, losses[arm][budget], losses[other][budget], level)
+        _compare(arm, other, budget, losses, surfaces or {}, level)
         for arm, other in pairs
         for budget in sorted(losses[arm].keys() & losses[other].keys(), key=int)
     )
 
 
 def _compare(
-    arm: str, other: str, budget: str, first: Sample | Refusal, second: Sample | Refusal, level: float
+    arm: str,
+    other: str,
+    budget: str,
+    losses: dict[str, dict[str, Sample | Refusal]],
+    surfaces: dict[str, SurfaceFit],
+    level: float,
 ) -> Comparison:
+    first, second = losses[arm][budget], losses[other][budget]
     place = f"{arm} against {other} at {budget_label(budget)} FLOPs"
     if isinstance(first, Refusal) or isinstance(second, Refusal):
         missing = " and ".join(name for name, side in ((arm, first), (other, second)) if isinstance(side, Refusal))
         refusal = Refusal(kind=RefusalKind.NO_OPTIMUM, sentence=f"no supported optimum for {missing}.")
         return Comparison(
-            arm=arm, other=other, budget=budget, gap=refusal, sentence=f"{place}: not compared, {refusal.sentence}"
+            arm=arm,
+            other=other,
+            budget=budget,
+            gap=refusal,
+            sentence=f"{place}: not compared, {refusal.sentence}",
+            compute=refusal,
         )
     value = first.estimate.value - second.estimate.value
     gap = interval(value, first.draws - second.draws, level)
-    return Comparison(arm=arm, other=other, budget=budget, gap=gap, sentence=f"{place}: {_finding(arm, other, gap)}")
+    params = None
+    if arm in surfaces and other in surfaces:
+        params = parameter_multiplier(surfaces[arm], surfaces[other], budget, level)
+    return Comparison(
+        arm=arm,
+        other=other,
+        budget=budget,
+        gap=gap,
+        sentence=f"{place}: {_finding(arm, other, gap)}",
+        compute=compute_multiplier(losses[arm], second, budget, level),
+        params=params,
+    )
 
 
 def _finding(arm: str, other: str, gap: Estimate) -> str:

@@ -52,6 +52,11 @@ REASONS = {
     RefusalKind.UNSTABLE_MINIMUM: "minimum not stable under redrawing",
     RefusalKind.TOO_FEW_BUDGETS: "too few optima",
     RefusalKind.NO_OPTIMUM: "no supported optimum",
+    RefusalKind.TOO_FEW_POINTS: "too few runs for a surface",
+    RefusalKind.NOT_IDENTIFIED: "parameters not identified by these runs",
+    RefusalKind.DOES_NOT_FIT: "the law does not describe these runs",
+    RefusalKind.EXTRAPOLATION: "too far beyond the budgets measured",
+    RefusalKind.NOT_COOLED: "the runs are not cooled down",
 }
 
 

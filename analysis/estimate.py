@@ -16,6 +16,11 @@ class RefusalKind(StrEnum):
     UNSTABLE_MINIMUM = "unstable-minimum"
     TOO_FEW_BUDGETS = "too-few-budgets"
     NO_OPTIMUM = "no-optimum"
+    TOO_FEW_POINTS = "too-few-points"
+    NOT_IDENTIFIED = "not-identified"
+    DOES_NOT_FIT = "does-not-fit"
+    EXTRAPOLATION = "extrapolation"
+    NOT_COOLED = "not-cooled"
 
 
 @dataclass(frozen=True, kw_only=True)

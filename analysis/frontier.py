@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from analysis.akima import fit_akima
 from analysis.bootstrap import Resampling, Sample, interval
 from analysis.compare import Comparison, compare_arms
+from analysis.envelope import fit_envelope
 from analysis.estimate import Estimate, Refusal
 from analysis.isoflop import ApproachFit, Isoflop, SampledOptimum, fit_isoflops
 from analysis.parabola import ParabolaRules
 from analysis.points import Exclusion, Points, read_points
 from analysis.power_law import FittedPowerLaw, fit_power_law
+from analysis.recursion import RecursionFit, fit_recursion
+from analysis.surface import SurfaceRules
+from analysis.surface_approach import fit_surface_approach
+from analysis.surface_fit import SurfaceFit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +37,13 @@ class FitSettings:
     """Names in `APPROACHES`."""
     parabola: ParabolaRules = field(default_factory=ParabolaRules)
     """When a parabola is believed."""
+    surface: SurfaceRules = field(default_factory=SurfaceRules)
+    """How a surface is fitted."""
     resampling: Resampling = field(default_factory=Resampling)
     """How intervals are drawn."""
+    optima_at: tuple[str, ...] = ()
+    """Budgets at which a surface answers, decimal FLOPs; empty for those of the table. For tables whose runs are not
+    on budgets."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.approaches if name not in APPROACHES]
@@ -75,6 +86,8 @@ class Frontier:
     """a + b. Parabolas in N and in D are separate fits, so it need not be one."""
     isoflops: tuple[Isoflop, ...]
     """The parabolas behind the optima; empty for an approach without any."""
+    surface: SurfaceFit | Refusal | None = None
+    """The surface behind the optima; None for an approach without one."""
 
     def predict(self, budget: str) -> Optimum:
         """The laws at `budget` (decimal FLOPs), with intervals; beyond the budgets fitted this extrapolates."""
@@ -104,6 +117,8 @@ class Study:
     """One per arm and approach, arms in alphabetical order."""
     comparisons: tuple[Comparison, ...]
     """Arms against each other at equal FLOPs, by the first approach of the settings."""
+    recursion: RecursionFit | Refusal | None = None
+    """What a recursion is worth, over all arms; None without the surface approach or without recursive arms."""
 
     @property
     def refused(self) -> bool:
@@ -124,7 +139,24 @@ def _parabola_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], 
     return fit_isoflops(frame, arm, budgets, settings.parabola, settings.resampling)
 
 
-APPROACHES: dict[str, Approach] = {"parabola": _parabola_approach}
+def _akima_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
+    return fit_akima(frame, arm, budgets, settings.parabola, settings.resampling)
+
+
+def _envelope_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
+    return fit_envelope(frame, arm, budgets, settings.parabola, settings.resampling)
+
+
+def _surface_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
+    return fit_surface_approach(frame, arm, settings.optima_at or budgets, settings.surface, settings.resampling)
+
+
+APPROACHES: dict[str, Approach] = {
+    "parabola": _parabola_approach,
+    "surface": _surface_approach,
+    "akima": _akima_approach,
+    "envelope": _envelope_approach,
+}
 """The one list of fitting approaches."""
 
 
@@ -149,8 +181,20 @@ def fit_study(table: pl.DataFrame, settings: FitSettings | None = None) -> Study
         settings=settings,
         points=points,
         frontiers=tuple(_frontier(arm, name, fit, settings) for (arm, name), fit in fits.items()),
-        comparisons=compare_arms(losses, settings.resampling.level),
+        comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits)),
+        recursion=_recursion(table, points, settings),
     )
+
+
+def _surfaces(fits: dict[tuple[str, str], ApproachFit]) -> dict[str, SurfaceFit]:
+    """Arm -> its surface, where one is supported."""
+    return {arm: fit.surface for (arm, _), fit in fits.items() if isinstance(fit.surface, SurfaceFit)}
+
+
+def _recursion(table: pl.DataFrame, points: Points, settings: FitSettings) -> RecursionFit | Refusal | None:
+    if "surface" not in settings.approaches or points.frame.is_empty():
+        return None
+    return fit_recursion(table, points, settings.surface, settings.resampling)
 
 
 def _fit(points: Points, arm: str, approach: str, settings: FitSettings) -> ApproachFit:
@@ -176,6 +220,7 @@ def _frontier(arm: str, approach: str, fit: ApproachFit, settings: FitSettings) 
         loss_law=loss_law,
         exponent_sum=_exponent_sum(params_law, tokens_law, level),
         isoflops=fit.isoflops,
+        surface=fit.surface,
     )
 
 

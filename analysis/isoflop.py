@@ -9,6 +9,7 @@ from analysis.bootstrap import MinimumDraws, Resampling, Sample, interval, redra
 from analysis.estimate import Refusal
 from analysis.parabola import Parabola, ParabolaRules, choose_window, judge_curvature, refuse_few_sizes, refuse_shape
 from analysis.quadratic import Axis, Curve, Noise, Quadratic, least_squares, pool_noise
+from analysis.surface_fit import SurfaceFit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class ApproachFit:
     """One per budget, ascending."""
     isoflops: tuple[Isoflop, ...] = ()
     """One per budget, ascending; empty for an approach without parabolas."""
+    surface: SurfaceFit | Refusal | None = None
+    """The surface behind the optima; None for an approach without one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,8 +79,8 @@ def _fit_axis(
     rules: ParabolaRules,
     resampling: Resampling,
 ) -> dict[str, _Judged]:
-    curves = {budget: _curve(frame.filter(pl.col("budget") == budget), axis) for budget in budgets}
-    first = {budget: _quadratic(curve, rules) for budget, curve in curves.items()}
+    curves = {budget: curve_of(frame.filter(pl.col("budget") == budget), axis) for budget in budgets}
+    first = {budget: first_fit(curve, rules) for budget, curve in curves.items()}
     judged = {budget: _Judged(answer=answer) for budget, answer in first.items() if isinstance(answer, Refusal)}
     fitted = {budget: answer for budget, answer in first.items() if isinstance(answer, Quadratic)}
     if not fitted:
@@ -89,8 +92,8 @@ def _fit_axis(
     return judged
 
 
-def _quadratic(curve: Curve, rules: ParabolaRules) -> Quadratic | Refusal:
-    """The fit of one curve where its shape allows a minimum."""
+def first_fit(curve: Curve, rules: ParabolaRules) -> Quadratic | Refusal:
+    """The fit of one curve within its window, where its shape allows a minimum."""
     too_few = refuse_few_sizes(curve, rules)
     if too_few:
         return too_few
@@ -98,7 +101,8 @@ def _quadratic(curve: Curve, rules: ParabolaRules) -> Quadratic | Refusal:
     return refuse_shape(curve, quadratic, rules) or quadratic
 
 
-def _curve(frame: pl.DataFrame, axis: Axis) -> Curve:
+def curve_of(frame: pl.DataFrame, axis: Axis) -> Curve:
+    """The points of one (arm, budget) along an axis."""
     return Curve(
         axis=axis,
         log_x=np.log(frame[axis.value].to_numpy()),

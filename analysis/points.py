@@ -55,8 +55,9 @@ class Points:
     """The rows that fits use, and the rows that they do not."""
 
     frame: pl.DataFrame
-    """One row a point, sorted by arm, budget, size and seed: cell_id, arm, size, budget (decimal string), flops (the
-    budget as a float), seed, params (unique, non-embedding), tokens, loss (nats/token), trunk_id, trunk_key."""
+    """One row a point, sorted by arm, budget, size and seed: cell_id, arm, size, budget (decimal string), flops (those
+    of the run where the table has them, otherwise the budget), seed, params (unique, non-embedding), tokens, loss
+    (nats/token), trunk_id, trunk_key, cooled (null where the table does not say)."""
     exclusions: tuple[Exclusion, ...]
     """Every other row of the table, with its reason, sorted by cell."""
     loss_column: str
@@ -150,6 +151,7 @@ def _plain_rows(table: pl.DataFrame, loss_column: str) -> list[dict]:
         pl.col(name).cast(pl.Utf8) if name in table.columns else pl.lit(None, dtype=pl.Utf8).alias(name)
         for name in ("reason", "flags")
     ]
+    flops = pl.col("flops").cast(pl.Float64) if "flops" in table.columns else pl.lit(None, pl.Float64).alias("flops")
     wanted = table.select(
         pl.col("cell_id", "status", "arm", "size", "budget", "trunk_id").cast(pl.Utf8),
         pl.col("seed").cast(pl.Int64),
@@ -157,8 +159,19 @@ def _plain_rows(table: pl.DataFrame, loss_column: str) -> list[dict]:
         pl.col("tokens").cast(pl.Float64),
         pl.col(loss_column).cast(pl.Float64).alias("loss"),
         *optional,
+        flops,
+        _cooled(table),
     )
     return sorted(wanted.to_dicts(), key=_row_order)
+
+
+def _cooled(table: pl.DataFrame) -> pl.Expr:
+    """Whether a run's learning rate had come down at its end: said outright, or by its schedule; null if unknown."""
+    if "cooled" in table.columns:
+        return pl.col("cooled").cast(pl.Boolean)
+    if not {"schedule", "steps", "decay_start"} <= set(table.columns):
+        return pl.lit(None, dtype=pl.Boolean).alias("cooled")
+    return ((pl.col("schedule") == "cosine") | (pl.col("decay_start") < pl.col("steps"))).alias("cooled")
 
 
 def _row_order(row: dict) -> tuple:
@@ -218,9 +231,13 @@ def _frame(rows: list[dict]) -> pl.DataFrame:
         "loss": pl.Float64,
         "trunk_id": pl.Utf8,
         "trunk_key": pl.Utf8,
+        "cooled": pl.Boolean,
     }
     keys = _trunk_keys(rows)
-    full = [row | {"flops": float(row["budget"]), "trunk_key": keys[row["arm"], row["trunk_id"]]} for row in rows]
+    full = [
+        row | {"flops": row["flops"] or float(row["budget"]), "trunk_key": keys[row["arm"], row["trunk_id"]]}
+        for row in rows
+    ]
     return pl.DataFrame([{name: row[name] for name in columns} for row in full], schema=columns)
 
 
@@ -246,6 +263,8 @@ def _sha256(rows: list[dict], exclusions: tuple[Exclusion, ...], loss_column: st
         digest.update(
             repr([row[name] for name in ("cell_id", *CELL_KEY, "params", "tokens", "loss", "trunk_id")]).encode()
         )
+        if row["flops"] is not None:
+            digest.update(repr(row["flops"]).encode())
     for exclusion in exclusions:
         digest.update(repr(exclusion).encode())
     return digest.hexdigest()

@@ -10,6 +10,9 @@ from analysis.estimate import Estimate, Refusal
 from analysis.frontier import Frontier, Optimum, Study
 from analysis.points import Exclusion, budget_label
 from analysis.power_law import FittedPowerLaw
+from analysis.recursion import RecursionFit, recursion_as_json, recursion_lines
+from analysis.surface_fit import SurfaceFit
+from analysis.surface_report import surface_as_json, surface_lines
 
 SCHEMA = "mor-sweep.fits/1"
 SMALL_BUDGET = 10**17
@@ -41,6 +44,7 @@ def study_as_json(study: Study) -> dict[str, Any]:
         "refused": study.refused,
         "caveat": caveat_of(study),
         "frontiers": [_plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
+        "recursion": _plain(study.recursion),
         "comparisons": [_comparison_as_json(comparison) for comparison in study.comparisons],
         "exclusions": _plain(study.exclusions),
     }
@@ -53,6 +57,10 @@ def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Refusal):
         return {"refusal": value.kind.value, "sentence": value.sentence}
+    if isinstance(value, SurfaceFit):
+        return _plain(surface_as_json(value))
+    if isinstance(value, RecursionFit):
+        return _plain(recursion_as_json(value))
     if isinstance(value, FittedPowerLaw):
         names = ("law", "exponent", "budgets", "scatter")
         return {name: _plain(getattr(value, name)) for name in names}
@@ -62,6 +70,8 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
@@ -84,7 +94,8 @@ def study_as_markdown(study: Study) -> str:
     sections = [
         "\n\n".join(head),
         *(_frontier_section(frontier) for frontier in study.frontiers),
-        _list_section("Arms at equal FLOPs", _comparison_lines(study.comparisons)),
+        _list_section("Recursion", recursion_lines(study.recursion) if study.recursion is not None else []),
+        _list_section("Arms at equal FLOPs", comparison_lines(study.comparisons)),
         _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -92,7 +103,7 @@ def study_as_markdown(study: Study) -> str:
 
 def _frontier_section(frontier: Frontier) -> str:
     rows = [f"## {frontier.arm} ({frontier.approach})", _optima_table(frontier.optima), _law_lines(frontier)]
-    refusals = [line for optimum in frontier.optima for line in _refusal_lines(optimum)]
+    refusals = _refusals(frontier)
     warnings = [
         f"{SYMBOLS[quantity]} at {budget_label(isoflop.budget)}: {warning}."
         for isoflop in frontier.isoflops
@@ -100,6 +111,8 @@ def _frontier_section(frontier: Frontier) -> str:
         if not isinstance(answer := getattr(isoflop, quantity), Refusal)
         for warning in answer.warnings
     ]
+    if frontier.surface is not None:
+        rows.append("\n".join(f"- {line}" for line in surface_lines(frontier.surface)))
     rows += [_list_section("", [f"refused: {line}" for line in refusals] + [f"warning: {line}" for line in warnings])]
     return "\n\n".join(row for row in rows if row)
 
@@ -112,6 +125,13 @@ def _refusal_lines(optimum: Optimum) -> list[str]:
         if isinstance(answer, Refusal):
             symbols.setdefault(answer.sentence, []).append(SYMBOLS[quantity])
     return [f"{', '.join(names)} at {budget_label(optimum.budget)}: {sentence}" for sentence, names in symbols.items()]
+
+
+def _refusals(frontier: Frontier) -> list[str]:
+    """One line a refusal; none where the surface was refused, which refuses every budget and is said once."""
+    if isinstance(frontier.surface, Refusal):
+        return []
+    return [line for optimum in frontier.optima for line in _refusal_lines(optimum)]
 
 
 def _optima_table(optima: tuple[Optimum, ...]) -> str:
@@ -172,9 +192,9 @@ def short_count(count: float) -> str:
     return f"{count:.4g}"
 
 
-def _comparison_lines(comparisons: tuple[Comparison, ...]) -> list[str]:
+def comparison_lines(comparisons: tuple[Comparison, ...]) -> list[str]:
     """The findings, then one line for each pair of arms that could not be compared somewhere."""
-    found = [comparison.sentence for comparison in comparisons if isinstance(comparison.gap, Estimate)]
+    found = [_comparison_line(comparison) for comparison in comparisons if isinstance(comparison.gap, Estimate)]
     missing: dict[str, list[str]] = {}
     for each in comparisons:
         if isinstance(each.gap, Refusal):
@@ -183,6 +203,23 @@ def _comparison_lines(comparisons: tuple[Comparison, ...]) -> list[str]:
         f"{pair}: not compared at {', '.join(budgets)}, where one of them has no supported optimum."
         for pair, budgets in missing.items()
     ]
+
+
+def _comparison_line(comparison: Comparison) -> str:
+    """The gap, and the multipliers that are supported."""
+    parts = [comparison.sentence]
+    if isinstance(comparison.compute, Estimate):
+        parts.append(f"compute multiplier of {comparison.arm}: {_factor_text(comparison.compute)}.")
+    if isinstance(comparison.params, Estimate):
+        parts.append(
+            f"one of its parameters is worth {_factor_text(comparison.params)} of {comparison.other}'s on equal tokens."
+        )
+    return " ".join(parts)
+
+
+def _factor_text(answer: Estimate) -> str:
+    high = f"{'≥ ' if answer.high_open else ''}{answer.high:.3g}"
+    return f"{answer.value:.3g} [{answer.low:.3g}, {high}]"
 
 
 def _exclusion_line(exclusion: Exclusion) -> str:

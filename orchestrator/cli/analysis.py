@@ -34,33 +34,118 @@ class Loss(StrEnum):
 LossChoice = Annotated[Loss, typer.Option(help="causal (what inference can do) or topk (the paper's evaluation).")]
 
 
+class Approach(StrEnum):
+    """How optima are found."""
+
+    parabola = "parabola"
+    surface = "surface"
+    akima = "akima"
+    envelope = "envelope"
+
+
+ApproachChoice = Annotated[
+    list[Approach] | None, typer.Option("--approach", help="Repeat for several; parabola and surface by default.")
+]
+TablePath = Annotated[
+    Path | None, typer.Option("--table", help="Fit this CSV or Parquet file instead of a sweep.", dir_okay=False)
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(help="What its columns mean: params=N,tokens=D*1e9,loss=val_loss,flops=C,arm=model,budget=…,seed=…"),
+]
+
+
 def fit(
     sweep: SweepName = None,
     results: Results = Path("results"),
     loss: LossChoice = Loss.causal,
+    approach: ApproachChoice = None,
+    tied: Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")] = False,
+    table: TablePath = None,
+    columns: Columns = None,
+    convention: Annotated[str | None, typer.Option(help="How the FLOPs of --table are counted, a name.")] = None,
+    budgets: Annotated[str | None, typer.Option(help="Budgets that the runs of --table were meant for.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A cell that enters no fit; repeat for several.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the fit of --table as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole fit as JSON.")] = False,
 ) -> None:
-    """Fit the compute-optimal frontier of a sweep; exit code 5 where the runs support no number at all."""
-    from analysis.report import study_as_json, study_as_markdown
+    """Fit the compute-optimal frontier of a sweep or of any run table; exit code 5 where no number is supported."""
+    names = tuple(each.value for each in approach or (Approach.parabola, Approach.surface))
+    if table is not None:
+        study = study_of_table(
+            table, columns, convention, budgets, names if approach else (), tied, tuple(leave_out or ())
+        )
+        _finish_fit(study, as_json, out)
+        return
     from orchestrator.next_sizes import next_sizes
-    from orchestrator.results_folder import writing
-    from orchestrator.store import Store, write_json
+    from orchestrator.store import Store
 
     store = Store(root=results)
-    name, study, runs = _study(store, sweep, loss)
-    path = store.sweep_folder(name) / "fits.json"
+    name, study, runs = study_of(store, sweep, loss, names, tied, tuple(leave_out or ()))
+    if not as_json:
+        for line in next_sizes(study, runs):
+            typer.echo(line, err=True)
+    _finish_fit(study, as_json, store.sweep_folder(name) / "fits.json", f"fit of sweep {name} written to")
+
+
+def _finish_fit(study: "Study", as_json: bool, path: Path | None, written: str = "fit written to") -> None:
+    """Print a study, write it where asked, and end with the exit code of its refusal."""
+    from analysis.report import study_as_json, study_as_markdown
+    from orchestrator.results_folder import writing
+    from orchestrator.store import write_json
+
     document = study_as_json(study)
     if as_json:
         typer.echo(json.dumps(document, indent=1))
     else:
         _print_markdown(study_as_markdown(study))
-        for line in next_sizes(study, runs):
-            typer.echo(line, err=True)
-    with writing(path):
-        write_json(path, document)
-    typer.echo(f"fit of sweep {name} written to {path}", err=True)
+    if path is not None:
+        with writing(path):
+            write_json(path, document)
+        typer.echo(f"{written} {path}", err=True)
     if study.refused:
         raise typer.Exit(FIT_REFUSED)
+
+
+def study_of_table(
+    path: Path,
+    columns: str | None,
+    convention: str | None,
+    budgets: str | None,
+    approaches: tuple[str, ...],
+    tied: bool,
+    leave_out: tuple[str, ...],
+) -> "Study":
+    """The fit of anyone's table; assumptions and suspicions go to stderr. Raises TableError.
+
+    Without `approaches`, a surface, and parabolas where most runs lie on budgets.
+    """
+    from analysis.frontier import FitSettings, fit_study
+    from analysis.points import TableError
+    from analysis.surface import SurfaceRules
+    from analysis.tables import import_table, parse_columns, read_table
+    from orchestrator.budgets import parse_budget
+
+    if columns is None:
+        raise TableError("--table needs --columns, such as params=N,tokens=D,loss=val_loss,flops=C.")
+    try:
+        wanted = tuple(parse_budget(each) for each in budgets.split(",")) if budgets else ()
+    except ValueError as error:
+        raise TableError(f"--budgets: {error}") from error
+    imported = import_table(read_table(path), parse_columns(columns), convention=convention, budgets=wanted)
+    for note in imported.notes:
+        typer.echo(f"note: {note}", err=True)
+    for suspicion in imported.suspicions:
+        typer.echo(f"suspected: {suspicion.sentence}", err=True)
+    if not imported.on_budgets and not approaches:
+        typer.echo("note: most runs are on no common budget, so that only a surface is fitted", err=True)
+    settings = FitSettings(
+        approaches=approaches or (("parabola", "surface") if imported.on_budgets else ("surface",)),
+        leave_out_cells=leave_out,
+        optima_at=imported.optima_at,
+        surface=SurfaceRules(tied=tied),
+    )
+    return fit_study(imported.frame, settings)
 
 
 @plot.command("isoflop")
@@ -70,8 +155,8 @@ def isoflop(sweep: SweepName = None, results: Results = Path("results"), loss: L
     from orchestrator.store import Store
 
     store = Store(root=results)
-    name, study, _ = _study(store, sweep, loss)
-    plot_isoflop(study, _figure_paths(store, name, "isoflop"))
+    name, study, _ = study_of(store, sweep, loss)
+    plot_isoflop(study, figure_paths(store, name, "isoflop"))
 
 
 @plot.command("frontier")
@@ -81,23 +166,34 @@ def frontier(sweep: SweepName = None, results: Results = Path("results"), loss: 
     from orchestrator.store import Store
 
     store = Store(root=results)
-    name, study, _ = _study(store, sweep, loss)
-    plot_frontier(study, _figure_paths(store, name, "frontier"))
+    name, study, _ = study_of(store, sweep, loss)
+    plot_frontier(study, figure_paths(store, name, "frontier"))
 
 
-def _study(store: "Store", sweep: str | None, loss: Loss) -> "tuple[str, Study, pl.DataFrame]":
+def study_of(
+    store: "Store",
+    sweep: str | None,
+    loss: Loss,
+    approaches: tuple[str, ...] = ("parabola",),
+    tied: bool = False,
+    leave_out: tuple[str, ...] = (),
+) -> "tuple[str, Study, pl.DataFrame]":
     """The sweep's name, its fit, and its table as it stands now."""
     from analysis.frontier import FitSettings, fit_study
+    from analysis.surface import SurfaceRules
     from orchestrator.records import table
     from orchestrator.revisions import load_sweep
 
     loaded = load_sweep(store, sweep)
     column = {"causal": "loss", "topk": "loss_topk"}[loss.value]
     runs = table(store, loaded)
-    return loaded.name, fit_study(runs, FitSettings(loss_column=column)), runs
+    settings = FitSettings(
+        loss_column=column, approaches=approaches, leave_out_cells=leave_out, surface=SurfaceRules(tied=tied)
+    )
+    return loaded.name, fit_study(runs, settings), runs
 
 
-def _figure_paths(store: "Store", name: str, figure: str) -> list[Path]:
+def figure_paths(store: "Store", name: str, figure: str) -> list[Path]:
     """Where a figure goes, which can be written; says so on stderr."""
     from orchestrator.results_folder import writing
 
