@@ -94,6 +94,43 @@ def total_params(config: ModelConfig) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyValueLayout:
+    """How many layers' keys and values a generated token leaves behind (paper, Table 2)."""
+
+    unshared: int
+    """Layers outside the shared block: each keeps every token."""
+    block: int
+    """Layers of keys and values that one pass through the block writes for each token that it computes."""
+    passes: int
+    """Passes that write keys and values: under shared keys only the first does."""
+
+    def layers(self, mean_passes: Fraction | float) -> Fraction | float:
+        """Layers of keys and values per token where a token goes through that many passes on average."""
+        return self.unshared + self.block * (mean_passes if self.passes > 1 else 1)
+
+
+def kv_layout(config: ModelConfig) -> KeyValueLayout:
+    """What inference must keep. A model that repeats single layers (sequence sharing) has one pass of them all."""
+    recursion, unshared = config.recursion, config.num_unshared_layers
+    if not recursion.sharing.endswith("cycle"):
+        applications = config.block_depth if recursion.kv == "shared" else config.num_layers - unshared
+        return KeyValueLayout(unshared=unshared, block=applications, passes=1)
+    passes = 1 if recursion.kv == "shared" else recursion.count
+    return KeyValueLayout(unshared=unshared, block=config.block_depth, passes=passes)
+
+
+def kv_bytes_per_token(config: ModelConfig, bytes_per_number: int, mean_depth: float | None = None) -> float:
+    """Bytes of keys and values per token of a long sequence, at the planned capacities or at a measured mean depth."""
+    depth = sum(config.capacities) if mean_depth is None else mean_depth
+    return float(kv_layout(config).layers(depth)) * kv_bytes_per_layer(config, bytes_per_number)
+
+
+def kv_bytes_per_layer(config: ModelConfig, bytes_per_number: int) -> int:
+    """Bytes of one token's keys and values in one layer."""
+    return 2 * config.num_kv_heads * config.d_head * bytes_per_number
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecursionWork:
     """What one recursion computes of one sequence."""
 

@@ -80,22 +80,23 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, KeyValues]:
         """The block's output and the keys and values it attended to."""
         if source is not None and source.refresh_BK is None:
-            q_BHKC, kv = self._queries(x_BKD, rotary), source.first
+            q_BHKC, kv = self.queries(x_BKD, rotary), source.first
         else:
-            q_BHKC, kv = self._project(x_BKD, rotary)
+            q_BHKC, kv = self.project(x_BKD, rotary)
         if source is not None and source.refresh_BK is not None:
             kv = _refreshed(source, kv)
         y_BHKC = self._attend(q_BHKC, kv, source.prefix if source is not None else None)
         return self.out(y_BHKC.transpose(1, 2).flatten(2)), kv
 
-    def _project(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, KeyValues]:
+    def project(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, KeyValues]:
+        """Queries, keys and values, rotated where that is due."""
         qkv = self.qkv(x_BKD).unflatten(-1, (-1, self.d_head))
         qk, v_BKGC = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
         # The tables are fp32; under bf16 the rotation is computed in fp32 and rounded once.
         q_BKHC, k_BKGC = rotate(qk, rotary).to(qkv.dtype).split((self.num_heads, self.num_kv_heads), dim=2)
         return q_BKHC.transpose(1, 2), KeyValues(k_BKGC.transpose(1, 2), v_BKGC.transpose(1, 2))
 
-    def _queries(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def queries(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Queries alone: keys and values come from elsewhere and are not computed."""
         q = F.linear(x_BKD, self.qkv.weight[: self.num_heads * self.d_head]).unflatten(-1, (-1, self.d_head))
         return rotate(q, rotary).to(q.dtype).transpose(1, 2)

@@ -163,7 +163,7 @@ class Transformer(nn.Module):
             x_BKD = take_rows(x_BJD, selection.chosen_BK)
             y_BKD = block(x_BKD, selection)
             if routing.gating == "weighted":
-                y_BKD = _gate(routing, selection.of(logits_BJ)).unsqueeze(-1).to(y_BKD.dtype) * y_BKD
+                y_BKD = gate(routing, selection.of(logits_BJ)).unsqueeze(-1).to(y_BKD.dtype) * y_BKD
             x_BJD = x_BKD + (y_BKD if selection.valid_BK is None else y_BKD * selection.valid_BK.unsqueeze(-1))
         x_BTD = self._unshared(_unwind(levels, x_BJD), first=False)
         aux_loss = _total(losses, x_BTD)
@@ -306,7 +306,8 @@ def _positions(x_BTD: Tensor) -> Tensor:
     return torch.arange(x_BTD.shape[1], device=x_BTD.device).expand(x_BTD.shape[:2])
 
 
-def _gate(routing: ExpertChoice, logits_BK: Tensor) -> Tensor:
+def gate(routing: ExpertChoice, logits_BK: Tensor) -> Tensor:
+    """alpha * activation(logit), what equation 2.1 weights a block's output with."""
     match routing.activation:
         case "sigmoid":
             return routing.alpha * logits_BK.sigmoid()

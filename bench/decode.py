@@ -1,0 +1,194 @@
+"""How fast text is generated: our arms against our vanilla, and that against transformers. See bench/README.md.
+
+python -m bench.decode [--size NAME] [--batches 1,32] [--length N] [--rounds N] [--threads N] [--clock wall|cpu]
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.train_step import BUSY_LOAD
+from mor_core.config import ExpertChoice, ModelConfig, Recursion
+from mor_core.flops import kv_bytes_per_token
+from mor_core.inference.engine import Engine, EngineOptions
+from mor_core.inference.request import Request, TokenEvent
+from mor_core.inference.trace import trace
+from mor_core.interop.hugging_face import export_llama
+from mor_core.model.transformer import Transformer, build_model
+from mor_core.sizes import SIZES, model_config
+
+VOCABULARY, CONTEXT, PROMPT = 4096, 512, 128
+
+ARMS: dict[str, tuple[Recursion, ExpertChoice | None]] = {
+    # A new arm is one more row. The first is what the others are compared with.
+    "vanilla": (Recursion(), None),
+    "mor-2": (Recursion(count=2), ExpertChoice()),
+    "mor-3": (Recursion(count=3), ExpertChoice()),
+    "mor-3 kv shared": (Recursion(count=3, kv="shared"), ExpertChoice()),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """Something that generates."""
+
+    name: str
+    """What the table shows."""
+    generate: Callable[[list[int], int], float]
+    """Texts of these lengths at this batch size; returns recursions per token."""
+    first_token: Callable[[list[int]], None]
+    """The first token after a prompt."""
+    kv_bytes: float
+    """Of keys and values per token, at the planned depth."""
+
+
+def calibrated(config: ModelConfig) -> Transformer:
+    """A fresh model whose thresholds let the planned share of tokens go on: speed asks for depth, not for sense."""
+    model = build_model(config, seed=0).eval()
+    texts = torch.randint(0, VOCABULARY, (8, 128), generator=torch.Generator().manual_seed(0)).tolist()
+    for recursion in range(1, config.recursion.count if config.routing else 1):
+        model.threshold_R[recursion:] = -torch.inf
+        scores = [each[recursion] for text in trace(model, texts) for each in text.scores if len(each) > recursion]
+        share = config.capacities[recursion] / config.capacities[recursion - 1]
+        model.threshold_R[recursion] = torch.tensor(scores).quantile(1 - float(share))
+    return model
+
+
+def ours(name: str, model: Transformer, in_flight: float) -> Contender:
+    """An arm in this project's engine. Prompts of one token, so that only decoding is timed."""
+    config = model.config
+
+    def generate(lengths: list[int], batch: int) -> float:
+        sequences = round(batch * in_flight)
+        memory = round(sequences * CONTEXT * kv_bytes_per_token(config, 4, config.recursion.count))
+        engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=batch, max_sequences=sequences))
+        for _ in engine.run(Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)):
+            pass
+        return engine.totals.mean_depth
+
+    def first_token(prompt: list[int]) -> None:
+        memory = round(CONTEXT * kv_bytes_per_token(config, 4, config.recursion.count))
+        engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=1))
+        next(event for event in engine.run([Request(prompt=tuple(prompt), max_new_tokens=2)]) if _is_token(event))
+
+    kv_bytes = kv_bytes_per_token(config, 4)
+    return Contender(name=name, generate=generate, first_token=first_token, kv_bytes=kv_bytes)
+
+
+def _is_token(event: object) -> bool:
+    return isinstance(event, TokenEvent)
+
+
+def theirs(model: Transformer) -> Contender:
+    """transformers' generate on the same weights: batches one after another, each until its longest text is done."""
+    from transformers import AutoModelForCausalLM
+
+    with tempfile.TemporaryDirectory() as folder:
+        export_llama(model, Path(folder) / "model")
+        llama: Any = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=torch.float32).eval()
+
+    def run(prompts: list[list[int]], new: int) -> None:
+        llama.generate(
+            torch.tensor(prompts),
+            attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.int64),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
+            pad_token_id=0,
+        )
+
+    def generate(lengths: list[int], batch: int) -> float:
+        for start in range(0, len(lengths), batch):
+            mine = lengths[start : start + batch]
+            run([[1 + start + i] for i in range(len(mine))], max(mine))
+        return 1.0
+
+    return Contender(
+        name="transformers",
+        generate=generate,
+        first_token=lambda prompt: run([prompt], 1),
+        kv_bytes=kv_bytes_per_token(model.config, 4),
+    )
+
+
+def ratio(times: Sequence[float], base: Sequence[float]) -> str:
+    """Median, lowest and highest speed over the base's, round by round."""
+    ratios = [other / one for one, other in zip(times, base, strict=True)]
+    return f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def race(contenders: Sequence[Contender], lengths: list[int], batch: int, options: argparse.Namespace) -> None:
+    """Every contender generates the same texts in every round, one after another."""
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    prompt = [1 + i for i in range(PROMPT)]
+    seconds: dict[str, list[float]] = {each.name: [] for each in contenders}
+    firsts: dict[str, list[float]] = {each.name: [] for each in contenders}
+    depths: dict[str, float] = {}
+    for number in range(options.rounds + 1):
+        for each in contenders:
+            started = clock()
+            depths[each.name] = each.generate(lengths if number else lengths[:batch], batch)
+            between = clock()
+            each.first_token(prompt)
+            if number:  # The first round warms up.
+                seconds[each.name].append(between - started)
+                firsts[each.name].append(clock() - between)
+    base = contenders[0]
+    print(f"\nbatch {batch}: {len(lengths)} texts, {sum(lengths)} tokens")
+    print(f"{'':18}{'tokens/s':>10}{'depth':>7}{'KV B/token':>12}{'first token':>13}   speed over {base.name}")
+    for each in contenders:
+        rate = sum(lengths) / statistics.median(seconds[each.name])
+        first = 1000 * statistics.median(firsts[each.name])
+        print(
+            f"{each.name:18}{rate:10.0f}{depths[each.name]:7.2f}{each.kv_bytes:12.0f}{first:10.1f} ms"
+            f"   {ratio(seconds[each.name], seconds[base.name])}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How fast text is generated.")
+    parser.add_argument("--size", default="10M", choices=list(SIZES))
+    parser.add_argument("--batches", default="1,32")
+    parser.add_argument("--length", type=int, default=128, help="mean tokens of a text")
+    parser.add_argument("--texts", type=int, default=3, help="texts per place in a batch")
+    parser.add_argument("--in-flight", type=float, default=1.0, help="sequences in memory per place in a batch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
+    options = parser.parse_args()
+    if os.getloadavg()[0] > BUSY_LOAD and not options.force:
+        sys.exit(f"the load is {os.getloadavg()[0]:.1f}: timings would mean little (--force measures all the same)")
+    torch.set_num_threads(options.threads)
+    models = {
+        name: calibrated(
+            model_config(
+                SIZES[options.size],
+                vocab_size=VOCABULARY,
+                context_length=CONTEXT,
+                recursion=recursion,
+                routing=routing,
+            )
+        )
+        for name, (recursion, routing) in ARMS.items()
+    }
+    contenders = [ours(name, model, options.in_flight) for name, model in models.items()]
+    contenders.append(theirs(models["vanilla"]))
+    for batch in map(int, options.batches.split(",")):
+        texts = options.texts * batch
+        drawn = np.random.default_rng(0).normal(options.length, options.length / 4, texts)
+        race(contenders, np.clip(drawn.round(), 1, CONTEXT - 1).astype(int).tolist(), batch, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""Continuous batching by depth: whoever leaves the block, by exit or by the end of its text, makes room at once.
+
+Sequences are in one of three queues: those whose tokens await a pass through the block, those whose tokens are done
+with it and await the exit (last layers, sampling, and the first layers of the next token), and those that wait for
+memory. A step fills one run of the block from the first queue, whatever the depths; where that queue is too short to
+fill it, the exit runs first, over all that have gathered there (paper, appendix E). In a model of one pass a step is
+one forward pass, and this is continuous batching by sequence.
+
+Memory for keys and values is taken once. A sequence is admitted when what those running and it are expected to need
+fits; where tokens then go deeper than expected, the youngest sequence gives its memory back and starts again later from
+the tokens that it has, which changes no text.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from mor_core.flops import RecursionWork, forward_flops, kv_bytes_per_token
+from mor_core.inference.errors import RequestError
+from mor_core.inference.kv_cache import KeyValueCache, SlotPool, pool_sizes
+from mor_core.inference.request import Event, FinishedEvent, FinishReason, Request, TokenEvent
+from mor_core.inference.sampling import choose
+from mor_core.inference.stages import CausalRule, Stages
+from mor_core.inference.trace import check_depth
+from mor_core.inference.wave import Wave
+from mor_core.model.transformer import Transformer
+
+PROMPT_TOKENS_PER_RUN = 4096
+"""Tokens of prompts in one run: bounds the memory of hidden states."""
+
+PRIOR_TOKENS = 1000
+"""How many tokens of the planned depth the measured mean depth starts from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How much is done at once, and how deep tokens go."""
+
+    kv_bytes: int
+    """Memory for keys and values."""
+    max_batch: int = 32
+    """Sequences in one run of a stage."""
+    max_sequences: int | None = None
+    """Sequences that hold memory at once; None is max_batch. More of them keep runs full while others exit."""
+    rule: CausalRule = "threshold"
+    """How expert-choice tokens go on."""
+    max_depth: int | None = None
+    """The deepest recursion of any token; None is the model's."""
+
+
+@dataclass(kw_only=True)
+class EngineTotals:
+    """What an engine did so far."""
+
+    generated_tokens: int = 0
+    """Tokens of finished requests."""
+    computed_tokens: int = 0
+    """Tokens that went through the model, prompts included."""
+    block_passes: int = 0
+    """Passes through the block, over all of them."""
+    forward_flops: float = 0.0
+    """Exact FLOPs of the sequences that are over; a prompt's LM head at its last token only."""
+    preemptions: int = 0
+    """Times that a sequence gave back its memory to start again."""
+    peak_sequences: int = 0
+    """Most sequences that held memory at once."""
+
+    @property
+    def mean_depth(self) -> float:
+        """Passes per token."""
+        return self.block_passes / max(1, self.computed_tokens)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Sequence:
+    """A request on its way."""
+
+    request_id: int
+    request: Request
+    tokens: list[int]
+    """Prompt and what was generated."""
+    wave: Wave | None = None
+    """Tokens under way; None while it waits for memory."""
+    work: list[list[int]] = field(default_factory=list)
+    """Tokens and query-key pairs of each recursion, since it last began."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens that it may have to keep keys of: the last one generated is not read."""
+        return len(self.request.prompt) + self.request.max_new_tokens - 1
+
+    @property
+    def under_way(self) -> Wave:
+        """Its wave, which it has."""
+        assert self.wave is not None
+        return self.wave
+
+
+class Engine:
+    """Serves requests with one model. Not thread-safe: one caller steps it."""
+
+    def __init__(self, model: Transformer, options: EngineOptions) -> None:
+        check_depth(model, options.max_depth)
+        self.options, self.config, self.totals = options, model.config, EngineTotals()
+        sequences = options.max_sequences or options.max_batch
+        weight = model.embedding.weight
+        sizes = pool_sizes(model.config, options.kv_bytes, weight.element_size(), sequences)
+        self.cache = KeyValueCache(model.config, sizes, sequences, weight.dtype, weight.device)
+        self.stages = Stages(model, self.cache, options.rule, options.max_depth)
+        self._waiting: deque[_Sequence] = deque()
+        self._running: dict[int, _Sequence] = {}  # In the order of admission.
+        self._entering: list[_Sequence] = []
+        self._in_block: deque[_Sequence] = deque()
+        self._exiting: deque[_Sequence] = deque()
+        self._next_id = 0
+        self._admission_open = True
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; returns its id. Raises RequestError where it can never be served."""
+        self._check(request)
+        self._next_id += 1
+        sequence = _Sequence(request_id=self._next_id, request=request, tokens=list(request.prompt))
+        self._waiting.append(sequence)
+        return self._next_id
+
+    def cancel(self, request_id: int) -> FinishedEvent | None:
+        """End a request now; None where it is over already."""
+        sequence = self._running.get(request_id)
+        if sequence is None:
+            sequence = next((each for each in self._waiting if each.request_id == request_id), None)
+            if sequence is None:
+                return None
+            self._waiting.remove(sequence)
+            return _finished(sequence, "cancelled")
+        self._stop(sequence)
+        return _finished(sequence, "cancelled")
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that run or wait."""
+        return len(self._running) + len(self._waiting)
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Event]:
+        """Serve requests to their end; events come as they happen. Ids count up from the first request's."""
+        for request in requests:
+            self.submit(request)
+        while self.num_unfinished:
+            yield from self.step()
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """One run of the block, and of the exit and the entry where they are due."""
+        events: list[Event] = []
+        self._admit()
+        if self._exiting and len(self._in_block) + len(self._entering) < self.options.max_batch:
+            events = self._leave(_take(self._exiting, self.options.max_batch))
+            self._admit()
+        if self._entering:
+            self._enter()
+        if self._in_block:
+            self._pass_block(_take(self._in_block, self.options.max_batch))
+        return events
+
+    def _check(self, request: Request) -> None:
+        length, vocabulary = len(request.prompt) + request.max_new_tokens, self.config.vocab_size
+        if not request.prompt or request.max_new_tokens < 1:
+            raise RequestError(
+                f"a prompt of {len(request.prompt)} tokens and {request.max_new_tokens} to generate: "
+                "expected at least 1 of each"
+            )
+        if not all(0 <= token < vocabulary for token in request.prompt):
+            raise RequestError(f"the prompt has token ids beyond the model's vocabulary of {vocabulary}")
+        if length > self.config.context_length:
+            raise RequestError(
+                f"{len(request.prompt)} tokens of prompt and {request.max_new_tokens} to generate are {length}: the "
+                f"model's context is {self.config.context_length}; shorten the prompt or ask for fewer"
+            )
+        longest = length - 1
+        if longest > self._unshared_slots or longest * self.cache.passes > self.cache.block.num_slots:
+            number = self.cache.block.kv_LS2GC.element_size()
+            needed = longest * kv_bytes_per_token(self.config, number, self.cache.passes)
+            raise RequestError(
+                f"{length} tokens may need {needed:.0f} bytes of keys and values, more than the budget of "
+                f"{self.options.kv_bytes} holds: raise it (twice as much is certain to do), or ask for fewer tokens"
+            )
+
+    @property
+    def _unshared_slots(self) -> float:
+        return self.cache.unshared.num_slots if self.cache.has_unshared else float("inf")
+
+    def _expected_passes(self) -> float:
+        """Slots of the block that a token takes: planned at first, then as measured."""
+        if self.cache.passes == 1:
+            return 1.0
+        planned = float(sum(self.config.capacities)) * PRIOR_TOKENS
+        return (planned + self.totals.block_passes) / (PRIOR_TOKENS + self.totals.computed_tokens)
+
+    def _admit(self) -> None:
+        """Let waiting sequences in, first come first served, while they are expected to fit."""
+        if not self._waiting or not (self._admission_open or not self._running):
+            return
+        expected, kept = self._expected_passes(), sum(sequence.longest for sequence in self._running.values())
+        tokens = sum(sequence.under_way.num_tokens for sequence in self._entering)
+        while self._waiting and self.cache.num_free_rows and tokens < PROMPT_TOKENS_PER_RUN:
+            sequence = self._waiting[0]
+            kept += sequence.longest
+            fits = kept <= self._unshared_slots and kept * expected <= self.cache.block.num_slots
+            if self._running and not fits:
+                return
+            self._waiting.popleft()
+            sequence.wave = Wave(row=self.cache.open(), prefix=sequence.tokens, start=0)
+            sequence.work = [[0, 0] for _ in range(self.config.recursion.count)]
+            self._running[sequence.request_id] = sequence
+            self._entering.append(sequence)
+            tokens += len(sequence.tokens)
+            self.totals.peak_sequences = max(self.totals.peak_sequences, len(self._running))
+
+    def _enter(self) -> None:
+        entering, self._entering = self._entering, []
+        if self.cache.has_unshared:
+            entering = self._make_room(entering, self.cache.unshared, lambda wave: wave.num_tokens)
+        if entering:
+            self.stages.enter([sequence.under_way for sequence in entering])
+            self._in_block.extend(entering)
+
+    def _pass_block(self, batch: list[_Sequence]) -> None:
+        batch = self._make_room(batch, self.cache.block, self.stages.new_block_slots)
+        if not batch:
+            return
+        self.stages.run_block([sequence.under_way for sequence in batch])
+        for sequence in batch:
+            (self._in_block if sequence.under_way.active else self._exiting).append(sequence)
+
+    def _leave(self, batch: list[_Sequence]) -> list[Event]:
+        """Sample each sequence's next token; it ends there, or its next wave enters."""
+        logits_BV = self.stages.leave([sequence.under_way for sequence in batch])
+        tokens = choose(
+            logits_BV,
+            [sequence.request.sampling for sequence in batch],
+            [len(sequence.tokens) for sequence in batch],
+        )
+        events: list[Event] = []
+        for i, (sequence, token) in enumerate(zip(batch, tokens, strict=True)):
+            self._account(sequence)
+            if token in sequence.request.stop_tokens:
+                events.append(self._finish(sequence, "stop"))
+                continue
+            wave, request = sequence.under_way, sequence.request
+            logits_V = logits_BV[i].clone() if request.keep_logits else None
+            depth = wave.depth[-1] if self.stages.passes > 1 else self.config.recursion.count
+            events.append(TokenEvent(request_id=sequence.request_id, token=token, depth=depth, logits_V=logits_V))
+            sequence.tokens.append(token)
+            if len(sequence.tokens) == len(request.prompt) + request.max_new_tokens:
+                events.append(self._finish(sequence, "length"))
+                continue
+            sequence.wave = Wave(row=wave.row, prefix=sequence.tokens, start=len(sequence.tokens) - 1)
+            self._entering.append(sequence)
+        return events
+
+    def _finish(self, sequence: _Sequence, reason: FinishReason) -> FinishedEvent:
+        self._stop(sequence)
+        self.totals.generated_tokens += len(sequence.tokens) - len(sequence.request.prompt)
+        return _finished(sequence, reason)
+
+    def _stop(self, sequence: _Sequence) -> None:
+        """Take a sequence out of whatever queue it is in; its memory is free."""
+        self.totals.forward_flops += self._flops(sequence)
+        del self._running[sequence.request_id]
+        for queue in (self._entering, self._in_block, self._exiting):
+            if sequence in queue:
+                queue.remove(sequence)
+        self.cache.close(sequence.under_way.row)
+        sequence.wave = None
+        self._admission_open = True
+
+    def _make_room(self, batch: list[_Sequence], pool: SlotPool, need: Callable[[Wave], int]) -> list[_Sequence]:
+        """Those of a batch that can go on, with slots for all of them: the youngest sequences give theirs back."""
+        while sum(need(sequence.under_way) for sequence in batch) > pool.num_free:
+            youngest = next(reversed(self._running.values()))
+            batch = [sequence for sequence in batch if sequence is not youngest]
+            self._stop(youngest)
+            self._waiting.appendleft(youngest)
+            self._admission_open = False
+            self.totals.preemptions += 1
+        return batch
+
+    def _account(self, sequence: _Sequence) -> None:
+        """Count what the wave that leaves has cost."""
+        wave = sequence.under_way
+        self.totals.computed_tokens += wave.num_tokens
+        self.totals.block_passes += sum(wave.depth)
+        whole_prefix = self.cache.by_position
+        for position, depth in zip(wave.positions, wave.depth, strict=True):
+            # One pass of all layers stands for every recursion where they repeat one by one.
+            for work in sequence.work[: depth if self.stages.passes > 1 else None]:
+                work[0] += 1
+                work[1] += position + 1 if whole_prefix else work[0]
+
+    def _flops(self, sequence: _Sequence) -> float:
+        """Of the tokens that a sequence has kept keys of since it last began."""
+        length = sequence.work[0][0]
+        if not length:
+            return 0.0
+        work = [RecursionWork(tokens=tokens, pairs=pairs) for tokens, pairs in sequence.work]
+        unread = (
+            2 * self.config.d_model * self.config.vocab_size * max(0, min(length, len(sequence.request.prompt)) - 1)
+        )
+        return float(forward_flops(self.config, length, work)) - unread
+
+
+def _finished(sequence: _Sequence, reason: FinishReason) -> FinishedEvent:
+    generated = tuple(sequence.tokens[len(sequence.request.prompt) :])
+    return FinishedEvent(request_id=sequence.request_id, reason=reason, tokens=generated)
+
+
+def _take(queue: deque[_Sequence], count: int) -> list[_Sequence]:
+    """The first of a queue, at most `count` and no more prompt tokens than a run holds, but at least one."""
+    taken: list[_Sequence] = []
+    tokens = 0
+    while queue and len(taken) < count and (not taken or tokens < PROMPT_TOKENS_PER_RUN):
+        taken.append(queue.popleft())
+        tokens += taken[-1].under_way.num_tokens
+    return taken

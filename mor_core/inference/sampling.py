@@ -1,0 +1,85 @@
+"""From logits to a token: greedy, or drawn after temperature, top-k and top-p, in that order.
+
+A draw is a function of the request's seed and the position alone, so that a request's text does not depend on what
+else is in the batch. Shapes: B requests, V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mor_core.inference.errors import RequestError
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How one request's tokens are chosen."""
+
+    temperature: float = 0.0
+    """Logits are divided by it; 0 takes the most likely token."""
+    top_k: int | None = None
+    """Draw among the k most likely tokens; None among all."""
+    top_p: float = 1.0
+    """Draw among the fewest most likely tokens that together have at least this probability."""
+    seed: int = 0
+    """Of the draws; any whole number."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise RequestError(f"temperature {self.temperature}: expected 0 or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise RequestError(f"top_k {self.top_k}: expected 1 or more tokens")
+        if not 0 < self.top_p <= 1:
+            raise RequestError(f"top_p {self.top_p}: expected a number above 0 and at most 1")
+
+
+def choose(logits_BV: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> list[int]:
+    """One token for each request, whose position in its sequence is given."""
+    greedy_B = logits_BV.argmax(dim=-1)
+    drawing = [i for i, each in enumerate(samplings) if each.temperature > 0]
+    if not drawing:
+        return greedy_B.tolist()
+    chosen = greedy_B.tolist()
+    rows_BV = logits_BV if len(drawing) == len(samplings) else logits_BV[torch.tensor(drawing, device=logits_BV.device)]
+    uniforms = [uniform(samplings[i].seed, positions[i]) for i in drawing]
+    for i, token in zip(drawing, _draw(rows_BV, [samplings[i] for i in drawing], uniforms), strict=True):
+        chosen[i] = token
+    return chosen
+
+
+def _draw(logits_BV: Tensor, samplings: list[Sampling], uniforms: list[float]) -> list[int]:
+    """The inverse of the cumulative distribution, tokens in order of falling probability."""
+    precise = torch.promote_types(logits_BV.dtype, torch.float32)
+    columns = [[each.temperature, each.top_p, each.top_k or logits_BV.shape[1]] for each in samplings]
+    temperature_B1, top_p_B1, top_k_B1 = torch.tensor(columns, dtype=torch.float64).to(logits_BV.device).split(1, dim=1)
+    sorted_BV, order_BV = logits_BV.to(precise).sort(dim=-1, descending=True, stable=True)
+    ranks_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)
+    scaled_BV = (sorted_BV / temperature_B1.to(precise)).masked_fill(ranks_V >= top_k_B1, -torch.inf)
+    probabilities_BV = scaled_BV.softmax(dim=-1)
+    before_BV = probabilities_BV.cumsum(dim=-1) - probabilities_BV
+    probabilities_BV = probabilities_BV.masked_fill(before_BV >= top_p_B1.to(precise), 0.0)
+    # The most likely token stays whatever rounding does, so the sum is above 0.
+    cumulative_BV = probabilities_BV.cumsum(dim=-1)
+    goal_B1 = torch.tensor(uniforms, dtype=precise, device=logits_BV.device).unsqueeze(1) * cumulative_BV[:, -1:]
+    last_B1 = (probabilities_BV > 0).sum(dim=-1, keepdim=True) - 1
+    rank_B1 = torch.minimum(torch.searchsorted(cumulative_BV, goal_B1, right=True), last_B1)
+    return order_BV.gather(1, rank_B1).squeeze(1).tolist()
+
+
+def uniform(seed: int, position: int) -> float:
+    """A pseudo-random number in [0, 1) for one position of one seed: SplitMix64 (Steele et al. 2014), applied twice."""
+    bits = _mix(_mix(seed & _MASK) + (position + 1) * _GOLDEN)
+    return (bits >> 11) / (1 << 53)
+
+
+def _mix(bits: int) -> int:
+    bits = (bits + _GOLDEN) & _MASK
+    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB & _MASK
+    return bits ^ (bits >> 31)

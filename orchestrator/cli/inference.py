@@ -1,0 +1,248 @@
+"""`mor-sweep generate`, `throughput`, `depth` and `routing`: what trained cells do with text. Parse, call, print."""
+
+import json
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.analysis import figure_paths
+from orchestrator.cli.options import PIPED_WIDTH, Results
+
+if TYPE_CHECKING:
+    from orchestrator.revisions import Sweep
+    from orchestrator.store import Store
+    from orchestrator.trained_cell import TrainedCell
+
+
+HEADINGS = {
+    "tokens_per_second": "tokens/s",
+    "flops_per_token": "FLOPs/token",
+    "flops_ratio": "by FLOPs",
+    "mean_depth": "depth",
+    "preemptions": "restarts",
+    "next_loss": "loss of the next token",
+}
+"""Columns whose heading is not their name."""
+
+
+class Rule(StrEnum):
+    """How expert-choice tokens go on."""
+
+    threshold = "threshold"
+    half = "half"
+
+
+CellName = Annotated[str, typer.Argument(help="arm/size/budget, such as mor-3/360M/2e18, or the start of a cell id.")]
+SweepName = Annotated[str | None, typer.Option("--sweep", help="The sweep; the last one run by default.")]
+RuleChoice = Annotated[
+    Rule, typer.Option(help="When expert-choice tokens go on: calibrated threshold, or sigmoid 0.5.")
+]
+Threads = Annotated[int | None, typer.Option(help="Threads of a CPU; all cores by default.", min=1)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
+
+
+def generate(
+    cell: CellName,
+    prompt: Annotated[str, typer.Argument(help="Text to go on with; a new document where it is empty.")] = "",
+    sweep: SweepName = None,
+    results: Results = Path("results"),
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens at most; what the context holds by default.", min=1)
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw among the k most likely tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Draw among the most likely tokens of this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    depth: Annotated[
+        int | None, typer.Option(help="The deepest recursion of any token; the model's by default.")
+    ] = None,
+    rule: RuleChoice = Rule.threshold,
+    threads: Threads = None,
+) -> None:
+    """Go on with a text, token by token, by a trained cell."""
+    import time
+
+    from mor_core.inference.sampling import Sampling
+    from orchestrator.generation import generate_text
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    _, _, trained = _trained(results, sweep, cell, threads)
+    started, depths = time.perf_counter(), []
+    for piece in generate_text(trained, prompt, sampling, tokens, rule.value, depth):
+        # The prompt comes with the first piece: a request that is refused prints nothing.
+        typer.echo(piece.text if depths else prompt + piece.text, nl=False)
+        sys.stdout.flush()
+        depths.append(piece.depth)
+    typer.echo()
+    seconds = time.perf_counter() - started
+    if depths:
+        mean = sum(depths) / len(depths)
+        typer.echo(f"{len(depths)} tokens, {len(depths) / seconds:.0f} a second, mean depth {mean:.2f}", err=True)
+
+
+def throughput(
+    sweep: Annotated[str | None, typer.Argument(help="The sweep; the last one run by default.")] = None,
+    results: Results = Path("results"),
+    size: Annotated[str | None, typer.Option(help="The base shape; the largest that all arms finished.")] = None,
+    batches: Annotated[str, typer.Option(help="Batch sizes; max is what --kv-budget allows.")] = "1,32,max",
+    requests: Annotated[int, typer.Option(help="Texts to generate.", min=1)] = 128,
+    mean_length: Annotated[
+        int | None, typer.Option(help="Mean tokens of a text; 256, or half of a short context.")
+    ] = None,
+    kv_budget: Annotated[int | None, typer.Option(help="Bytes for keys and values at batch max.", min=1)] = None,
+    in_flight: Annotated[float, typer.Option(help="Sequences in memory per place in a batch.", min=1.0)] = 1.0,
+    rounds: Annotated[int, typer.Option(help="Timed repetitions.", min=1)] = 3,
+    rule: RuleChoice = Rule.threshold,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast the arms of a sweep generate, each against vanilla, and draw speed against loss."""
+    from analysis.inference_plots import plot_throughput
+    from orchestrator.throughput import Load, default_kv_budget, measure
+    from orchestrator.throughput_arms import arms_to_measure, parse_batches, with_losses
+
+    store, loaded = _sweep(results, sweep)
+    sizes = parse_batches(batches)
+    cells = [_load(store, loaded, cell, threads) for cell in arms_to_measure(store, loaded, size)]
+    context = min(cell.cell.model.context_length for cell in cells)
+    load = Load(
+        requests=requests,
+        mean_length=mean_length or min(256, max(1, context // 2)),
+        rounds=rounds,
+        in_flight=in_flight,
+        rule=rule.value,
+    )
+    budget = kv_budget or default_kv_budget(cells[0], load)
+    speeds = with_losses(store, cells, measure(cells, sizes, load, budget, _progress))
+    path = figure_paths(store, loaded.name, "throughput")
+    plot_throughput(speeds, path)
+    title = (
+        f"{loaded.name} {cells[0].cell.size}: texts of about {load.mean_length} tokens, {budget:,} bytes at batch max"
+    )
+    _show(title, speeds.to_dicts(), as_json)
+
+
+def depth(
+    cell: CellName,
+    sweep: SweepName = None,
+    results: Results = Path("results"),
+    sequences: Annotated[int, typer.Option(help="Validation sequences.", min=1)] = 64,
+    rule: RuleChoice = Rule.threshold,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a cell's loss and speed as the deepest recursion is lowered, and draw both."""
+    import polars as pl
+
+    from analysis.inference_plots import plot_depth
+    from orchestrator.depth_scaling import losses_by_depth
+
+    store, loaded, trained = _trained(results, sweep, cell, threads)
+    rows = [asdict(row) for row in losses_by_depth(trained, sequences, rule.value, _progress)]
+    path = figure_paths(store, loaded.name, _file_name("depth", trained))
+    plot_depth(pl.DataFrame(rows), trained.name, path)
+    _show(f"{trained.name}: tokens kept to a depth", rows, as_json)
+
+
+def routing(
+    cell: CellName,
+    sweep: SweepName = None,
+    results: Results = Path("results"),
+    text: Annotated[Path | None, typer.Option(help="A text file to colour; validation text by default.")] = None,
+    sequences: Annotated[int, typer.Option(help="Validation sequences for the tables.", min=1)] = 64,
+    rule: RuleChoice = Rule.threshold,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a cell spends its recursions: by position, by kind of token, and token by token on a page."""
+    from analysis.inference_plots import plot_routing
+    from orchestrator import routing_view as view
+    from orchestrator.routing_page import routing_page
+
+    given = None if text is None else text.read_text(encoding="utf-8", errors="replace")
+    store, loaded, trained = _trained(results, sweep, cell, threads)
+    seen = view.seen_validation(trained, sequences, rule.value, _progress) if given is None else []
+    seen = seen if given is None else view.seen_text(trained, given, rule.value)
+    frame = view.frame_of(seen)
+    classes, positions = view.by_class(frame), view.by_position(frame)
+    path = figure_paths(store, loaded.name, _file_name("routing", trained))
+    plot_routing(positions, classes, view.histograms(seen), trained.name, path)
+    page = path[0].with_suffix(".html")
+    shown = seen[: 4 * trained.cell.model.context_length] if given is None else seen
+    page.write_text(routing_page(f"{trained.name} in sweep {loaded.name}", shown, trained.cell.recursions), "utf-8")
+    typer.echo(f"every token in its colour: {page}", err=True)
+    tables = {"class": classes, "depth": view.by_depth(frame), "position": positions}
+    if as_json:
+        typer.echo(json.dumps({key: table.to_dicts() for key, table in tables.items()}))
+        return
+    for key, table in tables.items():
+        _show(
+            f"{trained.name}: depth by {key}" if key != "depth" else f"{trained.name}: depths", table.to_dicts(), False
+        )
+
+
+def _sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+
+    store = Store(root=results)
+    return store, load_sweep(store, name)
+
+
+def _trained(results: Path, sweep: str | None, cell: str, threads: int | None) -> "tuple[Store, Sweep, TrainedCell]":
+    from orchestrator.cell_names import find_cell
+
+    store, loaded = _sweep(results, sweep)
+    return store, loaded, _load(store, loaded, find_cell(loaded, cell), threads)
+
+
+def _load(store: "Store", sweep: "Sweep", cell: Any, threads: int | None) -> "TrainedCell":
+    import torch
+
+    from orchestrator.trained_cell import load_trained_cell
+
+    if threads:
+        torch.set_num_threads(threads)
+    return load_trained_cell(store, sweep, cell)
+
+
+def _file_name(figure: str, trained: "TrainedCell") -> str:
+    return f"{figure}-{trained.name.replace('/', '-')}"
+
+
+def _progress(text: str) -> None:
+    """On stderr where someone watches."""
+    if sys.stderr.isatty():
+        typer.echo(text, err=True)
+
+
+def _show(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A table of what was measured."""
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column, value in rows[0].items():
+        table.add_column(
+            HEADINGS.get(column, column.replace("_", " ")), justify="left" if isinstance(value, str) else "right"
+        )
+    for row in rows:
+        table.add_row(*(_cell_text(value) for value in row.values()))
+    console = Console()
+    console = console if console.is_terminal else Console(width=PIPED_WIDTH)
+    console.print(table)
+
+
+def _cell_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

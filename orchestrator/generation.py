@@ -1,0 +1,62 @@
+"""Text from a trained cell, as it is generated."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mor_core.flops import kv_bytes_per_token
+from mor_core.inference.engine import Engine, EngineOptions
+from mor_core.inference.request import Request, TokenEvent
+from mor_core.inference.sampling import Sampling
+from mor_core.inference.stages import CausalRule
+from orchestrator.trained_cell import TrainedCell
+
+FLOAT_BYTES = 4
+UNFINISHED = "\ufffd"
+"""What a decoder shows for bytes that do not make a character yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A stretch of text that one more token completed."""
+
+    text: str
+    """It; empty while a character lacks bytes."""
+    depth: int
+    """Recursions that the token before it went through."""
+
+
+def whole_memory(cell: TrainedCell, sequences: int) -> int:
+    """Bytes that hold the keys and values of that many sequences of the whole context at full depth."""
+    model = cell.cell.model
+    return round(kv_bytes_per_token(model, FLOAT_BYTES, model.recursion.count) * sequences * model.context_length)
+
+
+def generate_text(
+    cell: TrainedCell,
+    prompt: str,
+    sampling: Sampling,
+    max_new_tokens: int | None = None,
+    rule: CausalRule = "threshold",
+    max_depth: int | None = None,
+) -> Iterator[Piece]:
+    """Go on with a prompt until a document ends, the context is full or `max_new_tokens` are there.
+
+    An empty prompt starts a document. Raises RequestError for a prompt that fills the context.
+    """
+    prompt_ids = tuple(cell.tokenizer.encode(prompt).ids) or (cell.end_of_text,)
+    room = max(1, cell.cell.model.context_length - len(prompt_ids))
+    request = Request(
+        prompt=prompt_ids,
+        max_new_tokens=room if max_new_tokens is None else max_new_tokens,
+        sampling=sampling,
+        stop_tokens=frozenset({cell.end_of_text}),
+    )
+    options = EngineOptions(kv_bytes=whole_memory(cell, 1), max_batch=1, rule=rule, max_depth=max_depth)
+    generated: list[int] = []
+    shown = ""
+    for event in Engine(cell.model, options).run([request]):
+        if isinstance(event, TokenEvent):
+            generated.append(event.token)
+            text = cell.tokenizer.decode(generated, skip_special_tokens=False).rstrip(UNFINISHED)
+            yield Piece(text=text[len(shown) :], depth=event.depth)
+            shown = text

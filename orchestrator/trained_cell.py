@@ -1,0 +1,82 @@
+"""What a trained cell left behind, ready for inference: its weights, its data and its tokenizer."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mor_core.data.shards import find_by_fingerprint
+from mor_core.data.snapshot import TOKENIZER_FILE, DataSnapshot
+from mor_core.data.tokenizer import load_tokenizer, read_tokenizer
+from mor_core.inference.stages import inference_model
+from mor_core.model.transformer import Transformer, build_model
+from mor_core.training.checkpoint import load_checkpoint
+from orchestrator.cell_names import cell_name
+from orchestrator.cells import Cell
+from orchestrator.revisions import Sweep
+from orchestrator.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class NotTrained(ValueError):
+    """A cell that has no weights, or none whose tokens can be read; the message says what to do."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedCell:
+    """A cell's model and the text that it knows."""
+
+    cell: Cell
+    """Which."""
+    model: Transformer
+    """For inference, in the precision that it was trained in."""
+    data: DataSnapshot
+    """What it was trained on."""
+    tokenizer: "Tokenizer"
+    """Text to token ids and back."""
+    end_of_text: int
+    """The id that ends a document."""
+
+    @property
+    def name(self) -> str:
+        """arm/size/budget."""
+        return cell_name(self.cell)
+
+
+def load_trained_cell(store: Store, sweep: Sweep, cell: Cell) -> TrainedCell:
+    """Raises NotTrained where the cell is not finished, CheckpointError where its weights were damaged."""
+    weights = next(segment for segment in reversed(sweep.chain(cell)) if segment.kind != "evaluate")
+    if (store.result(weights.id) or {}).get("status") != "finished":
+        raise NotTrained(
+            f"cell {cell_name(cell)} of sweep {sweep.name} is not trained: give the sweep's command again to finish it "
+            "(`mor-sweep status` shows what is)"
+        )
+    data = _data_of(store, weights.id)
+    model = build_model(cell.model, cell.seed)
+    load_checkpoint(store.checkpoint_folder(weights.id), model, None)
+    file = data.folder / TOKENIZER_FILE
+    return TrainedCell(
+        cell=cell,
+        model=inference_model(model, "fp32"),
+        data=data,
+        tokenizer=load_tokenizer(file),
+        end_of_text=read_tokenizer(file).end_of_text_id,
+    )
+
+
+def _data_of(store: Store, segment_id: str) -> DataSnapshot:
+    path = store.segment_folder(segment_id) / "spec.json"
+    try:
+        fingerprint = json.loads(path.read_text())["trunk"]["data_fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read ({error!r}); move {path.parent} away and train again") from error
+    data = find_by_fingerprint(fingerprint)
+    if data is None:
+        raise NotTrained(
+            f"the data that these weights were trained on ({fingerprint[:12]}) is not in the cache: prepare it with "
+            "`mor-sweep data prepare`, or set MOR_SWEEP_CACHE to the cache that holds it"
+        )
+    return data

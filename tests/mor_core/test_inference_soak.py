@@ -1,0 +1,92 @@
+"""Many requests, arriving and leaving at random: nothing is lost, nothing leaks, and no text is another's."""
+
+import random
+import resource
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from test_inference import model_of
+from test_inference_engine import PLENTY
+
+from mor_core.flops import kv_bytes_per_token
+from mor_core.inference.engine import Engine, EngineOptions
+from mor_core.inference.request import FinishedEvent, Request
+from mor_core.inference.sampling import Sampling
+from mor_core.model.transformer import Transformer
+
+REQUESTS = 2000
+
+
+def resident_bytes() -> int:
+    """Memory of this process now."""
+    if sys.platform == "linux":
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    pytest.skip("how much memory a process has now is read from /proc")
+
+
+def random_request(generator: random.Random, number: int) -> Request:
+    prompt = tuple(generator.randrange(64) for _ in range(generator.randint(1, 12)))
+    sampling = Sampling(
+        temperature=generator.choice([0.0, 0.7, 1.3]),
+        top_k=generator.choice([None, 5]),
+        top_p=generator.choice([1.0, 0.9]),
+        seed=number,
+    )
+    stop = frozenset({generator.randrange(64)}) if generator.random() < 0.3 else frozenset()
+    return Request(prompt=prompt, max_new_tokens=generator.randint(1, 12), sampling=sampling, stop_tokens=stop)
+
+
+@dataclass(kw_only=True)
+class Soak:
+    """What came of the requests."""
+
+    asked: dict[int, Request] = field(default_factory=dict)
+    finished: dict[int, FinishedEvent] = field(default_factory=dict)
+    memory: list[int] = field(default_factory=list)
+
+
+def soak(model: Transformer, budget: int) -> Soak:
+    generator = random.Random(0)
+    engine = Engine(model, EngineOptions(kv_bytes=budget, max_batch=8, max_sequences=12))
+    result = Soak()
+    while len(result.finished) < REQUESTS:
+        for _ in range(generator.choice([0, 0, 0, 1, 2])):
+            if len(result.asked) < REQUESTS:
+                request = random_request(generator, len(result.asked))
+                result.asked[engine.submit(request)] = request
+        if result.asked and generator.random() < 0.02:
+            cancelled = engine.cancel(generator.choice(list(result.asked)))
+            if cancelled:
+                result.finished[cancelled.request_id] = cancelled
+        for event in engine.step():
+            if isinstance(event, FinishedEvent):
+                assert event.request_id not in result.finished
+                result.finished[event.request_id] = event
+        if len(result.finished) % 100 == 0:
+            result.memory.append(resident_bytes())
+    assert engine.num_unfinished == 0
+    assert engine.cache.block.num_free == engine.cache.block.num_slots
+    assert engine.totals.peak_sequences < 12  # Memory was what they waited for.
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["mor-3", "mor-hybrid-kv", "token-3"])
+def test_thousands_of_requests_leave_no_memory_and_get_what_they_get_alone(name: str):
+    # In fp64 no rounding can decide between two tokens, so texts are compared whole.
+    model = model_of(name)
+    result = soak(model, budget=int(3 * 24 * kv_bytes_per_token(model.config, 8)))
+    assert result.finished.keys() == result.asked.keys()
+    reasons = {event.reason for event in result.finished.values()}
+    assert reasons == {"stop", "length", "cancelled"}
+    settled = result.memory[len(result.memory) // 5]
+    assert max(result.memory[len(result.memory) // 5 :]) <= 1.02 * settled
+    for number, request in result.asked.items():
+        events = list(Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=1, max_sequences=1)).run([request]))
+        assert isinstance(events[-1], FinishedEvent)
+        text = result.finished[number].tokens
+        whole = result.finished[number].reason != "cancelled"
+        assert text == (events[-1].tokens if whole else events[-1].tokens[: len(text)])
