@@ -53,6 +53,9 @@ LOCK_SECONDS = 60.0
 BATCH = 1000
 """Points that MLflow takes in one request."""
 
+SUMMARY = "frontier"
+"""Name of the run that holds a sweep's figures and fits."""
+
 
 class MirrorError(Exception):
     """MLflow could not be brought up to date. The results store is untouched; a later pass sends the rest."""
@@ -105,6 +108,17 @@ def _mlflow_errors(uri: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         cause = str(error).replace(uri, public_uri(uri)).strip().partition("\n")[0]
         raise MirrorError(f"the MLflow store {public_uri(uri)} did not take the sweep ({cause})") from error
+
+
+@contextlib.contextmanager
+def reading(uri: str) -> "Iterator[MlflowClient | None]":
+    """A client to ask a store with; None where an SQLite store does not exist yet. Raises MirrorError as `sync`."""
+    _require_database(uri)
+    path = sqlite_path(uri)
+    with _mlflow_errors(uri):
+        from mlflow import MlflowClient
+
+        yield None if path is not None and not path.exists() else MlflowClient(tracking_uri=uri)
 
 
 def _require_database(uri: str) -> None:
@@ -172,7 +186,7 @@ class _Pass:
                 problems.append(str(error))
                 continue
             self.cursor.runs[content.cell_id] = self._send(content, run, sent if known else None, state)
-        self._send_files(held.get(_SUMMARY))
+        self._send_files(held.get(SUMMARY))
         return SyncReport(
             created=self.created, updated=self.updated, points=self.points, problems=tuple(dict.fromkeys(problems))
         )
@@ -204,7 +218,7 @@ class _Pass:
             )
             for run in page:
                 tags = run.data.tags
-                key = _SUMMARY if tags.get("mor.kind") == "summary" else tags.get("mor.cell")
+                key = SUMMARY if tags.get("mor.kind") == "summary" else tags.get("mor.cell")
                 if key in held:
                     self.client.delete_run(run.info.run_id)
                 elif key:
@@ -267,15 +281,12 @@ class _Pass:
         digest = files_sha256(paths)
         if digest and (run is None or run.data.tags.get("mor.files") != digest):
             tags = {"mor.kind": "summary", "mor.sweep": self.sweep.name, "mlflow.source.name": "mor-sweep"}
-            run = run or self.client.create_run(self.cursor.experiment_id, tags=tags, run_name=_SUMMARY)
+            run = run or self.client.create_run(self.cursor.experiment_id, tags=tags, run_name=SUMMARY)
             for path in paths:
                 self.client.log_artifact(run.info.run_id, str(path))
             self.client.set_tag(run.info.run_id, "mor.files", digest)
             self.client.set_terminated(run.info.run_id, status="FINISHED", end_time=run.info.start_time)
         self.cursor.files = digest
-
-
-_SUMMARY = "frontier"
 
 
 def _contradicts(run: "Run", content: RunContent) -> bool:

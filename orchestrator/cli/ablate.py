@@ -15,15 +15,12 @@ from orchestrator.cli.launch import (
     this_machine,
     whole_items_of,
 )
-from orchestrator.cli.options import Results, corpus_override
+from orchestrator.cli.options import PIPED_WIDTH, Results, corpus_override
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from orchestrator.spec import SweepSpec
-
-PIPED_WIDTH = 140
-"""Columns of the table where nothing says how wide the reader's window is."""
 
 COLUMNS = ("variant", "size", "N", "tokens", "loss", "half", "top-k", "depth", "last capacity", "status")
 TEXT_COLUMNS = ("variant", "size", "status")
@@ -60,7 +57,7 @@ def ablate(
     ]
     given = [flag for flag in flags if flag.value is not None]
     spec = load_spec(_sweep_file(name, paper=paper), given, study="ablation")
-    machine = this_machine(workers)
+    machine = this_machine(workers, spec.execution)
     if dry_run:
         print_plan(spec, results, machine, as_json)
         return

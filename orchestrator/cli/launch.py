@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from orchestrator.estimate import Estimate, Throughput
     from orchestrator.plan import Plan
-    from orchestrator.spec import SweepSpec
+    from orchestrator.spec import ExecutionSection, SweepSpec
 
 EXPENSIVE_SECONDS = 3600
 """A sweep that is estimated to take longer asks first."""
@@ -70,6 +70,8 @@ def run(
     from orchestrator.results_folder import check_writable
 
     check_writable(results)
+    if address:
+        machine = _held_by_cluster(machine, spec.execution, address)
     found = find(spec.data_spec)
     asked = plan(spec, found)
     cost = _estimate(asked, spec, results, machine)
@@ -126,12 +128,31 @@ def _finished(planned: "Plan", results: Path) -> dict[str, dict[str, Any]]:
     return finished
 
 
-def this_machine(workers: int | None) -> "Throughput":
-    """Workers as asked for, else one for each GPU or, without any, each core; and how fast one is assumed to be."""
+def this_machine(workers: int | None, execution: "ExecutionSection") -> "Throughput":
+    """Segments at a time as asked for, else as many as the GPUs or, without any, the cores hold; and how fast one is
+    assumed to be."""
     from orchestrator.estimate import assumed_throughput
+    from orchestrator.resources import Node, Request, default_gpus, parallel_segments
 
-    num_gpus = _num_gpus()
-    return assumed_throughput("cuda" if num_gpus else "cpu", workers or num_gpus or os.cpu_count() or 1)
+    node = Node(cpus=os.cpu_count() or 1, gpus=_num_gpus())
+    gpus = default_gpus([node]) if execution.gpus_per_segment is None else execution.gpus_per_segment
+    held = parallel_segments(Request(workers=execution.workers_per_segment, gpus=gpus), [node])
+    return assumed_throughput("cuda" if gpus else "cpu", workers or max(1, held))
+
+
+def _held_by_cluster(machine: "Throughput", execution: "ExecutionSection", address: str) -> "Throughput":
+    """The same speed on as many segments at a time as the cluster holds. Raises ClusterUnreachable and Infeasible."""
+    from dataclasses import replace
+
+    from orchestrator.ray_executor import RayExecutor
+
+    executor = RayExecutor(
+        workers=machine.workers,
+        address=address,
+        gpus_per_segment=execution.gpus_per_segment,
+        workers_per_segment=execution.workers_per_segment,
+    )
+    return replace(machine, workers=executor.parallel_segments())
 
 
 def _num_gpus() -> int:

@@ -9,7 +9,18 @@ import sys
 
 import typer
 
-from orchestrator.cli import ablate, analysis, data, results, sweep, system
+from orchestrator.cli import (
+    ablate,
+    advice,
+    analysis,
+    checks,
+    control,
+    data,
+    inference,
+    results,
+    sweep,
+    system,
+)
 
 UNEXPECTED = 1
 
@@ -22,9 +33,23 @@ app = typer.Typer(
 app.command("isoflop")(sweep.isoflop)
 app.command("ablate")(ablate.ablate)
 app.command("status")(results.status)
+app.command("logs")(results.logs)
+app.command("cancel")(control.cancel)
+app.command("retry")(control.retry)
 app.command("fit")(analysis.fit)
 app.add_typer(analysis.plot, name="plot")
+app.command("table")(advice.table)
+app.command("predict")(advice.predict)
+app.command("lifetime")(advice.lifetime)
+app.command("compare")(advice.compare)
+app.command("generate")(inference.generate)
+app.command("throughput")(inference.throughput)
+app.command("depth")(inference.depth)
+app.command("routing")(inference.routing)
 app.command("ui")(system.ui)
+app.command("fsck")(checks.fsck)
+app.command("gc")(control.gc)
+app.command("doctor")(checks.doctor)
 app.add_typer(data.data, name="data")
 app.add_typer(system.mlflow_app, name="mlflow")
 

@@ -17,6 +17,9 @@ def _folder(results: Path) -> Path:
     return results
 
 
+PIPED_WIDTH = 140
+"""Columns of a table where nothing says how wide the reader's window is."""
+
 Results = Annotated[Path, typer.Option(help="The results folder.", callback=_folder)]
 
 

@@ -58,7 +58,7 @@ def isoflop(
         Override(flag="--trunks", path=("trunks",), value=trunks and trunks.value),
     ]
     spec = load_spec(preset, [flag for flag in flags if flag.value is not None])
-    machine = this_machine(workers)
+    machine = this_machine(workers, spec.execution)
     if dry_run:
         print_plan(spec, results, machine, as_json)
     else:

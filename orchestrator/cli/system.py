@@ -13,6 +13,7 @@ import typer
 from orchestrator.cli.options import Results
 
 if TYPE_CHECKING:
+    from orchestrator.revisions import Sweep
     from orchestrator.store import Store
 
 SweepName = Annotated[str | None, typer.Argument(metavar="SWEEP", help="The sweep; the last one used by default.")]
@@ -26,7 +27,13 @@ def mlflow_verbs() -> None:
 
 
 @mlflow_app.command("sync")
-def sync(sweep: SweepName = None, results: Results = Path("results")) -> None:
+def sync(
+    sweep: SweepName = None,
+    results: Results = Path("results"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether MLflow equals the results; change nothing.")
+    ] = False,
+) -> None:
     """Make MLflow show a sweep exactly as the results folder has it; rebuilds what is missing there."""
     from orchestrator.mirror import sync as sync_sweep
     from orchestrator.mirror_cursor import public_uri, tracking_uri
@@ -38,6 +45,9 @@ def sync(sweep: SweepName = None, results: Results = Path("results")) -> None:
     loaded = load_sweep(store, sweep)
     uri = tracking_uri(store, loaded.name)
     check_answers(uri)
+    if check:
+        _check(store, loaded, uri)
+        return
     report = sync_sweep(store, loaded, uri, thorough=True)
     for problem in report.problems:
         typer.echo(f"left out: {problem}", err=True)
@@ -47,6 +57,20 @@ def sync(sweep: SweepName = None, results: Results = Path("results")) -> None:
     )
     if report.problems:
         raise typer.Exit(1)
+
+
+def _check(store: "Store", sweep: "Sweep", uri: str) -> None:
+    """Print each difference; exit code 1 where there is one."""
+    from orchestrator.mirror_check import differences
+    from orchestrator.mirror_cursor import public_uri
+
+    found = differences(store, sweep, uri)
+    for line in found:
+        typer.echo(f"differs: {line}", err=True)
+    if found:
+        typer.echo(f"run `mor-sweep mlflow sync {sweep.name} --results {store.root}`", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{sweep.name}: MLflow at {public_uri(uri)} equals the results of {len(sweep.cells)} cells")
 
 
 def ui(

@@ -40,6 +40,8 @@ def test_the_ui_serves_the_sweep_takes_another_and_leaves_no_process(small: Samp
         server = psutil.Process(ui.pid).children(recursive=True)
         assert pages["runs"].startswith("http://127.0.0.1:")
         assert pages["charts"] == f"{pages['runs']}&compareRunsMode=CHART"
+        heard = {each.laddr.ip for process in server for each in process.net_connections() if each.status == "LISTEN"}
+        assert heard == {"127.0.0.1"}
         address = pages["runs"].partition("/#/")[0]
         with urllib.request.urlopen(address) as page:
             assert b"MLflow" in page.read()

@@ -1,0 +1,68 @@
+"""From what a user types to the cell that is meant: the start of its id, or arm/size/budget[/seed] as in tables."""
+
+from collections.abc import Sequence
+
+from orchestrator.budgets import budget_text, parse_budget
+from orchestrator.cells import Cell
+from orchestrator.display import short_budget
+from orchestrator.revisions import Sweep
+
+SHORTEST_PREFIX = 4
+SHOWN_CANDIDATES = 6
+
+
+class NoSuchCell(ValueError):
+    """Nothing, or more than one cell, is called so; the message names cells that there are."""
+
+    exit_code = 2
+
+
+def find_cell(sweep: Sweep, name: str) -> Cell:
+    """The one cell that a name means. Raises NoSuchCell."""
+    found = _by_parts(sweep, name) if "/" in name else _by_prefix(sweep, name)
+    if len(found) == 1:
+        return found[0]
+    said = f"is {len(found)} cells" if found else f"is no cell of sweep {sweep.name}"
+    raise NoSuchCell(
+        f"{name!r} {said}: expected the start of a cell's id ({SHORTEST_PREFIX} characters or more) or "
+        f"arm/size/budget[/seed]; there are {_listed(found or sweep.cells)}"
+    )
+
+
+def cell_name(cell: Cell) -> str:
+    """Such as mor-2/135M/2e18/0: what `find_cell` takes."""
+    return f"{cell.arm}/{cell.size}/{budget_text(cell.budget)}/{cell.seed}"
+
+
+def _by_prefix(sweep: Sweep, prefix: str) -> list[Cell]:
+    if len(prefix) < SHORTEST_PREFIX:
+        return []
+    return [cell for cell in sweep.cells if str(cell.cell_id).startswith(prefix.lower())]
+
+
+def _by_parts(sweep: Sweep, name: str) -> list[Cell]:
+    parts = name.split("/")
+    if len(parts) not in (3, 4):
+        return []
+    arm, size, budget = parts[:3]
+    return [
+        cell
+        for cell in sweep.cells
+        if (cell.arm, cell.size) == (arm, size) and _is_budget(cell, budget) and parts[3:] in ([], [str(cell.seed)])
+    ]
+
+
+def _is_budget(cell: Cell, text: str) -> bool:
+    """Exactly, or rounded as a narrow table shows it."""
+    if text == short_budget(cell.budget):
+        return True
+    try:
+        return parse_budget(text) == cell.budget
+    except ValueError:
+        return False
+
+
+def _listed(cells: Sequence[Cell]) -> str:
+    names = [cell_name(cell) for cell in cells[:SHOWN_CANDIDATES]]
+    more = len(cells) - len(names)
+    return ", ".join(names) + (f" and {more} more (mor-sweep status)" if more else "")

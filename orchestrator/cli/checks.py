@@ -1,0 +1,72 @@
+"""`mor-sweep fsck` and `mor-sweep doctor`: whether the results, and this machine, are in order. Imports when called."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import Results
+
+FOUND_PROBLEMS = 1
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
+
+
+def fsck(
+    results: Results = Path("results"),
+    strict: Annotated[bool, typer.Option("--strict", help="Notes, such as leftovers, count as problems.")] = False,
+    mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Also compare what MLflow shows.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that the results folder is whole: ids, sums, states, tables, fits, MLflow. Reads only; exit 1 if not."""
+    from orchestrator.display import bytes_text
+    from orchestrator.fsck import check_results
+    from orchestrator.store import Store
+
+    started = time.monotonic()
+    report = check_results(Store(root=results), ask_mlflow=mlflow)
+    failing = report.findings if strict else report.problems
+    if as_json:
+        data = {
+            "clean": not failing,
+            "sweeps": report.num_sweeps,
+            "segments": report.num_segments,
+            "bytes": report.num_bytes,
+            "findings": [asdict(finding) for finding in report.findings],
+        }
+        typer.echo(json.dumps({"schema": "mor-sweep.fsck/1", "data": data}, indent=1))
+    else:
+        for finding in report.findings:
+            typer.echo(finding.line())
+        typer.echo(
+            f"{report.num_sweeps} sweeps, {report.num_segments} segments, {bytes_text(report.num_bytes)} of "
+            f"checkpoints hashed in {time.monotonic() - started:.1f} s: {len(report.problems)} problems, "
+            f"{len(report.findings) - len(report.problems)} notes"
+        )
+    if failing:
+        raise typer.Exit(FOUND_PROBLEMS)
+
+
+def doctor(
+    results: Results = Path("results"),
+    deep: Annotated[bool, typer.Option("--deep", help="Also start and end a local Ray.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at this machine: packages, torch, memory, disk, MLflow, data. Exit 1 where a sweep would fail."""
+    from orchestrator.doctor import examine
+    from orchestrator.store import Store
+
+    lines = []
+    for line in examine(Store(root=results), deep=deep):
+        lines.append(line)
+        if not as_json:
+            typer.echo(f"{line.level:5s}{line.name:18s}{line.found}")
+    bad = any(line.level == "bad" for line in lines)
+    if as_json:
+        data = {"healthy": not bad, "lines": [asdict(line) for line in lines]}
+        typer.echo(json.dumps({"schema": "mor-sweep.doctor/1", "data": data}, indent=1))
+    if bad:
+        raise typer.Exit(FOUND_PROBLEMS)

@@ -1,0 +1,139 @@
+"""`mor-sweep cancel`, `retry` and `gc`: stop a sweep, clear what stopped its cells, free disk. Imports when called."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.options import Results
+
+if TYPE_CHECKING:
+    from orchestrator.gc import Garbage
+    from orchestrator.store import Store
+
+SweepName = Annotated[str | None, typer.Argument(metavar="SWEEP", help="The sweep; the last one used by default.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
+
+STOP_SECONDS = 120.0
+"""A driver writes checkpoints, ends Ray and the mirror before it leaves."""
+
+
+class StillStopping(Exception):
+    """A driver that was asked to stop has not ended yet; the message names it."""
+
+    exit_code = 1
+
+
+def cancel(sweep: SweepName = None, results: Results = Path("results")) -> None:
+    """Stop a running sweep as Ctrl-C would and wait until it has ended; the same command goes on later."""
+    from orchestrator.drivers import ask_to_stop, running_drivers, wait_until_gone
+    from orchestrator.revisions import load_sweep
+    from orchestrator.status import counts_text, read_status
+    from orchestrator.store import Store
+
+    store = Store(root=results)
+    name = load_sweep(store, sweep).name
+    drivers = running_drivers(store, name)
+    asked = [driver for driver in drivers if driver.is_local and ask_to_stop(driver)]
+    for driver in asked:
+        typer.echo(f"asked process {driver.pid} to stop {name}", err=True)
+    for driver in asked:
+        if not wait_until_gone(driver, STOP_SECONDS):
+            raise StillStopping(
+                f"process {driver.pid} runs the sweep {name} still, {STOP_SECONDS:g} s after it was asked to stop: "
+                "wait, or end it with kill -9; either way the same command goes on from the last checkpoints"
+            )
+    elsewhere = [driver for driver in drivers if not driver.is_local]
+    for driver in elsewhere:
+        typer.echo(f"process {driver.pid} on {driver.host} runs {name} too: cancel it there", err=True)
+    if not drivers:
+        typer.echo(f"nothing runs the sweep {name}", err=True)
+    typer.echo(counts_text(read_status(store, name)))
+    if asked and not elsewhere:
+        typer.echo("stopped: the sweep's own command goes on from the last checkpoints", err=True)
+
+
+def retry(
+    sweep: SweepName = None,
+    cell: Annotated[
+        str | None, typer.Argument(metavar="CELL", help="arm/size/budget[/seed] or the start of an id; all by default.")
+    ] = None,
+    results: Results = Path("results"),
+    yes: Yes = False,
+) -> None:
+    """Clear failed and diverged cells, so that the sweep's command tries them again; diverged results move aside."""
+    from orchestrator.cell_names import cell_name, find_cell
+    from orchestrator.results_folder import writing
+    from orchestrator.retry import RetryRefused, apply_retry, plan_retry
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+
+    store = Store(root=results)
+    loaded = load_sweep(store, sweep)
+    found = plan_retry(store, loaded, [find_cell(loaded, cell)] if cell else loaded.cells)
+    if not found.cells:
+        typer.echo(f"nothing failed or diverged in {cell or f'sweep {loaded.name}'}: nothing to retry", err=True)
+        return
+    for each in found.cells:
+        typer.echo(f"to be tried again: {cell_name(each)}")
+    if found.moved:
+        question = (
+            f"{len(found.moved)} published results are moved to {store.root / 'retried'}; a sweep that diverged "
+            "diverges again unless something of it has changed"
+        )
+        _agree(question, yes=yes, refusal=RetryRefused)
+    with writing(store.root):
+        for path in apply_retry(store, loaded, found):
+            typer.echo(f"moved aside: {path}")
+    typer.echo("the sweep's own command tries them again", err=True)
+
+
+def gc(
+    results: Results = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and stop.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Also the final weights of finished cells.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Delete checkpoints that nothing planned needs, and what dead attempts left; results and losses stay.
+
+    Kept: what an unfinished segment of any plan starts from, the newest state of every trunk (a larger budget goes on
+    there), the final weights of cells (unless --weights), and segments that no sweep of this folder has planned.
+    """
+    from orchestrator.display import bytes_text
+    from orchestrator.gc import GcRefused, collect, find_garbage
+    from orchestrator.results_folder import writing
+    from orchestrator.store import Store
+
+    store = Store(root=results)
+    garbage = find_garbage(store, weights=weights)
+    _say(store, garbage)
+    if dry_run or not (garbage.checkpoints or garbage.leftovers):
+        return
+    _agree(f"{bytes_text(garbage.num_bytes)} are deleted for good", yes=yes, refusal=GcRefused)
+    with writing(store.root):
+        freed = collect(store, garbage)
+    typer.echo(f"freed {bytes_text(freed)}")
+
+
+def _say(store: "Store", garbage: "Garbage") -> None:
+    from orchestrator.display import bytes_text
+
+    for checkpoint in garbage.checkpoints:
+        typer.echo(f"checkpoint {bytes_text(checkpoint.num_bytes):>9s}  {checkpoint.folder.relative_to(store.root)}")
+    for path, size in garbage.leftovers:
+        typer.echo(f"leftover   {bytes_text(size):>9s}  {path.relative_to(store.root)}")
+    typer.echo(
+        f"{len(garbage.checkpoints)} checkpoints and {len(garbage.leftovers)} leftovers, "
+        f"{bytes_text(garbage.num_bytes)}; {garbage.num_kept} checkpoints are kept"
+    )
+
+
+def _agree(what: str, *, yes: bool, refusal: type[ValueError]) -> None:
+    """Raises `refusal` unless --yes was given or someone at the terminal agrees."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise refusal(f"{what}, and there is no terminal to ask: add --yes")
+    if not typer.confirm(f"{what}. Go on?", err=True):
+        raise refusal("nothing was changed")

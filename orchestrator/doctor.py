@@ -1,0 +1,266 @@
+"""What this machine has and lacks for a sweep, one line each. Heavy libraries are asked in processes of their own."""
+
+import importlib.metadata
+import importlib.resources
+import json
+import locale
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from mor_core.data.snapshot import SPLITS, read_manifest
+from mor_core.data.spec import DataError, cache_folder
+from mor_core.training.manifest import file_sha256
+from orchestrator.display import bytes_text
+from orchestrator.mirror_cursor import public_uri, tracking_uri
+from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
+from orchestrator.planned_work import data_folder
+from orchestrator.results_folder import ResultsError, check_writable
+from orchestrator.revisions import NoSuchSweep, last_sweep_name
+from orchestrator.spec import load_spec
+from orchestrator.store import Store, StoreError
+from orchestrator.sweep_file import SpecError
+
+Level = Literal["ok", "warn", "bad"]
+
+DISTRIBUTION = "mor-sweep"
+SWEEPS = Path(str(importlib.resources.files("sweeps")))
+PROBE_SECONDS = 240.0
+LITTLE_DISK_BYTES = 2 * 10**9
+LITTLE_MEMORY_BYTES = 2 * 10**9
+LITTLE_SHARED_MEMORY_BYTES = 2 * 10**8
+"""Ray's object store of a sweep, twice."""
+FEW_OPEN_FILES = 256
+CLOCK_SECONDS = 5.0
+"""How far the disk's clock may be from this machine's before that is worth a line."""
+
+TORCH_PROBE = """
+import json, torch
+gpu = torch.cuda.is_available()
+names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if gpu else []
+print(json.dumps({"version": torch.__version__, "gpus": names, "bf16": not gpu or torch.cuda.is_bf16_supported()}))
+"""
+
+RAY_PROBE = """
+from pathlib import Path
+from orchestrator.ray_executor import RayExecutor
+from orchestrator.segment_run import Job
+job = Job(results=Path("unused"), data_folder=Path("unused"), checkpoint_every_steps=1)
+print(len(list(RayExecutor(workers=1).run([], job, {}))))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One thing that was looked at."""
+
+    level: Level
+    """bad: sweeps fail here; warn: they may, or are slow."""
+    name: str
+    """What it is."""
+    found: str
+    """What was found, and what to do where it is not ok."""
+
+
+def examine(store: Store, *, deep: bool) -> Iterator[Line]:
+    """One line a thing, as each is looked at. `deep` also starts and ends a local Ray."""
+    yield from _machine_lines(store)
+    yield from _package_lines()
+    yield _torch_line()
+    yield _compiler_line()
+    if deep:
+        yield _ray_line()
+    yield _tracking_line(store)
+    yield from _data_lines(store)
+    yield _presets_line()
+    yield _clock_line()
+    yield _encoding_line()
+
+
+def _machine_lines(store: Store) -> Iterator[Line]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    little = memory < LITTLE_MEMORY_BYTES
+    found = f"{os.cpu_count()} cores, {bytes_text(memory)} of memory, {platform.system()} {platform.machine()}"
+    yield Line(level="warn" if little else "ok", name="machine", found=found + (": use --workers 1" if little else ""))
+    for name, folder in (("results", store.root), ("cache", cache_folder())):
+        yield _disk_line(name, folder)
+    if Path("/dev/shm").is_dir():
+        free = shutil.disk_usage("/dev/shm").free
+        few = free < LITTLE_SHARED_MEMORY_BYTES
+        advice = ": Ray will use the disk; give /dev/shm more (docker: --shm-size 1g)" if few else ""
+        yield Line(level="warn" if few else "ok", name="shared memory", found=f"{bytes_text(free)} free{advice}")
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = files < FEW_OPEN_FILES
+    yield Line(
+        level="warn" if few else "ok",
+        name="open files",
+        found=f"at most {files}" + (f": ulimit -n {4 * FEW_OPEN_FILES}" if few else ""),
+    )
+
+
+def _disk_line(name: str, folder: Path) -> Line:
+    try:
+        check_writable(folder)
+    except ResultsError as error:
+        return Line(level="bad", name=f"disk of {name}", found=str(error).removeprefix("--results: "))
+    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(nearest).free
+    little = free < LITTLE_DISK_BYTES
+    advice = ": free some (mor-sweep gc), or name another folder" if little else ""
+    return Line(
+        level="warn" if little else "ok", name=f"disk of {name}", found=f"{bytes_text(free)} free at {folder}{advice}"
+    )
+
+
+def _package_lines() -> Iterator[Line]:
+    """Python and the packages against what this program asks for."""
+    try:
+        metadata = importlib.metadata.metadata(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        yield Line(level="warn", name="packages", found=f"{DISTRIBUTION} is not installed here: pip install -e .")
+        return
+    wanted, version = metadata["Requires-Python"], platform.python_version()
+    fits = version in SpecifierSet(wanted or "")
+    advice = f": needs {wanted}" if not fits else ""
+    yield Line(level="ok" if fits else "bad", name="python", found=f"{version} at {sys.executable}{advice}")
+    asked = [Requirement(text) for text in importlib.metadata.requires(DISTRIBUTION) or []]
+    wrong = [_wrong_version(each) for each in asked if not each.marker or each.marker.evaluate()]
+    missing = [text for text in wrong if text]
+    if missing:
+        yield Line(level="bad", name="packages", found=f"{'; '.join(missing)}: pip install -e . again")
+    else:
+        yield Line(level="ok", name="packages", found=f"{len(asked)} in the versions asked for")
+
+
+def _wrong_version(wanted: Requirement) -> str:
+    """What is wrong with an installed package; empty where nothing is."""
+    try:
+        version = importlib.metadata.version(wanted.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{wanted.name} is missing"
+    if wanted.specifier.contains(version, prereleases=True):
+        return ""
+    return f"{wanted.name} {version} is not {wanted.specifier}"
+
+
+def _torch_line() -> Line:
+    found, problem = _probe(TORCH_PROBE)
+    if found is None:
+        return Line(level="bad", name="torch", found=f"cannot be imported ({problem}): pip install -e . again")
+    device = ", ".join(found["gpus"]) or "CPU"
+    text = f"{found['version']} on {device}, bf16 {'works' if found['bf16'] else 'does not work: use precision fp32'}"
+    if not found["gpus"] and shutil.which("nvidia-smi"):
+        said = "there is an NVIDIA driver, and torch sees no GPU: install torch's CUDA build"
+        return Line(level="warn", name="torch", found=f"{text}; {said}")
+    return Line(level="ok" if found["bf16"] else "warn", name="torch", found=text)
+
+
+def _compiler_line() -> Line:
+    compiler = os.environ.get("CXX") or "g++"
+    path = shutil.which(compiler)
+    if path:
+        return Line(level="ok", name="compiler", found=path)
+    return Line(
+        level="warn", name="compiler", found=f"no {compiler}: sweeps with compile = true need one; others do not"
+    )
+
+
+def _ray_line() -> Line:
+    started = time.monotonic()
+    found, problem = _probe(RAY_PROBE)
+    if found is None:
+        return Line(level="bad", name="ray", found=f"does not start ({problem}): --executor in-process needs none")
+    return Line(level="ok", name="ray", found=f"started and ended in {time.monotonic() - started:.0f} s")
+
+
+def _tracking_line(store: Store) -> Line:
+    try:
+        uri = tracking_uri(store, last_sweep_name(store))
+    except NoSuchSweep:
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    try:
+        check_answers(uri)
+    except TrackingServerUnreachable as error:
+        return Line(level="warn", name="mlflow", found=f"{error}; training goes on without it")
+    return Line(level="ok", name="mlflow", found=public_uri(uri) or "an SQLite file in each sweep's folder")
+
+
+def _data_lines(store: Store) -> Iterator[Line]:
+    """The snapshot of the sweep used last; without a sweep, every prepared one."""
+    try:
+        folders = [data_folder(store, last_sweep_name(store))]
+    except NoSuchSweep:
+        folders = sorted(path.parent for path in (cache_folder() / "tokens").glob("*/manifest.json"))
+    except StoreError as error:
+        yield Line(level="bad", name="data", found=str(error))
+        return
+    if not folders:
+        yield Line(level="ok", name="data", found="none prepared yet: the first sweep does it")
+    for folder in folders:
+        yield _snapshot_line(folder)
+
+
+def _snapshot_line(folder: Path) -> Line:
+    try:
+        manifest = read_manifest(folder)
+        shards = [entry for split in SPLITS for entry in manifest["splits"][split]["shards"]]
+        wrong = [entry["file"] for entry in shards if file_sha256(folder / entry["file"]) != entry["sha256"]]
+    except (DataError, OSError, ValueError, KeyError, TypeError) as error:
+        return Line(level="bad", name="data", found=f"{error}: run `mor-sweep data prepare`")
+    if wrong:
+        return Line(
+            level="bad", name="data", found=f"{folder / wrong[0]} was changed: delete it and run `data prepare`"
+        )
+    tokens = sum(entry["tokens"] for entry in shards)
+    return Line(level="ok", name="data", found=f"{manifest['name']}, {tokens:,} tokens verified in {folder}")
+
+
+def _presets_line() -> Line:
+    presets = sorted(path for path in SWEEPS.iterdir() if path.suffix == ".toml")
+    for path in presets:
+        try:
+            load_spec(str(path))
+        except SpecError as error:
+            return Line(level="bad", name="sweep files", found=str(error))
+    return Line(level="ok", name="sweep files", found=f"{len(presets)} shipped ones are valid")
+
+
+def _clock_line() -> Line:
+    with tempfile.NamedTemporaryFile() as file:
+        gap = abs(Path(file.name).stat().st_mtime - time.time())
+    if gap > CLOCK_SECONDS:
+        return Line(level="warn", name="clock", found=f"{gap:.0f} s away from the disk's: nothing depends on it")
+    return Line(level="ok", name="clock", found="in step with the disk's; no decision depends on it")
+
+
+def _encoding_line() -> Line:
+    encoding = locale.getpreferredencoding(False)
+    if encoding.lower().replace("-", "") == "utf8":
+        return Line(level="ok", name="locale", found="UTF-8")
+    return Line(level="warn", name="locale", found=f"text is read as {encoding}: set PYTHONUTF8=1")
+
+
+def _probe(code: str) -> tuple[Any, str]:
+    """What a process of its own printed as JSON, or None and the last line of its complaint."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"no answer within {PROBE_SECONDS:g} s"
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1]), ""
+    except (IndexError, ValueError):
+        return None, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

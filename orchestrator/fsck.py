@@ -1,0 +1,88 @@
+"""Prove that a results folder is what it claims to be, without changing it.
+
+Checked: every planned cell is in one state (I1); published segments are whole and their own (I2, I6); what unfinished
+work starts from is there; tables, fits and MLflow say what the store says (I7, I9); no process of an ended sweep is
+left (I8). A finding is a problem, or a note: nothing is wrong, but something could be tidier.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.drivers import FOLDER, is_held, running_drivers
+from orchestrator.fsck_findings import Finding, note, problem
+from orchestrator.fsck_processes import process_findings
+from orchestrator.fsck_segments import CheckedSegment, check_segment
+from orchestrator.fsck_sweeps import sweep_findings
+from orchestrator.gc import leftovers
+from orchestrator.revisions import sweep_names
+from orchestrator.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was looked at and what was found."""
+
+    findings: tuple[Finding, ...]
+    """Problems first."""
+    num_sweeps: int
+    """Sweeps checked."""
+    num_segments: int
+    """Published segments checked."""
+    num_bytes: int
+    """Bytes of checkpoints whose sha256 was compared."""
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """Findings that are no notes."""
+        return tuple(finding for finding in self.findings if not finding.is_note)
+
+
+def check_results(store: Store, *, ask_mlflow: bool = True) -> Report:
+    """Check a results folder. Reads everything, writes nothing; a file that cannot be read is a finding."""
+    segments = {path.name: check_segment(store, path) for path in _folders(store.root / "segments")}
+    names = sweep_names(store)
+    findings = [finding for segment in segments.values() for finding in segment.findings]
+    findings += _hint_findings(store, segments)
+    for name in names:
+        findings += sweep_findings(store, name, segments, ask_mlflow=ask_mlflow)
+    findings += process_findings(store)
+    findings += _leftover_findings(store)
+    return Report(
+        findings=tuple(sorted(findings, key=lambda finding: finding.is_note)),
+        num_sweeps=len(names),
+        num_segments=len(segments),
+        num_bytes=sum(segment.num_bytes for segment in segments.values()),
+    )
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(parent.iterdir()) if parent.is_dir() else []
+
+
+def _hint_findings(store: Store, segments: dict[str, CheckedSegment]) -> Iterator[Finding]:
+    """trunks/<trunk>/<step> names the stable segment that ends there, and every one of them is named."""
+    named: dict[str, Path] = {}
+    for path in sorted((store.root / "trunks").glob("*/*")):
+        if not path.name.isdecimal():
+            continue
+        segment_id = path.read_text(errors="replace").strip()
+        named[segment_id] = path
+        segment = segments.get(segment_id)
+        if segment is None:
+            yield note(path, "names a segment that is not published", "nothing: it is passed over")
+        elif segment.verified and (segment.trunk_id, segment.stop_step) != (path.parent.name, int(path.name)):
+            yield problem(path, "names a segment of another trunk or step", "delete this file")
+    for name, segment in segments.items():
+        if segment.verified and segment.kind == "stable" and segment.status == "finished" and name not in named:
+            path = store.root / "trunks" / segment.trunk_id / str(segment.stop_step)
+            yield problem(path, "is missing: its segment is left out of curves", f"write {name} into it")
+
+
+def _leftover_findings(store: Store) -> Iterator[Finding]:
+    for path in leftovers(store):
+        yield note(path, "was left by an attempt that is gone", "mor-sweep gc")
+    if not running_drivers(store):
+        for path in sorted((store.root / "sweeps").glob(f"*/{FOLDER}/*")):
+            if not is_held(path):
+                yield note(path, "was left by a driver that was killed", "nothing: the next run removes it")

@@ -1,0 +1,45 @@
+"""Processes that outlived the sweep they belong to (I8), as far as this host can see."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.drivers import running_drivers
+from orchestrator.fsck_findings import Finding, problem
+from orchestrator.store import LOCK, Store
+
+
+def process_findings(store: Store) -> Iterator[Finding]:
+    """A worker that holds a segment's lock, or a mirror, while no driver runs."""
+    if running_drivers(store):
+        return
+    for lock in sorted((store.root / "attempts").glob(f"*/{LOCK}")):
+        if store.is_locked(lock.parent.name):
+            what = "is held by a process, though no driver of this host runs a sweep here"
+            yield problem(lock, what, "wait for a driver on another host, else end the process that `fuser` names")
+    for pid, command in running_commands():
+        if "orchestrator.mirror_follow" in command and f"--results {store.root.resolve()} " in f"{command} ":
+            yield problem(store.root, f"process {pid} mirrors a sweep that no driver runs", f"kill {pid}")
+
+
+def running_commands() -> list[tuple[int, str]]:
+    """(pid, command line) of the processes of this host that this user may see."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(
+                (int(path.parent.name), path.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip())
+            )
+        except OSError:  # It has ended, or is another user's.
+            continue
+    return found or _commands_by_ps()
+
+
+def _commands_by_ps() -> list[tuple[int, str]]:
+    """Where there is no /proc."""
+    try:
+        listed = subprocess.run(["ps", "-axo", "pid=,args="], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    rows = [line.strip().partition(" ") for line in listed.stdout.splitlines()]
+    return [(int(pid), command) for pid, _, command in rows if pid.isdecimal()]

@@ -1,0 +1,173 @@
+"""Whether a published segment is whole, is the one that its folder's name says, and verifies to the last byte."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
+from orchestrator.fsck_findings import Finding, note, problem
+from orchestrator.gc import PRUNED, read_pruned, tree_bytes
+from orchestrator.identity import (
+    OtherVersion,
+    Segment,
+    decay_segment,
+    evaluate_segment,
+    from_jsonable,
+    stable_segment,
+    trunk_id,
+)
+from orchestrator.store import Store, StoreError
+
+KNOWN = {"spec.json", "metrics.jsonl", "checkpoint", "result.json", PRUNED}
+STATUSES = ("finished", "diverged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedSegment:
+    """What is known of a published segment after its check."""
+
+    findings: tuple[Finding, ...]
+    """Empty where everything is right."""
+    kind: str = ""
+    """stable, decay or evaluate; empty where its spec cannot be read."""
+    trunk_id: str = ""
+    """Its trunk."""
+    stop_step: int = 0
+    """Where it ends."""
+    status: str = ""
+    """finished or diverged; empty where its result cannot be read."""
+    num_bytes: int = 0
+    """Of its checkpoint, all of them hashed."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether no problem was found."""
+        return all(finding.is_note for finding in self.findings)
+
+
+def check_segment(store: Store, folder: Path) -> CheckedSegment:
+    """Check one entry of segments/."""
+    again = f"move {folder} away and run the sweep's command again; only this segment is computed anew"
+    if not folder.is_dir() or not re.fullmatch(r"[0-9a-f]{64}", folder.name):
+        return CheckedSegment(findings=(note(folder, "is no segment", "move it elsewhere"),))
+    try:
+        segment = read_spec(folder / "spec.json")
+        result = store.result(folder.name)
+    except (StoreError, OtherVersion) as error:
+        return CheckedSegment(findings=(problem(folder, str(error), again),))
+    findings = [problem(path, what, again) for path, what in _wrongs(store, folder, segment, result)]
+    unknown = sorted(path for path in folder.iterdir() if path.name not in KNOWN)
+    findings += [note(path, "is no part of a segment", "mor-sweep gc, or move it elsewhere") for path in unknown]
+    checkpoint = folder / "checkpoint"
+    return CheckedSegment(
+        findings=tuple(findings),
+        kind=segment.kind,
+        trunk_id=trunk_id(segment.trunk),
+        stop_step=segment.stop_step,
+        status=result["status"] if result else "",
+        num_bytes=tree_bytes(checkpoint) if checkpoint.is_dir() else 0,
+    )
+
+
+def read_spec(path: Path) -> Segment:
+    """The segment that a spec.json describes. Raises StoreError, or OtherVersion for one of another version."""
+    try:
+        return from_jsonable(Segment, json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is not a readable spec ({error})") from error
+
+
+def named_by_content(segment: Segment) -> str:
+    """The id that a segment's content has."""
+    if segment.kind == "stable":
+        return stable_segment(segment.trunk, segment.stop_step).id
+    if segment.decay_start is None:
+        weights = stable_segment(segment.trunk, segment.stop_step)
+    else:
+        weights = decay_segment(segment.trunk, segment.decay_start, segment.stop_step, ())
+    if segment.kind == "decay":
+        return weights.id
+    return evaluate_segment(weights, segment.evaluation).id if segment.evaluation else ""
+
+
+Wrong = tuple[Path, str]
+"""(file, what is wrong with it)."""
+
+
+def _wrongs(store: Store, folder: Path, segment: Segment, result: dict[str, Any] | None) -> Iterator[Wrong]:
+    if named_by_content(segment) != folder.name:
+        yield folder / "spec.json", "describes another segment than the folder's name says"
+    if result is None:
+        yield folder, "holds no result.json and stands in the way of publication"
+        return
+    path = folder / "result.json"
+    if result.get("status") not in STATUSES:
+        yield path, f"has status {result.get('status')!r}, expected one of {', '.join(STATUSES)}"
+        return
+    if result.get("kind") != segment.kind:
+        yield path, f"is of kind {result.get('kind')!r}, its spec of {segment.kind!r}"
+    if result["status"] == "finished":
+        if result.get("step") != segment.stop_step:
+            yield path, f"ends at step {result.get('step')}, its spec at {segment.stop_step}"
+        if segment.kind == "evaluate":
+            yield from _evaluation_wrongs(path, result)
+        else:
+            yield from _checkpoint_wrongs(store, folder, segment)
+    yield from _metrics_wrongs(folder / "metrics.jsonl", segment, finished=result["status"] == "finished")
+
+
+def _evaluation_wrongs(path: Path, result: dict[str, Any]) -> Iterator[Wrong]:
+    evaluation = result.get("evaluation")
+    loss = evaluation.get("loss") if isinstance(evaluation, dict) else None
+    if not isinstance(loss, int | float) or not math.isfinite(loss):
+        yield path, f"has the loss {loss!r}, expected a finite number"
+
+
+def _checkpoint_wrongs(store: Store, folder: Path, segment: Segment) -> Iterator[Wrong]:
+    checkpoint = folder / "checkpoint"
+    if not checkpoint.exists():
+        try:
+            if read_pruned(store, folder.name) is None:
+                yield checkpoint, f"is missing, and no {PRUNED} accounts for it"
+        except StoreError as error:
+            yield folder / PRUNED, str(error)
+        return
+    try:
+        manifest = verify_checkpoint(checkpoint)
+    except CheckpointError as error:
+        yield checkpoint, str(error)
+        return
+    yield from _manifest_wrongs(checkpoint, manifest, segment)
+
+
+def _manifest_wrongs(checkpoint: Path, manifest: Manifest, segment: Segment) -> Iterator[Wrong]:
+    if manifest.step != segment.stop_step:
+        yield checkpoint / MANIFEST, f"is of step {manifest.step}, its segment ends at {segment.stop_step}"
+    wanted = {WEIGHTS} if segment.kind == "decay" else {WEIGHTS, OPTIMIZER}
+    for name in sorted(wanted - manifest.files.keys()):
+        yield checkpoint / MANIFEST, f"does not name {name}"
+    for path in sorted(checkpoint.iterdir()):
+        if path.name not in {MANIFEST, *manifest.files}:
+            yield path, "is not in the checkpoint's manifest"
+
+
+def _metrics_wrongs(path: Path, segment: Segment, *, finished: bool) -> Iterator[Wrong]:
+    """Whole lines of JSON whose steps ascend; to the segment's end where it is finished."""
+    if segment.kind == "evaluate":
+        return
+    try:
+        text = path.read_text()
+        steps = [json.loads(line)["step"] for line in text.splitlines()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield path, f"is not whole lines of JSON with a step ({error})"
+        return
+    if text and not text.endswith("\n"):
+        yield path, "ends in the middle of a line"
+    if steps != sorted(set(steps)):
+        yield path, "has steps that do not ascend"
+    if finished and steps[-1:] != [segment.stop_step]:
+        yield path, f"ends at step {steps[-1] if steps else 'none'}, its segment at {segment.stop_step}"

@@ -1,0 +1,165 @@
+"""Whether what is derived from the store says what the store says: cells, tables, fits, MLflow."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from analysis.points import TableError, read_points
+from orchestrator.cell_names import cell_name
+from orchestrator.drivers import running_drivers
+from orchestrator.fsck_findings import Finding, note, problem
+from orchestrator.fsck_segments import CheckedSegment
+from orchestrator.identity import OtherVersion
+from orchestrator.mirror import MirrorError
+from orchestrator.mirror_check import differences
+from orchestrator.mirror_cursor import is_current, public_uri, sqlite_path, tracking_uri
+from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
+from orchestrator.plan import cell_identity
+from orchestrator.records import segment_table, table
+from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.store import Store, StoreError
+
+STATES = {"finished", "pending", "failed", "diverged"}
+EXECUTION = ["reason", "flags", "train_seconds", "attempts"]
+"""Columns that may change after a cell is finished: another budget can divide the stretches that lead to it."""
+
+Checked = dict[str, CheckedSegment]
+
+
+def sweep_findings(store: Store, name: str, segments: Checked, *, ask_mlflow: bool) -> Iterator[Finding]:
+    """Everything about one sweep."""
+    path = store.sweep_folder(name) / "sweep.json"
+    try:
+        sweep = load_sweep(store, name)
+    except (StoreError, OtherVersion) as error:
+        yield problem(path, str(error), "move it away and run the sweep's command again")
+        return
+    runs = table(store, sweep)
+    yield from _cell_findings(store, sweep, runs, segments)
+    yield from _start_findings(store, sweep)
+    if running_drivers(store, name):
+        yield note(path, "the sweep is running: its tables, fits and MLflow are not compared", "ask again at its end")
+        return
+    yield from _table_findings(store, sweep, runs)
+    yield from _fit_findings(store, sweep, runs)
+    if ask_mlflow:
+        yield from _mlflow_findings(store, sweep)
+
+
+def _cell_findings(store: Store, sweep: Sweep, runs: pl.DataFrame, segments: Checked) -> Iterator[Finding]:
+    """I1: every planned cell is in one state, and a finished one rests on verified segments alone."""
+    path = store.sweep_folder(sweep.name) / "sweep.json"
+    for cell, row in zip(sweep.cells, runs.iter_rows(named=True), strict=True):
+        if cell_identity(cell) != cell.cell_id:
+            yield problem(path, f"cell {cell_name(cell)} is not what its id says", "move it away and run the command")
+        if row["status"] not in STATES:
+            yield problem(path, f"cell {cell_name(cell)} has the state {row['status']!r}", "report it as a defect")
+        if row["status"] != "finished":
+            continue
+        evaluated = sweep.segments[str(cell.evaluate_segment)]
+        for segment_id in (evaluated.id, *evaluated.needs):
+            checked = segments.get(segment_id)
+            if checked is None:
+                folder = store.segment_folder(segment_id)
+                what = f"is gone, though {cell_name(cell)}, which rests on it, is finished"
+                yield problem(folder, what, f"move {store.segment_folder(evaluated.id)} away and run the command again")
+            elif not checked.verified:
+                folder = store.segment_folder(segment_id)
+                yield problem(folder, f"does not verify, and {cell_name(cell)} rests on it", "as said of the segment")
+    double = [name for name, count in Counter(cell.cell_id for cell in sweep.cells).items() if count > 1]
+    for name in double:
+        yield problem(path, f"plans the cell {name} more than once", "move it away and run the command again")
+
+
+def _start_findings(store: Store, sweep: Sweep) -> Iterator[Finding]:
+    """What unfinished cooldowns and evaluations start from is there."""
+    for segment in sweep.segments.values():
+        if segment.kind == "stable" or store.is_done(segment.id):
+            continue
+        for need in segment.needs:
+            if store.is_done(need) and not store.checkpoint_folder(need).is_dir() and _finished(store, need):
+                what = f"is gone, and a planned {segment.kind} to step {segment.stop_step} starts from it"
+                folder = store.segment_folder(need)
+                yield problem(store.checkpoint_folder(need), what, f"move {folder} away and run the command again")
+
+
+def _finished(store: Store, segment_id: str) -> bool:
+    return store.readable_results([segment_id]).get(segment_id, {}).get("status") == "finished"
+
+
+def _table_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Finding]:
+    """runs.parquet and segments.parquet are what the store says."""
+    for name, current, key in (("runs", runs, "cell_id"), ("segments", segment_table(store, sweep), "segment_id")):
+        path = store.sweep_folder(sweep.name) / f"{name}.parquet"
+        if not path.exists():
+            yield note(path, "is not written yet", "run the sweep's command to its end")
+            continue
+        try:
+            written = pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            yield problem(path, f"cannot be read ({error})", "run the sweep's command again: it writes it anew")
+            continue
+        if not written.equals(current):
+            yield _table_finding(path, written, current, key)
+
+
+def _table_finding(path: Path, written: pl.DataFrame, current: pl.DataFrame, key: str) -> Finding:
+    """Older than the store, or wrong about something finished, which cannot change."""
+    again = "run the sweep's command again: it writes it anew"
+    if written.schema != current.schema:
+        return problem(path, "has other columns than this version writes", again)
+    fixed = [name for name in written.columns if name not in EXECUTION]
+    finished = written.filter(pl.col("status") == "finished").select(fixed)
+    wrong = finished.join(current.select(fixed), on=fixed, how="anti", nulls_equal=True)
+    if wrong.height:
+        return problem(path, f"{wrong.height} finished rows are not what the store says ({wrong[key][0][:12]})", again)
+    return note(path, "is older than the store", again)
+
+
+def _fit_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Finding]:
+    """I9: fits.json was made from exactly the finished cells of the store."""
+    path = store.sweep_folder(sweep.name) / "fits.json"
+    again = f"mor-sweep fit {sweep.name}"
+    try:
+        fits = json.loads(path.read_text())
+        settings = fits["settings"]
+        points = read_points(
+            runs,
+            loss_column=fits["loss_column"],
+            leave_out_flags=tuple(settings["leave_out_flags"]),
+            leave_out_cells=tuple(settings["leave_out_cells"]),
+        )
+        said, used = fits["inputs_sha256"], int(fits["num_points"])
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, TableError) as error:
+        yield problem(path, f"cannot be read ({error!r})", again)
+        return
+    if said == points.inputs_sha256:
+        return
+    if used < points.frame.height:
+        yield note(path, f"was made from {used} cells, and {points.frame.height} can be used now", again)
+    else:
+        yield problem(path, "was made from other cells or losses than the store's finished ones", again)
+
+
+def _mlflow_findings(store: Store, sweep: Sweep) -> Iterator[Finding]:
+    """I7: MLflow equals the store where it was brought up to date, and there is one to ask."""
+    uri = tracking_uri(store, sweep.name)
+    where = sqlite_path(uri) or Path(public_uri(uri))
+    again = f"mor-sweep mlflow sync {sweep.name}"
+    if sqlite_path(uri) is not None and not where.exists():
+        yield note(where, "there is no MLflow store yet", again)
+        return
+    try:
+        check_answers(uri)
+        found = differences(store, sweep, uri)
+        if is_current(store, sweep, uri):
+            yield from (problem(where, line, again) for line in found)
+        elif found:
+            yield note(where, f"is behind the store: {found[0]}" + (" ..." if len(found) > 1 else ""), again)
+    except (TrackingServerUnreachable, MirrorError) as error:
+        yield note(where, f"is not compared: {error}", again)

@@ -1,0 +1,186 @@
+"""Which checkpoints may go, and their going. A segment's result, curve and losses always stay.
+
+A checkpoint of a planned stable segment may go once every planned segment that starts from it, in any revision of any
+sweep of the folder, is published as finished, except the newest of its trunk: a larger budget goes on from there. The
+final weights of a cell may go, where that is asked for, once each planned evaluation of them is. What no sweep of the
+folder has planned stays: its sweep.json may be lost, and its command would build on it.
+
+    segments/<id>/pruned.json    in the place of checkpoint/: its step, the sha256 of its files, why it went
+"""
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.drivers import running_drivers
+from orchestrator.planned_work import PlannedWork, planned_work
+from orchestrator.store import Store, StoreError, iterate_attempts, remove_folder, write_json
+
+PRUNED = "pruned.json"
+PRUNED_SCHEMA = "mor-sweep.pruned/1"
+UNPUBLISHED = ("*.writing", "*.writing.*", "*.removed", "*.corrupt", "final", "publish")
+"""What of an attempt nobody goes on with once its process is gone."""
+
+
+class GcRefused(ValueError):
+    """Nothing is deleted as things stand; the message says why and what to do."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunableCheckpoint:
+    """A published checkpoint that may go."""
+
+    segment_id: str
+    """Whose it is."""
+    folder: Path
+    """Where it lies."""
+    num_bytes: int
+    """On disk."""
+    reason: str
+    """Why nothing needs it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    """What may go, and how much stays."""
+
+    checkpoints: tuple[PrunableCheckpoint, ...]
+    """Published checkpoints."""
+    leftovers: tuple[tuple[Path, int], ...]
+    """Files and folders of dead attempts, with their bytes."""
+    num_kept: int
+    """Published checkpoints that stay."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that may go."""
+        return sum(each.num_bytes for each in self.checkpoints) + sum(size for _, size in self.leftovers)
+
+
+def find_garbage(store: Store, *, weights: bool = False) -> Garbage:
+    """What may go; changes nothing. Raises StoreError where a plan cannot be read."""
+    work = planned_work(store)
+    finished = {name for name in work.segments if _is_finished(store, name)}
+    needed = _needed(store, work, finished, weights=weights)
+    held = sorted(path.parent.name for path in store.root.glob("segments/*/checkpoint") if path.is_dir())
+    prunable = [name for name in held if name in finished and name not in needed]
+    return Garbage(
+        checkpoints=tuple(_prunable(store, work, name) for name in prunable),
+        leftovers=tuple((path, tree_bytes(path)) for path in leftovers(store)),
+        num_kept=len(held) - len(prunable),
+    )
+
+
+def collect(store: Store, garbage: Garbage) -> int:
+    """Delete it; returns the bytes freed. Raises GcRefused while a sweep runs: its plan may just have changed."""
+    drivers = running_drivers(store)
+    if drivers:
+        raise GcRefused(
+            f"the sweep {drivers[0].sweep} is running in this results folder (process {drivers[0].pid} on "
+            f"{drivers[0].host}): wait for its end or `mor-sweep cancel {drivers[0].sweep}` first"
+        )
+    for checkpoint in garbage.checkpoints:
+        _prune(store, checkpoint)
+    for path, _ in garbage.leftovers:
+        remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return garbage.num_bytes
+
+
+def read_pruned(store: Store, segment_id: str) -> dict[str, Any] | None:
+    """What pruned.json says of a checkpoint that went; None where there is none. Raises StoreError for any other."""
+    path = store.segment_folder(segment_id) / PRUNED
+    try:
+        said = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error})") from error
+    if not isinstance(said, dict) or (said.get("schema"), said.get("segment_id")) != (PRUNED_SCHEMA, segment_id):
+        raise StoreError(f"{path} is not of its segment in schema {PRUNED_SCHEMA}")
+    return said
+
+
+def tree_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(each.lstat().st_size for each in files if not each.is_dir() or each.is_symlink())
+
+
+def _is_finished(store: Store, segment_id: str) -> bool:
+    """Published with status finished. What diverged may be retried, and then starts from its parent again."""
+    try:
+        result = store.result(segment_id)
+    except StoreError:
+        return False
+    return result is not None and result.get("status") == "finished"
+
+
+def _needed(store: Store, work: PlannedWork, finished: set[str], *, weights: bool) -> set[str]:
+    """Segments whose checkpoints stay."""
+    needed = {name for name, users in work.users.items() if not users <= finished}
+    if not weights:
+        needed |= {name for name in finished if _is_final(work, name)}
+    ends: dict[str, list[int]] = {}
+    for planned in work.segments.values():
+        unfinished = planned[0].kind == "stable" and planned[0].id not in finished
+        ends.setdefault(planned[0].trunk_id, []).extend([planned[0].stop_step] if unfinished else [])
+    for trunk, stop_steps in ends.items():
+        states = [(step, name) for step, name in store.published_trunk_steps(trunk) if _holds_checkpoint(store, name)]
+        needed |= {name for _, name in states[:1]}
+        for stop_step in stop_steps:  # An unfinished stretch starts from the furthest state before its end.
+            needed |= {name for _, name in [each for each in states if each[0] <= stop_step][:1]}
+    return needed
+
+
+def _holds_checkpoint(store: Store, segment_id: str) -> bool:
+    return store.checkpoint_folder(segment_id).is_dir()
+
+
+def _is_final(work: PlannedWork, segment_id: str) -> bool:
+    """Whether a cell ends with these weights: a cooldown's, or those that an evaluation measures."""
+    users = work.users.get(segment_id, frozenset())
+    return work.kind(segment_id) == "decay" or any(work.kind(user) == "evaluate" for user in users)
+
+
+def _prunable(store: Store, work: PlannedWork, segment_id: str) -> PrunableCheckpoint:
+    folder = store.checkpoint_folder(segment_id)
+    users = len(work.users.get(segment_id, ()))
+    return PrunableCheckpoint(
+        segment_id=segment_id,
+        folder=folder,
+        num_bytes=tree_bytes(folder),
+        reason=f"{users} planned segments start from it, and all of them are finished",
+    )
+
+
+def _prune(store: Store, checkpoint: PrunableCheckpoint) -> None:
+    """Say that it went, then let it go: cut short in between, the next gc goes on."""
+    try:
+        manifest = json.loads((checkpoint.folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        manifest = {}
+    kept = {name: manifest.get(name) for name in ("step", "files")} if isinstance(manifest, dict) else {}
+    said = {"schema": PRUNED_SCHEMA, "segment_id": checkpoint.segment_id, "reason": checkpoint.reason}
+    write_json(checkpoint.folder.parent / PRUNED, said | kept | {"bytes": checkpoint.num_bytes})
+    remove_folder(checkpoint.folder)
+
+
+def leftovers(store: Store) -> Iterator[Path]:
+    """What dead attempts, and deletions that were cut short, left. An attempt at work holds its segment's lock."""
+    yield from sorted(store.root.glob("segments/*/*.removed"))
+    for folder in sorted((store.root / "attempts").glob("*")):
+        segment_id = folder.name
+        if not folder.is_dir() or store.is_locked(segment_id):
+            continue
+        done = store.is_done(segment_id)
+        patterns = (*UNPUBLISHED, "checkpoint-*") if done else UNPUBLISHED
+        for attempt in iterate_attempts(store, segment_id):
+            # Whether an attempt of another host is at work cannot be seen for certain.
+            if done or re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", attempt.name):
+                yield from sorted({path for pattern in patterns for path in attempt.glob(pattern)})

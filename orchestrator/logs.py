@@ -1,0 +1,146 @@
+"""What the attempts at a cell have said: why it failed first, then every attempt's files, from the store alone."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.attempt_log import LOG
+from orchestrator.cell_names import cell_name
+from orchestrator.cells import Cell
+from orchestrator.drivers import running_drivers
+from orchestrator.records import table
+from orchestrator.revisions import Sweep
+from orchestrator.store import Store, iterate_attempts
+
+POLL_SECONDS = 0.5
+STACKS = "stacks.txt"
+"""Of an attempt that took no step for too long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptFiles:
+    """One attempt at a segment of a cell."""
+
+    title: str
+    """Such as "stable to step 120, attempt 001-host-4711"."""
+    folder: Path
+    """Where its files are."""
+
+
+def cell_lines(store: Store, sweep: Sweep, cell: Cell) -> Iterator[str]:
+    """Everything there is to read about a cell, the cause of a failure first."""
+    row = next(row for row in table(store, sweep).iter_rows(named=True) if row["cell_id"] == str(cell.cell_id))
+    state = row["status"] + (f": {row['reason']}" if row["reason"] else "")
+    yield f"{cell_name(cell)} ({row['cell_id'][:12]}) {state}"
+    attempts = cell_attempts(store, sweep, cell)
+    if not attempts:
+        yield "no attempt yet"
+    for attempt in attempts:
+        yield ""
+        yield f"== {attempt.title}"
+        yield from _attempt_lines(attempt.folder)
+
+
+def cell_attempts(store: Store, sweep: Sweep, cell: Cell) -> list[AttemptFiles]:
+    """The attempts at the segments that lead to a cell, in the order of the segments and of the attempts."""
+    return [
+        AttemptFiles(title=f"{segment.kind} to step {segment.stop_step}, attempt {folder.name}", folder=folder)
+        for segment in sweep.chain(cell)
+        for folder in iterate_attempts(store, segment.id)
+    ]
+
+
+def follow_cell(store: Store, sweep: Sweep, cell: Cell) -> Iterator[str]:
+    """What the attempts write from now on, line by line, until the cell has ended or nothing runs the sweep."""
+    read = {attempt.folder: _sizes(attempt.folder) for attempt in cell_attempts(store, sweep, cell)}
+    while True:
+        going_on = _is_going_on(store, sweep, cell)  # Before the files: what was written last is read.
+        for attempt in cell_attempts(store, sweep, cell):
+            if attempt.folder not in read:
+                read[attempt.folder] = {}
+                yield f"== {attempt.title}"
+            yield from _new_lines(attempt.folder, read[attempt.folder])
+        if not going_on:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _is_going_on(store: Store, sweep: Sweep, cell: Cell) -> bool:
+    if store.is_done(str(cell.evaluate_segment)):
+        return False
+    at_work = any(store.is_locked(segment.id) for segment in sweep.chain(cell))
+    return at_work or bool(running_drivers(store, sweep.name))
+
+
+def _attempt_lines(folder: Path) -> Iterator[str]:
+    failure = _read(folder / "failure.json")
+    if failure is not None:
+        yield f"failed: {failure.get('reason', 'no reason was recorded')}"
+    for name, value in (_read(folder / "interrupted.json") or {}).items():
+        yield f"interrupted: {name} {value}"
+    log = folder / LOG
+    if log.is_file():
+        yield from log.read_text(errors="replace").splitlines()
+    if failure is not None:
+        yield from str(failure.get("traceback", "")).splitlines()
+    stacks = folder / STACKS
+    if stacks.is_file():
+        yield from stacks.read_text(errors="replace").splitlines()
+    yield from _last_metrics(folder / "metrics.jsonl")
+
+
+def _last_metrics(path: Path) -> Iterator[str]:
+    """The last whole line of a curve."""
+    if path.is_file():
+        whole = [line for line in path.read_text(errors="replace").split("\n")[:-1] if line]
+        yield from (_metrics_text(line) for line in whole[-1:])
+
+
+def _metrics_text(line: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return line
+    return "last metrics: " + ", ".join(f"{name} {_short(value)}" for name, value in row.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object; what cannot be read is shown as what it is."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return {"reason": f"{path} cannot be read ({error})"}
+    return value if isinstance(value, dict) else {"reason": f"{path} holds no object"}
+
+
+FOLLOWED = (LOG, "metrics.jsonl", "failure.json", "interrupted.json")
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes that a reader has been shown already."""
+    return {name: (folder / name).stat().st_size for name in FOLLOWED if (folder / name).is_file()}
+
+
+def _new_lines(folder: Path, read: dict[str, int]) -> Iterator[str]:
+    """Whole lines that were added since; grows `read`."""
+    for name in FOLLOWED:
+        path = folder / name
+        if not path.is_file():
+            continue
+        with path.open("rb") as file:
+            file.seek(read.get(name, 0))
+            added = file.read()
+        # JSON is written whole, once.
+        whole = added if name.endswith(".json") else added[: added.rfind(b"\n") + 1]
+        read[name] = read.get(name, 0) + len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            yield _metrics_text(line).removeprefix("last metrics: ") if name == "metrics.jsonl" else line

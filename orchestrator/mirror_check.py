@@ -1,0 +1,100 @@
+"""Whether MLflow equals the results store, asked without writing anything. mlflow itself is behind `mirror.reading`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.mirror import BATCH, SUMMARY, reading
+from orchestrator.mirror_content import RunContent, curve_points, run_content
+from orchestrator.mirror_cursor import files_sha256, public_uri, summary_files
+from orchestrator.records import curve, table
+from orchestrator.revisions import Sweep
+from orchestrator.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from orchestrator.mirror import MlflowClient
+
+SHOWN_PER_RUN = 3
+
+
+def differences(store: Store, sweep: Sweep, uri: str) -> list[str]:
+    """Where MLflow says something else than the store, one sentence each; empty where they are equal.
+
+    Raises MirrorError where MLflow does not answer.
+    """
+    with reading(uri) as client:
+        if client is None:
+            return [f"{public_uri(uri)} does not exist"]
+        experiment = client.get_experiment_by_name(sweep.name)
+        if experiment is None or experiment.lifecycle_stage == "deleted":
+            return [f"MLflow has no experiment {sweep.name!r}"]
+        held = _held_runs(client, experiment.experiment_id)
+        return list(_differences(store, sweep, client, held))
+
+
+def _differences(store: Store, sweep: Sweep, client: "MlflowClient", held: dict[str, list[Any]]) -> Iterator[str]:
+    for cell, row in zip(sweep.cells, table(store, sweep).iter_rows(named=True), strict=True):
+        try:
+            content = run_content(row, curve(store, sweep, cell))
+        except StoreError as error:
+            yield str(error)
+            continue
+        runs = held.pop(content.cell_id, [])
+        if len(runs) != 1:
+            yield f"{content.name}: MLflow has {len(runs)} runs of it, expected 1"
+            continue
+        found = [*_run_differences(runs[0], content), *_curve_differences(client, runs[0], content)]
+        yield from (f"{content.name}: {each}" for each in found[:SHOWN_PER_RUN])
+        if len(found) > SHOWN_PER_RUN:
+            yield f"{content.name}: and {len(found) - SHOWN_PER_RUN} more"
+    summaries = held.pop(SUMMARY, [])
+    shown = [run.data.tags.get("mor.files", "") for run in summaries]
+    wanted = files_sha256(summary_files(store, sweep.name))
+    if shown != ([wanted] if wanted or summaries else []):
+        yield "MLflow does not have the sweep's fits and figures as they are"
+    yield from (f"MLflow has a run of a cell that the sweep does not have ({name[:12]})" for name in held)
+
+
+def _run_differences(run: Any, content: RunContent) -> Iterator[str]:
+    if run.info.status != content.status:
+        yield f"status {run.info.status}, expected {content.status}"
+    final = {name: value for name, value, _ in content.final}
+    metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith("train/")}
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith("mor.")}
+    wanted_tags = {name: value for name, value in content.tags.items() if name.startswith("mor.")}
+    for what, has, wanted in (
+        ("parameter", run.data.params, content.params),
+        ("metric", metrics, final),
+        ("tag", tags, wanted_tags),
+    ):
+        for name in sorted(has.keys() | wanted.keys()):
+            if has.get(name) != wanted.get(name):
+                yield f"{what} {name} is {has.get(name)}, expected {wanted.get(name)}"
+
+
+def _curve_differences(client: "MlflowClient", run: Any, content: RunContent) -> Iterator[str]:
+    """Each step of each curve stands once, with the store's value."""
+    wanted: dict[str, list[tuple[int, float]]] = {}
+    for name, value, step in curve_points(content.rows):
+        wanted.setdefault(name, []).append((step, value))
+    names = {name for name in run.data.metrics if name.startswith("train/")} | wanted.keys()
+    for name in sorted(names):
+        has = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+        expected = sorted(wanted.get(name, []))
+        if has != expected:
+            odd = min(set(has) ^ set(expected), default=None)
+            where = f"first at step {odd[0]}" if odd else "some steps stand more than once"
+            yield f"curve {name} has {len(has)} points, expected {len(expected)}; they differ, {where}"
+
+
+def _held_runs(client: "MlflowClient", experiment_id: str) -> dict[str, list[Any]]:
+    """cell id -> its runs; the summary run under its own name."""
+    held: dict[str, list[Any]] = {}
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], max_results=BATCH, page_token=token)
+        for run in page:
+            summary = run.data.tags.get("mor.kind") == "summary"
+            held.setdefault(SUMMARY if summary else run.data.tags.get("mor.cell", "another"), []).append(run)
+        token = page.token
+        if not token:
+            return held

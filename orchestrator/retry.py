@@ -1,0 +1,87 @@
+"""Clear what keeps a cell from being tried again. A published divergence is moved aside, never deleted.
+
+retried/<segment_id>-<N>/    a published segment as it was, moved here by the Nth retry
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.cells import Cell
+from orchestrator.drivers import running_drivers
+from orchestrator.records import segment_record
+from orchestrator.revisions import PlannedSegment, Sweep
+from orchestrator.store import Store, fsync, iterate_attempts
+
+FOLDER = "retried"
+
+
+class RetryRefused(ValueError):
+    """Nothing is changed as things stand; the message says why and what to do."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """What a retry clears."""
+
+    moved: tuple[PlannedSegment, ...]
+    """Published as diverged, or in a state that cannot be read: moved aside."""
+    failed: tuple[PlannedSegment, ...]
+    """Segments whose latest attempt failed: its failure.json becomes failure.retried.json."""
+    cells: tuple[Cell, ...]
+    """The cells that are tried again by the sweep's command."""
+
+
+def plan_retry(store: Store, sweep: Sweep, cells: Sequence[Cell]) -> Retry:
+    """What stands in the way of these cells; changes nothing."""
+    moved: dict[str, PlannedSegment] = {}
+    failed: dict[str, PlannedSegment] = {}
+    stopped = []
+    for cell in cells:
+        if (
+            store.is_done(str(cell.evaluate_segment))
+            and _status(store, sweep, str(cell.evaluate_segment)) == "finished"
+        ):
+            continue
+        for segment in sweep.chain(cell):
+            status = segment_record(store, segment).status
+            if status in ("diverged", "failed"):
+                blocked_by = moved if store.segment_folder(segment.id).exists() else failed
+                blocked_by[segment.id] = segment
+                stopped.append(cell)
+    return Retry(moved=tuple(moved.values()), failed=tuple(failed.values()), cells=tuple(dict.fromkeys(stopped)))
+
+
+def apply_retry(store: Store, sweep: Sweep, retry: Retry) -> list[Path]:
+    """Do it; returns where published results were moved. Raises RetryRefused while the sweep runs."""
+    drivers = running_drivers(store)
+    if drivers:
+        raise RetryRefused(
+            f"the sweep {drivers[0].sweep} is running in this results folder (process {drivers[0].pid} on "
+            f"{drivers[0].host}): wait for its end or `mor-sweep cancel {drivers[0].sweep}` first"
+        )
+    moved = [_move_aside(store, segment.id) for segment in retry.moved]
+    for segment in (*retry.failed, *retry.moved):
+        for attempt in iterate_attempts(store, segment.id):
+            failure = attempt / "failure.json"
+            if failure.is_file():
+                failure.rename(attempt / "failure.retried.json")
+    return moved
+
+
+def _status(store: Store, sweep: Sweep, segment_id: str) -> str:
+    return segment_record(store, sweep.segments[segment_id]).status
+
+
+def _move_aside(store: Store, segment_id: str) -> Path:
+    """One rename: the segment is published or it is not."""
+    folder = store.root / FOLDER
+    folder.mkdir(exist_ok=True)
+    number = 1 + sum(1 for _ in folder.glob(f"{segment_id}-*"))
+    while (target := folder / f"{segment_id}-{number}").exists():
+        number += 1
+    store.segment_folder(segment_id).rename(target)
+    fsync(folder)
+    return target
