@@ -1,0 +1,86 @@
+"""Which segment to start next: of those whose needs are met, the one that the most work waits for. Pure."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from orchestrator.cells import training_cost
+from orchestrator.identity import Segment
+from orchestrator.worker import Outcome, blocked
+
+
+class Schedule:
+    """Hands out segments and takes their outcomes; what needs a segment that did not finish is blocked, not run.
+
+    The longest chain goes first: a sweep lasts at least as long as its longest trunk with its cooldown, so what is
+    short fills the gaps, and the last workers are not left waiting for a long segment that started late.
+    """
+
+    def __init__(self, segments: Sequence[Segment], published: Mapping[str, Outcome]) -> None:
+        chains = chain_flops(segments)
+        self._segments = segments
+        self._first = {segment.id: (-chains[segment.id], place) for place, segment in enumerate(segments)}
+        self._dependents: dict[str, list[Segment]] = defaultdict(list)
+        self._missing = {segment.id: len(segment.needs) for segment in segments}
+        self._ready: list[tuple[int, int]] = []
+        self._unsettled = set(self._first)
+        for segment in segments:
+            for need in segment.needs:
+                self._dependents[need].append(segment)
+            if not segment.needs:
+                heapq.heappush(self._ready, self._first[segment.id])
+        self.blocked_at_first = [each for outcome in published.values() for each in self.settle(outcome)]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every segment has an outcome."""
+        return not self._unsettled
+
+    def take(self) -> Segment | None:
+        """The next segment to start; None where all that is left waits for outcomes."""
+        return self._segments[heapq.heappop(self._ready)[1]] if self._ready else None
+
+    def settle(self, outcome: Outcome) -> list[Outcome]:
+        """Note an outcome. Returns those of the segments that it blocks, however far down."""
+        found: list[Outcome] = []
+        arrived = [outcome]
+        while arrived:
+            cause = arrived.pop()
+            self._unsettled.discard(cause.segment_id)
+            for dependent in self._dependents.pop(cause.segment_id, []):
+                if cause.status == "finished":
+                    self._release(dependent)
+                elif dependent.id in self._unsettled:
+                    arrived.append(blocked(dependent, cause))
+                    found.append(arrived[-1])
+        return found
+
+    def _release(self, segment: Segment) -> None:
+        self._missing[segment.id] -= 1
+        if not self._missing[segment.id]:
+            heapq.heappush(self._ready, self._first[segment.id])
+
+
+def chain_flops(segments: Sequence[Segment]) -> dict[str, int]:
+    """By id: exact training FLOPs of a segment and of the longest chain of segments that wait for it.
+
+    Segments come after what they need; evaluations count nothing.
+    """
+    stops = {segment.id: segment.stop_step for segment in segments}
+    longest: dict[str, int] = defaultdict(int)
+    chains: dict[str, int] = {}
+    for segment in reversed(segments):
+        chains[segment.id] = _own_flops(segment, stops) + longest[segment.id]
+        for need in segment.needs:
+            longest[need] = max(longest[need], chains[segment.id])
+    return chains
+
+
+def _own_flops(segment: Segment, stops: Mapping[str, int]) -> int:
+    if segment.kind == "evaluate":
+        return 0
+    first = segment.decay_start or max((stops.get(need, 0) for need in segment.needs), default=0)
+    model, batch_size = segment.trunk.model, segment.trunk.train.batch_size
+    return round(
+        training_cost(model, batch_size, segment.stop_step, "exact") - training_cost(model, batch_size, first, "exact")
+    )

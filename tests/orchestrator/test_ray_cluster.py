@@ -1,0 +1,75 @@
+"""What a cluster holds, checked before anything is started; GPUs that only the scheduler believes in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_cluster import cluster
+from toy_sweep import TOY_PRESET, ToySweep
+
+from mor_core.data.shards import prepare
+from orchestrator.plan import plan
+from orchestrator.ray_executor import RayExecutor
+from orchestrator.segment_run import Job
+from orchestrator.spec import load_spec
+from orchestrator.sweep_file import Override
+
+
+@pytest.fixture(scope="module")
+def two_gpus() -> Iterator[Any]:
+    with cluster({"num_cpus": 8, "num_gpus": 2}) as nodes:
+        yield nodes
+
+
+def preset(folder: Path, execution: str) -> tuple[str, ...]:
+    path = folder / "preset.toml"
+    path.write_text(TOY_PRESET.read_text() + execution)
+    return ("--preset", str(path))
+
+
+@pytest.mark.slow
+def test_a_share_of_a_gpu_is_what_each_task_takes_and_what_the_cluster_is_filled_by(two_gpus: Any, toy: ToySweep):
+    assert RayExecutor(workers=1, address=two_gpus.address).parallel_segments() == 2
+    executor = RayExecutor(workers=1, address=two_gpus.address, gpus_per_segment=0.5)
+    assert executor.parallel_segments() == 4
+    spec = load_spec(str(TOY_PRESET), [Override(flag="--data", path=("data", "corpus"), value=str(toy.text))])
+    data = prepare(spec.data_spec, toy.cache)
+    segments = plan(spec, data).segments
+    job = Job(results=toy.results, data_folder=data.folder, checkpoint_every_steps=20)
+    events = executor.run(segments, job, {})
+    free: list[float] = []
+    done = []
+    for outcome in events:
+        import ray
+
+        free.append(ray.available_resources().get("GPU", 0.0))
+        done += [outcome] if outcome else []
+    assert {outcome.status for outcome in done} == {"finished"}
+    assert len(done) == len(segments)
+    assert {0.5, 1.0, 1.5} & set(free), "GPUs were taken by halves"
+    assert min(free) == 0.0, "the four trunks ran at the same time"
+
+
+def test_more_workers_than_the_cluster_has_gpus_are_refused_before_anything_is_tried(
+    two_gpus: Any, toy: ToySweep, tmp_path: Path
+):
+    flags = preset(tmp_path, "workers_per_segment = 4\n")
+    done = toy.run("--address", two_gpus.address, *flags, executor="ray")
+    assert done.returncode == 4
+    assert (
+        f"error: each segment asks for 4 workers with 1 CPU and 1 GPU each, and the Ray cluster at {two_gpus.address} "
+        "has 8 CPUs and 2 GPUs on 1 node: lower execution.workers_per_segment or execution.gpus_per_segment, or add "
+        "nodes"
+    ) in done.stderr
+    assert not toy.published()
+
+
+def test_a_gpu_that_this_machine_does_not_have_is_refused_and_nothing_waits_for_it(toy: ToySweep, tmp_path: Path):
+    done = toy.run("--workers", "1", *preset(tmp_path, "gpus_per_segment = 0.25\n"), executor="ray")
+    assert done.returncode == 4
+    said = (
+        "each segment asks for 1 CPU and 0.25 GPUs, and the Ray cluster of this machine has 1 CPU and 0 GPUs on 1 node"
+    )
+    assert said in done.stderr
+    assert not list(toy.results.glob("attempts/*/*"))
