@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-faults check clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -30,6 +30,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
+
+## Every fault that a sweep must survive, made on purpose; one line a case, with its figures.
+test-faults: $(READY)
+	$(BIN)/python -m pytest -q -m faults
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -134,13 +134,21 @@ def content_id(value: object) -> str:
 
 def canonical_json(value: object) -> str:
     """One text for one value: sorted keys, no spaces, floats by their shortest exact form, no NaN or infinity."""
-    return json.dumps(to_jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return _ENCODER.encode(to_jsonable(value))
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
+
+_PLAIN = frozenset({str, bool, int, float, type(None)})
 
 
 def to_jsonable(value: object) -> Any:
     """Frozen dataclasses, tuples and plain values as JSON types; raises TypeError for anything else."""
+    if type(value) in _PLAIN:  # Most values are: a plan of 100,000 cells asks this a million times.
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {name: to_jsonable(getattr(value, name)) for name in _field_names(type(value))}
     if isinstance(value, dict):
         return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -152,12 +160,19 @@ def to_jsonable(value: object) -> Any:
     raise TypeError(f"{value!r} of type {type(value).__name__} has no canonical JSON")
 
 
+@lru_cache(maxsize=64)
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
 def from_jsonable(kind: Any, data: Any) -> Any:
     """The inverse of `to_jsonable` for a frozen dataclass type (or a field type within one).
 
     Of several dataclasses it reads the one whose `choice` is the data's. Raises OtherVersion where data lacks a field
     or holds an unknown one, ValueError where it is no object at all.
     """
+    if kind in (int, float, str, Fraction):
+        return kind(data)
     if dataclasses.is_dataclass(kind):
         return _dataclass_from(kind, data)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -165,7 +180,7 @@ def from_jsonable(kind: Any, data: Any) -> Any:
         return None if data is None else from_jsonable(_chosen(arguments, data), data)
     if origin is tuple:
         return tuple(from_jsonable(arguments[0], item) for item in data)
-    return kind(data) if kind in (int, float, str, Fraction) else data
+    return data
 
 
 def _chosen(options: Sequence[Any], data: Any) -> Any:
@@ -181,14 +196,21 @@ def _chosen(options: Sequence[Any], data: Any) -> Any:
 
 
 def _dataclass_from(kind: Any, data: Any) -> Any:
-    hints = typing.get_type_hints(kind)
-    expected = {field.name for field in dataclasses.fields(kind)}
+    hints = _field_types(kind)
+    expected = hints.keys()
     if not isinstance(data, dict):
         raise ValueError(f"{kind.__name__}: expected an object with {sorted(expected)}, found {type(data).__name__}")
     if set(data) != expected:
         differing = ", ".join(sorted(expected ^ set(data)))
         raise _other_version(kind.__name__, differing)
     return kind(**{name: from_jsonable(hints[name], item) for name, item in data.items()})
+
+
+@lru_cache(maxsize=64)
+def _field_types(kind: Any) -> dict[str, Any]:
+    """Field name -> type. Reading annotations takes longer than all the rest, and a sweep has thousands of cells."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _other_version(what: str, differing: str) -> OtherVersion:

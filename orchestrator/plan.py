@@ -206,11 +206,16 @@ def _branch(
 
 
 def _named(cell: Cell, trunk: str, evaluate: str) -> Cell:
-    """The cell with its ids. Equal work under another budget, convention or label is another row."""
+    named = replace(cell, trunk_id=trunk, evaluate_segment=evaluate)
+    return replace(named, cell_id=cell_identity(named))
+
+
+def cell_identity(cell: Cell) -> str:
+    """The id of a cell with its segments. Equal work under another budget, convention or label is another row."""
     identity = {
         "arm": cell.arm,
-        "evaluate": evaluate,
+        "evaluate": cell.evaluate_segment,
         "budget": cell.budget,
         "budget_convention": cell.budget_convention,
     }
-    return replace(cell, cell_id=content_id(identity), trunk_id=trunk, evaluate_segment=evaluate)
+    return content_id(identity)

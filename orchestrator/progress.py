@@ -46,7 +46,9 @@ class Progress:
         self._live.stop()
 
     def record(self, outcome: Outcome) -> None:
-        """A segment has ended; its cells are told about if it was their last."""
+        """A segment has ended; its cells are told about if it was their last. One that was stopped is still to do."""
+        if outcome.status == "interrupted":
+            return
         self.outcomes[outcome.segment_id] = outcome
         for cell in self._cells.get(outcome.segment_id, []):
             self.console.print(self._line(cell, outcome), highlight=False, soft_wrap=True, markup=False)

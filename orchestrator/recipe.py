@@ -118,10 +118,16 @@ def _depth(arm: Arm, size: Size) -> int:
 def batch_size(spec: SweepSpec) -> int:
     """Sequences per optimiser step: the sweep's own, else the recipe's. Raises SpecError where it does not divide."""
     batch = spec.train.batch_size or PAPER_BATCH_SIZE
-    micro_batch = spec.execution.micro_batch or batch
-    if batch % micro_batch:
+    workers = spec.execution.workers_per_segment
+    if batch % workers:
         raise SpecError(
-            f"execution.micro_batch {micro_batch} does not divide the batch of {batch} sequences: use a divisor"
+            f"execution.workers_per_segment {workers} does not divide the batch of {batch} sequences: use a divisor"
+        )
+    micro_batch, share = spec.execution.micro_batch or batch, batch // workers
+    if share % min(micro_batch, share):
+        of_whom = "batch" if workers == 1 else "worker's share"
+        raise SpecError(
+            f"execution.micro_batch {micro_batch} does not divide the {of_whom} of {share} sequences: use a divisor"
         )
     return batch
 

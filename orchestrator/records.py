@@ -87,6 +87,7 @@ class SegmentRecord:
     wall_seconds: float
     attempts: int
     numerics: str
+    loss_spikes: str
 
 
 def table(store: Store, sweep: Sweep) -> pl.DataFrame:
@@ -148,11 +149,19 @@ def segment_record(store: Store, segment: PlannedSegment) -> SegmentRecord:
         wall_seconds=result["wall_seconds"],
         attempts=result["attempts"],
         numerics=json.dumps([json.dumps(each, sort_keys=True) for each in result.get("numerics", [])]),
+        loss_spikes=json.dumps(result.get("loss_spikes", [])),
     )
 
 
 def _segment(segment: PlannedSegment, *, status: str, reason: str, **measured: Any) -> SegmentRecord:
-    unmeasured = {"steps_executed": 0, "train_seconds": 0.0, "wall_seconds": 0.0, "attempts": 0, "numerics": "[]"}
+    unmeasured: dict[str, Any] = {
+        "steps_executed": 0,
+        "train_seconds": 0.0,
+        "wall_seconds": 0.0,
+        "attempts": 0,
+        "numerics": "[]",
+        "loss_spikes": "[]",
+    }
     return SegmentRecord(
         segment_id=segment.id,
         kind=segment.kind,
@@ -238,7 +247,7 @@ def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentReco
         realised_capacity=_json(evaluation.get("realised_capacity")),
         realised_capacity_half=_json(evaluation.get("realised_capacity_half")),
         forward_flops_per_token=evaluation.get("forward_flops_per_token"),
-        flags=";".join((*cell.flags, *_measured_flags(evaluation, [segment.numerics for segment in chain]))),
+        flags=";".join((*cell.flags, *_measured_flags(evaluation, chain))),
         trunk_id=str(cell.trunk_id),
         evaluate_segment=str(cell.evaluate_segment),
         train_seconds=sum(segment.train_seconds for segment in chain) if evaluation else None,
@@ -264,13 +273,23 @@ def _json(values: list[float] | None) -> str | None:
     return None if values is None else json.dumps(values)
 
 
-def _measured_flags(evaluation: dict[str, Any], numerics: list[str]) -> tuple[str, ...]:
+def _measured_flags(evaluation: dict[str, Any], chain: list[SegmentRecord]) -> tuple[str, ...]:
     """capacity-off: under causal routing a recursion computed over 10 % more or fewer tokens than planned.
-    mixed-numerics: the segments that lead to the cell were not all computed in one way."""
+    mixed-numerics: the segments that lead to the cell were not all computed in one way.
+    loss-spike: the training loss of one of them jumped to ten times that of the logged step before."""
     pairs = zip(evaluation.get("realised_capacity", ()), evaluation.get("planned_capacity", ()), strict=True)
     off = any(abs(realised - planned) > CAPACITY_TOLERANCE * planned for realised, planned in pairs)
-    mixed = len({each for segment in numerics for each in json.loads(segment)}) > 1
-    return tuple(flag for flag, holds in {"capacity-off": off, "mixed-numerics": mixed}.items() if holds)
+    spiked = any(json.loads(segment.loss_spikes) for segment in chain)
+    flags = {"capacity-off": off, "mixed-numerics": _is_mixed(chain), "loss-spike": spiked}
+    return tuple(flag for flag, holds in flags.items() if holds)
+
+
+def _is_mixed(chain: list[SegmentRecord]) -> bool:
+    """Whether segments differ in their numerics; one process evaluates what several may have trained."""
+    numerics = [(segment.kind, json.loads(each)) for segment in chain for each in json.loads(segment.numerics)]
+    sizes = {each.get("world_size") for kind, each in numerics if kind != "evaluate"}
+    others = {json.dumps(each | {"world_size": None}, sort_keys=True) for _, each in numerics}
+    return len(sizes) > 1 or len(others) > 1
 
 
 def _schema(record: type) -> dict[str, Any]:

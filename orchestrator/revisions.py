@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.plain_names import is_plain_name
 from orchestrator.cells import Cell
 from orchestrator.identity import from_jsonable, to_jsonable, trunk_id
 from orchestrator.plan import Plan
@@ -95,7 +96,8 @@ def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
 def load_sweep(store: Store, name: str | None = None) -> Sweep:
     """A sweep by name, or the last one used. Raises NoSuchSweep, or StoreError where sweep.json cannot be read."""
     name = name or last_sweep_name(store)
-    document = _read(store.sweep_folder(name) / "sweep.json")
+    # A name is one folder's, never a way out of the results folder.
+    document = _read(store.sweep_folder(name) / "sweep.json") if is_plain_name(name) else None
     if document is None:
         known = ", ".join(sweep_names(store)) or "none yet"
         raise NoSuchSweep(f"no sweep named {name!r} in {store.root}; there are: {known}")

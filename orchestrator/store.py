@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mor_core.plain_names import is_plain_name
 from orchestrator.identity import Segment, canonical_json, trunk_id
 
 LOG_EVERY_STEPS = 10
@@ -135,13 +136,16 @@ class Store:
 
     def progress(self, segment_id: str) -> SegmentProgress | None:
         """How far the newest attempt that has taken a step is; None where none has."""
-        for attempt in reversed(list(iterate_attempts(self, segment_id))):
-            try:
-                said = json.loads((attempt / "progress.json").read_text())
-                return SegmentProgress(step=said["step"], stop_step=said["stop_step"])
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-        return None
+        attempts = reversed(list(iterate_attempts(self, segment_id)))
+        return next((said for said in map(self.attempt_progress, attempts) if said), None)
+
+    def attempt_progress(self, attempt: Path) -> SegmentProgress | None:
+        """How far one attempt is; None where it has not said so."""
+        try:
+            said = json.loads((attempt / "progress.json").read_text())
+            return SegmentProgress(step=said["step"], stop_step=said["stop_step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def is_locked(self, segment_id: str) -> bool:
         """Whether a process is at work on the segment, as far as this host can see its lock."""
@@ -209,31 +213,55 @@ class Store:
         if not folder.is_dir():
             return []
         steps = [(int(path.name), path.read_text()) for path in folder.iterdir() if path.name.isdigit()]
-        return sorted(((step, name) for step, name in steps if self.is_done(name)), reverse=True)
+        named = ((step, name) for step, name in steps if is_plain_name(name) and self.is_done(name))
+        return sorted(named, reverse=True)
 
 
 _MOVE_AWAY = "move {} away and run the same command again; only this segment is computed anew"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What a metrics.jsonl says."""
+
+    rows: list[dict[str, Any]]
+    """Its lines, as they stand; a step may occur more than once."""
+    notes: tuple[str, ...]
+    """What was wrong with it and did no harm."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl. A torn last line, which a killed writer leaves, is dropped.
+    """The lines of a metrics.jsonl; see `read_curve`."""
+    return read_curve(path).rows
+
+
+def read_curve(path: Path) -> Curve:
+    """The lines of a metrics.jsonl. A torn last line, which a killed writer leaves, is dropped with a note.
 
     Raises StoreError for a line in the middle that cannot be read.
     """
     if not path.exists():
-        return []
-    lines = path.read_text(errors="replace").split("\n")
+        return Curve(rows=[], notes=())
+    *lines, tail = path.read_text(errors="replace").split("\n")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise StoreError(f"{path} line {number} is not JSON: {_MOVE_AWAY.format(path.parent)}") from error
-    return rows
+        row = _json_object(line)
+        if row is None:
+            raise StoreError(f"{path} line {number} is not JSON: {_MOVE_AWAY.format(path.parent)}")
+        rows.append(row)
+    last = _json_object(tail)
+    notes = (f"{path} ended in the middle of line {len(lines) + 1}, which was dropped",) if tail and not last else ()
+    return Curve(rows=[*rows, last] if last else rows, notes=notes)
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "step" in value else None
 
 
 def write_json(path: Path, value: object) -> None:

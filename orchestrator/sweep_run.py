@@ -1,9 +1,9 @@
 """From a plan to its results: run what is missing, mirror it, write the table. The same call again is the resume."""
 
-import signal
-import types
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import re
+import secrets
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +11,9 @@ from rich.console import Console
 
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.display import lost_arm_lines, short_budget
+from orchestrator.drivers import driving
 from orchestrator.executor import Executor
+from orchestrator.failures import RULES
 from orchestrator.identity import Segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
@@ -20,12 +22,12 @@ from orchestrator.progress import Progress
 from orchestrator.records import write_tables
 from orchestrator.revisions import record_revision
 from orchestrator.segment_run import Job
-from orchestrator.spec import SweepSpec
+from orchestrator.spec import ExecutionSection, SweepSpec
+from orchestrator.stopping import GRACE_SECONDS, StopFile, Stopping, new_stop_file, stoppable
 from orchestrator.store import Store, StoreError
 from orchestrator.worker import Outcome, published_outcome
 
 EXIT_FAILED_CELLS = 3
-EXIT_TERMINATED = 143
 SHOWN_FAILURES = 5
 
 
@@ -56,6 +58,9 @@ def run_sweep(
         compile=spec.execution.compile,
         checkpoint_activations=spec.execution.activation_checkpointing,
         deterministic=spec.execution.deterministic,
+        stall_seconds=spec.execution.stall_seconds,
+        stop=new_stop_file(store.sweep_folder(plan.name)),
+        run=secrets.token_hex(4),
     )
     console = Console(stderr=True)
     if sweep.left_out:
@@ -69,24 +74,37 @@ def run_sweep(
         table = write_tables(store, sweep)
         if is_current(store, sweep, tracking_uri(store, sweep.name)):
             return _report(console, plan, table, store, published)
-    with following(store, sweep.name) as mirror:
+    with driving(store, sweep.name), following(store, sweep.name) as mirror:
         if pending:
             console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
-            published |= _run(_executor(executor, workers, address), plan, store, pending, job, published)
+            published |= _run(
+                _executor(executor, workers, address, spec.execution),
+                plan,
+                store,
+                pending,
+                job,
+                published,
+                on_this_host=address is None,
+            )
         table = write_tables(store, sweep)
     if mirror.warning:
         console.print(mirror.warning, highlight=False, soft_wrap=True)
     return _report(console, plan, table, store, published)
 
 
-def _executor(name: str, workers: int, address: str | None) -> Executor:
+def _executor(name: str, workers: int, address: str | None, execution: ExecutionSection) -> Executor:
     if name == "in-process":
         from orchestrator.executor import InProcessExecutor
 
         return InProcessExecutor()
     from orchestrator.ray_executor import RayExecutor
 
-    return RayExecutor(workers=workers, address=address)
+    return RayExecutor(
+        workers=workers,
+        address=address,
+        gpus_per_segment=execution.gpus_per_segment,
+        workers_per_segment=execution.workers_per_segment,
+    )
 
 
 def _published(store: Store, segments: Sequence[Segment]) -> dict[str, Outcome]:
@@ -102,40 +120,63 @@ def _published(store: Store, segments: Sequence[Segment]) -> dict[str, Outcome]:
 
 
 def _run(
-    executor: Executor, plan: Plan, store: Store, pending: tuple[Segment, ...], job: Job, published: dict[str, Outcome]
+    executor: Executor,
+    plan: Plan,
+    store: Store,
+    pending: tuple[Segment, ...],
+    job: Job,
+    published: dict[str, Outcome],
+    *,
+    on_this_host: bool,
 ) -> dict[str, Outcome]:
-    """The outcomes of the pending segments."""
+    """The outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop."""
+    assert job.stop is not None
     progress = Progress(plan=plan, store=store, pending=pending)
     try:
-        with _terminable(), progress, closing(executor.run(pending, job, published)) as events:
+        with stoppable(job.stop) as stopping, progress, closing(executor.run(pending, job, published)) as events:
+            tried: list[Outcome] = []
             for outcome in events:
                 if outcome is not None:
                     progress.record(outcome)
+                    if outcome.status in ("finished", "diverged", "failed"):
+                        tried.append(outcome)
+                        if len(tried) == 2 and fail_alike(*tried):
+                            _launch_no_more(job.stop, progress, outcome)
                 progress.refresh()
+                if stopping.number is not None and _may_leave(stopping, store, pending, on_this_host):
+                    break
     except (KeyboardInterrupt, SystemExit):
         progress.console.print("stopped: the same command goes on from the last checkpoints", highlight=False)
         raise
     return progress.outcomes
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C does, so that nothing is left running."""
+def _may_leave(stopping: Stopping, store: Store, pending: tuple[Segment, ...], on_this_host: bool) -> bool:
+    """Whether no worker is left that keeps a checkpoint, as far as locks tell, or one takes too long."""
+    if stopping.seconds() > GRACE_SECONDS:
+        return True
+    return on_this_host and not any(store.is_locked(segment.id) for segment in pending)
 
-    asked = False
 
-    def leave(_signal: int, _frame: types.FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        raise SystemExit(EXIT_TERMINATED)
+def fail_alike(first: Outcome, second: Outcome) -> bool:
+    """Whether two segments failed for what looks like one cause that all the others share."""
+    if first.failure is None or first.failure is not second.failure or not RULES[first.failure].shared:
+        return False
+    texts = {_ID_OR_NUMBER.sub("#", outcome.reason) for outcome in (first, second)}
+    return len(texts) == 1
 
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    except SystemExit as error:  # Ray replaces the code of one that is raised while it waits.
-        raise SystemExit(EXIT_TERMINATED if asked else error.code) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+_ID_OR_NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
+
+
+def _launch_no_more(stop: StopFile, progress: Progress, outcome: Outcome) -> None:
+    progress.console.print(
+        f"the first two segments failed alike, so no other is started: {outcome.reason}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    stop.ask("launch no more")
 
 
 def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, outcomes: dict[str, Outcome]) -> int:

@@ -1,11 +1,14 @@
 """On the node: run one segment and publish it. An exception becomes a failed attempt, never a lost sweep."""
 
 import contextlib
+import errno
+import gc
 import platform
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +17,19 @@ from filelock import FileLock, Timeout
 
 from mor_core.data.spec import DataError
 from mor_core.training.checkpoint import CheckpointError
+from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
+from orchestrator.attempt_log import logged
+from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import Segment
 from orchestrator.segment_run import Job, SegmentRun, peak_memory_bytes
-from orchestrator.store import LOCK, Store, StoreError, remove_folder, write_json
+from orchestrator.stopping import Interrupted, why_stop
+from orchestrator.store import LOCK, Store, StoreError, iterate_attempts, remove_folder, write_json
+from orchestrator.watchdog import STACKS, Watchdog, stalled_run
 
 LOCK_POLL_SECONDS = 0.5
 
-Status = Literal["finished", "diverged", "failed", "blocked"]
+Status = Literal["finished", "diverged", "failed", "blocked", "interrupted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +39,12 @@ class Outcome:
     segment_id: str
     """Its id."""
     status: Status
-    """finished and diverged are published results; failed stays in its attempt; blocked never started."""
+    """finished and diverged are published results; failed and interrupted stay in their attempts; blocked never
+    started, for what it needs did not finish."""
     reason: str = ""
     """One sentence where it is not finished."""
+    failure: FailureClass | None = None
+    """The class of a failure."""
 
 
 def run_or_block(segment: Segment, job: Job, needed: Sequence[Outcome]) -> Outcome:
@@ -45,30 +56,38 @@ def run_or_block(segment: Segment, job: Job, needed: Sequence[Outcome]) -> Outco
 
 
 def blocked(segment: Segment, cause: Outcome) -> Outcome:
-    """The outcome of a segment that needs one which did not finish."""
+    """The outcome of a segment that needs one which did not finish: after one that was interrupted, it is too."""
+    if cause.status == "interrupted":
+        return replace(cause, segment_id=segment.id)
     reason = cause.reason if cause.status == "blocked" else f"parent {cause.status}: {cause.reason}"
     return Outcome(segment_id=segment.id, status="blocked", reason=reason)
+
+
+def failed(segment: Segment, failure: Failure) -> Outcome:
+    """The outcome of a segment that is not tried again by this run."""
+    return Outcome(segment_id=segment.id, status="failed", reason=failure.reason, failure=failure.kind)
 
 
 def run_segment(segment: Segment, job: Job) -> Outcome:
     """Compute a segment and publish it, or report what is published already.
 
     A kernel-released lock keeps two processes of one host from doing the work twice; correctness rests on publication
-    alone. A failure is an outcome, and is recorded in the attempt's failure.json.
+    alone. A failure is an outcome, and is recorded in the attempt's failure.json; so is a request to stop, in
+    interrupted.json.
     """
     store = Store(root=job.results)
     try:
         store.attempts_folder(segment.id).mkdir(parents=True, exist_ok=True)
         lock = FileLock(store.attempts_folder(segment.id) / LOCK)
         while not store.is_done(segment.id):
+            if cause := why_stop(job.stop, running=False):
+                return Outcome(segment_id=segment.id, status="interrupted", reason=cause)
             with contextlib.suppress(Timeout), lock.acquire(timeout=LOCK_POLL_SECONDS):
-                if not store.is_done(segment.id):
-                    failure = _attempt(segment, job, store)
-                    if failure:
-                        return Outcome(segment_id=segment.id, status="failed", reason=failure)
+                if not store.is_done(segment.id) and (ended := _tries(segment, job, store)):
+                    return ended
         return published_outcome(store, segment.id)
     except (OSError, StoreError) as error:
-        return Outcome(segment_id=segment.id, status="failed", reason=_sentence(error))
+        return failed(segment, failure_of(error, store.attempts_folder(segment.id)))
 
 
 def published_outcome(store: Store, segment_id: str) -> Outcome:
@@ -76,59 +95,153 @@ def published_outcome(store: Store, segment_id: str) -> Outcome:
     result = store.result(segment_id)
     if result is None:
         raise StoreError(f"segment {segment_id} has no result in {store.root}")
-    return Outcome(segment_id=segment_id, status=result["status"], reason=result.get("reason", ""))
+    failure = FailureClass.diverged if result["status"] == "diverged" else None
+    return Outcome(segment_id=segment_id, status=result["status"], reason=result.get("reason", ""), failure=failure)
 
 
-def _attempt(segment: Segment, job: Job, store: Store) -> str | None:
-    """One try, by the holder of the segment's lock. The reason of a failure; None where a result is published."""
+def failure_of(error: Exception, folder: Path) -> Failure:
+    """An exception as a failure of one class, in one line. The folder is named where the system did not name a file."""
+    kind = _failure_class(error)
+    if isinstance(error, OSError) and error.strerror:
+        return Failure(
+            kind=kind,
+            text=f"{error.filename or folder}: {error.strerror}; the same command goes on once that is mended",
+        )
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    return Failure(kind=kind, text=f"{type(error).__name__}: {text}" if kind is FailureClass.error else text)
+
+
+def _tries(segment: Segment, job: Job, store: Store) -> Outcome | None:
+    """Attempts, by the holder of the segment's lock, until the rules say no more; None where a result is published.
+
+    A rank makes one attempt only: whoever waits for its group starts the next.
+    """
+    is_rank = current_world().size > 1
+    failures = Counter({FailureClass.stalled: _record_stalled(segment, job, store)})
+    if failures[FailureClass.stalled] > RULES[FailureClass.stalled].retries:
+        return failed(segment, _stalled(store, segment))
+    while True:
+        ended = _attempt(segment, job, store)
+        if not isinstance(ended, Failure):
+            return ended
+        failures[ended.kind] += 1
+        half = half_micro_batch(segment, job)
+        if (
+            is_rank
+            or failures[ended.kind] > RULES[ended.kind].retries
+            or (ended.kind is FailureClass.oom and half is None)
+        ):
+            return failed(segment, ended)
+        if ended.kind is FailureClass.oom:
+            job = replace(job, micro_batch=half)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _attempt(segment: Segment, job: Job, store: Store) -> Failure | Outcome | None:
+    """One try. Its failure, or the outcome of one that was told to stop; None where a result is published."""
     store.refuse_obstructed(segment.id)
     store.remove_debris(segment.id)
     folder = store.new_attempt(segment)
     try:
-        _compute_and_publish(segment, job, store, folder)
+        with (
+            logged(folder, f"{segment.kind} segment {segment.id} to step {segment.stop_step}"),
+            Watchdog(attempt=folder, run=job.run, seconds=job.stall_seconds) as watchdog,
+        ):
+            _compute_and_publish(segment, job, store, folder, watchdog)
+    except Interrupted as error:
+        write_json(folder / "interrupted.json", {"step": error.step, "cause": error.cause})
+        return Outcome(segment_id=segment.id, status="interrupted", reason=str(error))
+    except PeerLost:
+        raise  # A new group goes on with the work: nothing has failed.
     except Exception as error:  # The one boundary where any failure of a segment becomes a record.
+        leave_world()
+        failure = failure_of(error, folder)
+        if failure.kind is FailureClass.oom:
+            failure = replace(failure, text=f"{failure.text} (peak {peak_memory_bytes() / 2**20:,.0f} MiB)")
+        details = {"traceback": traceback.format_exc(), "peak_memory_bytes": peak_memory_bytes()}
         with contextlib.suppress(OSError):  # A full disk must not hide what it caused.
-            write_json(folder / "failure.json", {"reason": _sentence(error), "traceback": traceback.format_exc()})
-        return _sentence(error)
+            write_json(folder / "failure.json", failure.to_json(**details))
+        return failure
     for _, path in store.attempt_checkpoints(segment.id):
         remove_folder(path)
     return None
 
 
-def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path) -> None:
+def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path, watchdog: Watchdog) -> None:
     started = time.monotonic()
-    run = SegmentRun(segment=segment, job=job, store=store, attempt=folder)
+    run = SegmentRun(segment=segment, job=job, store=store, attempt=folder, on_step=watchdog.step)
     checkpoint: Path | None = None
     result: dict[str, Any]
     try:
         checkpoint, result = run.evaluate() if segment.kind == "evaluate" else run.train()
     except Diverged as error:
-        result = {"status": "diverged", "reason": str(error), "step": error.step}
+        kept = [step for step, _ in store.attempt_checkpoints(segment.id)]
+        last_good_step = max(kept, default=run.first_step())
+        result = {"status": "diverged", "reason": str(error), "step": error.step, "last_good_step": last_good_step}
     result |= {
         "kind": segment.kind,
         "wall_seconds": time.monotonic() - started,
         "attempts": store.num_attempts(segment.id),
         "numerics": run.numerics_so_far(),
+        "notes": run.notes_so_far(),
         "peak_memory_bytes": peak_memory_bytes(),
         "hostname": platform.node(),
     }
     store.publish(segment, folder, checkpoint, result)
 
 
-def _sentence(error: Exception) -> str:
-    """A failure in one line, its class first."""
-    text = str(error).strip().partition("\n")[0] or type(error).__name__
-    return f"{_failure_class(error)}: {text}"
+def _record_stalled(segment: Segment, job: Job, store: Store) -> int:
+    """Say of attempts that a watchdog ended that they failed, as they could not; how many are of this run."""
+    of_this_run = 0
+    for attempt in iterate_attempts(store, segment.id):
+        run = stalled_run(attempt)
+        if run is None:
+            continue
+        of_this_run += run == job.run
+        if not (attempt / "failure.json").exists():
+            write_json(attempt / "failure.json", _stalled_at(store, segment, attempt).to_json())
+    return of_this_run
 
 
-def _failure_class(error: Exception) -> str:
-    """A word for what went wrong, by what can be done about it."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out of memory"
+def _stalled(store: Store, segment: Segment) -> Failure:
+    """The failure of a segment's newest stalled attempt."""
+    newest = [attempt for attempt in iterate_attempts(store, segment.id) if stalled_run(attempt) is not None][-1]
+    return _stalled_at(store, segment, newest)
+
+
+def _stalled_at(store: Store, segment: Segment, attempt: Path) -> Failure:
+    progress = store.attempt_progress(attempt)
+    where = f"after step {progress.step}" if progress else "before its first step"
+    text = f"no step was taken for too long {where} of {segment.stop_step}; {attempt / STACKS} has the stacks"
+    return Failure(kind=FailureClass.stalled, text=text)
+
+
+def half_micro_batch(segment: Segment, job: Job, workers: int = 1) -> int | None:
+    """The largest micro-batch of at most half the sequences that divides a worker's share of the global batch; None
+    below one."""
+    share, half = segment.trunk.train.batch_size // workers, job.sequences(segment, workers) // 2
+    return next((size for size in range(half, 0, -1) if share % size == 0), None)
+
+
+def _failure_class(error: Exception) -> FailureClass:
+    """What went wrong, by what can be done about it."""
+    if _is_out_of_memory(error):
+        return FailureClass.oom
     if isinstance(error, DataError):
-        return "data"
-    if isinstance(error, CheckpointError | StoreError):
-        return "store"
+        return FailureClass.data
+    if isinstance(error, CheckpointError | StoreError | OSError):
+        return FailureClass.store
+    if getattr(error, "exit_code", None) is not None:
+        return FailureClass.user
+    return FailureClass.error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
     if isinstance(error, OSError):
-        return "operating system"
-    return type(error).__name__
+        return error.errno == errno.ENOMEM
+    # On a CPU torch raises a bare RuntimeError.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)

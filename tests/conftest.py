@@ -2,9 +2,11 @@
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fault_report import mark_reports, write_summary
 
 # Read when torch is first imported, here and in every command that a test starts: several threads in each of several
 # processes wait for one another on a busy machine, and give other bits.
@@ -31,3 +33,21 @@ def toy_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where prepared data goes during the tests; commands are given it as MOR_SWEEP_CACHE."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Adds what a test measured to the line of one case in the report of `make test-faults`."""
+    return lambda case, text: request.node.user_properties.append((f"figure {case}", text))
+
+
+@pytest.hookimpl(tryfirst=True)  # Before pytest leaves out what -m does not ask for.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See fault_report."""
+    mark_reports(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """See fault_report."""
+    if config.getoption("markexpr") == "faults":
+        write_summary(terminalreporter)

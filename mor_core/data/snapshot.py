@@ -7,6 +7,7 @@ from typing import Any
 
 from mor_core.data.publish import read_json
 from mor_core.data.spec import DataError
+from mor_core.plain_names import is_plain_name
 
 SPLITS = ("train", "valid")
 MANIFEST = "manifest.json"
@@ -74,6 +75,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has the layout {manifest.get('schema')}, expected {SCHEMA}; "
             "run `mor-sweep data prepare --refresh`."
         )
+    for entry in (entry for split in SPLITS for entry in manifest["splits"][split]["shards"]):
+        if not is_plain_name(entry["file"]) or (folder / entry["file"]).is_symlink():
+            raise DataError(f"{folder / MANIFEST} names {entry['file']!r}, expected a file of its own folder")
     return manifest
 
 

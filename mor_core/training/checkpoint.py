@@ -5,44 +5,43 @@ where only weights were kept) and `manifest.json`. It appears by one rename, so 
 the sums catch what happens to it later.
 """
 
-import hashlib
+import errno
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mor_core.model.transformer import Transformer
-
-SCHEMA = "mor-sweep.checkpoint/1"
-MANIFEST, WEIGHTS, OPTIMIZER = "manifest.json", "weights.safetensors", "optimizer.safetensors"
-
-
-class CheckpointError(Exception):
-    """A checkpoint that is missing, torn, altered or of another shape; the message names the file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a verified checkpoint holds."""
-
-    step: int
-    """Optimiser steps taken."""
-    files: dict[str, str]
-    """File name -> sha256 of its bytes."""
+from mor_core.training.manifest import (
+    MANIFEST,
+    OPTIMIZER,
+    SCHEMA,
+    WEIGHTS,
+    CheckpointError,
+    Manifest,
+    file_sha256,
+    verify_checkpoint,
+)
 
 
 def save_checkpoint(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer | None, step: int) -> Manifest:
-    """Write a checkpoint and make it appear at `folder` by one rename; replaces a folder already there."""
+    """Write a checkpoint and make it appear at `folder` by one rename; replaces a folder already there.
+
+    Raises OSError where it cannot be written; for a full disk it says how many bytes are needed.
+    """
     temporary = folder.with_name(f"{folder.name}.writing.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        manifest = _write(temporary, model, optimizer, step)
+        with _saying_what_is_needed(folder, model, optimizer):
+            temporary.mkdir(parents=True)
+            manifest = _write(temporary, model, optimizer, step)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -52,35 +51,35 @@ def save_checkpoint(folder: Path, model: Transformer, optimizer: torch.optim.Opt
     return manifest
 
 
+@contextmanager
+def _saying_what_is_needed(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
+    """A full disk in the body is an OSError that names the checkpoint and its size."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has no error numbers.
+        full = getattr(error, "errno", None) in _FULL or any(f"os error {number}" in str(error) for number in _FULL)
+        if not full:
+            raise OSError(f"{folder} cannot be written: {error}") from error
+        tensors = [*model.state_dict().values(), *(_optimizer_tensors(model, optimizer).values() if optimizer else ())]
+        needed = sum(tensor.nbytes for tensor in tensors)
+        raise OSError(
+            f"{folder} needs {needed:,} bytes, and no space is left for it: free some and run the same command again"
+        ) from error
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 def _write(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer | None, step: int) -> Manifest:
     """The files of a checkpoint, on disk for certain."""
     _save(folder / WEIGHTS, dict(model.state_dict()))
     if optimizer is not None:
         _save(folder / OPTIMIZER, _optimizer_tensors(model, optimizer))
-    manifest = Manifest(step=step, files={path.name: _sha256(path) for path in sorted(folder.iterdir())})
+    manifest = Manifest(step=step, files={path.name: file_sha256(path) for path in sorted(folder.iterdir())})
     text = json.dumps({"schema": SCHEMA, "step": step, "files": manifest.files}, indent=1, sort_keys=True)
     (folder / MANIFEST).write_text(text)
     for path in (*folder.iterdir(), folder):
         _fsync(path)
-    return manifest
-
-
-def verify_checkpoint(folder: Path) -> Manifest:
-    """Read the manifest and compare every file with its sha256. Raises CheckpointError."""
-    try:
-        data = json.loads((folder / MANIFEST).read_text())
-        manifest = Manifest(step=int(data["step"]), files=dict(data["files"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: not a readable manifest ({error})") from error
-    if data.get("schema") != SCHEMA:
-        raise CheckpointError(f"{folder / MANIFEST}: schema {data.get('schema')!r}, expected {SCHEMA!r}")
-    for name, expected in manifest.files.items():
-        if Path(name).name != name:
-            raise CheckpointError(f"{folder / MANIFEST}: {name!r} is not a plain file name")
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name}: missing")
-        if _sha256(folder / name) != expected:
-            raise CheckpointError(f"{folder / name}: its sha256 is not the manifest's; the file was changed or torn")
     return manifest
 
 
@@ -138,11 +137,6 @@ def _restore_optimizer(model: Transformer, optimizer: torch.optim.Optimizer, ten
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

@@ -10,11 +10,16 @@ from torch import Tensor
 
 from mor_core.config import TrainConfig
 from mor_core.model.transformer import Transformer
+from mor_core.training.distributed import World
 from mor_core.training.loss import linear_cross_entropy
 from mor_core.training.optim import aux_router_parameters, learning_rate
 
 BatchOfStep = Callable[[int], np.ndarray]
 """step -> token ids [batch_size, context_length + 1]; a pure function."""
+
+
+ALONE = World()
+"""One process takes the steps."""
 
 
 class Diverged(Exception):
@@ -69,15 +74,19 @@ def train_steps(
     stop_step: int,
     cooldown: tuple[int, int] | None,
     micro_batch: int | None = None,
+    world: World = ALONE,
 ) -> Iterator[StepMetrics]:
     """Take the steps start_step..stop_step - 1, yielding after each update; the caller may stop at any yield.
 
     micro_batch (sequences) divides the global batch for memory and changes rounding only: every loss is a mean over
-    sequences, and routers' state follows the global batch. Raises ValueError where it does not divide the batch.
+    sequences, and routers' state follows the global batch. Each rank of `world` computes its rows of the batch, with
+    the same effect. Raises ValueError where either does not divide the batch, PeerLost where a rank is gone.
     """
-    micro_batch = config.batch_size if micro_batch is None else min(micro_batch, config.batch_size)
-    if config.batch_size % micro_batch:
-        raise ValueError(f"micro_batch {micro_batch} does not divide the batch of {config.batch_size} sequences")
+    share = config.batch_size // world.size
+    micro_batch = share if micro_batch is None else min(micro_batch, share)
+    if config.batch_size % world.size or share % micro_batch:
+        on = f" on {world.size} workers" if world.size > 1 else ""
+        raise ValueError(f"micro_batch {micro_batch}{on} does not divide the batch of {config.batch_size} sequences")
     device = model.embedding.weight.device
     apart = aux_router_parameters(model)
     others = [parameter for parameter in model.parameters() if not any(parameter is each for each in apart)]
@@ -86,8 +95,8 @@ def train_steps(
         rate = learning_rate(step, config, cooldown)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["rate_scale"]
-        tokens = torch.from_numpy(batch_of_step(step)).to(device, non_blocking=True)
-        loss, aux_loss = _accumulate_gradients(model, config, tokens.split(micro_batch), step)
+        tokens = torch.from_numpy(world.rows(batch_of_step(step))).to(device, non_blocking=True)
+        loss, aux_loss = _accumulate_gradients(model, config, tokens.split(micro_batch), step, world)
         norm = torch.nn.utils.clip_grad_norm_(others, config.gradient_clip)
         if apart:
             torch.nn.utils.clip_grad_norm_(apart, config.gradient_clip)
@@ -97,7 +106,7 @@ def train_steps(
 
 
 def _accumulate_gradients(
-    model: Transformer, config: TrainConfig, micro_batches: tuple[Tensor, ...], step: int
+    model: Transformer, config: TrainConfig, micro_batches: tuple[Tensor, ...], step: int, world: World
 ) -> tuple[Tensor, Tensor]:
     """Back-propagate the mean loss of the global batch; move the routers' state once. Returns loss, auxiliary loss."""
     share = 1.0 / len(micro_batches)
@@ -111,10 +120,13 @@ def _accumulate_gradients(
         if routed:
             aux_losses.append(routed.aux_loss * share)
             statistics_R.append(routed.statistics_R * share)
+    world.average_gradients(model.parameters())
     if statistics_R:
-        model.update_router_state(torch.stack(statistics_R).sum(dim=0))
+        model.update_router_state(world.mean(torch.stack(statistics_R).sum(dim=0)))
     loss = torch.stack(losses).sum()
-    return loss, torch.stack(aux_losses).sum() if aux_losses else torch.zeros_like(loss)
+    aux_loss = torch.stack(aux_losses).sum() if aux_losses else torch.zeros_like(loss)
+    loss, aux_loss = world.mean(torch.stack((loss, aux_loss))).unbind()
+    return loss, aux_loss
 
 
 def autocast(model: Transformer, config: TrainConfig) -> torch.autocast:

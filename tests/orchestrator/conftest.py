@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 from toy_sweep import ToySweep
 
+from mor_core.data.shards import prepare
+from mor_core.data.snapshot import DataSnapshot
+from mor_core.data.spec import DataSpec
+
 
 @pytest.fixture
 def toy(tmp_path: Path, toy_text: Path, toy_cache: Path) -> ToySweep:
@@ -19,3 +23,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory, toy_text: Path, toy_cach
     done = sweep.run()
     assert done.returncode == 0, done.stderr
     return sweep
+
+
+@pytest.fixture(scope="session")
+def data(toy_text: Path, toy_cache: Path) -> DataSnapshot:
+    """The toy corpus, prepared."""
+    return prepare(DataSpec(corpus=str(toy_text), vocab_size=300, max_megabytes=None), toy_cache)

@@ -6,43 +6,12 @@ import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from disturbances import checkpoints, interruptions, processes_of, wait_for, worker_pids
 from toy_sweep import ToySweep
 
 
-def wait_for(condition, seconds: float = 90.0) -> None:
-    """Poll until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
-def processes_of(toy: ToySweep) -> list[psutil.Process]:
-    """Processes that were started with this test's cache folder in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("MOR_SWEEP_CACHE") == str(toy.cache) and process.pid != os.getpid():
-                found.append(process)
-        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-    return found
-
-
-def worker_pids(toy: ToySweep) -> list[int]:
-    """Processes that are at work on an attempt, by the attempt folder's name."""
-    pids = [int(path.name.rsplit("-", 1)[1]) for path in toy.results.glob("attempts/*/*") if path.is_dir()]
-    return [pid for pid in pids if psutil.pid_exists(pid)]
-
-
-def checkpoints(toy: ToySweep) -> list[Path]:
-    """Complete checkpoints of attempts: not those being written or removed."""
-    found = toy.results.glob("attempts/*/*/checkpoint-*")
-    return [path for path in found if path.name.removeprefix("checkpoint-").isdecimal()]
-
-
+@pytest.mark.faults("F1", invariants=("I2", "I4", "I8"))
 def test_after_the_driver_is_killed_nothing_is_left_running_and_the_same_command_finishes(
     toy: ToySweep, reference: ToySweep
 ):
@@ -60,6 +29,7 @@ def test_after_the_driver_is_killed_nothing_is_left_running_and_the_same_command
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.faults("F2", invariants=("I4",))
 def test_a_killed_worker_is_replaced_by_a_new_attempt_that_resumes(toy: ToySweep, reference: ToySweep):
     driver = toy.start("--workers", "2")
     killed: list[int] = []
@@ -75,16 +45,21 @@ def test_a_killed_worker_is_replaced_by_a_new_attempt_that_resumes(toy: ToySweep
     assert toy.weights() == reference.weights()
 
 
-def test_ctrl_c_leaves_nothing_running_and_exits_130(toy: ToySweep):
+@pytest.mark.faults("F12", invariants=("I8",))
+def test_ctrl_c_keeps_checkpoints_leaves_nothing_running_and_exits_130(toy: ToySweep):
     driver = toy.start("--workers", "2")
-    wait_for(lambda: bool(worker_pids(toy)))
+    wait_for(lambda: bool(checkpoints(toy)))
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130
+    assert interruptions(toy)
+    assert "stopping: every running segment keeps a checkpoint; once more stops at once" in output
     assert "the same command goes on from the last checkpoints" in output
     wait_for(lambda: not processes_of(toy), seconds=10)
 
 
+@pytest.mark.slow
+@pytest.mark.faults("F11", invariants=("I8",))
 def test_sigterm_leaves_nothing_running_and_exits_143(toy: ToySweep):
     driver = toy.start("--workers", "2")
     wait_for(lambda: bool(worker_pids(toy)))
@@ -100,6 +75,7 @@ def ray_folders(toy: ToySweep) -> set[Path]:
     return {Path(found) for line in lines for found in re.findall(r"(/\S*/mor-sweep-[^/\s]+)/ray", line)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seconds"), [(signal.SIGINT, 1.5), (signal.SIGTERM, 0.0)], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_while_ray_starts_waits_for_it_and_leaves_nothing(toy: ToySweep, kind: signal.Signals, seconds: float):
     driver = toy.start("--workers", "2")
@@ -115,6 +91,7 @@ def test_a_signal_while_ray_starts_waits_for_it_and_leaves_nothing(toy: ToySweep
     assert not [folder for folder in folders if folder.exists()]
 
 
+@pytest.mark.slow
 def test_the_next_run_removes_the_ray_folder_of_a_killed_driver(toy: ToySweep):
     driver = toy.start("--workers", "2")
     wait_for(lambda: bool(ray_folders(toy)))
@@ -127,6 +104,8 @@ def test_the_next_run_removes_the_ray_folder_of_a_killed_driver(toy: ToySweep):
     assert not any(folder.exists() for folder in folders)
 
 
+@pytest.mark.slow
+@pytest.mark.faults("F4", invariants=("I4", "I6"))
 def test_an_attempt_that_was_damaged_is_set_aside_and_the_run_ends_the_same(toy: ToySweep, reference: ToySweep):
     for _ in range(10):  # A segment may be published, and its checkpoints gone, before the kill arrives.
         driver = toy.start(executor="in-process")

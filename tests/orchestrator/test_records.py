@@ -167,3 +167,19 @@ def test_a_sweep_that_another_version_recorded_is_one_sentence(reference: ToySwe
     path.write_text(json.dumps(document))
     with pytest.raises(OtherVersion, match=r"made by an earlier version of mor-sweep .*use another --results folder"):
         load_sweep(Store(root=tmp_path), "toy")
+
+
+@pytest.mark.parametrize(("kinds", "mixed"), [(("stable", "decay"), False), (("decay",), True)], ids=["all", "some"])
+def test_segments_that_different_numbers_of_workers_trained_are_mixed_and_their_evaluation_by_one_is_not(
+    reference: ToySweep, tmp_path: Path, kinds: tuple[str, ...], mixed: bool
+):
+    results = tmp_path / "results"
+    shutil.copytree(reference.results, results)
+    for path in results.glob("segments/*/result.json"):
+        result = json.loads(path.read_text())
+        if result["kind"] in kinds:
+            result["numerics"][0]["world_size"] = 2
+            path.write_text(json.dumps(result))
+    store = Store(root=results)
+    flags = table(store, load_sweep(store))["flags"]
+    assert set(flags.str.contains("mixed-numerics")) == {mixed}

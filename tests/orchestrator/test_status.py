@@ -11,11 +11,11 @@ from rich.console import Console
 from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
 
 from mor_core.data.shards import prepare
-from orchestrator.cli.results import segments_under_way
 from orchestrator.plan import Plan, plan
 from orchestrator.progress import Progress
 from orchestrator.revisions import load_sweep, record_revision
 from orchestrator.spec import load_spec
+from orchestrator.status import segments_under_way
 from orchestrator.store import LOCK, Store
 from orchestrator.sweep_file import Override
 

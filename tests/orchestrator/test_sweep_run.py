@@ -56,6 +56,7 @@ def test_a_larger_a_middle_and_a_smaller_budget_train_only_what_is_missing(refer
     assert old.select(reference.science().columns).sort("cell_id").equals(reference.science())
 
 
+@pytest.mark.slow
 def test_cells_of_other_settings_are_trained_anew_and_never_share_a_table(reference: ToySweep, tmp_path: Path):
     """Another learning rate under the same name: nothing is mixed, nothing that exists is changed, and it is said."""
     other = ToySweep(results=tmp_path / "results", text=reference.text, cache=reference.cache)
@@ -223,6 +224,7 @@ def test_a_sweep_that_takes_long_asks_before_it_prepares_its_data(toy: ToySweep,
     assert not asked.results.exists()
 
 
+@pytest.mark.slow
 def test_an_arm_of_which_nothing_can_be_trained_is_named_in_the_plan_and_in_the_end(toy: ToySweep):
     done = toy.run("--recursions", "100000", "--sizes", "13k", "--budgets", "6e8")
     assert done.returncode == 0, done.stderr

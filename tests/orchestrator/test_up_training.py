@@ -101,6 +101,7 @@ def test_a_sweep_starts_from_the_weights_it_names_in_every_arm(up: UpTraining):
     assert "nothing to train" in again.stderr
 
 
+@pytest.mark.slow
 def test_another_choice_of_layers_is_other_work(up: UpTraining):
     before = len(list(up.root.glob("results/segments/*/result.json")))
     done = up.run(up.preset(layers="average"), "--arms", "mor", "--name", "average")

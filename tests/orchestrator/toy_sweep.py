@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -65,6 +65,7 @@ class ToySweep:
     results: Path
     text: Path
     cache: Path
+    variables: dict[str, str] = field(default_factory=dict)
 
     def command(self, *flags: str) -> list[str]:
         """The command line of the sweep."""
@@ -74,7 +75,7 @@ class ToySweep:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of its commands."""
-        return os.environ | {"MOR_SWEEP_CACHE": str(self.cache)}
+        return os.environ | {"MOR_SWEEP_CACHE": str(self.cache)} | self.variables
 
     def run(self, *flags: str, executor: str = "in-process") -> subprocess.CompletedProcess[str]:
         """Run the sweep to its end."""

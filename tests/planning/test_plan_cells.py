@@ -112,6 +112,32 @@ def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(small_sweep):
         plan(small_sweep({"execution.micro_batch": 5}), None)
 
 
+def test_workers_that_cannot_share_the_batch_are_refused(small_sweep):
+    with pytest.raises(SpecError, match="workers_per_segment 3 does not divide the batch of 16"):
+        plan(small_sweep({"execution.workers_per_segment": 3}), None)
+    with pytest.raises(SpecError, match="micro_batch 3 does not divide the worker's share of 4 sequences"):
+        plan(small_sweep({"execution.workers_per_segment": 4, "execution.micro_batch": 3}), None)
+    assert plan(small_sweep({"execution.workers_per_segment": 4, "execution.micro_batch": 2}), None).cells
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"execution.gpus_per_segment": 2}, "gpus_per_segment"),
+        ({"execution.gpus_per_segment": -0.5}, "gpus_per_segment"),
+        ({"execution.workers_per_segment": 0}, "workers_per_segment"),
+        (
+            {"execution.workers_per_segment": 2, "execution.gpus_per_segment": 0.5},
+            "workers of one segment cannot share a GPU; give 0 or 1",
+        ),
+    ],
+    ids=["two GPUs", "less than none", "no worker", "a shared GPU"],
+)
+def test_resources_that_make_no_sense_are_refused(small_sweep, changes, said):
+    with pytest.raises(SpecError, match=said):
+        small_sweep(changes)
+
+
 def test_settings_of_the_model_section_reach_the_model(small_sweep):
     changes = ONE_SIZE | {"model.rope_theta": 500.0, "model.init_std": 0.03, "model.context_length": 64}
     model = plan(small_sweep(changes), None).cells[0].model

@@ -1,0 +1,83 @@
+"""Shards are compared with their sha256 when they are first read on a disk, and known by their file after that.
+
+    <data folder>/verified.json    shard -> size, time of last change of content and of inode, inode, sha256
+
+What was verified is not read again as long as all of these are the same; the time of the inode's last change is the
+kernel's own and cannot be set. A copy of the folder, or another machine's disk, is verified anew. Decay of the medium
+below an unchanged file is what `TokenReader.verify` is for. Sixty gigabytes take a minute or two, once.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mor_core.data.publish import write_json
+from mor_core.data.reader import MEND, Shard, check_size
+from mor_core.data.spec import DataError
+
+VERIFIED = "verified.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """Whether the shards that are being read are still those that were prepared."""
+
+    folder: Path
+    """Of the data snapshot."""
+    shards: Sequence[Shard]
+    """Those of both parts."""
+
+    def check(self) -> None:
+        """Raise DataError, which names the shard, where one is missing or is not the one that was prepared.
+
+        Costs a look at each file's metadata, and reading the files that have changed since they were verified.
+        """
+        if not self._unknown():
+            return
+        with _alone(self.folder):
+            for shard in self._unknown():  # Another process may have verified them meanwhile.
+                check_size(shard.path, shard.tokens.nbytes)
+                before = _signature(shard)
+                with shard.path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                        raise DataError(f"The token shard {shard.path} is not the one that was prepared; {MEND}")
+                with suppress(DataError):  # A folder that cannot be written to is verified by every process.
+                    write_json(self.folder / VERIFIED, self._known() | {shard.path.name: before})
+
+    def _unknown(self) -> list[Shard]:
+        """The shards that were not verified as they now are."""
+        known = self._known()
+        return [shard for shard in self.shards if known.get(shard.path.name) != _signature(shard)]
+
+    def _known(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.folder / VERIFIED).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+
+def _signature(shard: Shard) -> list[int | str] | None:
+    """What is the same as long as nobody touches the file; None where there is none."""
+    try:
+        found = shard.path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, shard.sha256]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process of a host verifies, the others wait for what it finds; without a lock where none can be made."""
+    from filelock import FileLock
+
+    lock = FileLock(folder / f"{VERIFIED}.lock")
+    with suppress(OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

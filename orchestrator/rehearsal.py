@@ -1,0 +1,65 @@
+"""Faults on purpose, for tests and fire drills: MOR_SWEEP_REHEARSE names one, and no run without it is touched.
+
+    MOR_SWEEP_REHEARSE="hang step=30 attempts=1"       the data loader sleeps for ever before step 30
+    MOR_SWEEP_REHEARSE="native-hang step=30"           the same in a native call that keeps the interpreter
+    MOR_SWEEP_REHEARSE="raise segment=3fa9"            a RuntimeError in segments whose id begins so
+    MOR_SWEEP_REHEARSE="device-oom step=5"             torch.OutOfMemoryError, as a GPU raises it
+    MOR_SWEEP_REHEARSE="nan step=30"                   training goes on from weights that are not numbers
+    MOR_SWEEP_REHEARSE="spike step=29"                 training goes on from an embedding a hundred times as large
+
+`step` (default: any), `attempts` (only the first so many attempts at a segment), `micro_batch` (only passes of more
+than so many sequences), `segment` (start of its id) and `kind` (stable, decay or evaluate) narrow where it happens.
+"""
+
+import ctypes
+import os
+import time
+from collections.abc import Mapping
+
+import torch
+
+from mor_core.model.transformer import Transformer
+
+VARIABLE = "MOR_SWEEP_REHEARSE"
+_FOR_EVER_SECONDS = 10**6
+
+
+def rehearse(model: Transformer, where: Mapping[str, str | int]) -> None:
+    """Let the fault that MOR_SWEEP_REHEARSE names happen if it is meant for `where`: a step about to be taken."""
+    fault, *conditions = os.environ.get(VARIABLE, "").split() or [""]
+    if not fault or not all(_holds(condition, where) for condition in conditions):
+        return
+    match fault:
+        case "hang":
+            time.sleep(_FOR_EVER_SECONDS)
+        case "native-hang":
+            ctypes.PyDLL(None).sleep(_FOR_EVER_SECONDS)
+        case "raise":
+            raise RuntimeError("a defect was rehearsed")
+        case "device-oom":
+            raise torch.OutOfMemoryError("CUDA out of memory was rehearsed")
+        case "nan":
+            with torch.no_grad():
+                model.embedding.weight.fill_(float("nan"))
+        case "spike":
+            with torch.no_grad():
+                model.embedding.weight.mul_(100.0)
+        case _:
+            raise ValueError(f"{VARIABLE}: {fault!r}, expected hang, native-hang, raise, device-oom, nan or spike")
+
+
+def _holds(condition: str, where: Mapping[str, str | int]) -> bool:
+    name, _, value = condition.partition("=")
+    match name:
+        case "segment":
+            return str(where["segment"]).startswith(value)
+        case "attempts":
+            return int(where["attempt"]) <= int(value)
+        case "micro_batch":
+            return int(where["micro_batch"]) > int(value)
+        case "kind":
+            return where["kind"] == value
+        case "step":
+            return where["step"] == int(value)
+        case _:
+            raise ValueError(f"{VARIABLE}: {name!r}, expected step, attempts, micro_batch, segment or kind")

@@ -1,0 +1,83 @@
+"""Ends this process when no step is taken for too long, with the stacks of all its threads on file.
+
+The timer is faulthandler's, a thread below Python: it fires also while a native call holds the interpreter. It counts
+this process's own monotonic seconds since the last step; no clock is compared, and none of another machine.
+"""
+
+import faulthandler
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+STACKS = "stacks.txt"
+"""In an attempt: what its threads were doing when the watchdog ended it."""
+
+FIRED = "Timeout ("
+"""How faulthandler begins when its timer has run out."""
+
+FIRST_STEP_FACTOR = 3.0
+"""The first step waits for data to be verified, a model to be built and perhaps compiled."""
+
+SLOWEST_STEP_FACTOR = 20.0
+"""A step that takes this many times the slowest one so far is no step any more."""
+
+REARM_SECONDS = 1.0
+"""Setting the timer costs a thread: not for every step of a few milliseconds."""
+
+
+@dataclass(kw_only=True)
+class Watchdog:
+    """Watches the steps taken in its `with` body; each is told by `step`."""
+
+    attempt: Path
+    """Folder of the attempt: where the stacks go."""
+    run: str
+    """The run that makes the attempt: retries are counted within one run."""
+    seconds: float
+    """Least time without a step that ends the process; 20 times the slowest step so far where that is more."""
+    _slowest: float = field(default=0.0, init=False)
+    _stepped_at: float | None = field(default=None, init=False)
+    _armed_at: float = field(default=0.0, init=False)
+    _file: TextIO | None = field(default=None, init=False)
+
+    def __enter__(self) -> "Watchdog":
+        self._file = (self.attempt / STACKS).open("w")
+        self._file.write(f"run {self.run}\n")
+        self._file.flush()
+        self._arm(FIRST_STEP_FACTOR * self.seconds)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        assert self._file is not None
+        with suppress(OSError):  # A disk that is full or read-only must not hide what it caused.
+            self._file.close()
+            (self.attempt / STACKS).unlink(missing_ok=True)
+
+    def step(self) -> None:
+        """A step was taken, or as much was done in another way (a checkpoint was kept)."""
+        now = time.monotonic()
+        if self._stepped_at is not None:
+            self._slowest = max(self._slowest, now - self._stepped_at)
+        self._stepped_at = now
+        if now - self._armed_at >= REARM_SECONDS:
+            self._arm(max(self.seconds, SLOWEST_STEP_FACTOR * self._slowest))
+
+    def _arm(self, seconds: float) -> None:
+        assert self._file is not None
+        self._armed_at = time.monotonic()
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
+
+
+def stalled_run(attempt: Path) -> str | None:
+    """The run whose watchdog ended this attempt; None where none did."""
+    try:
+        first, _, rest = (attempt / STACKS).read_text(errors="replace").partition("\n")
+    except OSError:
+        return None
+    return first.removeprefix("run ") if FIRED in rest else None

@@ -1,0 +1,118 @@
+"""One line for each case of the fault programme, with its figures, and what became of the invariants."""
+
+import pytest
+
+CASES = {
+    "F1": "kill -9 of the driver",
+    "F2": "kill -9 of workers",
+    "F3": "killed inside a checkpoint's commit",
+    "F4": "damaged newest checkpoint",
+    "F5": "disk full",
+    "F6": "results folder turns read-only",
+    "F7": "loss not finite, or a spike",
+    "F8": "the same sweep started eight times at once",
+    "F9": "a paused worker wakes up late",
+    "F10": "clocks and file times that jump",
+    "F11": "SIGTERM with 3 s of grace",
+    "F12": "Ctrl-C once and twice",
+    "F13": "Ray head killed",
+    "F14": "a Ray node removed",
+    "F15": "more GPUs than any node has",
+    "F16": "MLflow down or hanging",
+    "F17": "mirrors racing on a fresh database",
+    "F18": "MLflow after a resume",
+    "F19": "a trunk dies before its branches",
+    "F20": "settings or data change between runs",
+    "F21": "identity of budgets and configurations",
+    "F22": "data shard missing, truncated or changed",
+    "F23": "out of memory",
+    "F24": "a hang",
+    "F25": "a cell, or every cell, always raises",
+    "F26": "a torn curve",
+    "F27": "2,000 cells, 256 file descriptors",
+    "F28": "too few cells for a fit",
+}
+
+INVARIANTS = {
+    "I1": "every cell is in one state, derived from files",
+    "I2": "what is published is never lost or changed",
+    "I3": "a late attempt changes nothing published",
+    "I4": "disturbed and undisturbed weights and losses are equal bit for bit",
+    "I5": "a fault costs at most one checkpoint interval",
+    "I6": "no torn file is read as valid",
+    "I7": "MLflow equals the store after a sync",
+    "I8": "no process is left 10 s after the exit",
+    "I9": "a fit uses finished cells only and says what it left out",
+}
+
+
+ELSEWHERE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "test_mirrors_that_race_on_a_fresh_database_leave_it_whole": (("F17",), ("I7",)),
+    "test_a_mirror_killed_while_it_makes_the_database_does_no_harm": (("F17",), ()),
+    "test_an_outage_costs_a_sweep_one_line": (("F16",), ()),
+    "test_a_mirror_that_hangs_is_ended": (("F16",), ("I8",)),
+    "test_a_server_that_cannot_be_reached_is_said_within_seconds_and_harms_nothing": (("F16",), ()),
+    "test_a_wiped_database_is_rebuilt": (("F16",), ("I7",)),
+    "test_syncing_twice_adds_nothing": (("F18",), ("I7",)),
+    "test_a_growing_sweep_shows_each_step_once": (("F18",), ("I7",)),
+    "test_a_run_that_contradicts_the_store_is_replaced": (("F18",), ("I7",)),
+    "test_the_cells_status_is_the_stores": ((), ("I1", "I7")),
+    "test_a_damaged_checkpoint_of_a_trunk_is_named_and_the_cells_that_do_not_need_it_stay": (("F19",), ("I1", "I4")),
+    "test_each_shared_segment_is_counted_once": (("F19",), ()),
+    "test_cells_of_other_settings_are_trained_anew_and_never_share_a_table": (("F20",), ("I2",)),
+    "test_other_data_or_another_seed_is_other_work": (("F20",), ()),
+    "test_any_added_budgets_change_no_existing_id": (("F21",), ()),
+    "test_budgets_that_agree_as_floats_stay_apart": (("F21",), ()),
+    "test_every_configuration_survives_json_exactly": (("F21",), ()),
+    "test_two_thousand_cells_are_planned_in_three_seconds": (("F27",), ()),
+    "test_five_of_twelve_cells_support_no_number": (("F28",), ("I9",)),
+    "test_one_sided_budgets_are_refused_and_the_others_are_not": (("F28",), ("I9",)),
+    "test_one_outlier_costs_its_budget_alone": (("F28",), ("I9",)),
+    "test_unfinished_and_unusable_cells_are_left_out_with_their_reason": ((), ("I9",)),
+    "test_the_first_publication_wins_and_a_late_one_changes_nothing": (("F9",), ("I2", "I3")),
+    "test_a_run_that_diverges_is_a_result_that_blocks_its_descendants_and_exits_3": (("F7",), ("I1",)),
+    "test_two_drivers_at_once_compute_each_segment_once": (("F8",), ("I3",)),
+}
+"""Tests that check a case and are at home with the part they test: (cases, invariants)."""
+
+
+def mark_reports(items: list[pytest.Item]) -> None:
+    """Give every test of the programme its cases and invariants, for its report."""
+    for item in items:
+        cases, invariants = ELSEWHERE.get(item.name.partition("[")[0], ((), ()))
+        if cases or invariants:
+            item.add_marker(pytest.mark.faults(*cases, invariants=invariants))
+        for marker in item.iter_markers("faults"):
+            item.user_properties.append(("cases", marker.args))
+            item.user_properties.append(("invariants", marker.kwargs.get("invariants", ())))
+
+
+def write_summary(reporter: pytest.TerminalReporter) -> None:
+    """Print the programme's lines under the tests of one run."""
+    reports = [
+        (outcome, report)
+        for outcome in ("passed", "failed", "error", "skipped")
+        for report in reporter.stats.get(outcome, [])
+        if isinstance(report, pytest.TestReport) and (outcome != "passed" or report.when == "call")
+    ]
+    reporter.section("faults")
+    for case, title in CASES.items():
+        reporter.write_line(f"{case:4} {title}: {_line(case, 'cases', reports)}")
+    for name, meaning in INVARIANTS.items():
+        reporter.write_line(f"{name:4} {meaning}: {_line(name, 'invariants', reports)}")
+
+
+def _line(name: str, kind: str, reports: list[tuple[str, pytest.TestReport]], *, with_figures: bool = True) -> str:
+    """Such as "ok (3 tests); left after 0.4 s", "FAILED: test_x" or "no test ran"."""
+    found = [
+        (outcome, each) for outcome, each in reports if any(name in v for k, v in each.user_properties if k == kind)
+    ]
+    broken = [each.nodeid.rpartition("::")[2] for outcome, each in found if outcome in ("failed", "error")]
+    if broken:
+        return f"FAILED: {', '.join(broken)}"
+    passed = [each for outcome, each in found if outcome == "passed"]
+    if not passed:
+        return "skipped" if found else "no test ran"
+    count = f"ok ({len(passed)} test{'s' if len(passed) > 1 else ''})"
+    said = [str(value) for each in passed for key, value in each.user_properties if key == f"figure {name}"]
+    return "; ".join([count, *said])

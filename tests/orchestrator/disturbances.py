@@ -1,0 +1,98 @@
+"""What fault tests look at and wait for in a toy sweep that is running."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from toy_sweep import TOY_PRESET, ToySweep
+
+ONE_CELL = ("--sizes", "13k", "--arms", "vanilla", "--budgets", "2.4e9")
+"""One cell of the toy sweep: a stable segment, a decay, an evaluation; the same ids as in the whole sweep."""
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def processes_of(toy: ToySweep) -> list[psutil.Process]:
+    """Processes that were started with this test's cache folder in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MOR_SWEEP_CACHE") == str(toy.cache) and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def worker_pids(toy: ToySweep) -> list[int]:
+    """Processes that are at work on an attempt, by the attempt folder's name."""
+    pids = [int(path.name.rsplit("-", 1)[1]) for path in toy.results.glob("attempts/*/*") if path.is_dir()]
+    return [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def checkpoints(toy: ToySweep) -> list[Path]:
+    """Complete checkpoints of attempts: not those being written or removed."""
+    found = toy.results.glob("attempts/*/*/checkpoint-*")
+    return [path for path in found if path.name.removeprefix("checkpoint-").isdecimal()]
+
+
+def failures(toy: ToySweep) -> list[dict]:
+    """Every failure.json of the sweep's attempts, in the order of their attempts."""
+    return [json.loads(path.read_text()) for path in sorted(toy.results.glob("attempts/*/*/failure.json"))]
+
+
+def interruptions(toy: ToySweep) -> dict[str, int]:
+    """segment id -> the step that its attempt was told to stop at."""
+    found = toy.results.glob("attempts/*/*/interrupted.json")
+    return {path.parent.parent.name: json.loads(path.read_text())["step"] for path in found}
+
+
+def executed(toy: ToySweep) -> dict[str, tuple[int, int]]:
+    """segment id -> (steps that its last attempt took, step that it ends with), of published training segments."""
+    results = {name: json.loads(data) for name, data in toy.published().items()}
+    return {
+        name: (result["steps_executed"], result["step"])
+        for name, result in results.items()
+        if "steps_executed" in result
+    }
+
+
+def signalled(driver: subprocess.Popen[str], number: signal.Signals, *, grace: float) -> tuple[float, str]:
+    """Send a signal and, as a scheduler does, SIGKILL after the grace. Seconds until the exit, and the output."""
+    driver.send_signal(number)
+    started = time.monotonic()
+    try:
+        output, _ = driver.communicate(timeout=grace)
+    except subprocess.TimeoutExpired:
+        driver.kill()
+        output, _ = driver.communicate(timeout=60)
+    return time.monotonic() - started, output
+
+
+def preset(folder: Path, **execution: float) -> Path:
+    """The toy sweep file with other or further execution settings."""
+    lines = [line for line in TOY_PRESET.read_text().splitlines() if line.split(" = ")[0] not in execution]
+    path = folder / "toy.toml"
+    path.write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in execution.items()), ""]))
+    return path
+
+
+def assert_as_undisturbed(toy: ToySweep, reference: ToySweep) -> None:
+    """I4: the weights of every published segment are the reference's, and so is the science of its cells."""
+    expected = reference.weights()
+    weights = toy.weights()
+    assert weights
+    assert weights == {name: expected[name] for name in weights}
+    cells = toy.science()
+    assert cells.equals(reference.science().filter(reference.science()["cell_id"].is_in(cells["cell_id"].to_list())))
