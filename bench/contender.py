@@ -110,8 +110,7 @@ def _trainer(contender: Contender) -> tuple[Callable[[], object], Callable[[], l
     model = build_model(contender.model, seed=0)
     optimizer = build_optimizer(model, contender.train)
     if contender.compiled:
-        for layer in model.layers:
-            layer.compile(dynamic=False)
+        model.compile_layers()
     batches = _batches(contender)
     steps = train_steps(
         model,

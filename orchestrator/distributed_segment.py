@@ -52,7 +52,7 @@ def with_ranks(segment: Segment, job: Job, train: Callable[[Rank], str | None], 
         left -= 1
         if cause := why_stop(job.stop, running=False):
             return Outcome(segment_id=segment.id, status="interrupted", reason=cause)
-        reached = _last_checkpoint(store, segment)
+        reached = store.last_attempt_step(segment.id)
         with _scratch(store) as scratch:
             lost = train(Rank(segment=segment, job=job, scratch=scratch))
             outcome = _outcome(scratch, segment)
@@ -66,7 +66,7 @@ def with_ranks(segment: Segment, job: Job, train: Callable[[Rank], str | None], 
                 continue
         if outcome:
             return outcome
-        if _last_checkpoint(store, segment) > reached:
+        if store.last_attempt_step(segment.id) > reached:
             left = tries
     return failed(segment, Failure(kind=FailureClass.infrastructure, text=lost or "its workers ended without a result"))
 
@@ -108,11 +108,6 @@ def _outcome(scratch: Path, segment: Segment) -> Outcome | None:
         return None
     failure = FailureClass(found["failure"]) if found["failure"] else None
     return Outcome(segment_id=segment.id, status=found["status"], reason=found["reason"], failure=failure)
-
-
-def _last_checkpoint(store: Store, segment: Segment) -> int:
-    found = store.attempt_checkpoints(segment.id)
-    return found[0][0] if found else 0
 
 
 @contextlib.contextmanager

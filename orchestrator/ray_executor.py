@@ -187,8 +187,7 @@ class _Run:
             return failed(segment, Failure(kind=kind, text=reason))
 
     def _last_checkpoint(self, segment: Segment) -> int:
-        found = Store(root=self.job.results).attempt_checkpoints(segment.id)
-        return found[0][0] if found else 0
+        return Store(root=self.job.results).last_attempt_step(segment.id)
 
     def _wait_until_alive(self) -> None:
         """Return when the cluster answers; a task that died with the cluster has not failed."""

@@ -170,6 +170,10 @@ class Store:
                 found.append((int(match[1]), path))
         return sorted(found, reverse=True)
 
+    def last_attempt_step(self, segment_id: str) -> int:
+        """The furthest step that any attempt at a segment has kept a checkpoint of; 0 without one."""
+        return max((step for step, _ in self.attempt_checkpoints(segment_id)), default=0)
+
     def publish(self, segment: Segment, attempt: Path, checkpoint: Path | None, result: dict[str, Any]) -> bool:
         """Make the attempt's metrics, checkpoint and result the segment's. False where another attempt was first."""
         whole = attempt / "publish"
