@@ -37,6 +37,8 @@ class Contender:
     """Whether torch.compile is used: layer by layer here, the whole model for transformers."""
     threads: int = 1
     """torch threads."""
+    device: str = "cpu"
+    """Where it trains."""
 
     @property
     def tokens(self) -> int:
@@ -74,7 +76,7 @@ class Runner:
         return self._ask("memory")
 
     def profile(self) -> dict[str, float]:
-        """Operation -> its share of the processor time of one step, largest first."""
+        """Operation -> its share of a step's processor time (a GPU's kernels: of its time there), largest first."""
         return self._ask("profile")
 
     def close(self) -> None:
@@ -92,7 +94,7 @@ def _serve(contender: Contender, pipe: Connection) -> None:
     answers: dict[str, Callable[[], object]] = {
         "step": lambda: _timed(take_step),
         "memory": lambda: _peak_bytes(take_step, state),
-        "profile": lambda: _profile(take_step),
+        "profile": lambda: _profile(take_step, contender.device),
     }
     while True:
         try:
@@ -107,7 +109,7 @@ def _trainer(contender: Contender) -> tuple[Callable[[], object], Callable[[], l
     if contender.library == "transformers":
         return _transformers_trainer(contender)
     keep_freed_memory()
-    model = build_model(contender.model, seed=0)
+    model = build_model(contender.model, seed=0, device=torch.device(contender.device))
     optimizer = build_optimizer(model, contender.train)
     if contender.compiled:
         model.compile_layers()
@@ -144,14 +146,15 @@ def _transformers_trainer(contender: Contender) -> tuple[Callable[[], object], C
             use_cache=False,
         )
     )
+    model.to(device=torch.device(contender.device))  # pyright: ignore
     model.set_attn_implementation("sdpa")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     forward = torch.compile(model, dynamic=False) if contender.compiled else model
     batches = _batches(contender)
 
     def step() -> None:
-        tokens = torch.from_numpy(next(batches)[:, :-1])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=train.precision == "bf16"):
+        tokens = torch.from_numpy(next(batches)[:, :-1]).to(contender.device)
+        with torch.autocast(contender.device, dtype=torch.bfloat16, enabled=train.precision == "bf16"):
             loss = forward(input_ids=tokens, labels=tokens).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.gradient_clip)
@@ -171,21 +174,33 @@ def _batches(contender: Contender) -> Iterator[np.ndarray]:
 def _timed(take_step: Callable[[], object]) -> Timing:
     wall, cpu = time.perf_counter(), time.process_time()
     take_step()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return Timing(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
 
 
 def _peak_bytes(take_step: Callable[[], object], state: Callable[[], list[Tensor]]) -> int:
-    """Of the second step: the first makes the optimiser's state."""
+    """Of the second step: the first makes the optimiser's state. A GPU's allocator counts by itself."""
     take_step()
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        take_step()
+        return torch.cuda.max_memory_allocated()
     with LiveMemory(state()) as memory:
         take_step()
     return memory.peak_bytes
 
 
-def _profile(take_step: Callable[[], object]) -> dict[str, float]:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+def _profile(take_step: Callable[[], object], device: str) -> dict[str, float]:
+    kinds = torch.profiler.ProfilerActivity
+    on_gpu = device != "cpu"
+    with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA] if on_gpu else [kinds.CPU]) as recorded:
         take_step()
-    events = recorded.key_averages()
-    total = sum(event.self_cpu_time_total for event in events)
-    shares = {event.key: event.self_cpu_time_total / total for event in events}
+    times: dict[str, float] = {}
+    for event in recorded.key_averages():
+        if on_gpu and event.device_type.name == "CPU":
+            continue  # Kernels are listed by themselves.
+        times[event.key] = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    total = sum(times.values())
+    shares = {name: seconds / total for name, seconds in times.items()}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))

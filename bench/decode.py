@@ -1,6 +1,7 @@
 """How fast text is generated: our arms against our vanilla, and that against transformers. See bench/README.md.
 
-python -m bench.decode [--size NAME] [--batches 1,32] [--length N] [--rounds N] [--threads N] [--clock wall|cpu]
+python -m bench.decode [--size NAME] [--device cpu|cuda] [--batches 1,32] [--length N] [--rounds N] [--threads N]
+                       [--clock wall|cpu]
 """
 
 import argparse
@@ -52,9 +53,12 @@ class Contender:
     """Of keys and values per token, at the planned depth."""
 
 
-def calibrated(config: ModelConfig) -> Transformer:
-    """A fresh model whose thresholds let the planned share of tokens go on: speed asks for depth, not for sense."""
-    model = build_model(config, seed=0).eval()
+def calibrated(config: ModelConfig, device: str) -> Transformer:
+    """A fresh model whose thresholds let the planned share of tokens go on: speed asks for depth, not for sense.
+
+    fp32 on a CPU, bf16 on a GPU.
+    """
+    model = build_model(config, seed=0, device=device).to(torch.float32 if device == "cpu" else torch.bfloat16).eval()
     texts = torch.randint(0, VOCABULARY, (8, 128), generator=torch.Generator().manual_seed(0)).tolist()
     for recursion in range(1, config.recursion.count if config.routing else 1):
         model.threshold_R[recursion:] = -torch.inf
@@ -67,21 +71,22 @@ def calibrated(config: ModelConfig) -> Transformer:
 def ours(name: str, model: Transformer, in_flight: float) -> Contender:
     """An arm in this project's engine. Prompts of one token, so that only decoding is timed."""
     config = model.config
+    number = model.embedding.weight.element_size()
 
     def generate(lengths: list[int], batch: int) -> float:
         sequences = round(batch * in_flight)
-        memory = round(sequences * CONTEXT * kv_bytes_per_token(config, 4, config.recursion.count))
+        memory = round(sequences * CONTEXT * kv_bytes_per_token(config, number, config.recursion.count))
         engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=batch, max_sequences=sequences))
         for _ in engine.run(Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)):
             pass
         return engine.totals.mean_depth
 
     def first_token(prompt: list[int]) -> None:
-        memory = round(CONTEXT * kv_bytes_per_token(config, 4, config.recursion.count))
+        memory = round(CONTEXT * kv_bytes_per_token(config, number, config.recursion.count))
         engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=1))
         next(event for event in engine.run([Request(prompt=tuple(prompt), max_new_tokens=2)]) if _is_token(event))
 
-    kv_bytes = kv_bytes_per_token(config, 4)
+    kv_bytes = kv_bytes_per_token(config, number)
     return Contender(name=name, generate=generate, first_token=first_token, kv_bytes=kv_bytes)
 
 
@@ -93,14 +98,16 @@ def theirs(model: Transformer) -> Contender:
     """transformers' generate on the same weights: batches one after another, each until its longest text is done."""
     from transformers import AutoModelForCausalLM
 
+    weight = model.embedding.weight
     with tempfile.TemporaryDirectory() as folder:
         export_llama(model, Path(folder) / "model")
-        llama: Any = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=torch.float32).eval()
+        llama: Any = AutoModelForCausalLM.from_pretrained(Path(folder) / "model", dtype=weight.dtype).eval()
+    llama = llama.to(weight.device)
 
     def run(prompts: list[list[int]], new: int) -> None:
         llama.generate(
-            torch.tensor(prompts),
-            attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.int64),
+            torch.tensor(prompts, device=weight.device),
+            attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.int64, device=weight.device),
             max_new_tokens=new,
             min_new_tokens=new,
             do_sample=False,
@@ -117,7 +124,7 @@ def theirs(model: Transformer) -> Contender:
         name="transformers",
         generate=generate,
         first_token=lambda prompt: run([prompt], 1),
-        kv_bytes=kv_bytes_per_token(model.config, 4),
+        kv_bytes=kv_bytes_per_token(model.config, weight.element_size()),
     )
 
 
@@ -158,6 +165,7 @@ def race(contenders: Sequence[Contender], lengths: list[int], batch: int, option
 def main() -> None:
     parser = argparse.ArgumentParser(description="How fast text is generated.")
     parser.add_argument("--size", default="10M", choices=list(SIZES))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--batches", default="1,32")
     parser.add_argument("--length", type=int, default=128, help="mean tokens of a text")
     parser.add_argument("--texts", type=int, default=3, help="texts per place in a batch")
@@ -178,7 +186,8 @@ def main() -> None:
                 context_length=CONTEXT,
                 recursion=recursion,
                 routing=routing,
-            )
+            ),
+            options.device,
         )
         for name, (recursion, routing) in ARMS.items()
     }

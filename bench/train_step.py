@@ -1,6 +1,6 @@
 """How fast and how large a training step is: ratios between contenders that alternate in one run. See bench/README.md.
 
-python -m bench.train_step [SECTION ...] [--rounds N] [--threads N] [--clock wall|cpu] [--force]
+python -m bench.train_step [SECTION ...] [--device cpu|cuda] [--rounds N] [--threads N] [--clock wall|cpu] [--force]
 """
 
 import argparse
@@ -49,6 +49,14 @@ class Options:
     """torch threads, except where a section says one."""
     cpu_clock: bool
     """Compare processor seconds instead of wall seconds: less disturbed by neighbours, blind to waiting."""
+    only: str | None
+    """The only arm to compare with vanilla; None compares all."""
+    device: str
+    """Where contenders train. A GPU gets larger batches: it must have enough to do."""
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
 
     def seconds(self, timing: Timing) -> float:
         return timing.cpu if self.cpu_clock else timing.wall
@@ -90,17 +98,26 @@ def against_transformers(options: Options) -> None:
         d_head=64,
         d_ff=688,
     )
-    ours = Contender(name="mor-sweep eager", model=model, train=training(32, "bf16"), threads=options.threads)
-    contenders = [
-        ours,
-        replace(ours, name="mor-sweep compiled", compiled=True),
-        replace(ours, name="transformers eager", library="transformers"),
-        replace(ours, name="transformers compiled", library="transformers", compiled=True),
+    batch_size = 32
+    if options.on_gpu:
+        model, batch_size = model_config(SIZES["360M"], vocab_size=49152, context_length=2048), 8
+    ours = Contender(
+        name="mor-sweep compiled",
+        model=model,
+        train=training(batch_size, "bf16"),
+        threads=options.threads,
+        device=options.device,
+        compiled=True,
+    )
+    others = [
+        replace(ours, name="mor-sweep eager", compiled=False),
+        replace(ours, name="transformers eager", library="transformers", compiled=False),
+        replace(ours, name="transformers compiled", library="transformers"),
     ]
-    times = race(contenders, options)
     print(f"{'':24}{'tokens/s':>10}   speed of mor-sweep compiled over it")
-    for contender, seconds in zip(contenders, times, strict=True):
-        print(f"{contender.name:24}{contender.tokens / statistics.median(seconds):10.0f}   {ratio(seconds, times[1])}")
+    for other in others:
+        base, seconds = race([ours, other], options)
+        print(f"{other.name:24}{other.tokens / statistics.median(seconds):10.0f}   {ratio(seconds, base)}", flush=True)
 
 
 def arms_at(options: Options, size: str, context_length: int, vocab_size: int, batch_size: int) -> None:
@@ -113,12 +130,15 @@ def arms_at(options: Options, size: str, context_length: int, vocab_size: int, b
             ),
             train=training(batch_size, "bf16"),
             threads=options.threads,
+            device=options.device,
+            compiled=options.on_gpu,
         )
         for name, (recursion, routing) in ARMS.items()
     ]
     vanilla, *others = contenders
+    others = [arm for arm in others if options.only in (None, arm.name)]
     base_flops, base_bytes = training_flops_per_token(vanilla.model, "exact"), peak_bytes(vanilla)
-    print(f"{'':20}{'FLOPs':>7}  {'time':22}{'time / FLOPs':>12}{'bytes':>8}")
+    print(f"{'':20}{'FLOPs':>7}  {'time':22}{'time / FLOPs':>12}{'bytes':>8}", flush=True)
     for arm in others:
         flops = float(training_flops_per_token(arm.model, "exact") / base_flops)
         base, seconds = race([vanilla, arm], options)
@@ -137,39 +157,56 @@ def peak_bytes(contender: Contender) -> int:
 
 def arms_small(options: Options) -> None:
     """Width 256, 14 layers, 256 tokens."""
-    arms_at(options, "10M", 256, 4096, 16)
+    arms_at(options, "10M", 256, 4096, 512 if options.on_gpu else 16)
 
 
 def arms_360m(options: Options) -> None:
-    """The paper's 360M shape at 2048 tokens, batch 1."""
-    arms_at(options, "360M", 2048, 49152, 1)
+    """The paper's 360M shape at 2048 tokens; batch 1, or 16 on a GPU."""
+    arms_at(options, "360M", 2048, 49152, 16 if options.on_gpu else 1)
 
 
 def peak_share(options: Options) -> None:
-    """Share of the measured bf16 matrix-product rate that a step reaches, and where its processor time goes."""
-    rate = matmul_rate(torch.bfloat16, options)
-    print(f"bf16 product of 2048 x 2048 matrices: {rate / 1e9:.0f} GFLOP/s on {options.threads} threads")
-    for size, context_length, batch_size in (("10M", 256, 16), ("32M", 256, 16), ("135M", 1024, 1)):
-        model = model_config(SIZES[size], vocab_size=4096, context_length=context_length)
-        runner = Runner(Contender(name=size, model=model, train=training(batch_size, "bf16"), threads=options.threads))
+    """Share of the measured bf16 matrix-product rate that a step reaches, and where its time goes."""
+    side = 8192 if options.on_gpu else 2048
+    rate = matmul_rate(side, options)
+    on = options.device if options.on_gpu else f"{options.threads} threads"
+    print(f"bf16 product of {side} x {side} matrices: {rate / 1e9:.0f} GFLOP/s on {on}")
+    shapes = (("10M", 256, 16), ("32M", 256, 16), ("135M", 1024, 1))
+    if options.on_gpu:
+        shapes = (("10M", 256, 512), ("135M", 2048, 32), ("360M", 2048, 16), ("1.7B", 2048, 4))
+    for size, context_length, batch_size in shapes:
+        model = model_config(SIZES[size], vocab_size=49152 if options.on_gpu else 4096, context_length=context_length)
+        contender = Contender(
+            name=size,
+            model=model,
+            train=training(batch_size, "bf16"),
+            threads=options.threads,
+            device=options.device,
+            compiled=options.on_gpu,
+        )
+        runner = Runner(contender)
         seconds = [options.seconds(runner.step()) for _ in range(WARM_UP_STEPS + options.rounds)][WARM_UP_STEPS:]
         profile = runner.profile()
         runner.close()
         flops = float(training_flops_per_token(model, "exact")) * batch_size * context_length
-        parts = ", ".join(f"{name.removeprefix('aten::')} {share:.0%}" for name, share in list(profile.items())[:6])
+        parts = ", ".join(
+            f"{name.removeprefix('aten::')[:60]} {share:.0%}" for name, share in list(profile.items())[:6]
+        )
         print(f"{size:>6}: {flops / statistics.median(seconds) / rate:6.1%} of it; {parts}", flush=True)
 
 
-def matmul_rate(dtype: torch.dtype, options: Options) -> float:
-    """FLOPs per second of the best of many products."""
+def matmul_rate(side: int, options: Options) -> float:
+    """FLOPs per second of the best of many bf16 products."""
     torch.set_num_threads(options.threads)
-    left, right = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+    left, right = (torch.randn(side, side, device=options.device).bfloat16() for _ in range(2))
     best = float("inf")
     for _ in range(20):
         begin = time.process_time() if options.cpu_clock else time.perf_counter()
         torch.mm(left, right)
+        if options.on_gpu:
+            torch.cuda.synchronize()
         best = min(best, (time.process_time() if options.cpu_clock else time.perf_counter()) - begin)
-    return 2 * 2048**3 / best
+    return 2 * side**3 / best
 
 
 def small_models(options: Options) -> None:
@@ -178,6 +215,9 @@ def small_models(options: Options) -> None:
     Steps of 8, 32 and 64 sequences lie on a line; where it meets 0 sequences is the fixed cost: calls, Python and the
     optimiser.
     """
+    if options.on_gpu:
+        print("of a processor only")
+        return
     one = replace(options, threads=1)
     print(f"{'':22}{'ms a step':>10}{'fixed cost':>12}{'GFLOP/s':>10}")
     for size in PRESET_RUNGS:
@@ -195,19 +235,23 @@ def small_models(options: Options) -> None:
 def memory_table(options: Options) -> None:
     """Peak bytes of live tensors in a step against what a plan says it will need."""
     print(f"{'':28}{'MiB':>9}{'estimate over measured':>26}")
-    for size, context_length, vocab_size, batch_size, precision in (
+    shapes: tuple[tuple[str, int, int, int, Precision], ...] = (
         ("51k", 64, 512, 8, "fp32"),
         ("1.1M", 256, 4096, 8, "fp32"),
         ("10M", 256, 4096, 8, "bf16"),
         ("135M", 1024, 49152, 1, "bf16"),
         ("360M", 2048, 49152, 1, "bf16"),
-    ):
+    )
+    if options.on_gpu:
+        shapes = (("10M", 1024, 4096, 64, "bf16"), ("135M", 2048, 49152, 16, "bf16"), ("360M", 2048, 49152, 8, "bf16"))
+    for size, context_length, vocab_size, batch_size, precision in shapes:
         for arm, (recursion, routing) in ARMS.items():
             model = model_config(
                 SIZES[size], vocab_size=vocab_size, context_length=context_length, recursion=recursion, routing=routing
             )
             train = training(batch_size, precision)
-            measured = peak_bytes(Contender(name=arm, model=model, train=train, threads=options.threads))
+            contender = Contender(name=arm, model=model, train=train, threads=options.threads, device=options.device)
+            measured = peak_bytes(contender)
             estimated = training_memory_bytes(model, train)
             label = f"{arm} {size} {precision}"
             print(f"{label:28}{measured / 2**20:9.1f}{estimated / measured:26.2f}", flush=True)
@@ -226,6 +270,8 @@ SECTIONS: dict[str, Callable[[Options], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; none given: all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train (default cpu)")
+    parser.add_argument("--only", choices=list(ARMS), help="of the arms, compare this one with vanilla")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each contender (default 7)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads (default: all)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="seconds compared (default wall)")
@@ -237,7 +283,13 @@ def main() -> None:
     unknown = [name for name in arguments.sections if name not in SECTIONS]
     if unknown:
         sys.exit(f"section {unknown[0]!r}: expected one of {', '.join(SECTIONS)}")
-    options = Options(rounds=arguments.rounds, threads=arguments.threads, cpu_clock=arguments.clock == "cpu")
+    options = Options(
+        rounds=arguments.rounds,
+        threads=arguments.threads,
+        cpu_clock=arguments.clock == "cpu",
+        only=arguments.only,
+        device=arguments.device,
+    )
     for name in arguments.sections or SECTIONS:
         print(f"\n{name}: {(SECTIONS[name].__doc__ or '').splitlines()[0]}", flush=True)
         SECTIONS[name](options)

@@ -32,7 +32,9 @@ def training_memory_bytes(
         model.num_unshared_layers * model.context_length + model.block_depth * sum(model.tokens_per_recursion())
     )
     # A checkpointed layer keeps its input in fp32; one layer at a time is computed again.
-    kept = (FP32 * model.d_model if checkpoint_activations else layer) * applied
+    kept = layer * applied
+    if checkpoint_activations:
+        kept = FP32 * model.d_model * applied + _shared_keys_bytes(model, tokens, number)
     # And once: the embedding, the final norm, and the layer that is being computed.
     activations = kept + tokens * (layer + (2 * FP32 + number) * model.d_model)
     head = max(_loss_bytes(model, tokens, number), _first_backward_bytes(model, tokens, number))
@@ -49,6 +51,13 @@ def _layer_bytes_per_token(model: ModelConfig, number: int) -> int:
     q, kv = model.num_heads * model.d_head, model.num_kv_heads * model.d_head
     norms = 2 * (2 * FP32 + number) * model.d_model
     return norms + number * ((q + 2 * kv) + (q + kv) + q + 4 * model.d_ff)
+
+
+def _shared_keys_bytes(model: ModelConfig, tokens: int, number: int) -> int:
+    """Keys and values that later recursions attend to, and their gradients; without checkpoints a layer's own."""
+    if model.recursion.kv == "recursion-wise":
+        return 0
+    return 2 * number * tokens * model.block_depth * 2 * model.num_kv_heads * model.d_head
 
 
 def _loss_bytes(model: ModelConfig, tokens: int, number: int) -> int:

@@ -270,9 +270,9 @@ class SegmentRun:
             keep_freed_memory()
         else:
             # cuBLAS reads this when its context is made. Attention's and gather's gradients are sums whose order is
-            # otherwise left to chance; an operation without a fixed order warns.
+            # otherwise left to chance. Only warned of it, attention would stay with chance.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(self.job.deterministic, warn_only=True)
+            torch.use_deterministic_algorithms(self.job.deterministic)
         write_json(self.attempt / "numerics.json", [numerics(self.segment, self.job)])
         model = build_model(self.segment.trunk.model, self.segment.trunk.seed, device)
         model.checkpoint_activations = self.job.checkpoint_activations

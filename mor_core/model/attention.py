@@ -1,4 +1,4 @@
-"""Attention to predecessors: the fused kernel, and on a CPU in bf16 one of matrix products over blocks of queries.
+"""Attention to predecessors: fused kernels, and on a CPU in bf16 one of matrix products over blocks of queries.
 
 torch's CPU kernel computes bf16 attention at a tenth of the rate of its own matrix products. The products here are
 those of flash attention (Dao et al. 2022, arXiv 2205.14135): scores of one block of queries with the keys up to its
@@ -16,6 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import BlockMask
+
+from mor_core.model.sparse_prefix import SPARSE_MIN_D_HEAD, sparse_prefix_attention, sparse_prefix_of
+
+HALF = (torch.bfloat16, torch.float16)
+"""Precisions of a GPU's fastest attention kernels."""
 
 BLOCK_TOKENS = 128
 """Queries of a block: fewer waste less on the half of its square that causality removes, more make larger products."""
@@ -39,8 +45,16 @@ QUERIES_PER_RUN = {"cpu": 64, "cuda": 256}
 """Fewer would save more of the masked work and pay for it in calls."""
 
 
-def prefix_of(positions_BK: Tensor) -> Prefix:
-    """The prefix of queries at the given ascending positions."""
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What matrix products and attention of `x` are computed in here: autocast's precision where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def prefix_of(positions_BK: Tensor, length: int, d_head: int, dtype: torch.dtype) -> Prefix | BlockMask:
+    """The prefix of queries at the given ascending positions of a sequence, for heads and a precision like these."""
+    if positions_BK.device.type == "cuda" and dtype in HALF and d_head >= SPARSE_MIN_D_HEAD:
+        return sparse_prefix_of(positions_BK, length)
     runs = positions_BK.split(QUERIES_PER_RUN["cpu" if positions_BK.device.type == "cpu" else "cuda"], dim=1)
     # One wait for the device, whatever the number of runs and layers.
     ends = torch.stack([torch.stack((run.amin(), run.amax())) for run in runs]).tolist()
@@ -53,17 +67,26 @@ def causal_attention(q_BHTC: Tensor, k_BGTC: Tensor, v_BGTC: Tensor) -> Tensor:
     """Softmax(q k^T / sqrt(C)) v over each token's predecessors and itself, [B, H, T, C]."""
     if _takes_blocks(q_BHTC):
         return _BlockAttention.apply(q_BHTC, k_BGTC, v_BGTC, None)  # pyright: ignore
+    if q_BHTC.device.type == "cuda" and q_BHTC.dtype not in HALF:
+        k_BGTC, v_BGTC = _spread(q_BHTC, k_BGTC), _spread(q_BHTC, v_BGTC)
     grouped = q_BHTC.shape[1] != k_BGTC.shape[1]
     return F.scaled_dot_product_attention(q_BHTC, k_BGTC, v_BGTC, is_causal=True, enable_gqa=grouped)
 
 
-def prefix_attention(q_BHKC: Tensor, k_BGTC: Tensor, v_BGTC: Tensor, prefix: Prefix) -> Tensor:
+def _spread(q_BHKC: Tensor, kv_BGTC: Tensor) -> Tensor:
+    """Keys or values repeated for each head that shares them: fused CUDA kernels take grouped heads only in half
+    precision and without a mask, and the unfused one keeps every square of scores."""
+    spread = q_BHKC.shape[1] // kv_BGTC.shape[1]
+    return kv_BGTC.repeat_interleave(spread, dim=1) if spread > 1 else kv_BGTC
+
+
+def prefix_attention(q_BHKC: Tensor, k_BGTC: Tensor, v_BGTC: Tensor, prefix: Prefix | BlockMask) -> Tensor:
     """The same for packed queries over the keys of the whole sequence up to each query's position, [B, H, K, C]."""
+    if isinstance(prefix, BlockMask):
+        return sparse_prefix_attention(q_BHKC, k_BGTC, v_BGTC, prefix)
     if _takes_blocks(q_BHKC):
         return _BlockAttention.apply(q_BHKC, k_BGTC, v_BGTC, prefix)  # pyright: ignore
-    # Fused CUDA kernels take a mask or grouped heads, not both.
-    spread = q_BHKC.shape[1] // k_BGTC.shape[1]
-    k_BHTC, v_BHTC = (each.repeat_interleave(spread, dim=1) if spread > 1 else each for each in (k_BGTC, v_BGTC))
+    k_BHTC, v_BHTC = _spread(q_BHKC, k_BGTC), _spread(q_BHKC, v_BGTC)
     queries = q_BHKC.split([hidden.shape[2] for hidden in prefix.hidden], dim=2)
     return torch.cat(
         [

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from mor_core.config import ModelConfig
 from mor_core.model.attention import Prefix, causal_attention, prefix_attention
@@ -58,7 +59,7 @@ class KeySource(NamedTuple):
 
     first: KeyValues
     """Of the whole sequence, from the layer's first application."""
-    prefix: Prefix | None
+    prefix: Prefix | BlockMask | None
     """None where every token is a query, so that plain causal attention says it all."""
     refresh_BK: Tensor | None
     """hybrid: positions whose keys and values are computed anew from the packed tokens."""
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         q = F.linear(x_BKD, self.qkv.weight[: self.num_heads * self.d_head]).unflatten(-1, (-1, self.d_head))
         return rotate(q, rotary).to(q.dtype).transpose(1, 2)
 
-    def _attend(self, q_BHKC: Tensor, kv: KeyValues, prefix: Prefix | None) -> Tensor:
+    def _attend(self, q_BHKC: Tensor, kv: KeyValues, prefix: Prefix | BlockMask | None) -> Tensor:
         if prefix is None:
             return causal_attention(q_BHKC, *kv)
         return prefix_attention(q_BHKC, *kv, prefix)

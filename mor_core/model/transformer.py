@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mor_core.config import ExpertChoice, ModelConfig, TokenChoice
-from mor_core.model.attention import prefix_of
+from mor_core.model.attention import compute_dtype, prefix_of
 from mor_core.model.layers import KeySource, KeyValues, Layer, RMSNorm, rotary_table
 from mor_core.model.router import (
     Router,
@@ -292,7 +292,9 @@ class _Block:
         whole = selection.valid_BK is None and x_BKD.shape[1] == self.length
         positions_BK = selection.positions_BK
         rotary = self.model.rotary_prefix(self.length) if whole else self.model.rotary_at(positions_BK)
-        prefix = prefix_of(positions_BK) if later and not whole else None
+        prefix = None
+        if later and not whole:
+            prefix = prefix_of(positions_BK, self.length, self.model.config.d_head, compute_dtype(x_BKD))
         refresh_BK = positions_BK if self.kv == "hybrid" else None
         for index, layer in enumerate(self.layers):
             source = KeySource(self.first[index], prefix, refresh_BK, selection.valid_BK) if later else None

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mor_core.model.attention import compute_dtype
+
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 4096}
 """Tokens of one matrix product. Each chunk reads and writes the weight's whole gradient, which many tokens repay."""
 
-PIECE_ENTRIES = {"cpu": 2**19, "cuda": 2**26}
-"""Logits that are in fp32 at once: 2 MB stay in a processor's cache, a GPU wants enough work for each kernel."""
+PIECE_ENTRIES = {"cpu": 2**19, "cuda": 2**24}
+"""Logits that are in fp32 at once: 2 MB stay in a processor's cache; 64 MB are enough work for each kernel of a GPU."""
 
 
 def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -58,12 +60,6 @@ def _at_least_fp32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
-    """What a matrix product of `hidden` is computed in here."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-
-
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     """The mean cross-entropy, with gradients that are ready before anyone asks for them.
 
@@ -72,7 +68,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        precision, count = _compute_dtype(hidden_ND), hidden_ND.shape[0]
+        precision, count = compute_dtype(hidden_ND), hidden_ND.shape[0]
         ctx.hidden_dtype, ctx.weight_dtype = hidden_ND.dtype, weight_VD.dtype
         tokens = min(count, CHUNK_TOKENS[_kind(weight_VD)])
         with torch.autocast(hidden_ND.device.type, enabled=False):

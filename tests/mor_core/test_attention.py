@@ -5,10 +5,14 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from mor_core.model import attention
 from mor_core.model.attention import causal_attention, prefix_attention, prefix_of
+from mor_core.model.sparse_prefix import sparse_prefix_of
 
 SHAPES = [(2, 2, 2, 8, 4), (1, 4, 2, 11, 6), (2, 3, 1, 3, 4)]
 """B, H, G, T, C: blocks of 4 tokens that divide, that leave a rest, and one that is not full."""
@@ -103,7 +107,7 @@ def test_packed_queries_see_the_keys_up_to_their_own_position(
     monkeypatch.setitem(attention.QUERIES_PER_RUN, "cpu", 4)
     monkeypatch.setattr(attention, "_takes_blocks", lambda _: blocks_are_used)
     qkv = packed(torch.float64)
-    found, expected = prefix_attention(*qkv, prefix_of(POSITIONS)), dense_prefix(*qkv)
+    found, expected = prefix_attention(*qkv, prefix_of(POSITIONS, 11, 6, torch.float64)), dense_prefix(*qkv)
     torch.testing.assert_close(found, expected)
     direction = torch.randn_like(expected)
     for pair in zip(
@@ -113,6 +117,44 @@ def test_packed_queries_see_the_keys_up_to_their_own_position(
 
 
 def test_a_run_of_queries_looks_no_further_than_its_furthest_position() -> None:
-    prefix = prefix_of(torch.tensor([[2, 3, 9], [3, 4, 5]]))
+    prefix = prefix_of(torch.tensor([[2, 3, 9], [3, 4, 5]]), 11, 6, torch.float64)
     assert prefix.keys == (10,)
     assert [hidden.shape for hidden in prefix.hidden] == [(2, 1, 3, 8)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), length=st.integers(1, 700), share=st.floats(0.01, 1.0), padded=st.booleans())
+def test_the_blocks_that_a_gpu_visits_hold_every_visible_key_and_no_block_is_without_one(
+    seed: int, length: int, share: float, padded: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    queries = max(1, int(share * length))
+    positions_BK = torch.rand(2, length, generator=generator).argsort(dim=1)[:, :queries]
+    if not padded:  # Rows of padding repeat positions that were not selected, in no order.
+        positions_BK = positions_BK.sort(dim=1).values
+    mask = sparse_prefix_of(positions_BK, length)
+    visible_BKT = torch.arange(length) <= positions_BK.unsqueeze(-1)
+    for sequence in range(2):
+        for block in range(-(-queries // 128)):
+            places = slice(block * 128, min(block * 128 + 128, queries))
+            seen_SK = F.pad(visible_BKT[sequence, places], (0, -length % 128)).unflatten(1, (-1, 128))
+            everywhere = {s for s in range(seen_SK.shape[1]) if (s + 1) * 128 <= length and seen_SK[:, s].all()}
+            somewhere = {s for s in range(seen_SK.shape[1]) if seen_SK[:, s].any()}
+            full = mask.full_kv_indices[sequence, 0, block, : mask.full_kv_num_blocks[sequence, 0, block]].tolist()
+            partial = mask.kv_indices[sequence, 0, block, : mask.kv_num_blocks[sequence, 0, block]].tolist()
+            assert set(full) == everywhere
+            assert set(partial) == somewhere - everywhere
+            assert len(full) + len(partial) == len(somewhere)
+
+
+def test_attention_over_those_blocks_is_the_dense_masked_formula() -> None:
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (
+        torch.randn(2, heads, tokens, 16, generator=generator) for heads, tokens in ((4, 200), (2, 300), (2, 300))
+    )
+    positions_BK = torch.rand(2, 300, generator=generator).argsort(dim=1)[:, :200].sort(dim=1).values
+    mask = torch.arange(300) <= positions_BK[:, None, :, None]
+    keys, values = (each.repeat_interleave(2, dim=1) for each in (k, v))
+    expected = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    found = flex_attention(q, k, v, block_mask=sparse_prefix_of(positions_BK, 300), enable_gqa=True)
+    torch.testing.assert_close(found, expected)

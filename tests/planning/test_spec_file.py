@@ -68,7 +68,7 @@ def test_equal_budgets_are_merged_and_sorted(small_sweep):
     assert small_sweep({"budgets": ["5e18", "2.0e18", "2e18"]}).budgets == (2 * 10**18, 5 * 10**18)
 
 
-@pytest.mark.parametrize("preset", ["paper", "cpu"])
+@pytest.mark.parametrize("preset", ["paper", "cpu", "gpu"])
 def test_a_shipped_sweep_survives_its_own_json(preset):
     spec = load_spec(preset)
     assert SweepSpec.model_validate_json(spec.model_dump_json()) == spec
