@@ -17,6 +17,7 @@ from bench.contender import Contender, Runner, Timing
 from mor_core.config import ExpertChoice, ModelConfig, Precision, Recursion, TrainConfig
 from mor_core.flops import training_flops_per_token
 from mor_core.sizes import SIZES, model_config
+from mor_core.training.chunks import Device
 from orchestrator.memory import training_memory_bytes
 
 BUSY_LOAD = 0.5
@@ -51,7 +52,7 @@ class Options:
     """Compare processor seconds instead of wall seconds: less disturbed by neighbours, blind to waiting."""
     only: str | None
     """The only arm to compare with vanilla; None compares all."""
-    device: str
+    device: Device
     """Where contenders train. A GPU gets larger batches: it must have enough to do."""
 
     @property
@@ -252,7 +253,7 @@ def memory_table(options: Options) -> None:
             train = training(batch_size, precision)
             contender = Contender(name=arm, model=model, train=train, threads=options.threads, device=options.device)
             measured = peak_bytes(contender)
-            estimated = training_memory_bytes(model, train)
+            estimated = training_memory_bytes(model, train, options.device)
             label = f"{arm} {size} {precision}"
             print(f"{label:28}{measured / 2**20:9.1f}{estimated / measured:26.2f}", flush=True)
 

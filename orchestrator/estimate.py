@@ -2,17 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from mor_core.config import ExpertChoice
 from mor_core.flops import FORWARD_AND_BACKWARD, training_flops_per_token
+from mor_core.training.chunks import Device
 from orchestrator.cells import Cell, training_cost
 from orchestrator.identity import Segment
 from orchestrator.memory import training_memory_bytes
 from orchestrator.plan import Plan
-
-Device = Literal["cpu", "cuda"]
 
 ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
     "cuda": (0.4 * 989e12, "assumed: 40 % of an H100's 989 TFLOP/s in bf16"),
@@ -34,6 +33,8 @@ EVALUATION_RULES = 3
 class Throughput:
     """How fast work is done, and how we know."""
 
+    device: Device
+    """What trains."""
     flops_per_second: float
     """Exact training FLOPs per second of one worker."""
     workers: int
@@ -75,19 +76,18 @@ class Estimate:
 def assumed_throughput(device: Device, workers: int) -> Throughput:
     """A stated assumption, for when nothing has been measured."""
     flops_per_second, basis = ASSUMED_FLOPS_PER_SECOND[device]
-    return Throughput(flops_per_second=flops_per_second, workers=workers, basis=basis)
+    return Throughput(device=device, flops_per_second=flops_per_second, workers=workers, basis=basis)
 
 
-def measured_throughput(plan: Plan, results: Mapping[str, Mapping[str, Any]], workers: int) -> Throughput | None:
-    """What the finished segments of a plan took, by id; None where none of them has taken a step."""
+def measured_throughput(plan: Plan, results: Mapping[str, Mapping[str, Any]], machine: Throughput) -> Throughput:
+    """The machine at the speed of the finished segments of a plan, by id; as it is where none has taken a step."""
     trained = [segment for segment in plan.segments if results.get(segment.id, {}).get("steps_executed")]
     seconds = sum(results[segment.id]["train_seconds"] for segment in trained)
     if not seconds:
-        return None
+        return machine
     flops = sum(_flops_of_last_steps(segment, results[segment.id]["steps_executed"]) for segment in trained)
-    return Throughput(
-        flops_per_second=flops / seconds, workers=workers, basis=f"measured on {len(trained)} finished segments"
-    )
+    basis = f"measured on {len(trained)} finished segments"
+    return replace(machine, flops_per_second=flops / seconds, basis=basis)
 
 
 def estimate(
@@ -111,7 +111,11 @@ def estimate(
     chain = max(cell.flops["exact"] for cell in plan.cells) if remaining else 0
     memory = {
         (cell.model, cell.train): training_memory_bytes(
-            cell.model, cell.train, micro_batch=micro_batch, checkpoint_activations=checkpoint_activations
+            cell.model,
+            cell.train,
+            throughput.device,
+            micro_batch=micro_batch,
+            checkpoint_activations=checkpoint_activations,
         )
         for cell in plan.cells
     }

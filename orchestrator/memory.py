@@ -6,16 +6,19 @@ what the allocator holds on to, and compiled code, which keeps less.
 
 from mor_core.config import ModelConfig, TrainConfig
 from mor_core.flops import total_params
+from mor_core.training.chunks import CHUNK_TOKENS, Device
 
 FP32, BF16 = 4, 2
 """Bytes of a number."""
 
-LOSS_CHUNK_TOKENS = 4096
-"""Most tokens whose logits exist at once: a GPU's chunk in mor_core.training.loss; a CPU's is smaller."""
-
 
 def training_memory_bytes(
-    model: ModelConfig, train: TrainConfig, *, micro_batch: int | None = None, checkpoint_activations: bool = False
+    model: ModelConfig,
+    train: TrainConfig,
+    device: Device,
+    *,
+    micro_batch: int | None = None,
+    checkpoint_activations: bool = False,
 ) -> int:
     """Bytes at the peak of a step over micro-batches of `micro_batch` sequences (None: the whole batch).
 
@@ -37,7 +40,7 @@ def training_memory_bytes(
         kept = FP32 * model.d_model * applied + _shared_keys_bytes(model, tokens, number)
     # And once: the embedding, the final norm, and the layer that is being computed.
     activations = kept + tokens * (layer + (2 * FP32 + number) * model.d_model)
-    head = max(_loss_bytes(model, tokens, number), _first_backward_bytes(model, tokens, number))
+    head = max(_loss_bytes(model, tokens, number, device), _first_backward_bytes(model, tokens, number))
     return max(3 * FP32 * params + copies + activations + head, 4 * FP32 * params + copies)
 
 
@@ -60,9 +63,9 @@ def _shared_keys_bytes(model: ModelConfig, tokens: int, number: int) -> int:
     return 2 * number * tokens * model.block_depth * 2 * model.num_kv_heads * model.d_head
 
 
-def _loss_bytes(model: ModelConfig, tokens: int, number: int) -> int:
+def _loss_bytes(model: ModelConfig, tokens: int, number: int, device: Device) -> int:
     """In the loss: a chunk's logits, the head's gradient in fp32 with a chunk's share of it, and the hidden states'."""
-    logits = number * min(tokens, LOSS_CHUNK_TOKENS) * model.vocab_size
+    logits = number * min(tokens, CHUNK_TOKENS[device]) * model.vocab_size
     share = 0 if number == FP32 else BF16 * model.vocab_size * model.d_model
     return logits + FP32 * model.vocab_size * model.d_model + share + number * tokens * model.d_model
 

@@ -12,12 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mor_core.model.attention import compute_dtype
-
-CHUNK_TOKENS = {"cpu": 1024, "cuda": 4096}
-"""Tokens of one matrix product. Each chunk reads and writes the weight's whole gradient, which many tokens repay."""
-
-PIECE_ENTRIES = {"cpu": 2**19, "cuda": 2**24}
-"""Logits that are in fp32 at once: 2 MB stay in a processor's cache; 64 MB are enough work for each kernel of a GPU."""
+from mor_core.training.chunks import CHUNK_TOKENS, PIECE_ENTRIES, Device
 
 
 def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -52,7 +47,7 @@ def _piece_tokens(weight_VD: Tensor) -> int:
     return max(1, PIECE_ENTRIES[_kind(weight_VD)] // weight_VD.shape[0])
 
 
-def _kind(tensor: Tensor) -> str:
+def _kind(tensor: Tensor) -> Device:
     return "cpu" if tensor.device.type == "cpu" else "cuda"
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(help="Prepare the text that a sweep trains on, and say what it holds.", no_args_is_help=True)
 
-Preset = Annotated[str, typer.Option(help="The sweep whose [data] and vocabulary count: paper, cpu, gpu or a TOML file.")]
+Preset = Annotated[str, typer.Option(help="The sweep whose [data] and vocabulary count: paper, cpu, gpu or a file.")]
 Corpus = Annotated[str | None, typer.Option("--data", help="python-sources, or a file or folder of text.")]
 
 

@@ -107,7 +107,7 @@ def _estimate(planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throu
     finished = _finished(planned, results)
     return estimate(
         planned,
-        measured_throughput(planned, finished, machine.workers) or machine,
+        measured_throughput(planned, finished, machine),
         num_evaluation_sequences=spec.evaluation.num_sequences,
         micro_batch=spec.execution.micro_batch,
         checkpoint_activations=spec.execution.activation_checkpointing,

@@ -26,7 +26,7 @@ class TrunksName(StrEnum):
 
 
 def isoflop(
-    preset: Annotated[str, typer.Option(help="A shipped sweep (paper, cpu, gpu) or the path of a TOML file.")] = "paper",
+    preset: Annotated[str, typer.Option(help="A shipped sweep (paper, cpu, gpu) or a TOML file.")] = "paper",
     budgets: Annotated[str | None, typer.Option(help="Training FLOPs, such as 2e18,5e18,16.5e18.")] = None,
     sizes: Annotated[str | None, typer.Option(help="Base shapes, such as 135M,360M.")] = None,
     arms: Annotated[str | None, typer.Option(help="Of vanilla, recursive and mor, such as vanilla,mor.")] = None,

@@ -205,5 +205,5 @@ def test_the_allocators_peak_is_within_15_percent_of_the_estimate(
     next(steps)  # makes the optimiser's state
     torch.cuda.reset_peak_memory_stats()
     next(steps)
-    estimated = training_memory_bytes(shape, train, checkpoint_activations=checkpoint_activations)
+    estimated = training_memory_bytes(shape, train, "cuda", checkpoint_activations=checkpoint_activations)
     assert estimated == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)

@@ -11,7 +11,7 @@ from orchestrator.display import bytes_text, cells_table, count_text, duration_t
 from orchestrator.estimate import Throughput, estimate
 from orchestrator.plan import plan
 
-SPEED = Throughput(flops_per_second=1e9, workers=2, basis="a planted speed")
+SPEED = Throughput(device="cpu", flops_per_second=1e9, workers=2, basis="a planted speed")
 
 
 def cost(planned):

@@ -36,5 +36,5 @@ def test_the_bytes_of_live_tensors_are_within_15_percent_of_the_estimate(
     next(steps)  # makes the optimiser's state
     with LiveMemory(training_state(model, optimizer)) as memory:
         next(steps)
-    estimated = training_memory_bytes(model_shape, train, checkpoint_activations=checkpoint_activations)
+    estimated = training_memory_bytes(model_shape, train, "cpu", checkpoint_activations=checkpoint_activations)
     assert estimated == pytest.approx(memory.peak_bytes, rel=0.15)

@@ -16,7 +16,7 @@ from orchestrator.spec import SpecError
 NAMED = {"sizes": {"names": ["51k", "115k"]}}
 BY_TOKENS = NAMED | {"tokens": ["1e6"], "budgets": None, "schedule": {}}
 COSINE = {"schedule": {"kind": "cosine"}}
-FAST = Throughput(flops_per_second=1e9, workers=2, basis="a planted speed")
+FAST = Throughput(device="cpu", flops_per_second=1e9, workers=2, basis="a planted speed")
 
 
 @settings(max_examples=30, deadline=None)
