@@ -34,7 +34,7 @@ class Contender:
     library: Library = "mor-sweep"
     """transformers builds its LlamaForCausalLM of the model's shape."""
     compiled: bool = False
-    """Whether torch.compile is used: layer by layer here, the whole model for transformers."""
+    """Whether torch.compile is used: on a GPU layer by layer here, else for the whole model."""
     threads: int = 1
     """torch threads."""
     device: str = "cpu"
@@ -112,7 +112,7 @@ def _trainer(contender: Contender) -> tuple[Callable[[], object], Callable[[], l
     model = build_model(contender.model, seed=0, device=torch.device(contender.device))
     optimizer = build_optimizer(model, contender.train)
     if contender.compiled:
-        model.compile_layers()
+        model.compile_for_training()
     batches = _batches(contender)
     steps = train_steps(
         model,

@@ -63,7 +63,7 @@ class Job:
     init_folder: Path | None = None
     """Folder of the pretrained weights that trunks start from, if they do."""
     compile: bool = False
-    """Whether layers go through torch.compile: half a minute on a CPU core, for longer cells of wider models."""
+    """Whether the model goes through torch.compile: up to a minute on a CPU core, for cells that take far longer."""
     checkpoint_activations: bool = False
     """Whether layers keep their inputs only and compute the rest again in the backward pass: less memory, more time."""
     deterministic: bool = True
@@ -156,7 +156,7 @@ class SegmentRun:
         recipe, segment = self.segment.trunk, self.segment
         model = self._new_model()
         if self.job.compile:
-            model.compile_layers()
+            model.compile_for_training()
         optimizer = build_optimizer(model, recipe.train)
         start_step = 0
         if world.rank == 0:

@@ -103,11 +103,17 @@ class Transformer(nn.Module):
         elif routing.balancing == "loss-free":
             self.register_buffer("selection_bias_R", torch.zeros(count))
 
-    def compile_layers(self) -> None:
-        """Send each layer through torch.compile, for training. Layers share their code, so it is compiled once per
-        shape, not once per layer, and what routing does between them stays as it is."""
+    def compile_for_training(self) -> None:
+        """Send the model through torch.compile: whole on a CPU, where the calls of small operations weigh most, if the
+        number of tokens of every recursion is fixed; else each layer by itself. Layers share their code, so that is
+        compiled once per shape, and what routing does between them stays as it is."""
+        routing = self.config.routing
         # Token choice computes another number of tokens at every step; all else has one shape per recursion.
-        dynamic = isinstance(self.config.routing, TokenChoice)
+        dynamic = isinstance(routing, TokenChoice)
+        warms_up = self.config.capacity_warmup_steps > 0
+        if self.embedding.weight.device.type == "cpu" and not dynamic and not warms_up:
+            self.encode = torch.compile(self.encode, dynamic=False)
+            return
         for layer in self.layers:
             layer.compile(dynamic=dynamic)
 

@@ -110,10 +110,12 @@ def _accumulate_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Back-propagate the mean loss of the global batch; move the routers' state once. Returns loss, auxiliary loss."""
     share = 1.0 / len(micro_batches)
+    # Only warm-up of capacities asks for the step, and compiled code is made anew for every number it sees.
+    asked_step = step if model.config.capacity_warmup_steps else None
     losses, aux_losses, statistics_R = [], [], []
     for tokens_BT in micro_batches:
         with autocast(model, config):
-            x_BTD, routed = model.encode(tokens_BT[:, :-1], step=step)
+            x_BTD, routed = model.encode(tokens_BT[:, :-1], step=asked_step)
             loss = linear_cross_entropy(x_BTD, model.embedding.weight, tokens_BT[:, 1:])
         ((loss + routed.loss if routed else loss) * share).backward()
         losses.append(loss.detach() * share)

@@ -167,7 +167,7 @@ def test_compiled_layers_train_to_the_same_losses(name: str):
     train = training("fp32")
     eager = losses(build_model(variant(name), 0, torch.device("cuda")), train, steps=10)
     compiled = build_model(variant(name), 0, torch.device("cuda"))
-    compiled.compile_layers()
+    compiled.compile_for_training()
     assert losses(compiled, train, steps=10) == pytest.approx(eager, abs=2e-3)
 
 
