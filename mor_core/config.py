@@ -12,6 +12,9 @@ from typing import Any, Literal, get_args
 from mor_core.sharing import SharingStrategy, block_depth, layer_map, num_unshared_layers
 
 Architecture = Literal["vanilla", "recursive", "mor"]
+CausalRule = Literal["threshold", "half"]
+"""How an expert-choice token goes on when later tokens are unknown (see `mor_core.model.transformer.RoutingRule`)."""
+
 Precision = Literal["fp32", "bf16"]
 
 

@@ -10,13 +10,13 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mor_core.config import ExpertChoice, ModelConfig, Precision, TokenChoice
+from mor_core.config import CausalRule, ExpertChoice, ModelConfig, Precision, TokenChoice
 from mor_core.inference.judge import Judge
 from mor_core.inference.kv_cache import KeyValueCache, SlotPool
 from mor_core.inference.ragged import Run, Segment, apply_layer, groups_of
@@ -24,9 +24,6 @@ from mor_core.inference.wave import Wave
 from mor_core.model.layers import Layer
 from mor_core.model.router import random_logits
 from mor_core.model.transformer import Transformer, gate
-
-CausalRule = Literal["threshold", "half"]
-"""How an expert-choice token goes on when later tokens are unknown (see `mor_core.model.transformer.RoutingRule`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
