@@ -10,7 +10,6 @@ from mor_core.inference.sampling import Sampling
 from mor_core.inference.stages import CausalRule
 from orchestrator.trained_cell import TrainedCell
 
-FLOAT_BYTES = 4
 UNFINISHED = "\ufffd"
 """What a decoder shows for bytes that do not make a character yet."""
 
@@ -28,7 +27,14 @@ class Piece:
 def whole_memory(cell: TrainedCell, sequences: int) -> int:
     """Bytes that hold the keys and values of that many sequences of the whole context at full depth."""
     model = cell.cell.model
-    return round(kv_bytes_per_token(model, FLOAT_BYTES, model.recursion.count) * sequences * model.context_length)
+    return round(
+        kv_bytes_per_token(model, number_bytes(cell), model.recursion.count) * sequences * model.context_length
+    )
+
+
+def number_bytes(cell: TrainedCell) -> int:
+    """Bytes of one number in keys and values: those of the weights."""
+    return cell.model.embedding.weight.element_size()
 
 
 def generate_text(

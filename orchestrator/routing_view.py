@@ -84,7 +84,9 @@ def _seen(cell: TrainedCell, windows: Sequence[Sequence[int]], rule: CausalRule)
     for tokens in windows:
         traced = trace(cell.model, [tokens], rule)[0]
         targets_T = torch.tensor(tokens[1:], dtype=torch.int64, device=traced.logits_TV.device)
-        losses: list[float | None] = F.cross_entropy(traced.logits_TV[:-1], targets_T, reduction="none").tolist()
+        losses: list[float | None] = F.cross_entropy(
+            traced.logits_TV[:-1].float(), targets_T, reduction="none"
+        ).tolist()
         # Byte-level tokens may hold part of a character, which has no text of its own.
         pieces = [cell.tokenizer.decode([token], skip_special_tokens=False) for token in tokens]
         before = ""

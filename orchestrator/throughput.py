@@ -17,7 +17,7 @@ from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import Request
 from mor_core.inference.sampling import Sampling
 from mor_core.inference.stages import CausalRule
-from orchestrator.generation import FLOAT_BYTES, whole_memory
+from orchestrator.generation import number_bytes, whole_memory
 from orchestrator.trained_cell import TrainedCell
 
 LENGTH_SPREAD = 0.25
@@ -78,7 +78,7 @@ def lengths(load: Load, context_length: int, seed: int = 0) -> list[int]:
 
 def default_kv_budget(vanilla: TrainedCell, load: Load) -> int:
     """Bytes that vanilla needs for 64 texts of mean length: twice the middle batch."""
-    return int(64 * load.mean_length * kv_bytes_per_token(vanilla.cell.model, FLOAT_BYTES))
+    return int(64 * load.mean_length * kv_bytes_per_token(vanilla.cell.model, number_bytes(vanilla)))
 
 
 def measure(
@@ -124,7 +124,9 @@ class _Round:
 def _generate(cell: TrainedCell, batch: int | None, load: Load, kv_budget: int, *, warm_up: bool) -> _Round:
     context = cell.cell.model.context_length
     wanted = lengths(load, context)
-    places = batch or max(1, kv_budget // int(kv_bytes_per_token(cell.cell.model, FLOAT_BYTES, 1.0) * min(wanted)))
+    places = batch or max(
+        1, kv_budget // int(kv_bytes_per_token(cell.cell.model, number_bytes(cell), 1.0) * min(wanted))
+    )
     places = min(places, len(wanted))
     sequences = min(len(wanted), max(places, round(places * load.in_flight)))
     memory = kv_budget if batch is None else whole_memory(cell, sequences)

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mor_core.config import Precision
 from mor_core.data.shards import find_by_fingerprint
 from mor_core.data.snapshot import TOKENIZER_FILE, DataSnapshot
 from mor_core.data.tokenizer import load_tokenizer, read_tokenizer
@@ -32,7 +33,7 @@ class TrainedCell:
     cell: Cell
     """Which."""
     model: Transformer
-    """For inference, in the precision that it was trained in."""
+    """For inference: fp32 weights, whatever precision it was trained in, unless bf16 was asked for."""
     data: DataSnapshot
     """What it was trained on."""
     tokenizer: "Tokenizer"
@@ -46,28 +47,38 @@ class TrainedCell:
         return cell_name(self.cell)
 
 
-def load_trained_cell(store: Store, sweep: Sweep, cell: Cell) -> TrainedCell:
+def load_trained_cell(store: Store, sweep: Sweep, cell: Cell, precision: Precision = "fp32") -> TrainedCell:
     """Raises NotTrained where the cell is not finished, CheckpointError where its weights were damaged."""
-    weights = next(segment for segment in reversed(sweep.chain(cell)) if segment.kind != "evaluate")
-    if (store.result(weights.id) or {}).get("status") != "finished":
-        raise NotTrained(
-            f"cell {cell_name(cell)} of sweep {sweep.name} is not trained: give the sweep's command again to finish it "
-            "(`mor-sweep status` shows what is)"
-        )
-    data = _data_of(store, weights.id)
+    weights = finished_weights(store, sweep, cell)
+    data = data_of(store, weights)
     model = build_model(cell.model, cell.seed)
-    load_checkpoint(store.checkpoint_folder(weights.id), model, None)
+    load_checkpoint(store.checkpoint_folder(weights), model, None)
     file = data.folder / TOKENIZER_FILE
     return TrainedCell(
         cell=cell,
-        model=inference_model(model, "fp32"),
+        model=inference_model(model, precision),
         data=data,
         tokenizer=load_tokenizer(file),
         end_of_text=read_tokenizer(file).end_of_text_id,
     )
 
 
-def _data_of(store: Store, segment_id: str) -> DataSnapshot:
+def finished_weights(store: Store, sweep: Sweep, cell: Cell) -> str:
+    """Id of the segment that ends with a cell's weights. Raises NotTrained where they are not there, or no more."""
+    weights = next(segment for segment in reversed(sweep.chain(cell)) if segment.kind != "evaluate")
+    again = "give the sweep's command again to finish it (`mor-sweep status` shows what is)"
+    if (store.result(weights.id) or {}).get("status") != "finished":
+        raise NotTrained(f"cell {cell_name(cell)} of sweep {sweep.name} is not trained: {again}")
+    if not store.checkpoint_folder(weights.id).is_dir():
+        folder = store.segment_folder(weights.id)
+        raise NotTrained(
+            f"the weights of cell {cell_name(cell)} were removed (`gc --weights`): move {folder} away and {again}"
+        )
+    return weights.id
+
+
+def data_of(store: Store, segment_id: str) -> DataSnapshot:
+    """The data snapshot that a segment was trained on. Raises NotTrained where the cache does not hold it."""
     path = store.segment_folder(segment_id) / "spec.json"
     try:
         fingerprint = json.loads(path.read_text())["trunk"]["data_fingerprint"]

@@ -25,6 +25,7 @@ HEADINGS = {
     "mean_depth": "depth",
     "preemptions": "restarts",
     "next_loss": "loss of the next token",
+    "standard_error": "± s.e.",
 }
 """Columns whose heading is not their name."""
 
@@ -36,10 +37,20 @@ class Rule(StrEnum):
     half = "half"
 
 
+class InferencePrecision(StrEnum):
+    """What a cell computes in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 CellName = Annotated[str, typer.Argument(help="arm/size/budget, such as mor-3/360M/2e18, or the start of a cell id.")]
 SweepName = Annotated[str | None, typer.Option("--sweep", help="The sweep; the last one run by default.")]
 RuleChoice = Annotated[
     Rule, typer.Option(help="When expert-choice tokens go on: calibrated threshold, or sigmoid 0.5.")
+]
+PrecisionChoice = Annotated[
+    InferencePrecision, typer.Option(help="Of weights, keys and values: fp32, or bf16 at half the memory.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads of a CPU; all cores by default.", min=1)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
@@ -61,6 +72,7 @@ def generate(
         int | None, typer.Option(help="The deepest recursion of any token; the model's by default.")
     ] = None,
     rule: RuleChoice = Rule.threshold,
+    precision: PrecisionChoice = InferencePrecision.fp32,
     threads: Threads = None,
 ) -> None:
     """Go on with a text, token by token, by a trained cell."""
@@ -70,7 +82,7 @@ def generate(
     from orchestrator.generation import generate_text
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    _, _, trained = _trained(results, sweep, cell, threads)
+    _, _, trained = _trained(results, sweep, cell, threads, precision)
     started, depths = time.perf_counter(), []
     for piece in generate_text(trained, prompt, sampling, tokens, rule.value, depth):
         # The prompt comes with the first piece: a request that is refused prints nothing.
@@ -97,6 +109,7 @@ def throughput(
     in_flight: Annotated[float, typer.Option(help="Sequences in memory per place in a batch.", min=1.0)] = 1.0,
     rounds: Annotated[int, typer.Option(help="Timed repetitions.", min=1)] = 3,
     rule: RuleChoice = Rule.threshold,
+    precision: PrecisionChoice = InferencePrecision.fp32,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -107,7 +120,7 @@ def throughput(
 
     store, loaded = _sweep(results, sweep)
     sizes = parse_batches(batches)
-    cells = [_load(store, loaded, cell, threads) for cell in arms_to_measure(store, loaded, size)]
+    cells = [load_cell(store, loaded, cell, threads, precision) for cell in arms_to_measure(store, loaded, size)]
     context = min(cell.cell.model.context_length for cell in cells)
     load = Load(
         requests=requests,
@@ -117,13 +130,13 @@ def throughput(
         rule=rule.value,
     )
     budget = kv_budget or default_kv_budget(cells[0], load)
-    speeds = with_losses(store, cells, measure(cells, sizes, load, budget, _progress))
+    speeds = with_losses(store, cells, measure(cells, sizes, load, budget, progress))
     path = figure_paths(store, loaded.name, "throughput")
     plot_throughput(speeds, path)
     title = (
         f"{loaded.name} {cells[0].cell.size}: texts of about {load.mean_length} tokens, {budget:,} bytes at batch max"
     )
-    _show(title, speeds.to_dicts(), as_json)
+    show_rows(title, speeds.to_dicts(), as_json)
 
 
 def depth(
@@ -132,6 +145,7 @@ def depth(
     results: Results = Path("results"),
     sequences: Annotated[int, typer.Option(help="Validation sequences.", min=1)] = 64,
     rule: RuleChoice = Rule.threshold,
+    precision: PrecisionChoice = InferencePrecision.fp32,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -141,11 +155,11 @@ def depth(
     from analysis.inference_plots import plot_depth
     from orchestrator.depth_scaling import losses_by_depth
 
-    store, loaded, trained = _trained(results, sweep, cell, threads)
-    rows = [asdict(row) for row in losses_by_depth(trained, sequences, rule.value, _progress)]
-    path = figure_paths(store, loaded.name, _file_name("depth", trained))
+    store, loaded, trained = _trained(results, sweep, cell, threads, precision)
+    rows = [asdict(row) for row in losses_by_depth(trained, sequences, rule.value, progress)]
+    path = figure_paths(store, loaded.name, figure_name("depth", trained))
     plot_depth(pl.DataFrame(rows), trained.name, path)
-    _show(f"{trained.name}: tokens kept to a depth", rows, as_json)
+    show_rows(f"{trained.name}: tokens kept to a depth", rows, as_json)
 
 
 def routing(
@@ -155,6 +169,7 @@ def routing(
     text: Annotated[Path | None, typer.Option(help="A text file to colour; validation text by default.")] = None,
     sequences: Annotated[int, typer.Option(help="Validation sequences for the tables.", min=1)] = 64,
     rule: RuleChoice = Rule.threshold,
+    precision: PrecisionChoice = InferencePrecision.fp32,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -164,12 +179,12 @@ def routing(
     from orchestrator.routing_page import routing_page
 
     given = None if text is None else text.read_text(encoding="utf-8", errors="replace")
-    store, loaded, trained = _trained(results, sweep, cell, threads)
-    seen = view.seen_validation(trained, sequences, rule.value, _progress) if given is None else []
+    store, loaded, trained = _trained(results, sweep, cell, threads, precision)
+    seen = view.seen_validation(trained, sequences, rule.value, progress) if given is None else []
     seen = seen if given is None else view.seen_text(trained, given, rule.value)
     frame = view.frame_of(seen)
     classes, positions = view.by_class(frame), view.by_position(frame)
-    path = figure_paths(store, loaded.name, _file_name("routing", trained))
+    path = figure_paths(store, loaded.name, figure_name("routing", trained))
     plot_routing(positions, classes, view.histograms(seen), trained.name, path)
     page = path[0].with_suffix(".html")
     shown = seen[: 4 * trained.cell.model.context_length] if given is None else seen
@@ -180,7 +195,7 @@ def routing(
         typer.echo(json.dumps({key: table.to_dicts() for key, table in tables.items()}))
         return
     for key, table in tables.items():
-        _show(
+        show_rows(
             f"{trained.name}: depth by {key}" if key != "depth" else f"{trained.name}: depths", table.to_dicts(), False
         )
 
@@ -193,34 +208,43 @@ def _sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":
     return store, load_sweep(store, name)
 
 
-def _trained(results: Path, sweep: str | None, cell: str, threads: int | None) -> "tuple[Store, Sweep, TrainedCell]":
+def _trained(
+    results: Path, sweep: str | None, cell: str, threads: int | None, precision: InferencePrecision
+) -> "tuple[Store, Sweep, TrainedCell]":
     from orchestrator.cell_names import find_cell
 
     store, loaded = _sweep(results, sweep)
-    return store, loaded, _load(store, loaded, find_cell(loaded, cell), threads)
+    return store, loaded, load_cell(store, loaded, find_cell(loaded, cell), threads, precision)
 
 
-def _load(store: "Store", sweep: "Sweep", cell: Any, threads: int | None) -> "TrainedCell":
+def load_cell(
+    store: "Store",
+    sweep: "Sweep",
+    cell: Any,
+    threads: int | None,
+    precision: InferencePrecision = InferencePrecision.fp32,
+) -> "TrainedCell":
+    """A trained cell for inference on so many threads. Raises NotTrained and CheckpointError."""
     import torch
 
     from orchestrator.trained_cell import load_trained_cell
 
     if threads:
         torch.set_num_threads(threads)
-    return load_trained_cell(store, sweep, cell)
+    return load_trained_cell(store, sweep, cell, precision.value)
 
 
-def _file_name(figure: str, trained: "TrainedCell") -> str:
+def figure_name(figure: str, trained: "TrainedCell") -> str:
     return f"{figure}-{trained.name.replace('/', '-')}"
 
 
-def _progress(text: str) -> None:
+def progress(text: str) -> None:
     """On stderr where someone watches."""
     if sys.stderr.isatty():
         typer.echo(text, err=True)
 
 
-def _show(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+def show_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     """A table of what was measured."""
     if as_json:
         typer.echo(json.dumps(rows))
