@@ -41,7 +41,7 @@ class SpansOfPair:
     """A pair in tokens."""
 
     spans: tuple[Span, ...]
-    """That score its continuation; none where that adds no token."""
+    """That score its continuation; none where that is empty."""
     is_cut: bool
     """Whether the model's context was too short for the whole pair."""
 
@@ -89,10 +89,15 @@ class TextModel:
         moved = [_spaces_moved(*pair) for pair in pairs]
         wholes = self.encode([context + continuation for context, continuation in moved])
         contexts = self.encode([context for context, _ in moved])
-        return [self._spans(context, whole) for context, whole in zip(contexts, wholes, strict=True)]
+        return [
+            self._spans(context, whole[len(context) :], text)
+            for context, whole, (_, text) in zip(contexts, wholes, moved, strict=True)
+        ]
 
-    def _spans(self, context: list[int], whole: list[int]) -> SpansOfPair:
-        continuation = whole[len(context) :]
+    def _spans(self, context: list[int], continuation: list[int], text: str) -> SpansOfPair:
+        if text and not continuation:
+            # Together they have no more tokens than the context alone, where the harness gives up.
+            continuation = self.encode([text])[0]
         if not context:
             # A continuation that starts with the end of a document is its own context.
             first = 1 if continuation[:1] == [self.end_of_text] else 0

@@ -126,6 +126,15 @@ def test_a_prompt_that_fills_the_context_loses_its_start(exported: Exported):
     assert found[1]
 
 
+def test_a_continuation_that_melts_into_its_context_is_scored_by_its_own_tokens(exported: Exported):
+    encode = exported.tokenizer.encode
+    whole = encode(" model").ids
+    assert len(whole) == 1
+    assert len(encode(" mod").ids) > 1
+    (own,) = exported.text_model.spans_of([("the router mod", "el")])[0].spans
+    assert own.tokens == (*encode("the router mod").ids, *encode("el").ids)
+
+
 def test_a_pair_that_does_not_fit_says_so(exported: Exported):
     spans = exported.text_model.spans_of([("the model", " reads"), (WORDS[:400], " reads"), ("a", WORDS[:700])])
     assert [each.is_cut for each in spans] == [False, True, True]
