@@ -31,10 +31,10 @@ def tabulate(study: Study, form: Format) -> str:
     """The optima of every arm and approach, one row a budget, then one row of exponents; ends with a newline."""
     if form in (Format.csv, Format.json):
         rows = [row for frontier in study.frontiers for row in _number_rows(frontier)]
-        return _as_csv(rows) if form is Format.csv else json.dumps(rows, indent=1) + "\n"
+        return as_csv(rows) if form is Format.csv else json.dumps(rows, indent=1) + "\n"
     rows = [row for frontier in study.frontiers for row in _text_rows(frontier)]
     head = ["arm", "approach", "C (FLOPs)", *HEADS.values()]
-    return _as_markdown(head, rows) if form is Format.markdown else _as_latex(head, rows)
+    return as_markdown(head, rows) if form is Format.markdown else as_latex(head, rows)
 
 
 def _number_rows(frontier: Frontier) -> list[dict[str, str | float | None]]:
@@ -79,13 +79,14 @@ def _text_rows(frontier: Frontier) -> list[list[str]]:
     return [*rows, [frontier.arm, frontier.approach, "exponent of C", *exponents]]
 
 
-def _as_markdown(head: list[str], rows: list[list[str]]) -> str:
+def as_markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Rows of text under their heads."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def _as_latex(head: list[str], rows: list[list[str]]) -> str:
-    """For the package booktabs."""
+def as_latex(head: list[str], rows: list[list[str]]) -> str:
+    """The same for the package booktabs; the first three columns are words."""
     body = [f"{' & '.join(map(_escaped, line))} \\\\" for line in [head, *rows]]
     return "\n".join(
         [
@@ -105,7 +106,8 @@ def _escaped(text: str) -> str:
     return "".join(LATEX_ESCAPES.get(letter, letter) for letter in text)
 
 
-def _as_csv(rows: list[dict[str, str | float | None]]) -> str:
+def as_csv(rows: list[dict[str, str | float | None]]) -> str:
+    """Rows that have the same keys, under them; empty for none."""
     if not rows:
         return ""
     out = io.StringIO()

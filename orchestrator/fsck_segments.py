@@ -14,6 +14,7 @@ from orchestrator.gc import PRUNED, read_pruned, tree_bytes
 from orchestrator.identity import (
     OtherVersion,
     Segment,
+    TaskEvaluation,
     decay_segment,
     evaluate_segment,
     from_jsonable,
@@ -60,6 +61,11 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
     except (StoreError, OtherVersion) as error:
         return CheckedSegment(findings=(problem(folder, str(error), again),))
     findings = [problem(path, what, again) for path, what in _wrongs(store, folder, segment, result)]
+    if isinstance(segment.evaluation, TaskEvaluation):
+        hint = store.root / "tasks" / segment.needs[0] / folder.name
+        if not hint.is_file():
+            write = f"write {segment.evaluation.task} into it"
+            findings.append(problem(hint, "is missing: its score is left out of tables", write))
     unknown = sorted(path for path in folder.iterdir() if path.name not in KNOWN)
     findings += [note(path, "is no part of a segment", "mor-sweep gc, or move it elsewhere") for path in unknown]
     checkpoint = folder / "checkpoint"
@@ -114,17 +120,18 @@ def _wrongs(store: Store, folder: Path, segment: Segment, result: dict[str, Any]
         if result.get("step") != segment.stop_step:
             yield path, f"ends at step {result.get('step')}, its spec at {segment.stop_step}"
         if segment.kind == "evaluate":
-            yield from _evaluation_wrongs(path, result)
+            yield from _evaluation_wrongs(path, segment, result)
         else:
             yield from _checkpoint_wrongs(store, folder, segment)
     yield from _metrics_wrongs(folder / "metrics.jsonl", segment, finished=result["status"] == "finished")
 
 
-def _evaluation_wrongs(path: Path, result: dict[str, Any]) -> Iterator[Wrong]:
-    evaluation = result.get("evaluation")
-    loss = evaluation.get("loss") if isinstance(evaluation, dict) else None
-    if not isinstance(loss, int | float) or not math.isfinite(loss):
-        yield path, f"has the loss {loss!r}, expected a finite number"
+def _evaluation_wrongs(path: Path, segment: Segment, result: dict[str, Any]) -> Iterator[Wrong]:
+    part, name = ("task", "score") if isinstance(segment.evaluation, TaskEvaluation) else ("evaluation", "loss")
+    measured = result.get(part)
+    value = measured.get(name) if isinstance(measured, dict) else None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        yield path, f"has the {name} {value!r}, expected a finite number"
 
 
 def _checkpoint_wrongs(store: Store, folder: Path, segment: Segment) -> Iterator[Wrong]:

@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
-from mor_core.config import ModelConfig, TrainConfig
+from mor_core.config import CausalRule, ModelConfig, TrainConfig
 from mor_core.interop.layer_selection import LayerSelection
 
 SegmentKind = Literal["stable", "decay", "evaluate"]
@@ -70,9 +70,23 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskEvaluation:
+    """How weights become a task's score: log-likelihoods of the choices of its items (`mor_core.interop.tasks`)."""
+
+    task: str
+    """The task's name."""
+    fingerprint: str
+    """sha256 of its metric and of every prompt as the model gets it."""
+    limit: int | None
+    """How many of its items, evenly spread; None for all."""
+    rule: CausalRule
+    """How expert-choice tokens go on; threshold for models that choose otherwise or not at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
     """A content-addressed unit of work. `stable` trains a trunk up to stop_step, `decay` cools down from decay_start
-    to stop_step, `evaluate` turns the weights of a decay, or of a whole cosine, into losses."""
+    to stop_step, `evaluate` turns the weights of a decay, or of a whole cosine, into losses or a task's score."""
 
     id: str
     """64 hexadecimal digits; see `stable_segment`, `decay_segment` and `evaluate_segment`."""
@@ -84,7 +98,7 @@ class Segment:
     """Optimiser steps taken in all when it ends, counted from the start of the trunk."""
     decay_start: int | None = None
     """The step a cooldown branches from (decay and its evaluate)."""
-    evaluation: EvaluationSpec | None = None
+    evaluation: EvaluationSpec | TaskEvaluation | None = None
     """What is measured (evaluate)."""
     needs: tuple[str, ...] = ()
     """Ids of the segments that must be published first. Execution, not identity."""
@@ -107,8 +121,8 @@ def decay_segment(trunk: TrunkRecipe, decay_start: int, stop_step: int, needs: t
     )
 
 
-def evaluate_segment(weights: Segment, evaluation: EvaluationSpec) -> Segment:
-    """The losses of the weights that a segment ends with: a decay, or a stable one whose schedule ends there."""
+def evaluate_segment(weights: Segment, evaluation: EvaluationSpec | TaskEvaluation) -> Segment:
+    """What the weights that a segment ends with can do: a decay's, or a stable one's whose schedule ends there."""
     identity = {"kind": "evaluate", "weights": weights.id, "evaluation": evaluation}
     return Segment(
         id=content_id(identity),
@@ -168,8 +182,8 @@ def _field_names(kind: Any) -> tuple[str, ...]:
 def from_jsonable(kind: Any, data: Any) -> Any:
     """The inverse of `to_jsonable` for a frozen dataclass type (or a field type within one).
 
-    Of several dataclasses it reads the one whose `choice` is the data's. Raises OtherVersion where data lacks a field
-    or holds an unknown one, ValueError where it is no object at all.
+    Of several dataclasses it reads the one whose `choice`, or else whose fields, are the data's. Raises OtherVersion
+    where data lacks a field or holds an unknown one, ValueError where it is no object at all.
     """
     if kind in (int, float, str, Fraction):
         return kind(data)
@@ -184,13 +198,14 @@ def from_jsonable(kind: Any, data: Any) -> Any:
 
 
 def _chosen(options: Sequence[Any], data: Any) -> Any:
-    """The one option besides None, or of several dataclasses the one whose `choice` is the data's."""
+    """The one option besides None, or of several dataclasses the one whose `choice` or fields are the data's."""
     options = [option for option in options if option is not type(None)]
     if len(options) == 1:
         return options[0]
-    choice = data.get("choice") if isinstance(data, dict) else None
+    said = data if isinstance(data, dict) else {}
+    choice = said.get("choice")
     for option in options:
-        if choice is not None and option.choice == choice:
+        if choice == getattr(option, "choice", None) and (choice is not None or set(said) == set(_field_names(option))):
             return option
     raise _other_version(" or ".join(option.__name__ for option in options), f"choice {choice!r}")
 

@@ -1,5 +1,6 @@
 """What the MLflow run of a cell says: pure functions of the cell's row of the results table and its training curve."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ METRICS = [
     "depth_mean",
     "last_capacity",
     "forward_flops_per_token",
+    "task_average",
     "epochs",
     "flops_exact",
     "flops_paper",
@@ -110,7 +112,7 @@ def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]]) -> RunCont
     shown = {f"mor.{name}": str(row[name]) for name in TAGS if row[name] not in (None, "")}
     reason = {"mor.reason": row["reason"][:LONGEST_TAG]}
     finished = row["status"] == "finished"
-    values = {name: row[name] for name in METRICS if row[name] is not None} if finished else {}
+    values = {name: row[name] for name in METRICS if row[name] is not None} | _task_values(row) if finished else {}
     routed = row["architecture"] == "mor"
     return RunContent(
         cell_id=row["cell_id"],
@@ -125,6 +127,16 @@ def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]]) -> RunCont
             for each in thinned(curve, row["steps"])
         ),
     )
+
+
+def _task_values(row: dict[str, Any]) -> dict[str, float]:
+    """task/NAME and its standard error, of every task that the cell was scored on."""
+    values: dict[str, float] = {}
+    for name, score in json.loads(row["tasks"] or "{}").items():
+        values[f"task/{name}"] = score["score"]
+        if score["standard_error"] is not None:
+            values[f"task/{name}_standard_error"] = score["standard_error"]
+    return values
 
 
 def thinned(curve: Sequence[dict[str, Any]], steps: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from mor_core.flops import Convention
 from orchestrator.cells import Cell, training_cost
 from orchestrator.revisions import PlannedSegment, Sweep
 from orchestrator.store import LOG_EVERY_STEPS, Store, StoreError, iterate_attempts, read_metrics, replacing
+from orchestrator.task_records import average, task_scores
 
 CAPACITY_TOLERANCE = 0.1
 """A realised capacity further from the plan than this share is flagged (capacity-off)."""
@@ -62,6 +63,8 @@ class RunRecord:
     realised_capacity: str | None
     realised_capacity_half: str | None
     forward_flops_per_token: float | None
+    tasks: str | None
+    task_average: float | None
     flags: str
     trunk_id: str
     evaluate_segment: str
@@ -204,6 +207,7 @@ def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentReco
     status, reason = _status(chain)
     result = (store.result(str(cell.evaluate_segment)) if status == "finished" else None) or {}
     evaluation, numerics = result.get("evaluation", {}), result.get("numerics", [{}])[-1]
+    tasks = task_scores(store, sweep.segments[str(cell.evaluate_segment)].needs[0]) if evaluation else {}
     return RunRecord(
         sweep=sweep.name,
         cell_id=str(cell.cell_id),
@@ -247,6 +251,8 @@ def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentReco
         realised_capacity=_json(evaluation.get("realised_capacity")),
         realised_capacity_half=_json(evaluation.get("realised_capacity_half")),
         forward_flops_per_token=evaluation.get("forward_flops_per_token"),
+        tasks=json.dumps(tasks) if tasks else None,
+        task_average=average(tasks),
         flags=";".join((*cell.flags, *_measured_flags(evaluation, chain))),
         trunk_id=str(cell.trunk_id),
         evaluate_segment=str(cell.evaluate_segment),

@@ -2,6 +2,7 @@
 
     MOR_SWEEP_REHEARSE="hang step=30 attempts=1"       the data loader sleeps for ever before step 30
     MOR_SWEEP_REHEARSE="native-hang step=30"           the same in a native call that keeps the interpreter
+    MOR_SWEEP_REHEARSE="slow kind=evaluate"            each batch takes a second more
     MOR_SWEEP_REHEARSE="raise segment=3fa9"            a RuntimeError in segments whose id begins so
     MOR_SWEEP_REHEARSE="device-oom step=5"             torch.OutOfMemoryError, as a GPU raises it
     MOR_SWEEP_REHEARSE="nan step=30"                   training goes on from weights that are not numbers
@@ -22,6 +23,7 @@ from mor_core.model.transformer import Transformer
 
 VARIABLE = "MOR_SWEEP_REHEARSE"
 _FOR_EVER_SECONDS = 10**6
+_SLOW_SECONDS = 1.0
 
 
 def rehearse(model: Transformer, where: Mapping[str, str | int]) -> None:
@@ -32,6 +34,8 @@ def rehearse(model: Transformer, where: Mapping[str, str | int]) -> None:
     match fault:
         case "hang":
             time.sleep(_FOR_EVER_SECONDS)
+        case "slow":
+            time.sleep(_SLOW_SECONDS)
         case "native-hang":
             ctypes.PyDLL(None).sleep(_FOR_EVER_SECONDS)
         case "raise":
@@ -45,7 +49,9 @@ def rehearse(model: Transformer, where: Mapping[str, str | int]) -> None:
             with torch.no_grad():
                 model.embedding.weight.mul_(100.0)
         case _:
-            raise ValueError(f"{VARIABLE}: {fault!r}, expected hang, native-hang, raise, device-oom, nan or spike")
+            raise ValueError(
+                f"{VARIABLE}: {fault!r}, expected hang, slow, native-hang, raise, device-oom, nan or spike"
+            )
 
 
 def _holds(condition: str, where: Mapping[str, str | int]) -> bool:

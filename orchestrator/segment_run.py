@@ -32,10 +32,11 @@ from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import Diverged, StepMetrics, train_steps
 from mor_core.training.optim import build_optimizer
 from orchestrator.curves import curve_until, loss_spikes
-from orchestrator.identity import Segment, to_jsonable, trunk_id
+from orchestrator.identity import Segment, TaskEvaluation, to_jsonable, trunk_id
 from orchestrator.rehearsal import rehearse
 from orchestrator.stopping import Interrupted, StopFile, StopWatch
 from orchestrator.store import LOG_EVERY_STEPS, Store, StoreError, read_metrics, remove_folder, replace_text, write_json
+from orchestrator.task_run import TaskRun
 
 KEPT_CHECKPOINTS = 2
 PROGRESS_SECONDS = 1.0
@@ -62,6 +63,8 @@ class Job:
     """torch threads of a CPU worker."""
     init_folder: Path | None = None
     """Folder of the pretrained weights that trunks start from, if they do."""
+    task_folder: Path | None = None
+    """Folder of the task files, where tasks are scored."""
     compile: bool = False
     """Whether the model goes through torch.compile: up to a minute on a CPU core, for cells that take far longer."""
     checkpoint_activations: bool = False
@@ -110,6 +113,8 @@ class SegmentRun:
         assert spec is not None
         model = self._new_model()
         load_checkpoint(self.store.checkpoint_folder(self.segment.needs[0]), model, None)
+        if isinstance(spec, TaskEvaluation):
+            return None, self._task_run(model).result(model)
         sequences = self.job.sequences(self.segment)
         batches = reader.valid_batches(spec.num_sequences, recipe.model.context_length, sequences)
         evaluation = evaluate(model, recipe.train, self._followed(batches, model), reader.token_bytes)
@@ -117,6 +122,25 @@ class SegmentRun:
         if not math.isfinite(evaluation.loss):
             raise Diverged(self.segment.stop_step, evaluation.loss)
         return None, {"status": "finished", "step": self.segment.stop_step, "evaluation": to_jsonable(evaluation)}
+
+    def _task_run(self, model: Transformer) -> TaskRun:
+        assert self.job.task_folder is not None
+        stop = StopWatch(stop=self.job.stop)
+
+        def before_batch(step: int) -> None:
+            rehearse(model, self._where(step))
+            if cause := stop.check():
+                raise Interrupted(step - 1, cause)
+
+        return TaskRun(
+            segment=self.segment,
+            store=self.store,
+            attempt=self.attempt,
+            data_folder=self.job.data_folder,
+            task_folder=self.job.task_folder,
+            before_batch=before_batch,
+            after_batch=self.on_step,
+        )
 
     def first_step(self) -> int:
         """The step of the published state that the segment starts from where no attempt has kept a later one."""

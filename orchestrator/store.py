@@ -3,6 +3,7 @@
     segments/<segment_id>/            spec.json  metrics.jsonl  checkpoint/  result.json     published, immutable
     attempts/<segment_id>/<attempt>/  metrics.jsonl  checkpoint-<step>/  progress.json  log.txt  failure.json
     trunks/<trunk_id>/<step>          the id of a published stable segment: a hint, verified when used
+    tasks/<weights_id>/<segment_id>   the task that a published evaluation of these weights scores: a hint too
     sweeps/<name>/                    sweep.json  runs.parquet  fits.json  figures/  mlflow.db
 
 A segment is done if and only if segments/<id>/result.json exists. An attempt builds its folder privately and publishes
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mor_core.plain_names import is_plain_name
-from orchestrator.identity import Segment, canonical_json, trunk_id
+from orchestrator.identity import Segment, TaskEvaluation, canonical_json, trunk_id
 
 LOG_EVERY_STEPS = 10
 """The step grid of training curves."""
@@ -181,6 +182,8 @@ class Store:
         whole.mkdir()
         if segment.kind == "stable" and result["status"] == "finished":
             self._hint(segment)  # Before the result: readers ask whether the segment is done.
+        if isinstance(segment.evaluation, TaskEvaluation):
+            self._hint_task(segment, segment.evaluation)
         write_json(whole / "spec.json", json.loads(canonical_json(segment)))
         metrics = attempt / "metrics.jsonl"
         if metrics.exists():
@@ -210,6 +213,17 @@ class Store:
         path = self.root / "trunks" / trunk_id(segment.trunk) / str(segment.stop_step)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, segment.id)
+
+    def _hint_task(self, segment: Segment, evaluation: TaskEvaluation) -> None:
+        path = self.root / "tasks" / segment.needs[0] / segment.id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, evaluation.task)
+
+    def published_task_scores(self, weights_id: str) -> list[str]:
+        """Ids of the published evaluations that score these weights on a task, in the order of their names."""
+        folder = self.root / "tasks" / weights_id
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return [name for name in names if not name.endswith(".writing") and self.is_done(name)]
 
     def published_trunk_steps(self, trunk: str) -> list[tuple[int, str]]:
         """(step, segment id) of the published stable segments of a trunk, the latest step first."""

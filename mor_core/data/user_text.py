@@ -55,7 +55,7 @@ def read_user_text(corpus: str, max_bytes: int | None = None) -> Selection:
     With `max_bytes`, documents are kept in the order of their hashes until the next would exceed it.
     """
     root = Path(corpus).expanduser().absolute()
-    whole = [document for file in source_files(corpus) for document in _documents_of(file, root)]
+    whole = whole_documents(corpus)
     total = sum(document.num_bytes for document in whole)
     piece_bytes = min(max(total // PIECES_AT_LEAST, SHORTEST_PIECE), LONGEST_PIECE)
     left_out: Counter[str] = Counter()
@@ -71,6 +71,12 @@ def read_user_text(corpus: str, max_bytes: int | None = None) -> Selection:
     if len(kept) < len(distinct):
         left_out["beyond max_megabytes"] = len(distinct) - len(kept)
     return Selection(documents=tuple(kept), left_out=left_out)
+
+
+def whole_documents(corpus: str) -> list[Document]:
+    """The documents behind a path as they stand, file after file. Raises DataError where one cannot be read."""
+    root = Path(corpus).expanduser().absolute()
+    return [document for file in source_files(corpus) for document in _documents_of(file, root)]
 
 
 def pieces(document: Document, piece_bytes: int) -> Iterator[Document]:

@@ -63,7 +63,7 @@ def export_llama(model: Transformer, folder: Path, tokenizer: Path | None = None
     that no Llama equals: routed ones, and those whose recursions share keys and values.
     """
     folder = folder.absolute()
-    _check_exportable(model.config, folder)
+    check_exportable(model.config, folder)
     given = None if tokenizer is None else read_tokenizer(tokenizer)
     temporary = folder.with_name(f".{folder.name}.writing.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -100,7 +100,8 @@ def _read(pretrained: PretrainedLlama, name: str) -> Tensor:
         return file.get_tensor(name).float()
 
 
-def _check_exportable(config: ModelConfig, folder: Path) -> None:
+def check_exportable(config: ModelConfig, folder: Path) -> None:
+    """Raise PretrainedError where no Llama equals the model, or the folder exists already."""
     if config.routing is not None:
         raise PretrainedError(
             "A routed model has no Llama that equals it: Llama gives every token every layer; export a vanilla or "

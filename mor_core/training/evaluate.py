@@ -118,14 +118,14 @@ def _run(model: Transformer, train: TrainConfig, batches: list[np.ndarray], rule
             x_BTD, routed = model.encode(tokens_BT[:, :-1], rule)
             losses_BT = token_losses(x_BTD, model.embedding.weight, tokens_BT[:, 1:])
         nats += float(losses_BT.double().sum())
-        computed_RBT = _computed(model.config, tokens_BT[:, :-1], routed)
+        computed_RBT = computed_tokens(model.config, tokens_BT[:, :-1], routed)
         places_T = torch.arange(1, computed_RBT.shape[2] + 1, device=device)
         tokens.append(computed_RBT.sum(dim=2).T.cpu().numpy())
         prefixes.append((computed_RBT * places_T).sum(dim=2).T.cpu().numpy())
     return _Pass(nats=nats, tokens_SR=np.concatenate(tokens), prefix_SR=np.concatenate(prefixes))
 
 
-def _computed(config: ModelConfig, tokens_BT: Tensor, routed: Routed | None) -> Tensor:
+def computed_tokens(config: ModelConfig, tokens_BT: Tensor, routed: Routed | None) -> Tensor:
     """Whether each recursion computed each token, [R, B, T]."""
     if routed is None:
         return torch.ones((config.recursion.count, *tokens_BT.shape), dtype=torch.bool, device=tokens_BT.device)

@@ -34,6 +34,7 @@ def table(
     run_table: TablePath = None,
     columns: Columns = None,
     convention: Convention = None,
+    tasks: Annotated[bool, typer.Option("--tasks", help="The cells' scores on tasks instead.")] = False,
 ) -> None:
     """Print the fitted optima and exponents as a table."""
     from analysis.points import TableError
@@ -41,6 +42,15 @@ def table(
 
     if form not in list(Format):
         raise TableError(f"--format: found {form!r}, expected {', '.join(Format)}.")
+    if tasks:
+        from analysis.task_table import tabulate_tasks
+        from orchestrator.records import table as run_table_of
+        from orchestrator.revisions import load_sweep
+        from orchestrator.store import Store
+
+        store = Store(root=results)
+        typer.echo(tabulate_tasks(run_table_of(store, load_sweep(store, sweep)), Format(form)), nl=False)
+        return
     study = _study(sweep, results, loss, run_table, columns, convention)
     typer.echo(tabulate(study, Format(form)), nl=False)
     _end_refused(study)

@@ -16,6 +16,7 @@ from orchestrator.cli import (
     checks,
     control,
     data,
+    evaluation,
     inference,
     results,
     sweep,
@@ -46,6 +47,8 @@ app.command("generate")(inference.generate)
 app.command("throughput")(inference.throughput)
 app.command("depth")(inference.depth)
 app.command("routing")(inference.routing)
+app.command("eval")(evaluation.evaluate)
+app.command("export")(evaluation.export)
 app.command("ui")(system.ui)
 app.command("fsck")(checks.fsck)
 app.command("gc")(control.gc)

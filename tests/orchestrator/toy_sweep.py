@@ -52,6 +52,8 @@ SCIENCE = [
     "realised_capacity",
     "realised_capacity_half",
     "forward_flops_per_token",
+    "tasks",
+    "task_average",
     "flags",
     "trunk_id",
     "evaluate_segment",

@@ -9,7 +9,15 @@ from plan_samples import models, train_configs
 
 from mor_core.config import ExpertChoice, ModelConfig, TokenChoice, TrainConfig
 from orchestrator.cells import Cell
-from orchestrator.identity import OtherVersion, TrunkRecipe, content_id, from_jsonable, to_jsonable
+from orchestrator.identity import (
+    EvaluationSpec,
+    OtherVersion,
+    TaskEvaluation,
+    TrunkRecipe,
+    content_id,
+    from_jsonable,
+    to_jsonable,
+)
 from orchestrator.plan import plan
 from orchestrator.spec import load_spec
 from orchestrator.sweep_file import preset_names
@@ -35,6 +43,14 @@ def test_every_cell_of_the_ablations_survives_json_exactly(preset, snapshot):
     for cell in cells:
         assert returned(cell) == cell
         assert returned(cell).flops == cell.flops
+
+
+def test_evaluations_of_both_kinds_are_read_as_the_one_that_was_written():
+    task = TaskEvaluation(task="piqa", fingerprint="a" * 64, limit=None, rule="half")
+    for evaluation in (EvaluationSpec(num_sequences=3), task, dataclasses.replace(task, limit=7), None):
+        read = from_jsonable(EvaluationSpec | TaskEvaluation | None, to_jsonable(evaluation))
+        assert read == evaluation
+        assert type(read) is type(evaluation)
 
 
 def test_equal_keys_of_both_kinds_of_routing_are_read_as_the_one_that_wrote_them():

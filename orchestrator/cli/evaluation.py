@@ -1,0 +1,209 @@
+"""`mor-sweep eval` and `mor-sweep export`: trained cells measured on tasks and texts, and taken elsewhere."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.inference import (
+    AsJson,
+    CellName,
+    Rule,
+    RuleChoice,
+    SweepName,
+    Threads,
+    figure_name,
+    load_cell,
+    progress,
+    show_rows,
+)
+from orchestrator.cli.launch import ExecutorName
+from orchestrator.cli.options import Results
+
+if TYPE_CHECKING:
+    from orchestrator.revisions import Sweep
+    from orchestrator.store import Store
+    from orchestrator.task_sweep import Asked, Evaluated
+    from orchestrator.text_loss import TextLoss
+
+FAILED_SEGMENTS = 3
+ALL = "all"
+
+Cells = Annotated[
+    list[str],
+    typer.Argument(metavar="CELL...", help="arm/size/budget, such as mor-3/360M/2e18, or the start of an id."),
+]
+
+
+def evaluate(
+    cells: Cells,
+    tasks: Annotated[
+        str | None, typer.Option(help="Such as lambada,hellaswag,piqa,winogrande,arc_easy,arc_challenge,mmlu; or all.")
+    ] = None,
+    task_files: Annotated[
+        Path | None, typer.Option(help="Folder of task files, local to every node.", envvar="MOR_SWEEP_TASKS")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Items of each task, evenly spread; all by default.", min=1)] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="A text, JSON Lines, Parquet or .npy token file: the loss on it.")
+    ] = None,
+    sweep: SweepName = None,
+    results: Results = Path("results"),
+    rule: RuleChoice = Rule.threshold,
+    executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; one a GPU, else one a core.")] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score trained cells on tasks, or measure their loss on a text; what is scored already is not scored again."""
+    if (tasks is None) == (text is None):
+        raise typer.BadParameter("give --tasks or --text, one of them")
+    if text is not None:
+        _evaluate_text(cells, text, sweep, results, threads, as_json)
+        return
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+    from orchestrator.task_sweep import evaluate_all
+
+    store = Store(root=results.absolute())
+    loaded = load_sweep(store, sweep)
+    asked = _asked(store, loaded, cells, str(tasks), task_files, limit, rule)
+    done = evaluate_all(store, loaded, asked, _executor(executor, address, workers), _say)
+    rows = _score_rows(store, asked, done)
+    if done.warning:
+        typer.echo(done.warning, err=True)
+    _show_scores(loaded.name, rows, as_json)
+    if any(outcome.status != "finished" for outcome in done.outcomes.values()):
+        raise typer.Exit(FAILED_SEGMENTS)
+
+
+def _asked(
+    store: "Store",
+    sweep: "Sweep",
+    cells: list[str],
+    tasks: str,
+    task_files: Path | None,
+    limit: int | None,
+    rule: Rule,
+) -> "Asked":
+    """What the flags mean. Raises NoSuchCell, NotTrained and TaskError."""
+    from mor_core.interop.tasks import PACKAGE, TASKS, TaskError
+    from orchestrator.cell_names import find_cell
+    from orchestrator.task_sweep import ask
+
+    if task_files is None:
+        raise TaskError(
+            f"--tasks needs the task files: `pip install --no-deps --target DIR {PACKAGE}`, then --task-files DIR "
+            "or MOR_SWEEP_TASKS=DIR"
+        )
+    names = list(TASKS) if tasks == ALL else [name.strip() for name in tasks.split(",")]
+    found = {cell.cell_id: cell for cell in (find_cell(sweep, name) for name in cells)}
+    distinct = list(dict.fromkeys(names))
+    return ask(store, sweep, list(found.values()), distinct, task_files, limit=limit, rule=rule.value)
+
+
+def _executor(name: ExecutorName, address: str | None, workers: int | None) -> Any:
+    from orchestrator.cli.launch import check_flags, this_machine
+    from orchestrator.spec import ExecutionSection
+
+    check_flags(dry_run=True, as_json=False, executor=name, address=address)
+    if name is ExecutorName.in_process:
+        from orchestrator.executor import InProcessExecutor
+
+        return InProcessExecutor()
+    from orchestrator.ray_executor import RayExecutor
+
+    return RayExecutor(
+        workers=this_machine(workers, ExecutionSection(checkpoint_every_steps=1)).workers, address=address
+    )
+
+
+def _score_rows(store: "Store", asked: "Asked", done: "Evaluated") -> list[dict[str, Any]]:
+    """One row a cell and task; numbers where it is finished."""
+    from orchestrator.cell_names import cell_name
+    from orchestrator.task_sweep import score_of
+
+    rows: list[dict[str, Any]] = []
+    for pair in asked.pairs:
+        outcome = done.outcomes.get(pair.segment.id)
+        status = outcome.status if outcome else "not run"
+        row: dict[str, Any] = {"cell": cell_name(pair.cell), "task": pair.task, "status": status}
+        if outcome and status == "finished":
+            row |= {name: value for name, value in score_of(store, pair).items() if name != "task"}
+        else:
+            row["reason"] = outcome.reason if outcome else ""
+        rows.append(row | {"segment": pair.segment.id})
+    return rows
+
+
+SHOWN = ("cell", "task", "metric", "score", "standard_error", "items", "chance", "longest", "cut")
+
+
+def _show_scores(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        if row["status"] != "finished":
+            typer.echo(f"{row['cell']} {row['task']}: {row['status']}, {row['reason']}", err=True)
+    shown = [{key: row[key] for key in SHOWN} for row in rows if row["status"] == "finished"]
+    if shown:
+        show_rows(f"{name}: tasks", shown, as_json=False)
+
+
+def _evaluate_text(
+    cells: list[str], text: Path, sweep: str | None, results: Path, threads: int | None, as_json: bool
+) -> None:
+    from analysis.evaluation_plots import plot_text_loss
+    from orchestrator.cell_names import find_cell
+    from orchestrator.cli.analysis import figure_paths
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+    from orchestrator.text_loss import read_tokens, text_loss
+
+    store = Store(root=results)
+    loaded = load_sweep(store, sweep)
+    found = [find_cell(loaded, name) for name in cells]
+    measured: dict[str, TextLoss] = {}
+    for trained in (load_cell(store, loaded, cell, threads) for cell in found):
+        measured[trained.name] = own = text_loss(trained, read_tokens(trained, text), progress)
+        path = figure_paths(store, loaded.name, figure_name(f"text-{text.stem}", trained))
+        plot_text_loss(own.positions, own.depths, f"{trained.name} on {text.name}", path)
+    parts = ("losses", "positions", "depths")
+    if as_json:
+        document = {name: {part: getattr(own, part).to_dicts() for part in parts} for name, own in measured.items()}
+        typer.echo(json.dumps(document))
+        return
+    for part in parts:
+        rows = [{"cell": name, **row} for name, own in measured.items() for row in getattr(own, part).to_dicts()]
+        show_rows(f"{text.name}: {part}", rows, as_json=False)
+
+
+def export(
+    cell: CellName,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for weights, config and tokenizer.")],
+    sweep: SweepName = None,
+    results: Results = Path("results"),
+) -> None:
+    """Write a vanilla or recursive cell as a Hugging Face Llama folder, which transformers loads."""
+    from mor_core.data.snapshot import TOKENIZER_FILE
+    from mor_core.interop.hugging_face import check_exportable, export_llama
+    from orchestrator.cell_names import find_cell
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+
+    store = Store(root=results)
+    loaded = load_sweep(store, sweep)
+    found = find_cell(loaded, cell)
+    check_exportable(found.model, folder)
+    trained = load_cell(store, loaded, found, None)
+    export_llama(trained.model, folder, trained.data.folder / TOKENIZER_FILE)
+    typer.echo(f"{trained.name} of sweep {loaded.name} written to {folder}", err=True)
+
+
+def _say(line: str) -> None:
+    """Progress, on stderr."""
+    if line:
+        typer.echo(line, err=True)

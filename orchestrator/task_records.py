@@ -1,0 +1,31 @@
+"""What the run table says of tasks: the published scores of a cell's weights, over all items, under its own rule."""
+
+from typing import Any
+
+from mor_core.interop.tasks import task_average
+from orchestrator.store import Store
+
+SHOWN = ("metric", "score", "standard_error", "items", "chance", "longest", "cut", "fingerprint")
+"""Fields of a score that the table keeps; the segment has all."""
+
+
+def task_scores(store: Store, weights_id: str) -> dict[str, dict[str, Any]]:
+    """By task: the scores over all of its items under the calibrated threshold, where they are published.
+
+    Of two versions of a task's files the one with more items counts, then the one whose fingerprint comes first.
+    """
+    results = store.readable_results(store.published_task_scores(weights_id))
+    found: list[dict[str, Any]] = []
+    for result in results.values():
+        score = result.get("task")
+        if score and score["limit"] is None and score["rule"] == "threshold":
+            found.append(score)
+    scores: dict[str, dict[str, Any]] = {}
+    for score in sorted(found, key=lambda score: (score["task"], -score["items"], score["fingerprint"])):
+        scores.setdefault(score["task"], {name: score[name] for name in SHOWN})
+    return scores
+
+
+def average(scores: dict[str, dict[str, Any]]) -> float | None:
+    """The paper's average over its tasks; None unless each of them is there."""
+    return task_average({name: score["score"] for name, score in scores.items()})

@@ -1,0 +1,171 @@
+"""Trained cells × tasks to published scores: each pair is a segment, computed where it is missing."""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mor_core.config import CausalRule, ExpertChoice
+from mor_core.interop.tasks import read_task
+from orchestrator.cell_names import cell_name
+from orchestrator.cells import Cell
+from orchestrator.drivers import driving
+from orchestrator.executor import Executor
+from orchestrator.fsck_segments import read_spec
+from orchestrator.identity import Segment, TaskEvaluation, evaluate_segment
+from orchestrator.mirror_cursor import is_current, tracking_uri
+from orchestrator.mirror_process import following
+from orchestrator.records import write_tables
+from orchestrator.revisions import Sweep
+from orchestrator.segment_run import Job
+from orchestrator.stopping import GRACE_SECONDS, new_stop_file, stoppable
+from orchestrator.store import Store
+from orchestrator.trained_cell import data_of, finished_weights
+from orchestrator.worker import Outcome, published_outcome
+
+PROGRESS_SECONDS = 10.0
+"""Between two lines about how far segments are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One cell on one task."""
+
+    cell: Cell
+    """Which."""
+    task: str
+    """Its name."""
+    segment: Segment
+    """The unit of work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be scored."""
+
+    pairs: tuple[Scored, ...]
+    """Every task for every cell, cell by cell."""
+    data_folder: Path
+    """The snapshot that the cells were trained on."""
+    task_folder: Path
+    """Where the task files are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What became of it."""
+
+    outcomes: dict[str, Outcome]
+    """By segment id."""
+    computed: int
+    """Segments that were not published before."""
+    warning: str
+    """One line where MLflow could not be brought up to date; else empty."""
+
+
+def ask(
+    store: Store,
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    tasks: Sequence[str],
+    task_folder: Path,
+    *,
+    limit: int | None,
+    rule: CausalRule,
+) -> Asked:
+    """The segments that score cells on tasks. Raises NotTrained, and TaskError for a task that cannot be read."""
+    weights = [finished_weights(store, sweep, cell) for cell in cells]
+    read = {name: read_task(name, task_folder, limit) for name in tasks}
+    planned = {
+        name: TaskEvaluation(task=name, fingerprint=task.fingerprint(), limit=limit, rule="threshold")
+        for name, task in read.items()
+    }
+    pairs: list[Scored] = []
+    for cell, segment_id in zip(cells, weights, strict=True):
+        segment = read_spec(store.segment_folder(segment_id) / "spec.json")
+        own_rule: CausalRule = rule if isinstance(cell.model.routing, ExpertChoice) else "threshold"
+        for name, evaluation in planned.items():
+            segment_of_task = evaluate_segment(segment, replace(evaluation, rule=own_rule))
+            pairs.append(Scored(cell=cell, task=name, segment=segment_of_task))
+    return Asked(pairs=tuple(pairs), data_folder=data_of(store, weights[0]).folder, task_folder=task_folder.absolute())
+
+
+def evaluate_all(
+    store: Store, sweep: Sweep, asked: Asked, executor: Executor, report: Callable[[str], None]
+) -> Evaluated:
+    """Compute what is not published, write the sweep's tables, mirror them. Raises what stops a sweep's run."""
+    segments = {pair.segment.id: pair.segment for pair in asked.pairs}
+    outcomes = {name: published_outcome(store, name) for name in segments if store.is_done(name)}
+    pending = tuple(segment for name, segment in segments.items() if name not in outcomes)
+    if not pending:
+        write_tables(store, sweep)
+        if is_current(store, sweep, tracking_uri(store, sweep.name)):
+            return Evaluated(outcomes=outcomes, computed=0, warning="")
+    with driving(store, sweep.name), following(store, sweep.name) as mirror:
+        if pending:
+            outcomes |= _run(store, sweep, asked, pending, executor, report)
+        write_tables(store, sweep)
+    return Evaluated(outcomes=outcomes, computed=len(pending), warning=mirror.warning)
+
+
+def _run(
+    store: Store,
+    sweep: Sweep,
+    asked: Asked,
+    pending: tuple[Segment, ...],
+    executor: Executor,
+    report: Callable[[str], None],
+) -> dict[str, Outcome]:
+    """Outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop."""
+    stop = new_stop_file(store.sweep_folder(sweep.name))
+    job = Job(
+        results=store.root.absolute(),
+        data_folder=asked.data_folder,
+        task_folder=asked.task_folder,
+        checkpoint_every_steps=1,
+        stop=stop,
+        run=secrets.token_hex(4),
+    )
+    needed = {need: published_outcome(store, need) for segment in pending for need in segment.needs}
+    outcomes: dict[str, Outcome] = {}
+    said_at = time.monotonic()
+    with stoppable(stop) as stopping, closing(executor.run(pending, job, needed)) as events:
+        for outcome in events:
+            if outcome is not None:
+                outcomes[outcome.segment_id] = outcome
+                report(f"[{len(outcomes)}/{len(pending)}] {outcome_line(store, asked, outcome)}")
+            elif time.monotonic() - said_at > PROGRESS_SECONDS:
+                said_at = time.monotonic()
+                report(_progress_line(store, asked, pending, outcomes))
+            running = any(store.is_locked(segment.id) for segment in pending)
+            if stopping.number is not None and (not running or stopping.seconds() > GRACE_SECONDS):
+                break
+    return outcomes
+
+
+def outcome_line(store: Store, asked: Asked, outcome: Outcome) -> str:
+    """What became of a segment, for a reader."""
+    pair = next(pair for pair in asked.pairs if pair.segment.id == outcome.segment_id)
+    name = f"{cell_name(pair.cell)} {pair.task}"
+    if outcome.status != "finished":
+        return f"{name}: {outcome.status}, {outcome.reason}"
+    score = score_of(store, pair)
+    return f"{name}: {score['metric']} {score['score']:.4f}"
+
+
+def score_of(store: Store, pair: Scored) -> dict[str, Any]:
+    """The published score of a cell on a task, which is finished."""
+    result = store.result(pair.segment.id)
+    assert result is not None
+    return result["task"]
+
+
+def _progress_line(store: Store, asked: Asked, pending: Sequence[Segment], outcomes: dict[str, Outcome]) -> str:
+    """How far the segments under way are."""
+    names = {pair.segment.id: f"{cell_name(pair.cell)} {pair.task}" for pair in asked.pairs}
+    waiting = [segment.id for segment in pending if segment.id not in outcomes]
+    there = [(name, store.progress(name)) for name in waiting]
+    return ", ".join(f"{names[name]}: batch {said.step} of {said.stop_step}" for name, said in there if said)
