@@ -109,9 +109,9 @@ def cell_states(store: Store, sweep: Sweep) -> dict[str, str]:
 
 
 def summary_files(store: Store, name: str) -> list[Path]:
-    """A sweep's fits and figures, as far as there are any."""
+    """A sweep's fits, figures and pages of coloured text, as far as there are any."""
     folder = store.sweep_folder(name)
-    figures = [path for path in (folder / "figures").glob("*") if path.suffix in (".png", ".svg")]
+    figures = [path for path in (folder / "figures").glob("*") if path.suffix in (".png", ".svg", ".html")]
     return sorted(figures) + [path for path in [folder / "fits.json"] if path.is_file()]
 
 

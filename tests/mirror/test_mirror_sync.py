@@ -228,6 +228,7 @@ def test_figures_and_fits_are_artifacts_of_one_summary_run(small: Sample):
     small.publish_all()
     (small.folder / "figures").mkdir()
     (small.folder / "figures" / "frontier.svg").write_text("<svg/>")
+    (small.folder / "figures" / "routing-mor-2.html").write_text("<pre>coloured</pre>")
     (small.folder / "fits.json").write_text("{}")
     send(small)
     (small.folder / "fits.json").write_text('{"exponent": 0.5}')
@@ -235,7 +236,8 @@ def test_figures_and_fits_are_artifacts_of_one_summary_run(small: Sample):
     send(small)
     assert is_current(small.store, small.sweep, small.uri)
     kept = {path.name: path.read_text() for path in (small.folder / "artifacts").rglob("*") if path.is_file()}
-    assert kept == {"frontier.svg": "<svg/>", "fits.json": '{"exponent": 0.5}'}
+    page = {"routing-mor-2.html": "<pre>coloured</pre>"}
+    assert kept == {"frontier.svg": "<svg/>", "fits.json": '{"exponent": 0.5}'} | page
     assert query(small.database, "SELECT COUNT(*) FROM tags WHERE key = 'mor.kind' AND value = 'summary'") == [(1,)]
 
 
