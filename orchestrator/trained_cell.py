@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from mor_core.config import Precision
 from mor_core.data.shards import find_by_fingerprint
 from mor_core.data.snapshot import TOKENIZER_FILE, DataSnapshot
@@ -48,10 +50,14 @@ class TrainedCell:
 
 
 def load_trained_cell(store: Store, sweep: Sweep, cell: Cell, precision: Precision = "fp32") -> TrainedCell:
-    """Raises NotTrained where the cell is not finished, CheckpointError where its weights were damaged."""
+    """A cell on this machine's GPU, or on its CPU where there is none.
+
+    Raises NotTrained where the cell is not finished, CheckpointError where its weights were damaged.
+    """
     weights = finished_weights(store, sweep, cell)
     data = data_of(store, weights)
-    model = build_model(cell.model, cell.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(cell.model, cell.seed, device)
     load_checkpoint(store.checkpoint_folder(weights), model, None)
     file = data.folder / TOKENIZER_FILE
     return TrainedCell(

@@ -171,14 +171,17 @@ def _evaluate_text(
         measured[trained.name] = own = text_loss(trained, read_tokens(trained, text), progress)
         path = figure_paths(store, loaded.name, figure_name(f"text-{text.stem}", trained))
         plot_text_loss(own.positions, own.depths, f"{trained.name} on {text.name}", path)
-    parts = ("losses", "positions", "depths")
     if as_json:
+        parts = ("losses", "positions", "depths")
         document = {name: {part: getattr(own, part).to_dicts() for part in parts} for name, own in measured.items()}
         typer.echo(json.dumps(document))
         return
-    for part in parts:
-        rows = [{"cell": name, **row} for name, own in measured.items() for row in getattr(own, part).to_dicts()]
-        show_rows(f"{text.name}: {part}", rows, as_json=False)
+    for name, own in measured.items():
+        where = f"{name} on {text.name}"
+        show_rows(where, own.losses.to_dicts(), as_json=False)
+        by_rule = own.positions.pivot("rule", index=("position", "tokens"), values="loss")
+        show_rows(f"{where}: loss by position in the window", by_rule.to_dicts(), as_json=False)
+        show_rows(f"{where}: loss by recursions", own.depths.to_dicts(), as_json=False)
 
 
 def export(

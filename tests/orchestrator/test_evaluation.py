@@ -156,6 +156,18 @@ def test_what_is_scored_already_is_not_scored_again(scored: tuple[ToySweep, Resu
     assert "longest" in shown.stdout
 
 
+def test_a_lost_or_false_score_is_found(scored: tuple[ToySweep, Result], tmp_path: Path):
+    shutil.copytree(scored[0].results, tmp_path / "results")
+    hints = sorted((tmp_path / "results" / "tasks").glob("*/*"))
+    hints[0].unlink()
+    path = tmp_path / "results" / "segments" / hints[1].name / "result.json"
+    path.write_text(path.read_text().replace('"score": ', '"score": "all", "was": '))
+    found = [finding.line() for finding in check_results(Store(root=tmp_path / "results"), ask_mlflow=False).problems]
+    assert any(f"{hints[0].name} is missing" in line for line in found)
+    assert any("has the score 'all'" in line for line in found)
+    assert any("runs.parquet" in line for line in found)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -295,7 +307,7 @@ def test_the_loss_on_a_text_is_shown_as_tables_json_and_a_figure(reference: ToyS
     assert [row["rule"] for row in said["mor-2/23k/2.4e9/0"]["losses"]] == ["threshold", "half", "top-k"]
     assert (reference.results / "sweeps/toy/figures/text-some-mor-2-23k-2.4e9-0.png").stat().st_size > 1000
     shown = run(reference, "eval", CELLS[1], *flags).stdout
-    assert all(part in shown for part in ("losses", "positions", "depths", "causal"))
+    assert all(part in shown for part in ("on some.txt", "by position", "by recursions", "causal"))
 
 
 def test_an_exported_cell_has_the_same_logits_and_tokens_in_transformers(reference: ToySweep, tmp_path: Path):
