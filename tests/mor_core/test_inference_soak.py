@@ -3,18 +3,21 @@
 import random
 import resource
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from test_inference import model_of
+import torch
+from test_inference import model_of, random_tokens
 from test_inference_engine import PLENTY
 
+from mor_core.config import ExpertChoice
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import FinishedEvent, Request
 from mor_core.inference.sampling import Sampling
+from mor_core.inference.trace import trace
 from mor_core.model.transformer import Transformer
 
 REQUESTS = 2000
@@ -50,19 +53,36 @@ class Soak:
     """Resident bytes by how many requests were over; the last look at each number."""
 
 
+class Optimist(Engine):
+    """Expects one pass of every token, and so takes on more than fits: sequences often have to start again."""
+
+    def _expected_passes(self) -> float:
+        return 1.0
+
+
+def deep(model: Transformer) -> Transformer:
+    """Let most tokens go on, more than is planned for, where a threshold decides: memory then runs out on the way."""
+    if isinstance(model.config.routing, ExpertChoice):
+        model.threshold_R.fill_(-torch.inf)
+        scores = [each for text in trace(model, random_tokens(9, 8, 24).tolist()) for each in text.scores]
+        model.threshold_R.copy_(torch.tensor(scores, dtype=model.threshold_R.dtype).quantile(0.1, dim=0))
+    return model
+
+
 def soak(model: Transformer, budget: int) -> Soak:
     generator = random.Random(0)
-    engine = Engine(model, EngineOptions(kv_bytes=budget, max_batch=8, max_sequences=12))
+    engine = Optimist(model, EngineOptions(kv_bytes=budget, max_batch=8, max_sequences=24))
     result = Soak()
     while len(result.finished) < REQUESTS:
         for _ in range(generator.choice([0, 0, 0, 1, 2])):
             if len(result.asked) < REQUESTS:
                 request = random_request(generator, len(result.asked))
                 result.asked[engine.submit(request)] = request
-        if result.asked and generator.random() < 0.02:
-            cancelled = engine.cancel(generator.choice(list(result.asked)))
-            if cancelled:
-                result.finished[cancelled.request_id] = cancelled
+        running = [number for number in result.asked if number not in result.finished]
+        if running and generator.random() < 0.02:
+            cancelled = engine.cancel(generator.choice(running))
+            assert cancelled is not None
+            result.finished[cancelled.request_id] = cancelled
         for event in engine.step():
             assert event.request_id not in result.finished
             if isinstance(event, FinishedEvent):
@@ -73,9 +93,8 @@ def soak(model: Transformer, budget: int) -> Soak:
             result.memory[len(result.finished)] = resident_bytes()
     assert engine.num_unfinished == 0
     assert engine.cache.block.num_free == engine.cache.block.num_slots
-    assert engine.totals.peak_sequences < 12  # Memory was what they waited for.
-    # A model of one depth never needs more than was expected.
-    assert (engine.totals.preemptions > 0) == (model.config.routing is not None and engine.cache.passes > 1)
+    assert engine.totals.peak_sequences < 24  # Memory was what they waited for.
+    assert (engine.totals.preemptions > 0) == (engine.cache.passes > 1)
     return result
 
 
@@ -84,11 +103,11 @@ def soak(model: Transformer, budget: int) -> Soak:
 @pytest.mark.parametrize("name", ["vanilla", "mor-3", "mor-hybrid-kv", "mor-shared-kv", "token-3"])
 def test_thousands_of_requests_leave_no_memory_and_get_what_they_get_alone(name: str):
     # In fp64 no rounding can decide between two tokens, so texts are compared whole.
-    model = model_of(name)
+    model = deep(model_of(name))
     result = soak(model, budget=int(3 * 24 * kv_bytes_per_token(model.config, 8)))
     assert result.finished.keys() == result.asked.keys()
-    reasons = {event.reason for event in result.finished.values()}
-    assert reasons == {"stop", "length", "cancelled"}
+    reasons = Counter(event.reason for event in result.finished.values())
+    assert min(reasons[reason] for reason in ("stop", "length", "cancelled")) > 20
     assert len(result.asked) == REQUESTS
     after_a_fifth = [held for over, held in sorted(result.memory.items()) if over >= REQUESTS // 5]
     assert len(after_a_fifth) > 20
