@@ -157,7 +157,7 @@ def test_a_lost_or_false_score_is_found(scored: tuple[ToySweep, Result], tmp_pat
     path = tmp_path / "results" / "segments" / hints[1].name / "result.json"
     path.write_text(path.read_text().replace('"score": ', '"score": "all", "was": '))
     found = [finding.line() for finding in check_results(Store(root=tmp_path / "results"), ask_mlflow=False).problems]
-    assert any(f"{hints[0].name} is missing" in line for line in found)
+    assert any(f"{hints[0].name}: is missing" in line for line in found)
     assert any("has the score 'all'" in line for line in found)
     assert any("runs.parquet" in line for line in found)
 
