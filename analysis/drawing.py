@@ -1,6 +1,7 @@
 """What the figures share: colours, markers, ticks, the words for refusals, and how files are written."""
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from matplotlib.ticker import (
 
 from analysis.estimate import RefusalKind
 from analysis.points import budget_label
+from analysis.provenance import Provenance
 from analysis.report import short_count
 
 # Okabe and Ito's colours, safe for the common kinds of colour blindness; yellow is left out (too pale on white).
@@ -42,6 +44,9 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
 }
 WARN = "#8a1c1c"
+FAINT = "#666666"
+CHARACTERS_PER_INCH = 21.0
+"""Of the smallest print."""
 REASONS = {
     RefusalKind.TOO_FEW_SIZES: "too few sizes",
     RefusalKind.OUTLIER: "one run is an outlier",
@@ -58,6 +63,17 @@ REASONS = {
     RefusalKind.EXTRAPOLATION: "too far beyond the budgets measured",
     RefusalKind.NOT_COOLED: "the runs are not cooled down",
 }
+
+
+def plain_text(text: str) -> str:
+    """Text that is shown as it is: a name with two dollar signs is no formula."""
+    return text.replace("$", r"\$")
+
+
+def arm_style(arms: Sequence[str], arm: str) -> tuple[str, str]:
+    """Colour and marker of an arm, the same in every figure of a study."""
+    index = list(arms).index(arm)
+    return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
 
 
 def grouped_reasons(refusals: list[tuple[str, RefusalKind]]) -> list[str]:
@@ -106,9 +122,21 @@ def budget_colours(budgets: list[str]) -> dict[str, tuple]:
     return {budget: palette(shade) for budget, shade in zip(budgets, shades, strict=False)}
 
 
-def save(figure: Figure, out_paths: Iterable[Path]) -> None:
-    """Write without dates or versions, so that equal studies give equal files."""
+def save(figure: Figure, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
+    """Write with the provenance at the foot, without dates, so that equal studies give equal files."""
+    if provenance is not None:
+        _write_foot(figure, provenance)
     for path in out_paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
         figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.08, metadata=metadata)
+
+
+def _write_foot(figure: Figure, provenance: Provenance) -> None:
+    """Below everything else, which includes legends outside the axes."""
+    figure.draw_without_rendering()
+    width, height = figure.get_size_inches()
+    foot = figure.get_tightbbox().y0 - 0.08  # inches
+    lines = [line for each in provenance.lines() for line in textwrap.wrap(each, int(width * CHARACTERS_PER_INCH))]
+    text = plain_text("\n".join(lines))
+    figure.text(0.005, foot / height, text, fontsize=6.5, color=FAINT, va="top", linespacing=1.3)

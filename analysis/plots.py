@@ -30,6 +30,7 @@ from analysis.isoflop import Isoflop
 from analysis.parabola import Parabola
 from analysis.points import budget_label
 from analysis.power_law import FittedPowerLaw
+from analysis.provenance import Provenance
 from analysis.report import EXPONENTS, QUANTITIES, caveat_of
 
 PANEL_INCHES = (3.5, 3.1)
@@ -40,7 +41,7 @@ LABELS = {
 }
 
 
-def plot_isoflop(study: Study, out_paths: Iterable[Path]) -> None:
+def plot_isoflop(study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
     """Loss against N, one panel per arm and one colour per budget, and write it to every path (by its suffix).
 
     A parabola is solid over the sizes it was fitted to and dashed over the others; a star marks its minimum, with the
@@ -57,7 +58,7 @@ def plot_isoflop(study: Study, out_paths: Iterable[Path]) -> None:
         for axes, frontier in zip(panels.flat, frontiers, strict=False):
             _draw_isoflop_panel(axes, study.points.frame, frontier, colours)
         _finish_isoflop(figure, list(panels.flat), frontiers, study, colours)
-        save(figure, out_paths)
+        save(figure, out_paths, provenance)
 
 
 def _draw_isoflop_panel(axes: Axes, frame: pl.DataFrame, frontier: Frontier, colours: dict[str, tuple]) -> None:
@@ -171,7 +172,7 @@ def _format_counts_axis(panels: list[Axes]) -> None:
         axes.tick_params(labelbottom=True)
 
 
-def plot_frontier(study: Study, out_paths: Iterable[Path]) -> None:
+def plot_frontier(study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
     """N*(C), D*(C) and L*(C), every arm with intervals and power laws, written to every path (by its suffix)."""
     with matplotlib.rc_context(STYLE):
         frontiers = study.frontiers
@@ -182,7 +183,7 @@ def plot_frontier(study: Study, out_paths: Iterable[Path]) -> None:
             _draw_frontier_panel(axes, quantity, frontiers, study)
         if footer := _footer(study):
             figure.supxlabel(footer, fontsize=7.5, color=WARN, x=0.01, ha="left", linespacing=1.4)
-        save(figure, out_paths)
+        save(figure, out_paths, provenance)
 
 
 def _draw_frontier_panel(axes: Axes, quantity: str, frontiers: Sequence[Frontier], study: Study) -> None:

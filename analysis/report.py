@@ -37,41 +37,42 @@ def study_as_json(study: Study) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "inputs_sha256": study.points.inputs_sha256,
-        "settings": _plain(study.settings),
+        "settings": plain(study.settings),
         "budget_convention": study.points.budget_convention,
         "loss_column": study.points.loss_column,
         "num_points": study.points.frame.height,
         "refused": study.refused,
         "caveat": caveat_of(study),
-        "frontiers": [_plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
-        "recursion": _plain(study.recursion),
+        "frontiers": [plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
+        "recursion": plain(study.recursion),
         "comparisons": [_comparison_as_json(comparison) for comparison in study.comparisons],
-        "exclusions": _plain(study.exclusions),
+        "exclusions": plain(study.exclusions),
     }
 
 
 def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
-    return _plain(comparison) | {"smallest_visible_gap": _plain(comparison.smallest_visible_gap)}
+    return plain(comparison) | {"smallest_visible_gap": plain(comparison.smallest_visible_gap)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Numbers, text, lists and dictionaries that JSON can hold; a number that is not finite becomes None."""
     if isinstance(value, Refusal):
         return {"refusal": value.kind.value, "sentence": value.sentence}
     if isinstance(value, SurfaceFit):
-        return _plain(surface_as_json(value))
+        return plain(surface_as_json(value))
     if isinstance(value, RecursionFit):
-        return _plain(recursion_as_json(value))
+        return plain(recursion_as_json(value))
     if isinstance(value, FittedPowerLaw):
         names = ("law", "exponent", "budgets", "scatter")
-        return {name: _plain(getattr(value, name)) for name in names}
+        return {name: plain(getattr(value, name)) for name in names}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value

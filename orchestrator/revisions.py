@@ -58,6 +58,10 @@ class Sweep:
     """Each once, in the order in which they were first planned."""
     segments: dict[str, PlannedSegment]
     """By id."""
+    settings_id: str = ""
+    """Content id of the latest plan's settings: everything but the grid."""
+    data_folder: str = ""
+    """Where the latest plan's data snapshot was, on the machine that planned it."""
     left_out: int = 0
     """Cells of earlier revisions that had other settings: kept in sweep.json, left out of everything else."""
 
@@ -121,6 +125,8 @@ def _merged(name: str, revisions: list[dict[str, Any]]) -> Sweep:
         revisions=len(revisions),
         cells=tuple(cells.values()),
         segments=segments,
+        settings_id=str(revisions[-1]["settings_id"]),
+        data_folder=str(revisions[-1].get("data_folder", "")),
         left_out=len(all_cells) - len(cells),
     )
 

@@ -1,4 +1,4 @@
-"""`mor-sweep fit` and `mor-sweep plot`: a sweep's table to numbers with intervals, or to reasons without."""
+"""`mor-sweep fit`: a sweep's table, or anyone's, to numbers with intervals, or to reasons without."""
 
 import json
 import sys
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 FIT_REFUSED = 5
 
 SweepName = Annotated[str | None, typer.Argument(help="The sweep; the last one run by default.")]
-
-plot = typer.Typer(help="Draw a sweep: its loss against size, or its frontier.", no_args_is_help=True)
 
 
 class Loss(StrEnum):
@@ -148,28 +146,6 @@ def study_of_table(
     return fit_study(imported.frame, settings)
 
 
-@plot.command("isoflop")
-def isoflop(sweep: SweepName = None, results: Results = Path("results"), loss: LossChoice = Loss.causal) -> None:
-    """Loss against size, one curve a budget, one panel an arm."""
-    from analysis.plots import plot_isoflop
-    from orchestrator.store import Store
-
-    store = Store(root=results)
-    name, study, _ = study_of(store, sweep, loss)
-    plot_isoflop(study, figure_paths(store, name, "isoflop"))
-
-
-@plot.command("frontier")
-def frontier(sweep: SweepName = None, results: Results = Path("results"), loss: LossChoice = Loss.causal) -> None:
-    """Compute-optimal size, tokens and loss against the budget, one line an arm."""
-    from analysis.plots import plot_frontier
-    from orchestrator.store import Store
-
-    store = Store(root=results)
-    name, study, _ = study_of(store, sweep, loss)
-    plot_frontier(study, figure_paths(store, name, "frontier"))
-
-
 def study_of(
     store: "Store",
     sweep: str | None,
@@ -195,15 +171,19 @@ def study_of(
 
 def figure_paths(store: "Store", name: str, figure: str) -> list[Path]:
     """Where a figure goes, which can be written; says so on stderr."""
+    paths = paths_in(store.sweep_folder(name) / "figures", figure)
+    typer.echo(f"sweep {name}: {paths[0]} and {paths[1].name}", err=True)
+    return paths
+
+
+def paths_in(folder: Path, figure: str) -> list[Path]:
+    """A PNG and a vector file in a folder, which is made where it is not there. Raises ResultsError."""
     from orchestrator.results_folder import writing
 
-    folder = store.sweep_folder(name) / "figures"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    paths = [folder / f"{figure}.png", folder / f"{figure}.svg"]
-    typer.echo(f"sweep {name}: {paths[0]} and {paths[1].name}", err=True)
-    return paths
+    return [folder / f"{figure}.png", folder / f"{figure}.svg"]
 
 
 def _print_markdown(text: str) -> None:

@@ -18,6 +18,7 @@ from orchestrator.cli import (
     data,
     evaluation,
     inference,
+    plot,
     results,
     sweep,
     system,
@@ -38,7 +39,7 @@ app.command("logs")(results.logs)
 app.command("cancel")(control.cancel)
 app.command("retry")(control.retry)
 app.command("fit")(analysis.fit)
-app.add_typer(analysis.plot, name="plot")
+app.add_typer(plot.plot, name="plot")
 app.command("table")(advice.table)
 app.command("predict")(advice.predict)
 app.command("lifetime")(advice.lifetime)
