@@ -62,6 +62,7 @@ REASONS = {
     RefusalKind.DOES_NOT_FIT: "the law does not describe these runs",
     RefusalKind.EXTRAPOLATION: "too far beyond the budgets measured",
     RefusalKind.NOT_COOLED: "the runs are not cooled down",
+    RefusalKind.NO_CANDIDATE: "no cell to train that would help",
 }
 
 

@@ -21,6 +21,7 @@ class RefusalKind(StrEnum):
     DOES_NOT_FIT = "does-not-fit"
     EXTRAPOLATION = "extrapolation"
     NOT_COOLED = "not-cooled"
+    NO_CANDIDATE = "no-candidate"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from orchestrator.cli import (
     inference,
     plot,
     results,
+    suggest,
     sweep,
     system,
 )
@@ -44,6 +45,7 @@ app.command("table")(advice.table)
 app.command("predict")(advice.predict)
 app.command("lifetime")(advice.lifetime)
 app.command("compare")(advice.compare)
+app.command("suggest")(suggest.suggest)
 app.command("generate")(inference.generate)
 app.command("throughput")(inference.throughput)
 app.command("depth")(inference.depth)

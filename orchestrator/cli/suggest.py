@@ -1,0 +1,63 @@
+"""`mor-sweep suggest`: the next cells worth training, with reasons and the commands that train them."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.analysis import FIT_REFUSED, Loss, LossChoice, SweepName, study_of
+from orchestrator.cli.options import Results
+
+SCHEMA = "mor-sweep.suggest/1"
+
+
+def suggest(
+    sweep: SweepName = None,
+    results: Results = Path("results"),
+    loss: LossChoice = Loss.causal,
+    count: Annotated[int, typer.Option(help="Cells to name at most.", min=1)] = 8,
+    preset: Annotated[
+        str | None, typer.Option(help="The sweep file that the sweep was started with; shipped ones are recognised.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The --data that the sweep was started with.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print cells, reasons, costs and commands as JSON.")] = False,
+) -> None:
+    """Name the cells to train next: edge minima, then wide intervals by cost; exit code 5 where there are none."""
+    from dataclasses import asdict
+
+    from analysis.estimate import Refusal
+    from analysis.suggest import rank_candidates
+    from orchestrator.budgets import budget_text
+    from orchestrator.display import duration_text
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+    from orchestrator.suggestions import candidate_cells, commands, find_origin
+
+    store = Store(root=results)
+    name, study, runs = study_of(store, sweep, loss)
+    loaded = load_sweep(store, name)
+    origin = find_origin(loaded, preset, data)
+    costed = candidate_cells(store, loaded, origin, runs)
+    found = rank_candidates(study.points, [each.candidate for each in costed], count=count)
+    if isinstance(found, Refusal):
+        typer.echo(f"refused: {found.sentence}", err=True)
+        raise typer.Exit(FIT_REFUSED)
+    costs = {id(each.candidate): each for each in costed}
+    lines = commands(found, loaded, origin, results)
+    if as_json:
+        cells = [
+            asdict(each) | {"flops": costs[id(each.candidate)].flops, "seconds": costs[id(each.candidate)].seconds}
+            for each in found
+        ]
+        data = {"sweep": name, "suggestions": cells, "commands": lines}
+        typer.echo(json.dumps({"schema": SCHEMA, "data": data}, indent=1))
+        return
+    for number, each in enumerate(found, start=1):
+        wanted, cost = each.candidate, costs[id(each.candidate)]
+        takes = f"{cost.flops:.3g} FLOPs" + ("" if cost.seconds is None else f", {duration_text(cost.seconds)}")
+        typer.echo(f"{number}. {wanted.arm} {wanted.size} at {budget_text(int(wanted.budget))}, seed {wanted.seed}")
+        typer.echo(f"   {each.reason} ({takes})")
+    typer.echo("\nTo train them:")
+    for line in lines:
+        typer.echo(f"  {line}")
