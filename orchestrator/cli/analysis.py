@@ -114,7 +114,21 @@ def study_of_table(
     tied: bool,
     leave_out: tuple[str, ...],
 ) -> "Study":
-    """The fit of anyone's table; assumptions and suspicions go to stderr. Raises TableError.
+    """The fit of anyone's table. Raises TableError."""
+    return imported_study(path, columns, convention, budgets, approaches, tied, leave_out)[0]
+
+
+def imported_study(
+    path: Path,
+    columns: str | None,
+    convention: str | None,
+    budgets: str | None,
+    approaches: tuple[str, ...],
+    tied: bool,
+    leave_out: tuple[str, ...],
+) -> "tuple[Study, pl.DataFrame]":
+    """The fit of anyone's table, and the run table made of it; assumptions and suspicions go to stderr. Raises
+    TableError.
 
     Without `approaches`, a surface, and parabolas where most runs lie on budgets.
     """
@@ -143,7 +157,7 @@ def study_of_table(
         optima_at=imported.optima_at,
         surface=SurfaceRules(tied=tied),
     )
-    return fit_study(imported.frame, settings)
+    return fit_study(imported.frame, settings), imported.frame
 
 
 def study_of(

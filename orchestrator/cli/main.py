@@ -19,6 +19,7 @@ from orchestrator.cli import (
     evaluation,
     inference,
     plot,
+    report,
     results,
     suggest,
     sweep,
@@ -46,6 +47,7 @@ app.command("predict")(advice.predict)
 app.command("lifetime")(advice.lifetime)
 app.command("compare")(advice.compare)
 app.command("suggest")(suggest.suggest)
+app.command("report")(report.report)
 app.command("generate")(inference.generate)
 app.command("throughput")(inference.throughput)
 app.command("depth")(inference.depth)

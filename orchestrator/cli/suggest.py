@@ -50,8 +50,8 @@ def suggest(
             asdict(each) | {"flops": costs[id(each.candidate)].flops, "seconds": costs[id(each.candidate)].seconds}
             for each in found
         ]
-        data = {"sweep": name, "suggestions": cells, "commands": lines}
-        typer.echo(json.dumps({"schema": SCHEMA, "data": data}, indent=1))
+        content = {"sweep": name, "suggestions": cells, "commands": lines}
+        typer.echo(json.dumps({"schema": SCHEMA, "data": content}, indent=1))
         return
     for number, each in enumerate(found, start=1):
         wanted, cost = each.candidate, costs[id(each.candidate)]
