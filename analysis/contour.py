@@ -7,6 +7,7 @@ routed layer costs more or less than its parameters say.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,12 +17,19 @@ from mor_core.flops import Convention, training_flops_per_token, unique_params
 
 STRAIGHT = 0.02
 """Spread of ln(FLOPs / N D) over the runs below which FLOPs are taken as proportional to N D."""
+SMOOTH = 0.02
+"""Largest misfit of a quadratic to ln(FLOPs per token) up to which it takes the place of lines between the knots."""
+FEWEST_SMOOTHED = 5
+"""Knots that leave a quadratic something to smooth."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contour:
-    """FLOPs per token of an arm as a function of its parameters: a line between knots in log-log, its end slopes
-    continued."""
+    """FLOPs per token of an arm as a function of its parameters, in log-log, the slopes at its ends continued.
+
+    Shapes round their widths, so that the knots scatter by a per cent around a smooth curve. Lines between them have a
+    corner at each, and minima along them stick to corners; a quadratic through them all has none.
+    """
 
     log_params: Floats
     """(m,) ln N of the knots, ascending."""
@@ -30,11 +38,28 @@ class Contour:
     source: str
     """Where the knots come from, for people."""
 
-    @property
+    @cached_property
     def factor(self) -> float | None:
         """k where FLOPs are k N D at every size, None where they are not."""
         ratio = self.log_flops_per_token - self.log_params
         return float(np.exp(ratio.mean())) if np.ptp(ratio) <= STRAIGHT else None
+
+    @cached_property
+    def quadratic(self) -> Floats | None:
+        """Coefficients of a quadratic in ln N through the knots, the highest power first; None where it misses them."""
+        if len(self.log_params) < FEWEST_SMOOTHED:
+            return None
+        found = np.polyfit(self.log_params, self.log_flops_per_token, 2)
+        misfit = np.abs(np.polyval(found, self.log_params) - self.log_flops_per_token).max()
+        return found if misfit <= SMOOTH else None
+
+    @property
+    def described(self) -> str:
+        """Where it comes from, and what stands between the knots."""
+        if self.factor is not None or self.quadratic is None:
+            return self.source
+        misfit = np.abs(np.polyval(self.quadratic, self.log_params) - self.log_flops_per_token).max()
+        return f"{self.source}, a quadratic in ln N through them (within {np.expm1(misfit):.1%})"
 
     @property
     def lowest(self) -> float:
@@ -51,6 +76,10 @@ class Contour:
         x = np.log(params)
         if self.factor is not None:
             return self.factor * np.exp(x)
+        if self.quadratic is not None:
+            inside = np.clip(x, self.log_params[0], self.log_params[-1])
+            value, slope = np.polyval(self.quadratic, inside), np.polyval(np.polyder(self.quadratic), inside)
+            return np.exp(value + slope * (x - inside))
         knots, values = self.log_params, self.log_flops_per_token
         inside = np.interp(x, knots, values)
         first = (values[1] - values[0]) / (knots[1] - knots[0])

@@ -26,7 +26,7 @@ def surface_as_json(surface: SurfaceFit) -> dict[str, Any]:
         "condition": best.condition,
         "residuals": surface.residuals,
         "held_out": surface.held_out,
-        "contour": surface.contour.source,
+        "contour": surface.contour.described,
         "resampling": surface.draws.method,
         "warnings": surface.warnings,
     }
@@ -48,7 +48,7 @@ def surface_lines(surface: SurfaceFit | Refusal) -> list[str]:
         f"{best.condition:.1e}; intervals by {surface.draws.method} resampling",
         f"residuals: standard deviation {residuals.sd:.4f} in ln L, median size {residuals.median_size:.4f}, largest "
         f"{residuals.largest:+.4f} (cell {residuals.largest_cell}); {residuals.explained:.2%} of the spread explained",
-        f"contour of equal FLOPs: {surface.contour.source}",
+        f"contour of equal FLOPs: {surface.contour.described}",
     ]
     if surface.held_out:
         lines.append(f"left out and predicted: {'; '.join(_held_out(each) for each in surface.held_out)}")

@@ -70,6 +70,23 @@ def test_the_contour_of_runs_is_the_shapes_own_where_runs_are_on_it():
     assert runs.flops_per_token(between) == pytest.approx(shapes.flops_per_token(between), rel=1e-6)
 
 
+def test_the_optimum_does_not_stick_to_the_shapes_that_were_trained():
+    """Between its rungs the ladder rounds widths, so that lines from shape to shape have corners."""
+    configs = [model_config(size, vocab_size=512, context_length=64) for size in SMALL_LADDER[1:9]]
+    shapes = contour_of_shapes(configs, "exact")
+    assert "a quadratic in ln N" in shapes.described
+    for config in configs:
+        cost = float(training_flops_per_token(config, "exact"))
+        assert shapes.flops_per_token(np.array(float(unique_params(config)))) == pytest.approx(cost, rel=0.02)
+    law = LossSurface(E=1.6, A=55.0, alpha=0.4, B=135.0, beta=0.4)
+    budgets = np.geomspace(8e10, 3.2e11, 40)
+    slopes = np.diff(np.log([law.n_opt(flops, shapes) for flops in budgets])) / np.diff(np.log(budgets))
+    assert slopes.max() - slopes.min() < 0.02
+    beyond = np.exp(shapes.log_params[-1] + np.array([0.0, 1.0, 2.0]))
+    steps = np.diff(np.log(shapes.flops_per_token(beyond)))
+    assert steps[0] == pytest.approx(steps[1]), "the slope at an end goes on"
+
+
 def test_intervals_of_a_noisy_surface_hold_the_truth(planted, truths):
     truth = truths["chinchilla"]
     surface = surface_of(planted(truth, sizes=9, step=0.25, seeds=4, cell_noise=0.01)).surface
