@@ -31,6 +31,7 @@ from analysis.parabola import Parabola
 from analysis.points import budget_label
 from analysis.power_law import FittedPowerLaw
 from analysis.provenance import Provenance
+from analysis.reference_marks import REFERENCE_LOOK, Reference, draw_reference_optima, draw_reference_runs
 from analysis.report import EXPONENTS, QUANTITIES, caveat_of
 
 PANEL_INCHES = (3.5, 3.1)
@@ -41,11 +42,13 @@ LABELS = {
 }
 
 
-def plot_isoflop(study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
+def plot_isoflop(
+    study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None, reference: Reference | None = None
+) -> None:
     """Loss against N, one panel per arm and one colour per budget, and write it to every path (by its suffix).
 
     A parabola is solid over the sizes it was fitted to and dashed over the others; a star marks its minimum, with the
-    interval of N* across it.
+    interval of N* across it. Runs of a reference are open grey marks, joined by budget.
     """
     with matplotlib.rc_context(STYLE):
         frontiers = [frontier for frontier in study.frontiers if frontier.isoflops]
@@ -57,7 +60,8 @@ def plot_isoflop(study: Study, out_paths: Iterable[Path], provenance: Provenance
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, frontier in zip(panels.flat, frontiers, strict=False):
             _draw_isoflop_panel(axes, study.points.frame, frontier, colours)
-        _finish_isoflop(figure, list(panels.flat), frontiers, study, colours)
+            draw_reference_runs(axes, frontier.arm, reference)
+        _finish_isoflop(figure, list(panels.flat), frontiers, study, colours, reference)
         save(figure, out_paths, provenance)
 
 
@@ -110,7 +114,12 @@ def _draw_star(axes: Axes, parabola: Parabola, answer: Estimate | Refusal, colou
 
 
 def _finish_isoflop(
-    figure: Figure, panels: list[Axes], frontiers: list[Frontier], study: Study, colours: dict[str, tuple]
+    figure: Figure,
+    panels: list[Axes],
+    frontiers: list[Frontier],
+    study: Study,
+    colours: dict[str, tuple],
+    reference: Reference | None,
 ) -> None:
     notes = [_wrapped_refusals(_isoflop_refusals(frontier.isoflops, frontier), 52) for frontier in frontiers]
     room = max((note.count("\n") + 1 for note in notes if note), default=0)
@@ -134,6 +143,8 @@ def _finish_isoflop(
         for index, (budget, colour) in enumerate(colours.items())
     ]
     handles.append(_star_handle(study.settings.resampling.level))
+    if reference is not None:
+        handles.append(Line2D([], [], **REFERENCE_LOOK, label=reference.name))
     title = f"C  ({study.points.budget_convention} FLOPs)"
     figure.legend(handles=handles, loc="outside right upper", title=title, title_fontsize=8)
 
@@ -172,21 +183,28 @@ def _format_counts_axis(panels: list[Axes]) -> None:
         axes.tick_params(labelbottom=True)
 
 
-def plot_frontier(study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
-    """N*(C), D*(C) and L*(C), every arm with intervals and power laws, written to every path (by its suffix)."""
+def plot_frontier(
+    study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None, reference: Reference | None = None
+) -> None:
+    """N*(C), D*(C) and L*(C), every arm with intervals and power laws, written to every path (by its suffix).
+
+    Optima of a reference are open marks in the colour of their arm.
+    """
     with matplotlib.rc_context(STYLE):
         frontiers = study.frontiers
         height = 4.0 + 0.19 * len(frontiers) + 0.16 * _footer(study).count("\n")
         figure = Figure(figsize=(12.0, height), layout="constrained")
         panels = figure.subplots(1, 3)
         for axes, quantity in zip(panels, QUANTITIES, strict=True):
-            _draw_frontier_panel(axes, quantity, frontiers, study)
+            _draw_frontier_panel(axes, quantity, frontiers, study, reference)
         if footer := _footer(study):
             figure.supxlabel(footer, fontsize=7.5, color=WARN, x=0.01, ha="left", linespacing=1.4)
         save(figure, out_paths, provenance)
 
 
-def _draw_frontier_panel(axes: Axes, quantity: str, frontiers: Sequence[Frontier], study: Study) -> None:
+def _draw_frontier_panel(
+    axes: Axes, quantity: str, frontiers: Sequence[Frontier], study: Study, reference: Reference | None
+) -> None:
     axes.set_xscale("log")
     if quantity != "loss":
         axes.set_yscale("log")
@@ -202,7 +220,11 @@ def _draw_frontier_panel(axes: Axes, quantity: str, frontiers: Sequence[Frontier
         shown = marker if drawn else ""
         line = "-" if isinstance(law, FittedPowerLaw) else ""
         handles.append(Line2D([], [], color=colour, marker=shown, linestyle=line, markersize=5, label=label))
-    _finish_frontier_panel(axes, quantity, study)
+    budgets = [int(optimum.budget) for frontier in frontiers for optimum in frontier.optima]
+    if reference is not None:
+        handles += draw_reference_optima(axes, quantity, study, reference)
+        budgets += [int(optimum.budget) for frontier in reference.study.frontiers for optimum in frontier.optima]
+    _finish_frontier_panel(axes, quantity, study, sorted(set(budgets)))
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=2.2)
 
 
@@ -246,11 +268,10 @@ def _law_label(arm: str, quantity: str, law: FittedPowerLaw | Refusal) -> str:
     return f"{arm}: {name} = {law.exponent.value:.3f} [{law.exponent.low:.3f}, {law.exponent.high:.3f}]"
 
 
-def _finish_frontier_panel(axes: Axes, quantity: str, study: Study) -> None:
+def _finish_frontier_panel(axes: Axes, quantity: str, study: Study, budgets: list[int]) -> None:
     axes.set_title(f"{quantity_symbol(quantity)} against compute", loc="left", fontweight="bold")
     axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
     axes.set_ylabel(LABELS[quantity])
-    budgets = sorted({int(optimum.budget) for frontier in study.frontiers for optimum in frontier.optima})
     if budgets:
         axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
         budget_ticks(axes, budgets)

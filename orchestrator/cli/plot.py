@@ -23,11 +23,16 @@ from orchestrator.cli.options import Results
 if TYPE_CHECKING:
     from analysis.frontier import Study
     from analysis.provenance import Provenance
+    from analysis.reference_marks import Reference
 
 plot = typer.Typer(help="Draw a sweep, or any run table.", no_args_is_help=True)
 
 Convention = Annotated[str | None, typer.Option(help="How the FLOPs of --table are counted, a name.")]
 Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
+Paper = Annotated[
+    bool,
+    typer.Option("--paper", help="Draw the paper's own IsoFLOP study beside it (needs budgets of convention paper)."),
+]
 Out = Annotated[Path, typer.Option(help="The folder of figures of --table.", file_okay=False)]
 FIGURES = Path("figures")
 
@@ -106,6 +111,7 @@ def isoflop(
     sweep: SweepName = None,
     results: Results = Path("results"),
     loss: LossChoice = Loss.causal,
+    paper: Paper = False,
     table: TablePath = None,
     columns: Columns = None,
     convention: Convention = None,
@@ -119,8 +125,9 @@ def isoflop(
         sweep=sweep, results=results, loss=loss, table=table, columns=columns, convention=convention, out=out
     )
     drawn = fitted(asked, ("parabola",))
+    reference, drawn = _beside_paper(drawn, "parabola") if paper else (None, drawn)
     paths = drawn.paths("isoflop")
-    plot_isoflop(drawn.study, paths, drawn.provenance)
+    plot_isoflop(drawn.study, paths, drawn.provenance, reference)
     drawn.write_data("isoflop", paths, isoflop_data(drawn.study))
 
 
@@ -129,6 +136,7 @@ def frontier(
     sweep: SweepName = None,
     results: Results = Path("results"),
     loss: LossChoice = Loss.causal,
+    paper: Paper = False,
     table: TablePath = None,
     columns: Columns = None,
     convention: Convention = None,
@@ -142,8 +150,9 @@ def frontier(
         sweep=sweep, results=results, loss=loss, table=table, columns=columns, convention=convention, out=out
     )
     drawn = fitted(asked, ("parabola",))
+    reference, drawn = _beside_paper(drawn, "surface") if paper else (None, drawn)
     paths = drawn.paths("frontier")
-    plot_frontier(drawn.study, paths, drawn.provenance)
+    plot_frontier(drawn.study, paths, drawn.provenance, reference)
     drawn.write_data("frontier", paths, frontier_data(drawn.study))
 
 
@@ -287,6 +296,18 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
     drawn.write_data("curves", paths, curves_data(found))
     if not found:
         _end_refused([f"no cell of sweep {drawn.name} has logged a step: there is no curve to draw"])
+
+
+def _beside_paper(drawn: Fitted, approach: str) -> "tuple[Reference, Fitted]":
+    """The paper's study, and what is drawn with it named. Raises TableError where the conventions differ."""
+    from dataclasses import replace
+
+    from analysis.paper import NAME, SOURCE, paper_study
+    from analysis.reference_marks import Reference
+
+    reference = Reference(name=NAME, study=paper_study(drawn.study.points.budget_convention, (approach,)))
+    provenance = replace(drawn.provenance, method=f"{drawn.provenance.method}; beside it {SOURCE}, by {approach}")
+    return reference, replace(drawn, provenance=provenance)
 
 
 def _same_losses(one: "Study", other: "Study") -> bool:

@@ -8,28 +8,11 @@ from published import epoch_points, published
 from analysis.bootstrap import Resampling
 from analysis.contour import contour_of_runs, proportional_contour
 from analysis.frontier import FitSettings, fit_study
+from analysis.paper import paper_runs
 from analysis.surface import SurfaceRules, fit_optimum
 from analysis.surface_bootstrap import redraw_surface
 from analysis.surface_law import ALPHA, BETA, E, plain_points
 from analysis.tables import import_table, parse_columns
-
-# Bae et al. 2025, Table 3 and appendix: losses and steps of 1024 x 2048 tokens at 2e18, 5e18 and 16.5e18 FLOPs,
-# for the base shapes 135M, 360M, 730M and 1.7B.
-PAPER_LOSSES = {
-    "vanilla": ((3.0922, 2.9464, 2.8432), (3.3785, 3.0097, 2.7824), (3.7164, 3.0821, 2.7048), (5.1349, 3.6926, 2.8658)),
-    "recursive": (
-        (3.2058, 3.0534, 2.9552),
-        (3.4864, 3.0722, 2.8466),
-        (3.8136, 3.164, 2.7886),
-        (5.3277, 3.8876, 3.0042),
-    ),
-    "mor": ((3.1077, 3.0192, 2.949), (3.1026, 2.9161, 2.7924), (3.33, 3.0067, 2.7438), (4.1175, 3.2905, 2.8316)),
-}
-PAPER_STEPS = {
-    "vanilla": ((3080, 7699, 25408), (1144, 2860, 9438), (583, 1458, 4810), (279, 697, 2299)),
-    "recursive": ((2887, 7218, 23820), (1144, 2860, 9438), (583, 1458, 4810), (257, 643, 2122)),
-    "mor": ((4403, 11008, 36325), (1716, 4291, 14160), (859, 2148, 7088), (376, 940, 3101)),
-}
 
 
 def test_epochs_240_points_reach_the_true_optimum_from_every_start():
@@ -94,12 +77,10 @@ def test_porians_exponent_lies_in_the_interval_and_ours_in_theirs():
     assert 0.49 <= akima.params_law.exponent.value <= 0.505
 
 
-@pytest.mark.parametrize("arch", ["vanilla", "recursive", "mor"])
-def test_every_start_on_the_papers_twelve_cells_of_an_arm_finds_one_optimum(arch):
-    params = {"vanilla": (106, 315, 654, 1610), "recursive": (42, 118, 252, 670), "mor": (42, 118, 252, 670)}[arch]
-    loss = PAPER_LOSSES[arch]
-    n = np.repeat(np.array(params) * 1e6, 3)
-    tokens = np.array(PAPER_STEPS[arch]).ravel() * 1024 * 2048.0
-    best = fit_optimum(plain_points(n, tokens, np.array(loss).ravel()), SurfaceRules(tied=True))
+@pytest.mark.parametrize("arm", ["vanilla", "recursive-3", "mor-3"])
+def test_every_start_on_the_papers_twelve_cells_of_an_arm_finds_one_optimum(arm):
+    cells = paper_runs().filter(pl.col("arm") == arm)
+    n, tokens, loss = (cells[name].to_numpy().astype(float) for name in ("unique_params", "tokens", "loss"))
+    best = fit_optimum(plain_points(n, tokens, loss), SurfaceRules(tied=True))
     assert best.share_reached == 1.0
     assert best.law.n_opt(5e18, proportional_contour(n)) > 0
