@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -18,6 +17,7 @@ import polars as pl
 from markupsafe import Markup
 
 from analysis.charts import charts_of, refusals_of
+from analysis.coverage import coverage_notes
 from analysis.curve_plots import CellCurve
 from analysis.estimate import Refusal
 from analysis.frontier import Frontier, Study
@@ -49,22 +49,11 @@ SECTIONS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Notes:
-    """Words about a study that are not in its fit."""
-
-    coverage: tuple[str, ...] = ()
-    """How often intervals from such grids hold the truth, one sentence each."""
-    advice: tuple[str, ...] = ()
-    """What to train next, one sentence each."""
-
-
 def render_page(
     study: Study,
     provenance: Provenance,
     runs: pl.DataFrame,
     curves: Sequence[CellCurve] = (),
-    notes: Notes | None = None,
 ) -> str:
     """The page; `runs` is the run table that the study was fitted from, `curves` its training curves."""
     environment = jinja2.Environment(
@@ -92,7 +81,7 @@ def render_page(
         recursion=recursion_lines(study.recursion) if study.recursion is not None else [],
         comparisons=comparison_lines(study.comparisons),
         unsaid=[(f"{each.arm} ({each.approach})", found) for each in study.frontiers if (found := refusals_of(each))],
-        notes=notes or Notes(),
+        coverage=coverage_notes(study),
     )
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from analysis.compare import Comparison
+from analysis.coverage import coverage_notes
 from analysis.estimate import Estimate, Refusal
 from analysis.frontier import Frontier, Optimum, Study
 from analysis.points import Exclusion, budget_label
@@ -43,6 +44,7 @@ def study_as_json(study: Study) -> dict[str, Any]:
         "num_points": study.points.frame.height,
         "refused": study.refused,
         "caveat": caveat_of(study),
+        "coverage": list(coverage_notes(study)),
         "frontiers": [plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
         "recursion": plain(study.recursion),
         "comparisons": [_comparison_as_json(comparison) for comparison in study.comparisons],
@@ -92,6 +94,7 @@ def study_as_markdown(study: Study) -> str:
     caveat = caveat_of(study)
     if caveat:
         head.append(caveat)
+    head += coverage_notes(study)
     sections = [
         "\n\n".join(head),
         *(_frontier_section(frontier) for frontier in study.frontiers),

@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the truth, by the grid of a study: planted vanilla, recursive and routed arms.
 
-Run as a program it prints the table: `python tests/analysis/coverage_study.py STUDIES [GRID ...]`.
+Run as a program it prints the table and writes it: `python tests/analysis/coverage_study.py STUDIES PATH.csv`.
 """
 
 import sys
@@ -194,11 +194,23 @@ def lines(measured: dict[str, dict[str, tuple[float, float]]]) -> list[str]:
     return found
 
 
+def rows(grid: Grid, shares: dict[str, tuple[float, float]], studies: int) -> list[dict]:
+    """The lines of analysis/reference/coverage.csv for one grid."""
+    shape = {"grid": grid.name, "sizes": grid.sizes, "budgets": len(grid.budgets), "seeds": grid.seeds}
+    return [
+        shape | {"shared": grid.shared, "quantity": name, "held": round(held, 3), "given": round(given, 3)}
+        | {"studies": studies}
+        for name, (held, given) in shares.items()
+        if given > 0
+    ]  # fmt: skip
+
+
 if __name__ == "__main__":
-    wanted = sys.argv[2:]
-    measured = {}
+    number, path = int(sys.argv[1]), sys.argv[2]
+    measured, found = {}, []
     for grid in GRIDS:
-        if not wanted or grid.name in wanted:
-            measured[grid.name] = measure(grid, int(sys.argv[1]))
-            print("\n".join(lines({grid.name: measured[grid.name]})), flush=True)
+        measured[grid.name] = measure(grid, number)
+        found += rows(grid, measured[grid.name], number)
+        pl.DataFrame(found).write_csv(path)
+        print(lines(measured)[-1], flush=True)
     print("\n".join(lines(measured)))

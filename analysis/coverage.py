@@ -1,0 +1,94 @@
+"""How often intervals like a study's held the truth in simulated studies of a similar grid, where that is too rarely.
+
+Measured by `tests/analysis/coverage_study.py`, which writes the table. Nothing is corrected here: a factor that widens
+the intervals under one law and one kind of noise would be as much of a guess as what it corrects.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+
+import polars as pl
+
+from analysis.frontier import Study
+
+TABLE = "coverage.csv"
+GOAL = 0.92
+"""Lowest coverage of a 95 % interval that needs no word."""
+FEWEST_GIVEN = 0.3
+"""Share of the simulated studies below which a quantity was given too rarely to have a coverage."""
+QUANTITIES = ("N*", "L*", "a")
+LARGEST_GRID = 12
+"""Sizes a budget beyond which no simulated grid is similar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridShape:
+    """What a grid is like, as far as coverage depends on it."""
+
+    sizes: int
+    """Sizes a budget, the median."""
+    budgets: int
+    """Budgets with a point."""
+    seeds: int
+    """Seeds a cell, the fewest."""
+
+
+def measured_coverage() -> pl.DataFrame:
+    """grid, sizes, budgets, seeds, shared (part of the noise variance common to a trunk), quantity, held (share of the
+    intervals given that hold the truth), given (share of the studies that give one), studies."""
+    return pl.read_csv((resources.files("analysis") / "reference" / TABLE).read_bytes())
+
+
+def shape_of(study: Study) -> GridShape | None:
+    """The grid of a study; None where it has no point."""
+    frame = study.points.frame
+    if frame.is_empty():
+        return None
+    cells = frame.group_by("arm", "budget", "size").agg(pl.col("seed").n_unique())
+    sizes = cells.group_by("arm", "budget").len()["len"].to_list()
+    return GridShape(
+        sizes=sorted(sizes)[len(sizes) // 2],
+        budgets=cells["budget"].n_unique(),
+        seeds=min(cells["seed"].to_list()),
+    )
+
+
+def coverage_notes(study: Study) -> tuple[str, ...]:
+    """A sentence for each approach of the study whose 95 % intervals are too narrow on such a grid."""
+    shape = shape_of(study)
+    if shape is None or shape.sizes > LARGEST_GRID:
+        return ()
+    similar = _similar(shape)
+    found = []
+    for approach in study.settings.approaches:
+        ranges = {name: _range(similar, f"{name} {approach}") for name in QUANTITIES}
+        narrow = [f"{name} {_percent(*ends)}" for name, ends in ranges.items() if ends and ends[0] < GOAL]
+        if narrow:
+            found.append(
+                f"95 % intervals by {approach} are too narrow on such a grid: in simulated studies of "
+                f"{_described(similar)} they held the truth in these shares of cases: {', '.join(narrow)}, depending "
+                "on how much of its noise a trunk passes on to all of its budgets."
+            )
+    return tuple(found)
+
+
+def _similar(shape: GridShape) -> pl.DataFrame:
+    """The simulated grids with one seed or with several, as the study, whose sizes are nearest in number."""
+    measured = measured_coverage()
+    same_seeds = measured.filter((pl.col("seeds") > 1) == (shape.seeds > 1))
+    distance = (pl.col("sizes") - shape.sizes).abs()
+    return same_seeds.filter(distance == distance.min())
+
+
+def _range(similar: pl.DataFrame, quantity: str) -> tuple[float, float] | None:
+    held = similar.filter((pl.col("quantity") == quantity) & (pl.col("given") >= FEWEST_GIVEN))["held"].to_list()
+    return (min(held), max(held)) if held else None
+
+
+def _percent(low: float, high: float) -> str:
+    return f"{low:.0%}" if round(low, 2) == round(high, 2) else f"{low:.0%} to {high:.0%}"
+
+
+def _described(similar: pl.DataFrame) -> str:
+    sizes, seeds = similar["sizes"][0], sorted(set(similar["seeds"].to_list()))
+    return f"{sizes} sizes a budget and {' or '.join(map(str, seeds))} seed{'' if seeds == [1] else 's'}"
