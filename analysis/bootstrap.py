@@ -117,7 +117,7 @@ def normals(resampling: Resampling, *name: str) -> Floats:
     return generator(resampling, *name).normal(size=resampling.draws)
 
 
-def tails(resampling: Resampling, dof: int) -> Floats:  # (draws, 1)
+def tails(resampling: Resampling, dof: float) -> Floats:  # (draws, 1)
     """One quantile a draw for every curve and arm: the gap of two paired arms is then a t-interval of its own noise."""
     quantile_k = generator(resampling, "tails").uniform(size=resampling.draws)
     return np.sqrt(dof / stats.chi2.ppf(quantile_k, dof))[:, None]

@@ -9,7 +9,9 @@ from importlib import resources
 
 import polars as pl
 
+from analysis.estimate import Estimate
 from analysis.frontier import Study
+from analysis.recursion import RecursionFit
 
 TABLE = "coverage.csv"
 GOAL = 0.92
@@ -17,6 +19,8 @@ GOAL = 0.92
 FEWEST_GIVEN = 0.3
 """Share of the simulated studies below which a quantity was given too rarely to have a coverage."""
 QUANTITIES = ("N*", "L*", "a")
+BETWEEN_ARMS = ("gap", "compute multiplier", "parameter multiplier")
+"""Their intervals take the noise of a trunk as common to arms trained on the same data; the simulations do not."""
 LARGEST_GRID = 12
 """Sizes a budget beyond which no simulated grid is similar."""
 
@@ -54,22 +58,32 @@ def shape_of(study: Study) -> GridShape | None:
 
 
 def coverage_notes(study: Study) -> tuple[str, ...]:
-    """A sentence for each approach of the study whose 95 % intervals are too narrow on such a grid."""
+    """A sentence for each kind of 95 % interval of the study that is too narrow on such a grid."""
     shape = shape_of(study)
     if shape is None or shape.sizes > LARGEST_GRID:
         return ()
     similar = _similar(shape)
-    found = []
-    for approach in study.settings.approaches:
-        ranges = {name: _range(similar, f"{name} {approach}") for name in QUANTITIES}
-        narrow = [f"{name} {_percent(*ends)}" for name, ends in ranges.items() if ends and ends[0] < GOAL]
-        if narrow:
-            found.append(
-                f"95 % intervals by {approach} are too narrow on such a grid: in simulated studies of "
-                f"{_described(similar)} they held the truth in these shares of cases: {', '.join(narrow)}, depending "
-                "on how much of its noise a trunk passes on to all of its budgets."
-            )
-    return tuple(found)
+    asked = [
+        (f"by {approach}", tuple(f"{name} {approach}" for name in QUANTITIES)) for approach in study.settings.approaches
+    ]
+    if any(isinstance(each.gap, Estimate) for each in study.comparisons):
+        asked.append(("between arms", BETWEEN_ARMS))
+    if isinstance(study.recursion, RecursionFit):
+        asked.append(("of what a recursion is worth", ("phi",)))
+    return tuple(sentence for whose, names in asked if (sentence := _sentence(similar, whose, names)))
+
+
+def _sentence(similar: pl.DataFrame, whose: str, names: tuple[str, ...]) -> str | None:
+    """What is too narrow among quantities, or None where nothing is."""
+    ranges = {name: _range(similar, name) for name in names}
+    narrow = [f"{name} {_percent(*ends)}" for name, ends in ranges.items() if ends and ends[0] < GOAL]
+    if not narrow:
+        return None
+    return (
+        f"95 % intervals {whose} are too narrow on such a grid: in simulated studies of {_described(similar)} they held "
+        f"the truth in these shares of cases: {', '.join(narrow)}, depending on how much of its noise a trunk passes on "
+        "to all of its budgets."
+    )
 
 
 def _similar(shape: GridShape) -> pl.DataFrame:

@@ -2,9 +2,9 @@
 
 - **weights**, from `PAIRS_FROM` trunks on: every trunk counts a Poisson number of times with mean one, which is drawing
   trunks with replacement but for their total, and the same in every arm that trained that size with that seed.
-- **parametric** below that: normal noise with the residuals' standard deviation, of which a part is shared by the runs
-  of a trunk: the part that pairs of residuals within trunks have in common, from `Resampling.min_trunks` trunks on, and
-  none below. Every draw carries one factor sqrt(dof / chi-squared(dof)), as in `analysis.bootstrap`.
+- **parametric** below that: normal noise, of which a part is shared by the runs of a trunk from `Resampling.min_trunks`
+  trunks on, and none below (`analysis.trunk_noise`). Every draw carries one factor sqrt(dof / chi-squared(dof)), as in
+  `analysis.bootstrap`, with the degrees of freedom that the variance is known with.
 
 Weights on few trunks would lose whole sizes. A wild bootstrap, which serves the parabolas, does not serve here: Huber's
 loss with a small delta is nearly that of absolute values, whose spread is set by the density of residuals at zero.
@@ -21,13 +21,13 @@ from analysis.descent import descend
 from analysis.quadratic import Floats
 from analysis.surface import SurfaceOptimum
 from analysis.surface_law import Problem
+from analysis.trunk_noise import TrunkNoise, split_noise
 
 PAIRS_FROM = 30
 TOGETHER = 200
 """Draws fitted side by side: as many as stay in a core's cache."""
 TOLERANCE = 1e-8
 MOST_STEPS = 80
-MOST_SHARED = 0.95
 SMALLEST_LOSS = 1e-9
 
 
@@ -45,16 +45,15 @@ class SurfaceDraws:
 
 def redraw_surface(best: SurfaceOptimum, trunk_keys: tuple[str, ...], arm: str, resampling: Resampling) -> SurfaceDraws:
     """Refit every redrawn study from the optimum; trunk_keys (n,) name the points' trunks."""
-    spare = max(len(best.problem.points) - best.free_pq.shape[1], 1)
-    residual_n = best.problem.residuals(best.theta[None])[0]
-    noise = float(np.sqrt(residual_n @ residual_n / spare))
     num_trunks = len(set(trunk_keys))
+    jacobian_nq = best.problem.slopes(best.theta[None])[0] @ best.free_pq
+    trunks = trunk_keys if num_trunks >= resampling.min_trunks else tuple(map(str, range(len(trunk_keys))))
+    noise = split_noise(best.problem.residuals(best.theta[None])[0], jacobian_nq, trunks)
     if num_trunks >= PAIRS_FROM:
         method, problem = "weights", _weighted(best, trunk_keys, resampling)
     else:
-        shared = _shared_part(residual_n, noise, trunk_keys) if num_trunks >= resampling.min_trunks else 0.0
-        method, problem = "parametric", _parametric(best, noise, shared, spare, trunk_keys, arm, resampling)
-    return SurfaceDraws(theta_kp=refit(best, problem, resampling.draws), method=method, noise=noise)
+        method, problem = "parametric", _parametric(best, noise, trunk_keys, arm, resampling)
+    return SurfaceDraws(theta_kp=refit(best, problem, resampling.draws), method=method, noise=noise.sd)
 
 
 def refit(best: SurfaceOptimum, problem: Problem, draws: int) -> Floats:
@@ -77,30 +76,13 @@ def _weighted(best: SurfaceOptimum, trunk_keys: tuple[str, ...], resampling: Res
     return replace(best.problem, weights_kn=np.stack([weight[key] for key in trunk_keys], axis=1))
 
 
-def _shared_part(residual_n: Floats, noise: float, trunk_keys: tuple[str, ...]) -> float:
-    """Share of the variance that residuals of one trunk have in common: their mean product over pairs."""
-    names, trunk_n = np.unique(np.array(trunk_keys, dtype=str), return_inverse=True)
-    sums = np.bincount(trunk_n, weights=residual_n, minlength=len(names))
-    pairs = np.bincount(trunk_n) * (np.bincount(trunk_n) - 1.0)
-    if not pairs.sum() or not noise:
-        return 0.0
-    products = np.sum(sums**2) - residual_n @ residual_n
-    return float(np.clip(products / pairs.sum() / noise**2, 0.0, MOST_SHARED))
-
-
 def _parametric(
-    best: SurfaceOptimum,
-    noise: float,
-    shared: float,
-    spare: int,
-    trunk_keys: tuple[str, ...],
-    arm: str,
-    resampling: Resampling,
+    best: SurfaceOptimum, noise: TrunkNoise, trunk_keys: tuple[str, ...], arm: str, resampling: Resampling
 ) -> Problem:
     own_kn = np.stack([normals(resampling, "point", arm, str(index)) for index in range(len(trunk_keys))], axis=1)
     trunk_kn = np.stack([normals(resampling, "trunk", trunk) for trunk in trunk_keys], axis=1)
-    mixed_kn = np.sqrt(1 - shared) * own_kn + np.sqrt(shared) * trunk_kn
-    return _relossed(best, noise * mixed_kn * tails(resampling, spare))
+    mixed_kn = np.sqrt(1 - noise.shared) * own_kn + np.sqrt(noise.shared) * trunk_kn
+    return _relossed(best, noise.sd * mixed_kn * tails(resampling, noise.dof))
 
 
 def _relossed(best: SurfaceOptimum, offset_kn: Floats) -> Problem:

@@ -150,6 +150,13 @@ class Problem:
         objective_k = np.sum(self.weights_kn * huber(residual_kn, self.delta), axis=1)
         return objective_k, (turned_kpn @ psi_kn[..., None])[..., 0], hessian, majorant
 
+    def slopes(self, theta_kp: Floats) -> Floats:
+        """(K, n, P) derivatives of the residuals."""
+        terms = self._terms(theta_kp)
+        if self.residual == "log":
+            return terms.slopes()
+        return terms.slopes() * np.exp(np.minimum(terms.log_loss_kn, LARGEST_LOG_LOSS))[..., None]
+
     def _terms(self, theta_kp: Floats) -> "_Terms":
         points = self.points
         num_families = theta_kp.shape[1] - NUM_BASE
