@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from analysis.bootstrap import Sample, interval
 from analysis.estimate import Estimate, Refusal, RefusalKind
@@ -106,7 +107,23 @@ class Lifetime:
     """Training FLOPs over the largest budget fitted; above 1 this extrapolates."""
 
 
-def lifetime_optimum(surface: SurfaceFit, target: float, served: float, convention: str) -> Lifetime | Refusal:
+def serving_ratios(runs: pl.DataFrame) -> dict[str, float]:
+    """By arm: FLOPs of a served token over those of a forward pass at the planned depths, the median over its cells.
+
+    A routed arm goes on by thresholds when it serves, so that its depth is what it turns out to be. Empty for a table
+    that does not say; FLOPs are exact on both sides.
+    """
+    if not {"forward_flops_per_token", "flops_exact", "tokens"} <= set(runs.columns):
+        return {}
+    planned = pl.col("flops_exact").cast(pl.Float64) / pl.col("tokens") / 3
+    ratio = (pl.col("forward_flops_per_token") / planned).alias("ratio")
+    found = runs.select("arm", ratio).drop_nulls().group_by("arm").agg(pl.col("ratio").median())
+    return {arm: float(ratio) for arm, ratio in found.iter_rows()}
+
+
+def lifetime_optimum(
+    surface: SurfaceFit, target: float, served: float, convention: str, serving_ratio: float = 1.0
+) -> Lifetime | Refusal:
     """The (N, D) with the least training and serving FLOPs at a loss of `target` nats/token.
 
     D follows from the loss at every N; the sum is then minimised over N.
@@ -116,9 +133,10 @@ def lifetime_optimum(surface: SurfaceFit, target: float, served: float, conventi
         target: nats/token, above the law's E.
         served: tokens that will go through the model once trained.
         convention: of the surface's FLOPs: "paper" counts the forward pass alone.
+        serving_ratio: of the arm, from `serving_ratios`.
     """
     theta_kp = np.concatenate([surface.best.theta[None], surface.draws.theta_kp])
-    share = FORWARD_SHARE.get(convention, 1 / 3)
+    share = FORWARD_SHARE.get(convention, 1 / 3) * serving_ratio
     params_k, tokens_k, training_k, serving_k = _cheapest(surface, theta_kp, target, served, share)
     reached = np.isfinite(training_k)
     wanted = surface.resampling.min_interior_share

@@ -1,7 +1,7 @@
 """Figures that set arms against each other: at equal FLOPs, and over a lifetime of training and serving."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,12 +155,15 @@ class LifetimeStudy:
         return all(isinstance(each.answer, Refusal) for each in self.places)
 
 
-def study_lifetime(study: Study, target: float | None = None) -> LifetimeStudy | Refusal:
+def study_lifetime(
+    study: Study, target: float | None = None, ratios: Mapping[str, float] | None = None
+) -> LifetimeStudy | Refusal:
     """The cheapest models over numbers of served tokens from a tenth of the largest D trained to a thousand times it.
 
     Without a target: the highest of the arms' L* at the largest budget that all of them have, so that each can reach
-    it.
+    it. `ratios` by arm are those of `analysis.advice.serving_ratios`.
     """
+    ratios = ratios or {}
     surfaces = [each.surface for each in study.frontiers if isinstance(each.surface, SurfaceFit)]
     if not surfaces:
         refused = [each.surface for each in study.frontiers if isinstance(each.surface, Refusal)]
@@ -176,7 +179,9 @@ def study_lifetime(study: Study, target: float | None = None) -> LifetimeStudy |
         target=target,
         places=tuple(
             LifetimePlace(
-                arm=surface.arm, served=float(tokens), answer=lifetime_optimum(surface, target, tokens, convention)
+                arm=surface.arm,
+                served=float(tokens),
+                answer=lifetime_optimum(surface, target, tokens, convention, ratios.get(surface.arm, 1.0)),
             )
             for surface in surfaces
             for tokens in served

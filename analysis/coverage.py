@@ -80,9 +80,9 @@ def _sentence(similar: pl.DataFrame, whose: str, names: tuple[str, ...]) -> str 
     if not narrow:
         return None
     return (
-        f"95 % intervals {whose} are too narrow on such a grid: in simulated studies of {_described(similar)} they held "
-        f"the truth in these shares of cases: {', '.join(narrow)}, depending on how much of its noise a trunk passes on "
-        "to all of its budgets."
+        f"95 % intervals {whose} are too narrow on such a grid: in simulated studies of {_described(similar)} they "
+        f"held the truth in these shares of cases: {', '.join(narrow)}, depending on how much of its noise a trunk "
+        "passes on to all of its budgets."
     )
 
 

@@ -12,12 +12,14 @@ from orchestrator.cli.analysis import (
     LossChoice,
     SweepName,
     TablePath,
+    imported_study,
     study_of,
-    study_of_table,
 )
 from orchestrator.cli.options import Results
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from analysis.frontier import Study
 
 Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
@@ -110,18 +112,19 @@ def lifetime(
     convention: Convention = None,
 ) -> None:
     """The model with the least training and serving FLOPs at a loss; exit code 5 where refused."""
-    from analysis.advice import Lifetime, lifetime_optimum
+    from analysis.advice import Lifetime, lifetime_optimum, serving_ratios
     from analysis.estimate import Refusal
     from analysis.report import short_count
     from analysis.surface_fit import SurfaceFit
 
-    study = _study(sweep, results, loss, run_table, columns, convention, tied, ("surface",))
-    answered = False
+    study, runs = _study_and_runs(sweep, results, loss, run_table, columns, convention, tied, ("surface",))
+    ratios, answered = serving_ratios(runs), False
     for frontier in study.frontiers:
         surface = frontier.surface
         answer = surface
         if isinstance(surface, SurfaceFit):
-            answer = lifetime_optimum(surface, target_loss, served_tokens, study.points.budget_convention)
+            ratio = ratios.get(frontier.arm, 1.0)
+            answer = lifetime_optimum(surface, target_loss, served_tokens, study.points.budget_convention, ratio)
         if isinstance(answer, Refusal):
             typer.echo(f"{frontier.arm}: refused: {answer.sentence}")
         elif isinstance(answer, Lifetime):
@@ -171,11 +174,25 @@ def _study(
     tied: bool = False,
     approaches: tuple[str, ...] = BOTH,
 ) -> "Study":
+    return _study_and_runs(sweep, results, loss, run_table, columns, convention, tied, approaches)[0]
+
+
+def _study_and_runs(
+    sweep: str | None,
+    results: Path,
+    loss: Loss,
+    run_table: Path | None,
+    columns: str | None,
+    convention: str | None,
+    tied: bool,
+    approaches: tuple[str, ...],
+) -> "tuple[Study, pl.DataFrame]":
+    """The fit, and the run table that it is of."""
     if run_table is not None:
-        return study_of_table(run_table, columns, convention, None, approaches, tied, ())
+        return imported_study(run_table, columns, convention, None, approaches, tied, ())
     from orchestrator.store import Store
 
-    return study_of(Store(root=results), sweep, loss, approaches, tied)[1]
+    return study_of(Store(root=results), sweep, loss, approaches, tied)[1:]
 
 
 def _end_refused(study: "Study") -> None:

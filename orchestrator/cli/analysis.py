@@ -70,7 +70,7 @@ def fit(
     """Fit the compute-optimal frontier of a sweep or of any run table; exit code 5 where no number is supported."""
     names = tuple(each.value for each in approach or (Approach.parabola, Approach.surface))
     if table is not None:
-        study = study_of_table(
+        study, _ = imported_study(
             table, columns, convention, budgets, names if approach else (), tied, tuple(leave_out or ())
         )
         _finish_fit(study, as_json, out)
@@ -103,19 +103,6 @@ def _finish_fit(study: "Study", as_json: bool, path: Path | None, written: str =
         typer.echo(f"{written} {path}", err=True)
     if study.refused:
         raise typer.Exit(FIT_REFUSED)
-
-
-def study_of_table(
-    path: Path,
-    columns: str | None,
-    convention: str | None,
-    budgets: str | None,
-    approaches: tuple[str, ...],
-    tied: bool,
-    leave_out: tuple[str, ...],
-) -> "Study":
-    """The fit of anyone's table. Raises TableError."""
-    return imported_study(path, columns, convention, budgets, approaches, tied, leave_out)[0]
 
 
 def imported_study(

@@ -14,13 +14,15 @@ from orchestrator.cli.analysis import (
     SweepName,
     TablePath,
     figure_paths,
+    imported_study,
     paths_in,
     study_of,
-    study_of_table,
 )
 from orchestrator.cli.options import Results
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from analysis.frontier import Study
     from analysis.provenance import Provenance
     from analysis.reference_marks import Reference
@@ -69,6 +71,8 @@ class Fitted:
     """The sweep's, or the table's."""
     request: Request
     """What was asked."""
+    runs: "pl.DataFrame"
+    """The run table that was fitted."""
 
     def paths(self, figure: str) -> list[Path]:
         """A PNG and a vector file; their folder can be written."""
@@ -96,14 +100,14 @@ def fitted(request: Request, approaches: tuple[str, ...], tied: bool = False) ->
     from orchestrator.store import Store
 
     if request.table is not None:
-        study = study_of_table(request.table, request.columns, request.convention, None, approaches, tied, ())
+        study, runs = imported_study(request.table, request.columns, request.convention, None, approaches, tied, ())
         name, data = request.table.name, ""
     else:
         store = Store(root=request.results)
-        name, study, _ = study_of(store, request.sweep, request.loss, approaches, tied)
+        name, study, runs = study_of(store, request.sweep, request.loss, approaches, tied)
         data = data_label(load_sweep(store, name))
     provenance = provenance_of(study, source=name, data=data, version=package_version())
-    return Fitted(study=study, provenance=provenance, name=name, request=request)
+    return Fitted(study=study, provenance=provenance, name=name, request=request, runs=runs)
 
 
 @plot.command("isoflop")
@@ -254,6 +258,7 @@ def lifetime(
     out: Out = FIGURES,
 ) -> None:
     """Training and serving FLOPs at one loss, against the tokens that will be served."""
+    from analysis.advice import serving_ratios
     from analysis.compare_plots import plot_lifetime, study_lifetime
     from analysis.estimate import Refusal
     from analysis.figure_data import lifetime_data
@@ -262,7 +267,7 @@ def lifetime(
         sweep=sweep, results=results, loss=loss, table=table, columns=columns, convention=convention, out=out
     )
     drawn = fitted(asked, ("surface",), tied)
-    answer = study_lifetime(drawn.study, target_loss)
+    answer = study_lifetime(drawn.study, target_loss, serving_ratios(drawn.runs))
     if isinstance(answer, Refusal):
         _end_refused([answer.sentence])
     else:

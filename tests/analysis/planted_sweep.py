@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mor_core.data.snapshot import DataSnapshot
-from mor_core.flops import unique_params
+from mor_core.flops import training_flops_per_token, unique_params
 from orchestrator.identity import Segment, trunk_id
 from orchestrator.plan import Plan, plan
 from orchestrator.revisions import record_revision
@@ -88,7 +88,10 @@ def _publish(store: Store, segment: Segment, law: Law) -> None:
         routed = segment.trunk.model.routing is not None
         result["evaluation"] = {"loss": loss, "loss_topk": loss - 0.03 * routed, "bits_per_byte": loss / 2}
         result["evaluation"] |= {"tokens": 4096, "depth_mean": 1.5 if routed else 1.0, "realised_capacity": [1.0]}
-        result["evaluation"] |= {"planned_capacity": [1.0], "forward_flops_per_token": 2e5}
+        result["evaluation"] |= {
+            "planned_capacity": [1.0],
+            "forward_flops_per_token": float(training_flops_per_token(segment.trunk.model, "exact") / 3),
+        }
     else:
         first = (segment.decay_start or 0) + 1
         result |= {"train_seconds": 0.002 * segment.stop_step, "steps_executed": segment.stop_step - first + 1}

@@ -3,9 +3,10 @@ import io
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 
-from analysis.advice import Lifetime, lifetime_optimum, predict_budget
+from analysis.advice import Lifetime, lifetime_optimum, predict_budget, serving_ratios
 from analysis.bootstrap import Resampling
 from analysis.estimate import Estimate, Refusal, RefusalKind
 from analysis.frontier import FitSettings, fit_study
@@ -97,3 +98,22 @@ def test_a_refusal_leaves_its_number_empty_and_names_its_kind(planted):
 def test_names_with_signs_of_latex_are_escaped(planted):
     latex = tabulate(fit_study(planted(arms=("a_b&c",)), SETTINGS), Format.latex)
     assert r"a\_b\&c" in latex
+
+
+def test_what_a_served_token_costs_follows_the_depth_that_was_realised(study):
+    rows = [("mor-2", 1000.0, ratio * 1000 / 3) for ratio in (0.7, 0.8, 0.9)] + [("vanilla", 1000.0, 1000 / 3)]
+    runs = pl.DataFrame(
+        [
+            {"arm": arm, "flops_exact": f"{10 * flops:.0f}", "tokens": 10, "forward_flops_per_token": realised}
+            for arm, flops, realised in rows
+        ]
+    )
+    ratios = serving_ratios(runs)
+    assert ratios == pytest.approx({"mor-2": 0.8, "vanilla": 1.0})
+    assert serving_ratios(runs.select("arm")) == {}
+    surface = study.frontiers[0].surface
+    target = surface.law.l_opt(1e13, surface.contour)
+    shallow, planned = (lifetime_optimum(surface, target, 1e9, "exact", ratio) for ratio in (0.8, 1.0))
+    fewer = lifetime_optimum(surface, target, 0.8e9, "exact")
+    assert shallow.total.value == pytest.approx(fewer.total.value)
+    assert shallow.total.value < planned.total.value
