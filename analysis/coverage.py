@@ -64,18 +64,19 @@ def coverage_notes(study: Study) -> tuple[str, ...]:
         return ()
     similar = _similar(shape)
     asked = [
-        (f"by {approach}", tuple(f"{name} {approach}" for name in QUANTITIES)) for approach in study.settings.approaches
+        (f"by {approach}", {name: f"{name} {approach}" for name in QUANTITIES})
+        for approach in study.settings.approaches
     ]
     if any(isinstance(each.gap, Estimate) for each in study.comparisons):
-        asked.append(("between arms", BETWEEN_ARMS))
+        asked.append(("between arms", {name: name for name in BETWEEN_ARMS}))
     if isinstance(study.recursion, RecursionFit):
-        asked.append(("of what a recursion is worth", ("phi",)))
+        asked.append(("of what a recursion is worth", {"φ": "phi"}))
     return tuple(sentence for whose, names in asked if (sentence := _sentence(similar, whose, names)))
 
 
-def _sentence(similar: pl.DataFrame, whose: str, names: tuple[str, ...]) -> str | None:
-    """What is too narrow among quantities, or None where nothing is."""
-    ranges = {name: _range(similar, name) for name in names}
+def _sentence(similar: pl.DataFrame, whose: str, names: dict[str, str]) -> str | None:
+    """What is too narrow among quantities (shown as -> as tabled), or None where nothing is."""
+    ranges = {shown: _range(similar, tabled) for shown, tabled in names.items()}
     narrow = [f"{name} {_percent(*ends)}" for name, ends in ranges.items() if ends and ends[0] < GOAL]
     if not narrow:
         return None

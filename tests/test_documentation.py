@@ -34,6 +34,7 @@ def test_every_command_of_the_readme_answers_to_help(command: tuple[str, ...]):
         "results/published/ablation_kv_cpu/README.md",
         "results/published/cpu_demo/README.md",
         "results/published/paper/README.md",
+        "results/published/coverage/README.md",
     ],
 )
 def test_every_local_link_leads_somewhere(page: str):

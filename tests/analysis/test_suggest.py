@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from conftest import BUDGETS, Truth, row
+from planted_runs import BUDGETS, Truth, row
 
 from analysis.bootstrap import Resampling
 from analysis.estimate import Estimate, Refusal, RefusalKind
