@@ -14,7 +14,7 @@ from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
 from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell
-from orchestrator.estimate import measured_throughput, segment_flops
+from orchestrator.estimate import assumed_throughput, measured_throughput, segment_flops
 from orchestrator.plan import Plan, PlanError, plan
 from orchestrator.recipe import LADDERS
 from orchestrator.revisions import Sweep
@@ -214,8 +214,9 @@ def _speed(planned: Plan, arm: str, finished: dict[str, dict[str, Any]]) -> floa
     """Exact FLOPs per second of one worker on an arm's segments, where some are finished."""
     models = {cell.model for cell in planned.cells if cell.arm == arm}
     segments = tuple(segment for segment in planned.segments if segment.trunk.model in models)
-    measured = measured_throughput(replace(planned, segments=segments), finished, workers=1)
-    return measured.flops_per_second if measured else None
+    assumed = assumed_throughput("cpu", workers=1)
+    measured = measured_throughput(replace(planned, segments=segments), finished, assumed)
+    return None if measured is assumed else measured.flops_per_second
 
 
 def commands(suggestions: Iterable[Suggestion], sweep: Sweep, origin: Origin, results: Path) -> list[str]:

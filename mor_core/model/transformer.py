@@ -104,18 +104,18 @@ class Transformer(nn.Module):
             self.register_buffer("selection_bias_R", torch.zeros(count))
 
     def compile_for_training(self) -> None:
-        """Send the model through torch.compile: whole on a CPU, where the calls of small operations weigh most, if the
-        number of tokens of every recursion is fixed; else each layer by itself. Layers share their code, so that is
-        compiled once per shape, and what routing does between them stays as it is."""
-        routing = self.config.routing
-        # Token choice computes another number of tokens at every step; all else has one shape per recursion.
-        dynamic = isinstance(routing, TokenChoice)
-        warms_up = self.config.capacity_warmup_steps > 0
-        if self.embedding.weight.device.type == "cpu" and not dynamic and not warms_up:
+        """Send the model through torch.compile. Where every step has the same shapes, a CPU's model is compiled whole,
+        since the calls of small operations weigh most there. Else it is each layer by itself: they share their code, so
+        that is compiled once per shape, and what routing does between them stays as it is."""
+        routing, on_cpu = self.config.routing, self.embedding.weight.device.type == "cpu"
+        # How far shared keys are read depends on the chosen positions; a GPU's kernel reads that from a tensor.
+        reads_prefixes = routing is not None and self.config.recursion.kv != "recursion-wise" and on_cpu
+        changes = isinstance(routing, TokenChoice) or self.config.capacity_warmup_steps > 0 or reads_prefixes
+        if on_cpu and not changes:
             self.encode = torch.compile(self.encode, dynamic=False)
             return
         for layer in self.layers:
-            layer.compile(dynamic=dynamic)
+            layer.compile(dynamic=changes)
 
     def forward(self, tokens_BT: Tensor, rule: RoutingRule = "top-k") -> Output:
         """Logits for every position; `rule` matters to expert choice only."""
