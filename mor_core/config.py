@@ -20,6 +20,8 @@ Precision = Literal["fp32", "bf16"]
 
 KVStrategy = Literal["recursion-wise", "shared", "hybrid"]
 """Which keys and values a recursion attends to (paper sections 2.2.2 and 4.3; see `Recursion.kv`)."""
+LayerSelection = Literal["stepwise", "average", "lower", "upper", "random"]
+"""Which pretrained layers fill a shared block (see `mor_core.interop.layer_selection`)."""
 RouterKind = Literal["linear", "mlp", "wide-mlp", "random"]
 """The network that scores tokens (see `mor_core.model.router`)."""
 

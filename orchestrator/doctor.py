@@ -28,9 +28,9 @@ from orchestrator.mirror_cursor import public_uri, tracking_uri
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.planned_work import data_folder
 from orchestrator.results_folder import ResultsError, check_writable
-from orchestrator.revisions import NoSuchSweep, last_sweep_name
 from orchestrator.spec import load_spec
 from orchestrator.store import Store, StoreError
+from orchestrator.sweep_document import NoSuchSweep, last_sweep_name
 from orchestrator.sweep_file import SpecError
 
 Level = Literal["ok", "warn", "bad"]

@@ -15,8 +15,8 @@ from orchestrator.fsck_processes import process_findings
 from orchestrator.fsck_segments import CheckedSegment, check_segment
 from orchestrator.fsck_sweeps import sweep_findings
 from orchestrator.gc import leftovers
-from orchestrator.revisions import sweep_names
 from orchestrator.store import Store
+from orchestrator.sweep_document import sweep_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 
@@ -20,9 +21,9 @@ from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.plan import cell_identity
 from orchestrator.records import segment_table, table
 from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.segment_states import CellStatus
 from orchestrator.store import Store, StoreError
 
-STATES = {"finished", "pending", "failed", "diverged"}
 EXECUTION = ["reason", "flags", "train_seconds", "attempts"]
 """Columns that may change after a cell is finished: another budget can divide the stretches that lead to it."""
 
@@ -55,7 +56,7 @@ def _cell_findings(store: Store, sweep: Sweep, runs: pl.DataFrame, segments: Che
     for cell, row in zip(sweep.cells, runs.iter_rows(named=True), strict=True):
         if cell_identity(cell) != cell.cell_id:
             yield problem(path, f"cell {cell_name(cell)} is not what its id says", "move it away and run the command")
-        if row["status"] not in STATES:
+        if row["status"] not in get_args(CellStatus):
             yield problem(path, f"cell {cell_name(cell)} has the state {row['status']!r}", "report it as a defect")
         if row["status"] != "finished":
             continue

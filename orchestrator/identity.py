@@ -15,8 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
-from mor_core.config import CausalRule, ModelConfig, TrainConfig
-from mor_core.interop.layer_selection import LayerSelection
+from mor_core.config import CausalRule, LayerSelection, ModelConfig, TrainConfig
 
 SegmentKind = Literal["stable", "decay", "evaluate"]
 
@@ -207,7 +206,7 @@ def _chosen(options: Sequence[Any], data: Any) -> Any:
     for option in options:
         if choice == getattr(option, "choice", None) and (choice is not None or set(said) == set(_field_names(option))):
             return option
-    raise _other_version(" or ".join(option.__name__ for option in options), f"choice {choice!r}")
+    raise other_version(" or ".join(option.__name__ for option in options), f"choice {choice!r}")
 
 
 def _dataclass_from(kind: Any, data: Any) -> Any:
@@ -217,7 +216,7 @@ def _dataclass_from(kind: Any, data: Any) -> Any:
         raise ValueError(f"{kind.__name__}: expected an object with {sorted(expected)}, found {type(data).__name__}")
     if set(data) != expected:
         differing = ", ".join(sorted(expected ^ set(data)))
-        raise _other_version(kind.__name__, differing)
+        raise other_version(kind.__name__, differing)
     return kind(**{name: from_jsonable(hints[name], item) for name, item in data.items()})
 
 
@@ -228,7 +227,8 @@ def _field_types(kind: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _other_version(what: str, differing: str) -> OtherVersion:
+def other_version(what: str, differing: str) -> OtherVersion:
+    """What to say of a file that differs from this version's in some field."""
     return OtherVersion(
         f"these results were made by an earlier version of mor-sweep ({what} differs in {differing}): "
         "use another --results folder, or move this one away"

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.identity import from_jsonable
-from orchestrator.revisions import SCHEMA, PlannedSegment, sweep_names
+from orchestrator.revisions import PlannedSegment
 from orchestrator.store import Store, StoreError
+from orchestrator.sweep_document import SCHEMA, sweep_names
 
 
 @dataclass(frozen=True, kw_only=True)

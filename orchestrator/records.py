@@ -1,7 +1,7 @@
 """The results table: one row a cell, derived from the store alone. Every column is explained in results/README.md."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -10,7 +10,8 @@ from mor_core.config import ModelConfig
 from mor_core.flops import Convention
 from orchestrator.cells import Cell, training_cost
 from orchestrator.revisions import PlannedSegment, Sweep
-from orchestrator.store import LOG_EVERY_STEPS, Store, StoreError, iterate_attempts, read_metrics, replacing
+from orchestrator.segment_states import SegmentState, SegmentStates, cell_status
+from orchestrator.store import LOG_EVERY_STEPS, Store, read_metrics, replacing
 from orchestrator.task_records import average, task_scores
 
 CAPACITY_TOLERANCE = 0.1
@@ -95,14 +96,17 @@ class SegmentRecord:
 
 def table(store: Store, sweep: Sweep) -> pl.DataFrame:
     """The run table of a sweep as it stands."""
-    state = {name: segment_record(store, segment) for name, segment in sweep.segments.items()}
-    rows = [asdict(_record(store, sweep, cell, state)) for cell in sweep.cells]
+    states = _states(store, sweep)
+    chains = {name: _segment(sweep.segments[name], state) for name, state in states.items()}
+    rows = [
+        vars(_record(store, sweep, cell, chains, states[str(cell.evaluate_segment)].result)) for cell in sweep.cells
+    ]
     return pl.DataFrame(rows, schema=_schema(RunRecord), orient="row")
 
 
 def segment_table(store: Store, sweep: Sweep) -> pl.DataFrame:
     """What every segment of a sweep took, each once."""
-    rows = [asdict(segment_record(store, segment)) for segment in sweep.segments.values()]
+    rows = [vars(_segment(sweep.segments[name], state)) for name, state in _states(store, sweep).items()]
     return pl.DataFrame(rows, schema=_schema(SegmentRecord), orient="row")
 
 
@@ -134,78 +138,35 @@ def curve(store: Store, sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
     return [rows[step] for step in on_grid]
 
 
-def segment_record(store: Store, segment: PlannedSegment) -> SegmentRecord:
-    """The state of a segment, from its files: its result, else its latest failure, else pending."""
-    try:
-        result = store.result(segment.id)
-    except StoreError as error:
-        return _segment(segment, status="failed", reason=str(error))
-    if result is None:
-        failure = _latest_failure(store, segment.id)
-        return _segment(segment, status="failed" if failure else "pending", reason=failure or "")
-    return _segment(
-        segment,
-        status=result["status"],
-        reason=result.get("reason", ""),
-        steps_executed=result.get("steps_executed", 0),
-        train_seconds=result.get("train_seconds", 0.0),
-        wall_seconds=result["wall_seconds"],
-        attempts=result["attempts"],
-        numerics=json.dumps([json.dumps(each, sort_keys=True) for each in result.get("numerics", [])]),
-        loss_spikes=json.dumps(result.get("loss_spikes", [])),
-    )
+def _states(store: Store, sweep: Sweep) -> dict[str, SegmentState]:
+    states = SegmentStates(store)
+    return {name: states.of(name, segment.kind, segment.stop_step) for name, segment in sweep.segments.items()}
 
 
-def _segment(segment: PlannedSegment, *, status: str, reason: str, **measured: Any) -> SegmentRecord:
-    unmeasured: dict[str, Any] = {
-        "steps_executed": 0,
-        "train_seconds": 0.0,
-        "wall_seconds": 0.0,
-        "attempts": 0,
-        "numerics": "[]",
-        "loss_spikes": "[]",
-    }
+def _segment(segment: PlannedSegment, state: SegmentState) -> SegmentRecord:
+    result = state.result or {}
     return SegmentRecord(
         segment_id=segment.id,
         kind=segment.kind,
         trunk_id=segment.trunk_id,
         stop_step=segment.stop_step,
-        status=status,
-        reason=reason,
-        **(unmeasured | measured),
+        status=state.status,
+        reason=state.reason,
+        steps_executed=result.get("steps_executed", 0),
+        train_seconds=result.get("train_seconds", 0.0),
+        wall_seconds=result.get("wall_seconds", 0.0),
+        attempts=result.get("attempts", 0),
+        numerics=json.dumps([json.dumps(each, sort_keys=True) for each in result.get("numerics", [])]),
+        loss_spikes=json.dumps(result.get("loss_spikes", [])),
     )
 
 
-def _latest_failure(store: Store, segment_id: str) -> str | None:
-    """The reason of the newest attempt, if that attempt failed."""
-    attempts = list(iterate_attempts(store, segment_id))
-    if not attempts:
-        return None
-    path = attempts[-1] / "failure.json"
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())["reason"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"an attempt failed, and {path} does not say why"
-
-
-def _status(chain: list[SegmentRecord]) -> tuple[str, str]:
-    """Finished where its evaluation is, however the chain before it was planned since; else what stopped it first."""
-    if chain[-1].status == "finished":
-        return "finished", ""
-    for segment in chain:
-        if segment.status == "diverged":
-            return "diverged", f"{segment.kind} to step {segment.stop_step} diverged: {segment.reason}"
-        if segment.status == "failed":
-            return "failed", f"{segment.kind} to step {segment.stop_step}: {segment.reason}"
-    return "pending", ""
-
-
-def _record(store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentRecord]) -> RunRecord:
+def _record(
+    store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentRecord], evaluated: dict[str, Any] | None
+) -> RunRecord:
     chain = [state[segment.id] for segment in sweep.chain(cell)]
-    status, reason = _status(chain)
-    result = (store.result(str(cell.evaluate_segment)) if status == "finished" else None) or {}
+    status, reason = cell_status(chain)
+    result = (evaluated if status == "finished" else None) or {}
     evaluation, numerics = result.get("evaluation", {}), result.get("numerics", [{}])[-1]
     tasks = task_scores(store, sweep.segments[str(cell.evaluate_segment)].needs[0]) if evaluation else {}
     return RunRecord(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from orchestrator.cells import Cell
 from orchestrator.drivers import running_drivers
-from orchestrator.records import segment_record
 from orchestrator.revisions import PlannedSegment, Sweep
+from orchestrator.segment_states import segment_state
 from orchestrator.store import Store, fsync, iterate_attempts
 
 FOLDER = "retried"
@@ -42,11 +42,11 @@ def plan_retry(store: Store, sweep: Sweep, cells: Sequence[Cell]) -> Retry:
     for cell in cells:
         if (
             store.is_done(str(cell.evaluate_segment))
-            and _status(store, sweep, str(cell.evaluate_segment)) == "finished"
+            and _status(store, sweep.segments[str(cell.evaluate_segment)]) == "finished"
         ):
             continue
         for segment in sweep.chain(cell):
-            status = segment_record(store, segment).status
+            status = _status(store, segment)
             if status in ("diverged", "failed"):
                 blocked_by = moved if store.segment_folder(segment.id).exists() else failed
                 blocked_by[segment.id] = segment
@@ -71,8 +71,8 @@ def apply_retry(store: Store, sweep: Sweep, retry: Retry) -> list[Path]:
     return moved
 
 
-def _status(store: Store, sweep: Sweep, segment_id: str) -> str:
-    return segment_record(store, sweep.segments[segment_id]).status
+def _status(store: Store, segment: PlannedSegment) -> str:
+    return segment_state(store, segment.id, segment.kind, segment.stop_step).status
 
 
 def _move_aside(store: Store, segment_id: str) -> Path:

@@ -7,27 +7,16 @@ evaluation), so a budget added later joins the ones trained before, and losses o
 import datetime
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from mor_core.data.snapshot import DataSnapshot
-from mor_core.plain_names import is_plain_name
 from orchestrator.cells import Cell
 from orchestrator.identity import from_jsonable, to_jsonable, trunk_id
 from orchestrator.plan import Plan
-from orchestrator.store import Store, StoreError, replace_text
-
-SCHEMA = "mor-sweep.sweep/1"
-
-_MOVE_AWAY = "move it away and run the sweep's command again; trained segments are kept"
-
-
-class NoSuchSweep(ValueError):
-    """A sweep that the results folder does not hold."""
-
-    exit_code = 2
+from orchestrator.store import Store, replace_text
+from orchestrator.sweep_document import SCHEMA, current_revisions, damaged, find_document, read_document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +76,7 @@ def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
         "settings_id": plan.settings_id,
     }
     with FileLock(folder / "sweep.lock"):
-        document = _read(folder / "sweep.json") or {"schema": SCHEMA, "name": plan.name, "revisions": []}
+        document = read_document(folder / "sweep.json") or {"schema": SCHEMA, "name": plan.name, "revisions": []}
         latest = document["revisions"][-1] if document["revisions"] else {}
         if {key: latest.get(key) for key in revision} != revision:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -99,49 +88,30 @@ def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
 
 def load_sweep(store: Store, name: str | None = None) -> Sweep:
     """A sweep by name, or the last one used. Raises NoSuchSweep, or StoreError where sweep.json cannot be read."""
-    name = name or last_sweep_name(store)
-    # A name is one folder's, never a way out of the results folder.
-    document = _read(store.sweep_folder(name) / "sweep.json") if is_plain_name(name) else None
-    if document is None:
-        known = ", ".join(sweep_names(store)) or "none yet"
-        raise NoSuchSweep(f"no sweep named {name!r} in {store.root}; there are: {known}")
+    name, document = find_document(store, name)
     try:
-        return _merged(name, document["revisions"])
+        return _merged(name, document)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise StoreError(f"{store.sweep_folder(name) / 'sweep.json'} is damaged ({error!r}): {_MOVE_AWAY}") from error
+        raise damaged(store, name, error) from error
 
 
-def _merged(name: str, revisions: list[dict[str, Any]]) -> Sweep:
+def _merged(name: str, document: dict[str, Any]) -> Sweep:
     """The cells and segments of every revision that has the latest one's settings."""
     cells: dict[str, Cell] = {}
     segments: dict[str, PlannedSegment] = {}
-    for revision in revisions:
-        if revision["settings_id"] == revisions[-1]["settings_id"]:
-            cells |= {data["cell_id"]: from_jsonable(Cell, data) for data in revision["cells"]}
-            segments |= {data["id"]: from_jsonable(PlannedSegment, data) for data in revision["segments"]}
-    all_cells = {data["cell_id"] for revision in revisions for data in revision["cells"]}
+    for revision in current_revisions(document):
+        cells |= {data["cell_id"]: from_jsonable(Cell, data) for data in revision["cells"]}
+        segments |= {data["id"]: from_jsonable(PlannedSegment, data) for data in revision["segments"]}
+    all_cells = {data["cell_id"] for revision in document["revisions"] for data in revision["cells"]}
     return Sweep(
         name=name,
-        revisions=len(revisions),
+        revisions=len(document["revisions"]),
         cells=tuple(cells.values()),
         segments=segments,
         settings_id=str(revisions[-1]["settings_id"]),
         data_folder=str(revisions[-1].get("data_folder", "")),
         left_out=len(all_cells) - len(cells),
     )
-
-
-def last_sweep_name(store: Store) -> str:
-    """The sweep that was run last. Raises NoSuchSweep where there is none."""
-    path = store.root / "sweeps" / ".last"
-    if not path.is_file():
-        raise NoSuchSweep(f"no sweep has been run in {store.root}; start one with `mor-sweep isoflop --preset cpu`")
-    return path.read_text().strip()
-
-
-def sweep_names(store: Store) -> list[str]:
-    """All sweeps of a results folder."""
-    return sorted(path.parent.name for path in (store.root / "sweeps").glob("*/sweep.json"))
 
 
 def _planned(segment: Any) -> PlannedSegment:
@@ -152,15 +122,3 @@ def _planned(segment: Any) -> PlannedSegment:
         stop_step=segment.stop_step,
         needs=segment.needs,
     )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error}): {_MOVE_AWAY}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise StoreError(f"{path} is not a sweep of schema {SCHEMA!r}: {_MOVE_AWAY}")
-    return document

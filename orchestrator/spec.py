@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
-from mor_core.config import Architecture, ModelConfig, Precision
+from mor_core.config import Architecture, LayerSelection, ModelConfig, Precision
 from mor_core.data.spec import PYTHON_SOURCES, DataSpec
-from mor_core.interop.layer_selection import LayerSelection
 from orchestrator.spec_arms import (
     DEFAULT,
     ROUTING_SECTIONS,

@@ -1,20 +1,12 @@
-"""Where every cell of a sweep stands at one moment, from the files of its results folder alone, and as a table."""
+"""Where every cell of a sweep stands at one moment, from the files of its results folder alone."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import polars as pl
-from rich.console import Console
-from rich.table import Table
-
-from orchestrator.budgets import budget_text
+from orchestrator.cell_states import CellState, SweepStates, sweep_states
 from orchestrator.drivers import running_drivers
-from orchestrator.records import table
-from orchestrator.revisions import Sweep, load_sweep
 from orchestrator.store import Store
-
-PIPED_WIDTH = 120
-"""Columns of the table where nothing says how wide the reader's window is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,43 +33,44 @@ class Status:
 
     name: str
     """Its name."""
-    runs: pl.DataFrame
-    """Its run table."""
+    cells: tuple[CellState, ...]
+    """Its cells."""
     under_way: tuple[UnderWay, ...]
     """What has been begun and is not published."""
     is_running: bool
     """Whether a driver or a worker is at work, as far as this host can see."""
 
-    def of_cell(self, cell_id: str) -> UnderWay | None:
-        """What a cell waits for, where that has been begun."""
-        return next((each for each in self.under_way if cell_id in each.cell_ids), None)
+    def by_cell(self) -> dict[str, UnderWay]:
+        """What each cell waits for, where that has been begun."""
+        return {cell_id: each for each in self.under_way for cell_id in each.cell_ids}
 
 
 def read_status(store: Store, name: str | None) -> Status:
-    """A sweep, or the last one used, as it stands. Raises what `load_sweep` raises."""
-    sweep = load_sweep(store, name)
-    driven = bool(running_drivers(store, sweep.name))  # Before the table: what ends meanwhile is in it.
-    under_way = segments_under_way(store, sweep)
+    """A sweep, or the last one used, as it stands. Raises what `sweep_states` raises."""
+    states = sweep_states(store, name)
+    driven = bool(running_drivers(store, states.name))
+    under_way = segments_under_way(store, states)
+    if driven or under_way:  # What ended since the first look is in the second.
+        states = sweep_states(store, name)
     return Status(
-        name=sweep.name,
-        runs=table(store, sweep),
+        name=states.name,
+        cells=states.cells,
         under_way=tuple(under_way),
         is_running=driven or any(each.running for each in under_way),
     )
 
 
-def segments_under_way(store: Store, sweep: Sweep) -> list[UnderWay]:
+def segments_under_way(store: Store, states: SweepStates) -> list[UnderWay]:
     """The first unfinished segment of each unfinished cell, where an attempt at it has taken a step; each once."""
     cells: dict[str, list[str]] = {}
-    for cell in sweep.cells:
-        missing = [segment.id for segment in sweep.chain(cell) if not store.is_done(segment.id)]
-        if missing and not store.is_done(str(cell.evaluate_segment)):
-            cells.setdefault(missing[0], []).append(str(cell.cell_id))
+    for cell in states.cells:
+        if cell.waits_for is not None:
+            cells.setdefault(cell.waits_for, []).append(cell.cell_id)
     reached = {name: store.progress(name) for name in cells}
     return [
         UnderWay(
             segment_id=name,
-            kind=sweep.segments[name].kind,
+            kind=states.segments[name]["kind"],
             step=progress.step,
             stop_step=progress.stop_step,
             running=store.is_locked(name),
@@ -88,48 +81,26 @@ def segments_under_way(store: Store, sweep: Sweep) -> list[UnderWay]:
     ]
 
 
-def state_text(row: dict[str, Any], under_way: UnderWay | None) -> str:
+def state_text(cell: CellState, under_way: UnderWay | None) -> str:
     """Such as "running: stable at step 40 of 120", or what stopped the cell."""
-    if row["status"] == "diverged":  # Its reason says so itself.
-        return row["reason"]
-    if row["reason"] or under_way is None:
-        return f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
-    state = "running" if under_way.running else row["status"]
+    if cell.status == "diverged":  # Its reason says so itself.
+        return cell.reason
+    if cell.reason or under_way is None:
+        return f"{cell.status}: {cell.reason}" if cell.reason else cell.status
+    state = "running" if under_way.running else cell.status
     return f"{state}: {under_way.kind} at step {under_way.step} of {under_way.stop_step}"
+
+
+def is_running(cell: CellState, under_way: UnderWay | None) -> bool:
+    """Whether a process is at work on what a cell waits for."""
+    return cell.status == "pending" and under_way is not None and under_way.running
 
 
 def counts_text(status: Status) -> str:
     """Such as "toy: 3 finished, 9 pending"."""
-    counts = status.runs.group_by("status").len().sort("status")
-    return f"{status.name}: {', '.join(f'{count} {state}' for state, count in counts.iter_rows())}"
+    return f"{status.name}: {counted(cell.status for cell in status.cells)}"
 
 
-def status_table(status: Status) -> Table:
-    """One row a cell."""
-    under_way = {cell_id: each for each in status.under_way for cell_id in each.cell_ids}
-    table = Table(title=counts_text(status))
-    for column in ("arm", "size", "budget", "seed", "steps", "loss", "loss_topk", "depth", "status"):
-        table.add_column(column, justify="left" if column in ("arm", "size", "status") else "right")
-    for row in status.runs.iter_rows(named=True):
-        table.add_row(
-            row["arm"],
-            row["size"],
-            budget_text(int(row["budget"])),
-            str(row["seed"]),
-            str(row["steps"]),
-            _number(row["loss"], 4),
-            _number(row["loss_topk"], 4),
-            _number(row["depth_mean"], 2),
-            state_text(row, under_way.get(row["cell_id"])),
-        )
-    return table
-
-
-def output_console() -> Console:
-    """stdout, of a fixed width where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPED_WIDTH)
-
-
-def _number(value: Any, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def counted(states: Iterable[str]) -> str:
+    """Such as "3 finished, 9 pending"."""
+    return ", ".join(f"{count} {state}" for state, count in sorted(Counter(states).items()))

@@ -7,7 +7,9 @@ from rich.console import Console
 from rich.live import Live
 
 from orchestrator.budgets import budget_text
-from orchestrator.status import Status, counts_text, output_console, read_status, state_text, status_table
+from orchestrator.cell_states import CellState
+from orchestrator.status import Status, UnderWay, counts_text, is_running, read_status, state_text
+from orchestrator.status_tables import output_console, status_view
 from orchestrator.store import Store
 
 PASS_SECONDS = 1.0
@@ -23,7 +25,7 @@ def watch(store: Store, name: str | None) -> Status:
         lines = _Lines(console=console)
         return _follow(store, name, lines.say)
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        return _follow(store, name, lambda status: live.update(status_table(status), refresh=True))
+        return _follow(store, name, lambda status: live.update(status_view(status), refresh=True))
 
 
 def _follow(store: Store, name: str | None, show: Callable[[Status], None]) -> Status:
@@ -45,27 +47,27 @@ class _Lines:
 
     def say(self, status: Status) -> None:
         """First how many cells are in which state, then a line for each cell whose state is another than was said."""
-        states = {row["cell_id"]: _plain_state(status, row) for row in status.runs.iter_rows(named=True)}
+        under_way = status.by_cell()
+        states = {cell.cell_id: _plain_state(cell, under_way.get(cell.cell_id)) for cell in status.cells}
         if self._said is None:
             self._print(counts_text(status))
             self._said = {name: state for name, state in states.items() if not state.startswith("running")}
-        done = status.runs.filter(status.runs["status"] == "finished").height
-        for row in status.runs.iter_rows(named=True):
-            state = states[row["cell_id"]]
-            if self._said.get(row["cell_id"]) != state:
-                what = f"{row['arm']} {row['size']} at {budget_text(int(row['budget']))} seed {row['seed']}"
-                self._print(f"[{done}/{status.runs.height}] {what}: {state}")
+        done = sum(cell.status == "finished" for cell in status.cells)
+        for cell in status.cells:
+            state = states[cell.cell_id]
+            if self._said.get(cell.cell_id) != state:
+                what = f"{cell.arm} {cell.size} at {budget_text(cell.budget)} seed {cell.seed}"
+                self._print(f"[{done}/{len(status.cells)}] {what}: {state}")
         self._said = states
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _plain_state(status: Status, row: dict) -> str:
+def _plain_state(cell: CellState, under_way: UnderWay | None) -> str:
     """Without steps: they would be a change at every look."""
-    if row["status"] == "finished":
-        return f"finished, loss {row['loss']:.4f}"
-    under_way = status.of_cell(row["cell_id"])
-    if under_way and under_way.running and row["status"] == "pending":
+    if cell.loss is not None:
+        return f"finished, loss {cell.loss:.4f}"
+    if under_way and is_running(cell, under_way):
         return f"running: {under_way.kind} to step {under_way.stop_step}"
-    return state_text(row, None)
+    return state_text(cell, None)

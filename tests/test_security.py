@@ -21,8 +21,9 @@ from mor_core.data.shards import load_snapshot, open_tokens, prepare
 from mor_core.data.spec import DataError, DataSpec
 from mor_core.model.transformer import build_model
 from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from orchestrator.revisions import NoSuchSweep, load_sweep
+from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
+from orchestrator.sweep_document import NoSuchSweep
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mor_core", "orchestrator", "analysis", "sweeps")

@@ -14,14 +14,10 @@ layers, L unrolled layers and a shared block of b layers:
 round is numpy's and Python's, half to even; half-way points are ones of the unrolled depth counted from 0.
 """
 
-from typing import Literal
-
 import numpy as np
 
-from mor_core.config import ModelConfig
+from mor_core.config import LayerSelection, ModelConfig
 from mor_core.interop.llama_config import PretrainedError
-
-LayerSelection = Literal["stepwise", "average", "lower", "upper", "random"]
 
 
 def source_layers(

@@ -2,11 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.options import Results
+
+if TYPE_CHECKING:
+    from orchestrator.store import Store
 
 INTERRUPTED = 130
 
@@ -15,33 +18,56 @@ def status(
     sweep: Annotated[str | None, typer.Argument(help="The sweep; the last one run by default.")] = None,
     results: Results = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the run table as JSON.")] = False,
+    cells: Annotated[bool, typer.Option("--cells", help="Print a plain line for each cell, however many.")] = False,
     follow: Annotated[bool, typer.Option("--watch", help="Follow the sweep until nothing runs, or Ctrl-C.")] = False,
 ) -> None:
-    """Say which cells are finished, pending, failed or diverged, with their losses or reasons."""
-    from orchestrator.status import output_console, read_status, status_table
+    """Say which cells are finished, pending, failed or diverged, with their losses or reasons.
+
+    Sweeps of more than 200 cells are shown by arm and budget.
+    """
+    from orchestrator.status import read_status
+    from orchestrator.status_tables import cell_lines, output_console, status_view
     from orchestrator.store import Store
-    from orchestrator.watch import watch
 
-    if as_json and follow:
-        raise typer.BadParameter("--json prints the table once: leave --watch out")
+    if as_json and (follow or cells):
+        raise typer.BadParameter(f"--json prints the table once: leave {'--watch' if follow else '--cells'} out")
     store = Store(root=results)
-    try:
-        shown = watch(store, sweep) if follow else read_status(store, sweep)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        import json
-
-        data = {
-            "name": shown.name,
-            "runs": shown.runs.to_dicts(),
-            "under_way": [asdict(each) for each in shown.under_way],
-        }
-        typer.echo(json.dumps({"schema": "mor-sweep.runs/1", "data": data}))
+        typer.echo(_status_json(store, sweep))
         return
-    output_console().print(status_table(shown))
+    if follow:
+        from orchestrator.watch import watch
+
+        try:
+            shown = watch(store, sweep)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+    else:
+        shown = read_status(store, sweep)
+    if cells:
+        typer.echo("\n".join(cell_lines(shown)))
+    else:
+        output_console().print(status_view(shown))
     if follow:
         typer.echo(f"nothing runs the sweep {shown.name}", err=True)
+
+
+def _status_json(store: "Store", sweep: str | None) -> str:
+    """The run table, with every column, and what is under way."""
+    import json
+
+    from orchestrator.records import table
+    from orchestrator.revisions import load_sweep
+    from orchestrator.status import read_status
+
+    under_way = read_status(store, sweep).under_way  # Before the table: what ends meanwhile is in it.
+    loaded = load_sweep(store, sweep)
+    data = {
+        "name": loaded.name,
+        "runs": table(store, loaded).to_dicts(),
+        "under_way": [asdict(each) for each in under_way],
+    }
+    return json.dumps({"schema": "mor-sweep.runs/1", "data": data})
 
 
 def logs(

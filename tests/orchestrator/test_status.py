@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from filelock import FileLock
@@ -11,12 +12,18 @@ from rich.console import Console
 from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
 
 from mor_core.data.shards import prepare
+from orchestrator.budgets import budget_text
+from orchestrator.cell_states import sweep_states
+from orchestrator.identity import Segment
 from orchestrator.plan import Plan, plan
 from orchestrator.progress import Progress
+from orchestrator.records import table
 from orchestrator.revisions import load_sweep, record_revision
+from orchestrator.segment_states import CellStatus
 from orchestrator.spec import load_spec
 from orchestrator.status import segments_under_way
-from orchestrator.store import LOCK, Store
+from orchestrator.status_tables import COLUMNS, MOST_ROWS
+from orchestrator.store import LOCK, RESULT_SCHEMA, Store
 from orchestrator.sweep_file import Override
 
 
@@ -42,10 +49,10 @@ def begun(store: Store, planned: Plan, seed: int) -> str:
     return segment.id
 
 
-def status(results: Path) -> str:
+def status(results: Path, *flags: str) -> str:
     """What the command prints."""
-    done = subprocess.run([*MOR_SWEEP, "status", "--results", str(results)], capture_output=True, text=True, check=True)
-    return done.stdout
+    command = [*MOR_SWEEP, "status", "--results", str(results), *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_status_shows_how_far_a_running_segment_is_and_whether_it_runs(toy: ToySweep, planned: Plan):
@@ -54,7 +61,7 @@ def test_status_shows_how_far_a_running_segment_is_and_whether_it_runs(toy: ToyS
     assert "pending: stable at step 7 of 23" in status(toy.results)
     with FileLock(store.attempts_folder(name) / LOCK):
         text = status(toy.results)
-        (under_way,) = segments_under_way(store, load_sweep(store))
+        (under_way,) = segments_under_way(store, sweep_states(store))
     waiting = 3  # cells of that trunk, one a budget
     assert text.count("running: stable at step 7 of 23") == waiting == len(under_way.cell_ids)
     assert text.count("pending") == len(planned.cells) - waiting + 1  # and in the title
@@ -72,3 +79,82 @@ def test_the_live_table_names_a_segment_by_arm_size_and_seed(toy: ToySweep, plan
     text = console.file.getvalue()
     assert "stable mor-2 23k " in text
     assert "stable mor-2 23k seed 3" in text
+
+
+@pytest.fixture
+def large(toy: ToySweep) -> Plan:
+    """The toy sweep with so many seeds that it is shown by arm and budget, in every state that a cell can be in."""
+    flags = [Override(flag="--data", path=("data", "corpus"), value=str(toy.text))]
+    flags.append(Override(flag="--seeds", path=("seeds",), value=list(range(1 + MOST_ROWS // 12))))
+    spec = load_spec(str(TOY_PRESET), flags)
+    data = prepare(spec.data_spec, toy.cache)
+    made = plan(spec, data)
+    store = Store(root=toy.results)
+    record_revision(store, made, data)
+    begun(store, made, seed=0)
+    publish(store, first(made, "evaluate", "vanilla", 1), evaluation={"loss": 2.5, "loss_topk": 2.25, "depth_mean": 1})
+    publish(store, first(made, "evaluate", "vanilla", 2), evaluation={"loss": 2.75, "loss_topk": 2.5, "depth_mean": 1})
+    publish(store, first(made, "stable", "vanilla", 3), status="diverged", reason="the loss is nan")
+    for seed in (4, 5):
+        attempt = store.new_attempt(first(made, "decay", "mor-2", seed))
+        (attempt / "failure.json").write_text('{"class": "oom", "reason": "oom: no memory is left"}')
+    publish(store, first(made, "evaluate", "mor-2", 6), status="unheard-of")
+    (store.segment_folder(first(made, "evaluate", "mor-2", 7).id)).mkdir(parents=True)
+    return made
+
+
+def first(planned: Plan, kind: str, arm: str, seed: int) -> Segment:
+    """A segment of the smallest budget of an arm's smallest model."""
+    model = next(cell.model for cell in planned.cells if (cell.arm, cell.size) == (arm, "13k"))
+    return next(s for s in planned.segments if (s.kind, s.trunk.model, s.trunk.seed) == (kind, model, seed))
+
+
+def publish(store: Store, segment: Segment, status: str = "finished", **said) -> None:
+    """A result as short as one can be."""
+    folder = store.segment_folder(segment.id)
+    folder.mkdir(parents=True)
+    result = {"schema": RESULT_SCHEMA, "segment_id": segment.id, "status": status, "numerics": [{}], **said}
+    if "evaluation" in said:
+        result["evaluation"] |= {"realised_capacity": [1.0], "planned_capacity": [1.0]}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_the_states_are_the_tables(toy: ToySweep, large: Plan):
+    """Two ways to the same states: the quick one of `status`, and the whole table that fits use."""
+    store = Store(root=toy.results)
+    runs = table(store, load_sweep(store))
+    shared = ("cell_id", "arm", "size", "seed", "steps", "status", "reason", "loss", "loss_topk", "depth_mean")
+    states = [{name: getattr(cell, name) for name in shared} for cell in sweep_states(store).cells]
+    assert states == runs.select(shared).to_dicts()
+    assert set(runs["status"]) == set(get_args(CellStatus))
+
+
+def test_a_large_sweep_is_shown_by_arm_and_budget_with_what_needs_a_look(toy: ToySweep, large: Plan):
+    text = status(toy.results)
+    assert len(large.cells) > MOST_ROWS
+    assert len(text.splitlines()) < 30
+    found = [
+        [part.strip() for part in line.split("│")[1:-1]]
+        for line in text.splitlines()
+        if "e8 │" in line or "e9 │" in line
+    ]
+    assert [row[:3] for row in found] == [
+        [arm, budget, "34"] for arm in ("vanilla", "mor-2") for budget in ("6e8", "1.2e9", "2.4e9")
+    ]
+    assert found[0][3:] == ["2", "31", "", "1", "2.5000", "13k"], "finished, pending, failed, diverged, best"
+    assert found[3][3:] == ["", "31", "3", "", "", ""]
+    assert "mor-2 23k seed 0: pending: stable at step 7 of 23 (3 cells wait)" in text
+    assert "2 failed: decay to step" in text
+    assert "oom: no memory is left (mor-2/13k/6e8/4 and others)" in text
+    assert "a line for each of the 204 cells: mor-sweep status toy --cells" in text
+
+
+def test_cells_prints_a_plain_line_for_every_cell_whatever_their_number(toy: ToySweep, large: Plan):
+    names, *lines = status(toy.results, "--cells").splitlines()
+    assert names.split() == list(COLUMNS)
+    assert len(lines) == len(large.cells)
+    assert [line.split()[:4] for line in lines] == [
+        [cell.arm, cell.size, budget_text(cell.budget), str(cell.seed)] for cell in large.cells
+    ]
+    assert sum("  failed: decay to step" in line for line in lines) == 2
+    assert sum(line.endswith("  2.5000     2.2500   1.00  finished") for line in lines) == 1
