@@ -4,12 +4,11 @@ sweep.json is taken as the plain JSON that it is, and a file is opened only wher
 is something to read. What the states mean is said in segment_states; the whole table is made by records.
 """
 
-import contextlib
-import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator import cycle_collection
 from orchestrator.identity import other_version
 from orchestrator.segment_states import CellStatus, SegmentState, SegmentStates, cell_status
 from orchestrator.store import Store
@@ -80,7 +79,7 @@ class _Chains:
 
 def sweep_states(store: Store, name: str | None = None) -> SweepStates:
     """The cells of a sweep, or of the last one used. Raises NoSuchSweep, StoreError and OtherVersion."""
-    with _garbage_left_alone():
+    with cycle_collection.paused():
         return _sweep_states(store, name)
 
 
@@ -122,15 +121,3 @@ def _cell_state(cell: Mapping[str, Any], chains: _Chains) -> CellState:
         loss_topk=evaluation.get("loss_topk"),
         depth_mean=evaluation.get("depth_mean"),
     )
-
-
-@contextlib.contextmanager
-def _garbage_left_alone() -> Iterator[None]:
-    """A fifth of the time would go to looking for cycles among a million values of JSON, which has none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from mor_core.config import CausalRule, LayerSelection, ModelConfig, TrainConfig
@@ -54,6 +54,11 @@ class TrunkRecipe:
     """mor_core.config.NUMERICS_VERSION at planning time."""
     init: Initialisation | None = None
     """Where the weights come from; None draws them from the seed, which draws what pretrained weights lack too."""
+
+    @cached_property
+    def content_id(self) -> str:
+        """See `trunk_id`. Each segment of the trunk asks; to look it up by the recipe would take longer."""
+        return content_id(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +139,9 @@ def evaluate_segment(weights: Segment, evaluation: EvaluationSpec | TaskEvaluati
     )
 
 
-@lru_cache(maxsize=4096)
 def trunk_id(trunk: TrunkRecipe) -> str:
     """The name of a trunk: cells that share it share data order and weights up to their branch."""
-    return content_id(trunk)
+    return trunk.content_id
 
 
 def content_id(value: object) -> str:
@@ -158,12 +162,13 @@ _PLAIN = frozenset({str, bool, int, float, type(None)})
 
 def to_jsonable(value: object) -> Any:
     """Frozen dataclasses, tuples and plain values as JSON types; raises TypeError for anything else."""
-    if type(value) in _PLAIN:  # Most values are: a plan of 100,000 cells asks this a million times.
+    if type(value) in _PLAIN:
         return value
+    if isinstance(value, dict):  # Most items are plain: a plan of 100,000 cells has a million of them.
+        return {str(key): item if type(item) in _PLAIN else to_jsonable(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: to_jsonable(getattr(value, name)) for name in _field_names(type(value))}
-    if isinstance(value, dict):
-        return {str(key): to_jsonable(item) for key, item in value.items()}
+        fields = vars(value)
+        return {name: to_jsonable(fields[name]) for name in _field_names(type(value))}
     if isinstance(value, tuple | list):
         return [to_jsonable(item) for item in value]
     if isinstance(value, Fraction):

@@ -5,11 +5,12 @@ Segments are named by what they compute, so a plan with more budgets, seeds or a
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mor_core.config import NUMERICS_VERSION
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.flops import Convention
+from orchestrator import cycle_collection
 from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell, Dropped, cells_of
 from orchestrator.identity import (
@@ -66,6 +67,11 @@ def plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
 
     Raises PlanError where no cell is left, SpecError where the data cannot serve the models.
     """
+    with cycle_collection.paused():
+        return _plan(spec, data)
+
+
+def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
     if data is not None:
         _check_data(spec, data)
     rows: list[Cell | Dropped] = []
@@ -206,15 +212,15 @@ def _branch(
 
 
 def _named(cell: Cell, trunk: str, evaluate: str) -> Cell:
-    named = replace(cell, trunk_id=trunk, evaluate_segment=evaluate)
-    return replace(named, cell_id=cell_identity(named))
+    return cell.but(trunk_id=trunk, evaluate_segment=evaluate, cell_id=cell_identity(cell, evaluate))
 
 
-def cell_identity(cell: Cell) -> str:
-    """The id of a cell with its segments. Equal work under another budget, convention or label is another row."""
+def cell_identity(cell: Cell, evaluate: str) -> str:
+    """The id of a cell whose losses a segment yields. Equal work under another budget, convention or label is another
+    row."""
     identity = {
         "arm": cell.arm,
-        "evaluate": cell.evaluate_segment,
+        "evaluate": evaluate,
         "budget": cell.budget,
         "budget_convention": cell.budget_convention,
     }
