@@ -10,7 +10,7 @@ from typing import Any
 
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
 from orchestrator.fsck_findings import Finding, note, problem
-from orchestrator.gc import PRUNED, read_pruned, tree_bytes
+from orchestrator.gc import tree_bytes
 from orchestrator.identity import (
     OtherVersion,
     Segment,
@@ -21,6 +21,7 @@ from orchestrator.identity import (
     stable_segment,
     trunk_id,
 )
+from orchestrator.pruned import PRUNED, read_pruned
 from orchestrator.store import Store, StoreError
 
 KNOWN = {"spec.json", "metrics.jsonl", "checkpoint", "result.json", PRUNED}

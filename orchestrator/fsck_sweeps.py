@@ -19,8 +19,9 @@ from orchestrator.mirror_check import differences
 from orchestrator.mirror_cursor import is_current, public_uri, sqlite_path, tracking_uri
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.plan import cell_identity
+from orchestrator.pruned import is_pruned
 from orchestrator.records import segment_table, table
-from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.revisions import PlannedSegment, Sweep, load_sweep
 from orchestrator.segment_states import CellStatus
 from orchestrator.store import Store, StoreError
 
@@ -54,7 +55,7 @@ def _cell_findings(store: Store, sweep: Sweep, runs: pl.DataFrame, segments: Che
     """I1: every planned cell is in one state, and a finished one rests on verified segments alone."""
     path = store.sweep_folder(sweep.name) / "sweep.json"
     for cell, row in zip(sweep.cells, runs.iter_rows(named=True), strict=True):
-        if cell_identity(cell) != cell.cell_id:
+        if cell_identity(cell, str(cell.evaluate_segment)) != cell.cell_id:
             yield problem(path, f"cell {cell_name(cell)} is not what its id says", "move it away and run the command")
         if row["status"] not in get_args(CellStatus):
             yield problem(path, f"cell {cell_name(cell)} has the state {row['status']!r}", "report it as a defect")
@@ -82,9 +83,16 @@ def _start_findings(store: Store, sweep: Sweep) -> Iterator[Finding]:
             continue
         for need in segment.needs:
             if store.is_done(need) and not store.checkpoint_folder(need).is_dir() and _finished(store, need):
-                what = f"is gone, and a planned {segment.kind} to step {segment.stop_step} starts from it"
-                folder = store.segment_folder(need)
-                yield problem(store.checkpoint_folder(need), what, f"move {folder} away and run the command again")
+                use = f"a planned {segment.kind} to step {segment.stop_step} starts from it"
+                yield _start_finding(store, sweep.segments[need], use)
+
+
+def _start_finding(store: Store, need: PlannedSegment, use: str) -> Finding:
+    """A state that is gone: a trunk's is made again where gc says that it took it, weights are not."""
+    checkpoint, folder = store.checkpoint_folder(need.id), store.segment_folder(need.id)
+    if need.kind == "stable" and is_pruned(store, need.id):
+        return note(checkpoint, f"was pruned, and {use}", "nothing: the sweep's command takes its steps again")
+    return problem(checkpoint, f"is gone, and {use}", f"move {folder} away and run the command again")
 
 
 def _finished(store: Store, segment_id: str) -> bool:

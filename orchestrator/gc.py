@@ -3,9 +3,8 @@
 A checkpoint of a planned stable segment may go once every planned segment that starts from it, in any revision of any
 sweep of the folder, is published as finished, except the newest of its trunk: a larger budget goes on from there. The
 final weights of a cell may go, where that is asked for, once each planned evaluation of them is. What no sweep of the
-folder has planned stays: its sweep.json may be lost, and its command would build on it.
-
-    segments/<id>/pruned.json    in the place of checkpoint/: its step, the sha256 of its files, why it went
+folder has planned stays: its sweep.json may be lost, and its command would build on it. What is planned later and
+needs a state that went takes its steps again (see pruned).
 """
 
 import json
@@ -14,14 +13,12 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.drivers import running_drivers
 from orchestrator.planned_work import PlannedWork, planned_work
+from orchestrator.pruned import PRUNED, PRUNED_SCHEMA
 from orchestrator.store import Store, StoreError, iterate_attempts, remove_folder, write_json
 
-PRUNED = "pruned.json"
-PRUNED_SCHEMA = "mor-sweep.pruned/1"
 UNPUBLISHED = ("*.writing", "*.writing.*", "*.removed", "*.corrupt", "final", "publish")
 """What of an attempt nobody goes on with once its process is gone."""
 
@@ -90,20 +87,6 @@ def collect(store: Store, garbage: Garbage) -> int:
     for path, _ in garbage.leftovers:
         remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
     return garbage.num_bytes
-
-
-def read_pruned(store: Store, segment_id: str) -> dict[str, Any] | None:
-    """What pruned.json says of a checkpoint that went; None where there is none. Raises StoreError for any other."""
-    path = store.segment_folder(segment_id) / PRUNED
-    try:
-        said = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error})") from error
-    if not isinstance(said, dict) or (said.get("schema"), said.get("segment_id")) != (PRUNED_SCHEMA, segment_id):
-        raise StoreError(f"{path} is not of its segment in schema {PRUNED_SCHEMA}")
-    return said
 
 
 def tree_bytes(path: Path) -> int:

@@ -20,6 +20,13 @@ def check_is_folder(root: Path) -> None:
         raise ResultsError(f"--results: {nearest} is not a folder: name a folder, one that exists or a new one")
 
 
+def check_exists(root: Path) -> None:
+    """Raises ResultsError where there is no such folder: what would be looked at is then somewhere else."""
+    check_is_folder(root)
+    if not root.is_dir():
+        raise ResultsError(f"--results: there is no folder {root}: name the folder that a sweep was run in")
+
+
 def check_writable(root: Path) -> None:
     """Raises ResultsError where nothing can be written to a results folder, or it cannot be made. Makes nothing."""
     check_is_folder(root)

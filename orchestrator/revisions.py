@@ -102,14 +102,15 @@ def _merged(name: str, document: dict[str, Any]) -> Sweep:
     for revision in current_revisions(document):
         cells |= {data["cell_id"]: from_jsonable(Cell, data) for data in revision["cells"]}
         segments |= {data["id"]: from_jsonable(PlannedSegment, data) for data in revision["segments"]}
+    latest = document["revisions"][-1]
     all_cells = {data["cell_id"] for revision in document["revisions"] for data in revision["cells"]}
     return Sweep(
         name=name,
         revisions=len(document["revisions"]),
         cells=tuple(cells.values()),
         segments=segments,
-        settings_id=str(revisions[-1]["settings_id"]),
-        data_folder=str(revisions[-1].get("data_folder", "")),
+        settings_id=str(latest["settings_id"]),
+        data_folder=str(latest.get("data_folder", "")),
         left_out=len(all_cells) - len(cells),
     )
 

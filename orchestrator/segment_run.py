@@ -33,9 +33,19 @@ from mor_core.training.loop import Diverged, StepMetrics, train_steps
 from mor_core.training.optim import build_optimizer
 from orchestrator.curves import curve_until, loss_spikes
 from orchestrator.identity import Segment, TaskEvaluation, to_jsonable, trunk_id
+from orchestrator.pruned import is_pruned, pruned_step
 from orchestrator.rehearsal import rehearse
 from orchestrator.stopping import Interrupted, StopFile, StopWatch
-from orchestrator.store import LOG_EVERY_STEPS, Store, StoreError, read_metrics, remove_folder, replace_text, write_json
+from orchestrator.store import (
+    LOG_EVERY_STEPS,
+    Store,
+    StoreError,
+    move_away,
+    read_metrics,
+    remove_folder,
+    replace_text,
+    write_json,
+)
 from orchestrator.task_run import TaskRun
 
 KEPT_CHECKPOINTS = 2
@@ -111,8 +121,12 @@ class SegmentRun:
         reader, shards = self._open_data()
         recipe, spec = self.segment.trunk, self.segment.evaluation
         assert spec is not None
+        weights = self.segment.needs[0]
+        if is_pruned(self.store, weights):
+            folder = self.store.segment_folder(weights)
+            raise StoreError(f"gc --weights removed the weights that are to be measured; {move_away(folder)}")
         model = self._new_model()
-        load_checkpoint(self.store.checkpoint_folder(self.segment.needs[0]), model, None)
+        load_checkpoint(self.store.checkpoint_folder(weights), model, None)
         if isinstance(spec, TaskEvaluation):
             return None, self._task_run(model).result(model)
         sequences = self.job.sequences(self.segment)
@@ -185,6 +199,11 @@ class SegmentRun:
         start_step = 0
         if world.rank == 0:
             start_step = self._restore(model, optimizer)
+            again = pruned_step(self.store, segment) - start_step
+            if again > 0:
+                self._note(
+                    f"{again} steps after step {start_step} were taken again: gc had pruned the state they led to"
+                )
             if start_step == 0:
                 self._initialise(model)
         start_step = world.share_state(model, optimizer, start_step)
@@ -328,7 +347,7 @@ class SegmentRun:
                 if of_attempt:
                     self._adopt(path.parent, rows)
                 return step
-        if self.segment.kind == "decay":
+        if self.segment.kind == "decay" and not is_pruned(self.store, self.segment.needs[0]):
             self._refuse_branch_point()
         return 0
 
@@ -343,11 +362,15 @@ class SegmentRun:
 
     def _trunk_states(self) -> list[tuple[int, Path]]:
         """Published states that this segment may start from."""
-        if self.segment.kind == "decay":
-            assert self.segment.decay_start is not None
-            return [(self.segment.decay_start, self.store.checkpoint_folder(self.segment.needs[0]))]
         published = self.store.published_trunk_steps(trunk_id(self.segment.trunk))
-        return [(step, self.store.checkpoint_folder(segment_id)) for step, segment_id in published]
+        states = [(step, self.store.checkpoint_folder(segment_id)) for step, segment_id in published]
+        branch = self.segment.decay_start
+        if branch is None:
+            return states
+        parent = self.segment.needs[0]
+        if not is_pruned(self.store, parent):
+            return [(branch, self.store.checkpoint_folder(parent))]
+        return [(step, path) for step, path in states if step < branch]  # Before its cooldown it is its trunk.
 
     def _load(self, path: Path, model: Transformer, optimizer: torch.optim.Optimizer, *, set_aside: bool) -> bool:
         """Load a checkpoint; an attempt's that does not verify is set aside for good."""

@@ -19,6 +19,7 @@ from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
+from orchestrator.pruned import steps_taken_again
 from orchestrator.records import write_tables
 from orchestrator.revisions import record_revision
 from orchestrator.segment_run import Job
@@ -77,6 +78,14 @@ def run_sweep(
     with driving(store, sweep.name), following(store, sweep.name) as mirror:
         if pending:
             console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
+            again = {segment.id: steps for segment in pending if (steps := steps_taken_again(store, segment))}
+            if again:
+                console.print(
+                    f"note: {len(again)} of them start from states that gc pruned, and take at most "
+                    f"{sum(again.values())} steps of their trunks again",
+                    highlight=False,
+                    soft_wrap=True,
+                )
             published |= _run(
                 _executor(executor, workers, address, spec.execution),
                 plan,

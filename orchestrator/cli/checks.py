@@ -21,11 +21,15 @@ def fsck(
     mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Also compare what MLflow shows.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that the results folder is whole: ids, sums, states, tables, fits, MLflow. Reads only; exit 1 if not."""
+    """Prove that the results folder is whole: ids, sums, states, tables, fits, MLflow. Reads only; exit 1 if not.
+
+    A folder that does not exist is an error (exit 2), not an empty store."""
     from orchestrator.display import bytes_text
     from orchestrator.fsck import check_results
+    from orchestrator.results_folder import check_exists
     from orchestrator.store import Store
 
+    check_exists(results)
     started = time.monotonic()
     report = check_results(Store(root=results), ask_mlflow=mlflow)
     failing = report.findings if strict else report.problems

@@ -99,12 +99,14 @@ def gc(
 
     Kept: what an unfinished segment of any plan starts from, the newest state of every trunk (a larger budget goes on
     there), the final weights of cells (unless --weights), and segments that no sweep of this folder has planned.
+    A budget added later below the largest takes its trunk's steps again; the run says how many.
     """
     from orchestrator.display import bytes_text
     from orchestrator.gc import GcRefused, collect, find_garbage
-    from orchestrator.results_folder import writing
+    from orchestrator.results_folder import check_exists, writing
     from orchestrator.store import Store
 
+    check_exists(results)
     store = Store(root=results)
     garbage = find_garbage(store, weights=weights)
     _say(store, garbage)

@@ -135,8 +135,15 @@ def lose_a_branch_point(store: Store) -> None:
         if spec["id"] in (path.parent.name, *json.loads(path.read_text())["needs"]):
             shutil.rmtree(path.parent)
     shutil.rmtree(store.checkpoint_folder(spec["needs"][0]))
-    pruned = {"schema": "mor-sweep.pruned/1", "segment_id": spec["needs"][0]}
-    write_json(store.segment_folder(spec["needs"][0]) / "pruned.json", pruned)
+
+
+def prune_weights_that_are_to_be_measured(store: Store) -> None:
+    evaluation = segment(store, "evaluate")
+    (weights,) = json.loads((evaluation / "spec.json").read_text())["needs"]
+    shutil.rmtree(evaluation)
+    shutil.rmtree(store.checkpoint_folder(weights))
+    pruned = {"schema": "mor-sweep.pruned/1", "segment_id": weights}
+    write_json(store.segment_folder(weights) / "pruned.json", pruned)
 
 
 def rename_an_arm(store: Store) -> None:
@@ -194,6 +201,7 @@ DAMAGE = {
     shorten_the_curve: "metrics.jsonl: ends at step",
     lose_the_weights_of_a_cell: "which rests on it, is finished",
     lose_a_branch_point: "is gone, and a planned decay to step",
+    prune_weights_that_are_to_be_measured: "is gone, and a planned evaluate to step",
     rename_an_arm: "is not what its id says",
     tear_the_sweep: "sweep.json cannot be read",
     improve_a_loss: "1 finished rows are not what the store says",
