@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import polars as pl
@@ -41,8 +41,11 @@ def run_sweep(
     executor: str,
     workers: int,
     address: str | None,
+    mlflow: bool = True,
 ) -> int:
     """Compute every segment of a plan that is not published yet. Returns the exit code: 0, or 3 with failed cells.
+
+    Without `mlflow` nothing is mirrored: `mor-sweep mlflow sync` does that later.
 
     Raises ClusterUnreachable where a Ray address does not answer, StoreError where the results cannot be read.
     """
@@ -73,9 +76,10 @@ def run_sweep(
     if not pending:
         console.print("nothing to train: every segment of this plan is published", highlight=False)
         table = write_tables(store, sweep)
-        if is_current(store, sweep, tracking_uri(store, sweep.name)):
+        if not mlflow or is_current(store, sweep, tracking_uri(store, sweep.name)):
             return _report(console, plan, table, store, published)
-    with driving(store, sweep.name), following(store, sweep.name) as mirror:
+    mirroring = following(store, sweep.name) if mlflow else nullcontext()
+    with driving(store, sweep.name), mirroring as mirror:
         if pending:
             console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
             again = {segment.id: steps for segment in pending if (steps := steps_taken_again(store, segment))}
@@ -96,7 +100,7 @@ def run_sweep(
                 on_this_host=address is None,
             )
         table = write_tables(store, sweep)
-    if mirror.warning:
+    if mirror and mirror.warning:
         console.print(mirror.warning, highlight=False, soft_wrap=True)
     return _report(console, plan, table, store, published)
 

@@ -8,6 +8,7 @@ import typer
 
 from orchestrator.cli.launch import (
     ExecutorName,
+    Mirrored,
     check_flags,
     items_of,
     print_plan,
@@ -42,6 +43,7 @@ def ablate(
     executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
+    mlflow: Mirrored = True,
 ) -> None:
     """Train every variant of an ablation for the same tokens, and list the variants by their loss."""
     from orchestrator.spec import Override, load_spec
@@ -61,7 +63,7 @@ def ablate(
     if dry_run:
         print_plan(spec, results, machine, as_json)
         return
-    code = run(spec, results, machine, yes=yes, executor=executor.value, address=address)
+    code = run(spec, results, machine, yes=yes, executor=executor.value, address=address, mlflow=mlflow)
     _print_variants(spec, results)
     raise typer.Exit(code)
 

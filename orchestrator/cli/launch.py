@@ -7,7 +7,7 @@ import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 EXPENSIVE_SECONDS = 3600
 """A sweep that is estimated to take longer asks first."""
+
+
+Mirrored = Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the sweep into MLflow while it runs.")]
 
 
 class ExecutorName(StrEnum):
@@ -61,7 +64,14 @@ def print_plan(spec: "SweepSpec", results: Path, machine: "Throughput", as_json:
 
 
 def run(
-    spec: "SweepSpec", results: Path, machine: "Throughput", *, yes: bool, executor: str, address: str | None
+    spec: "SweepSpec",
+    results: Path,
+    machine: "Throughput",
+    *,
+    yes: bool,
+    executor: str,
+    address: str | None,
+    mlflow: bool,
 ) -> int:
     """Show what the sweep costs, ask where that is much, train what is missing. Returns the exit code."""
     from mor_core.data.shards import find, prepare
@@ -83,7 +93,9 @@ def run(
     print_news(asked, planned)
     from orchestrator.sweep_run import run_sweep
 
-    return run_sweep(planned, spec, snapshot, results, executor=executor, workers=machine.workers, address=address)
+    return run_sweep(
+        planned, spec, snapshot, results, executor=executor, workers=machine.workers, address=address, mlflow=mlflow
+    )
 
 
 def _ask_if_expensive(cost: "Estimate") -> None:

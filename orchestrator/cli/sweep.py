@@ -8,6 +8,7 @@ import typer
 
 from orchestrator.cli.launch import (
     ExecutorName,
+    Mirrored,
     check_flags,
     items_of,
     print_plan,
@@ -43,6 +44,7 @@ def isoflop(
     executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
+    mlflow: Mirrored = True,
 ) -> None:
     """Train every (arm, size, budget, seed) of a sweep; what is finished already is not trained again."""
     from orchestrator.spec import Override, load_spec
@@ -64,4 +66,4 @@ def isoflop(
     if dry_run:
         print_plan(spec, results, machine, as_json)
     else:
-        raise typer.Exit(run(spec, results, machine, yes=yes, executor=executor.value, address=address))
+        raise typer.Exit(run(spec, results, machine, yes=yes, executor=executor.value, address=address, mlflow=mlflow))

@@ -181,12 +181,12 @@ def test_a_sweep_on_a_full_disk_says_so_and_finishes_once_there_is_space(
     try:
         ballast = toy.results / "ballast"
         ballast.write_bytes(bytes(shutil.disk_usage(toy.results).free - 400_000))
-        done = toy.run()
+        done = toy.run(mlflow=True)
         assert done.returncode in (1, 3)
         assert "Traceback" not in done.stderr
         assert "no space" in done.stderr.lower() or "No space left on device" in done.stderr
         ballast.unlink()
-        again = toy.run()
+        again = toy.run(mlflow=True)
         assert again.returncode == 0, again.stderr
         assert_as_undisturbed(toy, reference)
     finally:

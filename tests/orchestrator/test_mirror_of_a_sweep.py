@@ -27,7 +27,7 @@ def test_a_sweep_beside_a_failing_server_trains_every_cell_and_a_sync_makes_it_g
 ):
     with misbehaving(None, mode) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
-        done = toy.run()
+        done = toy.run(mlflow=True)
     assert done.returncode == 0, done.stderr
     assert "12 of 12 cells finished" in done.stderr
     assert done.stderr.count("MLflow mirror incomplete") == 1
@@ -47,7 +47,7 @@ def test_after_a_killed_driver_and_a_resume_each_step_stands_once_in_mlflow(toy:
             time.sleep(0.05)
         driver.kill()
         driver.communicate(timeout=30)
-    done = toy.run()
+    done = toy.run(mlflow=True)
     assert done.returncode == 0, done.stderr
     compared = check(toy, "--check")
     assert compared.returncode == 0, compared.stderr

@@ -1,5 +1,7 @@
 """A toy sweep of 12 cells and the ways to run it through the command line."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -7,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
+import pytest
+
+from orchestrator.cli.main import main
 
 MOR_SWEEP = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
 TOY_PRESET = Path(__file__).parent / "toy.toml"
@@ -79,9 +84,11 @@ class ToySweep:
         """The environment of its commands."""
         return os.environ | {"MOR_SWEEP_CACHE": str(self.cache)} | self.variables
 
-    def run(self, *flags: str, executor: str = "in-process") -> subprocess.CompletedProcess[str]:
-        """Run the sweep to its end."""
-        command = self.command("--executor", executor, *flags)
+    def run(self, *flags: str, executor: str = "in-process", mlflow: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run the sweep to its end: in this process where it can be, for a start costs as much as the training."""
+        command = self.command("--executor", executor, *([] if mlflow else ["--no-mlflow"]), *flags)
+        if executor == "in-process" and not mlflow:
+            return _run_here(command[len(MOR_SWEEP) :], self.environment)
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=280, check=False)
 
     def start(self, *flags: str, executor: str = "ray") -> subprocess.Popen[str]:
@@ -106,3 +113,22 @@ class ToySweep:
         """The bytes of every published checkpoint's weights, by segment id."""
         found = self.results.glob("segments/*/checkpoint/weights.safetensors")
         return {path.parent.parent.name: path.read_bytes() for path in found}
+
+
+def _run_here(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """What the command line does with these arguments, as if in a process of its own."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["mor-sweep", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
+    return subprocess.CompletedProcess(arguments, code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
