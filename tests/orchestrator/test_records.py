@@ -4,12 +4,11 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import polars as pl
 import pytest
-from toy_sweep import MOR_SWEEP, SCIENCE, TOY_PRESET, ToySweep
+from toy_sweep import SCIENCE, TOY_PRESET, ToySweep, run_here
 
 from orchestrator.cells import training_cost
 from orchestrator.identity import OtherVersion
@@ -118,8 +117,7 @@ def cosines(reference: ToySweep, tmp_path_factory: pytest.TempPathFactory) -> St
     kept = toy[toy.index("[model]") :]
     (folder / "cosines.toml").write_text(HEAD + kept + VARIANTS)
     where = ["--preset", str(folder / "cosines.toml"), "--data", str(reference.text), "--results", str(folder)]
-    command = [*MOR_SWEEP, "isoflop", *where, "--executor", "in-process", "--yes"]
-    done = subprocess.run(command, env=reference.environment, capture_output=True, text=True, check=False)
+    done = run_here(["isoflop", *where, "--executor", "in-process", "--no-mlflow", "--yes"], reference.environment)
     assert done.returncode == 0, done.stderr
     return Store(root=folder)
 

@@ -27,6 +27,13 @@ def test_every_cell_of_the_sweep_has_a_loss_below_a_uniform_guess(reference: Toy
     assert (routed["loss"] != routed["loss_topk"]).all()
 
 
+def test_without_mlflow_nothing_is_mirrored(reference: ToySweep):
+    assert (
+        sorted(path.name for path in (reference.results / "sweeps" / "toy").iterdir() if path.name.startswith("m"))
+        == []
+    )
+
+
 def test_the_same_command_again_trains_nothing_and_changes_nothing(reference: ToySweep):
     before, table = reference.published(), reference.science()
     again = reference.run(executor="ray")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from toy_sweep import MOR_SWEEP, TOY_PRESET
+from toy_sweep import TOY_PRESET, ToySweep, run_here
 
 from mor_core.data.shards import prepare
 from mor_core.data.spec import DataSpec
@@ -16,6 +16,8 @@ from mor_core.model.transformer import build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import load_checkpoint
 from orchestrator.identity import from_jsonable
+from orchestrator.revisions import load_sweep
+from orchestrator.store import Store
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,9 @@ class UpTraining:
         return path
 
     def run(self, preset: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-        command = [*MOR_SWEEP, "isoflop", "--preset", str(preset), "--data", str(self.text), "--yes"]
-        command += ["--results", str(self.root / "results"), "--executor", "in-process", *flags]
-        environment = {"MOR_SWEEP_CACHE": str(self.cache), "PATH": "/usr/bin:/bin", "HOME": str(self.root)}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+        arguments = ["isoflop", "--preset", str(preset), "--data", str(self.text), "--yes", "--no-mlflow"]
+        arguments += ["--results", str(self.root / "results"), "--executor", "in-process", *flags]
+        return run_here(arguments, {"MOR_SWEEP_CACHE": str(self.cache), "HOME": str(self.root)})
 
     def first_losses(self) -> dict[str, float]:
         """Loss of the first step of every trunk's shortest stretch, by architecture and start."""
@@ -65,25 +66,17 @@ class UpTraining:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, toy_text: Path, toy_cache: Path) -> UpTraining:
-    """Weights that know the toy text: the end of a vanilla cell, exported."""
+def up(tmp_path_factory: pytest.TempPathFactory, toy_text: Path, toy_cache: Path, reference: ToySweep) -> UpTraining:
+    """Weights that know the toy text: the end of a vanilla cell of the toy sweep, exported."""
     root = tmp_path_factory.mktemp("up")
     data = prepare(DataSpec(corpus=str(toy_text), vocab_size=300), cache=toy_cache)
     up = UpTraining(root=root, text=toy_text, cache=toy_cache, tokenizer=data.folder / "tokenizer.json")
-    command = [*MOR_SWEEP, "isoflop", "--preset", str(TOY_PRESET), "--data", str(toy_text), "--yes"]
-    command += ["--arms", "vanilla", "--sizes", "23k", "--budgets", "2.4e9", "--executor", "in-process"]
-    environment = {"MOR_SWEEP_CACHE": str(toy_cache), "PATH": "/usr/bin:/bin", "HOME": str(root)}
-    done = subprocess.run(
-        [*command, "--results", str(root / "first")], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    decay = next(
-        path.parent
-        for path in root.glob("first/segments/*/spec.json")
-        if json.loads(path.read_text())["kind"] == "decay"
-    )
+    store = Store(root=reference.results)
+    sweep = load_sweep(store, "toy")
+    cell = next(c for c in sweep.cells if (c.arm, c.size, c.budget) == ("vanilla", "23k", 2_400_000_000))
+    *_, decay, _evaluation = sweep.chain(cell)
     model = build_model(model_config(SIZES["23k"], vocab_size=300, context_length=32), seed=0)
-    load_checkpoint(decay / "checkpoint", model, None)
+    load_checkpoint(store.checkpoint_folder(decay.id), model, None)
     export_llama(model, up.pretrained, up.tokenizer)
     return up
 

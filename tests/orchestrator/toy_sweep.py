@@ -88,7 +88,7 @@ class ToySweep:
         """Run the sweep to its end: in this process where it can be, for a start costs as much as the training."""
         command = self.command("--executor", executor, *([] if mlflow else ["--no-mlflow"]), *flags)
         if executor == "in-process" and not mlflow:
-            return _run_here(command[len(MOR_SWEEP) :], self.environment)
+            return run_here(command[len(MOR_SWEEP) :], self.environment)
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=280, check=False)
 
     def start(self, *flags: str, executor: str = "ray") -> subprocess.Popen[str]:
@@ -115,7 +115,7 @@ class ToySweep:
         return {path.parent.parent.name: path.read_bytes() for path in found}
 
 
-def _run_here(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run_here(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """What the command line does with these arguments, as if in a process of its own."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with (
