@@ -10,9 +10,11 @@ import json
 import os
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
@@ -20,11 +22,14 @@ from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import Segment
 from orchestrator.segment_run import Job, SegmentRun
 from orchestrator.stopping import why_stop
-from orchestrator.store import Store, StoreError, replace_text
-from orchestrator.worker import Outcome, failed, half_micro_batch, published_outcome, run_segment
+from orchestrator.store import Store, StoreError, iterate_attempts, replace_text, scratch_folder, write_json
+from orchestrator.worker import Outcome, failed, failure_of, half_micro_batch, published_outcome, run_segment
 
 OUTCOME = "outcome.json"
 """In a group's scratch folder: what rank 0 says became of the segment."""
+
+FAILURE = "failure.json"
+"""In a group's scratch folder: why another rank failed, as an attempt says it. Rank 0 knows only that it is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +58,9 @@ def with_ranks(segment: Segment, job: Job, train: Callable[[Rank], str | None], 
         if cause := why_stop(job.stop, running=False):
             return Outcome(segment_id=segment.id, status="interrupted", reason=cause)
         reached = store.last_attempt_step(segment.id)
-        with _scratch(store) as scratch:
+        with _scratch(store, job) as scratch:
             lost = train(Rank(segment=segment, job=job, scratch=scratch))
-            outcome = _outcome(scratch, segment)
+            outcome = _outcome(scratch, store, segment)
         if store.is_done(segment.id):
             return _published(store, segment)
         if outcome and outcome.failure is FailureClass.oom:
@@ -71,26 +76,39 @@ def with_ranks(segment: Segment, job: Job, train: Callable[[Rank], str | None], 
     return failed(segment, Failure(kind=FailureClass.infrastructure, text=lost or "its workers ended without a result"))
 
 
-def run_rank(rank: Rank) -> None:
-    """This process's part of the work, in the process group that it is in. Rank 0 leaves the outcome in scratch."""
+def run_rank(rank: Rank) -> bool:
+    """This process's part of the work, in the process group that it is in. Rank 0 leaves the outcome in scratch,
+    another rank its failure.
+
+    False where this rank left before the end: the others are to be ended, for they may wait for it for ever. A group
+    that is left is not always closed: torch keeps it once an optimiser has been made.
+    """
     try:
-        if current_world().rank == 0:
-            outcome = run_segment(rank.segment, rank.job)
-            leave_world()
-            replace_text(rank.scratch / OUTCOME, json.dumps(asdict(outcome)))
-        else:
-            _follow(rank)
+        if current_world().rank:
+            return _follow(rank)
+        outcome = run_segment(rank.segment, rank.job)
+        leave_world()
+        replace_text(rank.scratch / OUTCOME, json.dumps(asdict(outcome)))
+        return outcome.status in ("finished", "diverged")
     except PeerLost:
-        pass  # Without an outcome, whoever waits for the group replaces it.
+        return True  # Without an outcome, whoever waits for the group replaces it.
     finally:
         leave_world()
 
 
-def _follow(rank: Rank) -> None:
-    """The part of a rank that writes nothing of its own."""
+def _follow(rank: Rank) -> bool:
+    """The part of a rank that writes nothing of its own; False where it failed. Raises PeerLost."""
     with tempfile.TemporaryDirectory(dir=rank.scratch) as folder, contextlib.suppress(Diverged):
         run = SegmentRun(segment=rank.segment, job=rank.job, store=Store(root=rank.job.results), attempt=Path(folder))
-        run.follow()
+        try:
+            run.follow()
+        except (PeerLost, Diverged):
+            raise
+        except Exception as error:  # This rank's one boundary, as an attempt is rank 0's.
+            details = {"traceback": traceback.format_exc(), "rank": current_world().rank}
+            write_json(rank.scratch / FAILURE, failure_of(error, rank.scratch).to_json(**details))
+            return False
+    return True
 
 
 def _published(store: Store, segment: Segment) -> Outcome:
@@ -100,25 +118,37 @@ def _published(store: Store, segment: Segment) -> Outcome:
         return failed(segment, Failure(kind=FailureClass.store, text=str(error)))
 
 
-def _outcome(scratch: Path, segment: Segment) -> Outcome | None:
-    """What rank 0 says became of the segment; None where it was lost or lost another."""
+def _outcome(scratch: Path, store: Store, segment: Segment) -> Outcome | None:
+    """What rank 0 says became of the segment, or the failure of another rank; None where one was just lost."""
+    if found := _read(scratch / OUTCOME):
+        failure = FailureClass(found["failure"]) if found["failure"] else None
+        return Outcome(segment_id=segment.id, status=found["status"], reason=found["reason"], failure=failure)
+    if found := _read(scratch / FAILURE):
+        for attempt in list(iterate_attempts(store, segment.id))[-1:]:
+            write_json(attempt / FAILURE, found)  # Rank 0 left without a word in it.
+        return Outcome(
+            segment_id=segment.id, status="failed", reason=found["reason"], failure=FailureClass(found["class"])
+        )
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((scratch / OUTCOME).read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    failure = FailureClass(found["failure"]) if found["failure"] else None
-    return Outcome(segment_id=segment.id, status=found["status"], reason=found["reason"], failure=failure)
 
 
 @contextlib.contextmanager
-def _scratch(store: Store) -> Iterator[Path]:
+def _scratch(store: Store, job: Job) -> Iterator[Path]:
     """A folder in the results folder, which all machines of a cluster share."""
-    parent = store.root / "scratch"
+    parent = scratch_folder(store, job.run)
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            parent.rmdir()
+        for empty in (parent, parent.parent):
+            with contextlib.suppress(OSError):
+                empty.rmdir()

@@ -17,7 +17,7 @@ from pathlib import Path
 from orchestrator.drivers import running_drivers
 from orchestrator.planned_work import PlannedWork, planned_work
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA
-from orchestrator.store import Store, StoreError, iterate_attempts, remove_folder, write_json
+from orchestrator.store import SCRATCH, Store, StoreError, iterate_attempts, remove_folder, write_json
 
 UNPUBLISHED = ("*.writing", "*.writing.*", "*.removed", "*.corrupt", "final", "publish")
 """What of an attempt nobody goes on with once its process is gone."""
@@ -157,6 +157,8 @@ def _prune(store: Store, checkpoint: PrunableCheckpoint) -> None:
 def leftovers(store: Store) -> Iterator[Path]:
     """What dead attempts, and deletions that were cut short, left. An attempt at work holds its segment's lock."""
     yield from sorted(store.root.glob("segments/*/*.removed"))
+    if not running_drivers(store):
+        yield from sorted((store.root / SCRATCH).glob("*"))
     for folder in sorted((store.root / "attempts").glob("*")):
         segment_id = folder.name
         if not folder.is_dir() or store.is_locked(segment_id):

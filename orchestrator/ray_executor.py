@@ -252,9 +252,10 @@ def _train(rank: Rank, request: Request) -> str | None:
 
 
 def _rank_loop(config: dict) -> None:
-    """What Ray Train calls on each worker, when the process group stands."""
+    """What Ray Train calls on each worker, when the process group stands. An exception makes it end the others."""
     _hide_unasked_gpus(config["request"])
-    run_rank(config["rank"])
+    if not run_rank(config["rank"]):
+        raise RuntimeError("this worker left before the end; the others are ended")
 
 
 def _hide_unasked_gpus(request: Request) -> None:

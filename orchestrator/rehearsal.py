@@ -9,13 +9,14 @@
     MOR_SWEEP_REHEARSE="spike step=29"                 training goes on from an embedding a hundred times as large
 
 `step` (default: any), `attempts` (only the first so many attempts at a segment), `micro_batch` (only passes of more
-than so many sequences), `segment` (start of its id) and `kind` (stable, decay or evaluate) narrow where it happens.
+than so many sequences), `segment` (start of its id), `kind` (stable, decay or evaluate) and `rank` (of the workers that
+share a segment; default: 0) narrow where it happens.
 """
 
 import ctypes
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -26,10 +27,15 @@ _FOR_EVER_SECONDS = 10**6
 _SLOW_SECONDS = 1.0
 
 
-def rehearse(model: Transformer, where: Mapping[str, str | int]) -> None:
+def rehearse(model: Transformer, where: Callable[[], Mapping[str, str | int]]) -> None:
     """Let the fault that MOR_SWEEP_REHEARSE names happen if it is meant for `where`: a step about to be taken."""
     fault, *conditions = os.environ.get(VARIABLE, "").split() or [""]
-    if not fault or not all(_holds(condition, where) for condition in conditions):
+    if not fault:
+        return
+    if not any(condition.startswith("rank=") for condition in conditions):
+        conditions.append("rank=0")
+    here = where()
+    if not all(_holds(condition, here) for condition in conditions):
         return
     match fault:
         case "hang":
@@ -65,7 +71,7 @@ def _holds(condition: str, where: Mapping[str, str | int]) -> bool:
             return int(where["micro_batch"]) > int(value)
         case "kind":
             return where["kind"] == value
-        case "step":
-            return where["step"] == int(value)
+        case "step" | "rank":
+            return where[name] == int(value)
         case _:
-            raise ValueError(f"{VARIABLE}: {name!r}, expected step, attempts, micro_batch, segment or kind")
+            raise ValueError(f"{VARIABLE}: {name!r}, expected step, attempts, micro_batch, segment, kind or rank")

@@ -209,8 +209,7 @@ class SegmentRun:
         start_step = world.share_state(model, optimizer, start_step)
 
         def batch_of_step(step: int) -> np.ndarray:
-            if world.rank == 0:
-                rehearse(model, self._where(step))
+            rehearse(model, lambda: self._where(step))
             return reader.train_batch(recipe.seed, step, recipe.train.batch_size, recipe.model.context_length)
 
         steps = train_steps(
@@ -265,7 +264,7 @@ class SegmentRun:
         """The batches of an evaluation, as long as nobody asks to stop: there is no state to keep."""
         stop = StopWatch(stop=self.job.stop)
         for batch in batches:
-            rehearse(model, self._where(self.segment.stop_step))
+            rehearse(model, lambda: self._where(self.segment.stop_step))
             if cause := stop.check():
                 raise Interrupted(self.segment.stop_step, cause)
             yield batch
@@ -277,7 +276,8 @@ class SegmentRun:
             "segment": self.segment.id,
             "kind": self.segment.kind,
             "step": step,
-            "attempt": int(self.attempt.name.split("-", 1)[0]),
+            "attempt": self.store.num_attempts(self.segment.id),
+            "rank": current_world().rank,
             "micro_batch": self.job.sequences(self.segment, current_world().size),
         }
 

@@ -4,6 +4,7 @@
     attempts/<segment_id>/<attempt>/  metrics.jsonl  checkpoint-<step>/  progress.json  log.txt  failure.json
     trunks/<trunk_id>/<step>          the id of a published stable segment: a hint, verified when used
     tasks/<weights_id>/<segment_id>   the task that a published evaluation of these weights scores: a hint too
+    scratch/<run>/                    where the workers that share a segment meet while it runs
     sweeps/<name>/                    sweep.json  runs.parquet  fits.json  figures/  mlflow.db
 
 A segment is done if and only if segments/<id>/result.json exists. An attempt builds its folder privately and publishes
@@ -32,6 +33,7 @@ LOG_EVERY_STEPS = 10
 LOCK = "lock"
 """In a segment's attempts folder: held by the process that computes it, and let go by the kernel with it."""
 
+SCRATCH = "scratch"
 RESULT_SCHEMA = "mor-sweep.result/1"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish")
@@ -324,6 +326,18 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def scratch_folder(store: Store, run: str) -> Path:
+    """Where the workers that share a segment meet, for the length of one run of a command."""
+    return store.root / SCRATCH / (run or "alone")
+
+
+def remove_scratch(store: Store, run: str) -> None:
+    """Remove what workers that were ended with their run left there."""
+    shutil.rmtree(scratch_folder(store, run), ignore_errors=True)
+    with contextlib.suppress(OSError):  # Another run is using it, or nobody has.
+        (store.root / SCRATCH).rmdir()
 
 
 def iterate_attempts(store: Store, segment_id: str) -> Iterator[Path]:

@@ -25,7 +25,7 @@ from orchestrator.revisions import record_revision
 from orchestrator.segment_run import Job
 from orchestrator.spec import ExecutionSection, SweepSpec
 from orchestrator.stopping import GRACE_SECONDS, StopFile, Stopping, new_stop_file, stoppable
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store, StoreError, remove_scratch
 from orchestrator.worker import Outcome, published_outcome
 
 EXIT_FAILED_CELLS = 3
@@ -161,6 +161,8 @@ def _run(
     except (KeyboardInterrupt, SystemExit):
         progress.console.print("stopped: the same command goes on from the last checkpoints", highlight=False)
         raise
+    finally:
+        remove_scratch(store, job.run)
     return progress.outcomes
 
 

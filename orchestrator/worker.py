@@ -102,13 +102,14 @@ def published_outcome(store: Store, segment_id: str) -> Outcome:
 def failure_of(error: Exception, folder: Path) -> Failure:
     """An exception as a failure of one class, in one line. The folder is named where the system did not name a file."""
     kind = _failure_class(error)
-    if isinstance(error, OSError) and error.strerror:
-        return Failure(
-            kind=kind,
-            text=f"{error.filename or folder}: {error.strerror}; the same command goes on once that is mended",
-        )
     text = str(error).strip().partition("\n")[0] or type(error).__name__
-    return Failure(kind=kind, text=f"{type(error).__name__}: {text}" if kind is FailureClass.error else text)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or folder}: {error.strerror}; the same command goes on once that is mended"
+    elif kind is FailureClass.error:
+        text = f"{type(error).__name__}: {text}"
+    if kind is FailureClass.oom:
+        text += f" (peak {peak_memory_bytes() / 2**20:,.0f} MiB)"
+    return Failure(kind=kind, text=text)
 
 
 def _tries(segment: Segment, job: Job, store: Store) -> Outcome | None:
@@ -158,8 +159,6 @@ def _attempt(segment: Segment, job: Job, store: Store) -> Failure | Outcome | No
     except Exception as error:  # The one boundary where any failure of a segment becomes a record.
         leave_world()
         failure = failure_of(error, folder)
-        if failure.kind is FailureClass.oom:
-            failure = replace(failure, text=f"{failure.text} (peak {peak_memory_bytes() / 2**20:,.0f} MiB)")
         details = {"traceback": traceback.format_exc(), "peak_memory_bytes": peak_memory_bytes()}
         with contextlib.suppress(OSError):  # A full disk must not hide what it caused.
             write_json(folder / "failure.json", failure.to_json(**details))

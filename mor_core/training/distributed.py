@@ -87,7 +87,8 @@ def current_world() -> World:
 
 
 def leave_world() -> None:
-    """Leave the process group, if there is one: ranks that wait for this one are told, and raise PeerLost."""
+    """Leave the process group, if there is one. Ranks that wait for this one raise PeerLost as soon as its sockets are
+    closed: now, or when the process ends where torch keeps the group (it does once an optimiser was made)."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

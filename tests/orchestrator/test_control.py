@@ -25,7 +25,7 @@ from orchestrator.fsck import check_results
 from orchestrator.gc import GcRefused, find_garbage
 from orchestrator.retry import RetryRefused
 from orchestrator.revisions import load_sweep
-from orchestrator.store import LOCK, Store
+from orchestrator.store import LOCK, Store, scratch_folder
 
 
 @pytest.fixture
@@ -276,9 +276,12 @@ def test_gc_removes_what_dead_attempts_left_and_nothing_of_one_at_work(copy: Toy
         left[name] = attempt / "checkpoint-20"
         left[name].mkdir()
         (left[name] / "weights.safetensors").write_bytes(b"x" * 1000)
+    scratch = scratch_folder(store, "a run that was killed")
+    scratch.mkdir(parents=True)
     with FileLock(store.attempts_folder(stable) / LOCK):
         done = CliRunner().invoke(app, ["gc", "--yes", "--results", str(copy.results)])
-    assert "1 leftovers" in done.output
+    assert "2 leftovers" in done.output
+    assert not scratch.exists()
     assert left[stable].exists()
     assert not left[decay].exists()
 

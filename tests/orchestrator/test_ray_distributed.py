@@ -1,4 +1,4 @@
-"""Segments that several workers train together, through Ray Train."""
+"""Segments that several workers train together, through Ray Train: stopped, hung, killed, without memory."""
 
 import json
 import os
@@ -8,12 +8,15 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from disturbances import checkpoints, processes_of, wait_for
+from disturbances import checkpoints, executed, failures, interruptions, processes_of, signalled, wait_for
 from toy_sweep import TOY_PRESET, ToySweep
+
+from orchestrator.rehearsal import VARIABLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 GRID = ("--sizes", "23k", "--budgets", "2.4e9")
+STALL_SECONDS = 10.0
 ROUTED, DENSE = (*GRID, "--arms", "mor"), (*GRID, "--arms", "vanilla")
 
 
@@ -63,9 +66,10 @@ def ranks_of(toy: ToySweep) -> tuple[int | None, set[int]]:
     return first, workers - {first}
 
 
+@pytest.mark.faults("F2", invariants=("I5", "I8"))
 @pytest.mark.parametrize("which", ["rank 0", "rank 1"])
 def test_a_group_that_loses_a_rank_is_replaced_and_goes_on(
-    toy: ToySweep, one_worker: ToySweep, two_workers: tuple[str, ...], which: str
+    toy: ToySweep, one_worker: ToySweep, two_workers: tuple[str, ...], figures, which: str
 ):
     driver = toy.start(*two_workers, *DENSE)
     wait_for(lambda: checkpoints(toy), seconds=150)
@@ -76,8 +80,100 @@ def test_a_group_that_loses_a_rank_is_replaced_and_goes_on(
     assert driver.returncode == 0, output
     assert losses(toy, "vanilla") == pytest.approx(losses(one_worker, "vanilla"), abs=1e-5)
     assert_trained_by_two(toy)
-    tried = [result for result in map(json.loads, toy.published().values()) if result["attempts"] > 1]
-    assert len(tried) == 1
-    assert tried[0]["steps_executed"] < tried[0]["step"], "it started from the checkpoint"
-    assert not list(toy.results.glob("attempts/*/*/failure.json")), "nothing has failed"
+    step = assert_one_went_on(toy)
+    assert not failures(toy), "nothing has failed"
+    assert_nothing_is_left(toy)
+    figures("F2", f"{which} of two killed: a new group went on from step {step}, losses within 1e-5")
+
+
+def assert_one_went_on(toy: ToySweep) -> int:
+    """One segment took a second attempt, which started from a checkpoint; the step of that."""
+    (tried,) = [result for result in map(json.loads, toy.published().values()) if result["attempts"] > 1]
+    assert tried["attempts"] == 2
+    assert tried["steps_executed"] < tried["step"], "it started from the checkpoint"
+    return tried["step"] - tried["steps_executed"]
+
+
+def assert_nothing_is_left(toy: ToySweep) -> None:
     wait_for(lambda: not [p for p in processes_of(toy) if p.status() != psutil.STATUS_ZOMBIE], seconds=10)
+    assert not (toy.results / "scratch").exists()
+
+
+@pytest.mark.faults("F11", "F12", invariants=("I5", "I8"))
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_two_workers_that_are_told_to_stop_keep_their_step_and_lose_none(
+    toy: ToySweep, one_worker: ToySweep, two_workers: tuple[str, ...], figures, number: signal.Signals, code: int
+):
+    driver = toy.start(*two_workers, *DENSE)
+    wait_for(lambda: checkpoints(toy), seconds=150)
+    seconds, output = signalled(driver, number, grace=60.0)
+    assert driver.returncode == code, output
+    assert "Traceback" not in output
+    stopped = interruptions(toy)
+    assert len(stopped) == 1
+    assert_nothing_is_left(toy)
+    done = toy.run(*two_workers, *DENSE, executor="ray")
+    assert done.returncode == 0, done.stderr
+    for name, step in stopped.items():
+        taken, last = executed(toy)[name]
+        assert step + taken == last
+    assert losses(toy, "vanilla") == pytest.approx(losses(one_worker, "vanilla"), abs=1e-5)
+    assert_trained_by_two(toy)
+    case = "F12" if number == signal.SIGINT else "F11"
+    figures(case, f"{number.name} to two workers of one segment: gone after {seconds:.1f} s, 0 steps taken twice")
+
+
+@pytest.mark.faults("F24", invariants=("I5",))
+@pytest.mark.parametrize("which", ["rank 0 hangs", "rank 1 hangs", "rank 1 is stopped"])
+def test_a_group_of_which_one_rank_hangs_is_ended_and_replaced(
+    toy: ToySweep, one_worker: ToySweep, two_workers: tuple[str, ...], figures, which: str
+):
+    """Rank 0's watchdog sees that no step is taken, whoever is to blame."""
+    text = Path(two_workers[1]).read_text()
+    Path(two_workers[1]).write_text(f"{text}stall_seconds = {STALL_SECONDS}\n")
+    if which != "rank 1 is stopped":
+        toy.variables[VARIABLE] = f"native-hang step=25 attempts=1 kind=stable rank={which[5]}"
+    driver = toy.start(*two_workers, *DENSE)
+    if which == "rank 1 is stopped":
+        wait_for(lambda: checkpoints(toy), seconds=150)
+        os.kill(ranks_of(toy)[1].pop(), signal.SIGSTOP)
+    output, _ = driver.communicate(timeout=500)
+    assert driver.returncode == 0, output
+    (failure,) = failures(toy)
+    assert failure["class"] == "stalled"
+    assert losses(toy, "vanilla") == pytest.approx(losses(one_worker, "vanilla"), abs=1e-5)
+    assert_trained_by_two(toy)
+    step = assert_one_went_on(toy)
+    assert_nothing_is_left(toy)
+    figures("F24", f"of two workers {which}: stacks kept, a new group went on from step {step}")
+
+
+@pytest.mark.faults("F23", invariants=("I5",))
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_without_memory_halves_the_micro_batch_of_the_group(
+    toy: ToySweep, one_worker: ToySweep, two_workers: tuple[str, ...], figures, rank: int
+):
+    """Of 4 sequences each rank has 2, and takes them one by one after the failure."""
+    toy.variables[VARIABLE] = f"device-oom step=25 micro_batch=1 kind=stable rank={rank}"
+    done = toy.run(*two_workers, *DENSE, executor="ray")
+    assert done.returncode == 0, done.stderr
+    (failure,) = failures(toy)
+    assert failure["class"] == "oom"
+    assert "out of memory was rehearsed (peak " in failure["reason"]
+    assert "OutOfMemoryError" in failure["traceback"]
+    step = assert_one_went_on(toy)
+    (halved,) = [result for result in map(json.loads, toy.published().values()) if result["attempts"] > 1]
+    assert [(each["micro_batch"], each["world_size"]) for each in halved["numerics"]] == [(4, 2), (1, 2)]
+    assert losses(toy, "vanilla") == pytest.approx(losses(one_worker, "vanilla"), abs=1e-5)
+    figures("F23", f"rank {rank} of two without memory: went on from step {step} with half the micro-batch")
+
+
+def test_a_defect_of_a_rank_that_writes_nothing_is_told_as_its_own(toy: ToySweep, two_workers: tuple[str, ...]):
+    """And not as a lost process, which would be tried again."""
+    toy.variables[VARIABLE] = "raise step=5 rank=1"
+    done = toy.run(*two_workers, *DENSE, executor="ray")
+    assert done.returncode == 3, done.stderr
+    (failure,) = failures(toy)
+    assert (failure["class"], failure["rank"]) == ("error", 1)
+    assert "error: RuntimeError: a defect was rehearsed" in done.stderr
+    assert_nothing_is_left(toy)
