@@ -118,7 +118,13 @@ def utilisation(options: Options) -> None:
     budgets = ["2e9", "4e9"] if options.quick else ["2e10", "4e10", "8e10"]
     with tempfile.TemporaryDirectory(prefix="ms-") as folder:
         corpus = made_up_text(Path(folder) / "text.jsonl")
-        spec = spec_of("cpu", budgets=budgets, sizes={"names": ["13k", "23k", "51k"]}, data__corpus=str(corpus))
+        spec = spec_of(
+            "cpu",
+            budgets=budgets,
+            sizes={"names": ["13k", "23k", "51k"]},
+            schedule__warmup_budget=budgets[0],
+            data__corpus=str(corpus),
+        )
         data = prepare(spec.data_spec, Path(folder) / "cache")
         planned = plan(spec, data)
         store = Store(root=Path(folder) / "results")
