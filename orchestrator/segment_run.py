@@ -142,7 +142,7 @@ class SegmentRun:
         stop = StopWatch(stop=self.job.stop)
 
         def before_batch(step: int) -> None:
-            rehearse(model, self._where(step))
+            rehearse(model, lambda: self._where(step))
             if cause := stop.check():
                 raise Interrupted(step - 1, cause)
 
