@@ -150,14 +150,17 @@ def compare(
     convention: Convention = None,
 ) -> None:
     """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers, under both losses."""
+    from analysis.conventions import recount, recount_lines
     from analysis.estimate import Estimate
     from analysis.report import comparison_lines
 
     found = False
     for loss in Loss if run_table is None else (Loss.causal,):
-        study = _study(sweep, results, loss, run_table, columns, convention)
+        study, runs = _study_and_runs(sweep, results, loss, run_table, columns, convention, False, BOTH)
         typer.echo(f"{study.points.loss_column}:")
         for line in comparison_lines(study.comparisons) or ["fewer than two arms: nothing to compare"]:
+            typer.echo(f"  {line}")
+        for line in recount_lines(recount(study, runs)):
             typer.echo(f"  {line}")
         found |= any(isinstance(each.gap, Estimate) for each in study.comparisons)
     if not found:
