@@ -1,4 +1,5 @@
-"""`mor-sweep ui` and `mor-sweep mlflow sync`: browse the runs, and bring MLflow up to date. Imports when called."""
+"""`mor-sweep ui`, `mlflow sync` and `mlflow export`: browse the runs, keep MLflow up to date, read other experiments.
+Imports when called."""
 
 import contextlib
 import signal
@@ -57,6 +58,24 @@ def sync(
     )
     if report.problems:
         raise typer.Exit(1)
+
+
+@mlflow_app.command("export")
+def export(
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Any experiment, of this tool or another.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A new .csv or .parquet file, a row a run.")],
+    uri: Annotated[str, typer.Option(metavar="URI", envvar="MLFLOW_TRACKING_URI", help="A server, or sqlite:///FILE.")],
+) -> None:
+    """Write an experiment's parameters and last metrics as a table, which `fit --table` and the others read."""
+    from orchestrator.mirror_cursor import sqlite_path
+    from orchestrator.mlflow_export import export_experiment
+    from orchestrator.mlflow_server import check_answers
+
+    path = sqlite_path(uri)
+    uri = uri if path is None else f"sqlite:///{path}"
+    check_answers(uri)
+    runs = export_experiment(uri, experiment, out)
+    typer.echo(f"{experiment}: {len(runs)} runs, {len(runs.columns)} columns in {out}", err=True)
 
 
 def _check(store: "Store", sweep: "Sweep", uri: str) -> None:

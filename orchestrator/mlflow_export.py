@@ -1,0 +1,78 @@
+"""Any MLflow experiment as one table, for fits of runs that were trained elsewhere; asked through the mirror's door."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from orchestrator.mirror import BATCH, reading
+from orchestrator.mirror_cursor import public_uri
+from orchestrator.store import replacing
+from orchestrator.sweep_file import did_you_mean
+
+SUFFIXES = (".csv", ".parquet")
+
+
+class ExportError(ValueError):
+    """An experiment that is not there or holds no run, or a file that cannot be written."""
+
+    exit_code = 2
+
+
+def export_experiment(uri: str, name: str, out: Path) -> pl.DataFrame:
+    """Write the runs of an experiment to a new CSV or Parquet file, and return them. Raises ExportError, MirrorError.
+
+    One row a run: run_id, run_name, status, then params.KEY, metrics.KEY (its last value) and tags.KEY. Parameters,
+    which MLflow keeps as text, are numbers where all of them are.
+    """
+    if out.suffix not in SUFFIXES:
+        raise ExportError(f"--out {out}: expected a name that ends with {' or '.join(SUFFIXES)}.")
+    if out.exists():
+        raise ExportError(f"--out {out}: there is such a file already; move it away or name another.")
+    rows = _runs(uri, name)
+    if not rows:
+        raise ExportError(f"the experiment {name!r} at {public_uri(uri)} holds no run.")
+    runs = _numbers(pl.DataFrame(rows, infer_schema_length=None))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        if out.suffix == ".csv":
+            runs.write_csv(temporary)
+        else:
+            runs.write_parquet(temporary)
+    return runs
+
+
+def _runs(uri: str, name: str) -> list[dict[str, Any]]:
+    with reading(uri) as client:
+        experiment = client.get_experiment_by_name(name) if client is not None else None
+        if client is None or experiment is None:
+            known = [each.name for each in client.search_experiments()] if client is not None else []
+            raise ExportError(f"{public_uri(uri)} has no experiment {name!r}: {did_you_mean(name, known)}")
+        return [_row(run) for run in _pages(client, experiment.experiment_id)]
+
+
+def _pages(client: Any, experiment_id: str) -> list[Any]:
+    found, token = [], None
+    while True:
+        page = client.search_runs([experiment_id], max_results=BATCH, order_by=["start_time ASC"], page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _row(run: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"run_id": run.info.run_id, "run_name": run.info.run_name, "status": run.info.status}
+    row |= {f"params.{key}": value for key, value in sorted(run.data.params.items())}
+    row |= {f"metrics.{key}": float(value) for key, value in sorted(run.data.metrics.items())}
+    return row | {f"tags.{key}": value for key, value in sorted(run.data.tags.items()) if not key.startswith("mlflow.")}
+
+
+def _numbers(runs: pl.DataFrame) -> pl.DataFrame:
+    """Parameters as numbers where every one that is given is one."""
+    for column in runs.columns:
+        if column.startswith("params."):
+            numbers = runs[column].cast(pl.Float64, strict=False)
+            if numbers.null_count() == runs[column].null_count():
+                runs = runs.with_columns(numbers)
+    return runs
