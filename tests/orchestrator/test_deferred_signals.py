@@ -10,7 +10,7 @@ import pytest
 from orchestrator.deferred_signals import deferred_signals
 
 BODY = """
-import signal, sys, time
+import signal, sys
 from orchestrator.deferred_signals import deferred_signals
 
 def leave(number, frame):
@@ -20,29 +20,34 @@ signal.signal(signal.SIGTERM, leave)
 with deferred_signals("the body has ended"):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what Ray does while it starts
     print("inside", flush=True)
-    for _ in range(int(sys.argv[1])):
-        time.sleep(0.01)
+    sys.stdin.readline()
     print("ended", flush=True)
 print("went on", flush=True)
 """
 
 
-def signalled(*kinds: signal.Signals, hundredths: int) -> tuple[int, str, float]:
-    """Exit code, output and seconds of a body that takes `hundredths` of a second and is sent signals in between."""
-    command = [sys.executable, "-c", BODY, str(hundredths)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+def signalled(*kinds: signal.Signals) -> tuple[int, str, float]:
+    """Exit code, output and seconds of a body that is sent signals, the next when one has been answered, and then told
+    to end."""
+    command = [sys.executable, "-c", BODY]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         said = process.stdout.readline()
         started = time.monotonic()
         for kind in kinds:
             process.send_signal(kind)
-            time.sleep(0.2)
+            said += process.stdout.readline()
+        if len(kinds) == 1:
+            process.stdin.write("end\n")
+            process.stdin.flush()
         said += process.stdout.read()
         return process.wait(60), said, time.monotonic() - started
 
 
 def test_sigterm_waits_for_the_body_and_goes_to_the_handler_from_before_it():
-    code, said, _ = signalled(signal.SIGTERM, hundredths=100)
+    code, said, _ = signalled(signal.SIGTERM)
     assert code == 77
     assert "ended" in said
     assert "went on" not in said
@@ -50,7 +55,7 @@ def test_sigterm_waits_for_the_body_and_goes_to_the_handler_from_before_it():
 
 
 def test_ctrl_c_waits_for_the_body_and_raises_then():
-    code, said, _ = signalled(signal.SIGINT, hundredths=100)
+    code, said, _ = signalled(signal.SIGINT)
     assert code == -signal.SIGINT
     assert "ended" in said
     assert said.rstrip().endswith("KeyboardInterrupt")
@@ -58,7 +63,7 @@ def test_ctrl_c_waits_for_the_body_and_raises_then():
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_does_not_wait(kind: signal.Signals):
-    code, said, seconds = signalled(signal.SIGINT, kind, hundredths=3000)
+    code, said, seconds = signalled(signal.SIGINT, kind)
     assert code == 128 + kind
     assert "\nended" not in said
     assert seconds < 10
