@@ -17,6 +17,7 @@ def leave(number, frame):
     sys.exit(77)
 
 signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background jobs start with it ignored.
 with deferred_signals("the body has ended"):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what Ray does while it starts
     print("inside", flush=True)
