@@ -81,13 +81,20 @@ def assumed_throughput(device: Device, workers: int) -> Throughput:
 
 def measured_throughput(plan: Plan, results: Mapping[str, Mapping[str, Any]], machine: Throughput) -> Throughput:
     """The machine at the speed of the finished segments of a plan, by id; as it is where none has taken a step."""
-    trained = [segment for segment in plan.segments if results.get(segment.id, {}).get("steps_executed")]
+    speed = measured_flops_per_second(plan.segments, results)
+    if speed is None:
+        return machine
+    trained = sum(1 for segment in plan.segments if results.get(segment.id, {}).get("steps_executed"))
+    return replace(machine, flops_per_second=speed, basis=f"measured on {trained} finished segments")
+
+
+def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Exact FLOPs per second of one worker on those of the segments that are finished; None where none took a step."""
+    trained = [segment for segment in segments if results.get(segment.id, {}).get("steps_executed")]
     seconds = sum(results[segment.id]["train_seconds"] for segment in trained)
     if not seconds:
-        return machine
-    flops = sum(_flops_of_last_steps(segment, results[segment.id]["steps_executed"]) for segment in trained)
-    basis = f"measured on {len(trained)} finished segments"
-    return replace(machine, flops_per_second=flops / seconds, basis=basis)
+        return None
+    return sum(_flops_of_last_steps(segment, results[segment.id]["steps_executed"]) for segment in trained) / seconds
 
 
 def estimate(

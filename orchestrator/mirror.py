@@ -121,6 +121,17 @@ def reading(uri: str) -> "Iterator[MlflowClient | None]":
         yield None if path is not None and not path.exists() else MlflowClient(tracking_uri=uri)
 
 
+def runs_of(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":
+    """The runs of an experiment, the oldest first."""
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], max_results=BATCH, order_by=["start_time ASC"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def _require_database(uri: str) -> None:
     """Raises MirrorError where a file that is no SQLite database is in the way: MLflow would retry for minutes."""
     path = sqlite_path(uri)
@@ -211,21 +222,14 @@ class _Pass:
     def _held_runs(self) -> "dict[str, Run]":
         """cell id -> the run that MLflow holds; the summary run under its own key. Of doubles the oldest stays."""
         held: dict[str, Run] = {}
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.cursor.experiment_id], max_results=BATCH, order_by=["start_time ASC"], page_token=token
-            )
-            for run in page:
-                tags = run.data.tags
-                key = SUMMARY if tags.get("mor.kind") == "summary" else tags.get("mor.cell")
-                if key in held:
-                    self.client.delete_run(run.info.run_id)
-                elif key:
-                    held[key] = run
-            token = page.token
-            if not token:
-                return held
+        for run in runs_of(self.client, self.cursor.experiment_id):
+            tags = run.data.tags
+            key = SUMMARY if tags.get("mor.kind") == "summary" else tags.get("mor.cell")
+            if key in held:
+                self.client.delete_run(run.info.run_id)
+            elif key:
+                held[key] = run
+        return held
 
     def _delete_left_out(self, held: "dict[str, Run]", states: dict[str, str]) -> None:
         """Take away the runs of cells that the sweep no longer has, as far as this results folder sent them."""

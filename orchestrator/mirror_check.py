@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.mirror import BATCH, SUMMARY, reading
+from orchestrator.mirror import SUMMARY, reading, runs_of
 from orchestrator.mirror_content import RunContent, curve_points, run_content
 from orchestrator.mirror_cursor import files_sha256, public_uri, summary_files
 from orchestrator.records import curve, table
@@ -89,12 +89,7 @@ def _curve_differences(client: "MlflowClient", run: Any, content: RunContent) ->
 def _held_runs(client: "MlflowClient", experiment_id: str) -> dict[str, list[Any]]:
     """cell id -> its runs; the summary run under its own name."""
     held: dict[str, list[Any]] = {}
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], max_results=BATCH, page_token=token)
-        for run in page:
-            summary = run.data.tags.get("mor.kind") == "summary"
-            held.setdefault(SUMMARY if summary else run.data.tags.get("mor.cell", "another"), []).append(run)
-        token = page.token
-        if not token:
-            return held
+    for run in runs_of(client, experiment_id):
+        summary = run.data.tags.get("mor.kind") == "summary"
+        held.setdefault(SUMMARY if summary else run.data.tags.get("mor.cell", "another"), []).append(run)
+    return held

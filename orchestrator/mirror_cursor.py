@@ -54,7 +54,13 @@ class Cursor:
 
 def tracking_uri(store: Store, name: str) -> str:
     """MLFLOW_TRACKING_URI where it is set, else the SQLite file in the sweep's folder. SQLite paths are absolute."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.sweep_folder(name).resolve() / 'mlflow.db'}"
+    return absolute_uri(
+        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.sweep_folder(name).resolve() / 'mlflow.db'}"
+    )
+
+
+def absolute_uri(uri: str) -> str:
+    """A tracking URI that means the same from any folder: the path of an SQLite store is made absolute."""
     path = sqlite_path(uri)
     return uri if path is None else f"sqlite:///{path}"
 

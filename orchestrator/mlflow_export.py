@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from orchestrator.mirror import BATCH, reading
+from orchestrator.mirror import reading, runs_of
 from orchestrator.mirror_cursor import public_uri
 from orchestrator.store import replacing
 from orchestrator.sweep_file import did_you_mean
@@ -48,17 +48,7 @@ def _runs(uri: str, name: str) -> list[dict[str, Any]]:
         if client is None or experiment is None:
             known = [each.name for each in client.search_experiments()] if client is not None else []
             raise ExportError(f"{public_uri(uri)} has no experiment {name!r}: {did_you_mean(name, known)}")
-        return [_row(run) for run in _pages(client, experiment.experiment_id)]
-
-
-def _pages(client: Any, experiment_id: str) -> list[Any]:
-    found, token = [], None
-    while True:
-        page = client.search_runs([experiment_id], max_results=BATCH, order_by=["start_time ASC"], page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+        return [_row(run) for run in runs_of(client, experiment.experiment_id)]
 
 
 def _row(run: Any) -> dict[str, Any]:

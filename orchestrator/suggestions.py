@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
 from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell
-from orchestrator.estimate import assumed_throughput, measured_throughput, segment_flops
+from orchestrator.estimate import measured_flops_per_second, segment_flops
 from orchestrator.plan import Plan, PlanError, plan
 from orchestrator.recipe import LADDERS
 from orchestrator.revisions import Sweep
@@ -213,10 +213,7 @@ def _chain(evaluate: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
 def _speed(planned: Plan, arm: str, finished: dict[str, dict[str, Any]]) -> float | None:
     """Exact FLOPs per second of one worker on an arm's segments, where some are finished."""
     models = {cell.model for cell in planned.cells if cell.arm == arm}
-    segments = tuple(segment for segment in planned.segments if segment.trunk.model in models)
-    assumed = assumed_throughput("cpu", workers=1)
-    measured = measured_throughput(replace(planned, segments=segments), finished, assumed)
-    return None if measured is assumed else measured.flops_per_second
+    return measured_flops_per_second([each for each in planned.segments if each.trunk.model in models], finished)
 
 
 def commands(suggestions: Iterable[Suggestion], sweep: Sweep, origin: Origin, results: Path) -> list[str]:

@@ -10,7 +10,7 @@ of a block, Q = K H / G queries that share a head's keys, S keys that a block lo
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,11 @@ QUERIES_PER_RUN = {"cpu": 64, "cuda": 256}
 """Fewer would save more of the masked work and pay for it in calls."""
 
 
+def device_kind(tensor: Tensor) -> Literal["cpu", "cuda"]:
+    """What choices of block sizes depend on; every device that is no processor counts as a GPU."""
+    return "cpu" if tensor.device.type == "cpu" else "cuda"
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """What matrix products and attention of `x` are computed in here: autocast's precision where it is on."""
     kind = x.device.type
@@ -55,7 +60,7 @@ def prefix_of(positions_BK: Tensor, length: int, d_head: int, dtype: torch.dtype
     """The prefix of queries at the given ascending positions of a sequence, for heads and a precision like these."""
     if positions_BK.device.type == "cuda" and dtype in HALF and d_head >= SPARSE_MIN_D_HEAD:
         return sparse_prefix_of(positions_BK, length)
-    runs = positions_BK.split(QUERIES_PER_RUN["cpu" if positions_BK.device.type == "cpu" else "cuda"], dim=1)
+    runs = positions_BK.split(QUERIES_PER_RUN[device_kind(positions_BK)], dim=1)
     # One wait for the device, whatever the number of runs and layers.
     ends = torch.stack([torch.stack((run.amin(), run.amax())) for run in runs]).tolist()
     places = torch.arange(max(high for _, high in ends) + 1, device=positions_BK.device)

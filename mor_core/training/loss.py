@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mor_core.model.attention import compute_dtype
-from mor_core.training.chunks import CHUNK_TOKENS, PIECE_ENTRIES, Device
+from mor_core.model.attention import compute_dtype, device_kind
+from mor_core.training.chunks import CHUNK_TOKENS, PIECE_ENTRIES
 
 
 def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tens
 @torch.no_grad()
 def token_losses(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
     """The same cross-entropy of every token, [B, T] in nats, without a gradient."""
-    tokens, rows = CHUNK_TOKENS[_kind(weight_VD)], _piece_tokens(weight_VD)
+    tokens, rows = CHUNK_TOKENS[device_kind(weight_VD)], _piece_tokens(weight_VD)
     losses = [
         F.cross_entropy(_at_least_fp32(logits_PV), targets_P, reduction="none")
         for hidden_KD, targets_K in zip(
@@ -44,11 +44,7 @@ def token_losses(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> T
 
 def _piece_tokens(weight_VD: Tensor) -> int:
     """Tokens whose logits are in fp32 at once."""
-    return max(1, PIECE_ENTRIES[_kind(weight_VD)] // weight_VD.shape[0])
-
-
-def _kind(tensor: Tensor) -> Device:
-    return "cpu" if tensor.device.type == "cpu" else "cuda"
+    return max(1, PIECE_ENTRIES[device_kind(weight_VD)] // weight_VD.shape[0])
 
 
 def _at_least_fp32(logits: Tensor) -> Tensor:
@@ -65,7 +61,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         precision, count = compute_dtype(hidden_ND), hidden_ND.shape[0]
         ctx.hidden_dtype, ctx.weight_dtype = hidden_ND.dtype, weight_VD.dtype
-        tokens = min(count, CHUNK_TOKENS[_kind(weight_VD)])
+        tokens = min(count, CHUNK_TOKENS[device_kind(weight_VD)])
         with torch.autocast(hidden_ND.device.type, enabled=False):
             hidden_ND, weight_VD = hidden_ND.detach().to(precision), weight_VD.detach().to(precision)
             logits_KV = hidden_ND.new_empty(tokens, weight_VD.shape[0])

@@ -67,12 +67,11 @@ def export(
     uri: Annotated[str, typer.Option(metavar="URI", envvar="MLFLOW_TRACKING_URI", help="A server, or sqlite:///FILE.")],
 ) -> None:
     """Write an experiment's parameters and last metrics as a table, which `fit --table` and the others read."""
-    from orchestrator.mirror_cursor import sqlite_path
+    from orchestrator.mirror_cursor import absolute_uri
     from orchestrator.mlflow_export import export_experiment
     from orchestrator.mlflow_server import check_answers
 
-    path = sqlite_path(uri)
-    uri = uri if path is None else f"sqlite:///{path}"
+    uri = absolute_uri(uri)
     check_answers(uri)
     runs = export_experiment(uri, experiment, out)
     typer.echo(f"{experiment}: {len(runs)} runs, {len(runs.columns)} columns in {out}", err=True)
