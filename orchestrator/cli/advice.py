@@ -8,10 +8,12 @@ import typer
 from orchestrator.cli.analysis import (
     FIT_REFUSED,
     Columns,
+    Convention,
     Loss,
     LossChoice,
     SweepName,
     TablePath,
+    Tied,
     imported_study,
     study_of,
 )
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
     from analysis.frontier import Study
 
-Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
-Convention = Annotated[str | None, typer.Option(help="How the FLOPs of --table are counted, a name.")]
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
 BOTH = ("surface", "parabola")
 

@@ -52,16 +52,19 @@ Columns = Annotated[
     typer.Option(help="What its columns mean: params=N,tokens=D*1e9,loss=val_loss,flops=C,arm=model,budget=…,seed=…"),
 ]
 
+Convention = Annotated[str | None, typer.Option(help="How the FLOPs of --table are counted, a name.")]
+Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
+
 
 def fit(
     sweep: SweepName = None,
     results: Results = Path("results"),
     loss: LossChoice = Loss.causal,
     approach: ApproachChoice = None,
-    tied: Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")] = False,
+    tied: Tied = False,
     table: TablePath = None,
     columns: Columns = None,
-    convention: Annotated[str | None, typer.Option(help="How the FLOPs of --table are counted, a name.")] = None,
+    convention: Convention = None,
     budgets: Annotated[str | None, typer.Option(help="Budgets that the runs of --table were meant for.")] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="A cell that enters no fit; repeat for several.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the fit of --table as JSON.")] = None,

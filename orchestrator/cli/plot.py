@@ -9,10 +9,12 @@ import typer
 from orchestrator.cli.analysis import (
     FIT_REFUSED,
     Columns,
+    Convention,
     Loss,
     LossChoice,
     SweepName,
     TablePath,
+    Tied,
     figure_paths,
     imported_study,
     paths_in,
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 plot = typer.Typer(help="Draw a sweep, or any run table.", no_args_is_help=True)
 
-Convention = Annotated[str | None, typer.Option(help="How the FLOPs of --table are counted, a name.")]
-Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
 Paper = Annotated[
     bool,
     typer.Option("--paper", help="Draw the paper's own IsoFLOP study beside it (needs budgets of convention paper)."),

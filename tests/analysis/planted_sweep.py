@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from made_up_data import MADE_UP_DATA
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.flops import training_flops_per_token, unique_params
@@ -17,17 +18,7 @@ from orchestrator.spec import load_spec
 from orchestrator.store import Store
 from orchestrator.sweep_file import Override
 
-SNAPSHOT = DataSnapshot(
-    name="python-sources",
-    fingerprint="a" * 64,
-    tokenizer_fingerprint="b" * 64,
-    vocab_size=512,
-    train_tokens=20_000_000,
-    valid_tokens=1_000_000,
-    train_bytes=48_000_000,
-    valid_bytes=2_400_000,
-    folder=Path("tokens/snapshot"),
-)
+SNAPSHOT = replace(MADE_UP_DATA, folder=Path("tokens/snapshot"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from mor_core.data.snapshot import DataSnapshot
+from made_up_data import MADE_UP_DATA
+
 from orchestrator.identity import Segment, trunk_id
 from orchestrator.plan import Plan, plan
 from orchestrator.revisions import Sweep, load_sweep, record_revision
@@ -16,18 +17,6 @@ from orchestrator.store import Store
 from orchestrator.sweep_file import Override
 
 NAME = "sample"
-
-SNAPSHOT = DataSnapshot(
-    name="python-sources",
-    fingerprint="a" * 64,
-    tokenizer_fingerprint="b" * 64,
-    vocab_size=512,
-    train_tokens=20_000_000,
-    valid_tokens=1_000_000,
-    train_bytes=48_000_000,
-    valid_bytes=2_400_000,
-    folder=Path("unused"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +59,8 @@ def sample(root: Path, *budgets: str, sizes: tuple[str, ...] = ("70k", "115k"), 
         "train.batch_size": batch_size,
     }
     spec = load_spec("cpu", [Override(flag=key, path=tuple(key.split(".")), value=changes[key]) for key in changes])
-    store, planned = Store(root=root), plan(spec, SNAPSHOT)
-    record_revision(store, planned, SNAPSHOT)
+    store, planned = Store(root=root), plan(spec, MADE_UP_DATA)
+    record_revision(store, planned, MADE_UP_DATA)
     return Sample(store=store, plan=planned)
 
 

@@ -1,11 +1,11 @@
 """Which segment starts next, and which never do."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
+from made_up_data import MADE_UP_DATA
 from toy_sweep import TOY_PRESET
 
-from mor_core.data.snapshot import DataSnapshot
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan, plan
 from orchestrator.schedule import Schedule, chain_flops
@@ -15,18 +15,7 @@ from orchestrator.worker import Outcome, Status
 
 @pytest.fixture
 def toy_plan() -> Plan:
-    data = DataSnapshot(
-        name="python-sources",
-        fingerprint="a" * 64,
-        tokenizer_fingerprint="b" * 64,
-        vocab_size=300,
-        train_tokens=20_000_000,
-        valid_tokens=1_000_000,
-        train_bytes=48_000_000,
-        valid_bytes=2_400_000,
-        folder=Path("unused"),
-    )
-    return plan(load_spec(str(TOY_PRESET)), data)
+    return plan(load_spec(str(TOY_PRESET)), replace(MADE_UP_DATA, vocab_size=300))
 
 
 def outcome(segment: Segment, status: Status = "finished") -> Outcome:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from made_up_data import MADE_UP_DATA
 
-from mor_core.data.snapshot import DataSnapshot
 from orchestrator.spec import load_spec
 from orchestrator.sweep_file import Override
 
@@ -13,17 +13,7 @@ SMALL = str(Path(__file__).parent / "small.toml")
 
 @pytest.fixture(scope="session")
 def snapshot():
-    return DataSnapshot(
-        name="python-sources",
-        fingerprint="a" * 64,
-        tokenizer_fingerprint="b" * 64,
-        vocab_size=512,
-        train_tokens=20_000_000,
-        valid_tokens=1_000_000,
-        train_bytes=48_000_000,
-        valid_bytes=2_400_000,
-        folder=Path("unused"),
-    )
+    return MADE_UP_DATA
 
 
 @pytest.fixture(scope="session")
