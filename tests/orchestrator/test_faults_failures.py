@@ -104,7 +104,17 @@ def test_the_furthest_checkpoint_is_chosen_by_step_whatever_the_clock_said(
 def test_nothing_that_decides_over_a_segment_reads_a_clock():
     """Only intervals of the own process's monotonic clock; a file's time may name its version, never its age."""
     package = Path(__file__).parents[2] / "orchestrator"
-    deciding = ["worker", "segment_run", "store", "stopping", "watchdog", "executor", "ray_executor", "sweep_run"]
+    deciding = [
+        "worker",
+        "segment_run",
+        "store",
+        "stopping",
+        "watchdog",
+        "executor",
+        "ray_executor",
+        "ray_connection",
+        "sweep_run",
+    ]
     for name in deciding:
         source = (package / f"{name}.py").read_text()
         assert not [word for word in ("time.time(", "datetime", "st_mtime", "getmtime") if word in source], name
