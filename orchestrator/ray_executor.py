@@ -1,8 +1,7 @@
 """Segments as Ray tasks.
 
-This process says which segment starts next (orchestrator.schedule) and keeps a few more in flight than the cluster
-holds; Ray places them and, when a worker process or a node dies, runs the task again, which is a new attempt that
-resumes from the last checkpoint.
+This process says which segment starts next (orchestrator.schedule); Ray places it and, when a worker process or a node
+dies, runs the task again, which is a new attempt that resumes from the last checkpoint.
 """
 
 import contextlib
@@ -11,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 
 from orchestrator.distributed_segment import Rank, run_rank, with_ranks
@@ -36,9 +36,6 @@ TICK_SECONDS = 0.5
 LOST_SECONDS = 10.0
 """For how long nothing answers at a cluster's address before it counts as lost; Ray itself would end this process
 after a minute, without a word."""
-
-IN_FLIGHT = 2
-"""Tasks submitted for each that the cluster holds: a worker that is done finds its next one waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +101,12 @@ class _Run:
     silent_since: float | None = None
     """Monotonic time since when nothing answers at the cluster's address."""
 
+    def __post_init__(self) -> None:
+        # Once for all segments: Ray keeps the order of tasks of one function, and takes one made anew for another.
+        remote = partial(self.ray.remote, max_retries=LOST_PROCESS_RETRIES)  # of processes and nodes that die
+        self._compute = remote(num_cpus=CPUS_PER_WORKER, num_gpus=self.request.gpus)(_compute)
+        self._coordinate = remote(num_cpus=0)(_coordinate)
+
     def events(self, schedule: Schedule) -> Events:
         """Start what is ready, settle what has ended, until every segment has its outcome."""
         yield from schedule.blocked_at_first
@@ -119,20 +122,14 @@ class _Run:
                 yield from schedule.settle(outcome)
 
     def _fill(self, schedule: Schedule) -> None:
-        # A group of workers that waits for its place would only time out.
-        limit = self.holds * (IN_FLIGHT if self.request.workers == 1 else 1)
-        while len(self.running) < limit and (segment := schedule.take()):
+        """Submit no more than the cluster holds: what waited there would start before what is worth more by then."""
+        while len(self.running) < self.holds and (segment := schedule.take()):
             self._submit(segment)
 
     def _submit(self, segment: Segment) -> None:
         self.reached[segment.id] = self._last_checkpoint(segment)
         several = self.request.workers > 1 and segment.kind != "evaluate"
-        task = self.ray.remote(_coordinate if several else _compute).options(
-            name=f"{segment.kind} {segment.id[:12]}",
-            num_cpus=0 if several else CPUS_PER_WORKER,
-            num_gpus=0 if several else self.request.gpus,
-            max_retries=LOST_PROCESS_RETRIES,  # of processes and nodes that die; an exception is never tried again
-        )
+        task = (self._coordinate if several else self._compute).options(name=f"{segment.kind} {segment.id[:12]}")
         self.running[task.remote(segment, self.job, self.request)] = segment
 
     def _ended(self) -> Iterator[Outcome]:
