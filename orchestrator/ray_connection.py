@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.deferred_signals import deferred_signals
 from orchestrator.ray_folder import ray_folder
+from orchestrator.ray_processes import ended_with
 from orchestrator.resources import CPUS_PER_WORKER, Request
 
 CONNECT_SECONDS = 5.0
@@ -65,7 +66,8 @@ def connected(address: str | None, cpus: int) -> Iterator[ModuleType]:
                     _connect(ray, str(address))
             yield ray
         finally:
-            ray.shutdown()
+            with ended_with(local) if local is not None else contextlib.nullcontext():
+                ray.shutdown()
 
 
 def _start_local(ray: ModuleType, cpus: int, folder: Path) -> None:

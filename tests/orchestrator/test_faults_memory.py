@@ -29,7 +29,7 @@ def alone(results: Path, data: DataSnapshot, *, megabytes: int) -> dict[str, str
     """The outcome of a wide segment in a process that may allocate so much."""
     arguments = [results, data.folder, 2048, 3, 600, megabytes]
     command = [sys.executable, single_segment.__file__, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
