@@ -51,6 +51,7 @@ ELSEWHERE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "test_a_mirror_killed_while_it_makes_the_database_does_no_harm": (("F17",), ()),
     "test_an_outage_costs_a_sweep_one_line": (("F16",), ()),
     "test_a_mirror_that_hangs_is_ended": (("F16",), ("I8",)),
+    "test_a_mirror_of_a_killed_driver_ends_in_time_whatever_it_is_at": (("F1", "F16"), ("I8",)),
     "test_a_server_that_cannot_be_reached_is_said_within_seconds_and_harms_nothing": (("F16",), ()),
     "test_outages_at_the_start_in_the_middle_and_at_the_end_are_made_good_by_a_sync": (("F16",), ("I7",)),
     "test_a_server_that_fails_at_the_end_is_not_waited_for_long": (("F16",), ()),

@@ -20,7 +20,7 @@ def test_after_the_driver_is_killed_nothing_is_left_running_and_the_same_command
     before = toy.published()
     driver.kill()
     driver.communicate(timeout=200)
-    wait_for(lambda: not processes_of(toy), seconds=30)
+    wait_for(lambda: not processes_of(toy), seconds=10)
     done = toy.run("--workers", "2", executor="ray")
     assert done.returncode == 0, done.stderr
     assert toy.science().equals(reference.science())
@@ -104,7 +104,7 @@ def test_the_next_run_removes_the_ray_folder_of_a_killed_driver(toy: ToySweep):
     folders = ray_folders(toy)
     driver.kill()
     driver.communicate(timeout=200)
-    wait_for(lambda: not processes_of(toy), seconds=30)
+    wait_for(lambda: not processes_of(toy), seconds=10)
     assert all(folder.exists() for folder in folders)
     assert toy.run("--workers", "2", "--sizes", "13k", "--arms", "vanilla", executor="ray").returncode == 0
     assert not any(folder.exists() for folder in folders)
