@@ -7,7 +7,19 @@ import time
 from pathlib import Path
 
 import pytest
-from disturbances import checkpoints, executed, interruptions, pid_of, processes_of, reached, wait_for, worker_pids
+from disturbances import (
+    TWO_CELLS,
+    assert_nothing_is_left,
+    checkpoints,
+    early,
+    executed,
+    interruptions,
+    pid_of,
+    processes_of,
+    reached,
+    wait_for,
+    worker_pids,
+)
 from toy_sweep import ToySweep
 
 
@@ -20,7 +32,7 @@ def test_after_the_driver_is_killed_nothing_is_left_running_and_the_same_command
     before = toy.published()
     driver.kill()
     driver.communicate(timeout=200)
-    wait_for(lambda: not processes_of(toy), seconds=10)
+    assert_nothing_is_left(toy)
     done = toy.run("--workers", "2", executor="ray")
     assert done.returncode == 0, done.stderr
     assert toy.science().equals(reference.science())
@@ -53,15 +65,15 @@ def test_a_killed_worker_is_replaced_by_a_new_attempt_that_resumes(toy: ToySweep
 
 @pytest.mark.faults("F12", invariants=("I8",))
 def test_ctrl_c_keeps_checkpoints_leaves_nothing_running_and_exits_130(toy: ToySweep):
-    driver = toy.start("--workers", "2")
-    wait_for(lambda: bool(checkpoints(toy)))
+    driver = toy.start("--workers", "2", *TWO_CELLS)
+    early(toy)
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=200)
     assert driver.returncode == 130
     assert interruptions(toy)
     assert "stopping: every running segment keeps a checkpoint; once more stops at once" in output
     assert "the same command goes on from the last checkpoints" in output
-    wait_for(lambda: not processes_of(toy), seconds=10)
+    assert_nothing_is_left(toy)
 
 
 @pytest.mark.slow
@@ -72,7 +84,7 @@ def test_sigterm_leaves_nothing_running_and_exits_143(toy: ToySweep):
     driver.terminate()
     driver.communicate(timeout=200)
     assert driver.returncode == 143
-    wait_for(lambda: not processes_of(toy), seconds=10)
+    assert_nothing_is_left(toy)
 
 
 def ray_folders(toy: ToySweep) -> set[Path]:
@@ -93,7 +105,7 @@ def test_a_signal_while_ray_starts_waits_for_it_and_leaves_nothing(toy: ToySweep
     assert driver.returncode == 128 + kind
     assert "stopped: the same command goes on from the last checkpoints" in output
     assert "Traceback" not in output
-    wait_for(lambda: not processes_of(toy), seconds=10)
+    assert_nothing_is_left(toy)
     assert not [folder for folder in folders if folder.exists()]
 
 
@@ -104,7 +116,7 @@ def test_the_next_run_removes_the_ray_folder_of_a_killed_driver(toy: ToySweep):
     folders = ray_folders(toy)
     driver.kill()
     driver.communicate(timeout=200)
-    wait_for(lambda: not processes_of(toy), seconds=10)
+    assert_nothing_is_left(toy)
     assert all(folder.exists() for folder in folders)
     assert toy.run("--workers", "2", "--sizes", "13k", "--arms", "vanilla", executor="ray").returncode == 0
     assert not any(folder.exists() for folder in folders)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from disturbances import assert_as_undisturbed, processes_of, wait_for, worker_pids
+from disturbances import assert_as_undisturbed, assert_nothing_is_left, wait_for, worker_pids
 from toy_sweep import MOR_SWEEP, ToySweep
 
 NUM_KILLS = 100
@@ -40,7 +40,7 @@ def test_a_hundred_kills_at_random_times_end_with_the_references_hashes(toy: Toy
         elif workers:
             driver.kill()
             driver.communicate(timeout=200)
-            wait_for(lambda: not processes_of(toy), seconds=10)
+            assert_nothing_is_left(toy)
         else:
             time.sleep(0.05)
             continue
@@ -52,7 +52,7 @@ def test_a_hundred_kills_at_random_times_end_with_the_references_hashes(toy: Toy
     if driver.poll() is None:
         driver.kill()
         driver.communicate(timeout=200)
-    wait_for(lambda: not processes_of(toy), seconds=10)
+    assert_nothing_is_left(toy)
     assert toy.run().returncode == 0
     assert toy.science().equals(reference.science())
     assert_as_undisturbed(toy, reference)

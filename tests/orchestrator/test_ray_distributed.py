@@ -5,8 +5,8 @@ import os
 import signal
 from pathlib import Path
 
+import disturbances
 import polars as pl
-import psutil
 import pytest
 from disturbances import checkpoints, executed, failures, interruptions, processes_of, signalled, wait_for
 from toy_sweep import TOY_PRESET, ToySweep
@@ -95,7 +95,7 @@ def assert_one_went_on(toy: ToySweep) -> int:
 
 
 def assert_nothing_is_left(toy: ToySweep) -> None:
-    wait_for(lambda: not [p for p in processes_of(toy) if p.status() != psutil.STATUS_ZOMBIE], seconds=10)
+    disturbances.assert_nothing_is_left(toy)
     assert not (toy.results / "scratch").exists()
 
 
