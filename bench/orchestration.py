@@ -144,9 +144,8 @@ def utilisation(options: Options) -> None:
     training = sum(result.get("train_seconds", 0.0) for result in results)
     evaluating = sum(result["wall_seconds"] for result in results if result["kind"] == "evaluate")
     around = sum(result["wall_seconds"] for result in results) - training - evaluating
-    useful = (training + evaluating) / available
-    report(f"{len(results)} segments on {options.workers} workers: in steps or evaluations", f"{useful:.1%}", "> 90 %")
-    report("  in steps", f"{training / available:.1%}")
+    report(f"{len(results)} segments on {options.workers} workers: in steps", f"{training / available:.1%}", "> 90 %")
+    report("  in steps or in evaluations, which cells need as much", f"{(training + evaluating) / available:.1%}")
     report("  in evaluations", f"{evaluating / available:.1%}")
     report("  in a segment, around its steps: data, model, state, last checkpoint", f"{around / available:.1%}")
     report(

@@ -16,7 +16,7 @@ from orchestrator.rehearsal import VARIABLE
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 GRID = ("--sizes", "23k", "--budgets", "2.4e9")
-STALL_SECONDS = 10.0
+STALL_SECONDS = 20.0
 ROUTED, DENSE = (*GRID, "--arms", "mor"), (*GRID, "--arms", "vanilla")
 
 
