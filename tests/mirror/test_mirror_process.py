@@ -104,6 +104,7 @@ def test_the_mirror_finishes_and_ends_when_its_driver_does(small: Sample, kind: 
     assert is_current(small.store, small.sweep, small.uri)
 
 
+@pytest.mark.slow
 def test_a_mirror_of_a_killed_driver_ends_in_time_whatever_it_is_at(small: Sample, monkeypatch):
     """Here a server that takes a request and never answers; the store is sent to it later."""
     small.publish_all()

@@ -19,6 +19,9 @@ ONE_CELL = ("--sizes", "13k", "--arms", "vanilla", "--budgets", "2.4e9")
 TWO_CELLS = ("--sizes", "13k", "--budgets", "2.4e9")
 """The same of both arms: two trunks that take a hundred steps at a stretch."""
 
+SIX_CELLS = ("--sizes", "13k")
+"""The smaller half of the toy sweep."""
+
 EARLY_STEP = 40
 
 Found = TypeVar("Found")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from disturbances import (
+    SIX_CELLS,
     TWO_CELLS,
+    assert_as_undisturbed,
     assert_nothing_is_left,
     checkpoints,
     early,
@@ -27,16 +29,15 @@ from toy_sweep import ToySweep
 def test_after_the_driver_is_killed_nothing_is_left_running_and_the_same_command_finishes(
     toy: ToySweep, reference: ToySweep
 ):
-    driver = toy.start("--workers", "2")
+    driver = toy.start("--workers", "2", *SIX_CELLS)
     wait_for(lambda: len(toy.published()) >= 2 and checkpoints(toy))
     before = toy.published()
     driver.kill()
     driver.communicate(timeout=200)
     assert_nothing_is_left(toy)
-    done = toy.run("--workers", "2", executor="ray")
+    done = toy.run("--workers", "2", *SIX_CELLS, executor="ray")
     assert done.returncode == 0, done.stderr
-    assert toy.science().equals(reference.science())
-    assert toy.weights() == reference.weights()
+    assert_as_undisturbed(toy, reference)
     after = toy.published()
     assert {name: after[name] for name in before} == before
 
@@ -44,7 +45,7 @@ def test_after_the_driver_is_killed_nothing_is_left_running_and_the_same_command
 @pytest.mark.faults("F2", invariants=("I4", "I5"))
 def test_a_killed_worker_is_replaced_by_a_new_attempt_that_resumes(toy: ToySweep, reference: ToySweep, figures):
     """Each goes on from the newest checkpoint there was at the kill, or a later one: an interval of steps is lost."""
-    driver = toy.start("--workers", "2")
+    driver = toy.start("--workers", "2", *SIX_CELLS)
     kept: dict[str, int] = {}
     killed: set[int] = set()
     for _ in range(3):
@@ -55,8 +56,7 @@ def test_a_killed_worker_is_replaced_by_a_new_attempt_that_resumes(toy: ToySweep
             kept[attempt.parent.name] = step
     output, _ = driver.communicate(timeout=800)
     assert driver.returncode == 0, output
-    assert toy.science().equals(reference.science())
-    assert toy.weights() == reference.weights()
+    assert_as_undisturbed(toy, reference)
     for name, step in kept.items():
         taken, last = executed(toy)[name]
         assert last - taken >= step
