@@ -114,7 +114,11 @@ def publish_made_up(store: Store, segments: Sequence[Segment]) -> None:
 
 
 def utilisation(options: Options) -> None:
-    """A real sweep on Ray: which share of the workers' time is spent in steps, and where the rest goes."""
+    """A real sweep on Ray: which share of the workers' time is spent in steps, and where the rest goes.
+
+    From the moment that Ray stands to the last outcome. Steps are a training segment's seconds between its first and
+    its last, with the checkpoints that it keeps on the way; evaluations are whole, with data and model.
+    """
     budgets = ["2e9", "4e9"] if options.quick else ["2e10", "4e10", "8e10"]
     with tempfile.TemporaryDirectory(prefix="ms-") as folder:
         corpus = made_up_text(Path(folder) / "text.jsonl")
@@ -141,6 +145,7 @@ def utilisation(options: Options) -> None:
     evaluating = sum(result["wall_seconds"] for result in results if result["kind"] == "evaluate")
     around = sum(result["wall_seconds"] for result in results) - training - evaluating
     report(f"{len(results)} segments on {options.workers} workers: in steps", f"{training / available:.1%}", "> 90 %")
+    report("  in steps or in evaluations, which cells need as much", f"{(training + evaluating) / available:.1%}")
     report("  in evaluations", f"{evaluating / available:.1%}")
     report("  in a segment, around its steps: data, model, state, last checkpoint", f"{around / available:.1%}")
     report(

@@ -1,12 +1,14 @@
 """The process that mirrors a sweep while it runs: `python -m orchestrator.mirror_follow --results DIR --sweep NAME`.
 
 It loads mlflow with the first thing to send, and ends with its standard input: the pipe of the driver that started it.
+A driver waits for the last pass as long as it sees fit; where it was killed, the last pass has ORPHAN_SECONDS.
 """
 
 import argparse
 import os
 import select
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,19 +21,25 @@ from orchestrator.store import Store
 PASS_SECONDS = 5.0
 """Between passes."""
 
+WATCH_SECONDS = 0.5
+"""Between two looks at whether the driver lives."""
+
 BUSY_SHARE = 50
 """A pause lasts this many times the processor time of the pass before, up to LONGEST_PAUSE seconds: under 2 % of a
 core. The first thing that is sent does not count: it loads mlflow, once."""
 
 LONGEST_PAUSE = 60.0
 
+ORPHAN_SECONDS = 8.0
+"""How long a mirror outlives a driver that was killed: what it is at may be cut short without harm."""
+
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 """For the last pass at a server that did not take the one before: nobody waits long for it."""
 
 
-def follow(store: Store, name: str, uri: str) -> int:
-    """Sync until standard input ends or the parent is gone, then once more. Returns the exit code of the last pass."""
-    parent, said, ended, sent = os.getppid(), "", False, False
+def follow(store: Store, name: str, uri: str, driver: int) -> int:
+    """Sync until standard input ends or the driver is gone, then once more. Returns the exit code of the last pass."""
+    said, ended, sent = "", False, False
     while True:
         busy = time.process_time()
         if ended and said:
@@ -47,7 +55,7 @@ def follow(store: Store, name: str, uri: str) -> int:
         busy = time.process_time() - busy if current or sent else 0.0
         sent = sent or not current
         pause = min(max(PASS_SECONDS, BUSY_SHARE * busy), LONGEST_PAUSE)
-        ended = _input_ends_within(pause) or os.getppid() != parent
+        ended = _input_ends_within(pause) or os.getppid() != driver
 
 
 def _send(store: Store, sweep: Sweep, uri: str) -> str:
@@ -64,16 +72,26 @@ def _input_ends_within(seconds: float) -> bool:
     return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
 
 
+def _end_with(driver: int) -> None:
+    """End this process soon after its driver was killed. For a thread of its own."""
+    while os.getppid() == driver:
+        time.sleep(WATCH_SECONDS)
+    time.sleep(ORPHAN_SECONDS)
+    os._exit(UNREACHABLE)
+
+
 def main() -> int:
     """Mirror a sweep into MLflow until standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.mirror_follow", description=main.__doc__)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--sweep", required=True)
+    parser.add_argument("--driver", type=int, default=os.getppid(), help="the process to end with; the parent")
     arguments = parser.parse_args()
     os.nice(10)
+    threading.Thread(target=_end_with, args=(arguments.driver,), daemon=True).start()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # The next pass is the retry.
     store = Store(root=arguments.results.resolve())
-    return follow(store, arguments.sweep, tracking_uri(store, arguments.sweep))
+    return follow(store, arguments.sweep, tracking_uri(store, arguments.sweep), arguments.driver)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def _start(store: Store, name: str, uri: str) -> Following:
     """A process group of its own, so that Ctrl-C in the terminal does not cut a write short; its input is our pipe."""
     log = store.sweep_folder(name) / "mirror.log"
     command = [sys.executable, "-m", "orchestrator.mirror_follow", "--results", str(store.root), "--sweep", name]
+    command += ["--driver", str(os.getpid())]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,

@@ -71,7 +71,10 @@ class Watchdog:
     def _arm(self, seconds: float) -> None:
         assert self._file is not None
         self._armed_at = time.monotonic()
-        faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
+        # The timer is a thread, and needs memory for its stack. Where a step has taken the last there was, the step
+        # itself is what fails, or goes on; the timer is set again a second later.
+        with suppress(RuntimeError):
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
 
 
 def stalled_run(attempt: Path) -> str | None:

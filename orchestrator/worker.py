@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from mor_core.data.spec import DataError
+from mor_core.training.allocator import give_back_freed_memory
 from mor_core.training.checkpoint import CheckpointError
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
@@ -136,6 +137,7 @@ def _tries(segment: Segment, job: Job, store: Store) -> Outcome | None:
         if ended.kind is FailureClass.oom:
             job = replace(job, micro_batch=half)
             gc.collect()
+            give_back_freed_memory()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 

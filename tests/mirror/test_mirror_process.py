@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
 import pytest
 from mirror_samples import NAME, Sample, active_runs, history, query, sample
+from misbehaving import misbehaving
 
 from orchestrator.mirror_cursor import is_current
 from orchestrator.mirror_process import following
@@ -27,12 +29,13 @@ with following(Store(root=Path(sys.argv[1])), sys.argv[2]) as mirror:
 
 IDLE = """
 import sys
+import os
 from pathlib import Path
 from orchestrator.mirror_follow import follow
 from orchestrator.mirror_cursor import tracking_uri
 from orchestrator.store import Store
 store = Store(root=Path(sys.argv[1]))
-code = follow(store, sys.argv[2], tracking_uri(store, sys.argv[2]))
+code = follow(store, sys.argv[2], tracking_uri(store, sys.argv[2]), os.getppid())
 sys.exit(code or "mlflow" in sys.modules)
 """
 
@@ -41,6 +44,13 @@ def mirror_process(made: Sample) -> subprocess.Popen[bytes]:
     """A mirror whose input has ended already: it makes its passes and leaves."""
     command = [sys.executable, "-m", "orchestrator.mirror_follow", "--results", str(made.store.root), "--sweep", NAME]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def has_ended(pid: int, seconds: float) -> bool:
@@ -86,11 +96,28 @@ def test_the_mirror_finishes_and_ends_when_its_driver_does(small: Sample, kind: 
     assert driver.stdout is not None
     mirror = int(driver.stdout.readline())
     assert os.getpgid(mirror) != os.getpgid(driver.pid)
+    wait_for(lambda: is_current(small.store, small.sweep, small.uri))  # It has loaded mlflow.
     small.publish_all()
     driver.send_signal(kind)
-    assert driver.wait(20) != 0
+    assert driver.wait(100) != 0
     assert has_ended(mirror, 10)
     assert is_current(small.store, small.sweep, small.uri)
+
+
+@pytest.mark.slow
+def test_a_mirror_of_a_killed_driver_ends_in_time_whatever_it_is_at(small: Sample, monkeypatch):
+    """Here a server that takes a request and never answers; the store is sent to it later."""
+    small.publish_all()
+    with misbehaving(None, "hang") as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+        command = [sys.executable, "-c", DRIVER, str(small.store.root), NAME]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
+            assert driver.stdout is not None
+            mirror = int(driver.stdout.readline())
+            wait_for(lambda: server.requests > 0)
+            driver.kill()
+        assert has_ended(mirror, 10)
+    assert not is_current(small.store, small.sweep, small.uri)
 
 
 def test_an_outage_costs_a_sweep_one_line(small: Sample, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from toy_sweep import TOY_PRESET, ToySweep
@@ -15,12 +16,27 @@ ONE_CELL = ("--sizes", "13k", "--arms", "vanilla", "--budgets", "2.4e9")
 """One cell of the toy sweep: a stable segment, a decay, an evaluation; the same ids as in the whole sweep."""
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
-    """Poll until the condition holds."""
+TWO_CELLS = ("--sizes", "13k", "--budgets", "2.4e9")
+"""The same of both arms: two trunks that take a hundred steps at a stretch."""
+
+SIX_CELLS = ("--sizes", "13k")
+"""The smaller half of the toy sweep."""
+
+EARLY_STEP = 40
+
+Found = TypeVar("Found")
+
+PATIENCE_SECONDS = 250.0
+"""For what a test waits for and no promise limits: a command on a busy machine takes minutes to its first step."""
+
+
+def wait_for(condition: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> Found:
+    """Poll until the condition holds; returns what it gave."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
+    return found
 
 
 def processes_of(toy: ToySweep) -> list[psutil.Process]:
@@ -35,10 +51,37 @@ def processes_of(toy: ToySweep) -> list[psutil.Process]:
     return found
 
 
+def busy_seconds(seconds: float) -> float:
+    """What a promise of so many seconds comes to on this machine now: processes that want a core wait for one."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def assert_nothing_is_left(toy: ToySweep) -> None:
+    """I8: no process of the sweep is there ten seconds after its command."""
+    wait_for(lambda: not processes_of(toy), seconds=busy_seconds(10))
+
+
+def pid_of(attempt: Path) -> int:
+    """The process that made an attempt, by the folder's name."""
+    return int(attempt.name.rsplit("-", 1)[1])
+
+
 def worker_pids(toy: ToySweep) -> list[int]:
-    """Processes that are at work on an attempt, by the attempt folder's name."""
-    pids = [int(path.name.rsplit("-", 1)[1]) for path in toy.results.glob("attempts/*/*") if path.is_dir()]
+    """Processes that are at work on an attempt."""
+    pids = [pid_of(path) for path in toy.results.glob("attempts/*/*") if path.is_dir()]
     return [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def reached(toy: ToySweep) -> list[tuple[Path, int]]:
+    """(attempt, step of a complete checkpoint of it) where its process lives, the furthest step first."""
+    found = [(path.parent, int(path.name.removeprefix("checkpoint-"))) for path in checkpoints(toy)]
+    return sorted(((a, step) for a, step in found if psutil.pid_exists(pid_of(a))), key=lambda each: -each[1])
+
+
+def early(toy: ToySweep) -> Path:
+    """Waits for an attempt that has kept a checkpoint and has most of its steps to take; its folder."""
+    attempt, _ = wait_for(lambda: next((each for each in reached(toy) if each[1] <= EARLY_STEP), None))
+    return attempt
 
 
 def checkpoints(toy: ToySweep) -> list[Path]:

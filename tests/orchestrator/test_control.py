@@ -8,11 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from disturbances import wait_for
 from filelock import FileLock
 from toy_sweep import MOR_SWEEP, ToySweep
 from typer.testing import CliRunner
@@ -33,14 +32,6 @@ def copy(reference: ToySweep, tmp_path: Path) -> ToySweep:
     """The undisturbed toy sweep, in a folder of its own."""
     shutil.copytree(reference.results, tmp_path / "results")
     return ToySweep(results=tmp_path / "results", text=reference.text, cache=reference.cache)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
-    """Poll until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def mor_sweep(toy: ToySweep, *arguments: str) -> subprocess.Popen[str]:

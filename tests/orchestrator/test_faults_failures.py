@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import single_segment
-from disturbances import failures, wait_for
+from disturbances import assert_as_undisturbed, failures, pid_of, reached, wait_for
 from single_segment import job_for, segment_on
 from toy_sweep import ToySweep
 
@@ -74,7 +74,7 @@ def test_a_worker_that_was_paused_while_another_finished_publishes_nothing(data:
         folder = store.segment_folder(segment.id)
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         late.send_signal(signal.SIGCONT)
-        output, _ = late.communicate(timeout=100)
+        output, _ = late.communicate(timeout=400)
     assert json.loads(output)["status"] == "finished"
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     figures("F9", "the late worker reported what was published and changed none of its bytes")
@@ -100,11 +100,45 @@ def test_the_furthest_checkpoint_is_chosen_by_step_whatever_the_clock_said(
     assert result["steps_executed"] == 20
 
 
+JUMPING = """
+import itertools, time
+real, hours = time.time, itertools.cycle((0, 1, -1))
+time.time = lambda: real() + 3600 * next(hours)
+"""
+"""What Python runs first: every look at the clock is an hour off the one before."""
+
+
+@pytest.mark.slow
+@pytest.mark.faults("F10", invariants=("I4",))
+def test_under_a_clock_that_jumps_by_an_hour_at_every_look_a_sweep_ends_as_undisturbed(
+    toy: ToySweep, reference: ToySweep, tmp_path: Path, figures
+):
+    (tmp_path / "sitecustomize.py").write_text(JUMPING)
+    toy.variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    driver = toy.start("--workers", "2", "--sizes", "13k")
+    killed = wait_for(lambda: next(iter(reached(toy)), None))
+    os.kill(pid_of(killed[0]), signal.SIGKILL)
+    output, _ = driver.communicate(timeout=800)
+    assert driver.returncode == 0, output
+    assert_as_undisturbed(toy, reference)
+    figures("F10", "a clock an hour off at every look, and a worker killed: hashes as undisturbed")
+
+
 @pytest.mark.faults("F10")
 def test_nothing_that_decides_over_a_segment_reads_a_clock():
     """Only intervals of the own process's monotonic clock; a file's time may name its version, never its age."""
     package = Path(__file__).parents[2] / "orchestrator"
-    deciding = ["worker", "segment_run", "store", "stopping", "watchdog", "executor", "ray_executor", "sweep_run"]
+    deciding = [
+        "worker",
+        "segment_run",
+        "store",
+        "stopping",
+        "watchdog",
+        "executor",
+        "ray_executor",
+        "ray_connection",
+        "sweep_run",
+    ]
     for name in deciding:
         source = (package / f"{name}.py").read_text()
         assert not [word for word in ("time.time(", "datetime", "st_mtime", "getmtime") if word in source], name

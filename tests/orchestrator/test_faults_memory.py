@@ -13,6 +13,7 @@ from mor_core.data.snapshot import DataSnapshot
 from orchestrator.failures import FailureClass
 from orchestrator.rehearsal import VARIABLE
 from orchestrator.store import Store, read_metrics
+from orchestrator.watchdog import stalled_run
 from orchestrator.worker import run_segment
 
 ROUNDING = 1e-5
@@ -29,7 +30,7 @@ def alone(results: Path, data: DataSnapshot, *, megabytes: int) -> dict[str, str
     """The outcome of a wide segment in a process that may allocate so much."""
     arguments = [results, data.folder, 2048, 3, 600, megabytes]
     command = [sys.executable, single_segment.__file__, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -85,6 +86,35 @@ def test_a_device_without_room_halves_from_the_last_checkpoint_and_says_so(
     apart = max(abs(a - b) for a, b in zip(losses(store, segment.id), losses(other, segment.id), strict=True))
     assert apart < ROUNDING
     figures("F23", f"device: went on from step 20 with 2 of 4 sequences a pass, losses within {apart:.1e}")
+
+
+WITHOUT_MEMORY = """
+import faulthandler, resource, sys, time
+from pathlib import Path
+from orchestrator.watchdog import REARM_SECONDS, Watchdog
+held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held, resource.RLIM_INFINITY))
+try:
+    faulthandler.dump_traceback_later(100)
+except RuntimeError:
+    print("no memory for a thread", flush=True)
+with Watchdog(attempt=Path(sys.argv[1]), run="r", seconds=0.5) as watchdog:
+    watchdog.step()
+    print("went on", flush=True)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    time.sleep(REARM_SECONDS)
+    watchdog.step()
+    time.sleep(200)
+"""
+
+
+@pytest.mark.faults("F23", "F24")
+def test_a_watchdog_without_memory_for_its_timer_lets_the_work_go_on_and_is_set_later(tmp_path: Path):
+    command = [sys.executable, "-c", WITHOUT_MEMORY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.stdout.splitlines() == ["no memory for a thread", "went on"], done.stderr
+    assert done.returncode == 1
+    assert stalled_run(tmp_path) == "r", "it ended what took no step after that"
 
 
 @pytest.mark.faults("F23")

@@ -6,14 +6,17 @@ import signal
 import pytest
 from disturbances import (
     ONE_CELL,
+    TWO_CELLS,
     assert_as_undisturbed,
+    assert_nothing_is_left,
+    busy_seconds,
     checkpoints,
+    early,
     executed,
     interruptions,
-    processes_of,
+    pid_of,
     signalled,
     wait_for,
-    worker_pids,
 )
 from toy_sweep import ToySweep
 
@@ -31,7 +34,7 @@ def assert_goes_on_without_losing_a_step(toy: ToySweep, stopped: dict[str, int])
 
 @pytest.mark.faults("F11", "F12", invariants=("I4", "I5"))
 @pytest.mark.parametrize(
-    ("number", "grace"), [(signal.SIGTERM, GRACE_SECONDS), pytest.param(signal.SIGINT, 60.0, marks=pytest.mark.slow)]
+    ("number", "grace"), [(signal.SIGTERM, GRACE_SECONDS), pytest.param(signal.SIGINT, 200.0, marks=pytest.mark.slow)]
 )
 def test_a_process_told_to_stop_keeps_its_step_and_loses_none(
     toy: ToySweep, reference: ToySweep, figures, number: signal.Signals, grace: float
@@ -59,13 +62,13 @@ def test_a_process_told_to_stop_keeps_its_step_and_loses_none(
 def test_ray_workers_keep_their_step_when_their_driver_is_told_to_stop(
     toy: ToySweep, reference: ToySweep, figures, number: signal.Signals, code: int
 ):
-    driver = toy.start("--workers", "2")
-    wait_for(lambda: len(checkpoints(toy)) > 1)
-    seconds, output = signalled(driver, number, grace=60.0)
+    driver = toy.start("--workers", "2", *TWO_CELLS)
+    early(toy)
+    seconds, output = signalled(driver, number, grace=200.0)
     assert driver.returncode == code, output
     stopped = interruptions(toy)
-    wait_for(lambda: not processes_of(toy), seconds=10)
-    assert toy.run("--workers", "2", executor="ray").returncode == 0
+    assert_nothing_is_left(toy)
+    assert toy.run("--workers", "2", *TWO_CELLS, executor="ray").returncode == 0
     assert_goes_on_without_losing_a_step(toy, stopped)
     assert_as_undisturbed(toy, reference)
     figures(
@@ -77,10 +80,9 @@ def test_ray_workers_keep_their_step_when_their_driver_is_told_to_stop(
 @pytest.mark.slow
 @pytest.mark.faults("F11", invariants=("I4", "I5"))
 def test_a_preempted_ray_worker_keeps_its_step_and_another_goes_on_from_it(toy: ToySweep, reference: ToySweep, figures):
-    driver = toy.start("--workers", "2")
-    wait_for(lambda: bool(checkpoints(toy)) and bool(worker_pids(toy)))
-    os.kill(worker_pids(toy)[0], signal.SIGTERM)
-    output, _ = driver.communicate(timeout=280)
+    driver = toy.start("--workers", "2", *TWO_CELLS)
+    os.kill(pid_of(early(toy)), signal.SIGTERM)
+    output, _ = driver.communicate(timeout=800)
     assert driver.returncode == 0, output
     stopped = interruptions(toy)
     assert_goes_on_without_losing_a_step(toy, stopped)
@@ -91,14 +93,14 @@ def test_a_preempted_ray_worker_keeps_its_step_and_another_goes_on_from_it(toy: 
 @pytest.mark.slow
 @pytest.mark.faults("F12", invariants=("I4", "I5", "I8"))
 def test_a_second_ctrl_c_ends_at_once_and_the_same_command_goes_on(toy: ToySweep, reference: ToySweep, figures):
-    driver = toy.start("--workers", "2")
-    wait_for(lambda: bool(checkpoints(toy)))
+    driver = toy.start("--workers", "2", *TWO_CELLS)
+    early(toy)
     driver.send_signal(signal.SIGINT)
-    seconds, output = signalled(driver, signal.SIGINT, grace=60.0)
+    seconds, output = signalled(driver, signal.SIGINT, grace=200.0)
     assert driver.returncode == 130, output
     assert "Traceback" not in output
-    wait_for(lambda: not processes_of(toy), seconds=10)
-    assert seconds < 10
-    assert toy.run("--workers", "2", executor="ray").returncode == 0
+    assert_nothing_is_left(toy)
+    assert seconds < busy_seconds(10)
+    assert toy.run("--workers", "2", *TWO_CELLS, executor="ray").returncode == 0
     assert_as_undisturbed(toy, reference)
     figures("F12", f"Ctrl-C twice: gone after {seconds:.1f} s")

@@ -29,6 +29,7 @@ def preset(folder: Path, execution: str) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
+@pytest.mark.faults("F15")
 def test_a_share_of_a_gpu_is_what_each_task_takes_and_what_the_cluster_is_filled_by(two_gpus: Any, toy: ToySweep):
     assert RayExecutor(workers=1, address=two_gpus.address).parallel_segments() == 2
     executor = RayExecutor(workers=1, address=two_gpus.address, gpus_per_segment=0.5)
@@ -51,6 +52,7 @@ def test_a_share_of_a_gpu_is_what_each_task_takes_and_what_the_cluster_is_filled
     assert min(free) == 0.0, "the four trunks ran at the same time"
 
 
+@pytest.mark.faults("F15")
 def test_more_workers_than_the_cluster_has_gpus_are_refused_before_anything_is_tried(
     two_gpus: Any, toy: ToySweep, tmp_path: Path
 ):
@@ -65,7 +67,10 @@ def test_more_workers_than_the_cluster_has_gpus_are_refused_before_anything_is_t
     assert not toy.published()
 
 
-def test_a_gpu_that_this_machine_does_not_have_is_refused_and_nothing_waits_for_it(toy: ToySweep, tmp_path: Path):
+@pytest.mark.faults("F15")
+def test_a_gpu_that_this_machine_does_not_have_is_refused_and_nothing_waits_for_it(
+    toy: ToySweep, tmp_path: Path, figures
+):
     done = toy.run("--workers", "1", *preset(tmp_path, "gpus_per_segment = 0.25\n"), executor="ray")
     assert done.returncode == 4
     said = (
@@ -73,3 +78,4 @@ def test_a_gpu_that_this_machine_does_not_have_is_refused_and_nothing_waits_for_
     )
     assert said in done.stderr
     assert not list(toy.results.glob("attempts/*/*"))
+    figures("F15", f"exit code 4, nothing started: {done.stderr.partition('and the ')[2].partition(':')[0]}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from disturbances import SIX_CELLS, assert_as_undisturbed
 from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
 
 from orchestrator.records import curve
@@ -112,10 +113,10 @@ def test_ray_workers_compute_what_one_process_computes(toy: ToySweep, reference:
 
 
 def test_two_drivers_at_once_compute_each_segment_once(toy: ToySweep, reference: ToySweep):
-    drivers = [toy.start(executor="in-process") for _ in range(2)]
-    outputs = [driver.communicate(timeout=280)[0] for driver in drivers]
+    drivers = [toy.start(*SIX_CELLS, executor="in-process") for _ in range(2)]
+    outputs = [driver.communicate(timeout=800)[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], outputs
-    assert toy.science().equals(reference.science())
+    assert_as_undisturbed(toy, reference)
     assert all(json.loads(data)["attempts"] == 1 for data in toy.published().values())
 
 

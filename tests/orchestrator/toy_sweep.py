@@ -89,7 +89,7 @@ class ToySweep:
         command = self.command("--executor", executor, *([] if mlflow else ["--no-mlflow"]), *flags)
         if executor == "in-process" and not mlflow:
             return run_here(command[len(MOR_SWEEP) :], self.environment)
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=280, check=False)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=800, check=False)
 
     def start(self, *flags: str, executor: str = "ray") -> subprocess.Popen[str]:
         """Start the sweep and return at once."""

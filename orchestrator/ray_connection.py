@@ -1,0 +1,150 @@
+"""The only file that imports ray: starting or joining a cluster, leaving it, and running a group of workers on it.
+
+By default Ray is a cluster of its own on this machine, on 127.0.0.1 only, without a dashboard.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from orchestrator.deferred_signals import deferred_signals
+from orchestrator.ray_folder import ray_folder
+from orchestrator.ray_processes import ended_with
+from orchestrator.resources import CPUS_PER_WORKER, Request
+
+CONNECT_SECONDS = 5.0
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Outcomes are a few hundred bytes; Ray's default would claim a third of the memory."""
+
+DRIVER_ENVIRONMENT = {
+    # Ray reads its environment when it is imported.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's own handler of SIGTERM, below Python's, would end this process without a word.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+}
+
+LOCAL_ENVIRONMENT = DRIVER_ENVIRONMENT | {
+    # Without this, a local cluster listens on every interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class ClusterUnreachable(Exception):
+    """No Ray cluster answers at the address, or it answers no longer; the message says what was tried."""
+
+    exit_code = 6
+
+
+@contextlib.contextmanager
+def connected(address: str | None, cpus: int) -> Iterator[ModuleType]:
+    """Ray, connected to the cluster at `address` (`host:port`), or to a local one with so many CPUs.
+
+    Whatever was started or submitted ends with it. Raises ClusterUnreachable.
+    """
+    if address is None:
+        os.environ.update(LOCAL_ENVIRONMENT)
+    else:
+        _check_reachable(address)
+        os.environ.update(DRIVER_ENVIRONMENT)
+    import ray
+
+    folder = ray_folder() if address is None else contextlib.nullcontext()
+    with folder as local:
+        try:
+            # Cut short, Ray would leave processes or crash; and it puts handlers of its own in the command's place.
+            with deferred_signals("Ray has started"):
+                if local is not None:
+                    _start_local(ray, cpus, local)
+                else:
+                    _connect(ray, str(address))
+            yield ray
+        finally:
+            with ended_with(local) if local is not None else contextlib.nullcontext():
+                ray.shutdown()
+
+
+def _start_local(ray: ModuleType, cpus: int, folder: Path) -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # Ray opens its folder to everybody; the one above it belongs to this user alone.
+            _temp_dir=str(folder / "ray"),
+        )
+    except Exception as error:  # Ray raises a bare Exception where one of its processes does not come up.
+        cause = str(error).strip().partition("\n")[0]
+        raise ClusterUnreachable(
+            f"Ray did not start on this machine ({cause}): try again, or use --executor in-process"
+        ) from error
+
+
+def _connect(ray: ModuleType, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterUnreachable(f"the Ray cluster at {address} refused the connection: {error}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself retries for minutes before it gives an address up."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterUnreachable(f"the Ray address {address!r}: expected host:port, as `ray start --head` prints it")
+    if error := connection_error(f"{host}:{port}"):
+        raise ClusterUnreachable(
+            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head` or leave out --address"
+        )
+
+
+def connection_error(address: str) -> OSError | None:
+    """Why nothing answers at host:port; None where something does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def run_group(
+    loop: Callable[[dict[str, Any]], None], config: dict[str, Any], request: Request, *, name: str, folder: Path
+) -> str | None:
+    """Run `loop(config)` on every worker of a group that has a process group of its own, for tasks on a cluster.
+
+    Returns when all have ended: why the group was lost, or None where it ended by itself. `folder` is one that all
+    machines of the cluster share.
+    """
+    # How often the group is asked whether it lives and is done; read when ray.train is imported.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = {"CPU": float(CPUS_PER_WORKER)} | ({"GPU": request.gpus} if request.gpus else {})
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=request.workers, use_gpu=request.gpus > 0, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if request.gpus else "gloo"),
+        # Which losses are worth another try is decided where the store is known.
+        run_config=RunConfig(name=name, storage_path=str(folder), failure_config=FailureConfig(max_failures=0)),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        return str(error).strip().partition("\n")[0]
+    return None
