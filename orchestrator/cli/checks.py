@@ -24,8 +24,8 @@ def fsck(
     """Prove that the results folder is whole: ids, sums, states, tables, fits, MLflow. Reads only; exit 1 if not.
 
     A folder that does not exist is an error (exit 2), not an empty store."""
-    from orchestrator.display import bytes_text
     from orchestrator.fsck import check_results
+    from orchestrator.quantities import bytes_text
     from orchestrator.results_folder import check_exists
     from orchestrator.store import Store
 

@@ -101,8 +101,8 @@ def gc(
     there), the final weights of cells (unless --weights), and segments that no sweep of this folder has planned.
     A budget added later below the largest takes its trunk's steps again; the run says how many.
     """
-    from orchestrator.display import bytes_text
     from orchestrator.gc import GcRefused, collect, find_garbage
+    from orchestrator.quantities import bytes_text
     from orchestrator.results_folder import check_exists, writing
     from orchestrator.store import Store
 
@@ -119,7 +119,7 @@ def gc(
 
 
 def _say(store: "Store", garbage: "Garbage") -> None:
-    from orchestrator.display import bytes_text
+    from orchestrator.quantities import bytes_text
 
     for checkpoint in garbage.checkpoints:
         typer.echo(f"checkpoint {bytes_text(checkpoint.num_bytes):>9s}  {checkpoint.folder.relative_to(store.root)}")

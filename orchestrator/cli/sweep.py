@@ -17,6 +17,7 @@ from orchestrator.cli.launch import (
     whole_items_of,
 )
 from orchestrator.cli.options import Results, corpus_override
+from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
 
 
 class TrunksName(StrEnum):
@@ -45,6 +46,11 @@ def isoflop(
     address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
     mlflow: Mirrored = True,
+    price_per_gpu_hour: Price = None,
+    max_gpu_hours: MaxHours = None,
+    max_cells: MaxCells = None,
+    probe: Probed = None,
+    canary: Canary = None,
 ) -> None:
     """Train every (arm, size, budget, seed) of a sweep; what is finished already is not trained again."""
     from orchestrator.spec import Override, load_spec
@@ -63,7 +69,20 @@ def isoflop(
     ]
     spec = load_spec(preset, [flag for flag in flags if flag.value is not None])
     machine = this_machine(workers, spec.execution)
+    spending = Spending(
+        price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
+    )
     if dry_run:
-        print_plan(spec, results, machine, as_json)
+        print_plan(spec, results, machine, as_json, spending)
     else:
-        raise typer.Exit(run(spec, results, machine, yes=yes, executor=executor.value, address=address, mlflow=mlflow))
+        code = run(
+            spec,
+            results,
+            machine,
+            yes=yes,
+            executor=executor.value,
+            address=address,
+            mlflow=mlflow,
+            spending=spending,
+        )
+        raise typer.Exit(code)
