@@ -10,6 +10,10 @@ from toy_sweep import MOR_SWEEP, ToySweep, run_here
 from orchestrator.rehearsal import VARIABLE
 
 
+FEW = ("--sizes", "13k", "--arms", "vanilla")
+"""Three cells: nine segments."""
+
+
 def plan_of(toy: ToySweep, *flags: str) -> dict:
     done = run_here(toy.command("--dry-run", "--json", *flags)[len(MOR_SWEEP) :], toy.environment)
     assert done.returncode == 0, done.stderr
@@ -33,31 +37,31 @@ def test_so_many_cells_are_finished_at_a_time_until_the_sweep_is_whole(toy: ToyS
     assert "left for later" not in toy.run("--max-cells", "1").stderr
 
 
-def test_hours_are_spent_on_whole_cells_and_the_same_command_goes_on(toy: ToySweep, reference: ToySweep):
-    cost = plan_of(toy)["estimate"]
+def test_hours_are_spent_on_whole_cells_and_the_same_command_goes_on(toy: ToySweep):
+    cost = plan_of(toy, *FEW)["estimate"]
     assert (cost["hours_unit"], cost["price_per_hour"], cost["money"]) == ("core-hours", None, None)
-    limited = toy.run("--max-gpu-hours", str(cost["hours"] / 3))
+    limited = toy.run(*FEW, "--max-gpu-hours", str(cost["hours"] / 2))
     assert limited.returncode == 0, limited.stderr
     assert "open cells for later" in limited.stderr
-    finished = plan_of(toy)
+    finished = plan_of(toy, *FEW)
     assert 0 < finished["estimate"]["hours_remaining"] < finished["estimate"]["hours"]
-    assert {cell["cost"]["basis"] for cell in finished["cells"]} <= {"earlier runs", "interpolated"}
-    assert toy.run().returncode == 0
-    assert toy.science().equals(reference.science())
+    assert {cell["cost"]["basis"] for cell in finished["cells"]} == {"earlier runs"}
+    assert "cells are left for later" not in toy.run(*FEW).stderr
+    assert len(toy.published()) == 9
 
 
 def test_where_the_estimate_was_far_too_low_nothing_more_starts_once_the_hours_are_used(toy: ToySweep):
     """At the assumed speed all cells fit; on this machine the first segments already take longer than was allowed."""
-    cost = plan_of(toy)["estimate"]
-    done = toy.run("--max-gpu-hours", str(cost["hours"] * 1.01))
+    cost = plan_of(toy, *FEW)["estimate"]
+    done = toy.run(*FEW, "--max-gpu-hours", str(cost["hours"] * 1.01))
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stderr.split())
     assert "core-hours are used, --max-gpu-hours" in said
     assert said.count("nothing else starts") == 1
     assert "cells are left for later: the same command goes on with them" in said
-    assert 0 < len(toy.published()) < 36
-    assert toy.run().returncode == 0
-    assert len(toy.published()) == 36
+    assert 0 < len(toy.published()) < 9
+    assert toy.run(*FEW).returncode == 0
+    assert len(toy.published()) == 9
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_where_the_estimate_was_far_too_low_nothing_more_starts_once_the_hours_a
         (["--price-per-gpu-hour", "nan"], 2, "found nan, expected a number above 0"),
         (["--max-gpu-hours", "0"], 2, "found 0, expected a number above 0"),
         (["--max-gpu-hours", "inf"], 2, "found inf, expected a number above 0"),
-        (["--max-cells", "0"], 2, "0 is not in the range x>=1"),
+        (["--max-cells", "0"], 2, "Invalid value for '--max-cells'"),
         (["--max-gpu-hours", "1e-9"], 4, "error: --max-gpu-hours 1e-09 is less than any cell takes"),
     ],
 )
@@ -90,6 +94,7 @@ def test_money_is_hours_times_their_price(toy: ToySweep):
     assert max(map(len, shown.stdout.splitlines())) <= 120
 
 
+@pytest.mark.slow
 def test_a_canary_goes_first_on_ray_and_the_rest_follows(toy: ToySweep, reference: ToySweep):
     done = toy.run("--workers", "2", "--canary", executor="ray")
     assert done.returncode == 0, done.stderr
