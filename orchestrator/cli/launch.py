@@ -1,6 +1,5 @@
 """What every verb that trains a sweep does with it: show the plan, ask before much is spent, run."""
 
-import json
 import os
 import subprocess
 from dataclasses import replace
@@ -10,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.options import corpus_override, print_json
 from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, costed, worth_a_probe
 
 if TYPE_CHECKING:
     from orchestrator.estimate import Throughput
     from orchestrator.spec import ExecutionSection, SweepSpec
+    from orchestrator.sweep_file import Override
 
 DEFAULT_SPENDING = Spending()
 
@@ -47,6 +48,35 @@ def whole_items_of(text: str | None) -> list[Any] | None:
     return items and [int(item) if item.removeprefix("-").isdecimal() else item for item in items]
 
 
+def isoflop_overrides(
+    *,
+    budgets: str | None,
+    sizes: str | None,
+    arms: str | None,
+    recursions: str | None,
+    only: str | None,
+    seeds: str | None,
+    data: str | None,
+    name: str | None,
+    trunks: str | None,
+) -> "list[Override]":
+    """What the flags of `isoflop` lay over its sweep file. Raises SpecError where --data is empty."""
+    from orchestrator.sweep_file import Override
+
+    flags = [
+        Override(flag="--budgets", path=("budgets",), value=items_of(budgets)),
+        Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": items_of(sizes)}),
+        Override(flag="--arms", path=("arms", "architectures"), value=items_of(arms)),
+        Override(flag="--recursions", path=("arms", "recursions"), value=whole_items_of(recursions)),
+        Override(flag="--only", path=("only",), value=items_of(only)),
+        Override(flag="--seeds", path=("seeds",), value=whole_items_of(seeds)),
+        *corpus_override(data),
+        Override(flag="--name", path=("name",), value=name),
+        Override(flag="--trunks", path=("trunks",), value=trunks),
+    ]
+    return [flag for flag in flags if flag.value is not None]
+
+
 def print_plan(
     spec: "SweepSpec", results: Path, machine: "Throughput", as_json: bool, spending: Spending = DEFAULT_SPENDING
 ) -> None:
@@ -58,7 +88,7 @@ def print_plan(
     planned = plan(spec, find(spec.data_spec))
     cost = costed(planned, spec, results, machine, measures=bool(spending.probe)).cost
     if as_json:
-        typer.echo(json.dumps(display.plan_json(planned, cost, spending.price), indent=1))
+        print_json(display.PLAN_SCHEMA, display.plan_json(planned, cost, spending.price)["data"])
     else:
         display.print_plan(planned, cost, spending.price)
 

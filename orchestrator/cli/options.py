@@ -1,7 +1,7 @@
 """Options that several verbs have in common."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,16 @@ def _folder(results: Path) -> Path:
 
     check_is_folder(results)
     return results
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with a versioned schema instead.")]
+
+
+def print_json(schema: str, data: Any) -> None:
+    """A document for programs to stdout: what it is and in which version ("mor-sweep.plan/1"), and its content."""
+    import json
+
+    typer.echo(json.dumps({"schema": schema, "data": data}, indent=1))
 
 
 PIPED_WIDTH = 140

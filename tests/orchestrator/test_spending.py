@@ -9,7 +9,6 @@ from toy_sweep import MOR_SWEEP, ToySweep, run_here
 
 from orchestrator.rehearsal import VARIABLE
 
-
 FEW = ("--sizes", "13k", "--arms", "vanilla")
 """Three cells: nine segments."""
 
