@@ -267,6 +267,7 @@ class SweepSpec(Section):
     schedule: ScheduleSection
     model: ModelSection
     routing: RoutingTable = ExpertSection()
+    """How the tokens of mor choose their depth; see mor_core.config."""
     train: TrainSection
     data: DataSection = DataSection()
     evaluation: EvaluationSection

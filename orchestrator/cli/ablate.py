@@ -16,7 +16,7 @@ from orchestrator.cli.launch import (
     this_machine,
     whole_items_of,
 )
-from orchestrator.cli.options import PIPED_WIDTH, Results, corpus_override
+from orchestrator.cli.options import PIPED_WIDTH, Results, corpus_override, say_next
 from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def ablate(
         spending=spending,
     )
     _print_variants(spec, results)
+    say_next(f"status {spec.name}", f"ui {spec.name}", results=results)
     raise typer.Exit(code)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, print_json
+from orchestrator.cli.options import AsJson, print_json, say_next
 
 config = typer.Typer(help="What a sweep file resolves to, and what may stand in one.", no_args_is_help=True)
 
@@ -52,6 +52,7 @@ def show(
     width = max(len(each.line()) for each in settings if len(each.line()) <= WIDE)
     for each in settings:
         typer.echo(f"{each.line():{width}s}  # {each.origin}" if origin else each.line())
+    say_next("isoflop with the same flags and --dry-run")
 
 
 WIDE = 70

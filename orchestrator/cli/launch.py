@@ -91,6 +91,10 @@ def print_plan(
         print_json(display.PLAN_SCHEMA, display.plan_json(planned, cost, spending.price)["data"])
     else:
         display.print_plan(planned, cost, spending.price)
+        measured = (
+            "" if "assumed" not in cost.throughput.basis else "; --probe measures how fast this machine trains it"
+        )
+        typer.echo(f"next: the same command without --dry-run{measured}", err=True)
 
 
 def run(

@@ -220,7 +220,7 @@ def test_retry_of_one_cell_leaves_the_others_and_clears_its_failure(copy: ToySwe
         shutil.rmtree(store.segment_folder(str(cell.evaluate_segment)))
         (attempt,) = [path for path in store.attempts_folder(str(cell.evaluate_segment)).iterdir() if path.is_dir()]
         (attempt / "failure.json").write_text(json.dumps({"reason": "oom: 3 GB", "traceback": ""}))
-    done = CliRunner().invoke(app, ["retry", "toy", str(first.cell_id)[:12], "--results", str(copy.results)])
+    done = CliRunner().invoke(app, ["retry", str(first.cell_id)[:12], "--sweep", "toy", "--results", str(copy.results)])
     assert done.exit_code == 0, done.output
     shown = CliRunner().invoke(app, ["status", "--json", "--results", str(copy.results)])
     rows = {row["cell_id"]: row["status"] for row in json.loads(shown.output)["data"]["runs"]}
