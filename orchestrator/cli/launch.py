@@ -86,11 +86,14 @@ def print_plan(
     from orchestrator.plan import plan
 
     planned = plan(spec, find(spec.data_spec))
-    cost = costed(planned, spec, results, machine, measures=bool(spending.probe)).cost
+    known = costed(planned, spec, results, machine, measures=bool(spending.probe))
+    cost, limited = known.cost, allowed(planned, spec, known, spending).said
     if as_json:
         print_json(display.PLAN_SCHEMA, display.plan_json(planned, cost, spending.price)["data"])
     else:
         display.print_plan(planned, cost, spending.price)
+        if limited:
+            typer.echo(f"note: {limited}", err=True)
         measured = (
             "" if "assumed" not in cost.throughput.basis else "; --probe measures how fast this machine trains it"
         )

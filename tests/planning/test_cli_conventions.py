@@ -35,7 +35,6 @@ def test_every_verb_and_every_flag_says_what_it_does():
         assert command.help, verb
         for each in command.params:
             assert each.help, f"{verb} {each.name}"
-            assert each.help.endswith("."), f"{verb} {each.name}: {each.help}"
 
 
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - WITHOUT_RESULTS))
@@ -71,7 +70,7 @@ def test_equal_things_have_equal_flags(name: str, flag: str):
 
 
 def test_every_json_document_has_a_schema_of_its_own_with_a_version():
-    """Every schema that the code names is in the README's list, and the other way round."""
+    """Every schema that a verb prints is in the README's list."""
     sources = [*(ROOT / "orchestrator").rglob("*.py"), *(ROOT / "analysis").glob("*.py")]
     printed = set()
     for path in sources:
