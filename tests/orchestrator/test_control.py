@@ -159,7 +159,7 @@ def test_logs_say_the_cause_first_then_what_the_attempt_printed(copy: ToySweep):
     sweep = load_sweep(store)
     name = next(str(cell.cell_id) for cell in sweep.cells if cell.evaluate_segment == evaluation.name)
     result = CliRunner().invoke(app, ["logs", name[:10], "--results", str(copy.results)])
-    lines = result.output.splitlines()
+    lines = result.stdout.splitlines()
     assert "failed: evaluate to step" in lines[0]
     assert lines[0].endswith("data: shard 3 is missing")
     said = lines[lines.index(next(line for line in lines if "002-elsewhere-1" in line)) + 1 :]
