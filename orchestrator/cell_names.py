@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from orchestrator.budgets import budget_text, parse_budget
 from orchestrator.cells import Cell
-from orchestrator.display import short_budget
+from orchestrator.quantities import short_budget
 from orchestrator.revisions import Sweep
 
 SHORTEST_PREFIX = 4

@@ -12,14 +12,13 @@ from rich.text import Text
 
 from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell
+from orchestrator.cost_tables import cost_heading, cost_json, cost_table, totals_json, totals_table
 from orchestrator.estimate import Estimate, segment_flops
 from orchestrator.identity import to_jsonable, trunk_id
 from orchestrator.plan import Plan
+from orchestrator.quantities import count_text, power_text, short_budget
 
 PLAN_SCHEMA = "mor-sweep.plan/1"
-
-LONGEST_BUDGET = 9
-"""Characters of a budget that are shown exactly."""
 
 UNRESOLVED = "unresolved: data"
 """In the place of ids, while no data is prepared."""
@@ -53,8 +52,8 @@ SAID_ONCE = ("seed", "epochs", "peak rate", "flags")
 """Left out of the table where all cells agree, and said in a line instead."""
 
 
-def print_plan(plan: Plan, estimate: Estimate) -> None:
-    """The whole plan to stdout: cells, what is left out and why, totals."""
+def print_plan(plan: Plan, estimate: Estimate, price: float | None = None) -> None:
+    """The whole plan to stdout: cells, what each costs, what is left out and why, totals. `price` of a device-hour."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_WIDTH)
@@ -65,16 +64,18 @@ def print_plan(plan: Plan, estimate: Estimate) -> None:
     if plan.budget_convention == "paper" and plan.tokens is None:
         console.print(Text("\nexact FLOPs per paper FLOP of budget (and against the first arm)"))
         console.print(gap_table(plan))
+    console.print(Text(f"\n{cost_heading(estimate)}"))
+    console.print(cost_table(plan, estimate, price))
     _print_notes(console, plan)
-    console.print(totals_table(plan, estimate))
+    console.print(totals_table(plan, estimate, price))
 
 
-def print_summary(plan: Plan, estimate: Estimate) -> None:
+def print_summary(plan: Plan, estimate: Estimate, price: float | None = None) -> None:
     """A few lines to stderr before a sweep starts."""
     console = Console(stderr=True, highlight=False)
     console.print(_heading(plan))
     _print_notes(console, plan)
-    console.print(totals_table(plan, estimate))
+    console.print(totals_table(plan, estimate, price))
 
 
 def print_news(before: Plan, after: Plan) -> None:
@@ -189,74 +190,7 @@ def flag_lines(plan: Plan) -> list[str]:
     return [f"{flag} ({flags.count(flag)} cells): {text}" for flag, text in FLAG_MEANINGS.items() if flag in flags]
 
 
-def totals_table(plan: Plan, estimate: Estimate) -> Table:
-    """Totals, each with its basis."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    for name, line in total_lines(plan, estimate):
-        table.add_row(name, line)
-    return table
-
-
-def total_lines(plan: Plan, estimate: Estimate) -> list[tuple[str, str]]:
-    """Name and sentence of each total."""
-    throughput = estimate.throughput
-    lines = [
-        ("segments", _segments_line(plan, estimate)),
-        (
-            "compute",
-            f"{estimate.flops:.3g} exact FLOPs, {_saving(estimate)}; evaluation adds {estimate.flops_evaluation:.2g}",
-        ),
-    ]
-    if estimate.flops_shared != estimate.flops:
-        lines.append(
-            ("", f"shared trunks would take {estimate.flops_shared:.3g}: per-budget runs cost {_surcharge(estimate)}")
-        )
-    if estimate.flops_remaining != estimate.flops:
-        lines.append(("remaining", f"{estimate.flops_remaining:.3g} exact FLOPs"))
-    return [
-        *lines,
-        (
-            "time",
-            f"about {duration_text(estimate.seconds)} on {_plural(throughput.workers, 'worker')} at "
-            f"{throughput.flops_per_second:.3g} FLOP/s each ({throughput.basis})",
-        ),
-        (
-            "memory",
-            f"about {bytes_text(estimate.memory_bytes)} a worker for {estimate.memory_cell} "
-            "(16 bytes a parameter, and the activations of a micro-batch)",
-        ),
-        ("disk", f"{bytes_text(estimate.disk_bytes)} of checkpoints ({_checkpoints_text(plan)})"),
-    ]
-
-
-def _checkpoints_text(plan: Plan) -> str:
-    cosine = all(cell.decay_steps == 0 for cell in plan.cells)
-    return "12 bytes a parameter a cell" if cosine else "12 bytes a parameter a branch point, 4 a cell"
-
-
-def _segments_line(plan: Plan, estimate: Estimate) -> str:
-    trunks, cells = _plural(estimate.num_trunks, "trunk"), _plural(len(plan.cells), "cell")
-    return f"{estimate.num_segments} in {trunks} for {cells}"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
-def _saving(estimate: Estimate) -> str:
-    if estimate.flops == estimate.flops_separate:
-        return "each cell trained on its own"
-    saving = 1 - estimate.flops / estimate.flops_separate
-    return f"{saving:.0%} less than the {estimate.flops_separate:.3g} of separate runs"
-
-
-def _surcharge(estimate: Estimate) -> str:
-    return f"{estimate.flops / estimate.flops_shared - 1:+.0%}"
-
-
-def plan_json(plan: Plan, estimate: Estimate) -> dict[str, Any]:
+def plan_json(plan: Plan, estimate: Estimate, price: float | None = None) -> dict[str, Any]:
     """The plan as JSON values; counts of FLOPs are exact integers, those of segments by the exact convention."""
     flops = segment_flops(plan)
     trunk_ids = {trunk: trunk_id(trunk) for trunk in {segment.trunk for segment in plan.segments}}
@@ -267,7 +201,10 @@ def plan_json(plan: Plan, estimate: Estimate) -> dict[str, Any]:
             "budget_convention": plan.budget_convention,
             "trunks": plan.trunks,
             "data_snapshot": plan.data_name or UNRESOLVED,
-            "cells": [_cell_json(cell) for cell in plan.cells],
+            "cells": [
+                _cell_json(cell) | {"cost": cost_json(cost, price)}
+                for cell, cost in zip(plan.cells, estimate.cells, strict=True)
+            ],
             "segments": [
                 {
                     "id": segment.id,
@@ -282,7 +219,7 @@ def plan_json(plan: Plan, estimate: Estimate) -> dict[str, Any]:
             ],
             "dropped": [asdict(dropped) for dropped in plan.dropped],
             "notes": list(plan.notes),
-            "estimate": asdict(estimate),
+            "estimate": totals_json(estimate, price),
         },
     }
 
@@ -291,38 +228,3 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
     ids = {name: getattr(cell, name) or UNRESOLVED for name in ("cell_id", "trunk_id", "evaluate_segment")}
     counts = {"warmup_steps": cell.train.warmup_steps, "decay_steps": cell.decay_steps}
     return to_jsonable(cell) | counts | ids
-
-
-def short_budget(budget: int) -> str:
-    """A budget, exact where that is short: what a number of tokens costs is not, and is rounded."""
-    exact = budget_text(budget)
-    return exact if len(exact) <= LONGEST_BUDGET else power_text(budget)
-
-
-def power_text(count: int) -> str:
-    """Three digits and the power of ten."""
-    return f"{count:.2e}".replace("e+", "e")
-
-
-def count_text(count: float) -> str:
-    """A count to three digits with k, M, B or T."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}" if count < 1000 * size else f"{count / size:,.0f}{unit}"
-    return str(round(count))
-
-
-def bytes_text(count: float) -> str:
-    """A number of bytes in decimal units."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{round(count)} bytes"
-
-
-def duration_text(seconds: float) -> str:
-    """A duration in its largest fitting unit."""
-    for unit, size in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -23,10 +23,10 @@ from packaging.specifiers import SpecifierSet
 from mor_core.data.snapshot import SPLITS, read_manifest
 from mor_core.data.spec import DataError, cache_folder
 from mor_core.training.manifest import file_sha256
-from orchestrator.display import bytes_text
 from orchestrator.mirror_cursor import public_uri, tracking_uri
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.planned_work import data_folder
+from orchestrator.quantities import bytes_text
 from orchestrator.results_folder import ResultsError, check_writable
 from orchestrator.spec import load_spec
 from orchestrator.store import Store, StoreError

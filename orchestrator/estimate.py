@@ -1,32 +1,20 @@
 """What a plan will cost: exact FLOPs, and from them time, memory and disk, each with the basis it rests on. Pure."""
 
+import statistics
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import pairwise
 
-from mor_core.config import ExpertChoice
-from mor_core.flops import FORWARD_AND_BACKWARD, training_flops_per_token
 from mor_core.training.chunks import Device
 from orchestrator.cells import Cell, training_cost
 from orchestrator.identity import Segment
 from orchestrator.memory import training_memory_bytes
 from orchestrator.plan import Plan
+from orchestrator.rates import ASSUMED_FLOPS_PER_SECOND, Basis, Rate, basis_text, flops_of_last_steps
+from orchestrator.work import Shape, Unit, shape_of, work_of
 
-ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
-    "cuda": (0.4 * 989e12, "assumed: 40 % of an H100's 989 TFLOP/s in bf16"),
-    "cpu": (10e9, "assumed: 10 GFLOP/s for a CPU core on small models"),
-}
-"""Per worker, with the sentence that is shown beside it."""
-
-BYTES_PER_PARAMETER_STABLE = 12
-"""A trunk's checkpoint: fp32 weights and AdamW's two moments."""
-
-BYTES_PER_PARAMETER_DECAY = 4
-"""A cooldown's checkpoint: fp32 weights."""
-
-EVALUATION_RULES = 3
-"""Ways in which a model with expert choice is evaluated: its thresholds, a sigmoid of 0.5, top-k. Others have one."""
+HOUR_SECONDS = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +29,34 @@ class Throughput:
     """Segments that run at the same time."""
     basis: str
     """Measured or assumed, in words."""
+    devices_per_segment: float = 1.0
+    """GPUs, or CPU cores, that a segment holds while it runs."""
+
+    @property
+    def hours_unit(self) -> str:
+        """What an hour of one device is called. A worker without a GPU computes on one core."""
+        return "GPU-hours" if self.device == "cuda" else "core-hours"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellCost:
+    """What one cell takes."""
+
+    hours: float
+    """Device-hours of its own parts and of its equal share of those that other cells need too: these add up."""
+    hours_alone: float
+    """Device-hours if it were the only cell."""
+    hours_remaining: float
+    """Of `hours`, what is not finished."""
+    memory_bytes: int
+    """Peak on one worker."""
+    memory_is_measured: bool
+    """Whether a run or a probe has reached that peak. Else it is computed from the shape, with what measured shapes of
+    the plan took beyond theirs (libraries), where there are any."""
+    disk_bytes: int
+    """Of the checkpoints that are kept, shared as the hours are."""
+    basis: Basis
+    """How its speed is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +78,21 @@ class Estimate:
     num_segments: int
     """Distinct units of work."""
     seconds: float
-    """Wall time of what remains: the larger of work / workers and the longest chain."""
+    """Wall time of what remains, evaluations included: the larger of work / workers and the longest chain."""
     throughput: Throughput
-    """What `seconds` rests on."""
+    """What `seconds` rests on; its speed is that of the whole work."""
+    hours: float
+    """Device-hours of all work, what is shared counted once."""
+    hours_remaining: float
+    """Of these, of what is not finished."""
     memory_bytes: int
     """Of the largest cell on one worker."""
     memory_cell: str
     """Which cell that is."""
     disk_bytes: int
     """Of the checkpoints that are kept."""
+    cells: tuple[CellCost, ...]
+    """Of each cell of the plan, in its order."""
 
 
 def assumed_throughput(device: Device, workers: int) -> Throughput:
@@ -79,27 +101,10 @@ def assumed_throughput(device: Device, workers: int) -> Throughput:
     return Throughput(device=device, flops_per_second=flops_per_second, workers=workers, basis=basis)
 
 
-def measured_throughput(plan: Plan, results: Mapping[str, Mapping[str, Any]], machine: Throughput) -> Throughput:
-    """The machine at the speed of the finished segments of a plan, by id; as it is where none has taken a step."""
-    speed = measured_flops_per_second(plan.segments, results)
-    if speed is None:
-        return machine
-    trained = sum(1 for segment in plan.segments if results.get(segment.id, {}).get("steps_executed"))
-    return replace(machine, flops_per_second=speed, basis=f"measured on {trained} finished segments")
-
-
-def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Exact FLOPs per second of one worker on those of the segments that are finished; None where none took a step."""
-    trained = [segment for segment in segments if results.get(segment.id, {}).get("steps_executed")]
-    seconds = sum(results[segment.id]["train_seconds"] for segment in trained)
-    if not seconds:
-        return None
-    return sum(_flops_of_last_steps(segment, results[segment.id]["steps_executed"]) for segment in trained) / seconds
-
-
 def estimate(
     plan: Plan,
     throughput: Throughput,
+    rates: Mapping[Shape, Rate] | None = None,
     *,
     num_evaluation_sequences: int,
     micro_batch: int | None = None,
@@ -108,41 +113,110 @@ def estimate(
 ) -> Estimate:
     """The cost of a plan, of which the segments whose ids are in `finished` are done.
 
-    `micro_batch` in sequences; None is the whole batch.
+    Without `rates`, every shape trains at the speed of `throughput`. `micro_batch` in sequences; None is the whole
+    batch.
     """
-    trunks = _by_trunk(plan.cells)
-    costs = [_trunk_flops(members) for members in trunks]
-    shared = sum(_trunk_flops(members) for members in _by_column(plan.cells))
-    done = sum(cost for segment, cost in segment_flops(plan).items() if segment in finished)
-    remaining = sum(costs) - done
-    chain = max(cell.flops["exact"] for cell in plan.cells) if remaining else 0
-    memory = {
+    if rates is None:
+        said = Rate(flops_per_second=throughput.flops_per_second, basis=Basis.assumed)
+        rates, basis = {shape_of(cell): said for cell in plan.cells}, throughput.basis
+    else:
+        basis = basis_text(rates, throughput.device)
+    units = work_of(plan, num_evaluation_sequences)
+    seconds = unit_seconds(units, rates)
+    left = unit_seconds(units, rates, finished)
+    trained = [unit for unit in units if unit.kind != "evaluate"]
+    flops = sum(unit.flops for unit in trained)
+    memory = _memory(plan, throughput.device, micro_batch, checkpoint_activations)
+    cells = _cell_costs(plan, units, seconds, left, throughput, rates, memory)
+    largest = max(range(len(cells)), key=lambda place: cells[place].memory_bytes)
+    chain = max(_of_cells(plan, units, left))
+    effective = sum(unit.flops for unit in units) / sum(seconds)
+    return Estimate(
+        flops=flops,
+        flops_remaining=sum(unit.flops for unit in trained if unit.segment_id not in finished),
+        flops_separate=sum(cell.flops["exact"] for cell in plan.cells),
+        flops_shared=sum(_trunk_flops(members) for members in _by_column(plan.cells)),
+        flops_evaluation=sum(unit.flops for unit in units if unit.kind == "evaluate"),
+        num_trunks=len({cell.trunk_key for cell in plan.cells}),
+        num_segments=len(units),
+        seconds=max(sum(left) / throughput.workers, chain),
+        throughput=replace(throughput, flops_per_second=effective, basis=basis),
+        hours=sum(seconds) * throughput.devices_per_segment / HOUR_SECONDS,
+        hours_remaining=sum(left) * throughput.devices_per_segment / HOUR_SECONDS,
+        memory_bytes=cells[largest].memory_bytes,
+        memory_cell=f"{plan.cells[largest].arm} {plan.cells[largest].size}",
+        disk_bytes=sum(unit.checkpoint_bytes for unit in units),
+        cells=cells,
+    )
+
+
+def unit_seconds(units: Sequence[Unit], rates: Mapping[Shape, Rate], finished: Collection[str] = ()) -> list[float]:
+    """Seconds of one worker for each part of the work; 0 for those that are finished."""
+    speeds = {id(unit.shape): rates[unit.shape].flops_per_second for unit in units}  # Equal shapes of a trunk are one.
+    return [0.0 if unit.segment_id in finished else unit.flops / speeds[id(unit.shape)] for unit in units]
+
+
+def _memory(
+    plan: Plan, device: Device, micro_batch: int | None, checkpoint_activations: bool
+) -> dict[tuple[object, object], int]:
+    """Computed peaks by (model, train)."""
+    return {
         (cell.model, cell.train): training_memory_bytes(
-            cell.model,
-            cell.train,
-            throughput.device,
-            micro_batch=micro_batch,
-            checkpoint_activations=checkpoint_activations,
+            cell.model, cell.train, device, micro_batch=micro_batch, checkpoint_activations=checkpoint_activations
         )
         for cell in plan.cells
     }
-    largest = max(plan.cells, key=lambda cell: memory[cell.model, cell.train])
-    return Estimate(
-        flops=sum(costs),
-        flops_remaining=remaining,
-        flops_separate=sum(cell.flops["exact"] for cell in plan.cells),
-        flops_shared=shared,
-        flops_evaluation=sum(evaluation_flops(cell, num_evaluation_sequences) for cell in plan.cells),
-        num_trunks=len(trunks),
-        num_segments=sum(
-            len(_stops(members)) + len(_branches(members)) + len(_cooldowns(members)) for members in trunks
-        ),
-        seconds=max(remaining / throughput.workers, min(chain, remaining)) / throughput.flops_per_second,
-        throughput=throughput,
-        memory_bytes=memory[largest.model, largest.train],
-        memory_cell=f"{largest.arm} {largest.size}",
-        disk_bytes=sum(_disk_bytes(members) for members in trunks),
+
+
+def _of_cells(plan: Plan, units: Sequence[Unit], amounts: Sequence[float], *, shared: bool = False) -> list[float]:
+    """The amounts of each cell's parts summed, or its equal shares of them."""
+    sums = [0.0] * len(plan.cells)
+    for unit, amount in zip(units, amounts, strict=True):
+        each = amount / len(unit.cells) if shared else amount
+        for place in unit.cells:
+            sums[place] += each
+    return sums
+
+
+def _cell_costs(
+    plan: Plan,
+    units: Sequence[Unit],
+    seconds: Sequence[float],
+    left: Sequence[float],
+    throughput: Throughput,
+    rates: Mapping[Shape, Rate],
+    memory: Mapping[tuple[object, object], int],
+) -> tuple[CellCost, ...]:
+    hours = throughput.devices_per_segment / HOUR_SECONDS
+    beyond = [
+        measured - memory[cell.model, cell.train]
+        for cell in plan.cells
+        if (measured := rates[shape_of(cell)].memory_bytes) is not None
+    ]
+    libraries = max(0, round(statistics.median(beyond))) if beyond else 0
+    columns = zip(
+        plan.cells,
+        _of_cells(plan, units, seconds, shared=True),
+        _of_cells(plan, units, seconds),
+        _of_cells(plan, units, left, shared=True),
+        _of_cells(plan, units, [float(unit.checkpoint_bytes) for unit in units], shared=True),
+        strict=True,
     )
+    found = []
+    for cell, own, alone, remaining, disk in columns:
+        rate = rates[shape_of(cell)]
+        found.append(
+            CellCost(
+                hours=own * hours,
+                hours_alone=alone * hours,
+                hours_remaining=remaining * hours,
+                memory_bytes=rate.memory_bytes or memory[cell.model, cell.train] + libraries,
+                memory_is_measured=rate.memory_bytes is not None,
+                disk_bytes=round(disk),
+                basis=rate.basis,
+            )
+        )
+    return tuple(found)
 
 
 def segment_flops(plan: Plan) -> dict[str, int]:
@@ -150,33 +224,13 @@ def segment_flops(plan: Plan) -> dict[str, int]:
     stops = {segment.id: segment.stop_step for segment in plan.segments}
     costs: dict[str, int] = {}
     for segment in plan.segments:
-        costs[segment.id] = _flops_of_last_steps(segment, segment.stop_step - _start(segment, stops))
+        costs[segment.id] = flops_of_last_steps(segment, segment.stop_step - _start(segment, stops))
     return costs
 
 
 def _start(segment: Segment, stops: dict[str, int]) -> int:
     """The step a segment begins at; an evaluation takes no steps."""
     return max((stops[needed] for needed in segment.needs), default=0)
-
-
-def _flops_of_last_steps(segment: Segment, steps: int) -> int:
-    """Exact training FLOPs of the steps that a segment ends with."""
-    model, batch_size = segment.trunk.model, segment.trunk.train.batch_size
-    first = segment.stop_step - steps
-    return round(
-        training_cost(model, batch_size, segment.stop_step, "exact") - training_cost(model, batch_size, first, "exact")
-    )
-
-
-def evaluation_flops(cell: Cell, num_sequences: int) -> int:
-    """Exact forward FLOPs of a cell's evaluation, each of its rules at the planned depths."""
-    tokens = num_sequences * cell.model.context_length
-    passes = EVALUATION_RULES if isinstance(cell.model.routing, ExpertChoice) else 1
-    return round(passes * tokens * training_flops_per_token(cell.model, "exact") / FORWARD_AND_BACKWARD)
-
-
-def _by_trunk(cells: Sequence[Cell]) -> list[list[Cell]]:
-    return _grouped(cells, [cell.trunk_key for cell in cells])
 
 
 def _by_column(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -204,17 +258,12 @@ def _cooldowns(members: Sequence[Cell]) -> set[tuple[int, int]]:
 
 
 def _trunk_flops(members: Sequence[Cell]) -> int:
-    """One trunk up to its last branch, and each cooldown once."""
+    """One trunk up to its last branch, and each cooldown once; rounded part by part, as segments are."""
     model, batch_size = members[0].model, members[0].train.batch_size
 
     def cost(start: int, stop: int) -> int:
         whole = training_cost(model, batch_size, stop, "exact") - training_cost(model, batch_size, start, "exact")
         return round(whole)
 
-    return cost(0, max(_stops(members))) + sum(cost(start, stop) for start, stop in _cooldowns(members))
-
-
-def _disk_bytes(members: Sequence[Cell]) -> int:
-    per_parameter = BYTES_PER_PARAMETER_STABLE * len(_stops(members))
-    per_parameter += BYTES_PER_PARAMETER_DECAY * len(_cooldowns(members))
-    return per_parameter * members[0].total_params
+    stretches = sum(cost(*ends) for ends in pairwise([0, *sorted(_stops(members))]))
+    return stretches + sum(cost(start, stop) for start, stop in _cooldowns(members))

@@ -9,10 +9,10 @@ from rich.live import Live
 from rich.table import Table
 
 from orchestrator.cells import Cell
-from orchestrator.display import count_text, duration_text, short_budget
 from orchestrator.estimate import segment_flops
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
+from orchestrator.quantities import count_text, duration_text, short_budget
 from orchestrator.store import Store, StoreError, iterate_attempts
 from orchestrator.worker import Outcome
 
@@ -33,6 +33,10 @@ class Progress:
         self._cells: dict[str, list[Cell]] = {}
         for cell in self.plan.cells:
             self._cells.setdefault(str(cell.evaluate_segment), []).append(cell)
+        waiting = {segment.id for segment in self.pending}
+        self._left_out = {
+            name for name in self._cells if name not in waiting and not self.store.is_done(name)
+        }  # By a limit, for a later run.
         self._trunks = {cell.trunk_key: f"{cell.arm} {cell.size}" for cell in self.plan.cells}
         self._initial = {segment.id: self._fraction(segment) for segment in self.pending}
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -96,7 +100,7 @@ class Progress:
         return f"{result['evaluation']['loss']:.4f}" if result else "not found"
 
     def _done_cells(self) -> int:
-        waiting = {segment.id for segment in self.pending} - set(self.outcomes)
+        waiting = ({segment.id for segment in self.pending} | self._left_out) - set(self.outcomes)
         return sum(str(cell.evaluate_segment) not in waiting for cell in self.plan.cells)
 
     def _cell_outcomes(self) -> list[Outcome]:

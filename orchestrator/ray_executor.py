@@ -50,13 +50,15 @@ class RayExecutor:
     """GPUs of each worker of a segment; None takes one where the cluster has any."""
     workers_per_segment: int = 1
     """Processes that share a segment's batches, each with one CPU."""
+    canaries: tuple[tuple[str, ...], ...] = ()
+    """See orchestrator.schedule.Schedule."""
 
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See orchestrator.executor.Executor. Raises ClusterUnreachable, and Infeasible before anything is started."""
         with self._connected() as ray:
             run = _Run(ray=ray, job=job, request=self._request(ray), where=self._name, head=self._head(ray))
             check_feasible(run.request, _nodes(ray), self._name)
-            yield from run.events(Schedule(segments, published))
+            yield from run.events(Schedule(segments, published, self.canaries))
 
     def parallel_segments(self) -> int:
         """How many segments the cluster at `address` holds at a time. Raises ClusterUnreachable and Infeasible."""

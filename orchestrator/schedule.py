@@ -16,8 +16,12 @@ class Schedule:
     short fills the gaps, and the last workers are not left waiting for a long segment that started late.
     """
 
-    def __init__(self, segments: Sequence[Segment], published: Mapping[str, Outcome]) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], published: Mapping[str, Outcome], canaries: Sequence[Sequence[str]] = ()
+    ) -> None:
+        """`canaries` are chains of ids: nothing else is handed out until one of them has finished, or none is left."""
         chains = chain_flops(segments)
+        self._canaries = [tuple(chain) for chain in canaries]
         self._segments = segments
         self._first = {segment.id: (-chains[segment.id], place) for place, segment in enumerate(segments)}
         self._dependents: dict[str, list[Segment]] = defaultdict(list)
@@ -38,7 +42,14 @@ class Schedule:
 
     def take(self) -> Segment | None:
         """The next segment to start; None where all that is left waits for outcomes."""
-        return self._segments[heapq.heappop(self._ready)[1]] if self._ready else None
+        if not self._canaries:
+            return self._segments[heapq.heappop(self._ready)[1]] if self._ready else None
+        ready = [entry for entry in self._ready if self._segments[entry[1]].id in self._canaries[0]]
+        if not ready:
+            return None
+        self._ready.remove(min(ready))
+        heapq.heapify(self._ready)
+        return self._segments[min(ready)[1]]
 
     def settle(self, outcome: Outcome) -> list[Outcome]:
         """Note an outcome. Returns those of the segments that it blocks, however far down."""
@@ -47,6 +58,7 @@ class Schedule:
         while arrived:
             cause = arrived.pop()
             self._unsettled.discard(cause.segment_id)
+            self._look_at_canary(cause)
             for dependent in self._dependents.pop(cause.segment_id, []):
                 if cause.status == "finished":
                     self._release(dependent)
@@ -54,6 +66,11 @@ class Schedule:
                     arrived.append(blocked(dependent, cause))
                     found.append(arrived[-1])
         return found
+
+    def _look_at_canary(self, outcome: Outcome) -> None:
+        """A canary that has arrived lets everything start; after one that has not, the next one goes."""
+        if self._canaries and outcome.segment_id == self._canaries[0][-1]:
+            self._canaries = [] if outcome.status == "finished" else self._canaries[1:]
 
     def _release(self, segment: Segment) -> None:
         self._missing[segment.id] -= 1

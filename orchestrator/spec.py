@@ -169,10 +169,15 @@ class TrainSection(Section):
     learning_rate: dict[str, LearningRateLaw] | None = None
     """Laws of the small recipe by arm, architecture or "default"; the most specific key holds."""
     beta1: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = None
+    """AdamW's first; None leaves the recipe's, as for those below."""
     beta2: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = None
+    """AdamW's second."""
     adam_eps: PositiveFloat | None = None
+    """Added to the root of AdamW's second moment."""
     weight_decay: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    """Times the rate, the share of a matrix that each step takes off."""
     gradient_clip: PositiveFloat | None = None
+    """Largest global norm of a gradient."""
     decay_on: Literal["all-matrices", "hidden-matrices"] | None = None
     """What weight decay acts on; None is all-matrices, as in the paper."""
 
@@ -262,6 +267,7 @@ class SweepSpec(Section):
     schedule: ScheduleSection
     model: ModelSection
     routing: RoutingTable = ExpertSection()
+    """How the tokens of mor choose their depth; see mor_core.config."""
     train: TrainSection
     data: DataSection = DataSection()
     evaluation: EvaluationSection

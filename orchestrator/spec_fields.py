@@ -6,7 +6,7 @@ With spec.py and spec_arms.py this is the one door to pydantic.
 import math
 import re
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -96,18 +96,22 @@ def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-Budget = Annotated[int, BeforeValidator(parse_budget)]
-TokenCount = Annotated[int, BeforeValidator(_token_count)]
-ExactFraction = Annotated[Fraction, PlainValidator(_fraction), PlainSerializer(str, when_used="json")]
+Budget = Annotated[int, BeforeValidator(parse_budget, json_schema_input_type=int | str)]
+TokenCount = Annotated[int, BeforeValidator(_token_count, json_schema_input_type=int | str)]
+ExactFraction = Annotated[
+    Fraction,
+    PlainValidator(_fraction, json_schema_input_type=int | float | str),
+    PlainSerializer(str, when_used="json"),
+]
 Depth = Annotated[
     int | Fraction,
-    PlainValidator(_depth),
+    PlainValidator(_depth, json_schema_input_type=int | str),
     PlainSerializer(lambda depth: depth if isinstance(depth, int) else str(depth), when_used="json"),
 ]
-PaperNLL = Annotated[float | str, PlainValidator(_paper_nll)]
+PaperNLL = Annotated[float | str, PlainValidator(_paper_nll, json_schema_input_type=float | Literal["diverged"])]
 """A loss that the paper prints, or "diverged" where it has none to print."""
 FolderName = Annotated[str, AfterValidator(_folder_name)]
-SizeName = Annotated[str, AfterValidator(_known_size)]
+SizeName = Annotated[str, AfterValidator(_known_size), Field(json_schema_extra={"enum": [*SIZES]})]
 ProperFraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
 Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]

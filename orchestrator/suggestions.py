@@ -14,8 +14,9 @@ from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
 from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell
-from orchestrator.estimate import measured_flops_per_second, segment_flops
+from orchestrator.estimate import segment_flops
 from orchestrator.plan import Plan, PlanError, plan
+from orchestrator.rates import measured_flops_per_second
 from orchestrator.recipe import LADDERS
 from orchestrator.revisions import Sweep
 from orchestrator.spec import SweepSpec, load_spec

@@ -1,5 +1,6 @@
 """Sweep files as tables: the shipped presets, a user's own TOML, and flags laid over either."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,11 @@ def _read(preset: str, study: str) -> tuple[str, str]:
 def is_path(preset: str) -> bool:
     """Whether it names a file of the user's and not a shipped sweep."""
     return preset.endswith(".toml") or "/" in preset
+
+
+def is_bare_key(key: str) -> bool:
+    """Whether TOML takes the key without quotes."""
+    return re.fullmatch(r"[A-Za-z0-9_-]+", key) is not None
 
 
 def _lay_over(document: dict[str, Any], override: Override, source: str) -> None:

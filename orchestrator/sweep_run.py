@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -10,8 +10,10 @@ import polars as pl
 from rich.console import Console
 
 from mor_core.data.snapshot import DataSnapshot
-from orchestrator.display import lost_arm_lines, short_budget
+from orchestrator.allowance import Allowance
+from orchestrator.display import lost_arm_lines
 from orchestrator.drivers import driving
+from orchestrator.estimate import HOUR_SECONDS
 from orchestrator.executor import Executor
 from orchestrator.failures import RULES
 from orchestrator.identity import Segment
@@ -20,6 +22,7 @@ from orchestrator.mirror_process import following
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.pruned import steps_taken_again
+from orchestrator.quantities import short_budget
 from orchestrator.records import write_tables
 from orchestrator.revisions import record_revision
 from orchestrator.segment_run import Job
@@ -42,8 +45,10 @@ def run_sweep(
     workers: int,
     address: str | None,
     mlflow: bool = True,
+    allowance: Allowance | None = None,
 ) -> int:
-    """Compute every segment of a plan that is not published yet. Returns the exit code: 0, or 3 with failed cells.
+    """Compute every segment of a plan that is not published yet, or those that `allowance` lets start. Returns the exit
+    code: 0, also where cells are left for later, or 3 with failed cells.
 
     Without `mlflow` nothing is mirrored: `mor-sweep mlflow sync` does that later.
 
@@ -52,7 +57,8 @@ def run_sweep(
     store = Store(root=results.absolute())
     sweep = record_revision(store, plan, data)
     published = _published(store, plan.segments)
-    pending = tuple(segment for segment in plan.segments if segment.id not in published)
+    allowance = allowance or Allowance(segments=frozenset(segment.id for segment in plan.segments))
+    pending = _pending(plan.segments, published, allowance)
     job = Job(
         results=store.root,
         data_folder=data.folder,
@@ -82,6 +88,8 @@ def run_sweep(
     with driving(store, sweep.name), mirroring as mirror:
         if pending:
             console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
+            if allowance.said:
+                console.print(f"{allowance.said}; the same command goes on with them", highlight=False, soft_wrap=True)
             again = {segment.id: steps for segment in pending if (steps := steps_taken_again(store, segment))}
             if again:
                 console.print(
@@ -91,13 +99,14 @@ def run_sweep(
                     soft_wrap=True,
                 )
             published |= _run(
-                _executor(executor, workers, address, spec.execution),
+                _executor(executor, workers, address, spec.execution, allowance),
                 plan,
                 store,
                 pending,
                 job,
                 published,
                 on_this_host=address is None,
+                allowance=allowance,
             )
         table = write_tables(store, sweep)
     if mirror and mirror.warning:
@@ -105,7 +114,18 @@ def run_sweep(
     return _report(console, plan, table, store, published)
 
 
-def _executor(name: str, workers: int, address: str | None, execution: ExecutionSection) -> Executor:
+def _pending(
+    segments: Sequence[Segment], published: Mapping[str, Outcome], allowance: Allowance
+) -> tuple[Segment, ...]:
+    """What this run starts, each segment after what it needs; those of canaries first."""
+    first = {name for chain in allowance.canaries for name in chain}
+    wanted = [each for each in segments if each.id not in published and each.id in allowance.segments]
+    return tuple(sorted(wanted, key=lambda segment: segment.id not in first))
+
+
+def _executor(
+    name: str, workers: int, address: str | None, execution: ExecutionSection, allowance: Allowance
+) -> Executor:
     if name == "in-process":
         from orchestrator.executor import InProcessExecutor
 
@@ -117,6 +137,7 @@ def _executor(name: str, workers: int, address: str | None, execution: Execution
         address=address,
         gpus_per_segment=execution.gpus_per_segment,
         workers_per_segment=execution.workers_per_segment,
+        canaries=allowance.canaries,
     )
 
 
@@ -141,20 +162,39 @@ def _run(
     published: dict[str, Outcome],
     *,
     on_this_host: bool,
+    allowance: Allowance,
 ) -> dict[str, Outcome]:
     """The outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop."""
     assert job.stop is not None
     progress = Progress(plan=plan, store=store, pending=pending)
+    evaluations = {str(cell.evaluate_segment) for cell in plan.cells}
+    if allowance.canaries:
+        progress.console.print(
+            f"first {_canary_text(plan, allowance)} alone: the other cells start when it has finished",
+            highlight=False,
+            soft_wrap=True,
+        )
     try:
         with stoppable(job.stop) as stopping, progress, closing(executor.run(pending, job, published)) as events:
-            tried: list[Outcome] = []
+            failures: list[Outcome] = []
+            has_finished, hours = False, 0.0
             for outcome in events:
                 if outcome is not None:
                     progress.record(outcome)
-                    if outcome.status in ("finished", "diverged", "failed"):
-                        tried.append(outcome)
-                        if len(tried) == 2 and fail_alike(*tried):
-                            _launch_no_more(job.stop, progress, outcome)
+                    has_finished |= outcome.status == "finished" and outcome.segment_id in evaluations
+                    if outcome.failure is not None and RULES[outcome.failure].shared:
+                        failures.append(outcome)
+                        if len(failures) == 2 and not has_finished and fail_alike(*failures):
+                            said = f"the first two segments failed alike, so no other is started: {outcome.reason}"
+                            _launch_no_more(job.stop, progress, said)
+                    more = _hours(store, outcome, allowance)
+                    if allowance.max_hours is not None and hours < allowance.max_hours <= hours + more:
+                        said = (
+                            f"{hours + more:.3g} {allowance.hours_unit} are used, --max-gpu-hours "
+                            f"{allowance.max_hours:g} allows no more: what runs goes on to its end, nothing else starts"
+                        )
+                        _launch_no_more(job.stop, progress, said)
+                    hours += more
                 progress.refresh()
                 if stopping.number is not None and _may_leave(stopping, store, pending, on_this_host):
                     break
@@ -184,22 +224,35 @@ def fail_alike(first: Outcome, second: Outcome) -> bool:
 _ID_OR_NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
 
 
-def _launch_no_more(stop: StopFile, progress: Progress, outcome: Outcome) -> None:
-    progress.console.print(
-        f"the first two segments failed alike, so no other is started: {outcome.reason}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+def _launch_no_more(stop: StopFile, progress: Progress, said: str) -> None:
+    progress.console.print(said, highlight=False, markup=False, soft_wrap=True)
     stop.ask("launch no more")
+
+
+def _hours(store: Store, outcome: Outcome, allowance: Allowance) -> float:
+    """Device-hours that a segment took which this run has published; of a failed one nothing is known."""
+    if outcome.status not in ("finished", "diverged"):
+        return 0.0
+    result = store.readable_results([outcome.segment_id]).get(outcome.segment_id, {})
+    return result.get("wall_seconds", 0.0) * allowance.devices_per_segment / HOUR_SECONDS
+
+
+def _canary_text(plan: Plan, allowance: Allowance) -> str:
+    """Such as "vanilla 10k at 8e10"."""
+    last = allowance.canaries[0][-1]
+    cell = next(cell for cell in plan.cells if cell.evaluate_segment == last)
+    return f"{cell.arm} {cell.size} at {short_budget(cell.budget)}"
 
 
 def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, outcomes: dict[str, Outcome]) -> int:
     """What became of this plan's cells, and what to do next."""
     planned = table.filter(pl.col("cell_id").is_in([str(cell.cell_id) for cell in plan.cells]))
-    failed = planned.filter(pl.col("status") != "finished")
+    unfinished = planned.filter(pl.col("status") != "finished")
+    # Not started, or told to leave before the end: neither finished nor failed.
+    later = (pl.col("status") == "pending") & ~pl.col("evaluate_segment").is_in(list(outcomes))
+    failed = unfinished.filter(~later)
     folder = store.sweep_folder(plan.name)
-    console.print(f"{planned.height - failed.height} of {planned.height} cells finished: {folder}", soft_wrap=True)
+    console.print(f"{planned.height - unfinished.height} of {planned.height} cells finished: {folder}", soft_wrap=True)
     for row in failed.head(SHOWN_FAILURES).iter_rows(named=True):
         # A process that Ray lost wrote no reason of its own.
         lost = outcomes.get(row["evaluate_segment"])
@@ -218,8 +271,12 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, out
         )
     for line in lost_arm_lines(plan):
         console.print(f"note: {line}", highlight=False, soft_wrap=True)
+    if count := unfinished.height - failed.height:
+        console.print(f"{count} cells are left for later: the same command goes on with them", highlight=False)
     if failed.height:
         return EXIT_FAILED_CELLS
+    if unfinished.height:
+        return 0
     where = "" if store.root == Path("results").absolute() else f" --results {store.root}"
     # Cells of equal tokens have no budget in common, so there is nothing to fit.
     verbs = ("ui",) if plan.tokens else ("fit", "plot frontier", "ui")

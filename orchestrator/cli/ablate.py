@@ -16,7 +16,8 @@ from orchestrator.cli.launch import (
     this_machine,
     whole_items_of,
 )
-from orchestrator.cli.options import PIPED_WIDTH, Results, corpus_override
+from orchestrator.cli.options import PIPED_WIDTH, Results, corpus_override, say_next
+from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,6 +45,11 @@ def ablate(
     address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
     mlflow: Mirrored = True,
+    price_per_gpu_hour: Price = None,
+    max_gpu_hours: MaxHours = None,
+    max_cells: MaxCells = None,
+    probe: Probed = None,
+    canary: Canary = None,
 ) -> None:
     """Train every variant of an ablation for the same tokens, and list the variants by their loss."""
     from orchestrator.spec import Override, load_spec
@@ -60,11 +66,24 @@ def ablate(
     given = [flag for flag in flags if flag.value is not None]
     spec = load_spec(_sweep_file(name, paper=paper), given, study="ablation")
     machine = this_machine(workers, spec.execution)
+    spending = Spending(
+        price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
+    )
     if dry_run:
-        print_plan(spec, results, machine, as_json)
+        print_plan(spec, results, machine, as_json, spending)
         return
-    code = run(spec, results, machine, yes=yes, executor=executor.value, address=address, mlflow=mlflow)
+    code = run(
+        spec,
+        results,
+        machine,
+        yes=yes,
+        executor=executor.value,
+        address=address,
+        mlflow=mlflow,
+        spending=spending,
+    )
     _print_variants(spec, results)
+    say_next(f"status {spec.name}", f"ui {spec.name}", results=results)
     raise typer.Exit(code)
 
 
@@ -123,7 +142,7 @@ def variants_table(rows: Sequence[Mapping[str, Any]], paper_nll: Mapping[str, Ma
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    from orchestrator.display import count_text
+    from orchestrator.quantities import count_text
 
     losses = [_number(row[name], 4) for name in ("loss", "loss_half", "loss_topk")]
     depths = [_number(row["depth_mean"], 2), _number(row["last_capacity"], 3)]

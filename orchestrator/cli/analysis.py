@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import Results, SweepArgument
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FIT_REFUSED = 5
 
-SweepName = Annotated[str | None, typer.Argument(help="The sweep; the last one run by default.")]
+SweepName = SweepArgument
 
 
 class Loss(StrEnum):

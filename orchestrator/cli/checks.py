@@ -1,6 +1,5 @@
 """`mor-sweep fsck` and `mor-sweep doctor`: whether the results, and this machine, are in order. Imports when called."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -8,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import AsJson, Results, print_json, say_next
 
 FOUND_PROBLEMS = 1
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
 
 
 def fsck(
@@ -24,8 +21,8 @@ def fsck(
     """Prove that the results folder is whole: ids, sums, states, tables, fits, MLflow. Reads only; exit 1 if not.
 
     A folder that does not exist is an error (exit 2), not an empty store."""
-    from orchestrator.display import bytes_text
     from orchestrator.fsck import check_results
+    from orchestrator.quantities import bytes_text
     from orchestrator.results_folder import check_exists
     from orchestrator.store import Store
 
@@ -41,7 +38,7 @@ def fsck(
             "bytes": report.num_bytes,
             "findings": [asdict(finding) for finding in report.findings],
         }
-        typer.echo(json.dumps({"schema": "mor-sweep.fsck/1", "data": data}, indent=1))
+        print_json("mor-sweep.fsck/1", data)
     else:
         for finding in report.findings:
             typer.echo(finding.line())
@@ -52,6 +49,8 @@ def fsck(
         )
     if failing:
         raise typer.Exit(FOUND_PROBLEMS)
+    if not as_json:
+        say_next("status", results=results)
 
 
 def doctor(
@@ -71,6 +70,8 @@ def doctor(
     bad = any(line.level == "bad" for line in lines)
     if as_json:
         data = {"healthy": not bad, "lines": [asdict(line) for line in lines]}
-        typer.echo(json.dumps({"schema": "mor-sweep.doctor/1", "data": data}, indent=1))
+        print_json("mor-sweep.doctor/1", data)
     if bad:
         raise typer.Exit(FOUND_PROBLEMS)
+    if not as_json:
+        say_next("isoflop --preset cpu --dry-run", results=results)

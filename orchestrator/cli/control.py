@@ -2,17 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepArgument, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
     from orchestrator.gc import Garbage
     from orchestrator.store import Store
 
-SweepName = Annotated[str | None, typer.Argument(metavar="SWEEP", help="The sweep; the last one used by default.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 
 STOP_SECONDS = 120.0
@@ -25,7 +24,7 @@ class StillStopping(Exception):
     exit_code = 1
 
 
-def cancel(sweep: SweepName = None, results: Results = Path("results")) -> None:
+def cancel(sweep: SweepArgument = None, results: Results = Path("results")) -> None:
     """Stop a running sweep as Ctrl-C would and wait until it has ended; the same command goes on later."""
     from orchestrator.drivers import ask_to_stop, running_drivers, wait_until_gone
     from orchestrator.revisions import load_sweep
@@ -55,10 +54,8 @@ def cancel(sweep: SweepName = None, results: Results = Path("results")) -> None:
 
 
 def retry(
-    sweep: SweepName = None,
-    cell: Annotated[
-        str | None, typer.Argument(metavar="CELL", help="arm/size/budget[/seed] or the start of an id; all by default.")
-    ] = None,
+    cells: CellsOrAll = None,
+    sweep: SweepOption = None,
     results: Results = Path("results"),
     yes: Yes = False,
 ) -> None:
@@ -71,9 +68,10 @@ def retry(
 
     store = Store(root=results)
     loaded = load_sweep(store, sweep)
-    found = plan_retry(store, loaded, [find_cell(loaded, cell)] if cell else loaded.cells)
+    found = plan_retry(store, loaded, [find_cell(loaded, cell) for cell in cells] if cells else loaded.cells)
     if not found.cells:
-        typer.echo(f"nothing failed or diverged in {cell or f'sweep {loaded.name}'}: nothing to retry", err=True)
+        where = ", ".join(cells) if cells else f"sweep {loaded.name}"
+        typer.echo(f"nothing failed or diverged in {where}: nothing to retry", err=True)
         return
     for each in found.cells:
         typer.echo(f"to be tried again: {cell_name(each)}")
@@ -94,6 +92,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and stop.")] = False,
     weights: Annotated[bool, typer.Option("--weights", help="Also the final weights of finished cells.")] = False,
     yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete checkpoints that nothing planned needs, and what dead attempts left; results and losses stay.
 
@@ -101,25 +100,47 @@ def gc(
     there), the final weights of cells (unless --weights), and segments that no sweep of this folder has planned.
     A budget added later below the largest takes its trunk's steps again; the run says how many.
     """
-    from orchestrator.display import bytes_text
     from orchestrator.gc import GcRefused, collect, find_garbage
+    from orchestrator.quantities import bytes_text
     from orchestrator.results_folder import check_exists, writing
     from orchestrator.store import Store
 
     check_exists(results)
     store = Store(root=results)
     garbage = find_garbage(store, weights=weights)
-    _say(store, garbage)
-    if dry_run or not (garbage.checkpoints or garbage.leftovers):
+    found = bool(garbage.checkpoints or garbage.leftovers)
+    if not as_json:
+        _say(store, garbage)
+    elif dry_run or not found:
+        print_json("mor-sweep.gc/1", _garbage_json(store, garbage, freed=0))
+    if dry_run or not found:
+        if found and not as_json:
+            say_next("gc --weights" if weights else "gc", results=results)
         return
     _agree(f"{bytes_text(garbage.num_bytes)} are deleted for good", yes=yes, refusal=GcRefused)
     with writing(store.root):
         freed = collect(store, garbage)
+    if as_json:
+        print_json("mor-sweep.gc/1", _garbage_json(store, garbage, freed=freed))
+        return
     typer.echo(f"freed {bytes_text(freed)}")
+    say_next("fsck", results=results)
+
+
+def _garbage_json(store: "Store", garbage: "Garbage", *, freed: int) -> dict[str, Any]:
+    return {
+        "checkpoints": [
+            {"path": str(each.folder.relative_to(store.root)), "bytes": each.num_bytes} for each in garbage.checkpoints
+        ],
+        "leftovers": [{"path": str(path.relative_to(store.root)), "bytes": size} for path, size in garbage.leftovers],
+        "bytes": garbage.num_bytes,
+        "kept_checkpoints": garbage.num_kept,
+        "freed_bytes": freed,
+    }
 
 
 def _say(store: "Store", garbage: "Garbage") -> None:
-    from orchestrator.display import bytes_text
+    from orchestrator.quantities import bytes_text
 
     for checkpoint in garbage.checkpoints:
         typer.echo(f"checkpoint {bytes_text(checkpoint.num_bytes):>9s}  {checkpoint.folder.relative_to(store.root)}")

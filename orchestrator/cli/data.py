@@ -1,9 +1,12 @@
 """`mor-sweep data`: prepare the text that a sweep trains on, once, and say what it holds."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from orchestrator.cli.options import AsJson, print_json, say_next
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
@@ -20,6 +23,7 @@ def prepare(
     preset: Preset = "cpu",
     corpus: Corpus = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Freeze the text anew; sweeps get new ids.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Freeze the text and tokenise it; does nothing where that has been done."""
     from mor_core.data import shards
@@ -27,11 +31,11 @@ def prepare(
     snapshot = shards.prepare(
         _data_spec(preset, corpus), refresh=refresh, report=lambda line: typer.echo(line, err=True)
     )
-    _print(snapshot)
+    _print(snapshot, preset, corpus, as_json)
 
 
 @data.command("info")
-def info(preset: Preset = "cpu", corpus: Corpus = None) -> None:
+def info(preset: Preset = "cpu", corpus: Corpus = None, as_json: AsJson = False) -> None:
     """Tokens, bytes and fingerprints of prepared text."""
     from mor_core.data.shards import find
     from mor_core.data.spec import DataError
@@ -40,7 +44,7 @@ def info(preset: Preset = "cpu", corpus: Corpus = None) -> None:
     snapshot = find(spec)
     if snapshot is None:
         raise DataError(f"the data of {spec.corpus} is not prepared: run `mor-sweep data prepare` with the same flags")
-    _print(snapshot)
+    _print(snapshot, preset, corpus, as_json)
 
 
 def _data_spec(preset: str, corpus: str | None) -> "DataSpec":
@@ -50,7 +54,10 @@ def _data_spec(preset: str, corpus: str | None) -> "DataSpec":
     return load_spec(preset, corpus_override(corpus)).data_spec
 
 
-def _print(snapshot: "DataSnapshot") -> None:
+def _print(snapshot: "DataSnapshot", preset: str, corpus: str | None, as_json: bool) -> None:
+    if as_json:
+        print_json("mor-sweep.data/1", {**vars(snapshot), "folder": str(snapshot.folder)})
+        return
     folder: Path = snapshot.folder
     for name, value in (
         ("name", snapshot.name),
@@ -61,3 +68,5 @@ def _print(snapshot: "DataSnapshot") -> None:
         ("folder", str(folder)),
     ):
         typer.echo(f"{name:12s}{value}")
+    given = f" --data {shlex.quote(corpus)}" if corpus else ""
+    say_next(f"isoflop --preset {shlex.quote(preset)}{given} --dry-run")

@@ -1,17 +1,13 @@
 """`mor-sweep eval` and `mor-sweep export`: trained cells measured on tasks and texts, and taken elsewhere."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.inference import (
-    AsJson,
-    CellName,
     Rule,
     RuleChoice,
-    SweepName,
     Threads,
     figure_name,
     load_cell,
@@ -19,7 +15,7 @@ from orchestrator.cli.inference import (
     show_rows,
 )
 from orchestrator.cli.launch import ExecutorName
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import AsJson, CellArgument, CellArguments, Results, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep
@@ -30,14 +26,9 @@ if TYPE_CHECKING:
 FAILED_SEGMENTS = 3
 ALL = "all"
 
-Cells = Annotated[
-    list[str],
-    typer.Argument(metavar="CELL...", help="arm/size/budget, such as mor-3/360M/2e18, or the start of an id."),
-]
-
 
 def evaluate(
-    cells: Cells,
+    cells: CellArguments,
     tasks: Annotated[
         str | None, typer.Option(help="Such as lambada,hellaswag,piqa,winogrande,arc_easy,arc_challenge,mmlu; or all.")
     ] = None,
@@ -48,7 +39,7 @@ def evaluate(
     text: Annotated[
         Path | None, typer.Option(help="A text, JSON Lines, Parquet or .npy token file: the loss on it.")
     ] = None,
-    sweep: SweepName = None,
+    sweep: SweepOption = None,
     results: Results = Path("results"),
     rule: RuleChoice = Rule.threshold,
     executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
@@ -75,6 +66,8 @@ def evaluate(
     if done.warning:
         typer.echo(done.warning, err=True)
     _show_scores(loaded.name, rows, as_json)
+    if not as_json:
+        say_next(f"table {loaded.name} --tasks", results=results)
     if any(outcome.status != "finished" for outcome in done.outcomes.values()):
         raise typer.Exit(FAILED_SEGMENTS)
 
@@ -143,14 +136,14 @@ SHOWN = ("cell", "task", "metric", "score", "standard_error", "items", "chance",
 
 def _show_scores(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(rows))
+        print_json("mor-sweep.eval/1", {"sweep": name, "rows": rows})
         return
     for row in rows:
         if row["status"] != "finished":
             typer.echo(f"{row['cell']} {row['task']}: {row['status']}, {row['reason']}", err=True)
     shown = [{key: row[key] for key in SHOWN} for row in rows if row["status"] == "finished"]
     if shown:
-        show_rows(f"{name}: tasks", shown, as_json=False)
+        show_rows(f"{name}: tasks", shown)
 
 
 def _evaluate_text(
@@ -174,20 +167,20 @@ def _evaluate_text(
     if as_json:
         parts = ("losses", "positions", "depths")
         document = {name: {part: getattr(own, part).to_dicts() for part in parts} for name, own in measured.items()}
-        typer.echo(json.dumps(document))
+        print_json("mor-sweep.text-loss/1", {"sweep": loaded.name, "text": str(text), "cells": document})
         return
     for name, own in measured.items():
         where = f"{name} on {text.name}"
-        show_rows(where, own.losses.to_dicts(), as_json=False)
+        show_rows(where, own.losses.to_dicts())
         by_rule = own.positions.pivot("rule", index=("position", "tokens"), values="loss")
-        show_rows(f"{where}: loss by position in the window", by_rule.to_dicts(), as_json=False)
-        show_rows(f"{where}: loss by recursions", own.depths.to_dicts(), as_json=False)
+        show_rows(f"{where}: loss by position in the window", by_rule.to_dicts())
+        show_rows(f"{where}: loss by recursions", own.depths.to_dicts())
 
 
 def export(
-    cell: CellName,
+    cell: CellArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for weights, config and tokenizer.")],
-    sweep: SweepName = None,
+    sweep: SweepOption = None,
     results: Results = Path("results"),
 ) -> None:
     """Write a vanilla or recursive cell as a Hugging Face Llama folder, which transformers loads."""
@@ -204,6 +197,7 @@ def export(
     trained = load_cell(store, loaded, found, None)
     export_llama(trained.model, folder, trained.data.folder / TOKENIZER_FILE)
     typer.echo(f"{trained.name} of sweep {loaded.name} written to {folder}", err=True)
+    typer.echo(f'next, in Python: transformers.AutoModelForCausalLM.from_pretrained("{folder}")', err=True)
 
 
 def _say(line: str) -> None:

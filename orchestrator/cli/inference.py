@@ -1,6 +1,5 @@
 """`mor-sweep generate`, `throughput`, `depth` and `routing`: what trained cells do with text. Parse, call, print."""
 
-import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -10,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.analysis import figure_paths
-from orchestrator.cli.options import PIPED_WIDTH, Results
+from orchestrator.cli.options import (
+    PIPED_WIDTH,
+    AsJson,
+    CellArgument,
+    Results,
+    SweepArgument,
+    SweepOption,
+    print_json,
+    say_next,
+)
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep
@@ -44,8 +52,6 @@ class InferencePrecision(StrEnum):
     bf16 = "bf16"
 
 
-CellName = Annotated[str, typer.Argument(help="arm/size/budget, such as mor-3/360M/2e18, or the start of a cell id.")]
-SweepName = Annotated[str | None, typer.Option("--sweep", help="The sweep; the last one run by default.")]
 RuleChoice = Annotated[
     Rule, typer.Option(help="When expert-choice tokens go on: calibrated threshold, or sigmoid 0.5.")
 ]
@@ -53,13 +59,12 @@ PrecisionChoice = Annotated[
     InferencePrecision, typer.Option(help="Of weights, keys and values: fp32, or bf16 at half the memory.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads of a CPU; all cores by default.", min=1)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 
 def generate(
-    cell: CellName,
+    cell: CellArgument,
     prompt: Annotated[str, typer.Argument(help="Text to go on with; a new document where it is empty.")] = "",
-    sweep: SweepName = None,
+    sweep: SweepOption = None,
     results: Results = Path("results"),
     tokens: Annotated[
         int | None, typer.Option(help="Tokens at most; what the context holds by default.", min=1)
@@ -82,7 +87,7 @@ def generate(
     from orchestrator.generation import generate_text
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    _, _, trained = _trained(results, sweep, cell, threads, precision)
+    _, loaded, trained = _trained(results, sweep, cell, threads, precision)
     started, depths = time.perf_counter(), []
     for piece in generate_text(trained, prompt, sampling, tokens, rule.value, depth):
         # The prompt comes with the first piece: a request that is refused prints nothing.
@@ -94,10 +99,11 @@ def generate(
     if depths:
         mean = sum(depths) / len(depths)
         typer.echo(f"{len(depths)} tokens, {len(depths) / seconds:.0f} a second, mean depth {mean:.2f}", err=True)
+    say_next(f"routing {trained.name} --sweep {loaded.name}", results=results)
 
 
 def throughput(
-    sweep: Annotated[str | None, typer.Argument(help="The sweep; the last one run by default.")] = None,
+    sweep: SweepArgument = None,
     results: Results = Path("results"),
     size: Annotated[str | None, typer.Option(help="The base shape; the largest that all arms finished.")] = None,
     batches: Annotated[str, typer.Option(help="Batch sizes; max is what --kv-budget allows.")] = "1,32,max",
@@ -136,12 +142,16 @@ def throughput(
     title = (
         f"{loaded.name} {cells[0].cell.size}: texts of about {load.mean_length} tokens, {budget:,} bytes at batch max"
     )
-    show_rows(title, speeds.to_dicts(), as_json)
+    if as_json:
+        print_json("mor-sweep.throughput/1", {"sweep": loaded.name, "title": title, "rows": speeds.to_dicts()})
+        return
+    show_rows(title, speeds.to_dicts())
+    say_next(f"compare {loaded.name}", results=results)
 
 
 def depth(
-    cell: CellName,
-    sweep: SweepName = None,
+    cell: CellArgument,
+    sweep: SweepOption = None,
     results: Results = Path("results"),
     sequences: Annotated[int, typer.Option(help="Validation sequences.", min=1)] = 64,
     rule: RuleChoice = Rule.threshold,
@@ -159,12 +169,16 @@ def depth(
     rows = [asdict(row) for row in losses_by_depth(trained, sequences, rule.value, progress)]
     path = figure_paths(store, loaded.name, figure_name("depth", trained))
     plot_depth(pl.DataFrame(rows), trained.name, path)
-    show_rows(f"{trained.name}: tokens kept to a depth", rows, as_json)
+    if as_json:
+        print_json("mor-sweep.depth/1", {"sweep": loaded.name, "cell": trained.name, "rows": rows})
+        return
+    show_rows(f"{trained.name}: tokens kept to a depth", rows)
+    say_next(f"routing {trained.name} --sweep {loaded.name}", results=results)
 
 
 def routing(
-    cell: CellName,
-    sweep: SweepName = None,
+    cell: CellArgument,
+    sweep: SweepOption = None,
     results: Results = Path("results"),
     text: Annotated[Path | None, typer.Option(help="A text file to colour; validation text by default.")] = None,
     sequences: Annotated[int, typer.Option(help="Validation sequences for the tables.", min=1)] = 64,
@@ -192,12 +206,12 @@ def routing(
     typer.echo(f"every token in its colour: {page}", err=True)
     tables = {"class": classes, "depth": view.by_depth(frame), "position": positions}
     if as_json:
-        typer.echo(json.dumps({key: table.to_dicts() for key, table in tables.items()}))
+        rows = {key: table.to_dicts() for key, table in tables.items()}
+        print_json("mor-sweep.routing/1", {"sweep": loaded.name, "cell": trained.name, "page": str(page), **rows})
         return
     for key, table in tables.items():
-        show_rows(
-            f"{trained.name}: depth by {key}" if key != "depth" else f"{trained.name}: depths", table.to_dicts(), False
-        )
+        show_rows(f"{trained.name}: depth by {key}" if key != "depth" else f"{trained.name}: depths", table.to_dicts())
+    say_next(f"depth {trained.name} --sweep {loaded.name}", results=results)
 
 
 def _sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":
@@ -244,11 +258,8 @@ def progress(text: str) -> None:
         typer.echo(text, err=True)
 
 
-def show_rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+def show_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """A table of what was measured."""
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
     from rich.console import Console
     from rich.table import Table
 

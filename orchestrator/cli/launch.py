@@ -1,24 +1,23 @@
 """What every verb that trains a sweep does with it: show the plan, ask before much is spent, run."""
 
-import contextlib
-import json
 import os
 import subprocess
-import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.options import corpus_override, print_json
+from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, costed, worth_a_probe
+
 if TYPE_CHECKING:
-    from orchestrator.estimate import Estimate, Throughput
-    from orchestrator.plan import Plan
+    from orchestrator.estimate import Throughput
     from orchestrator.spec import ExecutionSection, SweepSpec
+    from orchestrator.sweep_file import Override
 
-EXPENSIVE_SECONDS = 3600
-"""A sweep that is estimated to take longer asks first."""
-
+DEFAULT_SPENDING = Spending()
 
 Mirrored = Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the sweep into MLflow while it runs.")]
 
@@ -49,18 +48,56 @@ def whole_items_of(text: str | None) -> list[Any] | None:
     return items and [int(item) if item.removeprefix("-").isdecimal() else item for item in items]
 
 
-def print_plan(spec: "SweepSpec", results: Path, machine: "Throughput", as_json: bool) -> None:
-    """The plan and its cost, for reading or as JSON."""
+def isoflop_overrides(
+    *,
+    budgets: str | None,
+    sizes: str | None,
+    arms: str | None,
+    recursions: str | None,
+    only: str | None,
+    seeds: str | None,
+    data: str | None,
+    name: str | None,
+    trunks: str | None,
+) -> "list[Override]":
+    """What the flags of `isoflop` lay over its sweep file. Raises SpecError where --data is empty."""
+    from orchestrator.sweep_file import Override
+
+    flags = [
+        Override(flag="--budgets", path=("budgets",), value=items_of(budgets)),
+        Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": items_of(sizes)}),
+        Override(flag="--arms", path=("arms", "architectures"), value=items_of(arms)),
+        Override(flag="--recursions", path=("arms", "recursions"), value=whole_items_of(recursions)),
+        Override(flag="--only", path=("only",), value=items_of(only)),
+        Override(flag="--seeds", path=("seeds",), value=whole_items_of(seeds)),
+        *corpus_override(data),
+        Override(flag="--name", path=("name",), value=name),
+        Override(flag="--trunks", path=("trunks",), value=trunks),
+    ]
+    return [flag for flag in flags if flag.value is not None]
+
+
+def print_plan(
+    spec: "SweepSpec", results: Path, machine: "Throughput", as_json: bool, spending: Spending = DEFAULT_SPENDING
+) -> None:
+    """The plan and its cost, for reading or as JSON. Measures nothing unless --probe was given."""
     from mor_core.data.shards import find
     from orchestrator import display
     from orchestrator.plan import plan
 
     planned = plan(spec, find(spec.data_spec))
-    cost = _estimate(planned, spec, results, machine)
+    known = costed(planned, spec, results, machine, measures=bool(spending.probe))
+    cost, limited = known.cost, allowed(planned, spec, known, spending).said
     if as_json:
-        typer.echo(json.dumps(display.plan_json(planned, cost), indent=1))
+        print_json(display.PLAN_SCHEMA, display.plan_json(planned, cost, spending.price)["data"])
     else:
-        display.print_plan(planned, cost)
+        display.print_plan(planned, cost, spending.price)
+        if limited:
+            typer.echo(f"note: {limited}", err=True)
+        measured = (
+            "" if "assumed" not in cost.throughput.basis else "; --probe measures how fast this machine trains it"
+        )
+        typer.echo(f"next: the same command without --dry-run{measured}", err=True)
 
 
 def run(
@@ -72,6 +109,7 @@ def run(
     executor: str,
     address: str | None,
     mlflow: bool,
+    spending: Spending = DEFAULT_SPENDING,
 ) -> int:
     """Show what the sweep costs, ask where that is much, train what is missing. Returns the exit code."""
     from mor_core.data.shards import find, prepare
@@ -84,78 +122,48 @@ def run(
         machine = _held_by_cluster(machine, spec.execution, address)
     found = find(spec.data_spec)
     asked = plan(spec, found)
-    cost = _estimate(asked, spec, results, machine)
-    print_summary(asked, cost)
+    here = address is None
+    known = costed(asked, spec, results, machine, measures=False, here=here)
+    if worth_a_probe(known, spending, here=here):
+        known = costed(asked, spec, results, machine, measures=True, here=here)
+    print_summary(asked, known.cost, spending.price)
     if not yes:
-        _ask_if_expensive(cost)
+        ask_if_expensive(known.cost, spending)
     snapshot = prepare(spec.data_spec, report=lambda line: typer.echo(line, err=True))
     planned = asked if snapshot == found else plan(spec, snapshot)
     print_news(asked, planned)
+    if planned is not asked:
+        known = costed(planned, spec, results, machine, measures=False, here=here)
     from orchestrator.sweep_run import run_sweep
 
     return run_sweep(
-        planned, spec, snapshot, results, executor=executor, workers=machine.workers, address=address, mlflow=mlflow
-    )
-
-
-def _ask_if_expensive(cost: "Estimate") -> None:
-    """Raises PlanError unless the sweep is cheap or someone at the terminal agrees."""
-    from orchestrator.display import duration_text
-    from orchestrator.plan import PlanError
-
-    if cost.seconds <= EXPENSIVE_SECONDS:
-        return
-    takes = f"the sweep will take about {duration_text(cost.seconds)}"
-    if not sys.stdin.isatty():
-        raise PlanError(f"{takes}, and there is no terminal to ask: add --yes to start it")
-    if not typer.confirm(f"{takes[0].upper()}{takes[1:]}. Start it?", err=True):
-        raise PlanError("not started: nothing was trained")
-
-
-def _estimate(planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throughput") -> "Estimate":
-    """The plan's cost: at the speed of what is finished in the results folder, else at the machine's assumed one."""
-    from orchestrator.estimate import estimate, measured_throughput
-
-    finished = _finished(planned, results)
-    return estimate(
         planned,
-        measured_throughput(planned, finished, machine),
-        num_evaluation_sequences=spec.evaluation.num_sequences,
-        micro_batch=spec.execution.micro_batch,
-        checkpoint_activations=spec.execution.activation_checkpointing,
-        finished=finished,
+        spec,
+        snapshot,
+        results,
+        executor=executor,
+        workers=machine.workers,
+        address=address,
+        mlflow=mlflow,
+        allowance=allowed(planned, spec, known, spending),
     )
-
-
-def _finished(planned: "Plan", results: Path) -> dict[str, dict[str, Any]]:
-    """Published results by segment id. One that cannot be read is work to do here; the run itself reports it."""
-    from orchestrator.store import Store, StoreError
-
-    store = Store(root=results)
-    finished: dict[str, dict[str, Any]] = {}
-    for segment in planned.segments:
-        with contextlib.suppress(StoreError):
-            if result := store.result(segment.id):
-                finished[segment.id] = result
-    return finished
 
 
 def this_machine(workers: int | None, execution: "ExecutionSection") -> "Throughput":
     """Segments at a time as asked for, else as many as the GPUs or, without any, the cores hold; and how fast one is
     assumed to be."""
     from orchestrator.estimate import assumed_throughput
-    from orchestrator.resources import Node, Request, default_gpus, parallel_segments
+    from orchestrator.resources import CPUS_PER_WORKER, Node, Request, default_gpus, parallel_segments
 
     node = Node(cpus=os.cpu_count() or 1, gpus=_num_gpus())
     gpus = default_gpus([node]) if execution.gpus_per_segment is None else execution.gpus_per_segment
     held = parallel_segments(Request(workers=execution.workers_per_segment, gpus=gpus), [node])
-    return assumed_throughput("cuda" if gpus else "cpu", workers or max(1, held))
+    machine = assumed_throughput("cuda" if gpus else "cpu", workers or max(1, held))
+    return replace(machine, devices_per_segment=(gpus or CPUS_PER_WORKER) * execution.workers_per_segment)
 
 
 def _held_by_cluster(machine: "Throughput", execution: "ExecutionSection", address: str) -> "Throughput":
     """The same speed on as many segments at a time as the cluster holds. Raises ClusterUnreachable and Infeasible."""
-    from dataclasses import replace
-
     from orchestrator.ray_executor import RayExecutor
 
     executor = RayExecutor(

@@ -14,6 +14,7 @@ from orchestrator.cli import (
     advice,
     analysis,
     checks,
+    config,
     control,
     data,
     evaluation,
@@ -58,6 +59,7 @@ app.command("ui")(system.ui)
 app.command("fsck")(checks.fsck)
 app.command("gc")(control.gc)
 app.command("doctor")(checks.doctor)
+app.add_typer(config.config, name="config")
 app.add_typer(data.data, name="data")
 app.add_typer(system.mlflow_app, name="mlflow")
 

@@ -1,9 +1,11 @@
 """Options that several verbs have in common."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from orchestrator.cli.completion import complete_cell, complete_sweep
 
 if TYPE_CHECKING:
     from orchestrator.sweep_file import Override
@@ -17,10 +19,42 @@ def _folder(results: Path) -> Path:
     return results
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with a versioned schema instead.")]
+
+
+def print_json(schema: str, data: Any) -> None:
+    """A document for programs to stdout: what it is and in which version ("mor-sweep.plan/1"), and its content."""
+    import json
+
+    typer.echo(json.dumps({"schema": schema, "data": data}, indent=1))
+
+
 PIPED_WIDTH = 140
 """Columns of a table where nothing says how wide the reader's window is."""
 
 Results = Annotated[Path, typer.Option(help="The results folder.", callback=_folder)]
+
+# A verb about a sweep takes its name as the argument; a verb about cells takes those, and --sweep.
+SweepArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="SWEEP", help="The sweep; the last one used by default.", autocompletion=complete_sweep),
+]
+SweepOption = Annotated[
+    str | None, typer.Option("--sweep", help="The sweep; the last one used by default.", autocompletion=complete_sweep)
+]
+_CELL = "arm/size/budget[/seed], such as mor-3/360M/2e18, or the start of a cell's id"
+CellArgument = Annotated[str, typer.Argument(metavar="CELL", help=f"{_CELL}.", autocompletion=complete_cell)]
+CellArguments = Annotated[list[str], typer.Argument(metavar="CELL...", help=f"{_CELL}.", autocompletion=complete_cell)]
+CellsOrAll = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CELL...]", help=f"{_CELL}; all by default.", autocompletion=complete_cell),
+]
+
+
+def say_next(*commands: str, results: Path = Path("results")) -> None:
+    """What one may do now, to stderr."""
+    where = "" if results == Path("results") else f" --results {results}"
+    typer.echo("next: " + ", ".join(f"mor-sweep {command}{where}" for command in commands), err=True)
 
 
 def corpus_override(corpus: str | None) -> "list[Override]":

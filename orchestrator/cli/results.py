@@ -2,22 +2,23 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import AsJson, CellArgument, Results, SweepArgument, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
+    from orchestrator.status import Status
     from orchestrator.store import Store
 
 INTERRUPTED = 130
 
 
 def status(
-    sweep: Annotated[str | None, typer.Argument(help="The sweep; the last one run by default.")] = None,
+    sweep: SweepArgument = None,
     results: Results = Path("results"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the run table as JSON.")] = False,
+    as_json: AsJson = False,
     cells: Annotated[bool, typer.Option("--cells", help="Print a plain line for each cell, however many.")] = False,
     follow: Annotated[bool, typer.Option("--watch", help="Follow the sweep until nothing runs, or Ctrl-C.")] = False,
 ) -> None:
@@ -33,7 +34,7 @@ def status(
         raise typer.BadParameter(f"--json prints the table once: leave {'--watch' if follow else '--cells'} out")
     store = Store(root=results)
     if as_json:
-        typer.echo(_status_json(store, sweep))
+        print_json("mor-sweep.runs/1", _status_data(store, sweep))
         return
     if follow:
         from orchestrator.watch import watch
@@ -50,31 +51,45 @@ def status(
         output_console().print(status_view(shown))
     if follow:
         typer.echo(f"nothing runs the sweep {shown.name}", err=True)
+    if commands := _after(shown):
+        say_next(*commands, results=results)
+    elif not shown.is_running:
+        typer.echo("next: the sweep's own command goes on with what is pending", err=True)
 
 
-def _status_json(store: "Store", sweep: str | None) -> str:
+def _after(shown: "Status") -> list[str]:
+    """What a sweep in this state asks for; nothing where that is its own command, which is not known here."""
+    from orchestrator.budgets import budget_text
+
+    if shown.is_running:
+        return [f"status {shown.name} --watch"]
+    for cell in shown.cells:
+        if cell.status in ("failed", "diverged"):
+            name = f"{cell.arm}/{cell.size}/{budget_text(cell.budget)}/{cell.seed}"
+            return [f"logs {name} --sweep {shown.name}", f"retry --sweep {shown.name}"]
+    if any(cell.status == "pending" for cell in shown.cells):
+        return []
+    return [f"fit {shown.name}", f"report {shown.name}", f"ui {shown.name}"]
+
+
+def _status_data(store: "Store", sweep: str | None) -> dict[str, Any]:
     """The run table, with every column, and what is under way."""
-    import json
-
     from orchestrator.records import table
     from orchestrator.revisions import load_sweep
     from orchestrator.status import read_status
 
     under_way = read_status(store, sweep).under_way  # Before the table: what ends meanwhile is in it.
     loaded = load_sweep(store, sweep)
-    data = {
+    return {
         "name": loaded.name,
         "runs": table(store, loaded).to_dicts(),
         "under_way": [asdict(each) for each in under_way],
     }
-    return json.dumps({"schema": "mor-sweep.runs/1", "data": data})
 
 
 def logs(
-    cell: Annotated[
-        str, typer.Argument(metavar="CELL", help="arm/size/budget[/seed] as tables show it, or the start of its id.")
-    ],
-    sweep: Annotated[str | None, typer.Option(help="The sweep; the last one run by default.")] = None,
+    cell: CellArgument,
+    sweep: SweepOption = None,
     results: Results = Path("results"),
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the cell has ended, or Ctrl-C.")] = False,
 ) -> None:
@@ -95,3 +110,4 @@ def logs(
                 typer.echo(line)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+    say_next(f"status {loaded.name}", results=results)

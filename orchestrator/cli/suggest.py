@@ -1,13 +1,12 @@
 """`mor-sweep suggest`: the next cells worth training, with reasons and the commands that train them."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli.analysis import FIT_REFUSED, Loss, LossChoice, SweepName, study_of
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import AsJson, Results, print_json
 
 SCHEMA = "mor-sweep.suggest/1"
 
@@ -21,7 +20,7 @@ def suggest(
         str | None, typer.Option(help="The sweep file that the sweep was started with; shipped ones are recognised.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="The --data that the sweep was started with.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print cells, reasons, costs and commands as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Name the cells to train next: edge minima, then wide intervals by cost; exit code 5 where there are none."""
     from dataclasses import asdict
@@ -29,7 +28,7 @@ def suggest(
     from analysis.estimate import Refusal
     from analysis.suggest import rank_candidates
     from orchestrator.budgets import budget_text
-    from orchestrator.display import duration_text
+    from orchestrator.quantities import duration_text
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
     from orchestrator.suggestions import candidate_cells, commands, find_origin
@@ -51,7 +50,7 @@ def suggest(
             for each in found
         ]
         content = {"sweep": name, "suggestions": cells, "commands": lines}
-        typer.echo(json.dumps({"schema": SCHEMA, "data": content}, indent=1))
+        print_json(SCHEMA, content)
         return
     for number, each in enumerate(found, start=1):
         wanted, cost = each.candidate, costs[id(each.candidate)]

@@ -10,13 +10,13 @@ from orchestrator.cli.launch import (
     ExecutorName,
     Mirrored,
     check_flags,
-    items_of,
+    isoflop_overrides,
     print_plan,
     run,
     this_machine,
-    whole_items_of,
 )
-from orchestrator.cli.options import Results, corpus_override
+from orchestrator.cli.options import Results
+from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
 
 
 class TrunksName(StrEnum):
@@ -45,25 +45,43 @@ def isoflop(
     address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
     mlflow: Mirrored = True,
+    price_per_gpu_hour: Price = None,
+    max_gpu_hours: MaxHours = None,
+    max_cells: MaxCells = None,
+    probe: Probed = None,
+    canary: Canary = None,
 ) -> None:
     """Train every (arm, size, budget, seed) of a sweep; what is finished already is not trained again."""
-    from orchestrator.spec import Override, load_spec
+    from orchestrator.spec import load_spec
 
     check_flags(dry_run=dry_run, as_json=as_json, executor=executor, address=address)
-    flags = [
-        Override(flag="--budgets", path=("budgets",), value=items_of(budgets)),
-        Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": items_of(sizes)}),
-        Override(flag="--arms", path=("arms", "architectures"), value=items_of(arms)),
-        Override(flag="--recursions", path=("arms", "recursions"), value=whole_items_of(recursions)),
-        Override(flag="--only", path=("only",), value=items_of(only)),
-        Override(flag="--seeds", path=("seeds",), value=whole_items_of(seeds)),
-        *corpus_override(data),
-        Override(flag="--name", path=("name",), value=name),
-        Override(flag="--trunks", path=("trunks",), value=trunks and trunks.value),
-    ]
-    spec = load_spec(preset, [flag for flag in flags if flag.value is not None])
+    flags = isoflop_overrides(
+        budgets=budgets,
+        sizes=sizes,
+        arms=arms,
+        recursions=recursions,
+        only=only,
+        seeds=seeds,
+        data=data,
+        name=name,
+        trunks=trunks and trunks.value,
+    )
+    spec = load_spec(preset, flags)
     machine = this_machine(workers, spec.execution)
+    spending = Spending(
+        price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
+    )
     if dry_run:
-        print_plan(spec, results, machine, as_json)
+        print_plan(spec, results, machine, as_json, spending)
     else:
-        raise typer.Exit(run(spec, results, machine, yes=yes, executor=executor.value, address=address, mlflow=mlflow))
+        code = run(
+            spec,
+            results,
+            machine,
+            yes=yes,
+            executor=executor.value,
+            address=address,
+            mlflow=mlflow,
+            spending=spending,
+        )
+        raise typer.Exit(code)

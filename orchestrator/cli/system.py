@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import Results, SweepArgument, say_next
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep
     from orchestrator.store import Store
-
-SweepName = Annotated[str | None, typer.Argument(metavar="SWEEP", help="The sweep; the last one used by default.")]
 
 mlflow_app = typer.Typer(help="The MLflow mirror of the results.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -29,7 +27,7 @@ def mlflow_verbs() -> None:
 
 @mlflow_app.command("sync")
 def sync(
-    sweep: SweepName = None,
+    sweep: SweepArgument = None,
     results: Results = Path("results"),
     check: Annotated[
         bool, typer.Option("--check", help="Say whether MLflow equals the results; change nothing.")
@@ -58,6 +56,7 @@ def sync(
     )
     if report.problems:
         raise typer.Exit(1)
+    say_next(f"ui {loaded.name}", results=results)
 
 
 @mlflow_app.command("export")
@@ -75,6 +74,7 @@ def export(
     check_answers(uri)
     runs = export_experiment(uri, experiment, out)
     typer.echo(f"{experiment}: {len(runs)} runs, {len(runs.columns)} columns in {out}", err=True)
+    say_next(f"fit --table {out} --columns params=…,tokens=…,loss=…")
 
 
 def _check(store: "Store", sweep: "Sweep", uri: str) -> None:
@@ -92,7 +92,7 @@ def _check(store: "Store", sweep: "Sweep", uri: str) -> None:
 
 
 def ui(
-    sweep: SweepName = None,
+    sweep: SweepArgument = None,
     results: Results = Path("results"),
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="5000 if free, else any free one.")] = None,
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,

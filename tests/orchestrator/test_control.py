@@ -150,7 +150,7 @@ def test_logs_say_the_cause_first_then_what_the_attempt_printed(copy: ToySweep):
     sweep = load_sweep(store)
     name = next(str(cell.cell_id) for cell in sweep.cells if cell.evaluate_segment == evaluation.name)
     result = CliRunner().invoke(app, ["logs", name[:10], "--results", str(copy.results)])
-    lines = result.output.splitlines()
+    lines = result.stdout.splitlines()
     assert "failed: evaluate to step" in lines[0]
     assert lines[0].endswith("data: shard 3 is missing")
     said = lines[lines.index(next(line for line in lines if "002-elsewhere-1" in line)) + 1 :]
@@ -211,7 +211,7 @@ def test_retry_of_one_cell_leaves_the_others_and_clears_its_failure(copy: ToySwe
         shutil.rmtree(store.segment_folder(str(cell.evaluate_segment)))
         (attempt,) = [path for path in store.attempts_folder(str(cell.evaluate_segment)).iterdir() if path.is_dir()]
         (attempt / "failure.json").write_text(json.dumps({"reason": "oom: 3 GB", "traceback": ""}))
-    done = CliRunner().invoke(app, ["retry", "toy", str(first.cell_id)[:12], "--results", str(copy.results)])
+    done = CliRunner().invoke(app, ["retry", str(first.cell_id)[:12], "--sweep", "toy", "--results", str(copy.results)])
     assert done.exit_code == 0, done.output
     shown = CliRunner().invoke(app, ["status", "--json", "--results", str(copy.results)])
     rows = {row["cell_id"]: row["status"] for row in json.loads(shown.output)["data"]["runs"]}

@@ -91,7 +91,7 @@ def test_a_score_is_published_with_its_error_and_baselines_and_is_that_of_the_mo
 ):
     sweep, done = scored
     assert done.exit_code == 0, done.output
-    rows = {(row["cell"], row["task"]): row for row in json.loads(done.stdout)}
+    rows = {(row["cell"], row["task"]): row for row in json.loads(done.stdout)["data"]["rows"]}
     assert len(rows) == 4
     for name in CELLS:
         trained, row = load(sweep, name), rows[f"{name}/0", "verbs"]
@@ -110,7 +110,7 @@ def test_a_score_is_published_with_its_error_and_baselines_and_is_that_of_the_mo
 
 def test_the_scores_stand_in_the_table_and_in_mlflow_and_the_folder_is_whole(scored: tuple[ToySweep, Result]):
     sweep, done = scored
-    rows = {(row["cell"], row["task"]): row for row in json.loads(done.stdout)}
+    rows = {(row["cell"], row["task"]): row for row in json.loads(done.stdout)["data"]["rows"]}
     runs = pl.read_parquet(sweep.results / "sweeps/toy/runs.parquet")
     assert runs["tasks"].null_count() == 10
     cell = runs.filter(arm="mor-2", size="23k", budget="2400000000").row(0, named=True)
@@ -126,7 +126,7 @@ def test_the_scores_stand_in_the_table_and_in_mlflow_and_the_folder_is_whole(sco
 
 def test_the_table_of_tasks_is_what_was_published(scored: tuple[ToySweep, Result]):
     sweep, done = scored
-    rows = {(row["cell"], row["task"]): row for row in json.loads(done.stdout)}
+    rows = {(row["cell"], row["task"]): row for row in json.loads(done.stdout)["data"]["rows"]}
     cells = json.loads(run(sweep, "table", "--tasks", "--format", "json").stdout)
     assert [row["arm"] for row in cells] == ["mor-2", "vanilla"]
     for cell, name in zip(cells, CELLS, strict=True):

@@ -41,9 +41,8 @@ def test_a_driver_that_is_ended_half_way_leaves_work_that_the_same_command_takes
         shutil.copytree(reference.results, sweep.results)
         shutil.rmtree(sweep.results / "attempts")
         (sweep.results / "attempts").mkdir()
-    expected = {
-        row["segment"]: row for row in json.loads(ask(folders["alone"], tasks, "--json", names="verbs,many").stdout)
-    }
+    asked = ask(folders["alone"], tasks, "--json", names="verbs,many")
+    expected = {row["segment"]: row for row in json.loads(asked.stdout)["data"]["rows"]}
     sweep = folders["ray"]
     store = Store(root=sweep.results)
     # A batch that hangs would never look for the request to stop; one that is slow does.
@@ -63,7 +62,7 @@ def test_a_driver_that_is_ended_half_way_leaves_work_that_the_same_command_takes
         command(sweep, tasks), env=sweep.environment, capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, done.stderr
-    rows = {row["segment"]: row for row in json.loads(done.stdout)}
+    rows = {row["segment"]: row for row in json.loads(done.stdout)["data"]["rows"]}
     assert rows == expected
     resumed = [store.result(name) or {} for name in rows]
     assert any(0 < each["batches_executed"] < each["batches"] for each in resumed)

@@ -87,7 +87,7 @@ def test_the_loss_on_a_text_is_shown_as_tables_json_and_a_figure(reference: ToyS
     flags = ["--text", str(tmp_path / "some.txt"), "--threads", "1"]
     done = run(reference, "eval", *CELLS, *flags, "--json")
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
+    said = json.loads(done.stdout)["data"]["cells"]
     assert said.keys() == {f"{name}/0" for name in CELLS}
     assert [row["rule"] for row in said["mor-2/23k/2.4e9/0"]["losses"]] == ["threshold", "half", "top-k"]
     assert (reference.results / "sweeps/toy/figures/text-some-mor-2-23k-2.4e9-0.png").stat().st_size > 1000

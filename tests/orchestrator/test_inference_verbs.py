@@ -60,7 +60,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(reference: ToySweep, words: t
 def test_the_loss_at_full_depth_is_the_loss_of_the_cell_and_less_depth_costs_less(reference: ToySweep):
     done = run(reference, "depth", CELL, "--sequences", "32", "--threads", "1", "--json")
     assert done.exit_code == 0, done.output
-    shallow, full = json.loads(done.stdout)
+    shallow, full = json.loads(done.stdout)["data"]["rows"]
     assert full["loss"] == pytest.approx(record(reference)["loss"], abs=1e-4)
     assert full["mean_depth"] == pytest.approx(record(reference)["depth_mean"], abs=1e-3)
     assert shallow["mean_depth"] == 1.0
@@ -71,7 +71,9 @@ def test_the_loss_at_full_depth_is_the_loss_of_the_cell_and_less_depth_costs_les
 def test_depths_by_class_and_position_are_those_of_the_evaluation(reference: ToySweep):
     done = run(reference, "routing", CELL, "--sequences", "32", "--threads", "1", "--json")
     assert done.exit_code == 0, done.output
-    for rows in json.loads(done.stdout).values():
+    document = json.loads(done.stdout)
+    assert document["schema"] == "mor-sweep.routing/1"
+    for rows in (document["data"][name] for name in ("class", "depth", "position")):
         tokens = sum(row["tokens"] for row in rows)
         depth = sum(row.get("mean_depth", row.get("depth")) * row["tokens"] for row in rows) / tokens
         assert tokens == 32 * 32
@@ -99,7 +101,7 @@ def test_throughput_compares_each_arm_with_vanilla_within_one_memory_budget(refe
     flags = ["--requests", "24", "--rounds", "1", "--kv-budget", "60000", "--threads", "1", "--json"]
     done = run(reference, "throughput", "--batches", "4,max", *flags)
     assert done.exit_code == 0, done.output
-    rows = {(row["arm"], row["batch"]): row for row in json.loads(done.stdout)}
+    rows = {(row["arm"], row["batch"]): row for row in json.loads(done.stdout)["data"]["rows"]}
     assert set(rows) == {(arm, batch) for arm in ("vanilla", "mor-2") for batch in ("4", "max")}
     for batch in ("4", "max"):
         assert rows["vanilla", batch]["ratio"] == rows["vanilla", batch]["flops_ratio"] == 1.0

@@ -7,15 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mor_core.flops import total_params, training_flops_per_token
-from orchestrator.estimate import (
-    Throughput,
-    assumed_throughput,
-    estimate,
-    evaluation_flops,
-    measured_throughput,
-    segment_flops,
-)
+from orchestrator.estimate import Throughput, assumed_throughput, estimate, segment_flops
 from orchestrator.plan import plan
+from orchestrator.rates import Basis, Measured, Rate, basis_text, rates_of, shapes_of
+from orchestrator.work import evaluation_flops, shape_of, work_of
 
 ONE_SIZE = {"sizes": {"names": ["51k"]}, "arms.architectures": ["vanilla"]}
 FAST = Throughput(device="cpu", flops_per_second=1e9, workers=2, basis="a planted speed")
@@ -57,8 +52,9 @@ def test_time_is_bounded_by_the_longest_chain(small_sweep):
     planned = plan(small_sweep(ONE_SIZE), None)
     crowd = cost(planned, Throughput(device="cpu", flops_per_second=1e9, workers=1000, basis=""))
     alone = cost(planned, Throughput(device="cpu", flops_per_second=1e9, workers=1, basis=""))
-    assert crowd.seconds == max(cell.flops["exact"] for cell in planned.cells) / 1e9
-    assert alone.seconds == alone.flops / 1e9
+    evaluation = evaluation_flops(planned.cells[0], 256)
+    assert crowd.seconds == pytest.approx((max(cell.flops["exact"] for cell in planned.cells) + evaluation) / 1e9)
+    assert alone.seconds == pytest.approx((alone.flops + alone.flops_evaluation) / 1e9)
 
 
 def test_finished_segments_are_not_paid_again(small_sweep, snapshot):
@@ -71,16 +67,88 @@ def test_finished_segments_are_not_paid_again(small_sweep, snapshot):
     assert cost(planned).flops - remaining == segment_flops(planned)[first.id] > 0
 
 
-def test_measured_throughput_recovers_a_planted_speed(small_sweep, snapshot):
+def test_earlier_runs_of_a_shape_give_its_speed_and_its_memory(small_sweep, snapshot):
     planned = plan(small_sweep(), snapshot)
     flops = segment_flops(planned)
     stables = [segment for segment in planned.segments if segment.kind == "stable" and not segment.needs]
-    results = {s.id: {"steps_executed": s.stop_step, "train_seconds": flops[s.id] / 7e9} for s in stables}
-    measured = measured_throughput(planned, results, replace(FAST, workers=3))
-    assert measured.flops_per_second == pytest.approx(7e9)
-    assert measured.workers == 3
-    assert f"{len(stables)} finished segments" in measured.basis
-    assert measured_throughput(planned, {}, FAST) is FAST
+    results = {
+        s.id: {"steps_executed": s.stop_step, "train_seconds": flops[s.id] / 7e9, "peak_memory_bytes": 5}
+        for s in stables
+    }
+    rates = rates_of(planned, "cpu", results, {})
+    assert {rate.basis for rate in rates.values()} == {Basis.earlier_runs}
+    assert all(rate.flops_per_second == pytest.approx(7e9) for rate in rates.values())
+    assert {rate.memory_bytes for rate in rates.values()} == {5}
+    on_gpu = {name: each | {"numerics": [{"device": "NVIDIA H100"}]} for name, each in results.items()}
+    assert {rate.basis for rate in rates_of(planned, "cpu", on_gpu, {}).values()} == {Basis.assumed}
+    assert {rate.basis for rate in rates_of(planned, "cuda", on_gpu, {}).values()} == {Basis.earlier_runs}
+
+
+def test_shapes_between_measured_ones_are_interpolated_and_the_basis_counts_them(small_sweep):
+    planned = plan(small_sweep({"arms.architectures": ["vanilla"]}), None)
+    shapes = shapes_of(planned)
+    ends = {shapes[0]: 1e9, shapes[-1]: 4e9}
+    probes = {
+        shape: Measured(
+            tokens_per_second=speed / float(training_flops_per_token(shape.model, "exact")), memory_bytes=None
+        )
+        for shape, speed in ends.items()
+    }
+    rates = rates_of(planned, "cpu", {}, probes)
+    between = [rates[shape].flops_per_second for shape in shapes]
+    assert between == sorted(between)
+    assert (between[0], between[-1]) == (pytest.approx(1e9), pytest.approx(4e9))
+    said = (
+        f"measured by a probe for 2, interpolated between measured shapes for {len(shapes) - 2} of {len(shapes)} shapes"
+    )
+    assert basis_text(rates, "cpu") == said
+    halved = rates_of(planned, "cpu", {}, probes, sharing=2)
+    assert all(halved[shape].flops_per_second == pytest.approx(rates[shape].flops_per_second / 2) for shape in shapes)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    budgets=st.lists(st.integers(min_value=5 * 10**10, max_value=10**13), min_size=1, max_size=4),
+    trunks=st.sampled_from(["shared", "per-budget"]),
+)
+def test_the_shares_of_the_cells_add_up_to_the_plan_and_none_is_above_its_cost_alone(
+    small_sweep, snapshot, budgets, trunks
+):
+    planned = plan(small_sweep({"budgets": budgets, "trunks": trunks}), snapshot)
+    found = cost(planned)
+    assert sum(cell.hours for cell in found.cells) == pytest.approx(found.hours)
+    assert sum(cell.disk_bytes for cell in found.cells) == pytest.approx(found.disk_bytes, abs=len(found.cells))
+    assert found.hours == pytest.approx((found.flops + found.flops_evaluation) / 1e9 / 3600)
+    assert all(cell.hours <= cell.hours_alone * (1 + 1e-12) for cell in found.cells)
+    if found.num_trunks == len(found.cells):
+        assert all(cell.hours == pytest.approx(cell.hours_alone) for cell in found.cells)
+
+
+def test_the_parts_of_the_work_are_the_segments_of_the_plan(small_sweep, snapshot):
+    planned = plan(small_sweep(), snapshot)
+    units = work_of(planned, 256)
+    assert {unit.segment_id for unit in units} == {segment.id for segment in planned.segments}
+    assert len(units) == len(planned.segments)
+    flops = segment_flops(planned)
+    assert all(unit.flops == flops[str(unit.segment_id)] for unit in units if unit.kind != "evaluate")
+    bare = work_of(plan(small_sweep(), None), 256)
+    assert [(unit.kind, unit.flops, unit.cells) for unit in bare] == [(u.kind, u.flops, u.cells) for u in units]
+
+
+def test_a_segment_that_holds_several_devices_costs_their_hours(small_sweep):
+    planned = plan(small_sweep(ONE_SIZE), None)
+    assert cost(planned, replace(FAST, devices_per_segment=4)).hours == pytest.approx(4 * cost(planned).hours)
+    assert cost(planned).throughput.hours_unit == "core-hours"
+    assert cost(planned, replace(FAST, device="cuda")).throughput.hours_unit == "GPU-hours"
+
+
+def test_memory_that_was_measured_takes_the_place_of_what_was_computed(small_sweep):
+    planned = plan(small_sweep(ONE_SIZE), None)
+    shape = shape_of(planned.cells[0])
+    rate = Rate(flops_per_second=1e9, basis=Basis.probe, memory_bytes=123)
+    found = estimate(planned, FAST, {shape: rate}, num_evaluation_sequences=256)
+    assert {(cell.memory_bytes, cell.memory_is_measured) for cell in found.cells} == {(123, True)}
+    assert not any(cell.memory_is_measured for cell in cost(planned).cells)
 
 
 @pytest.mark.parametrize(("choice", "rules"), [("expert", 3), ("token", 1)])

@@ -1,0 +1,148 @@
+"""How much of a plan one command may start: whole cells within its limits, and the cells that go first. Pure."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from orchestrator.budgets import budget_text
+from orchestrator.cells import Cell
+from orchestrator.estimate import HOUR_SECONDS, Estimate, Throughput
+from orchestrator.plan import Plan, PlanError
+from orchestrator.work import Unit
+
+CANARIES = 2
+"""Cells that go first: where two of them fail alike, all others would."""
+
+CANARY_SECONDS = 600.0
+"""Shorter sweeps start everything at once: they cost less than a canary tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the user allows one command to take."""
+
+    max_cells: int | None = None
+    """Cells to finish."""
+    max_hours: float | None = None
+    """GPU-hours, or core-hours where a CPU trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """What one run of a plan may start."""
+
+    segments: frozenset[str]
+    """Ids of the unfinished segments that the chosen cells need."""
+    canaries: tuple[tuple[str, ...], ...] = ()
+    """Chains of segments that go first, one after the other, until one cell has finished."""
+    said: str = ""
+    """Which limit left cells for later, in a sentence; empty where none did."""
+    max_hours: float | None = None
+    """Device-hours after which nothing more is started."""
+    devices_per_segment: float = 1.0
+    """GPUs, or CPU cores, that a segment holds while it runs."""
+    hours_unit: str = "core-hours"
+    """GPU-hours or core-hours."""
+
+
+def allowance_of(
+    plan: Plan,
+    units: Sequence[Unit],
+    cost: Estimate,
+    seconds: Sequence[float],
+    limits: Limits,
+    *,
+    finished: Collection[str],
+    canary: bool | None,
+) -> Allowance:
+    """The cells of a plan, in its order, that fit the limits; with canaries where those are wanted, or by default
+    where a fresh sweep takes long.
+
+    `seconds` of one worker by unit, 0 where it is finished. Raises PlanError where not one cell fits.
+    """
+    throughput = cost.throughput
+    parts: list[list[int]] = [[] for _ in plan.cells]
+    for number, unit in enumerate(units):
+        for place in unit.cells:
+            parts[place].append(number)
+    open_cells = [place for place, cell in enumerate(plan.cells) if cell.evaluate_segment not in finished]
+    chosen, needed = _within(open_cells, parts, seconds, limits, throughput)
+    if open_cells and not chosen:
+        _refuse(plan, open_cells, parts, seconds, limits, throughput)
+    wanted = canary if canary is not None else cost.seconds > CANARY_SECONDS and len(open_cells) == len(plan.cells)
+    first = _canaries(chosen, parts, units, seconds) if wanted and len(chosen) > 1 else ()
+    return Allowance(
+        segments=frozenset(str(units[number].segment_id) for number in needed) - frozenset(finished),
+        canaries=first,
+        said=_said(len(open_cells), len(chosen), limits, throughput),
+        max_hours=limits.max_hours,
+        devices_per_segment=throughput.devices_per_segment,
+        hours_unit=throughput.hours_unit,
+    )
+
+
+def _within(
+    open_cells: Sequence[int],
+    parts: Sequence[Sequence[int]],
+    seconds: Sequence[float],
+    limits: Limits,
+    throughput: Throughput,
+) -> tuple[list[int], set[int]]:
+    """Cells that fit, and the units that they need. A cell that does not fit leaves room for those that do."""
+    chosen: list[int] = []
+    needed: set[int] = set()
+    spent = 0.0
+    for place in open_cells:
+        if limits.max_cells is not None and len(chosen) == limits.max_cells:
+            break
+        more = sum(seconds[number] for number in parts[place] if number not in needed)
+        more *= throughput.devices_per_segment / HOUR_SECONDS
+        if limits.max_hours is not None and spent + more > limits.max_hours:
+            continue
+        spent += more
+        chosen.append(place)
+        needed.update(parts[place])
+    return chosen, needed
+
+
+def _canaries(
+    chosen: Sequence[int], parts: Sequence[Sequence[int]], units: Sequence[Unit], seconds: Sequence[float]
+) -> tuple[tuple[str, ...], ...]:
+    """The chains of the cheapest cells, each on a trunk of its own."""
+    cheapest = sorted(chosen, key=lambda place: sum(seconds[number] for number in parts[place]))
+    chains: list[tuple[str, ...]] = []
+    for place in cheapest:
+        chain = tuple(str(units[number].segment_id) for number in parts[place])
+        if not any(chain[0] == other[0] for other in chains):
+            chains.append(chain)
+    return tuple(chains[:CANARIES])
+
+
+def _said(num_open: int, num_chosen: int, limits: Limits, throughput: Throughput) -> str:
+    if num_chosen == num_open:
+        return ""
+    by_count = limits.max_cells is not None and num_chosen == limits.max_cells
+    flag = f"--max-cells {limits.max_cells}" if by_count else f"--max-gpu-hours {limits.max_hours:g}"
+    fit = "" if by_count else f" (in {throughput.hours_unit})"
+    return f"{flag}{fit} leaves {num_open - num_chosen} of {num_open} open cells for later"
+
+
+def _refuse(
+    plan: Plan,
+    open_cells: Sequence[int],
+    parts: Sequence[Sequence[int]],
+    seconds: Sequence[float],
+    limits: Limits,
+    throughput: Throughput,
+) -> None:
+    def hours(place: int) -> float:
+        return sum(seconds[number] for number in parts[place]) * throughput.devices_per_segment / HOUR_SECONDS
+
+    least = min(open_cells, key=hours)
+    raise PlanError(
+        f"--max-gpu-hours {limits.max_hours:g} is less than any cell takes: the cheapest, {_name(plan.cells[least])}, "
+        f"is estimated at {hours(least):.3g} {throughput.hours_unit}; give more, or use smaller budgets"
+    )
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.arm} {cell.size} at {budget_text(cell.budget)}"

@@ -1,0 +1,76 @@
+"""`mor-sweep config show` and `config schema`: what a sweep file resolves to, and what may stand in one."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import AsJson, print_json, say_next
+
+config = typer.Typer(help="What a sweep file resolves to, and what may stand in one.", no_args_is_help=True)
+
+
+@config.command("show")
+def show(
+    preset: Annotated[str, typer.Option(help="A shipped sweep (paper, cpu, gpu) or a TOML file.")] = "paper",
+    budgets: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    arms: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    recursions: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    only: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    data: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    name: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    trunks: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Say beside each value where it came from.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print every value of the sweep that these flags ask for, defaults included, as a sweep file."""
+    from orchestrator.cli.launch import isoflop_overrides
+    from orchestrator.spec import parse_spec
+    from orchestrator.sweep_file import is_path, read_sweep_file
+    from orchestrator.sweep_origins import settings_of
+
+    flags = isoflop_overrides(
+        budgets=budgets,
+        sizes=sizes,
+        arms=arms,
+        recursions=recursions,
+        only=only,
+        seeds=seeds,
+        data=data,
+        name=name,
+        trunks=trunks,
+    )
+    file = read_sweep_file(preset, flags)
+    settings = settings_of(parse_spec(file), file, is_preset=not is_path(preset))
+    if as_json:
+        rows = [{"key": each.key, **asdict(each)} for each in settings]
+        print_json("mor-sweep.config/1", {"source": file.source, "settings": rows})
+        return
+    width = max(len(each.line()) for each in settings if len(each.line()) <= WIDE)
+    for each in settings:
+        typer.echo(f"{each.line():{width}s}  # {each.origin}" if origin else each.line())
+    say_next("isoflop with the same flags and --dry-run")
+
+
+WIDE = 70
+"""Longer lines do not move the column of origins."""
+
+
+@config.command("schema")
+def schema(
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead of printing it.")] = None,
+) -> None:
+    """Print the JSON Schema of sweep files; a first line `#:schema FILE` makes editors complete and check them."""
+    from orchestrator.results_folder import writing
+    from orchestrator.store import replace_text
+    from orchestrator.sweep_schema import schema_text
+
+    if out is None:
+        typer.echo(schema_text(), nl=False)
+        return
+    with writing(out):
+        replace_text(out, schema_text())
+    typer.echo(f"schema written to {out}; first line of a sweep file: #:schema {out}", err=True)

@@ -1,0 +1,178 @@
+"""What a sweep may cost: the options of every verb that trains, the estimate, and what is asked before it starts."""
+
+import math
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.allowance import Allowance
+    from orchestrator.estimate import Estimate, Throughput
+    from orchestrator.plan import Plan
+    from orchestrator.rates import Measured, Rate
+    from orchestrator.spec import ExecutionSection, SweepSpec
+    from orchestrator.work import Shape
+
+EXPENSIVE_SECONDS = 3600
+"""A sweep that is estimated to take longer asks first."""
+
+
+def _above_zero(value: float | None) -> float | None:
+    """Raises BadParameter for what is no amount of money or time."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"found {value:g}, expected a number above 0")
+    return value
+
+
+Price = Annotated[
+    float | None,
+    typer.Option(help="Also print money: the price of a GPU-hour, or of a core-hour on a CPU.", callback=_above_zero),
+]
+MaxHours = Annotated[
+    float | None,
+    typer.Option(
+        "--max-gpu-hours",
+        help="Start no more than fits into so many GPU-hours (core-hours on a CPU) of this command.",
+        callback=_above_zero,
+    ),
+]
+MaxCells = Annotated[int | None, typer.Option(min=1, help="Finish at most so many further cells in this command.")]
+Probed = Annotated[
+    bool | None,
+    typer.Option(
+        "--probe/--no-probe",
+        help="Time a few real steps first, once a machine; by default before a sweep of more than an hour.",
+        show_default=False,
+    ),
+]
+Canary = Annotated[
+    bool | None,
+    typer.Option(
+        "--canary/--no-canary",
+        help="Finish the cheapest cell alone first; by default in fresh sweeps of more than ten minutes.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """What the user said about cost."""
+
+    price: float | None = None
+    """Money per device-hour."""
+    max_hours: float | None = None
+    """See orchestrator.allowance.Limits."""
+    max_cells: int | None = None
+    """See orchestrator.allowance.Limits."""
+    probe: bool | None = None
+    """Whether to measure; None where that is worth it."""
+    canary: bool | None = None
+    """Whether one cell goes first; None where that is worth it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costed:
+    """A plan with its cost and what that rests on."""
+
+    cost: "Estimate"
+    """Time, device-hours, memory and disk."""
+    rates: "Mapping[Shape, Rate]"
+    """The speed of each shape."""
+    finished: Collection[str]
+    """Ids of the published segments."""
+
+
+def costed(
+    planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throughput", *, measures: bool, here: bool = True
+) -> Costed:
+    """The plan's cost at the speeds of finished runs, of a probe, or assumed. `measures` runs the probe where it would
+    tell something new; a probe tells of this machine only, so nothing is made of one unless training is `here`."""
+    from orchestrator.estimate import estimate
+    from orchestrator.rates import rates_of
+    from orchestrator.store import Store
+
+    finished = Store(root=results).readable_results(segment.id for segment in planned.segments)
+    probes = _probes(planned, spec.execution, machine, measures=measures) if here else {}
+    sharing = round(1 / machine.devices_per_segment) if 0 < machine.devices_per_segment < 1 else 1
+    rates = rates_of(planned, machine.device, finished, probes, sharing=sharing)
+    cost = estimate(
+        planned,
+        machine,
+        rates,
+        num_evaluation_sequences=spec.evaluation.num_sequences,
+        micro_batch=spec.execution.micro_batch,
+        checkpoint_activations=spec.execution.activation_checkpointing,
+        finished=finished,
+    )
+    return Costed(cost=cost, rates=rates, finished=finished)
+
+
+def _probes(
+    planned: "Plan", execution: "ExecutionSection", machine: "Throughput", *, measures: bool
+) -> "dict[Shape, Measured]":
+    from orchestrator.probe import cached_probes, probe, this_setting
+
+    setting = this_setting(
+        machine.device,
+        micro_batch=execution.micro_batch,
+        compiled=execution.compile,
+        activation_checkpointing=execution.activation_checkpointing,
+        deterministic=execution.deterministic,
+    )
+    return (probe if measures else cached_probes)(planned, setting, _say)
+
+
+def worth_a_probe(found: Costed, spending: Spending, *, here: bool) -> bool:
+    """Whether to measure before more is decided: as asked, else where much or a limit rests on an assumption."""
+    from orchestrator.rates import Basis
+
+    if not here or spending.probe is False:
+        return False
+    assumed = any(rate.basis is Basis.assumed for rate in found.rates.values())
+    return bool(spending.probe) or (assumed and found.cost.seconds > EXPENSIVE_SECONDS)
+
+
+def allowed(planned: "Plan", spec: "SweepSpec", found: Costed, spending: Spending) -> "Allowance":
+    """What this command starts. Raises PlanError where the limits allow not one cell."""
+    from orchestrator.allowance import Limits, allowance_of
+    from orchestrator.estimate import unit_seconds
+    from orchestrator.work import work_of
+
+    units = work_of(planned, spec.evaluation.num_sequences)
+    return allowance_of(
+        planned,
+        units,
+        found.cost,
+        unit_seconds(units, found.rates, found.finished),
+        Limits(max_cells=spending.max_cells, max_hours=spending.max_hours),
+        finished=found.finished,
+        canary=spending.canary,
+    )
+
+
+def ask_if_expensive(cost: "Estimate", spending: Spending) -> None:
+    """Raises PlanError unless the sweep is cheap, limited, or someone at the terminal agrees."""
+    from orchestrator.plan import PlanError
+    from orchestrator.quantities import duration_text, money_text
+
+    hours, unit = cost.hours_remaining, cost.throughput.hours_unit
+    seconds = cost.seconds
+    if spending.max_hours is not None and hours > spending.max_hours:
+        seconds, hours = seconds * spending.max_hours / hours, spending.max_hours
+    if seconds <= EXPENSIVE_SECONDS:
+        return
+    price = "" if spending.price is None else f", {money_text(hours * spending.price)}"
+    takes = f"the sweep will take about {duration_text(seconds)} ({hours:.3g} {unit}{price})"
+    if not sys.stdin.isatty():
+        raise PlanError(f"{takes}, and there is no terminal to ask: add --yes to start it")
+    if not typer.confirm(f"{takes[0].upper()}{takes[1:]}. Start it?", err=True):
+        raise PlanError("not started: nothing was trained")
+
+
+def _say(line: Any) -> None:
+    typer.echo(line, err=True)

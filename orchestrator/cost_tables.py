@@ -1,0 +1,143 @@
+"""What a plan costs, as tables for people and as JSON for programs: each cell's, and the totals with their basis."""
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from orchestrator.estimate import CellCost, Estimate
+from orchestrator.plan import Plan
+from orchestrator.quantities import bytes_text, duration_text, money_text, short_budget
+
+MEMORY_RULE = "16 bytes a parameter, and the activations of a micro-batch"
+
+
+def totals_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Table:
+    """Totals, each with its basis."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, line in total_lines(plan, estimate, price):
+        table.add_row(name, line)
+    return table
+
+
+def total_lines(plan: Plan, estimate: Estimate, price: float | None = None) -> list[tuple[str, str]]:
+    """Name and sentence of each total."""
+    throughput = estimate.throughput
+    lines = [
+        ("segments", _segments_line(plan, estimate)),
+        (
+            "compute",
+            f"{estimate.flops:.3g} exact FLOPs, {_saving(estimate)}; evaluation adds {estimate.flops_evaluation:.2g}",
+        ),
+    ]
+    if estimate.flops_shared != estimate.flops:
+        lines.append(
+            ("", f"shared trunks would take {estimate.flops_shared:.3g}: per-budget runs cost {_surcharge(estimate)}")
+        )
+    if estimate.flops_remaining != estimate.flops:
+        lines.append(("remaining", f"{estimate.flops_remaining:.3g} exact FLOPs"))
+    return [
+        *lines,
+        (
+            "time",
+            f"about {duration_text(estimate.seconds)} on {_plural(throughput.workers, 'worker')} at "
+            f"{throughput.flops_per_second:.3g} FLOP/s each ({throughput.basis})",
+        ),
+        (throughput.hours_unit, _hours_line(estimate)),
+        *([] if price is None else [("money", _money_line(estimate, price))]),
+        ("memory", _memory_line(estimate)),
+        ("disk", f"{bytes_text(estimate.disk_bytes)} of checkpoints ({_checkpoints_text(plan)})"),
+    ]
+
+
+def _hours_line(estimate: Estimate) -> str:
+    """Of all the work, and of what remains where some is done."""
+    if estimate.hours_remaining == estimate.hours:
+        return f"about {estimate.hours:.3g}, shared work counted once"
+    return f"about {estimate.hours_remaining:.3g} remain of {estimate.hours:.3g}, shared work counted once"
+
+
+def _money_line(estimate: Estimate, price: float) -> str:
+    each = estimate.throughput.hours_unit.removesuffix("s")
+    return f"about {money_text(estimate.hours_remaining * price)} at {price:g} a {each}"
+
+
+def _memory_line(estimate: Estimate) -> str:
+    largest = max(estimate.cells, key=lambda cell: cell.memory_bytes)
+    how = MEMORY_RULE
+    if largest.memory_is_measured:
+        how = "measured, libraries included"
+    elif any(cell.memory_is_measured for cell in estimate.cells):
+        how += ", with what libraries took where that was measured"
+    return f"about {bytes_text(estimate.memory_bytes)} a worker for {estimate.memory_cell} ({how})"
+
+
+def cost_heading(estimate: Estimate) -> str:
+    """What the table of costs shows."""
+    unit = estimate.throughput.hours_unit
+    return f"{unit} of each cell: with its share of trunks that others need too, and if it were trained alone"
+
+
+def cost_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Table:
+    """One row a cell: device-hours, money, memory, disk, and how its speed is known."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    seeds = len({cell.seed for cell in plan.cells}) > 1
+    money = [] if price is None else ["money"]
+    for name in ("arm", "size", "budget", *(["seed"] if seeds else []), "hours", "alone", *money, "memory", "disk"):
+        table.add_column(name, justify="left" if name in ("arm", "size") else "right", no_wrap=True)
+    table.add_column("speed", no_wrap=True)
+    previous = None
+    for cell, cost in zip(plan.cells, estimate.cells, strict=True):
+        names = ("", "") if previous == (cell.arm, cell.size) else (cell.arm, cell.size)
+        previous = (cell.arm, cell.size)
+        row = [*names, short_budget(cell.budget), *([str(cell.seed)] if seeds else [])]
+        row += [f"{cost.hours:.3g}", f"{cost.hours_alone:.3g}"]
+        row += [] if price is None else [money_text(cost.hours * price)]
+        row += [bytes_text(cost.memory_bytes), bytes_text(cost.disk_bytes), str(cost.basis)]
+        table.add_row(*row)
+    return table
+
+
+def _checkpoints_text(plan: Plan) -> str:
+    cosine = all(cell.decay_steps == 0 for cell in plan.cells)
+    return "12 bytes a parameter a cell" if cosine else "12 bytes a parameter a branch point, 4 a cell"
+
+
+def _segments_line(plan: Plan, estimate: Estimate) -> str:
+    trunks, cells = _plural(estimate.num_trunks, "trunk"), _plural(len(plan.cells), "cell")
+    return f"{estimate.num_segments} in {trunks} for {cells}"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _saving(estimate: Estimate) -> str:
+    if estimate.flops == estimate.flops_separate:
+        return "each cell trained on its own"
+    saving = 1 - estimate.flops / estimate.flops_separate
+    return f"{saving:.0%} less than the {estimate.flops_separate:.3g} of separate runs"
+
+
+def _surcharge(estimate: Estimate) -> str:
+    return f"{estimate.flops / estimate.flops_shared - 1:+.0%}"
+
+
+def totals_json(estimate: Estimate, price: float | None) -> dict[str, Any]:
+    """The totals as JSON values; what each cell costs stands with the cell."""
+    totals = asdict(estimate)
+    del totals["cells"]
+    return totals | {
+        "hours_unit": estimate.throughput.hours_unit,
+        "price_per_hour": price,
+        "money": None if price is None else estimate.hours * price,
+        "money_remaining": None if price is None else estimate.hours_remaining * price,
+    }
+
+
+def cost_json(cost: CellCost, price: float | None) -> dict[str, Any]:
+    """What one cell costs, as JSON values."""
+    money = {"money": cost.hours * price, "money_alone": cost.hours_alone * price} if price is not None else {}
+    return asdict(cost) | money

@@ -1,0 +1,254 @@
+"""A throughput probe: a few real training steps of some shapes of a plan, each in a process of its own, remembered.
+
+    <cache>/probes/<sha256 of shape and numerics>.json
+
+What is measured is one worker with the machine to itself. Light: this side loads no torch, and reading the cache starts
+nothing.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mor_core.config import NUMERICS_VERSION, TrainConfig
+from mor_core.data.spec import cache_folder
+from mor_core.flops import training_flops_per_token
+from mor_core.training.chunks import Device
+from orchestrator.identity import content_id, to_jsonable
+from orchestrator.memory import training_memory_bytes
+from orchestrator.plan import Plan
+from orchestrator.rates import ASSUMED_FLOPS_PER_SECOND, Measured, shapes_of
+from orchestrator.store import write_json
+from orchestrator.work import Shape, shape_of
+
+SCHEMA = "mor-sweep.probe/1"
+
+SHAPES_PER_FAMILY = 3
+"""Measured of the shapes with equal recursions and routing: the smallest, the largest, and one between."""
+
+STEP_SECONDS = 10.0
+"""Longest step, at the assumed speed, that a probe takes; of larger ones it takes fewer sequences, or none."""
+
+TIMEOUT_SECONDS = 180.0
+"""For one shape, libraries and compilation included."""
+
+MEMORY_SHARE = 0.8
+"""Of this machine's memory that a probe may fill, as computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSetting:
+    """What a measured speed depends on beside the shape."""
+
+    device: Device
+    """What trains."""
+    device_name: str
+    """The processor's or the GPU's own name."""
+    torch: str
+    """Version of torch."""
+    threads: int
+    """torch threads of a CPU worker."""
+    micro_batch: int | None
+    """Sequences of a forward pass; None takes the whole batch."""
+    compile: bool
+    """See ExecutionSection."""
+    activation_checkpointing: bool
+    """See ExecutionSection."""
+    deterministic: bool
+    """See ExecutionSection."""
+    numerics_version: int = NUMERICS_VERSION
+    """Of the program."""
+
+
+def this_setting(
+    device: Device, *, micro_batch: int | None, compiled: bool, activation_checkpointing: bool, deterministic: bool
+) -> ProbeSetting:
+    """How this machine would train."""
+    return ProbeSetting(
+        device=device,
+        device_name=_gpu_name() if device == "cuda" else _processor_name(),
+        torch=importlib.metadata.version("torch"),
+        threads=1 if device == "cpu" else 0,
+        micro_batch=micro_batch,
+        compile=compiled,
+        activation_checkpointing=activation_checkpointing,
+        deterministic=deterministic,
+    )
+
+
+def cached_probes(plan: Plan, setting: ProbeSetting, report: Callable[[str], None]) -> dict[Shape, Measured]:
+    """What has been measured of a plan's shapes. A file that cannot be read is reported and counts as none."""
+    found = {}
+    for shape in shapes_of(plan):
+        path = probe_file(shape, setting)
+        try:
+            document = json.loads(path.read_text())
+            if document["schema"] != SCHEMA:
+                raise ValueError(f"schema {document['schema']!r}, expected {SCHEMA!r}")
+            found[shape] = Measured(
+                tokens_per_second=_positive(document["tokens_per_second"]), memory_bytes=document["memory_bytes"]
+            )
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            report(f"note: {path} cannot be read ({error}) and counts as not measured: --probe measures it again")
+    return found
+
+
+def to_probe(plan: Plan, setting: ProbeSetting, known: Mapping[Shape, Measured]) -> list[Shape]:
+    """The shapes that a probe would measure: few of each family, that fit here, and are not known."""
+    families: dict[object, list[Shape]] = defaultdict(list)
+    for shape in shapes_of(plan):
+        if _sequences(shape, setting) > 0:
+            families[shape.model.recursion, shape.model.routing, shape.precision].append(shape)
+    chosen = [shape for members in families.values() for shape in _spread(members)]
+    return [shape for shape in shapes_of(plan) if shape in chosen and shape not in known]
+
+
+def probe(plan: Plan, setting: ProbeSetting, report: Callable[[str], None]) -> dict[Shape, Measured]:
+    """Measure what `to_probe` names and remember each at once; returns all that is known then.
+
+    A shape whose process fails, is killed or takes too long is reported and stays unknown.
+    """
+    known = cached_probes(plan, setting, report)
+    wanted = to_probe(plan, setting, known)
+    names = {shape_of(cell): f"{cell.arm} {cell.size}" for cell in plan.cells}
+    for number, shape in enumerate(wanted, start=1):
+        found, said = _measured(shape, setting)
+        report(f"probe {number} of {len(wanted)}: {names[shape]}, {said}")
+        if found is None:
+            continue
+        known[shape] = found
+        path = probe_file(shape, setting)
+        document = {"schema": SCHEMA, **asdict(found), "shape": to_jsonable(shape), "setting": asdict(setting)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, document)
+        except OSError as error:
+            report(f"note: {path} cannot be written ({error.strerror}): the next command measures this again")
+    return known
+
+
+def _measured(shape: Shape, setting: ProbeSetting) -> tuple[Measured | None, str]:
+    """What a process of its own measured, with a sentence."""
+    sequences = _sequences(shape, setting)
+    wanted = shape.batch_size if setting.micro_batch is None else min(setting.micro_batch, shape.batch_size)
+    request = {
+        "model": to_jsonable(shape.model),
+        "train": to_jsonable(
+            TrainConfig(batch_size=sequences, peak_learning_rate=1e-4, warmup_steps=0, precision=shape.precision)
+        ),
+        "micro_batch": min(sequences, wanted),
+        "threads": setting.threads,
+        "device": setting.device,
+        "compile": setting.compile,
+        "activation_checkpointing": setting.activation_checkpointing,
+        "deterministic": setting.deterministic,
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.probe_steps"],
+            input=json.dumps(request),
+            env=os.environ | ({"OMP_NUM_THREADS": "1"} if setting.device == "cpu" else {}),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"not measured: no answer within {TIMEOUT_SECONDS:g} s"
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        return None, f"not measured: its process ended with {ended} ({last})"
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    whole = sequences >= wanted
+    found = Measured(
+        tokens_per_second=said["tokens_per_second"], memory_bytes=said["peak_memory_bytes"] if whole else None
+    )
+    told = f"{found.tokens_per_second:,.0f} tokens/s over {said['steps']} steps"
+    return found, told if whole else f"{told} on {sequences} of {wanted} sequences at a time"
+
+
+def _sequences(shape: Shape, setting: ProbeSetting) -> int:
+    """Sequences of a probe's batch: of one forward pass, or fewer where those take too long or too much memory; 0 where
+    even one does. Whole batches of small models, so that the optimiser's share of a step is theirs."""
+    per_sequence = float(training_flops_per_token(shape.model, "exact")) * shape.model.context_length
+    affordable = int(ASSUMED_FLOPS_PER_SECOND[setting.device][0] * STEP_SECONDS / per_sequence)
+    at_a_time = min(setting.micro_batch or shape.batch_size, shape.batch_size)
+    sequences = min(affordable, shape.batch_size)
+    sequences -= sequences % at_a_time if sequences > at_a_time else 0
+    while sequences and _memory_bytes(shape, setting, min(sequences, at_a_time)) > MEMORY_SHARE * _machine_memory():
+        sequences //= 2
+    return sequences
+
+
+def _memory_bytes(shape: Shape, setting: ProbeSetting, sequences: int) -> int:
+    """Computed peak of a step on so many sequences at a time."""
+    train = TrainConfig(batch_size=shape.batch_size, peak_learning_rate=1e-4, warmup_steps=0, precision=shape.precision)
+    return training_memory_bytes(
+        shape.model,
+        train,
+        setting.device,
+        micro_batch=sequences,
+        checkpoint_activations=setting.activation_checkpointing,
+    )
+
+
+def _machine_memory() -> int:
+    """Bytes of this machine; of a GPU's own, what does not fit is refused by its allocator, and that is reported."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _spread(members: Sequence[Shape]) -> list[Shape]:
+    """The first, the last and what lies between, evenly."""
+    if len(members) <= SHAPES_PER_FAMILY:
+        return list(members)
+    last = len(members) - 1
+    return [members[round(place * last / (SHAPES_PER_FAMILY - 1))] for place in range(SHAPES_PER_FAMILY)]
+
+
+def probe_file(shape: Shape, setting: ProbeSetting) -> Path:
+    """Where the measurement of a shape is kept."""
+    key = content_id({"shape": shape, "setting": setting})
+    return cache_folder() / "probes" / f"{key[:32]}.json"
+
+
+def _positive(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{value!r} is no speed")
+    return number
+
+
+def _processor_name() -> str:
+    """Such as "Intel(R) Xeon(R) Processor @ 2.60GHz"; the architecture where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def _gpu_name() -> str:
+    """The first GPU's; a machine is taken to have equal ones."""
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown GPU"
+    return (listed.stdout.strip().splitlines() or ["unknown GPU"])[0]

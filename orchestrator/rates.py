@@ -1,0 +1,169 @@
+"""How fast each shape of a plan trains, and how we know: earlier runs, a probe, shapes nearby, an assumption. Pure."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from mor_core.flops import training_flops_per_token
+from mor_core.training.chunks import Device
+from orchestrator.cells import training_cost
+from orchestrator.identity import Segment
+from orchestrator.plan import Plan
+from orchestrator.work import Shape, shape_of
+
+ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
+    "cuda": (0.4 * 989e12, "assumed: 40 % of an H100's 989 TFLOP/s in bf16"),
+    "cpu": (10e9, "assumed: 10 GFLOP/s for a CPU core on small models"),
+}
+"""Per worker, with the sentence that is shown beside it."""
+
+
+class Basis(StrEnum):
+    """How a speed is known, the best first."""
+
+    earlier_runs = "earlier runs"
+    probe = "probe"
+    interpolated = "interpolated"
+    assumed = "assumed"
+
+
+SENTENCES = {
+    Basis.earlier_runs: "measured in earlier runs",
+    Basis.probe: "measured by a probe",
+    Basis.interpolated: "interpolated between measured shapes",
+    Basis.assumed: "assumed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """How fast one shape trains."""
+
+    flops_per_second: float
+    """Exact training FLOPs per second of one worker."""
+    basis: Basis
+    """How that is known."""
+    memory_bytes: int | None = None
+    """Measured peak: of the GPU's allocator, else of the worker process with its libraries; None where not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a probe found for one shape."""
+
+    tokens_per_second: float
+    """Of training."""
+    memory_bytes: int | None
+    """See Rate; None where the probe took fewer sequences at a time than training will."""
+
+
+def rates_of(
+    plan: Plan,
+    device: Device,
+    results: Mapping[str, Mapping[str, Any]],
+    probes: Mapping[Shape, Measured],
+    *,
+    sharing: int = 1,
+) -> dict[Shape, Rate]:
+    """A rate for every shape of a plan. `results` are published ones by segment id; those of other devices are left
+    out. A probe has a GPU to itself: of `sharing` segments on one, each is taken to have that share of its speed, which
+    is the least they can have."""
+    shapes = shapes_of(plan)
+    rates = {shape: _probed(shape, probes[shape], sharing) for shape in shapes if shape in probes}
+    rates |= _earlier(plan.segments, {name: each for name, each in results.items() if _is_on(device, each)})
+    measured = dict(rates)
+    assumed = Rate(flops_per_second=ASSUMED_FLOPS_PER_SECOND[device][0] / sharing, basis=Basis.assumed)
+    return {shape: rates.get(shape) or _nearby(shape, measured) or assumed for shape in shapes}
+
+
+def shapes_of(plan: Plan) -> list[Shape]:
+    """The distinct shapes of a plan, those whose steps take the fewest FLOPs first."""
+    return sorted(dict.fromkeys(shape_of(cell) for cell in plan.cells), key=_log_flops)
+
+
+def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Exact FLOPs per second of one worker on those of the segments that are finished; None where none took a step."""
+    trained = [segment for segment in segments if results.get(segment.id, {}).get("steps_executed")]
+    seconds = sum(results[segment.id]["train_seconds"] for segment in trained)
+    if not seconds:
+        return None
+    return sum(flops_of_last_steps(segment, results[segment.id]["steps_executed"]) for segment in trained) / seconds
+
+
+def flops_of_last_steps(segment: Segment, steps: int) -> int:
+    """Exact training FLOPs of the steps that a segment ends with."""
+    model, batch_size = segment.trunk.model, segment.trunk.train.batch_size
+    first = segment.stop_step - steps
+    return round(
+        training_cost(model, batch_size, segment.stop_step, "exact") - training_cost(model, batch_size, first, "exact")
+    )
+
+
+def basis_text(rates: Mapping[Shape, Rate], device: Device) -> str:
+    """What the rates of a plan rest on, in words."""
+    counts = Counter(rate.basis for rate in rates.values())
+    if set(counts) == {Basis.assumed}:
+        return ASSUMED_FLOPS_PER_SECOND[device][1]
+    told = [(basis, counts[basis]) for basis in Basis if counts[basis]]
+    if len(told) == 1:
+        return f"{SENTENCES[told[0][0]]}: {_shapes(told[0][1])}"
+    return ", ".join(f"{SENTENCES[basis]} for {count}" for basis, count in told) + f" of {_shapes(len(rates))}"
+
+
+def _shapes(count: int) -> str:
+    return "1 shape" if count == 1 else f"{count} shapes"
+
+
+def _probed(shape: Shape, found: Measured, sharing: int) -> Rate:
+    speed = found.tokens_per_second * float(training_flops_per_token(shape.model, "exact")) / sharing
+    return Rate(flops_per_second=speed, basis=Basis.probe, memory_bytes=found.memory_bytes)
+
+
+def _earlier(segments: Sequence[Segment], results: Mapping[str, Mapping[str, Any]]) -> dict[Shape, Rate]:
+    """Rates of the shapes of which segments are finished."""
+    by_shape: dict[Shape, list[Segment]] = defaultdict(list)
+    for segment in segments:
+        if results.get(segment.id, {}).get("steps_executed"):
+            train = segment.trunk.train
+            shape = Shape(model=segment.trunk.model, batch_size=train.batch_size, precision=train.precision)
+            by_shape[shape].append(segment)
+    found = {}
+    for shape, trained in by_shape.items():
+        speed = measured_flops_per_second(trained, results)
+        peaks = [results[segment.id].get("peak_memory_bytes") or 0 for segment in trained]
+        if speed:
+            found[shape] = Rate(flops_per_second=speed, basis=Basis.earlier_runs, memory_bytes=max(peaks) or None)
+    return found
+
+
+def _is_on(device: Device, result: Mapping[str, Any]) -> bool:
+    """Whether a result was computed on this kind of device; one that does not say counts."""
+    said = (result.get("numerics") or [{}])[-1].get("device")
+    return said is None or str(said).startswith("cpu") == (device == "cpu")
+
+
+def _nearby(shape: Shape, measured: Mapping[Shape, Rate]) -> Rate | None:
+    """log speed against log FLOPs a token, linear between the measured shapes on either side and flat beyond them;
+    of the same routing and recursions where one of those is measured."""
+    alike = {other: rate for other, rate in measured.items() if _family(other) == _family(shape)} or measured
+    if not alike:
+        return None
+    points = sorted((_log_flops(other), math.log(rate.flops_per_second)) for other, rate in alike.items())
+    at = _log_flops(shape)
+    below = max((point for point in points if point[0] <= at), default=points[0])
+    above = min((point for point in points if point[0] >= at), default=points[-1])
+    span = above[0] - below[0]
+    weight = (at - below[0]) / span if span > 0 else 0.0
+    speed = math.exp(below[1] + weight * (above[1] - below[1]))
+    return Rate(flops_per_second=speed, basis=Basis.interpolated)
+
+
+def _family(shape: Shape) -> tuple[object, ...]:
+    return shape.model.recursion, shape.model.routing, shape.precision
+
+
+def _log_flops(shape: Shape) -> float:
+    return math.log(float(training_flops_per_token(shape.model, "exact")))

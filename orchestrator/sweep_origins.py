@@ -1,0 +1,76 @@
+"""A resolved sweep key by key, each with where its value came from. Pure; what is printed is a sweep file itself."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.budgets import budget_text
+from orchestrator.spec import SweepSpec
+from orchestrator.sweep_file import SweepFile, is_bare_key
+
+DEFAULT = "default"
+"""The origin of a value that neither the file nor a flag gives."""
+
+EXACT_KEYS = frozenset({"budgets", "budget", "tokens", "warmup_budget", "reference_budget"})
+"""Written in quotes, so that they stay exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One value of a resolved sweep."""
+
+    path: tuple[str, ...]
+    """Its key within the tables."""
+    value: Any
+    """As a TOML file would hold it; None where it is not set."""
+    origin: str
+    """Such as "flag --budgets", "preset sweeps/isoflop_cpu.toml", "file mine.toml", or "default"."""
+
+    @property
+    def key(self) -> str:
+        """Dotted, as TOML writes it."""
+        return ".".join(part if is_bare_key(part) else json.dumps(part) for part in self.path)
+
+    def line(self) -> str:
+        """A line of a sweep file; a comment where nothing is set."""
+        return f"# {self.key} is not set" if self.value is None else f"{self.key} = {_toml(self.value)}"
+
+
+def settings_of(spec: SweepSpec, file: SweepFile, *, is_preset: bool) -> list[Setting]:
+    """Every value of a sweep, in the order of the tables. `is_preset` where the file is a shipped one."""
+    return [
+        Setting(path=path, value=_exact(path, value), origin=_origin(path, file, is_preset))
+        for path, value in _leaves((), spec.model_dump(mode="json"))
+    ]
+
+
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves((*path, key), item)
+    else:
+        yield path, value
+
+
+def _exact(path: tuple[str, ...], value: Any) -> Any:
+    if path[-1] not in EXACT_KEYS or value is None:
+        return value
+    return [budget_text(each) for each in value] if isinstance(value, list) else budget_text(value)
+
+
+def _origin(path: tuple[str, ...], file: SweepFile, is_preset: bool) -> str:
+    flag = next((each.flag for each in file.overrides if path[: len(each.path)] == each.path), None)
+    if flag is not None:
+        return f"flag {flag}"
+    table: Any = file.document
+    for part in path:
+        if not isinstance(table, Mapping) or part not in table:
+            return DEFAULT
+        table = table[part]
+    return f"{'preset' if is_preset else 'file'} {file.source}"
+
+
+def _toml(value: Any) -> str:
+    """Numbers, booleans, texts and lists of them are written in TOML as in JSON."""
+    return json.dumps(value)

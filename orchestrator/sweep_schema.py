@@ -1,0 +1,60 @@
+"""The JSON Schema of sweep files, for editors: what keys there are, their types, and what each means.
+
+sweeps/sweep.schema.json is this text. A sweep file names it in a comment, `#:schema PATH`, which editors with a TOML
+language server read. It says less than `mor-sweep config show` checks: rules between keys are not in it.
+"""
+
+import ast
+import inspect
+import json
+import textwrap
+from itertools import pairwise
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator import spec, spec_arms
+from orchestrator.spec import SweepSpec
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def sweep_schema() -> dict[str, Any]:
+    """The schema as JSON values."""
+    schema = SweepSpec.model_json_schema(mode="validation")
+    sections = {name: kind for module in (spec, spec_arms) for name, kind in vars(module).items() if _is_section(kind)}
+    for name, definition in (("SweepSpec", schema), *schema["$defs"].items()):
+        said = _field_docstrings(sections[name])
+        for key, field in definition.get("properties", {}).items():
+            field.pop("title", None)
+            if key in said:
+                field["description"] = said[key]
+    return {"$schema": DIALECT, "title": "mor-sweep sweep file", **_loosened(schema)}
+
+
+def schema_text() -> str:
+    """What stands in sweeps/sweep.schema.json."""
+    return json.dumps(sweep_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
+    """The string under each field of a section's class, in one line."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, below in pairwise(body.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def _loosened(value: Any) -> Any:
+    """A table that fits several kinds is allowed: which one is meant may stand in another table (routing.choice)."""
+    if isinstance(value, dict):
+        return {("anyOf" if key == "oneOf" else key): _loosened(item) for key, item in value.items()}
+    return [_loosened(item) for item in value] if isinstance(value, list) else value
