@@ -1,6 +1,6 @@
 """A model as lm-eval's harness asks it: the only file that imports lm_eval, and only when it is called.
 
-lm-eval is not among this project's dependencies. Where it is installed,
+lm-eval is an extra of this project (`pip install 'mor-sweep[lm-eval]'`). Where it is installed,
 
     lm_eval.simple_evaluate(model=harness_model(text_model), tasks=["hellaswag"])
 
@@ -15,7 +15,7 @@ from mor_core.inference.sampling import Sampling
 from mor_core.interop.text_model import Prompt, TextModel
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+    from lm_eval.api.model import LM
 
 DEFAULT_NEW_TOKENS = 256
 """What the harness generates where a task does not say."""
@@ -30,10 +30,11 @@ class NoHarness(ImportError):
 def harness_model(text_model: TextModel) -> "LM":
     """The model as an `lm_eval.api.model.LM`. Raises NoHarness where lm-eval is not installed."""
     try:
-        from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+        from lm_eval.api.model import LM
     except ImportError as error:
         raise NoHarness(
-            f"lm-eval is not installed ({error}): `pip install lm-eval`, or use `mor-sweep eval`, which needs it not"
+            f"lm-eval is not installed ({error}): `pip install 'mor-sweep[lm-eval]'`, or use `mor-sweep eval`, "
+            "which needs it not"
         ) from error
 
     class HarnessModel(LM):

@@ -1,5 +1,6 @@
 """The model as lm-eval asks it: the numbers of transformers on the same weights, the texts of its decoding."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from mor_core.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, train_tokeni
 from mor_core.inference.sampling import Sampling
 from mor_core.interop.hugging_face import export_llama
 from mor_core.interop.lm_eval import NoHarness, harness_model
+from mor_core.interop.task_scores import score_task
+from mor_core.interop.tasks import read_task
 from mor_core.interop.text_model import Prompt, TextModel, cut_at
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
@@ -143,7 +146,7 @@ def test_a_pair_that_does_not_fit_says_so(exported: Exported):
 
 def test_without_lm_eval_the_adapter_says_what_to_do(exported: Exported, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
-    with pytest.raises(NoHarness, match="pip install lm-eval"):
+    with pytest.raises(NoHarness, match="pip install"):
         harness_model(exported.text_model)
 
 
@@ -191,3 +194,40 @@ def test_pairs_are_encoded_and_windows_cut_as_the_harness_does_it(exported: Expo
     for (before, after), span in zip(windows, spans, strict=True):
         assert (*before, *after) == span.tokens
         assert len(after) == span.scored
+
+
+@pytest.mark.slow
+def test_the_harness_runs_a_task_of_its_own_and_gets_what_this_project_gets(
+    exported: Exported, harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    from lm_eval import simple_evaluate
+
+    choices = [" a token", " the router keeps one", " layer;"]
+    items = [{"context": WORDS[7 * i : 7 * i + 30], "choices": choices, "label": i % 3} for i in range(12)]
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    task = {
+        "task": "toy",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"validation": str(tmp_path / "toy.jsonl")}},
+        "validation_split": "validation",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{context}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "label",
+        "target_delimiter": "",
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+        ],
+    }
+    found = simple_evaluate(model=harness_model(exported.text_model), tasks=[task], bootstrap_iters=0, log_samples=True)
+    own = read_task("toy", tmp_path)
+    scores = exported.text_model.log_likelihoods(own.pairs)
+    answers = [answer for sample in found["samples"]["toy"] for answer in sample["filtered_resps"]]
+    assert answers == [(score.log_likelihood, score.is_greedy) for score in scores]
+    for (context, choice), (log_likelihood, _) in zip(own.pairs, answers, strict=True):
+        assert log_likelihood == pytest.approx(their_score(exported, context, choice)[0], abs=1e-4)
+    score = score_task(own, scores, [False] * len(scores))
+    assert found["results"]["toy"]["acc,none"] == pytest.approx(score.accuracy)
+    assert 0 < score.accuracy < 1
