@@ -37,6 +37,9 @@ def isoflop(
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name; the preset's by default.")] = None,
     trunks: Annotated[TrunksName | None, typer.Option(help="Whether budgets share a trunk.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Laws of rate and batch: step-law, porian, or a file that `tune` wrote.")
+    ] = None,
     results: Results = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
@@ -52,6 +55,7 @@ def isoflop(
     canary: Canary = None,
 ) -> None:
     """Train every (arm, size, budget, seed) of a sweep; what is finished already is not trained again."""
+    from orchestrator.recipe_file import recipe_overrides
     from orchestrator.spec import load_spec
 
     check_flags(dry_run=dry_run, as_json=as_json, executor=executor, address=address)
@@ -66,7 +70,7 @@ def isoflop(
         name=name,
         trunks=trunks and trunks.value,
     )
-    spec = load_spec(preset, flags)
+    spec = load_spec(preset, [*flags, *(recipe_overrides(recipe) if recipe is not None else ())])
     machine = this_machine(workers, spec.execution)
     spending = Spending(
         price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
