@@ -12,7 +12,6 @@ from analysis.estimate import Estimate, Refusal, RefusalKind
 from analysis.quadratic import Floats
 from analysis.response import LEVEL, Response
 
-
 LEAST_DEVIATION = 0.02
 """Of the logarithm of an optimum: no rung is taken to know its own better than to 2 %."""
 

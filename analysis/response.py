@@ -150,7 +150,8 @@ def fit_response(trials: Sequence[Trial], seed: int = 0, noise: Noise | None = N
     centre_d, scale_d = log_nd.mean(axis=0), np.maximum((high_d - low_d) / 2, 1e-9)
     design_np = _design((log_nd - centre_d) / scale_d)
     loss_n = np.array([trial.loss for trial in kept])
-    coefficients_p, _, rank, _ = np.linalg.lstsq(design_np, loss_n, rcond=None)
+    solved_p, _, rank, _ = np.linalg.lstsq(design_np, loss_n, rcond=None)
+    coefficients_p = np.asarray(solved_p, dtype=np.float64)
     if rank < terms:
         return Refusal(
             kind=RefusalKind.TOO_FEW_POINTS,
@@ -245,4 +246,4 @@ def _minimum(coefficients_p: Floats, d: int) -> Floats | None:
         hessian_dd[i, j] = hessian_dd[j, i] = value
     if np.linalg.eigvalsh(hessian_dd)[0] <= 0:
         return None
-    return -np.linalg.solve(hessian_dd, coefficients_p[1 : 1 + d])
+    return np.asarray(-np.linalg.solve(hessian_dd, coefficients_p[1 : 1 + d]), dtype=np.float64)

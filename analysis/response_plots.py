@@ -1,4 +1,4 @@
-"""The response surface of a tuning: the loss of every setting that was tried, by learning rate, and the fitted curve."""
+"""The response of a tuning: the loss of every setting tried against one hyper-parameter, and the fitted curve."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drawing import FAINT, STYLE, WARN, plain_text, save
+from analysis.drawing import FAINT, REASONS, STYLE, WARN, plain_text, save
 from analysis.estimate import Refusal
 from analysis.hyperparameter_law import TunedRung
 from analysis.provenance import Provenance
@@ -71,7 +71,8 @@ def _draw(axes: Axes, panel: Panel, name: str) -> None:
             zorder=4,
         )
     if isinstance(response, Refusal):
-        axes.text(0.02, 0.02, plain_text("no optimum: " + response.kind), transform=axes.transAxes, color=WARN, fontsize=7)
+        said = plain_text(f"no optimum: {REASONS[response.kind]}")
+        axes.text(0.02, 0.02, said, transform=axes.transAxes, color=WARN, fontsize=7)
     elif name in response.names:
         _draw_fit(axes, response, name)
 

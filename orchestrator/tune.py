@@ -67,15 +67,10 @@ def _by_tpe(ranges: Mapping[str, Range], trials: Sequence[Trial], count: int, se
         # A setting that diverges is the worst there is; no other trial is ever cut short.
         state = optuna.trial.TrialState.COMPLETE if trial.counts else optuna.trial.TrialState.PRUNED
         value = trial.loss if trial.counts else None
-        study.add_trial(
-            optuna.trial.create_trial(params=values, distributions=distributions, value=value, state=state)
-        )
+        study.add_trial(optuna.trial.create_trial(params=values, distributions=distributions, value=value, state=state))
     # A few more than needed: rounding may make two of them one.
-    return [rounded({name: float(value) for name, value in _ask(study, distributions).items()}) for _ in range(3 * count)]
-
-
-def _ask(study, distributions) -> Values:
-    return study.ask(distributions).params
+    asked = (study.ask(distributions).params for _ in range(3 * count))
+    return [rounded({name: float(value) for name, value in params.items()}) for params in asked]
 
 
 def _is_inside(ranges: Mapping[str, Range], values: Values) -> bool:

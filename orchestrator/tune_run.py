@@ -6,7 +6,6 @@ for and then asks for the rest; two drivers at once share segments, and a trial 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from analysis.estimate import Estimate, Refusal
@@ -217,7 +216,7 @@ def _shared(found: Sequence[TriedRung], responses: Sequence[Response | Refusal])
 
 def recipe_text(tuned: Tuned) -> str:
     """The laws as a recipe file for `isoflop --recipe`."""
-    lines = [f"# Written by `mor-sweep tune` from the trials of the sweep {tuned.name}: isoflop --recipe FILE uses it.", ""]
+    lines = [f"# Laws from the trials of the sweep {tuned.name}, for `mor-sweep isoflop --recipe FILE`.", ""]
     for law in tuned.found:
         exponent = law.exponent.value if isinstance(law.exponent, Estimate) else 0.0
         lines += [
@@ -237,9 +236,3 @@ def _source(tuned: Tuned, law: HyperparameterLaw) -> str:
     if isinstance(law.exponent, Refusal):
         return f"mor-sweep tune {tuned.name}: {base}; {law.exponent.sentence}"
     return f"mor-sweep tune {tuned.name}: {base}, exponent {law.exponent.low:.3g} to {law.exponent.high:.3g} (95 %)"
-
-
-def write_recipe(tuned: Tuned, path: Path) -> None:
-    """Write the laws, if there are any."""
-    if tuned.found:
-        path.write_text(recipe_text(tuned), encoding="utf-8")

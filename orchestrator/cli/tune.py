@@ -1,5 +1,6 @@
-"""`mor-sweep tune`: the best learning rate, batch, weight decay and warm-up of each arm at some sizes, and their laws."""
+"""`mor-sweep tune`: the best rate, batch, weight decay and warm-up of each arm at some sizes, and their laws."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from orchestrator.cli.spending import Price, Spending, ask_if_expensive, costed
 
 if TYPE_CHECKING:
     from analysis.hyperparameter_law import HyperparameterLaw, TunedRung
+    from analysis.response import Response
     from orchestrator.spec import SweepSpec
     from orchestrator.store import Store
     from orchestrator.sweep_file import SweepFile
@@ -24,7 +26,9 @@ RATE_FIGURE = "response"
 
 
 def tune(
-    preset: Annotated[str, typer.Option(help="The sweep to tune for: a shipped one (cpu, gpu, paper) or a file.")] = "cpu",
+    preset: Annotated[
+        str, typer.Option(help="The sweep to tune for: a shipped one (cpu, gpu, paper) or a file.")
+    ] = "cpu",
     sizes: Annotated[str | None, typer.Option(help="Base shapes; the ends and the middle of the sweep's.")] = None,
     only: Annotated[str | None, typer.Option(help="Labels of the arms to tune; all by default.")] = None,
     trials: Annotated[int, typer.Option(help="Settings to try for each arm and size.", min=1)] = 8,
@@ -44,7 +48,9 @@ def tune(
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     name: Annotated[str | None, typer.Option(help="The sweep that holds the trials; tune-PRESET.")] = None,
     results: Results = Path("results"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the first trials and their cost, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the first trials and their cost, and stop.")
+    ] = False,
     as_json: AsJson = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
     executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
@@ -189,7 +195,7 @@ def _numbers(flag: str, text: str) -> list[float]:
     from orchestrator.sweep_file import SpecError
 
     numbers: list[float] = []
-    for item in items_of(text) if text else []:
+    for item in (items_of(text) if text else None) or []:
         try:
             numbers.append(float(item))
         except ValueError:
@@ -267,7 +273,7 @@ def _show(found: "Tuned") -> None:
     for rung, each in _pairs(found):
         response = rung.response
         best, loss = (
-            ("\n".join(_value_text(name, response.optimum(name)) for name in response.names), f"{response.loss({}):.4f}")
+            (_best_text(response), f"{response.loss({}):.4f}")
             if isinstance(response, Response)
             else (f"none: {response.sentence}", "")
         )
@@ -284,6 +290,10 @@ def _show(found: "Tuned") -> None:
             f"- {each.arm} {each.size} at {short_count(each.tokens)} tokens, with what is best at the rung's: {cost}",
             soft_wrap=True,
         )
+
+
+def _best_text(response: "Response") -> str:
+    return "\n".join(_value_text(name, response.optimum(name)) for name in response.names)
 
 
 def _value_text(name: str, best) -> str:
