@@ -144,7 +144,7 @@ def fit_response(trials: Sequence[Trial], seed: int = 0, noise: Noise | None = N
     terms = (len(names) + 1) * (len(names) + 2) // 2
     if not names or len(counted) < terms + 1:
         return _too_few(trials, counted, terms + 1)
-    kept = counted[: max(terms + 1, round(KEPT_SHARE * len(counted)))]
+    kept = _near_the_best(counted, names, max(terms + 1, round(KEPT_SHARE * len(counted))))
     log_nd = np.log([[trial.values[name] for name in names] for trial in kept])
     low_d, high_d = log_nd.min(axis=0), log_nd.max(axis=0)
     centre_d, scale_d = log_nd.mean(axis=0), np.maximum((high_d - low_d) / 2, 1e-9)
@@ -170,6 +170,22 @@ def fit_response(trials: Sequence[Trial], seed: int = 0, noise: Noise | None = N
         trials=len(kept),
     )
     return _judged(response, counted)
+
+
+def _near_the_best(counted: Sequence[Trial], names: Sequence[str], count: int) -> list[Trial]:
+    """The `count` lowest losses, and the best one's neighbours on either side along each hyper-parameter: where a loss
+    rises steeply they may be no low ones, and without them there is no side to the minimum."""
+    kept = list(counted[:count])
+    for name in names:
+        best = counted[0].values[name]
+        below = [trial for trial in counted if trial.values[name] < best]
+        above = [trial for trial in counted if trial.values[name] > best]
+        nearest = [
+            max(below, key=lambda trial: trial.values[name], default=None),
+            min(above, key=lambda trial: trial.values[name], default=None),
+        ]
+        kept += [trial for trial in nearest if trial is not None and trial not in kept]
+    return kept
 
 
 def _too_few(trials: Sequence[Trial], counted: Sequence[Trial], needed: int) -> Refusal:
