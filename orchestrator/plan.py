@@ -117,7 +117,7 @@ def plan_of_cells(spec: SweepSpec, data: DataSnapshot, cells: Sequence[Cell]) ->
         name=spec.name,
         budget_convention=spec.budget_convention,
         trunks="shared" if spec.shares_trunks else "per-budget",
-        tokens=tuple(sorted({cell.tokens for cell in named})),
+        tokens=None if spec.tokens is None else tuple(sorted({cell.tokens for cell in named})),
         data_name=data.name,
         settings_id=_settings_id(spec, data),
         cells=tuple(named),

@@ -16,6 +16,7 @@ from orchestrator.cli.launch import (
     this_machine,
 )
 from orchestrator.cli.options import Results
+from orchestrator.cli.refinement import check_refinement, go_on, hours_so_far
 from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
 
 
@@ -53,6 +54,13 @@ def isoflop(
     max_cells: MaxCells = None,
     probe: Probed = None,
     canary: Canary = None,
+    refine: Annotated[
+        bool,
+        typer.Option("--refine", help="Go on with what `suggest` names, until N* is known or the hours are spent."),
+    ] = False,
+    target_ci: Annotated[
+        float, typer.Option(help="With --refine: the factor either way within which N* is to be known.")
+    ] = 1.25,
 ) -> None:
     """Train every (arm, size, budget, seed) of a sweep; what is finished already is not trained again."""
     from orchestrator.recipe_file import recipe_overrides
@@ -75,9 +83,12 @@ def isoflop(
     spending = Spending(
         price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
     )
+    if refine:
+        check_refinement(target_ci, max_gpu_hours, spec)
     if dry_run:
         print_plan(spec, results, machine, as_json, spending)
     else:
+        before = hours_so_far(spec, results, machine) if refine else 0.0
         code = run(
             spec,
             results,
@@ -88,4 +99,18 @@ def isoflop(
             mlflow=mlflow,
             spending=spending,
         )
+        if refine and max_gpu_hours is not None and code == 0:
+            code = go_on(
+                spec,
+                preset,
+                data,
+                results,
+                machine,
+                target=target_ci,
+                max_hours=max_gpu_hours,
+                before=before,
+                executor=executor.value,
+                address=address,
+                mlflow=mlflow,
+            )
         raise typer.Exit(code)
