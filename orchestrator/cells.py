@@ -156,7 +156,8 @@ def cells_of(
     `goals` are budgets (FLOPs), or numbers of tokens where the sweep has those. `train_tokens` is what the data
     snapshot holds; None where no data is prepared.
     """
-    column = _Column(arm=arm, size=size, model=resolve_model(spec, arm, size), batch_size=batch_size(spec))
+    model = resolve_model(spec, arm, size)
+    column = _Column(arm=arm, size=size, model=model, batch_size=batch_size(spec, arm, model))
     taken: set[int] = set()
     for goal in goals:
         length = _length(spec, column, goal)

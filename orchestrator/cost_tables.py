@@ -32,7 +32,7 @@ def total_lines(plan: Plan, estimate: Estimate, price: float | None = None) -> l
             f"{estimate.flops:.3g} exact FLOPs, {_saving(estimate)}; evaluation adds {estimate.flops_evaluation:.2g}",
         ),
     ]
-    if estimate.flops_shared != estimate.flops:
+    if plan.trunks == "per-budget" and estimate.flops_shared != estimate.flops:
         lines.append(
             ("", f"shared trunks would take {estimate.flops_shared:.3g}: per-budget runs cost {_surcharge(estimate)}")
         )

@@ -104,6 +104,29 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
     )
 
 
+def plan_of_cells(spec: SweepSpec, data: DataSnapshot, cells: Sequence[Cell]) -> Plan:
+    """The segments of cells that are resolved already, under a sweep's name, settings and evaluation.
+
+    Raises SpecError where the data cannot serve the models.
+    """
+    _check_data(spec, data)
+    with cycle_collection.paused():
+        evaluation = EvaluationSpec(num_sequences=spec.evaluation.num_sequences)
+        named, segments = _with_segments(cells, data, _initialisation(spec), evaluation)
+    return Plan(
+        name=spec.name,
+        budget_convention=spec.budget_convention,
+        trunks="shared" if spec.shares_trunks else "per-budget",
+        tokens=None if spec.tokens is None else tuple(sorted({cell.tokens for cell in named})),
+        data_name=data.name,
+        settings_id=_settings_id(spec, data),
+        cells=tuple(named),
+        segments=tuple(segments),
+        dropped=(),
+        notes=(),
+    )
+
+
 def _check_data(spec: SweepSpec, data: DataSnapshot) -> None:
     """Refuse before training what would fail after it."""
     if data.vocab_size > spec.model.vocab_size:
@@ -130,6 +153,8 @@ def _settings_id(spec: SweepSpec, data: DataSnapshot | None) -> str:
     """What must be equal before losses of two plans are fitted together: mathematics, data and evaluation."""
     grid = {"name", "budgets", "tokens", "seeds", "sizes", "only", "execution", "data"}
     settings = spec.model_dump(mode="json", exclude=grid | {"arms", "variants", "init_from"})
+    if settings["train"]["batch_law"] is None:
+        del settings["train"]["batch_law"]  # Sweeps without one keep the id that they had before there was such a key.
     # Labels say which arm a row is, so what a label stands for must be equal too.
     arms = spec.arms.model_dump(mode="json", exclude={"architectures", "recursions"}) if spec.arms else None
     variants = {label: each.model_dump(mode="json", exclude={"paper_nll"}) for label, each in spec.variants.items()}

@@ -17,7 +17,7 @@ from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import PretrainedLlama, read_llama
 from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, Size, model_config
 from orchestrator.budgets import budget_text
-from orchestrator.spec import Arm, AutoSizes, ExpectedOptimum, LearningRateLaw, SpecError, SweepSpec
+from orchestrator.spec import Arm, AutoSizes, BatchLaw, ExpectedOptimum, LearningRateLaw, SpecError, SweepSpec
 
 LADDERS: dict[str, tuple[Size, ...]] = {"small": SMALL_LADDER, "paper": PAPER_SIZES}
 
@@ -27,6 +27,9 @@ PAPER_BATCH_SIZE = 1024
 PAPER_PEAK_LEARNING_RATE = 3e-3
 """From the released configurations of 360M. The rates of 135M, 730M and 1.7B are not published: 3e-3 serves them too.
 The paper's optimiser (betas .9/.95, eps 1e-8, weight decay .1, clip 1) is TrainConfig's default."""
+
+MOST_BATCH_DOUBLINGS = 24
+"""Of a batch of one sequence: beyond that a law is mistaken."""
 
 OPTIMISER_FIELDS = ("beta1", "beta2", "adam_eps", "weight_decay", "gradient_clip", "decay_on")
 
@@ -115,9 +118,11 @@ def _depth(arm: Arm, size: Size) -> int:
     return size.num_layers if arm.num_layers is None else arm.num_layers
 
 
-def batch_size(spec: SweepSpec) -> int:
+def batch_size(spec: SweepSpec, arm: Arm, model: ModelConfig) -> int:
     """Sequences per optimiser step: the sweep's own, else the recipe's. Raises SpecError where it does not divide."""
     batch = spec.train.batch_size or PAPER_BATCH_SIZE
+    if spec.train.batch_law is not None:
+        batch = _power_of_two(arm.entry(spec.train.batch_law), unrolled_params(model))
     workers = spec.execution.workers_per_segment
     if batch % workers:
         raise SpecError(
@@ -130,6 +135,17 @@ def batch_size(spec: SweepSpec) -> int:
             f"execution.micro_batch {micro_batch} does not divide the {of_whom} of {share} sequences: use a divisor"
         )
     return batch
+
+
+def _power_of_two(law: BatchLaw, params: int) -> int:
+    """The law's value to the nearest power of two, in logarithms: whole steps of whole micro-batches."""
+    exponent = math.log2(law.base) + law.exponent * math.log2(params / law.reference_params)
+    if not 0 <= round(exponent) <= MOST_BATCH_DOUBLINGS:
+        raise SpecError(
+            f"train.batch_law gives 2^{exponent:.1f} sequences at {params} parameters, expected 1 to "
+            f"2^{MOST_BATCH_DOUBLINGS}: use an exponent nearer to 0"
+        )
+    return 2 ** round(exponent)
 
 
 def peak_learning_rate(spec: SweepSpec, arm: Arm, model: ModelConfig, budget: int) -> float:
@@ -166,7 +182,7 @@ def train_config(
     if spec.schedule.kind == "cosine":
         changes |= {"cosine_steps": steps, "cosine_floor": spec.schedule.cosine_floor}
     return TrainConfig(
-        batch_size=batch_size(spec),
+        batch_size=batch_size(spec, arm, model),
         peak_learning_rate=peak_learning_rate(spec, arm, model, budget),
         warmup_steps=warmup_steps,
         precision=spec.train.precision,

@@ -155,6 +155,19 @@ class LearningRateLaw(Section):
         return self
 
 
+class BatchLaw(Section):
+    """Sequences per step = base * (unrolled_params / reference_params)^exponent, to the nearest power of two."""
+
+    base: PositiveFloat
+    """Sequences at the reference."""
+    reference_params: PositiveInt
+    """Unrolled non-embedding parameters at which base holds."""
+    exponent: FiniteFloat = 0.0
+    """Growth with unrolled parameters."""
+    source: str
+    """Where the numbers come from."""
+
+
 class TrainSection(Section):
     """A recipe by name and what is changed in it; the recipes are in orchestrator/recipe.py."""
 
@@ -164,6 +177,8 @@ class TrainSection(Section):
     """Compute precision."""
     batch_size: PositiveInt | None = None
     """Sequences per optimiser step; None leaves the recipe's."""
+    batch_law: dict[str, BatchLaw] | None = None
+    """In its place: laws by arm, architecture or "default"; the most specific key holds."""
     peak_learning_rate: PositiveFloat | None = None
     """One rate for every arm and size; None leaves the recipe's rule."""
     learning_rate: dict[str, LearningRateLaw] | None = None
@@ -186,8 +201,13 @@ class TrainSection(Section):
         rates = [self.peak_learning_rate, self.learning_rate]
         if self.recipe == "paper" and self.learning_rate is not None:
             raise ValueError("recipe paper has one rate for all sizes: set peak_learning_rate, or use recipe small")
-        if self.recipe == "small" and (self.batch_size is None or rates.count(None) != 1):
-            raise ValueError("recipe small needs batch_size and either peak_learning_rate or a table learning_rate")
+        if self.batch_size is not None and self.batch_law is not None:
+            raise ValueError("give batch_size or a table batch_law, not both")
+        batches = [self.batch_size, self.batch_law]
+        if self.recipe == "small" and (batches.count(None) != 1 or rates.count(None) != 1):
+            raise ValueError(
+                "recipe small needs batch_size or a table batch_law, and peak_learning_rate or a table learning_rate"
+            )
         return self
 
 
@@ -351,6 +371,7 @@ class SweepSpec(Section):
     @model_validator(mode="after")
     def _covers_every_arm(self) -> Self:
         _check_arm_table("train.learning_rate", self.train.learning_rate, self._all_arms())
+        _check_arm_table("train.batch_law", self.train.batch_law, self._all_arms())
         auto = self.sizes.auto if self.sizes else None
         _check_arm_table("sizes.auto.optimum", auto and auto.optimum, self._all_arms())
         return self

@@ -140,7 +140,7 @@ def _is_of_grid(cell: Cell) -> bool:
 def candidate_cells(store: Store, sweep: Sweep, origin: Origin, runs: pl.DataFrame) -> list[Costed]:
     """What could be trained at the sweep's arms and budgets: untried sizes near those tried, holes of the grid, and
     one more seed of each size tried; none on a trunk that diverged. `runs` is the sweep's run table."""
-    planned = _wide_plan(sweep, origin)
+    planned = wide_plan(sweep, origin)
     costs = segment_flops(planned)
     needs = {segment.id: segment.needs for segment in planned.segments}
     finished = {segment.id: result for segment in planned.segments if (result := store.result(segment.id))}
@@ -181,7 +181,8 @@ def _costed(cell: Cell, flops: int, speed: float | None) -> Costed:
     )
 
 
-def _wide_plan(sweep: Sweep, origin: Origin) -> Plan:
+def wide_plan(sweep: Sweep, origin: Origin) -> Plan:
+    """The sweep's grid with the sizes around those tried and one more seed. Raises NoAdvice where there is none."""
     seeds = sorted({cell.seed for cell in sweep.cells})
     names = _sizes_around(list(dict.fromkeys(cell.size for cell in sweep.cells)))
     changes: dict[str, Any] = {"seeds": (*seeds, seeds[-1] + 1)}

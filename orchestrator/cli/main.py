@@ -25,6 +25,7 @@ from orchestrator.cli import (
     suggest,
     sweep,
     system,
+    tune,
 )
 
 UNEXPECTED = 1
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("isoflop")(sweep.isoflop)
 app.command("ablate")(ablate.ablate)
+app.command("tune")(tune.tune)
 app.command("status")(results.status)
 app.command("logs")(results.logs)
 app.command("cancel")(control.cancel)

@@ -16,6 +16,7 @@ from orchestrator.cli.launch import (
     this_machine,
 )
 from orchestrator.cli.options import Results
+from orchestrator.cli.refinement import check_refinement, go_on, hours_so_far
 from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
 
 
@@ -37,6 +38,9 @@ def isoflop(
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name; the preset's by default.")] = None,
     trunks: Annotated[TrunksName | None, typer.Option(help="Whether budgets share a trunk.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Laws of rate and batch: step-law, porian, or a file that `tune` wrote.")
+    ] = None,
     results: Results = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
@@ -50,8 +54,16 @@ def isoflop(
     max_cells: MaxCells = None,
     probe: Probed = None,
     canary: Canary = None,
+    refine: Annotated[
+        bool,
+        typer.Option("--refine", help="Go on with what `suggest` names, until N* is known or the hours are spent."),
+    ] = False,
+    target_ci: Annotated[
+        float, typer.Option(help="With --refine: the factor either way within which N* is to be known.")
+    ] = 1.25,
 ) -> None:
     """Train every (arm, size, budget, seed) of a sweep; what is finished already is not trained again."""
+    from orchestrator.recipe_file import recipe_overrides
     from orchestrator.spec import load_spec
 
     check_flags(dry_run=dry_run, as_json=as_json, executor=executor, address=address)
@@ -66,14 +78,17 @@ def isoflop(
         name=name,
         trunks=trunks and trunks.value,
     )
-    spec = load_spec(preset, flags)
+    spec = load_spec(preset, [*flags, *(recipe_overrides(recipe) if recipe is not None else ())])
     machine = this_machine(workers, spec.execution)
     spending = Spending(
         price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
     )
+    if refine:
+        check_refinement(target_ci, max_gpu_hours, spec)
     if dry_run:
         print_plan(spec, results, machine, as_json, spending)
     else:
+        before = hours_so_far(spec, results, machine) if refine else 0.0
         code = run(
             spec,
             results,
@@ -84,4 +99,18 @@ def isoflop(
             mlflow=mlflow,
             spending=spending,
         )
+        if refine and max_gpu_hours is not None and code == 0:
+            code = go_on(
+                spec,
+                preset,
+                data,
+                results,
+                machine,
+                target=target_ci,
+                max_hours=max_gpu_hours,
+                before=before,
+                executor=executor.value,
+                address=address,
+                mlflow=mlflow,
+            )
         raise typer.Exit(code)

@@ -1,0 +1,105 @@
+"""What `isoflop --refine` does after the planned cells: check, go on in rounds, and say how it ended."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.estimate import Throughput
+    from orchestrator.plan import Plan
+    from orchestrator.refine import Machine, Refined
+    from orchestrator.spec import SweepSpec
+
+
+def check_refinement(target: float, max_hours: float | None, spec: "SweepSpec") -> None:
+    """Raises BadParameter where rounds would have no end, no aim or no budgets to refine."""
+    if max_hours is None:
+        raise typer.BadParameter("--refine trains until N* is known: say with --max-gpu-hours what it may spend")
+    if not 1 < target < math.inf:
+        raise typer.BadParameter(f"--target-ci: found {target:g}, expected a factor above 1, such as 1.25")
+    if spec.budgets is None:
+        raise typer.BadParameter("--refine narrows N*(C): this sweep asks for tokens, not for budgets")
+
+
+def hours_so_far(spec: "SweepSpec", results: Path, machine: "Throughput") -> float:
+    """What the sweep's finished segments took before this command; 0 where there is no such sweep yet."""
+    from orchestrator.refine import device_hours
+    from orchestrator.store import Store
+    from orchestrator.sweep_document import NoSuchSweep
+
+    try:
+        return device_hours(Store(root=results.absolute()), spec.name, _machine(machine))
+    except NoSuchSweep:
+        return 0.0
+
+
+def go_on(
+    spec: "SweepSpec",
+    preset: str,
+    corpus: str | None,
+    results: Path,
+    machine: "Throughput",
+    *,
+    target: float,
+    max_hours: float,
+    before: float,
+    executor: str,
+    address: str | None,
+    mlflow: bool,
+) -> int:
+    """Refine the sweep. Returns the exit code: that of a round that failed, else 0, whether the goal is met or not."""
+    from mor_core.data.shards import prepare
+    from orchestrator.refine import Goal, refine
+    from orchestrator.store import Store
+    from orchestrator.sweep_run import run_sweep
+
+    data = prepare(spec.data_spec)
+
+    def train(plan: "Plan", refined_spec: "SweepSpec") -> int:
+        return run_sweep(
+            plan,
+            refined_spec,
+            data,
+            results,
+            executor=executor,
+            workers=machine.workers,
+            address=address,
+            mlflow=mlflow,
+        )
+
+    found = refine(
+        Store(root=results.absolute()),
+        spec.name,
+        Goal(target=target, max_hours=max_hours),
+        _machine(machine),
+        before=before,
+        preset=preset,
+        corpus=corpus,
+        train=train,
+        report=_say,
+    )
+    _report(found, machine.hours_unit)
+    return found.code
+
+
+def _machine(machine: "Throughput") -> "Machine":
+    from orchestrator.refine import Machine
+
+    return Machine(
+        workers=machine.workers, devices_per_segment=machine.devices_per_segment, hours_unit=machine.hours_unit
+    )
+
+
+def _report(found: "Refined", hours_unit: str) -> None:
+    from analysis.points import budget_label
+
+    spent = f"{found.cells} cells in {found.rounds} rounds; {found.hours:.3g} {hours_unit} in this command"
+    _say(f"refined: {found.reason} ({spent})")
+    for each in found.unsettled:
+        _say(f"  still open: {each.arm} at {budget_label(each.budget)}: {each.why}")
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

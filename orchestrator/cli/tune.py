@@ -1,0 +1,314 @@
+"""`mor-sweep tune`: the best rate, batch, weight decay and warm-up of each arm at some sizes, and their laws."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.launch import ExecutorName, Mirrored, check_flags, items_of, this_machine, whole_items_of
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, Results, corpus_override, print_json, say_next
+from orchestrator.cli.spending import Price, Spending, ask_if_expensive, costed
+
+if TYPE_CHECKING:
+    from analysis.hyperparameter_law import HyperparameterLaw, TunedRung
+    from analysis.response import Response
+    from orchestrator.spec import SweepSpec
+    from orchestrator.store import Store
+    from orchestrator.sweep_file import SweepFile
+    from orchestrator.trials import Range, SearchSpace
+    from orchestrator.tune_run import Tuned, Tuning
+
+SCHEMA = "mor-sweep.tune/1"
+NOTHING_FOUND = 5
+RATE_FIGURE = "response"
+
+
+def tune(
+    preset: Annotated[
+        str, typer.Option(help="The sweep to tune for: a shipped one (cpu, gpu, paper) or a file.")
+    ] = "cpu",
+    sizes: Annotated[str | None, typer.Option(help="Base shapes; the ends and the middle of the sweep's.")] = None,
+    only: Annotated[str | None, typer.Option(help="Labels of the arms to tune; all by default.")] = None,
+    trials: Annotated[int, typer.Option(help="Settings to try for each arm and size.", min=1)] = 8,
+    seeds: Annotated[str, typer.Option(help="Each trains every setting once more.")] = "0",
+    learning_rate: Annotated[
+        str | None, typer.Option(help="LOW:HIGH of the peak rate; 4 times either way of the sweep's own.")
+    ] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Sequences per step to choose from, such as 4,8,16.")] = None,
+    weight_decay: Annotated[str | None, typer.Option(help="LOW:HIGH; the sweep's own by default.")] = None,
+    warmup: Annotated[str | None, typer.Option(help="LOW:HIGH of the share of steps; the sweep's by default.")] = None,
+    tokens_per_param: Annotated[
+        float, typer.Option(help="Training tokens of a trial over unique parameters.", min=0.01)
+    ] = 20.0,
+    multiples: Annotated[
+        str, typer.Option(help="Also measure at these multiples of those tokens, such as 0.5,2.")
+    ] = "",
+    data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
+    name: Annotated[str | None, typer.Option(help="The sweep that holds the trials; tune-PRESET.")] = None,
+    results: Results = Path("results"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the first trials and their cost, and stop.")
+    ] = False,
+    as_json: AsJson = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
+    executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
+    mlflow: Mirrored = True,
+    price_per_gpu_hour: Price = None,
+) -> None:
+    """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
+    from mor_core.data.shards import prepare
+    from orchestrator.display import print_summary
+    from orchestrator.results_folder import check_writable
+    from orchestrator.store import Store
+    from orchestrator.sweep_run import run_sweep
+    from orchestrator.tune_run import first_plan, result
+    from orchestrator.tune_run import tune as run_trials
+
+    check_flags(dry_run=dry_run, as_json=False, executor=executor, address=address)
+    space = _space(learning_rate, batch_size, weight_decay, warmup)
+    file = _sweep_file(preset, only, data)
+    tuning = _tuning(file, preset, name, sizes, space, trials, seeds, multiples, tokens_per_param)
+    spec = tuning.spec
+    check_writable(results)
+    store = Store(root=results.absolute())
+    machine = this_machine(workers, spec.execution)
+    snapshot = prepare(spec.data_spec, report=progress)
+    first = first_plan(store, tuning, snapshot)
+    cost = costed(first, spec, results, machine, measures=False, here=address is None).cost
+    print_summary(first, cost, price_per_gpu_hour)
+    progress(f"that is the first {len(first.cells)} cells; the losses choose the settings of the others")
+    if dry_run:
+        return
+    if not yes:
+        ask_if_expensive(cost, Spending(price=price_per_gpu_hour))
+
+    def train(plan, tuned_spec: "SweepSpec") -> int:
+        return run_sweep(
+            plan,
+            tuned_spec,
+            snapshot,
+            results,
+            executor=executor.value,
+            workers=machine.workers,
+            address=address,
+            mlflow=mlflow,
+        )
+
+    code = run_trials(store, tuning, snapshot, train, progress)
+    found = result(store, tuning, snapshot)
+    _write(store, found)
+    if as_json:
+        print_json(SCHEMA, document(found))
+    else:
+        _show(found)
+    if found.found:
+        say_next(f"isoflop --recipe {store.sweep_folder(found.name) / 'recipe.toml'}", "ui", results=results)
+    raise typer.Exit(code or (0 if found.found else NOTHING_FOUND))
+
+
+def progress(line: str) -> None:
+    """What is going on, on stderr."""
+    typer.echo(line, err=True)
+
+
+def _sweep_file(preset: str, only: str | None, data: str | None) -> "SweepFile":
+    from orchestrator.sweep_file import Override, read_sweep_file
+
+    flags = corpus_override(data)
+    if only is not None:
+        flags.append(Override(flag="--only", path=("only",), value=items_of(only)))
+    return read_sweep_file(preset, flags)
+
+
+def _tuning(
+    file: "SweepFile",
+    preset: str,
+    name: str | None,
+    sizes: str | None,
+    space: "SearchSpace",
+    trials: int,
+    seeds: str,
+    multiples: str,
+    tokens_per_param: float,
+) -> "Tuning":
+    from orchestrator.spec import parse_spec
+    from orchestrator.sweep_file import SpecError
+    from orchestrator.trials import rungs_of
+    from orchestrator.tune_run import Tuning
+
+    spec = parse_spec(file)
+    if spec.schedule.kind == "cosine" and multiples:
+        raise SpecError("--multiples: a cosine ends with its run, so no trial can be measured at other tokens")
+    whole = whole_items_of(seeds) or []
+    if not whole or any(not isinstance(seed, int) or seed < 0 for seed in whole):
+        raise SpecError(f"--seeds: found {seeds!r}, expected whole numbers from 0, such as 0,1")
+    return Tuning(
+        file=file,
+        name=name or f"tune-{spec.name}",
+        rungs=rungs_of(spec, items_of(sizes), space, tokens_per_param),
+        space=space,
+        trials=trials,
+        seeds=tuple(whole),
+        multiples=tuple(sorted({1.0, *_numbers("--multiples", multiples)})),
+    )
+
+
+def _space(learning_rate: str | None, batch_size: str | None, weight_decay: str | None, warmup: str | None):
+    from orchestrator.sweep_file import SpecError
+    from orchestrator.trials import Range, SearchSpace
+
+    batches = None
+    if batch_size is not None:
+        choices = tuple(sorted({round(number) for number in _numbers("--batch-size", batch_size)}))
+        if len(choices) < 2:
+            raise SpecError(f"--batch-size: found {batch_size!r}, expected two numbers or more, such as 4,8,16")
+        batches = Range(low=choices[0], high=choices[-1], choices=choices)
+    return SearchSpace(
+        learning_rate=_range("--learning-rate", learning_rate),
+        batch_size=batches,
+        weight_decay=_range("--weight-decay", weight_decay),
+        warmup=_range("--warmup", warmup, below=1.0),
+    )
+
+
+def _range(flag: str, text: str | None, below: float | None = None) -> "Range | None":
+    from orchestrator.sweep_file import SpecError
+    from orchestrator.trials import Range
+
+    if text is None:
+        return None
+    ends = _numbers(flag, text.replace(":", ","))
+    if len(ends) != 2 or not ends[0] < ends[1] or (below is not None and ends[1] >= below):
+        limit = "" if below is None else f", both below {below:g}"
+        raise SpecError(f"{flag}: found {text!r}, expected LOW:HIGH with 0 < LOW < HIGH{limit}, such as 0.01:0.1")
+    return Range(low=ends[0], high=ends[1])
+
+
+def _numbers(flag: str, text: str) -> list[float]:
+    """Positive numbers. Raises SpecError."""
+    import math
+
+    from orchestrator.sweep_file import SpecError
+
+    numbers: list[float] = []
+    for item in (items_of(text) if text else None) or []:
+        try:
+            numbers.append(float(item))
+        except ValueError:
+            raise SpecError(f"{flag}: found {item!r}, expected a number above 0") from None
+        if not 0 < numbers[-1] < math.inf:
+            raise SpecError(f"{flag}: found {item!r}, expected a number above 0")
+    return numbers
+
+
+def _write(store: "Store", found: "Tuned") -> None:
+    from analysis.response_plots import Panel, plot_response
+    from orchestrator.cli.analysis import figure_paths
+    from orchestrator.store import replace_text
+    from orchestrator.trials import LEARNING_RATE
+    from orchestrator.tune_run import recipe_text
+
+    folder = store.sweep_folder(found.name)
+    panels = [Panel(rung=rung, trials=each.trials) for rung, each in zip(found.rungs, found.tried, strict=True)]
+    plot_response(panels, LEARNING_RATE, figure_paths(store, found.name, RATE_FIGURE))
+    replace_text(folder / "tuned.json", json.dumps({"schema": SCHEMA, "data": document(found)}, indent=1))
+    if found.found:
+        replace_text(folder / "recipe.toml", recipe_text(found))
+
+
+def document(found: "Tuned") -> dict[str, Any]:
+    """Everything that was found, as plain values."""
+    from analysis.report import plain
+
+    return {
+        "sweep": found.name,
+        "rungs": [_rung(rung, [asdict(trial) for trial in each.trials]) for rung, each in _pairs(found)],
+        "laws": [plain(law) for law in found.laws],
+        "shared": [plain(each) for each in found.shared],
+    }
+
+
+def _pairs(found: "Tuned"):
+    return zip(found.rungs, found.tried, strict=True)
+
+
+def _rung(rung: "TunedRung", trials: list[dict[str, Any]]) -> dict[str, Any]:
+    from analysis.report import plain
+    from analysis.response import Response
+
+    response = rung.response
+    best = (
+        {name: plain(response.optimum(name)) for name in response.names} | {"loss": response.loss({})}
+        if isinstance(response, Response)
+        else plain(response)
+    )
+    return {
+        "arm": rung.arm,
+        "size": rung.size,
+        "unrolled_params": rung.params,
+        "tokens": rung.tokens,
+        "trials": trials,
+        "optimum": best,
+    }
+
+
+def _show(found: "Tuned") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from analysis.estimate import Refusal
+    from analysis.hyperparameter_law import HyperparameterLaw
+    from analysis.report import short_count
+    from analysis.response import Response
+
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    table = Table(title=f"{found.name}: the best settings of each arm and size")
+    for heading in ("arm", "size", "tokens", "settings", "best", "loss"):
+        table.add_column(heading, overflow="fold")
+    for rung, each in _pairs(found):
+        response = rung.response
+        best, loss = (
+            (_best_text(response), f"{response.loss({}):.4f}")
+            if isinstance(response, Response)
+            else (f"none: {response.sentence}", "")
+        )
+        finished = sum(trial.counts for trial in each.trials)
+        table.add_row(rung.arm, rung.size, short_count(rung.tokens), f"{finished} of {len(each.trials)}", best, loss)
+    console.print(table)
+    for law in found.laws:
+        text = law.sentence if isinstance(law, Refusal) else _law_text(law)
+        console.print(f"- {text}" if isinstance(law, HyperparameterLaw) else f"- no law: {text}", soft_wrap=True)
+    for each in found.shared:
+        lost = each.loss_lost
+        cost = f"no optimum there: {lost.sentence}" if isinstance(lost, Refusal) else f"loses {lost:.4f} nats/token"
+        console.print(
+            f"- {each.arm} {each.size} at {short_count(each.tokens)} tokens, with what is best at the rung's: {cost}",
+            soft_wrap=True,
+        )
+
+
+def _best_text(response: "Response") -> str:
+    return "\n".join(_value_text(name, response.optimum(name)) for name in response.names)
+
+
+def _value_text(name: str, best) -> str:
+    low, high = ("≤ " if best.low_open else ""), ("≥ " if best.high_open else "")
+    return f"{name.replace('_', ' ')} {best.value:.3g} [{low}{best.low:.3g}, {high}{best.high:.3g}]"
+
+
+def _law_text(law: "HyperparameterLaw") -> str:
+    from analysis.estimate import Refusal
+
+    base = f"{law.base.value:.3g} [{law.base.low:.3g}, {law.base.high:.3g}]"
+    growth = (
+        f"exponent not known ({law.exponent.sentence})"
+        if isinstance(law.exponent, Refusal)
+        else f"exponent {law.exponent.value:.3f} [{law.exponent.low:.3f}, {law.exponent.high:.3f}]"
+    )
+    lost = "".join(f"; {each.size} by the law of the others loses {each.loss_lost:.4f}" for each in law.held_out)
+    return f"{law.arm}: {law.name.replace('_', ' ')} {base} at {law.reference:,} unrolled parameters, {growth}{lost}"

@@ -1,0 +1,189 @@
+"""A sweep that goes on where it knows least: fit, ask for the cells that would help most, train them, fit again.
+
+Each round is a plan revision of the same sweep, so a crash costs no more than the segment under way and the same
+command goes on. What a round trains is what `suggest` names; nothing of this loop is kept elsewhere.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from analysis.estimate import Estimate, Refusal
+from analysis.frontier import FitSettings, Study, fit_study
+from analysis.points import budget_label
+from analysis.suggest import Suggestion, rank_candidates
+from orchestrator.plan import Plan, plan_of_cells
+from orchestrator.records import segment_table, table
+from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.spec import SweepSpec
+from orchestrator.store import Store
+from orchestrator.suggestions import Costed, Origin, candidate_cells, find_origin, wide_plan
+
+CELLS_PER_WORKER = 2
+"""Cells of a round for each segment that runs at a time: fewer would let workers wait, more would know less."""
+
+HOUR_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """When a sweep is known well enough, and what may be spent on it."""
+
+    target: float
+    """Factor either way within which N* of every budget is to be known, above 1."""
+    max_hours: float
+    """Device-hours of the whole command, what it trained before the first round included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What rounds run on."""
+
+    workers: int
+    """Segments at a time."""
+    devices_per_segment: float
+    """GPUs, or cores, that a segment holds."""
+    hours_unit: str
+    """GPU-hours or core-hours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsettled:
+    """A budget of an arm whose N* is not known well enough."""
+
+    arm: str
+    """Its label."""
+    budget: str
+    """FLOPs, an exact decimal integer."""
+    why: str
+    """A sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refined:
+    """How it ended."""
+
+    rounds: int
+    """That trained something."""
+    cells: int
+    """Trained in them."""
+    hours: float
+    """Device-hours that the sweep took since `before`."""
+    unsettled: tuple[Unsettled, ...]
+    """Empty where the goal is met."""
+    reason: str
+    """Why it ended, in a sentence."""
+    code: int = 0
+    """Exit code of a round that did not end well."""
+
+
+def unsettled(study: Study, target: float) -> list[Unsettled]:
+    """The budgets whose minimum is refused, or whose interval of N* is wider than the target."""
+    found: list[Unsettled] = []
+    for frontier in study.frontiers:
+        for optimum in frontier.optima:
+            if why := _why_unsettled(optimum.params, target):
+                found.append(Unsettled(arm=frontier.arm, budget=optimum.budget, why=why))
+    return found
+
+
+def _why_unsettled(answer: Estimate | Refusal, target: float) -> str:
+    """Empty where N* is known well enough."""
+    if isinstance(answer, Refusal):
+        return answer.sentence
+    wanted = f"wanted to a factor of {target:g} either way"
+    if answer.low_open or answer.high_open:
+        return f"the interval of N* reaches an end of the sizes tried, {wanted}"
+    factor = math.sqrt(answer.high / answer.low)
+    return f"N* is known to a factor of {factor:.2f} either way, {wanted}" if factor > target else ""
+
+
+def device_hours(store: Store, name: str, machine: Machine) -> float:
+    """What the finished segments of a sweep took, each counted once."""
+    seconds = segment_table(store, load_sweep(store, name))["wall_seconds"].sum() or 0.0
+    return float(seconds) * machine.devices_per_segment / HOUR_SECONDS
+
+
+def refine(
+    store: Store,
+    name: str,
+    goal: Goal,
+    machine: Machine,
+    *,
+    before: float,
+    preset: str,
+    corpus: str | None,
+    train: Callable[[Plan, SweepSpec], int],
+    report: Callable[[str], None],
+) -> Refined:
+    """Rounds until the goal is met, nothing affordable would help, or a round fails. `before` is what `device_hours`
+    said when the command began. Raises NoAdvice where the sweep cannot be extended."""
+    rounds, cells = 0, 0
+
+    def ended(reason: str, open_: Sequence[Unsettled], code: int = 0) -> Refined:
+        spent = device_hours(store, name, machine) - before
+        return Refined(rounds=rounds, cells=cells, hours=spent, unsettled=tuple(open_), reason=reason, code=code)
+
+    while True:
+        sweep = load_sweep(store, name)
+        study = fit_study(table(store, sweep), FitSettings(approaches=("parabola",)))
+        open_ = unsettled(study, goal.target)
+        if not open_:
+            return ended(f"every N* is known to a factor of {goal.target:g} either way", open_)
+        origin = find_origin(sweep, preset, corpus)
+        left = goal.max_hours - (device_hours(store, name, machine) - before)
+        chosen, refusal = _affordable(store, sweep, origin, study, open_, machine, left)
+        if not chosen:
+            return ended(refusal, open_)
+        rounds += 1
+        for each in chosen:
+            report(f"round {rounds}: {each.candidate.arm} {each.candidate.size} at "
+                   f"{budget_label(each.candidate.budget)}, seed {each.candidate.seed}: {each.reason}")  # fmt: skip
+        planned = _plan(sweep, origin, chosen)
+        cells += len(planned.cells)
+        if code := train(planned, origin.spec):
+            return ended("a round did not end well", open_, code)
+
+
+def _affordable(
+    store: Store,
+    sweep: Sweep,
+    origin: Origin,
+    study: Study,
+    open_: Sequence[Unsettled],
+    machine: Machine,
+    left: float,
+) -> tuple[list[Suggestion], str]:
+    """The suggestions that fit what is left, most useful first, and why there are none."""
+    wanted = {(each.arm, each.budget) for each in open_}
+    costed = [
+        each
+        for each in candidate_cells(store, sweep, origin, table(store, sweep))
+        if (each.candidate.arm, each.candidate.budget) in wanted
+    ]
+    count = CELLS_PER_WORKER * machine.workers
+    found = rank_candidates(study.points, [each.candidate for each in costed], count=count)
+    if isinstance(found, Refusal):
+        return [], found.sentence
+    hours = {id(each.candidate): _hours(each, machine) for each in costed}
+    chosen: list[Suggestion] = []
+    spent = 0.0
+    for each in found:
+        cost = hours[id(each.candidate)]
+        if spent + cost <= left:
+            chosen.append(each)
+            spent += cost
+    cheapest = min(hours[id(each.candidate)] for each in found)
+    return chosen, f"the next cell takes {cheapest:.3g} {machine.hours_unit} and {max(left, 0.0):.3g} are left"
+
+
+def _hours(costed: Costed, machine: Machine) -> float:
+    return (costed.seconds or 0.0) * machine.devices_per_segment / HOUR_SECONDS
+
+
+def _plan(sweep: Sweep, origin: Origin, chosen: Sequence[Suggestion]) -> Plan:
+    wanted = {(each.candidate.arm, each.candidate.size, each.candidate.budget, each.candidate.seed) for each in chosen}
+    cells = [
+        cell for cell in wide_plan(sweep, origin).cells if (cell.arm, cell.size, str(cell.budget), cell.seed) in wanted
+    ]
+    return plan_of_cells(origin.spec, origin.data, cells)

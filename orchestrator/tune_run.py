@@ -1,0 +1,238 @@
+"""`mor-sweep tune` from a sweep file to laws: ask for trials, train them as cells, fit, write a recipe.
+
+The sweep `NAME` holds every trial in its plan revisions, so the same command after a crash first trains what was asked
+for and then asks for the rest; two drivers at once share segments, and a trial that both ask for is trained once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.estimate import Estimate, Refusal
+from analysis.hyperparameter_law import HyperparameterLaw, TunedRung, fit_law, loss_of_sharing
+from analysis.response import Response, fit_responses
+from mor_core.data.snapshot import DataSnapshot
+from orchestrator.cells import Cell
+from orchestrator.identity import content_id
+from orchestrator.plan import Plan, plan_of_cells
+from orchestrator.records import table
+from orchestrator.revisions import load_sweep
+from orchestrator.spec import SweepSpec
+from orchestrator.store import Store
+from orchestrator.sweep_document import NoSuchSweep
+from orchestrator.sweep_file import SweepFile
+from orchestrator.trials import (
+    BATCH_SIZE,
+    LEARNING_RATE,
+    Rung,
+    SearchSpace,
+    TriedRung,
+    trial_cells,
+    tried,
+    tune_spec,
+)
+from orchestrator.tune import propose
+
+SPREAD_SHARE = 0.6
+"""Share of a rung's trials that fill the range evenly before any is chosen by the losses."""
+
+PER_ROUND = 2
+"""Trials of a rung that are chosen at a time after those: fewer know more, more keep workers busy."""
+
+LAWS = (LEARNING_RATE, BATCH_SIZE)
+"""Hyper-parameters that a sweep file can give as a law in size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What is asked for."""
+
+    file: SweepFile
+    """The sweep whose arms, data and schedule are tuned."""
+    name: str
+    """Of the sweep that holds the trials."""
+    rungs: tuple[Rung, ...]
+    """Where."""
+    space: SearchSpace
+    """What."""
+    trials: int
+    """Settings per rung."""
+    seeds: tuple[int, ...]
+    """Each trains every setting once more."""
+    multiples: tuple[float, ...] = (1.0,)
+    """Numbers of tokens, in multiples of a rung's own, at which each setting is measured; 1 is among them."""
+
+    @property
+    def spec(self) -> SweepSpec:
+        """What the trials have in common."""
+        return tune_spec(self.file, self.name, self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What one setting for all budgets of a trunk costs at another number of tokens."""
+
+    arm: str
+    """Label of the arm."""
+    size: str
+    """Base shape."""
+    tokens: int
+    """Other than the rung's own."""
+    loss_lost: float | Refusal
+    """By the rung's own optimum there, over the best there, nats/token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What came out."""
+
+    name: str
+    """The sweep."""
+    rungs: tuple[TunedRung, ...]
+    """Their responses."""
+    tried: tuple[TriedRung, ...]
+    """The trials behind them, in the same order."""
+    laws: tuple[HyperparameterLaw | Refusal, ...]
+    """For each arm, the learning rate, and the batch where it was varied."""
+    shared: tuple[Shared, ...]
+    """Empty where trials were measured at one number of tokens."""
+
+    @property
+    def found(self) -> tuple[HyperparameterLaw, ...]:
+        """The laws that there are."""
+        return tuple(law for law in self.laws if isinstance(law, HyperparameterLaw))
+
+
+Train = Callable[[Plan, SweepSpec], int]
+"""Trains what a plan lacks; returns an exit code."""
+
+
+def known_cells(store: Store, tuning: Tuning, data: DataSnapshot) -> tuple[Cell, ...]:
+    """The trials that the sweep has been asked for so far, under these settings."""
+    try:
+        sweep = load_sweep(store, tuning.name)
+    except NoSuchSweep:
+        return ()
+    same = sweep.settings_id == plan_of_cells(tuning.spec, data, ()).settings_id
+    return sweep.cells if same else ()
+
+
+def first_plan(store: Store, tuning: Tuning, data: DataSnapshot) -> Plan:
+    """The first trials of every rung, and those of an earlier call: what will be trained before losses decide."""
+    known = known_cells(store, tuning, data)
+    return plan_of_cells(tuning.spec, data, (*known, *_new_cells(store, tuning, known, data)))
+
+
+def tune(store: Store, tuning: Tuning, data: DataSnapshot, train: Train, report: Callable[[str], None]) -> int:
+    """Train trials until every rung has as many as asked for. Returns the exit code of the last call of `train`."""
+    spec = tuning.spec
+    while True:
+        known = known_cells(store, tuning, data)
+        new = _new_cells(store, tuning, known, data)
+        unfinished = not known or any(row["status"] not in ("finished", "diverged") for row in _rows(store, tuning))
+        if not new and not unfinished:
+            return 0
+        for rung in tuning.rungs:
+            count = len({cell.train for cell in new if _is_at(rung, cell)})
+            if count:
+                report(f"{rung.name}: {count} more settings, at {rung.tokens:,} tokens")
+        code = train(plan_of_cells(spec, data, (*known, *new)), spec)
+        if code or not new:
+            return code
+
+
+def _new_cells(store: Store, tuning: Tuning, known: Sequence[Cell], data: DataSnapshot) -> tuple[Cell, ...]:
+    """The cells of the next trials of every rung; none at a rung whose own have not all been tried."""
+    rows = {row["cell_id"]: row for row in _rows(store, tuning)} if known else {}
+    ids = {cell.cell_id for cell in known}
+    new: list[Cell] = []
+    for rung in tuning.rungs:
+        found = tried(rung, known, rows).trials
+        missing = tuning.trials - len(found)
+        if missing <= 0 or any(not (trial.losses or trial.diverged) for trial in found):
+            continue
+        spread = max(1, round(SPREAD_SHARE * tuning.trials))
+        count = min(missing, max(spread - len(found), PER_ROUND))
+        seed = int(content_id([tuning.name, rung.name])[:8], 16)
+        for values in propose(rung.ranges, found, count=count, spread=spread, seed=seed):
+            cells = trial_cells(
+                tuning.file,
+                tuning.name,
+                rung,
+                values,
+                seeds=tuning.seeds,
+                multiples=tuning.multiples,
+                data=data,
+            )
+            new += [cell for cell in cells if cell.cell_id not in ids]
+    return tuple(new)
+
+
+def _is_at(rung: Rung, cell: Cell) -> bool:
+    return (cell.arm, cell.size) == (rung.arm.label, rung.size)
+
+
+def _rows(store: Store, tuning: Tuning) -> list[dict[str, Any]]:
+    try:
+        return table(store, load_sweep(store, tuning.name)).to_dicts()
+    except NoSuchSweep:
+        return []
+
+
+def result(store: Store, tuning: Tuning, data: DataSnapshot) -> Tuned:
+    """Responses and laws of what has been trained."""
+    rows = {row["cell_id"]: row for row in _rows(store, tuning)}
+    known = known_cells(store, tuning, data)
+    found = tuple(tried(rung, known, rows) for rung in tuning.rungs)
+    responses = fit_responses([each.trials for each in found])
+    rungs = tuple(_tuned(each.rung, response) for each, response in zip(found, responses, strict=True))
+    arms = list(dict.fromkeys(rung.arm for rung in rungs))
+    varied = [name for name in LAWS if all(name in rung.ranges for rung in tuning.rungs)]
+    return Tuned(
+        name=tuning.name,
+        rungs=rungs,
+        tried=found,
+        laws=tuple(fit_law(name, [rung for rung in rungs if rung.arm == arm]) for arm in arms for name in varied),
+        shared=tuple(_shared(found, responses)),
+    )
+
+
+def _tuned(rung: Rung, response: Response | Refusal) -> TunedRung:
+    return TunedRung(arm=rung.arm.label, size=rung.size, params=rung.params, tokens=rung.tokens, response=response)
+
+
+def _shared(found: Sequence[TriedRung], responses: Sequence[Response | Refusal]) -> list[Shared]:
+    shared: list[Shared] = []
+    for each, response in zip(found, responses, strict=True):
+        others = fit_responses(list(each.elsewhere.values()))
+        for tokens, other in zip(each.elsewhere, others, strict=True):
+            lost = next((one for one in (response, other) if isinstance(one, Refusal)), None)
+            if isinstance(response, Response) and isinstance(other, Response):
+                lost = loss_of_sharing({name: response.optimum(name).value for name in response.names}, other)
+            assert lost is not None
+            shared.append(Shared(arm=each.rung.arm.label, size=each.rung.size, tokens=tokens, loss_lost=lost))
+    return shared
+
+
+def recipe_text(tuned: Tuned) -> str:
+    """The laws as a recipe file for `isoflop --recipe`."""
+    lines = [f"# Laws from the trials of the sweep {tuned.name}, for `mor-sweep isoflop --recipe FILE`.", ""]
+    for law in tuned.found:
+        exponent = law.exponent.value if isinstance(law.exponent, Estimate) else 0.0
+        lines += [
+            f"[train.{'learning_rate' if law.name == LEARNING_RATE else 'batch_law'}.{law.arm}]",
+            f"base = {law.base.value:.4g}",
+            f"reference_params = {law.reference}",
+            f"exponent = {exponent:.4g}",
+            f'source = "{_source(tuned, law)}"',
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _source(tuned: Tuned, law: HyperparameterLaw) -> str:
+    trials = sum(len(each.trials) for each in tuned.tried if each.rung.arm.label == law.arm)
+    base = f"{trials} trials at {', '.join(law.sizes)}; base {law.base.low:.3g} to {law.base.high:.3g}"
+    if isinstance(law.exponent, Refusal):
+        return f"mor-sweep tune {tuned.name}: {base}; {law.exponent.sentence}"
+    return f"mor-sweep tune {tuned.name}: {base}, exponent {law.exponent.low:.3g} to {law.exponent.high:.3g} (95 %)"
