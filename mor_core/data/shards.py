@@ -27,6 +27,7 @@ from mor_core.data.corpus import (
 from mor_core.data.large_corpus import Spread, find_source, freeze_source, is_large, one_after_another, write_large
 from mor_core.data.publish import naming_what_cannot_be_written, read_json
 from mor_core.data.reader import MEND, TokenReader, check_size, open_shard
+from mor_core.data.remote import fetch_folder, local_folder
 from mor_core.data.snapshot import (
     MANIFEST,
     SPLITS,
@@ -51,6 +52,9 @@ def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:
     does not exist, a given tokenizer cannot be used, or the prepared description is damaged.
     """
     cache = cache or cache_folder()
+    if spec.is_remote:
+        folder = local_folder(spec.corpus, cache)
+        return _fitting(spec, load_snapshot(folder)) if (folder / MANIFEST).is_file() else None
     given = _given(spec)
     corpus = find_source(spec, cache) if is_large(spec) else find_corpus(spec, cache)
     folder = corpus and _tokens_folder(corpus, spec, given, cache)
@@ -97,6 +101,10 @@ def prepare(
             return ready
         if report:
             report(f"Preparing the data of {spec.corpus}, once; later runs use the same snapshot")
+        if spec.is_remote:
+            folder = local_folder(spec.corpus, cache)
+            fetch_folder(spec.corpus, folder, report)
+            return _fitting(spec, load_snapshot(folder))
         if is_large(spec):
             source = (None if refresh else find_source(spec, cache)) or freeze_source(spec, cache, part_bytes)
             remember_source_hashes(spec, cache)  # A resumed preparation need not read all files first.
@@ -213,6 +221,16 @@ def _remember(spec: DataSpec, cache: Path, report: Callable[[str], None] | None)
     corpus = find_corpus(spec, cache) if spec.is_python_sources else None
     if report and corpus and (note := environment_note(corpus)):
         report(note)
+
+
+def _fitting(spec: DataSpec, snapshot: DataSnapshot) -> DataSnapshot:
+    """Data that were prepared elsewhere, if they are of the vocabulary that is asked for; else `DataError`."""
+    if snapshot.vocab_size != spec.vocab_size:
+        raise DataError(
+            f"{spec.corpus} was prepared with a vocabulary of {snapshot.vocab_size}, expected {spec.vocab_size}; set "
+            f"vocab_size to {snapshot.vocab_size}, or prepare the text again."
+        )
+    return snapshot
 
 
 def _given(spec: DataSpec) -> GivenTokenizer | None:

@@ -33,7 +33,8 @@ class DataSpec:
 
     corpus: str = PYTHON_SOURCES
     """`python-sources`, `fineweb-edu`, `hf:NAME[:CONFIG][@REVISION]`, or the path of a text, JSON Lines or Parquet
-    file, of a folder of such files, a pattern of paths, or several with commas between."""
+    file, of a folder of such files, a pattern of paths, or several with commas between. A URL names data that were
+    prepared and published."""
 
     vocab_size: int
     """Number of token ids, the end-of-text token included; at least as many as a given tokenizer has."""
@@ -76,7 +77,12 @@ class DataSpec:
     @property
     def is_files(self) -> bool:
         """Whether the corpus is a user's own files."""
-        return not self.is_python_sources and not self.is_hub
+        return not self.is_python_sources and not self.is_hub and not self.is_remote
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the corpus is data that was prepared elsewhere and published on object storage."""
+        return "://" in self.corpus
 
     @property
     def is_python_sources(self) -> bool:

@@ -68,18 +68,42 @@ def info(
     deduplicate: Duplicates = None,
 ) -> None:
     """What prepared text holds, where it comes from, and how often the sweep's cells would read it."""
+    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate)
+    snapshot = _prepared(spec)
+    _print(snapshot)
+    _print_contents(snapshot)
+    _print_epochs(spec, snapshot)
+
+
+@data.command("publish")
+def publish(
+    url: Annotated[str, typer.Argument(help="s3://bucket/prefix, or any URL that fsspec knows.")],
+    preset: Preset = "cpu",
+    corpus: Corpus = None,
+    tokenizer: Tokenizer = None,
+    max_megabytes: Megabytes = None,
+    deduplicate: Duplicates = None,
+) -> None:
+    """Copy prepared text to object storage, for machines that share no disk; prints the URL to train on."""
+    from mor_core.data.remote import publish_folder
+    from mor_core.data.spec import DataError
+
+    if "://" not in url:
+        raise DataError(f"{url} is no URL, expected one like s3://bucket/prefix: a shared folder needs no publishing")
+    snapshot = _prepared(_sweep(preset, None, corpus, tokenizer, max_megabytes, deduplicate))
+    typer.echo(publish_folder(snapshot.folder, url, report=lambda line: typer.echo(line, err=True)))
+
+
+def _prepared(spec: "SweepSpec") -> "DataSnapshot":
     from mor_core.data.shards import find
     from mor_core.data.spec import DataError
 
-    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate)
     snapshot = find(spec.data_spec)
     if snapshot is None:
         raise DataError(
             f"the data of {spec.data_spec.corpus} is not prepared: run `mor-sweep data prepare` with the same flags"
         )
-    _print(snapshot)
-    _print_contents(snapshot)
-    _print_epochs(spec, snapshot)
+    return snapshot
 
 
 def _sweep(
@@ -137,11 +161,11 @@ def _print_epochs(spec: "SweepSpec", snapshot: "DataSnapshot") -> None:
     from orchestrator.cells import MANY_EPOCHS
     from orchestrator.plan import plan
 
-    cells = plan(spec, snapshot).cells
+    cells = plan(spec, None).cells  # Nothing of the data matters here but how much there is.
     typer.echo(f"\n{spec.name}: passes over the training tokens, {len(cells)} cells")
     for budget in sorted({cell.budget for cell in cells}, reverse=True):
         mine = [cell for cell in cells if cell.budget == budget]
-        epochs = [cell.epochs or 0.0 for cell in mine]
+        epochs = [cell.tokens / snapshot.train_tokens for cell in mine]
         many = sum(each > MANY_EPOCHS for each in epochs)
         flagged = f"; {many} repeat it more than {MANY_EPOCHS:g} times" if many else ""
         tokens = f"{min(cell.tokens for cell in mine):.3g} to {max(cell.tokens for cell in mine):.3g} tokens"

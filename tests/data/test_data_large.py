@@ -6,8 +6,10 @@ import json
 import lzma
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from large_samples import CONFIG, REPOSITORY, mirror_of, preparing, story
 
+from mor_core.data import reader
 from mor_core.data.contents import contents_of
 from mor_core.data.large_corpus import freeze_source
 from mor_core.data.shards import find, open_tokens, prepare
@@ -364,3 +367,39 @@ def test_too_little_text_is_refused_with_the_counts(tmp_path: Path, cache: Path)
     file = write(tmp_path / "rows.jsonl", '{"text": "a story"}\n{\n')
     with pytest.raises(DataError, match=r"rows\.jsonl gives 1 document\(s\) and none of them for .* 1 not JSON"):
         prepare(spec_of(str(file), deduplicate="none"), cache)
+
+
+def test_a_full_disk_is_named_and_once_there_is_space_the_same_command_ends(mirror: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        with pytest.raises(DataError, match=r"Cannot write .*No space left on device; free some space there, or set"):
+            prepare(spec_of(), small, part_bytes=PART_BYTES)
+        subprocess.run(["mount", "-o", "remount,size=20m", str(small)], check=True)
+        snapshot = prepare(spec_of(), small, part_bytes=PART_BYTES)
+        assert snapshot.fingerprint == prepare(spec_of(), tmp_path / "large", part_bytes=PART_BYTES).fingerprint
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_more_shards_than_open_files_are_allowed_are_read_like_one(tmp_path: Path, cache: Path, monkeypatch) -> None:
+    monkeypatch.setattr("mor_core.data.reader._mapped", lru_cache(4)(reader._mapped.__wrapped__))
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in STORIES)
+    snapshot = prepare(spec_of(str(write(tmp_path / "a.jsonl", rows)), deduplicate="none"), cache, part_bytes=2_000)
+    tokens = open_tokens(snapshot)
+    assert len(tokens.train) > 40
+    joined = np.concatenate([np.fromfile(shard.path, shard.dtype) for shard in tokens.train])
+    n = tokens.num_train_sequences(T)
+    found = sorted(tuple(tokens.train_batch(0, step, 1, T)[0]) for step in range(n))
+    assert found == sorted(tuple(joined[i * T : (i + 1) * T + 1]) for i in range(n))
+
+
+def test_samples_depend_on_seed_and_step_alone_whatever_the_cut_into_parts(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in STORIES)
+    file = write(tmp_path / "a.jsonl", rows)
+    snapshot = prepare(spec_of(str(file), deduplicate="none"), tmp_path / "a", part_bytes=PART_BYTES)
+    tokens = open_tokens(snapshot)
+    alone = [tokens.train_batch(7, 3 * 8 + i, 1, T)[0] for i in range(8)]
+    np.testing.assert_array_equal(tokens.train_batch(7, 3, 8, T), alone)
