@@ -7,7 +7,7 @@ hub's repository would.
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +116,32 @@ def stream_documents(file: str, kind: str, skipped: Counter[str]) -> Iterator[st
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{file} cannot be read to its end ({reason}); write or copy it again.") from error
+
+
+def hub_file(model: str, name: str, beside: Iterable[str] = ()) -> Path:
+    """A file of a model on the hub, from the mirror, from the hub's own cache, or downloaded; others that stand
+    `beside` it are fetched too where there are any. `DataError` where it cannot be had.
+    """
+    if (mirror := mirror_folder()) is not None:
+        if not (mirror / model / name).is_file():
+            raise DataError(f"The mirror {mirror} ({MIRROR_VARIABLE}) holds no {model}/{name}; put it there.")
+        return mirror / model / name
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, name)
+    if isinstance(cached, str):
+        return Path(cached)
+    for other in beside:
+        with suppress(OSError, ValueError):
+            hf_hub_download(model, other)
+    try:
+        return Path(hf_hub_download(model, name))
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"There is no file or folder {model}, and {name} of such a model cannot be fetched ({reason}); give "
+            "a tokenizer.json or a folder that holds one."
+        ) from error
 
 
 def _datasets() -> Any:

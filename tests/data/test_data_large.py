@@ -403,3 +403,14 @@ def test_samples_depend_on_seed_and_step_alone_whatever_the_cut_into_parts(tmp_p
     tokens = open_tokens(snapshot)
     alone = [tokens.train_batch(7, 3 * 8 + i, 1, T)[0] for i in range(8)]
     np.testing.assert_array_equal(tokens.train_batch(7, 3, 8, T), alone)
+
+
+def test_a_tokenizer_is_found_by_the_name_of_its_model(mirror: Path, cache: Path) -> None:
+    trained = prepare(spec_of(), cache, part_bytes=PART_BYTES)
+    (mirror / "somebody" / "model").mkdir(parents=True)
+    file = mirror / "somebody" / "model" / "tokenizer.json"
+    file.write_bytes((trained.folder / "tokenizer.json").read_bytes())
+    named = prepare(spec_of(tokenizer="somebody/model"), cache, part_bytes=PART_BYTES)
+    assert named.tokenizer_fingerprint == trained.tokenizer_fingerprint
+    with pytest.raises(DataError, match="holds no somebody/other/tokenizer"):
+        prepare(spec_of(tokenizer="somebody/other"), cache)
