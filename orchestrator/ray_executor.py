@@ -8,10 +8,12 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from types import ModuleType
+from typing import Any, TypeVar
 
 from orchestrator.distributed_segment import Rank, run_rank, with_ranks
 from orchestrator.executor import Events
@@ -31,6 +33,9 @@ from orchestrator.segment_run import Job
 from orchestrator.stopping import preemptible
 from orchestrator.store import Store
 from orchestrator.worker import Outcome, failed, run_segment
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 TICK_SECONDS = 0.5
 LOST_SECONDS = 10.0
@@ -65,6 +70,22 @@ class RayExecutor:
         with self._connected() as ray:
             check_feasible(self._request(ray), _nodes(ray), self._name)
             return parallel_segments(self._request(ray), _nodes(ray))
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Apply a function to items as tasks of one CPU each; items are taken as workers become free, and outcomes come
+        as they are ready. Raises ClusterUnreachable where a task's process dies again and again, and what the function
+        raises.
+        """
+        with self._connected() as ray:
+            task = ray.remote(function).options(num_cpus=1, max_retries=LOST_PROCESS_RETRIES)
+            holds = max(1, int(sum(node.cpus for node in _nodes(ray))))
+            remaining, running = iter(items), []
+            while True:
+                running += [task.remote(item) for item in islice(remaining, holds - len(running))]
+                if not running:
+                    return
+                ready, running = ray.wait(running, num_returns=1)
+                yield _mapped(ray, ready[0])
 
     def _connected(self) -> contextlib.AbstractContextManager[ModuleType]:
         return connected(self.address, self.workers * self.workers_per_segment * CPUS_PER_WORKER)
@@ -182,6 +203,18 @@ class _Run:
                 f"{self.where} is lost: nothing answers at {self.head} any more. What ran there is interrupted, not "
                 "failed: the same command on a cluster that answers goes on from the last checkpoints"
             )
+
+
+def _mapped(ray: ModuleType, reference: object) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ClusterUnreachable(
+            f"a task's process died again and again ({reason}); the same command goes on"
+        ) from error
 
 
 def _compute(segment: Segment, job: Job, request: Request) -> Outcome:

@@ -19,7 +19,9 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import torch
 
+from mor_core.data.remote import fetch_folder
 from mor_core.data.shards import TokenReader, load_snapshot, open_tokens
+from mor_core.data.snapshot import MANIFEST
 from mor_core.data.spec import DataError
 from mor_core.data.verified import ShardCheck
 from mor_core.interop.hugging_face import initialise
@@ -65,6 +67,8 @@ class Job:
     """The results folder."""
     data_folder: Path
     """Folder of the data snapshot."""
+    data_url: str | None = None
+    """Where a machine that has no such folder fetches it from."""
     checkpoint_every_steps: int
     """Steps between checkpoints within a segment: the work that a fault can cost."""
     micro_batch: int | None = None
@@ -295,6 +299,8 @@ class SegmentRun:
             remove_folder(path)
 
     def _open_data(self) -> tuple[TokenReader, ShardCheck]:
+        if self.job.data_url and not (self.job.data_folder / MANIFEST).is_file():
+            fetch_folder(self.job.data_url, self.job.data_folder)
         snapshot = load_snapshot(self.job.data_folder)
         if snapshot.fingerprint != self.segment.trunk.data_fingerprint:
             raise DataError(

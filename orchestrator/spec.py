@@ -215,11 +215,14 @@ class DataSection(Section):
     """The corpus."""
 
     corpus: Annotated[str, Field(min_length=1)] = PYTHON_SOURCES
-    """python-sources, or the path of a file or folder of text."""
+    """python-sources, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or the path of a file or folder of text."""
     max_megabytes: PositiveFloat | None = None
     """Most text to keep, in 10^6 bytes."""
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
-    """A tokenizer.json, or a folder that holds one; None trains a tokenizer of model.vocab_size ids on the text."""
+    """A tokenizer.json, a folder that holds one, or a model of the hub; None trains a tokenizer of model.vocab_size ids
+    on the text."""
+    deduplicate: Literal["none", "exact", "near"] = "exact"
+    """Which repeated documents are left out."""
 
 
 class EvaluationSection(Section):
@@ -301,6 +304,7 @@ class SweepSpec(Section):
             vocab_size=self.model.vocab_size,
             max_megabytes=self.data.max_megabytes,
             tokenizer=self.data.tokenizer,
+            deduplicate=self.data.deduplicate,
         )
 
     @property

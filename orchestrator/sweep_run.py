@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 
+from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.allowance import Allowance
 from orchestrator.display import lost_arm_lines
@@ -62,6 +63,7 @@ def run_sweep(
     job = Job(
         results=store.root,
         data_folder=data.folder,
+        data_url=origin_of(data.folder),
         checkpoint_every_steps=spec.execution.checkpoint_every_steps,
         micro_batch=spec.execution.micro_batch,
         init_folder=Path(spec.init_from.folder).absolute() if spec.init_from else None,

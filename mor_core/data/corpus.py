@@ -10,12 +10,10 @@ changed files are another corpus.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mor_core.data import python_sources
 from mor_core.data.documents import (
@@ -28,15 +26,13 @@ from mor_core.data.documents import (
 )
 from mor_core.data.publish import published_folder, read_json, write_json
 from mor_core.data.snapshot import SPLITS
+from mor_core.data.source_hashes import source_fingerprint
 from mor_core.data.spec import PYTHON_SOURCES, DataError, DataSpec
-from mor_core.data.user_text import file_sha256, read_user_text, source_files
+from mor_core.data.user_text import common_root, read_user_text
 
 CORPUS_FILE = "corpus.json"
 POINTER = "current.json"
 SCHEMA = 1
-
-SETTLED_AFTER_NS = 2_000_000_000
-"""A file changed within this time of being hashed may change again under the same time stamp: hash it anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,18 +101,6 @@ def prepare_corpus(
     return corpus
 
 
-def remember_source_hashes(spec: DataSpec, cache: Path) -> None:
-    """Keep the hashes of a user's files, so that the next look-up reads only those that changed."""
-    if spec.is_python_sources or not os.access(cache, os.W_OK):  # a shared cache may be read-only
-        return
-    settled_ns = time.time_ns() - SETTLED_AFTER_NS
-    hashes = _source_hashes(spec.corpus, cache)
-    known = {path: entry for path, entry in hashes.items() if entry["stamp"][1] < settled_ns}
-    file = _source_hash_file(spec.corpus, cache)
-    if known and not (file.is_file() and read_json(file) == known):
-        write_json(file, known)
-
-
 def load_corpus(folder: Path) -> CorpusSnapshot:
     """Read what is known about a frozen corpus; `DataError` where its description is missing or damaged."""
     try:
@@ -173,8 +157,8 @@ def _freeze(spec: DataSpec, key_folder: Path, site_folders: Sequence[Path] | Non
         installed = python_sources.installed_versions(folders)
         return _write(PYTHON_SOURCES, key_folder, selection, split, packages, held_back, installed)
     selection = read_user_text(spec.corpus, spec.max_bytes)
-    path = Path(spec.corpus).expanduser().absolute()
-    return _write(path.name, key_folder, selection, split_by_hash(selection.documents, str(path)))
+    root = common_root(spec.corpus)
+    return _write(root.name, key_folder, selection, split_by_hash(selection.documents, str(root)))
 
 
 def _write(
@@ -244,31 +228,5 @@ def _key_folder(spec: DataSpec, cache: Path) -> Path:
     limit = "" if spec.max_megabytes is None else f"-{spec.max_megabytes:g}MB"
     if spec.is_python_sources:
         return cache / "corpora" / f"{PYTHON_SOURCES}{limit}"
-    path = Path(spec.corpus).expanduser().absolute()
-    return cache / "corpora" / f"{path.name}-{_source_fingerprint(spec.corpus, cache)[:16]}{limit}"
-
-
-def _source_fingerprint(corpus: str, cache: Path) -> str:
-    """sha256 over the names and contents of a user's files; only changed files are read again."""
-    hashes = sorted(_source_hashes(corpus, cache).items())
-    root = Path(corpus).expanduser().absolute()
-    lines = [f"{entry['sha256']} {Path(path).relative_to(root)}\n" for path, entry in hashes]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _source_hashes(corpus: str, cache: Path) -> dict[str, dict[str, Any]]:
-    known_file = _source_hash_file(corpus, cache)
-    known = read_json(known_file) if known_file.is_file() else {}
-    hashes: dict[str, dict[str, Any]] = {}
-    for path in source_files(corpus):
-        stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        before = known.get(str(path), {})
-        sha256 = before["sha256"] if before.get("stamp") == stamp else file_sha256(path)
-        hashes[str(path)] = {"stamp": stamp, "sha256": sha256}
-    return hashes
-
-
-def _source_hash_file(corpus: str, cache: Path) -> Path:
-    path = Path(corpus).expanduser().absolute()
-    return cache / "sources" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+    name, content = common_root(spec.corpus).name, source_fingerprint(spec.corpus, cache)
+    return cache / "corpora" / f"{name}-{content[:16]}{limit}"

@@ -1,6 +1,7 @@
 """Near-duplicate documents: MinHash signatures over lines find candidates, an exact Jaccard index decides."""
 
 import zlib
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,3 +61,29 @@ def jaccard(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
         return 0.0  # sets this unequal in size cannot reach the threshold
     common = len(np.intersect1d(a, b, assume_unique=True))
     return common / (len(a) + len(b) - common)
+
+
+SHINGLE_WORDS = 5
+"""Words in one shingle of prose, as in Lee et al. 2022: a paragraph is one line, so that lines would be too coarse."""
+
+
+def signature(text: str) -> NDArray[np.uint32]:
+    """The MinHash signature of a text's word 5-grams; [BANDS * ROWS]."""
+    minhash = _blank().copy()
+    minhash.update_batch(shingle_hashes(text))
+    return minhash.hashvalues.astype(np.uint32)
+
+
+def shingle_hashes(text: str) -> NDArray[np.int64]:
+    """32-bit hashes of the distinct word 5-grams, or of the words where there are fewer."""
+    words = text.split()
+    last = max(len(words) - SHINGLE_WORDS, 0)
+    shingles = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last + 1)}
+    return np.unique(np.fromiter((zlib.crc32(each.encode()) for each in shingles), dtype=np.int64))
+
+
+@cache
+def _blank() -> "MinHash":
+    from datasketch import MinHash
+
+    return MinHash(num_perm=BANDS * ROWS, hashfunc=int)

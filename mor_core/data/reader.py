@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,37 @@ from mor_core.data.spec import DataError
 MEND = "delete it and run `mor-sweep data prepare`, which makes it again from the frozen text."
 
 
+OPEN_SHARDS = 256
+"""Shards mapped at a time: each mapping holds a file descriptor, and a large corpus has more shards than a process may
+have files open."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One file of token ids, mapped into memory."""
+    """One file of token ids."""
 
     path: Path
     sha256: str
-    tokens: NDArray[Any]
-    """[tokens], unsigned, little-endian."""
+    num_tokens: int
+    dtype: str
+    """unsigned, little-endian"""
+
+    @property
+    def tokens(self) -> NDArray[Any]:
+        """The token ids, mapped into memory; [tokens]."""
+        return _mapped(self)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_tokens * np.dtype(self.dtype).itemsize
+
+
+@lru_cache(OPEN_SHARDS)
+def _mapped(shard: Shard) -> NDArray[Any]:
+    try:
+        return np.memmap(shard.path, dtype=shard.dtype, mode="r", shape=(shard.num_tokens,))
+    except (OSError, ValueError) as error:
+        raise DataError(f"The token shard {shard.path} is missing or cut off ({error}); {MEND}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +95,9 @@ class TokenReader:
     def verify(self) -> None:
         """Read every shard and compare its sha256; `DataError` names the first that was changed."""
         for shard in (*self.train, *self.valid):
-            if hashlib.sha256(shard.tokens.tobytes()).hexdigest() != shard.sha256:
+            with shard.path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != shard.sha256:
                 raise DataError(f"The token shard {shard.path} is not the one that was prepared; {MEND}")
 
 
@@ -79,7 +105,7 @@ def open_shard(folder: Path, entry: dict[str, Any], dtype: str) -> Shard:
     """Map one shard of the manifest; `DataError` names it where it is missing or of the wrong size."""
     path = folder / entry["file"]
     check_size(path, entry["tokens"] * np.dtype(dtype).itemsize)
-    return Shard(path=path, sha256=entry["sha256"], tokens=np.memmap(path, dtype=dtype, mode="r"))
+    return Shard(path=path, sha256=entry["sha256"], num_tokens=entry["tokens"], dtype=dtype)
 
 
 def check_size(path: Path, expected_bytes: int) -> None:
@@ -95,29 +121,36 @@ def check_size(path: Path, expected_bytes: int) -> None:
 
 def num_windows(shards: Sequence[Shard], context_length: int) -> int:
     """Windows of T tokens with stride T that are followed by at least one more token."""
-    return max(sum(len(shard.tokens) for shard in shards) - 1, 0) // context_length
+    return max(int(_starts(tuple(shards))[-1]) - 1, 0) // context_length
 
 
 def _windows(shards: Sequence[Shard], windows: NDArray[np.int64], context_length: int) -> NDArray[np.int64]:
     batch_BxT1 = np.empty((len(windows), context_length + 1), dtype=np.int64)
+    starts = _starts(tuple(shards))
     for row, window in enumerate(windows):
         start = int(window) * context_length
-        batch_BxT1[row] = _slice(shards, start, start + context_length + 1)
+        batch_BxT1[row] = _slice(shards, starts, start, start + context_length + 1)
     return batch_BxT1
 
 
-def _slice(shards: Sequence[Shard], start: int, stop: int) -> NDArray[Any]:
-    """Tokens start..stop-1 of the shards laid end to end."""
-    parts: list[NDArray[Any]] = []
-    for shard in shards:
-        if start < len(shard.tokens) and stop > 0:
-            parts.append(shard.tokens[max(start, 0) : stop])
-        start, stop = start - len(shard.tokens), stop - len(shard.tokens)
-    return np.concatenate(parts)
+def _slice(shards: Sequence[Shard], starts: NDArray[np.int64], start: int, stop: int) -> NDArray[Any]:
+    """Tokens start..stop-1 of the shards laid end to end; a window rarely reaches into a second shard."""
+    number = int(np.searchsorted(starts, start, side="right")) - 1
+    offset = start - int(starts[number])
+    here = shards[number].tokens[offset : offset + stop - start]
+    if (following := start + len(here)) == stop:
+        return here
+    return np.concatenate([here, _slice(shards, starts, following, stop)])
+
+
+@lru_cache(8)
+def _starts(shards: tuple[Shard, ...]) -> NDArray[np.int64]:
+    """Where each shard begins, the end of the last included."""
+    return np.cumsum([0, *(shard.num_tokens for shard in shards)], dtype=np.int64)
 
 
 def _too_short(part: str, shards: Sequence[Shard], num_sequences: int, context_length: int) -> str:
-    available = sum(len(shard.tokens) for shard in shards)
+    available = sum(shard.num_tokens for shard in shards)
     return (
         f"The {part} part has {available} tokens, but {num_sequences} sequence(s) of {context_length} tokens need "
         f"{num_sequences * context_length + 1}; ask for fewer or shorter sequences, or prepare more text."

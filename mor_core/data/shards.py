@@ -3,6 +3,9 @@
     <cache>/tokens/<corpus fingerprint>-v<vocabulary>/   tokenizer.json  train-00000.bin ...  valid-00000.bin
                                                          manifest.json
 
+A small corpus is frozen as a copy (mor_core.data.corpus) and its folder appears whole; a large one is read in place, in
+parts (mor_core.data.large_corpus), and its folder is prepared once the manifest is there.
+
 Under a given tokenizer the folder's name also holds the start of its fingerprint and the id that ends a document.
 
 Light on purpose: a plan looks up a snapshot without loading the tokenizer or the near-duplicate index.
@@ -11,6 +14,7 @@ Light on purpose: a plan looks up a snapshot without loading the tokenizer or th
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +23,11 @@ from mor_core.data.corpus import (
     environment_note,
     find_corpus,
     prepare_corpus,
-    remember_source_hashes,
 )
+from mor_core.data.large_corpus import Spread, find_source, freeze_source, is_large, one_after_another, write_large
 from mor_core.data.publish import naming_what_cannot_be_written, read_json
 from mor_core.data.reader import MEND, TokenReader, check_size, open_shard
+from mor_core.data.remote import fetch_folder, local_folder
 from mor_core.data.snapshot import (
     MANIFEST,
     SPLITS,
@@ -31,6 +36,8 @@ from mor_core.data.snapshot import (
     load_snapshot,
     read_manifest,
 )
+from mor_core.data.source_hashes import remember_source_hashes
+from mor_core.data.sources import PART_BYTES, Source
 from mor_core.data.spec import DataError, DataSpec, cache_folder
 from mor_core.data.tokenise import write_tokens
 from mor_core.data.tokenizer import GivenTokenizer, check_vocabulary, read_tokenizer, token_bytes
@@ -45,8 +52,11 @@ def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:
     does not exist, a given tokenizer cannot be used, or the prepared description is damaged.
     """
     cache = cache or cache_folder()
+    if spec.is_remote:
+        folder = local_folder(spec.corpus, cache)
+        return _fitting(spec, load_snapshot(folder)) if (folder / MANIFEST).is_file() else None
     given = _given(spec)
-    corpus = find_corpus(spec, cache)
+    corpus = find_source(spec, cache) if is_large(spec) else find_corpus(spec, cache)
     folder = corpus and _tokens_folder(corpus, spec, given, cache)
     if not corpus or not folder or not (folder / MANIFEST).is_file():
         return None
@@ -66,12 +76,15 @@ def prepare(
     cache: Path | None = None,
     refresh: bool = False,
     report: Callable[[str], None] | None = None,
+    spread: Spread[Any, Any] = one_after_another,
+    part_bytes: int = PART_BYTES,
 ) -> DataSnapshot:
     """The snapshot that `spec` means, made now where it is absent; `report` is told what happens.
 
-    Safe to call from several processes at once. Shards that were lost are made again from the frozen text.
-    `refresh` freezes the text anew. Raises `DataError` for text that cannot be used and for a cache folder that
-    cannot be written.
+    Safe to call from several processes at once. Shards that were lost are made again from the frozen text, or from the
+    files of a large corpus. `refresh` freezes the text anew. The parts of a large corpus, of about `part_bytes` of text
+    each, are prepared by `spread`. Raises `DataError` for text that cannot be used and for a cache folder that cannot
+    be written.
     """
     cache = cache or cache_folder()
     if not refresh and (ready := _intact(spec, cache)):
@@ -88,8 +101,19 @@ def prepare(
             return ready
         if report:
             report(f"Preparing the data of {spec.corpus}, once; later runs use the same snapshot")
-        corpus = prepare_corpus(spec, cache, refresh, report)
-        snapshot = _prepare_tokens(corpus, spec, cache, report)
+        if spec.is_remote:
+            folder = local_folder(spec.corpus, cache)
+            fetch_folder(spec.corpus, folder, report)
+            return _fitting(spec, load_snapshot(folder))
+        if is_large(spec):
+            source = (None if refresh else find_source(spec, cache)) or freeze_source(spec, cache, part_bytes)
+            remember_source_hashes(spec, cache)  # A resumed preparation need not read all files first.
+            if report:
+                report(f"{len(source.parts)} parts; stopped at any moment, the same command goes on")
+            snapshot = _prepare_tokens(source, spec, cache, report, spread)
+        else:
+            corpus = prepare_corpus(spec, cache, refresh, report)
+            snapshot = _prepare_tokens(corpus, spec, cache, report)
         _remember(spec, cache, report)
         return snapshot
     finally:
@@ -123,14 +147,21 @@ def open_tokens(snapshot: DataSnapshot) -> TokenReader:
 
 
 def _prepare_tokens(
-    corpus: CorpusSnapshot, spec: DataSpec, cache: Path, report: Callable[[str], None] | None
+    corpus: CorpusSnapshot | Source,
+    spec: DataSpec,
+    cache: Path,
+    report: Callable[[str], None] | None,
+    spread: Spread[Any, Any] = one_after_another,
 ) -> DataSnapshot:
     """The tokens of a corpus, made where they are not there in full: what others may be reading is never replaced."""
     given = _given(spec)
     folder = _tokens_folder(corpus, spec, given, cache)
     if not _is_whole(folder):
         named = replace(corpus, name=_published_name(folder) or corpus.name)
-        write_tokens(named, spec.vocab_size, folder, given=given)
+        if isinstance(named, Source):
+            write_large(named, spec.vocab_size, folder, given, spread, report)
+        else:
+            write_tokens(named, spec.vocab_size, folder, given=given)
     manifest = read_manifest(folder)
     snapshot = replace(load_snapshot(folder), name=corpus.name)
     if report:
@@ -187,9 +218,19 @@ def _is_whole(folder: Path) -> bool:
 
 def _remember(spec: DataSpec, cache: Path, report: Callable[[str], None] | None) -> None:
     remember_source_hashes(spec, cache)
-    corpus = find_corpus(spec, cache)
+    corpus = find_corpus(spec, cache) if spec.is_python_sources else None
     if report and corpus and (note := environment_note(corpus)):
         report(note)
+
+
+def _fitting(spec: DataSpec, snapshot: DataSnapshot) -> DataSnapshot:
+    """Data that were prepared elsewhere, if they are of the vocabulary that is asked for; else `DataError`."""
+    if snapshot.vocab_size != spec.vocab_size:
+        raise DataError(
+            f"{spec.corpus} was prepared with a vocabulary of {snapshot.vocab_size}, expected {spec.vocab_size}; set "
+            f"vocab_size to {snapshot.vocab_size}, or prepare the text again."
+        )
+    return snapshot
 
 
 def _given(spec: DataSpec) -> GivenTokenizer | None:
@@ -201,6 +242,6 @@ def _given(spec: DataSpec) -> GivenTokenizer | None:
     return given
 
 
-def _tokens_folder(corpus: CorpusSnapshot, spec: DataSpec, given: GivenTokenizer | None, cache: Path) -> Path:
+def _tokens_folder(corpus: CorpusSnapshot | Source, spec: DataSpec, given: GivenTokenizer | None, cache: Path) -> Path:
     tokenizer = "" if given is None else f"-t{given.fingerprint[:16]}-e{given.end_of_text_id}"
     return cache / "tokens" / f"{corpus.fingerprint}-v{spec.vocab_size}{tokenizer}"

@@ -7,6 +7,14 @@ from pathlib import Path
 PYTHON_SOURCES = "python-sources"
 """The name of the default corpus: the Python files of the installed libraries."""
 
+FINEWEB_EDU = "fineweb-edu"
+"""The name of the corpus that the paper trains on."""
+
+HUB_PREFIX = "hf:"
+"""How the name of a data set of the Hugging Face hub begins."""
+
+DEDUPLICATE = ("none", "exact", "near")
+
 CACHE_VARIABLE = "MOR_SWEEP_CACHE"
 
 SMALLEST_VOCABULARY = 258
@@ -24,16 +32,23 @@ class DataSpec:
     """The text and the vocabulary of a run, as a user states them."""
 
     corpus: str = PYTHON_SOURCES
-    """`python-sources`, or the path of a text, JSON Lines or Parquet file, or of a folder of such files."""
+    """`python-sources`, `fineweb-edu`, `hf:NAME[:CONFIG][@REVISION]`, or the path of a text, JSON Lines or Parquet
+    file, of a folder of such files, a pattern of paths, or several with commas between. A URL names data that were
+    prepared and published."""
 
     vocab_size: int
     """Number of token ids, the end-of-text token included; at least as many as a given tokenizer has."""
 
     tokenizer: str | None = None
-    """Path of a Hugging Face tokenizer.json, or of a folder that holds one; None trains byte-level BPE on the text."""
+    """Path of a Hugging Face tokenizer.json, of a folder that holds one, or the name of a model on the hub; None trains
+    byte-level BPE on the text."""
 
     max_megabytes: float | None = None
-    """Most text to keep, in 10^6 bytes of UTF-8; None keeps everything."""
+    """Most text to keep, in 10^6 bytes of UTF-8; None keeps everything. A large corpus is taken in whole parts, up to
+    the one that reaches this."""
+
+    deduplicate: str = "exact"
+    """Which documents are left out as repeated: `none`, `exact` (equal to an earlier one) or `near` (much like one)."""
 
     def __post_init__(self) -> None:
         if self.tokenizer is None and self.vocab_size < SMALLEST_VOCABULARY:
@@ -45,6 +60,29 @@ class DataSpec:
             raise DataError(
                 f"max_megabytes is {self.max_megabytes}, but must be above zero; leave it out for no limit."
             )
+
+        if self.deduplicate not in DEDUPLICATE:
+            raise DataError(f"deduplicate is {self.deduplicate!r}, expected {', '.join(DEDUPLICATE)}.")
+        if self.is_python_sources and self.deduplicate != "exact":
+            raise DataError(
+                f"deduplicate is {self.deduplicate!r}, but near duplicates are always left out of python-sources; "
+                "leave it out, or give a corpus of your own."
+            )
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether the corpus is a data set of the Hugging Face hub."""
+        return self.corpus == FINEWEB_EDU or self.corpus.startswith(HUB_PREFIX)
+
+    @property
+    def is_files(self) -> bool:
+        """Whether the corpus is a user's own files."""
+        return not self.is_python_sources and not self.is_hub and not self.is_remote
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the corpus is data that was prepared elsewhere and published on object storage."""
+        return "://" in self.corpus
 
     @property
     def is_python_sources(self) -> bool:

@@ -5,7 +5,7 @@ import shutil
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, tee
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mor_core.data.corpus import CorpusSnapshot, read_texts
-from mor_core.data.encoding import DOCUMENTS_AT_ONCE, encoded
+from mor_core.data.encoding import encoded
 from mor_core.data.publish import published_folder, write_json
 from mor_core.data.snapshot import MANIFEST, SCHEMA, SPLITS, TOKENIZER_FILE, snapshot_fingerprint
 from mor_core.data.spec import DataError
@@ -101,38 +101,42 @@ def _train(texts: Iterable[str], vocab_size: int, file: Path) -> _Used:
 
 
 def _take(given: GivenTokenizer, vocab_size: int, file: Path) -> _Used:
-    check_vocabulary(given, vocab_size)
-    shutil.copyfile(given.file, file)
-    if file_sha256(file) != given.fingerprint:
-        raise DataError(f"The tokenizer {given.file} changed while it was read; run the command again.")
+    copy_tokenizer(given, vocab_size, file)
     return _Used(
-        encode=lambda texts: _checked(given, load_tokenizer(file), token_bytes(file, vocab_size), texts),
+        encode=lambda texts: checked_ids(
+            load_tokenizer(file), token_bytes(file, vocab_size), given.end_of_text_id, given.file, texts
+        ),
         end_of_text_id=given.end_of_text_id,
         num_ids=given.num_ids,
     )
 
 
-def _checked(
-    given: GivenTokenizer, tokenizer: "Tokenizer", bytes_of: NDArray[np.int64], texts: Iterable[str]
+def copy_tokenizer(given: GivenTokenizer, vocab_size: int, file: Path) -> None:
+    """Keep a given tokenizer beside its tokens; `DataError` where it does not fit the vocabulary, or just changed."""
+    check_vocabulary(given, vocab_size)
+    shutil.copyfile(given.file, file)
+    if file_sha256(file) != given.fingerprint:
+        raise DataError(f"The tokenizer {given.file} changed while it was read; run the command again.")
+
+
+def checked_ids(
+    tokenizer: "Tokenizer", bytes_of: NDArray[np.int64], end_of_text_id: int, named: Path | str, texts: Iterable[str]
 ) -> Iterator[NDArray[np.uint32]]:
     """The ids of each text under any tokenizer; `DataError` where they do not stand for each of its bytes once.
 
     The one change that is let through is canonical composition (NFC): bits per byte are then of the composed text.
     """
     composes = tokenizer.normalizer is not None and tokenizer.normalizer.normalize_str("e\u0301") == "\u00e9"
-    remaining = iter(texts)
-    while batch := list(islice(remaining, DOCUMENTS_AT_ONCE)):
-        encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-        for text, encoding in zip(batch, encodings, strict=True):
-            ids = np.array(encoding.ids, dtype=np.uint32)
-            kept = unicodedata.normalize("NFC", text) if composes else text
-            if (counted := int(bytes_of[ids].sum())) != len(kept.encode()) or given.end_of_text_id in ids:
-                raise DataError(
-                    f"The tokenizer {given.file} does not keep text byte for byte: its tokens stand for {counted} "
-                    f"bytes of a document of {len(kept.encode())} that begins {text[:40]!r}; give one that does, such "
-                    "as a byte-level one, or leave that text out."
-                )
-            yield ids
+    texts, encoded_texts = tee(texts)  # as many texts apart as the tokenizer is given at once
+    for text, ids in zip(texts, encoded(tokenizer, encoded_texts), strict=True):
+        kept = unicodedata.normalize("NFC", text) if composes else text
+        if (counted := int(bytes_of[ids].sum())) != len(kept.encode()) or end_of_text_id in ids:
+            raise DataError(
+                f"The tokenizer {named} does not keep text byte for byte: its tokens stand for {counted} "
+                f"bytes of a document of {len(kept.encode())} that begins {text[:40]!r}; give one that does, such "
+                "as a byte-level one, or leave that text out."
+            )
+        yield ids
 
 
 def dtype_for(vocab_size: int) -> str:

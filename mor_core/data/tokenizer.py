@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mor_core.data.hub import hub_file
 from mor_core.data.spec import DataError
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ END_OF_TEXT_ID = 0
 
 OTHER_END_OF_TEXT = "</s>"
 TOKENIZER_JSON = "tokenizer.json"
+CONFIGURED_ENDS = ("tokenizer_config.json", "special_tokens_map.json")
+"""Files that may name the token that ends a document, beside tokenizer.json."""
+
+HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+"""A model of the hub: OWNER/NAME."""
+
 
 SAMPLE_BYTES = 10_000_000
 """Bytes of text that merges are counted on. Documents come in hash order, so the first are a fair sample."""
@@ -156,6 +163,8 @@ def _plain(tokenizer: "Tokenizer") -> "Tokenizer":
 def _tokenizer_file(path: Path | str) -> Path:
     given = Path(path).expanduser().absolute()
     file = given / TOKENIZER_JSON if given.is_dir() else given
+    if not given.exists() and HUB_MODEL.fullmatch(str(path)):
+        return hub_file(str(path), TOKENIZER_JSON, beside=CONFIGURED_ENDS)
     if not file.is_file():
         raise DataError(f"There is no tokenizer {file}; give a tokenizer.json, or a folder that holds one.")
     return file
@@ -191,7 +200,7 @@ def _spellings(described: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 def _configured_ends(folder: Path) -> Iterator[str]:
     """The eos_token of the files that stand beside a tokenizer.json."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+    for name in CONFIGURED_ENDS:
         path = folder / name
         if not path.is_file():
             continue

@@ -2,22 +2,25 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from mor_core.data.documents import Document, Selection
 from mor_core.data.spec import DataError
+from mor_core.data.text_files import (
+    COMPRESSED_FILES,
+    JSON_LINES_FILES,
+    LONGEST_PIECE,
+    PARQUET_FILES,
+    TEXT_FILES,
+    TEXT_KEY,
+    kind_of,
+    opened,
+    opened_parquet,
+)
 
-TEXT_FILES = {".txt", ".text", ".md", ".rst", ".tex", ".py"}
-JSON_LINES_FILES = {".jsonl", ".ndjson"}
-PARQUET_FILES = {".parquet"}
-READABLE_FILES = TEXT_FILES | JSON_LINES_FILES | PARQUET_FILES
-
-TEXT_KEY = "text"
-"""The key of a JSON line and the column of a Parquet file that holds the document."""
-
-LONGEST_PIECE = 100_000
 SHORTEST_PIECE = 4_000
 """Bytes. A longer document is cut at line ends, so that part of it can be held back for validation."""
 
@@ -25,9 +28,46 @@ PIECES_AT_LEAST = 20
 """Small corpora are cut finer, into about this many pieces, so that 5 % of the bytes is one of them."""
 
 
+READABLE_FILES = TEXT_FILES | JSON_LINES_FILES | PARQUET_FILES
+
+
 def source_files(corpus: str) -> list[Path]:
-    """The files behind a path: itself, or all readable files below a folder in the order of their names."""
-    path = Path(corpus).expanduser().absolute()
+    """The files behind a path: itself, or all readable files below a folder in the order of their names.
+
+    A pattern with * or ? stands for all that match it, and commas stand between several paths.
+    """
+    paths = _paths(corpus)
+    if len(paths) == 1:
+        return _files_below(paths[0])
+    return sorted({file for path in paths for file in _files_below(path)})
+
+
+def common_root(corpus: str) -> Path:
+    """The path itself, or the lowest folder that holds all that are meant."""
+    paths = _paths(corpus)
+    return paths[0] if len(paths) == 1 else Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def _paths(corpus: str) -> list[Path]:
+    whole = Path(corpus).expanduser().absolute()
+    if whole.exists() or not any(mark in corpus for mark in ",*?"):
+        return [whole]
+    paths: list[Path] = []
+    for named in filter(None, map(str.strip, corpus.split(","))):
+        path = Path(named).expanduser().absolute()
+        matching = [path] if path.exists() else sorted(_matching(path))
+        if not matching:
+            raise DataError(f"There is no file or folder {path} to take text from; correct it or leave it out.")
+        paths += matching
+    return paths
+
+
+def _matching(pattern: Path) -> Iterator[Path]:
+    """The paths that match a pattern, of which ** stands for folders at any depth."""
+    return Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+
+
+def _files_below(path: Path) -> list[Path]:
     if not path.exists():
         raise DataError(
             f"There is no file or folder {path} to take text from; give an existing path, "
@@ -42,9 +82,10 @@ def source_files(corpus: str) -> list[Path]:
         )
     files = [file for file in sorted(path.rglob("*")) if _is_readable(file, path)]
     if not files:
+        endings = ", ".join(sorted(READABLE_FILES))
         raise DataError(
-            f"The folder {path} holds no file ending in {', '.join(sorted(READABLE_FILES))}; "
-            "add text to it or give another path."
+            f"The folder {path} holds no file ending in {endings} (text and JSON Lines also with "
+            f"{', '.join(sorted(COMPRESSED_FILES))}); add text to it or give another path."
         )
     return files
 
@@ -54,7 +95,7 @@ def read_user_text(corpus: str, max_bytes: int | None = None) -> Selection:
 
     With `max_bytes`, documents are kept in the order of their hashes until the next would exceed it.
     """
-    root = Path(corpus).expanduser().absolute()
+    root = common_root(corpus)
     whole = whole_documents(corpus)
     total = sum(document.num_bytes for document in whole)
     piece_bytes = min(max(total // PIECES_AT_LEAST, SHORTEST_PIECE), LONGEST_PIECE)
@@ -75,7 +116,7 @@ def read_user_text(corpus: str, max_bytes: int | None = None) -> Selection:
 
 def whole_documents(corpus: str) -> list[Document]:
     """The documents behind a path as they stand, file after file. Raises DataError where one cannot be read."""
-    root = Path(corpus).expanduser().absolute()
+    root = common_root(corpus)
     return [document for file in source_files(corpus) for document in _documents_of(file, root)]
 
 
@@ -96,15 +137,15 @@ def file_sha256(path: Path) -> str:
 
 def _is_readable(file: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return file.is_file() and not hidden and file.suffix.lower() in READABLE_FILES
+    return file.is_file() and not hidden and kind_of(file) is not None
 
 
 def _documents_of(file: Path, root: Path) -> Iterator[Document]:
     name = file.name if file == root else file.relative_to(root).as_posix()
-    suffix = file.suffix.lower()
-    if suffix in PARQUET_FILES:
+    kind = kind_of(file)
+    if kind == "parquet":
         texts = _parquet_texts(file)
-    elif suffix in JSON_LINES_FILES:
+    elif kind == "json":
         texts = _json_lines_texts(file)
     else:
         yield Document(name, name, _utf8_text(file))
@@ -114,7 +155,8 @@ def _documents_of(file: Path, root: Path) -> Iterator[Document]:
 
 
 def _utf8_text(file: Path) -> str:
-    raw = file.read_bytes()
+    with opened(str(file)) as stream:
+        raw = stream.read()
     if not raw:
         raise DataError(f"{file} is empty, expected text; remove it or write some text into it.")
     try:
@@ -145,21 +187,8 @@ def _json_lines_texts(file: Path) -> Iterator[str]:
 
 
 def _parquet_texts(file: Path) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        columns = pq.read_schema(file).names
-        if TEXT_KEY not in columns:
-            raise DataError(
-                f"{file} has no column '{TEXT_KEY}', only {', '.join(columns)}; rename the one with the text."
-            )
-        column = pq.read_table(file, columns=[TEXT_KEY]).column(TEXT_KEY)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{file} is not a whole Parquet file ({reason}); write or copy it again.") from error
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise DataError(f"The column '{TEXT_KEY}' of {file} holds {column.type}, expected strings; convert the column.")
+    with opened_parquet(str(file)) as parquet:
+        column = parquet.read(columns=[TEXT_KEY]).column(TEXT_KEY)
     yield from (text or "" for text in column.to_pylist())
 
 

@@ -40,7 +40,7 @@ class ShardCheck:
             return
         with _alone(self.folder):
             for shard in self._unknown():  # Another process may have verified them meanwhile.
-                check_size(shard.path, shard.tokens.nbytes)
+                check_size(shard.path, shard.num_bytes)
                 before = _signature(shard)
                 with shard.path.open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:

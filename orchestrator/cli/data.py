@@ -1,72 +1,222 @@
 """`mor-sweep data`: prepare the text that a sweep trains on, once, and say what it holds."""
 
+import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import AsJson, print_json, say_next
+from orchestrator.cli.options import PART_MEGABYTES, AsJson, print_json, say_next
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
-    from mor_core.data.spec import DataSpec
+    from orchestrator.spec import SweepSpec
+
+SCHEMA = "mor-sweep.data/1"
 
 data = typer.Typer(help="Prepare the text that a sweep trains on, and say what it holds.", no_args_is_help=True)
 
 Preset = Annotated[str, typer.Option(help="The sweep whose [data] and vocabulary count: paper, cpu, gpu or a file.")]
-Corpus = Annotated[str | None, typer.Option("--data", help="python-sources, or a file or folder of text.")]
+Texts = Annotated[
+    list[str] | None,
+    typer.Argument(help="python-sources, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or files and folders of text."),
+]
+Corpus = Annotated[str | None, typer.Option("--data", help="The same as one value, with commas between several.")]
+Tokenizer = Annotated[str | None, typer.Option(help="A tokenizer.json, a folder with one, or a model of the hub.")]
+Megabytes = Annotated[float | None, typer.Option(help="Text enough, in 10^6 bytes.")]
+Duplicates = Annotated[str | None, typer.Option(help="Repeated documents to leave out: none, exact or near.")]
 
 
 @data.command("prepare")
 def prepare(
+    texts: Texts = None,
     preset: Preset = "cpu",
     corpus: Corpus = None,
+    tokenizer: Tokenizer = None,
+    max_megabytes: Megabytes = None,
+    deduplicate: Duplicates = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Freeze the text anew; sweeps get new ids.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Parts at a time; one a core of this machine.")] = None,
+    address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster that shares the cache.")] = None,
+    part_megabytes: Annotated[float, typer.Option(min=1e-3, help="Text in a part of a large corpus.")] = PART_MEGABYTES,
     as_json: AsJson = False,
 ) -> None:
-    """Freeze the text and tokenise it; does nothing where that has been done."""
+    """Freeze the text and tokenise it; does nothing where that has been done. Stopped at any moment, it goes on."""
     from mor_core.data import shards
+    from mor_core.data.large_corpus import one_after_another
 
+    spread = one_after_another
+    if address or (workers or os.cpu_count() or 1) > 1:
+        from orchestrator.ray_executor import RayExecutor
+
+        spread = RayExecutor(workers=workers or os.cpu_count() or 1, address=address).map
+    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate)
     snapshot = shards.prepare(
-        _data_spec(preset, corpus), refresh=refresh, report=lambda line: typer.echo(line, err=True)
+        spec.data_spec,
+        refresh=refresh,
+        report=lambda line: typer.echo(line, err=True),
+        spread=spread,
+        part_bytes=round(part_megabytes * 1e6),
     )
-    _print(snapshot, preset, corpus, as_json)
+    if as_json:
+        print_json(SCHEMA, _document(snapshot))
+        return
+    _print(snapshot)
+    _say_next(preset, corpus)
 
 
 @data.command("info")
-def info(preset: Preset = "cpu", corpus: Corpus = None, as_json: AsJson = False) -> None:
-    """Tokens, bytes and fingerprints of prepared text."""
+def info(
+    texts: Texts = None,
+    preset: Preset = "cpu",
+    corpus: Corpus = None,
+    tokenizer: Tokenizer = None,
+    max_megabytes: Megabytes = None,
+    deduplicate: Duplicates = None,
+    as_json: AsJson = False,
+) -> None:
+    """What prepared text holds, where it comes from, and how often the sweep's cells would read it."""
+    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate)
+    snapshot = _prepared(spec)
+    if as_json:
+        from mor_core.data.contents import contents_of
+
+        print_json(
+            SCHEMA, _document(snapshot) | {"contents": vars(contents_of(snapshot)), "passes": _passes(spec, snapshot)}
+        )
+        return
+    _print(snapshot)
+    _print_contents(snapshot)
+    _print_passes(spec, snapshot)
+    _say_next(preset, corpus)
+
+
+@data.command("publish")
+def publish(
+    url: Annotated[str, typer.Argument(help="s3://bucket/prefix, or any URL that fsspec knows.")],
+    preset: Preset = "cpu",
+    corpus: Corpus = None,
+    tokenizer: Tokenizer = None,
+    max_megabytes: Megabytes = None,
+    deduplicate: Duplicates = None,
+) -> None:
+    """Copy prepared text to object storage, for machines that share no disk; prints the URL to train on."""
+    from mor_core.data.remote import publish_folder
+    from mor_core.data.spec import DataError
+
+    if "://" not in url:
+        raise DataError(f"{url} is no URL, expected one like s3://bucket/prefix: a shared folder needs no publishing")
+    snapshot = _prepared(_sweep(preset, None, corpus, tokenizer, max_megabytes, deduplicate))
+    typer.echo(publish_folder(snapshot.folder, url, report=lambda line: typer.echo(line, err=True)))
+
+
+def _prepared(spec: "SweepSpec") -> "DataSnapshot":
     from mor_core.data.shards import find
     from mor_core.data.spec import DataError
 
-    spec = _data_spec(preset, corpus)
-    snapshot = find(spec)
+    snapshot = find(spec.data_spec)
     if snapshot is None:
-        raise DataError(f"the data of {spec.corpus} is not prepared: run `mor-sweep data prepare` with the same flags")
-    _print(snapshot, preset, corpus, as_json)
+        raise DataError(
+            f"the data of {spec.data_spec.corpus} is not prepared: run `mor-sweep data prepare` with the same flags"
+        )
+    return snapshot
 
 
-def _data_spec(preset: str, corpus: str | None) -> "DataSpec":
+def _sweep(
+    preset: str,
+    texts: list[str] | None,
+    corpus: str | None,
+    tokenizer: str | None,
+    max_megabytes: float | None,
+    deduplicate: str | None,
+) -> "SweepSpec":
     from orchestrator.cli.options import corpus_override
     from orchestrator.spec import load_spec
+    from orchestrator.sweep_file import Override
 
-    return load_spec(preset, corpus_override(corpus)).data_spec
+    if texts and corpus:
+        raise typer.BadParameter("the text is named twice: leave out --data or the arguments")
+    settings = {"tokenizer": tokenizer, "max_megabytes": max_megabytes, "deduplicate": deduplicate}
+    overrides = [
+        Override(flag=f"--{key.replace('_', '-')}", path=("data", key), value=value)
+        for key, value in settings.items()
+        if value is not None
+    ]
+    return load_spec(preset, [*corpus_override(corpus or (",".join(texts) if texts else None)), *overrides])
 
 
-def _print(snapshot: "DataSnapshot", preset: str, corpus: str | None, as_json: bool) -> None:
-    if as_json:
-        print_json("mor-sweep.data/1", {**vars(snapshot), "folder": str(snapshot.folder)})
-        return
+def _document(snapshot: "DataSnapshot") -> dict[str, Any]:
+    return {**vars(snapshot), "folder": str(snapshot.folder)}
+
+
+def _say_next(preset: str, corpus: str | None) -> None:
+    given = f" --data {shlex.quote(corpus)}" if corpus else ""
+    say_next(f"isoflop --preset {shlex.quote(preset)}{given} --dry-run")
+
+
+def _print(snapshot: "DataSnapshot") -> None:
     folder: Path = snapshot.folder
-    for name, value in (
+    _lines(
         ("name", snapshot.name),
         ("fingerprint", snapshot.fingerprint),
         ("vocabulary", str(snapshot.vocab_size)),
         ("training", f"{snapshot.train_tokens:,} tokens, {snapshot.train_bytes:,} bytes"),
         ("validation", f"{snapshot.valid_tokens:,} tokens, {snapshot.valid_bytes:,} bytes"),
         ("folder", str(folder)),
-    ):
+    )
+
+
+def _print_contents(snapshot: "DataSnapshot") -> None:
+    from mor_core.data.contents import contents_of
+
+    held = contents_of(snapshot)
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in held.left_out.items()) or "nothing"
+    rate = held.near_duplicate_rate
+    _lines(
+        ("documents", f"{held.train_documents:,} to train on, {held.valid_documents:,} for validation"),
+        ("bytes/token", f"{held.bytes_per_token:.3f}"),
+        ("left out", left_out),
+        ("near dups", "not looked for" if rate is None else f"{rate:.2%} of the distinct documents, left out"),
+        *((name, str(value)) for name, value in held.provenance.items()),
+    )
+
+
+def _passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> list[dict[str, Any]]:
+    """How often the cells of the sweep read the training part, largest budgets first."""
+    from orchestrator.cells import MANY_EPOCHS
+    from orchestrator.plan import plan
+
+    cells = plan(spec, None).cells  # Nothing of the data matters here but how much there is.
+    found: list[dict[str, Any]] = []
+    for budget in sorted({cell.budget for cell in cells}, reverse=True):
+        tokens = [cell.tokens for cell in cells if cell.budget == budget]
+        passes = [each / snapshot.train_tokens for each in tokens]
+        found.append(
+            {
+                "budget": str(budget),
+                "cells": len(tokens),
+                "tokens": [min(tokens), max(tokens)],
+                "passes": [min(passes), max(passes)],
+                "repeating": sum(each > MANY_EPOCHS for each in passes),
+            }
+        )
+    return found
+
+
+def _print_passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> None:
+    from orchestrator.cells import MANY_EPOCHS
+
+    rows = _passes(spec, snapshot)
+    typer.echo(f"\n{spec.name}: passes over the training tokens, {sum(row['cells'] for row in rows)} cells")
+    for row in rows:
+        many = row["repeating"]
+        flagged = f"; {many} repeat it more than {MANY_EPOCHS:g} times" if many else ""
+        tokens = "{:.3g} to {:.3g} tokens".format(*row["tokens"])
+        passes = "{:.3g} to {:.3g} passes".format(*row["passes"])
+        typer.echo(f"  {int(row['budget']):.4g} FLOPs: {tokens}, {passes}{flagged}")
+
+
+def _lines(*rows: tuple[str, str]) -> None:
+    for name, value in rows:
         typer.echo(f"{name:12s}{value}")
-    given = f" --data {shlex.quote(corpus)}" if corpus else ""
-    say_next(f"isoflop --preset {shlex.quote(preset)}{given} --dry-run")

@@ -57,6 +57,10 @@ def say_next(*commands: str, results: Path = Path("results")) -> None:
     typer.echo("next: " + ", ".join(f"mor-sweep {command}{where}" for command in commands), err=True)
 
 
+PART_MEGABYTES = 256.0
+"""10^6 bytes of text in one part of a large corpus: a minute of one core, and what a kill can cost each worker."""
+
+
 def corpus_override(corpus: str | None) -> "list[Override]":
     """What --data changes in a sweep. Raises SpecError where it is empty."""
     from orchestrator.sweep_file import Override, SpecError
@@ -65,7 +69,7 @@ def corpus_override(corpus: str | None) -> "list[Override]":
         return []
     if not corpus.strip():
         raise SpecError(
-            f"--data: found {corpus!r}, expected python-sources or the path of a file or folder of text: "
-            "leave the flag out for the preset's own"
+            f"--data: found {corpus!r}, expected python-sources, fineweb-edu, hf:NAME, or the path of a file or folder "
+            "of text: leave the flag out for the preset's own"
         )
     return [Override(flag="--data", path=("data", "corpus"), value=corpus)]

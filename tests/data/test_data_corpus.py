@@ -12,9 +12,9 @@ from mor_core.data.corpus import (
     find_corpus,
     prepare_corpus,
     read_texts,
-    remember_source_hashes,
 )
 from mor_core.data.documents import Document
+from mor_core.data.source_hashes import remember_source_hashes
 from mor_core.data.spec import DataError, DataSpec
 from mor_core.data.user_text import pieces, read_user_text
 

@@ -53,6 +53,22 @@ def test_encoding_by_word_gives_what_the_tokenizer_gives(snapshot: DataSnapshot,
     assert [ids.tolist() for ids in encoded(tokenizer, texts)] == expected
 
 
+BOUNDARIES = st.text(st.sampled_from("aZé漢'’ 0189½ⅷ\n\t\r\u00a0\u0085\u2003\x1c\x1f_-!“ \u0301"), max_size=40)
+
+
+@given(text=BOUNDARIES | ANY_TEXT)
+def test_encoding_by_stretch_gives_what_tokenizers_of_both_kinds_give(snapshot: DataSnapshot, text: str) -> None:
+    """GPT-2 finds words by ByteLevel alone, SmolLM cuts digits apart first."""
+    plain = load_tokenizer(snapshot.folder / "tokenizer.json")
+    apart = load_tokenizer(snapshot.folder / "tokenizer.json")
+    apart.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    for tokenizer in (plain, apart):
+        (ids,) = encoded(tokenizer, [text])
+        assert ids.tolist() == tokenizer.encode(text).ids
+
+
 def test_the_order_of_documents_survives_mixed_alphabets(snapshot: DataSnapshot) -> None:
     tokenizer = load_tokenizer(snapshot.folder / "tokenizer.json")
     texts = [f"{'é' if i % 3 else 'e'} number {i}" for i in range(700)]

@@ -160,3 +160,21 @@ def test_a_damaged_curve_is_reported_and_the_published_one_is_whole(
     undisturbed = Store(root=tmp_path / "undisturbed")
     assert run_segment(segment_on(data), job_for(undisturbed.root, data)).status == "finished"
     assert rows == read_metrics(undisturbed.segment_folder(segment_id) / "metrics.jsonl")
+
+
+@pytest.mark.faults("F22")
+def test_a_machine_without_the_data_folder_fetches_it_from_where_it_was_published(data: DataSnapshot, tmp_path: Path):
+    segment, published = segment_on(data, stop_step=10), tmp_path / "published"
+    shutil.copytree(data.folder, published)
+    job = replace(job_for(tmp_path / "results", data), data_folder=tmp_path / "node" / "tokens" / data.folder.name)
+    shard = published / "train-00000.bin"
+    good = shard.read_bytes()
+    change(shard)
+    outcome = run_segment(segment, replace(job, data_url=f"file://{published}"))
+    assert outcome.failure is FailureClass.data
+    assert f"{published}/train-00000.bin is not the file that was prepared" in outcome.reason
+    shard.write_bytes(good)
+    assert run_segment(segment, replace(job, data_url=f"file://{published}")).status == "finished"
+    other = Store(root=tmp_path / "other")
+    assert run_segment(segment, job_for(other.root, data)).status == "finished"
+    assert weights(Store(root=tmp_path / "results"), segment.id) == weights(other, segment.id)
