@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.analysis import figure_paths
 from orchestrator.cli.options import PIPED_WIDTH, Results
+from orchestrator.cli.study import figure_paths
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep

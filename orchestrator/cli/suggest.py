@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.analysis import FIT_REFUSED, Loss, LossChoice, SweepName, study_of
 from orchestrator.cli.options import Results
+from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, SweepName, study_of
 
 SCHEMA = "mor-sweep.suggest/1"
 
