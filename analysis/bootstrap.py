@@ -2,20 +2,18 @@
 
 The cells of one trunk share warm-up, data order and weights, so their residuals move together from budget to budget.
 Drawing whole trunks with replacement would respect that, but with one seed per size it drops sizes, and most draws then
-have their minimum at an edge. Instead the sizes stay and the residuals around the fitted parabolas are redrawn:
+have their minimum at an edge. Instead the sizes stay and the residuals around the fitted curves are redrawn:
 
-- **wild**, where a curve has at least `min_trunks` trunks: each residual, divided by sqrt(1 - leverage), is
-  multiplied by a standard normal weight of its trunk, the same weight at every budget, so that whatever correlation
-  the residuals of a trunk have is kept. Weights go by (size, seed), so arms trained on the same data are redrawn
-  together.
-- **parametric**, where it has fewer: independent normal noise with the standard deviation pooled over the arm's
-  budgets. Nothing can be said about correlation from so few trunks: where nine tenths of the noise variance is shared
-  along a trunk, a 95 % interval on an exponent then covers about 88 %.
+- **parametric**, with fewer than `min_trunks` trunks: normal noise with the variance pooled over all budgets of the
+  arm, of which a part, estimated from the residuals, is common to the cells of a trunk (`analysis.trunk_noise`), and a
+  part of that to arms that trained one size on the same data (`analysis.pairing`).
+- **wild**, from there on: each residual, divided by sqrt(1 - leverage), is multiplied by a standard normal weight of
+  its trunk, the same weight at every budget and in every arm, so that whatever correlation residuals have is kept.
 
 Both are multiplied by sqrt(dof / chi-squared(dof)), one factor per draw, because the size of the noise is itself
-estimated: for quantities linear in the losses that turns normal intervals into t-intervals. The textbook wild bootstrap
-(random signs, no such factor) covered 63 to 88 % at a nominal 95 % for minima of four to seven sizes with one seed;
-this one covers 88 to 97 % (`tests/analysis/test_analysis_bootstrap.py`).
+estimated: for quantities linear in the losses that turns normal intervals into t-intervals. The wild bootstrap needs
+its many trunks: on curves of six sizes, whose residuals have three degrees of freedom, it held N* in 88 to 91 % of
+simulated studies at a nominal 95 %; pooled noise holds it more often (`results/published/coverage`).
 
 The window of a curve is held fixed while redrawing. Misfit of the parabola counts as noise.
 """
@@ -27,7 +25,8 @@ import numpy as np
 from scipy import stats
 
 from analysis.estimate import Estimate, Refusal, RefusalKind
-from analysis.quadratic import Floats, Noise, Quadratic
+from analysis.quadratic import Floats, Quadratic
+from analysis.trunk_noise import TrunkNoise
 
 SMALLEST_ROOM = 1e-6
 FAR_AWAY = 100.0  # in half-widths of the sizes: a nearly straight draw has its vertex anywhere
@@ -44,14 +43,18 @@ class Resampling:
     """Seed of every random number in the fits."""
     level: float = 0.95
     """Nominal coverage of the intervals."""
-    min_trunks: int = 6
-    """A curve with fewer trunks is redrawn with pooled noise rather than with its own residuals."""
+    min_trunks: int = 30
+    """A fit to fewer trunks is redrawn with normal noise rather than with its own residuals or runs."""
+    paired: float | None = None
+    """Share of the noise of trunks that is common to arms trained on the same data; None estimates it."""
     min_interior_share: float = 0.5
     """An interval is refused when fewer of the draws have a minimum inside the sizes."""
 
     def __post_init__(self) -> None:
         if self.draws < 100:
             raise ValueError(f"draws is {self.draws}: an interval needs at least 100 redrawn studies.")
+        if self.paired is not None and not 0 <= self.paired <= 1:
+            raise ValueError(f"paired is {self.paired}: give a share between 0 and 1, or None.")
         if not 0 < self.level < 1:
             raise ValueError(f"level is {self.level}: give a coverage between 0 and 1, such as 0.95.")
 
@@ -80,10 +83,10 @@ class MinimumDraws:
 
 
 def redraw_minima(
-    quadratic: Quadratic, *, pooled: Noise, arm: str, budget: str, resampling: Resampling
+    quadratic: Quadratic, *, noise: TrunkNoise, arm: str, budget: str, resampling: Resampling
 ) -> MinimumDraws:
     """Redraw the losses of one curve, fit each redrawn set, and find its minimum."""
-    losses_kn = _redrawn_losses(quadratic, pooled=pooled, arm=arm, budget=budget, resampling=resampling)
+    losses_kn = _redrawn_losses(quadratic, noise=noise, arm=arm, budget=budget, resampling=resampling)
     level_k, slope_k, bend_k = quadratic.solver_3n @ losses_kn.T
     low, high = quadratic.range_u
     opens_upwards = bend_k > 0
@@ -99,17 +102,33 @@ def redraw_minima(
 
 
 def _redrawn_losses(
-    quadratic: Quadratic, *, pooled: Noise, arm: str, budget: str, resampling: Resampling
+    quadratic: Quadratic, *, noise: TrunkNoise, arm: str, budget: str, resampling: Resampling
 ) -> Floats:  # (draws, n)
     curve = quadratic.curve
     trunks = curve.trunk_keys
     fitted_n = curve.loss - quadratic.residuals
     if len(set(trunks)) < resampling.min_trunks:
-        noise_kn = np.stack([normals(resampling, "cell", arm, budget, trunk) for trunk in trunks], axis=1)
-        return fitted_n + pooled.sd * noise_kn * tails(resampling, pooled.dof)
+        names = [(arm, budget, trunk) for trunk in trunks]
+        return fitted_n + mixed_noise(noise, names, trunks, arm, resampling)
     weights_kn = np.stack([normals(resampling, "trunk", trunk) for trunk in trunks], axis=1)
     room_n = np.maximum(1 - quadratic.leverages, SMALLEST_ROOM)
     return fitted_n + weights_kn * (quadratic.residuals / np.sqrt(room_n)) * tails(resampling, quadratic.dof)
+
+
+def mixed_noise(
+    noise: TrunkNoise, names: list[tuple[str, ...]], trunks: tuple[str, ...], arm: str, resampling: Resampling
+) -> Floats:
+    """(draws, n) noise of n runs: each its own by name, with their trunks, which arms share in part.
+
+    Without an estimate of that part (see `analysis.pairing`) nothing is taken as shared between arms.
+    """
+    own_kn = np.stack([normals(resampling, "cell", *name) for name in names], axis=1)
+    common_kn = np.stack([normals(resampling, "trunk", trunk) for trunk in trunks], axis=1)
+    alone_kn = np.stack([normals(resampling, "trunk", arm, trunk) for trunk in trunks], axis=1)
+    paired = resampling.paired or 0.0
+    trunk_kn = np.sqrt(paired) * common_kn + np.sqrt(1 - paired) * alone_kn
+    mixed_kn = np.sqrt(1 - noise.shared) * own_kn + np.sqrt(noise.shared) * trunk_kn
+    return noise.sd * mixed_kn * tails(resampling, noise.dof)
 
 
 def normals(resampling: Resampling, *name: str) -> Floats:

@@ -1,37 +1,30 @@
-"""Figures that set arms against each other: at equal FLOPs, and over a lifetime of training and serving."""
+"""The figure that sets arms against each other at equal FLOPs."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from analysis.advice import Lifetime, lifetime_optimum
 from analysis.compare import Comparison
 from analysis.drawing import (
     ARM_COLOURS,
     MARKERS,
     STYLE,
     WARN,
-    arm_style,
     budget_ticks,
-    count_ticks,
     plain_text,
     save,
 )
-from analysis.estimate import Estimate, Refusal, RefusalKind
+from analysis.estimate import Estimate, Refusal
 from analysis.frontier import Study
 from analysis.provenance import Provenance
-from analysis.surface_fit import SurfaceFit
 
 REFERENCE = "vanilla"
-NUM_PLACES = 13
 DODGE = 0.06
 WIDE = 3.0
 """Ratio of the ends of an axis from which it is logarithmic."""
@@ -126,124 +119,3 @@ def _why_not(comparisons: Sequence[Comparison], quantity: str) -> str:
     if not sentences:
         return "needs a surface of both arms"
     return "\n".join(textwrap.fill(sentence, 46) for sentence in list(sentences)[:3])
-
-
-@dataclass(frozen=True, kw_only=True)
-class LifetimePlace:
-    """The cheapest model of one arm at one number of tokens served."""
-
-    arm: str
-    """The architecture."""
-    served: float
-    """Tokens that go through the trained model."""
-    answer: Lifetime | Refusal
-    """Its size, tokens and FLOPs, or why there is none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LifetimeStudy:
-    """Which arm is cheapest at a loss, as more tokens are served."""
-
-    target: float
-    """The loss to reach, nats/token."""
-    places: tuple[LifetimePlace, ...]
-    """By arm, then by tokens served."""
-
-    @property
-    def refused(self) -> bool:
-        """True where no arm has an answer."""
-        return all(isinstance(each.answer, Refusal) for each in self.places)
-
-
-def study_lifetime(
-    study: Study, target: float | None = None, ratios: Mapping[str, float] | None = None
-) -> LifetimeStudy | Refusal:
-    """The cheapest models over numbers of served tokens from a tenth of the largest D trained to a thousand times it.
-
-    Without a target: the highest of the arms' L* at the largest budget that all of them have, so that each can reach
-    it. `ratios` by arm are those of `analysis.advice.serving_ratios`.
-    """
-    ratios = ratios or {}
-    surfaces = [each.surface for each in study.frontiers if isinstance(each.surface, SurfaceFit)]
-    if not surfaces:
-        refused = [each.surface for each in study.frontiers if isinstance(each.surface, Refusal)]
-        if refused:
-            return refused[0]
-        return Refusal(kind=RefusalKind.NO_OPTIMUM, sentence="no arm has a surface: a lifetime needs L(N, D).")
-    if target is None:
-        target = max(surface.law.l_opt(surface.largest_flops, surface.contour) for surface in surfaces)
-    largest = float(study.points.frame["tokens"].to_numpy().max())
-    served = np.geomspace(largest / 10, largest * 1000, NUM_PLACES)
-    convention = study.points.budget_convention
-    return LifetimeStudy(
-        target=target,
-        places=tuple(
-            LifetimePlace(
-                arm=surface.arm,
-                served=float(tokens),
-                answer=lifetime_optimum(surface, target, tokens, convention, ratios.get(surface.arm, 1.0)),
-            )
-            for surface in surfaces
-            for tokens in served
-        ),
-    )
-
-
-def plot_lifetime(
-    study: Study, lifetime: LifetimeStudy, out_paths: Iterable[Path], provenance: Provenance | None = None
-) -> None:
-    """Training and serving FLOPs at one loss against the tokens served, with the size and training tokens."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12.0, 3.9), layout="constrained")
-        panels = list(figure.subplots(1, 3))
-        labels = (("total", "training + serving FLOPs"), ("params", "N  (parameters)"), ("tokens", "D  (tokens)"))
-        for axes, (quantity, label) in zip(panels, labels, strict=True):
-            axes.set(xscale="log", yscale="log", xlabel="tokens served", ylabel=label)
-            for arm in dict.fromkeys(each.arm for each in lifetime.places):
-                _draw_lifetime(axes, study, lifetime, arm, quantity)
-            count_ticks(axes.xaxis, 1e4)
-            if axes.has_data() and quantity != "total":
-                low, high = axes.get_ylim()
-                count_ticks(axes.yaxis, high / low)
-        panels[0].set_title(f"to reach {lifetime.target:.4f} nats/token", loc="left", fontweight="bold")
-        handles = [
-            Line2D([], [], color=arm_style(study.points.arms, arm)[0], marker=arm_style(study.points.arms, arm)[1],
-                   label=plain_text(arm))
-            for arm in dict.fromkeys(each.arm for each in lifetime.places)
-        ]  # fmt: skip
-        figure.legend(handles=handles, loc="outside upper right", ncols=6)
-        if missing := _missing_arms(study, lifetime):
-            figure.supxlabel(missing, fontsize=7.5, color=WARN, x=0.01, ha="left")
-        save(figure, out_paths, provenance)
-
-
-def _draw_lifetime(axes: Axes, study: Study, lifetime: LifetimeStudy, arm: str, quantity: str) -> None:
-    colour, marker = arm_style(study.points.arms, arm)
-    found = [
-        (each.served, getattr(each.answer, quantity))
-        for each in lifetime.places
-        if each.arm == arm and isinstance(each.answer, Lifetime)
-    ]
-    if not found:
-        return
-    served = [place for place, _ in found]
-    axes.plot(served, [answer.value for _, answer in found], color=colour, marker=marker, markersize=4, linewidth=1.4)
-    axes.fill_between(
-        served, [answer.low for _, answer in found], [answer.high for _, answer in found], color=colour, alpha=0.13,
-        linewidth=0,
-    )  # fmt: skip
-
-
-def _missing_arms(study: Study, lifetime: LifetimeStudy) -> str:
-    """A line for each arm without any answer."""
-    sentences = {
-        frontier.arm: frontier.surface.sentence for frontier in study.frontiers if isinstance(frontier.surface, Refusal)
-    }
-    for each in lifetime.places:
-        if isinstance(each.answer, Refusal):
-            sentences.setdefault(each.arm, each.answer.sentence)
-    answered = {each.arm for each in lifetime.places if isinstance(each.answer, Lifetime)}
-    return "\n".join(
-        plain_text(textwrap.fill(f"{'Not everywhere' if arm in answered else 'No line'} for {arm}: {sentence}", 165))
-        for arm, sentence in sentences.items()
-    )

@@ -12,24 +12,14 @@ from functools import cached_property
 import numpy as np
 
 from analysis.quadratic import Floats
+from analysis.size_curve import SizeCurve, size_curve
 from mor_core.config import ModelConfig
 from mor_core.flops import Convention, training_flops_per_token, unique_params
-
-STRAIGHT = 0.02
-"""Spread of ln(FLOPs / N D) over the runs below which FLOPs are taken as proportional to N D."""
-SMOOTH = 0.02
-"""Largest misfit of a quadratic to ln(FLOPs per token) up to which it takes the place of lines between the knots."""
-FEWEST_SMOOTHED = 5
-"""Knots that leave a quadratic something to smooth."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contour:
-    """FLOPs per token of an arm as a function of its parameters, in log-log, the slopes at its ends continued.
-
-    Shapes round their widths, so that the knots scatter by a per cent around a smooth curve. Lines between them have a
-    corner at each, and minima along them stick to corners; a quadratic through them all has none.
-    """
+    """FLOPs per token of an arm as a function of its parameters (see `analysis.size_curve`)."""
 
     log_params: Floats
     """(m,) ln N of the knots, ascending."""
@@ -39,26 +29,20 @@ class Contour:
     """Where the knots come from, for people."""
 
     @cached_property
+    def _curve(self) -> SizeCurve:
+        return SizeCurve(log_params=self.log_params, log_value=self.log_flops_per_token)
+
+    @property
     def factor(self) -> float | None:
         """k where FLOPs are k N D at every size, None where they are not."""
-        ratio = self.log_flops_per_token - self.log_params
-        return float(np.exp(ratio.mean())) if np.ptp(ratio) <= STRAIGHT else None
-
-    @cached_property
-    def quadratic(self) -> Floats | None:
-        """Coefficients of a quadratic in ln N through the knots, the highest power first; None where it misses them."""
-        if len(self.log_params) < FEWEST_SMOOTHED:
-            return None
-        found = np.polyfit(self.log_params, self.log_flops_per_token, 2)
-        misfit = np.abs(np.polyval(found, self.log_params) - self.log_flops_per_token).max()
-        return found if misfit <= SMOOTH else None
+        return self._curve.factor
 
     @property
     def described(self) -> str:
         """Where it comes from, and what stands between the knots."""
-        if self.factor is not None or self.quadratic is None:
+        misfit = self._curve.smoothed_by
+        if misfit is None:
             return self.source
-        misfit = np.abs(np.polyval(self.quadratic, self.log_params) - self.log_flops_per_token).max()
         return f"{self.source}, a quadratic in ln N through them (within {np.expm1(misfit):.1%})"
 
     @property
@@ -73,19 +57,7 @@ class Contour:
 
     def flops_per_token(self, params: Floats) -> Floats:
         """Training FLOPs per token at `params` (any shape)."""
-        x = np.log(params)
-        if self.factor is not None:
-            return self.factor * np.exp(x)
-        if self.quadratic is not None:
-            inside = np.clip(x, self.log_params[0], self.log_params[-1])
-            value, slope = np.polyval(self.quadratic, inside), np.polyval(np.polyder(self.quadratic), inside)
-            return np.exp(value + slope * (x - inside))
-        knots, values = self.log_params, self.log_flops_per_token
-        inside = np.interp(x, knots, values)
-        first = (values[1] - values[0]) / (knots[1] - knots[0])
-        last = (values[-1] - values[-2]) / (knots[-1] - knots[-2])
-        below, above = np.minimum(x - knots[0], 0.0), np.maximum(x - knots[-1], 0.0)
-        return np.exp(inside + first * below + last * above)
+        return self._curve(params)
 
     def tokens(self, params: Floats, flops: float) -> Floats:
         """D that `flops` buy at `params` (any shape)."""
@@ -104,12 +76,12 @@ def proportional_contour(params: Sequence[float] | Floats, factor: float = 6.0) 
 
 def contour_of_runs(params: Floats, tokens: Floats, flops: Floats) -> Contour:
     """The contour that the runs lie on; all (n,). Sizes trained at several budgets are averaged."""
-    log_params, place = np.unique(np.log(params), return_inverse=True)
-    log_cost = np.log(flops / tokens)
-    mean = np.bincount(place, weights=log_cost) / np.bincount(place)
-    contour = Contour(log_params=log_params, log_flops_per_token=mean, source="the runs' FLOPs over tokens")
+    curve = size_curve(params, flops / tokens)
+    contour = Contour(
+        log_params=curve.log_params, log_flops_per_token=curve.log_value, source="the runs' FLOPs over tokens"
+    )
     factor = contour.factor
-    return contour if factor is None else proportional_contour(np.exp(log_params), round(factor, 3))
+    return contour if factor is None else proportional_contour(np.exp(curve.log_params), round(factor, 3))
 
 
 def contour_of_shapes(configs: Sequence[ModelConfig], convention: Convention) -> Contour:

@@ -66,6 +66,7 @@ def coverage_notes(study: Study) -> tuple[str, ...]:
     asked = [
         (f"by {approach}", {name: f"{name} {approach}" for name in QUANTITIES})
         for approach in study.settings.approaches
+        if any(each.approach == approach and not each.refused for each in study.frontiers)
     ]
     if any(isinstance(each.gap, Estimate) for each in study.comparisons):
         asked.append(("between arms", {name: name for name in BETWEEN_ARMS}))

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.compare_plots import LifetimeStudy
 from analysis.curve_plots import CellCurve, smoothed
 from analysis.estimate import Refusal
 from analysis.frontier import Frontier, Study
+from analysis.lifetime_plots import LifetimeStudy
 from analysis.parabola import Parabola
 from analysis.power_law import FittedPowerLaw
 from analysis.provenance import Provenance
@@ -138,8 +138,9 @@ def compare_data(studies: Iterable[Study]) -> dict[str, Any]:
 
 
 def lifetime_data(lifetime: LifetimeStudy) -> dict[str, Any]:
-    """The target and the cheapest model at every number of tokens served."""
-    return {"target_loss": lifetime.target, "places": lifetime.places}
+    """The target, what is made small within which memory, and the cheapest model at every number of tokens served."""
+    demand = {name: value for name, value in vars(lifetime.demand).items() if name != "tokens"}
+    return {"target_loss": lifetime.target, "demand": demand, "places": lifetime.places}
 
 
 def curves_data(curves: Sequence[CellCurve]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ Every approach answers with the same `ApproachFit`; what follows from it (laws, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -13,7 +13,8 @@ from analysis.bootstrap import Resampling, Sample, interval
 from analysis.compare import Comparison, compare_arms
 from analysis.envelope import fit_envelope
 from analysis.estimate import Estimate, Refusal
-from analysis.isoflop import ApproachFit, Isoflop, SampledOptimum, fit_isoflops
+from analysis.isoflop import ApproachFit, Isoflop, SampledOptimum, fit_isoflops, parabola_residuals
+from analysis.pairing import shared_between_arms
 from analysis.parabola import ParabolaRules
 from analysis.points import Exclusion, Points, read_points
 from analysis.power_law import FittedPowerLaw, fit_power_law
@@ -110,7 +111,7 @@ class Study:
     """The fitted study: every number with its interval, every refusal with its reason, every row left out."""
 
     settings: FitSettings
-    """What was asked."""
+    """What was asked, with the share of noise that arms have in common as estimated."""
     points: Points
     """What was fitted, and what was left out."""
     frontiers: tuple[Frontier, ...]
@@ -175,6 +176,7 @@ def fit_study(table: pl.DataFrame, settings: FitSettings | None = None) -> Study
         leave_out_flags=settings.leave_out_flags,
         leave_out_cells=settings.leave_out_cells,
     )
+    settings = _paired(points, settings)
     fits = {(arm, name): _fit(points, arm, name, settings) for arm in points.arms for name in settings.approaches}
     losses = {arm: _losses(fits[arm, settings.approaches[0]]) for arm in points.arms}
     return Study(
@@ -184,6 +186,15 @@ def fit_study(table: pl.DataFrame, settings: FitSettings | None = None) -> Study
         comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits)),
         recursion=_recursion(table, points, settings),
     )
+
+
+def _paired(points: Points, settings: FitSettings) -> FitSettings:
+    """The settings with the share of noise that arms have in common, where it was left to be estimated."""
+    if settings.resampling.paired is not None:
+        return settings
+    found = [parabola_residuals(points.frame.filter(pl.col("arm") == arm), settings.parabola) for arm in points.arms]
+    paired = shared_between_arms([each for each in found if each is not None])
+    return replace(settings, resampling=replace(settings.resampling, paired=paired))
 
 
 def _surfaces(fits: dict[tuple[str, str], ApproachFit]) -> dict[str, SurfaceFit]:

@@ -7,9 +7,11 @@ import polars as pl
 
 from analysis.bootstrap import MinimumDraws, Resampling, Sample, interval, redraw_minima, refuse_unstable
 from analysis.estimate import Refusal
+from analysis.pairing import ArmResiduals, arm_residuals
 from analysis.parabola import Parabola, ParabolaRules, choose_window, judge_curvature, refuse_few_sizes, refuse_shape
-from analysis.quadratic import Axis, Curve, Noise, Quadratic, least_squares, pool_noise
+from analysis.quadratic import Axis, Curve, Quadratic, least_squares, pool_noise
 from analysis.surface_fit import SurfaceFit
+from analysis.trunk_noise import TrunkNoise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +88,10 @@ def _fit_axis(
     if not fitted:
         return judged
     pooled = pool_noise(list(fitted.values()))
+    noise = arm_residuals(list(fitted.values())).noise
     for budget, quadratic in fitted.items():
         answer = judge_curvature(curves[budget], quadratic, pooled, rules)
-        judged[budget] = _with_draws(answer, quadratic, pooled, arm, budget, resampling)
+        judged[budget] = _with_draws(answer, quadratic, noise, arm, budget, resampling)
     return judged
 
 
@@ -99,6 +102,13 @@ def first_fit(curve: Curve, rules: ParabolaRules) -> Quadratic | Refusal:
         return too_few
     quadratic = least_squares(choose_window(curve, rules))
     return refuse_shape(curve, quadratic, rules) or quadratic
+
+
+def parabola_residuals(frame: pl.DataFrame, rules: ParabolaRules) -> ArmResiduals | None:
+    """What the parabolas of one arm's points leave, over ln N at every budget; None where no budget has one."""
+    curves = (curve_of(mine, Axis.PARAMS) for _, mine in frame.group_by("budget", maintain_order=True))
+    fitted = [found for curve in curves if isinstance(found := first_fit(curve, rules), Quadratic)]
+    return arm_residuals(fitted) if fitted else None
 
 
 def curve_of(frame: pl.DataFrame, axis: Axis) -> Curve:
@@ -113,11 +123,11 @@ def curve_of(frame: pl.DataFrame, axis: Axis) -> Curve:
 
 
 def _with_draws(
-    answer: Parabola | Refusal, quadratic: Quadratic, pooled: Noise, arm: str, budget: str, resampling: Resampling
+    answer: Parabola | Refusal, quadratic: Quadratic, noise: TrunkNoise, arm: str, budget: str, resampling: Resampling
 ) -> _Judged:
     if isinstance(answer, Refusal):
         return _Judged(answer=answer)
-    minima = redraw_minima(quadratic, pooled=pooled, arm=arm, budget=budget, resampling=resampling)
+    minima = redraw_minima(quadratic, noise=noise, arm=arm, budget=budget, resampling=resampling)
     return _Judged(answer=answer, minima=minima)
 
 

@@ -1,13 +1,15 @@
 """How much compute, or how many parameters, one arm is worth in another: multipliers at equal loss, with intervals.
 
-Compute: the other arm's L*(C) is given; the arm reaches it at C'; the multiplier is C / C'. Between budgets L* is a
-line in log-log, and its end slopes are continued by at most a factor of `FARTHEST` in compute.
+Compute: the other arm's L*(C) is given; the arm reaches it at C'; the multiplier is C / C'. Between budgets ln L*
+is a monotone cubic of ln C (Fritsch and Butland 1984), and its end slopes are continued by at most a factor of
+`FARTHEST` in compute.
 
 Parameters: the arm's loss at its own optimum (N, D) is given; the other arm reaches it with N' parameters on the same
 D; the multiplier is N' / N. It needs the surfaces of both arms.
 """
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 from analysis.bootstrap import Sample, interval
 from analysis.estimate import Estimate, Refusal, RefusalKind
@@ -16,6 +18,8 @@ from analysis.surface_fit import SurfaceFit
 from analysis.surface_law import ALPHA, BETA, A, B, E
 
 FARTHEST = 10.0
+PLACES = 200
+"""Where the curve between the budgets is looked at."""
 MIN_SHARE = 0.5
 
 
@@ -57,18 +61,29 @@ def compute_multiplier(
 
 
 def _reached(log_c_b: Floats, log_loss_kb: Floats, target_k: Floats) -> Floats:
-    """(K,) ln C at which each line through (ln C, ln L*) falls to its target; nan where it does not fall there."""
-    rows = np.arange(len(log_loss_kb))
-    # The first segment whose far end is at or below the target; before and after, the end segments are continued.
-    last_segment = len(log_c_b) - 2
-    below_kb = log_loss_kb <= target_k[:, None]
-    first = np.where(below_kb.any(axis=1), below_kb.argmax(axis=1), len(log_c_b) - 1)
-    segment = np.clip(first - 1, 0, last_segment)
-    rise = log_loss_kb[rows, segment + 1] - log_loss_kb[rows, segment]
-    slope = rise / (log_c_b[segment + 1] - log_c_b[segment])
-    falling = slope < 0
-    offset = (target_k - log_loss_kb[rows, segment]) / np.where(falling, slope, -1.0)
-    return np.where(falling, log_c_b[segment] + offset, np.nan)
+    """(K,) ln C at which each curve through (ln C, ln L*) falls to its target; nan where it does not fall there."""
+    curve = PchipInterpolator(log_c_b, log_loss_kb, axis=1)
+    first, last = log_c_b[0], log_c_b[-1]
+    x_m = np.union1d(np.linspace(first, last, PLACES), log_c_b)
+    places = len(x_m)
+    loss_km = curve(x_m)
+    rows = np.arange(len(target_k))
+    below_km = loss_km <= target_k[:, None]
+    # The first place at or below the target; where the first or none is, an end and its slope decide.
+    place = np.where(below_km.any(axis=1), below_km.argmax(axis=1), places)
+    right = np.clip(place, 1, places - 1)
+    above, below = loss_km[rows, right - 1], loss_km[rows, right]
+    falls = above > below
+    share = np.where(falls, (above - target_k) / np.where(falls, above - below, 1.0), np.nan)
+    inside = x_m[right - 1] + share * (x_m[right] - x_m[right - 1])
+    before = _continued(first, log_loss_kb[:, 0], curve(first, 1), target_k)
+    after = _continued(last, log_loss_kb[:, -1], curve(last, 1), target_k)
+    return np.where(place == 0, before, np.where(place == places, after, inside))
+
+
+def _continued(log_c: float, log_loss_k: Floats, slope_k: Floats, target_k: Floats) -> Floats:
+    falling = slope_k < 0
+    return np.where(falling, log_c + (target_k - log_loss_k) / np.where(falling, slope_k, -1.0), np.nan)
 
 
 def parameter_multiplier(arm: SurfaceFit, other: SurfaceFit, budget: str, level: float) -> Estimate | Refusal:

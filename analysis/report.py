@@ -5,6 +5,8 @@ import math
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
+
 from analysis.compare import Comparison
 from analysis.coverage import coverage_notes
 from analysis.estimate import Estimate, Refusal
@@ -68,7 +70,9 @@ def plain(value: Any) -> Any:
         names = ("law", "exponent", "budgets", "scatter")
         return {name: plain(getattr(value, name)) for name in names}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        # Redrawn studies, thousands of numbers behind an interval, stay out.
+        return {name: plain(each) for name, each in found.items() if not isinstance(each, np.ndarray)}
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, tuple | list):

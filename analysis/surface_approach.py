@@ -1,5 +1,6 @@
 """Approach 3 as a fitting approach: the optimum at every budget from one surface per arm."""
 
+import numpy as np
 import polars as pl
 
 from analysis.bootstrap import Resampling, Sample, interval
@@ -36,10 +37,12 @@ def surface_optimum(surface: SurfaceFit, budget: str) -> SampledOptimum:
         )
         return _refused(budget, refusal)
     level = surface.resampling.level
+    sizes = surface.believed_sizes
+    data = tuple(float(each) for each in surface.contour.tokens(np.array(sizes[::-1]), float(budget)))
     return SampledOptimum(
         budget=budget,
-        params=Sample(estimate=interval(params, params_k, level), draws=params_k),
-        tokens=Sample(estimate=interval(tokens, tokens_k, level), draws=tokens_k),
+        params=Sample(estimate=interval(params, params_k, level, within=sizes), draws=params_k),
+        tokens=Sample(estimate=interval(tokens, tokens_k, level, within=(data[0], data[1])), draws=tokens_k),
         loss=Sample(estimate=interval(loss, loss_k, level), draws=loss_k),
     )
 

@@ -1,29 +1,29 @@
 """Redrawn studies for a fitted surface: by trunk, with arms paired, and parametric where trunks are few.
 
-- **weights**, from `PAIRS_FROM` trunks on: every trunk counts a Poisson number of times with mean one, which is drawing
-  trunks with replacement but for their total, and the same in every arm that trained that size with that seed.
-- **parametric** below that: normal noise, of which a part is shared by the runs of a trunk from `Resampling.min_trunks`
-  trunks on, and none below (`analysis.trunk_noise`). Every draw carries one factor sqrt(dof / chi-squared(dof)), as in
+- **weights**, from `Resampling.min_trunks` trunks on: every trunk counts a Poisson number of times with mean one, which
+  is drawing trunks with replacement but for their total, and the same in every arm that trained that size with that
+  seed.
+- **parametric** below that: normal noise, of which a part is shared by the runs of a trunk (`analysis.trunk_noise`) and
+  a part of that by arms (`analysis.pairing`). Every draw carries one factor sqrt(dof / chi-squared(dof)), as in
   `analysis.bootstrap`, with the degrees of freedom that the variance is known with.
 
-Weights on few trunks would lose whole sizes. A wild bootstrap, which serves the parabolas, does not serve here: Huber's
-loss with a small delta is nearly that of absolute values, whose spread is set by the density of residuals at zero.
-Normal multipliers gave half the spread on Epoch's 240 points, random signs intervals that held β in 80 % of studies of
-five sizes.
+Weights on few trunks would lose whole sizes. A wild bootstrap, which serves parabolas of many trunks, does not serve
+here: Huber's loss with a small delta is nearly that of absolute values, whose spread is set by the density of residuals
+at zero. Normal multipliers gave half the spread on Epoch's 240 points, random signs intervals that held β in 80 % of
+studies of five sizes.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.bootstrap import Resampling, generator, normals, tails
+from analysis.bootstrap import Resampling, generator, mixed_noise
 from analysis.descent import descend
 from analysis.quadratic import Floats
 from analysis.surface import SurfaceOptimum
 from analysis.surface_law import Problem
 from analysis.trunk_noise import TrunkNoise, split_noise
 
-PAIRS_FROM = 30
 TOGETHER = 200
 """Draws fitted side by side: as many as stay in a core's cache."""
 TOLERANCE = 1e-8
@@ -45,11 +45,9 @@ class SurfaceDraws:
 
 def redraw_surface(best: SurfaceOptimum, trunk_keys: tuple[str, ...], arm: str, resampling: Resampling) -> SurfaceDraws:
     """Refit every redrawn study from the optimum; trunk_keys (n,) name the points' trunks."""
-    num_trunks = len(set(trunk_keys))
     jacobian_nq = best.problem.slopes(best.theta[None])[0] @ best.free_pq
-    trunks = trunk_keys if num_trunks >= resampling.min_trunks else tuple(map(str, range(len(trunk_keys))))
-    noise = split_noise(best.problem.residuals(best.theta[None])[0], jacobian_nq, trunks)
-    if num_trunks >= PAIRS_FROM:
+    noise = split_noise(best.problem.residuals(best.theta[None])[0], jacobian_nq, trunk_keys)
+    if len(set(trunk_keys)) >= resampling.min_trunks:
         method, problem = "weights", _weighted(best, trunk_keys, resampling)
     else:
         method, problem = "parametric", _parametric(best, noise, trunk_keys, arm, resampling)
@@ -79,10 +77,8 @@ def _weighted(best: SurfaceOptimum, trunk_keys: tuple[str, ...], resampling: Res
 def _parametric(
     best: SurfaceOptimum, noise: TrunkNoise, trunk_keys: tuple[str, ...], arm: str, resampling: Resampling
 ) -> Problem:
-    own_kn = np.stack([normals(resampling, "point", arm, str(index)) for index in range(len(trunk_keys))], axis=1)
-    trunk_kn = np.stack([normals(resampling, "trunk", trunk) for trunk in trunk_keys], axis=1)
-    mixed_kn = np.sqrt(1 - noise.shared) * own_kn + np.sqrt(noise.shared) * trunk_kn
-    return _relossed(best, noise.sd * mixed_kn * tails(resampling, noise.dof))
+    names = [("point", arm, str(index)) for index in range(len(trunk_keys))]
+    return _relossed(best, mixed_noise(noise, names, trunk_keys, arm, resampling))
 
 
 def _relossed(best: SurfaceOptimum, offset_kn: Floats) -> Problem:

@@ -112,11 +112,16 @@ class SurfaceFit:
         params, tokens, loss = ((float(value[0]), draws) for value, draws in zip(values, drawn, strict=True))
         return params, tokens, loss
 
+    @property
+    def believed_sizes(self) -> tuple[float, float]:
+        """Parameters within which an optimum is believed: a factor of `FLAGGED_REACH` around the sizes trained."""
+        return self.contour.lowest / FLAGGED_REACH, self.contour.highest * FLAGGED_REACH
+
     def interior_share(self, params_k: Floats) -> float:
-        """Share of the draws of N* within a factor of `FLAGGED_REACH` of the sizes trained, α and β positive."""
+        """Share of the draws of N* within the believed sizes, α and β positive."""
         theta_kp = self.draws.theta_kp
         sound_k = (theta_kp[:, ALPHA] > 0) & (theta_kp[:, BETA] > 0)
-        low, high = self.contour.lowest / FLAGGED_REACH, self.contour.highest * FLAGGED_REACH
+        low, high = self.believed_sizes
         return float(np.mean(sound_k & (params_k > low) & (params_k < high)))
 
     def predict(self, params: float, tokens: float) -> Prediction:
@@ -253,9 +258,9 @@ def _parameters(best: SurfaceOptimum, draws: SurfaceDraws, level: float) -> dict
     law, (log_n, log_d), theta_kp = best.law, best.problem.centre, draws.theta_kp
     drawn = {
         "E": np.exp(theta_kp[:, E]),
-        "A": np.exp(theta_kp[:, A] + theta_kp[:, ALPHA] * log_n),
+        "A": np.exp(np.minimum(theta_kp[:, A] + theta_kp[:, ALPHA] * log_n, 700.0)),
         "alpha": theta_kp[:, ALPHA],
-        "B": np.exp(theta_kp[:, B] + theta_kp[:, BETA] * log_d),
+        "B": np.exp(np.minimum(theta_kp[:, B] + theta_kp[:, BETA] * log_d, 700.0)),
         "beta": theta_kp[:, BETA],
         "exponent": theta_kp[:, BETA] / (theta_kp[:, ALPHA] + theta_kp[:, BETA]),
     }

@@ -1,8 +1,4 @@
-"""Anyone's run table -> the columns that fits read, with what was assumed and what looks wrong said in words.
-
-A column map is written as `params=N,tokens=D*1e9,loss=val_loss,flops=C,arm=model`: on the left what a column means, on
-the right its name in the table, with a factor where its unit is not parameters, tokens, nats/token or FLOPs.
-"""
+"""Anyone's run table -> the columns that fits read, with what was assumed and what looks wrong said in words."""
 
 import difflib
 import math
@@ -11,35 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
+from analysis.column_map import MEANINGS, NUMBERS, Column
 from analysis.points import TableError
 from analysis.quality import Suspicion, find_off_budget, find_reasons, find_suspicions
 
-MEANINGS = {
-    "params": "N, parameters",
-    "tokens": "D, training tokens",
-    "loss": "nats/token",
-    "flops": "C, training FLOPs of the run",
-    "budget": "the FLOPs that the run was planned for",
-    "arm": "the architecture",
-    "seed": "the seed",
-    "size": "the name of the base shape",
-    "trunk": "runs that share a trunk share this",
-    "cell": "the name of the run",
-    "status": "finished, or why not",
-    "convention": "how FLOPs are counted",
-    "epochs": "passes over the data",
-    "steps": "optimiser steps",
-    "warmup_steps": "steps of warm-up",
-    "cooled": "whether the learning rate had come down",
-    "unrolled_params": "parameters, each layer counted once per application",
-    "recursions": "how often the shared block is applied",
-    "depth": "mean recursions of a token, for routed models",
-}
-REQUIRED = ("params", "tokens", "loss")
-NUMBERS = (
-    "params", "tokens", "loss", "flops", "budget", "epochs", "steps", "warmup_steps", "unrolled_params",
-    "recursions", "depth",
-)  # fmt: skip
 FACTOR_6ND = 6
 SAME_BUDGET = 0.1
 """Largest step of ln C between neighbouring runs of one budget."""
@@ -47,16 +18,6 @@ WIDEST_BUDGET = 0.25
 """Largest spread of ln C within a budget."""
 MIN_SIZES = 4
 ANSWERS_PER_DECADE = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """Where a quantity stands in a table."""
-
-    name: str
-    """The column."""
-    factor: float = 1.0
-    """What its numbers are multiplied by."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,41 +34,6 @@ class ImportedTable:
     """What was assumed."""
     suspicions: tuple[Suspicion, ...]
     """What looks like a mistake in a unit or convention."""
-
-
-def parse_columns(text: str) -> dict[str, Column]:
-    """`params=N,tokens=D*1e9` -> what stands where.
-
-    Raises:
-        TableError: a meaning is unknown, missing or given twice, or a factor is no positive number.
-    """
-    found: dict[str, Column] = {}
-    for part in filter(None, (each.strip() for each in text.split(","))):
-        meaning, equals, where = (each.strip() for each in part.partition("="))
-        if not equals or not where:
-            raise TableError(f"--columns: found {part!r}, expected MEANING=COLUMN, such as params=N or tokens=D*1e9.")
-        if meaning not in MEANINGS:
-            close = difflib.get_close_matches(meaning, MEANINGS, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise TableError(f"--columns: unknown meaning {meaning!r}: choose from {', '.join(MEANINGS)}.{hint}")
-        if meaning in found:
-            raise TableError(f"--columns: {meaning} is given twice.")
-        name, star, factor = (each.strip() for each in where.rpartition("*"))
-        found[meaning] = Column(name=name, factor=_factor(factor)) if star else Column(name=where)
-    missing = [meaning for meaning in REQUIRED if meaning not in found]
-    if missing:
-        raise TableError(f"--columns: no column for {', '.join(missing)}: a fit needs params, tokens and loss.")
-    return found
-
-
-def _factor(text: str) -> float:
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = math.nan
-    if not (math.isfinite(factor) and factor > 0):
-        raise TableError(f"--columns: factor {text!r} is not a positive number.")
-    return factor
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -129,7 +55,7 @@ def import_table(
 
     Args:
         table: one row a run.
-        columns: see `parse_columns`.
+        columns: see `analysis.column_map.parse_columns`.
         convention: how its FLOPs are counted, a name; found in the table or "as given" otherwise.
         budgets: the FLOPs that its runs were meant for; found as clusters of its FLOPs otherwise.
 
@@ -279,6 +205,7 @@ def _frame(rows: list[dict], reasons: dict[str, str], convention: str) -> pl.Dat
         "budget_convention": pl.Utf8, "seed": pl.Int64, "unique_params": pl.Float64, "tokens": pl.Float64,
         "flops": pl.Float64, "loss": pl.Float64, "trunk_id": pl.Utf8, "cooled": pl.Boolean,
         "unrolled_params": pl.Float64, "recursions": pl.Float64, "depth_mean": pl.Float64, "architecture": pl.Utf8,
+        "total_params": pl.Float64, "kv_numbers_kept": pl.Float64, "kv_numbers_read": pl.Float64,
     }  # fmt: skip
     full = []
     for row in rows:
@@ -305,6 +232,9 @@ def _frame(rows: list[dict], reasons: dict[str, str], convention: str) -> pl.Dat
                 "recursions": row.get("recursions") or 1.0,
                 "depth_mean": row.get("depth"),
                 "architecture": _architecture(row),
+                "total_params": row.get("total_params"),
+                "kv_numbers_kept": row.get("kv"),
+                "kv_numbers_read": row.get("kv_read") or row.get("kv"),
             }
         )
     return pl.DataFrame(full, schema=types)

@@ -85,12 +85,12 @@ def as_markdown(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def as_latex(head: list[str], rows: list[list[str]]) -> str:
-    """The same for the package booktabs; the first three columns are words."""
+def as_latex(head: list[str], rows: list[list[str]], *, words: int = 3) -> str:
+    """The same for the package booktabs; the first columns, `words` of them, are no numbers."""
     body = [f"{' & '.join(map(_escaped, line))} \\\\" for line in [head, *rows]]
     return "\n".join(
         [
-            f"\\begin{{tabular}}{{{'l' * 3}{'r' * (len(head) - 3)}}}",
+            f"\\begin{{tabular}}{{{'l' * words}{'r' * (len(head) - words)}}}",
             "\\toprule",
             body[0],
             "\\midrule",

@@ -23,11 +23,12 @@ import numpy as np
 from scipy import optimize
 
 from analysis.bootstrap import Resampling
+from analysis.column_map import parse_columns
 from analysis.quadratic import Floats
 from analysis.surface import SurfaceRules, fit_optimum
 from analysis.surface_bootstrap import redraw_surface
 from analysis.surface_law import SurfacePoints, huber, plain_points
-from analysis.tables import parse_columns, read_table
+from analysis.tables import read_table
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 DELTA = 1e-3

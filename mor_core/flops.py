@@ -125,6 +125,26 @@ def kv_bytes_per_token(config: ModelConfig, bytes_per_number: int, mean_depth: f
     return float(kv_layout(config).layers(depth)) * kv_bytes_per_layer(config, bytes_per_number)
 
 
+def kv_bytes_read_per_token(
+    config: ModelConfig, bytes_per_number: int, capacities: Sequence[Fraction | float] | None = None
+) -> float:
+    """Bytes of keys and values that a generated token reads, on average, for each token of its sequence.
+
+    A share c_r of the tokens reaches recursion r. There it reads the keys and values of all tokens where later
+    recursions see the whole prefix, and otherwise of those that got as far: c_r of them, which do not depend on it.
+
+    Args:
+        config: the model.
+        bytes_per_number: 2 in bf16.
+        capacities: c_r as measured; the planned ones by default.
+    """
+    shares = config.capacities if capacities is None else capacities
+    own = config.recursion.kv == "recursion-wise"
+    passes = sum(share * (share if own else 1) for share in shares)
+    layers = config.num_unshared_layers + config.block_depth * passes
+    return float(layers) * kv_bytes_per_layer(config, bytes_per_number)
+
+
 def kv_bytes_per_layer(config: ModelConfig, bytes_per_number: int) -> int:
     """Bytes of one token's keys and values in one layer."""
     return 2 * config.num_kv_heads * config.d_head * bytes_per_number

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from mor_core.config import ModelConfig
-from mor_core.flops import Convention
+from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token
 from orchestrator.cells import Cell, training_cost
 from orchestrator.revisions import PlannedSegment, Sweep
 from orchestrator.segment_states import SegmentState, SegmentStates, cell_status
@@ -64,6 +64,8 @@ class RunRecord:
     realised_capacity: str | None
     realised_capacity_half: str | None
     forward_flops_per_token: float | None
+    kv_numbers_kept: float | None
+    kv_numbers_read: float | None
     tasks: str | None
     task_average: float | None
     flags: str
@@ -212,6 +214,8 @@ def _record(
         realised_capacity=_json(evaluation.get("realised_capacity")),
         realised_capacity_half=_json(evaluation.get("realised_capacity_half")),
         forward_flops_per_token=evaluation.get("forward_flops_per_token"),
+        kv_numbers_kept=kv_bytes_per_token(cell.model, 1, evaluation["depth_mean"]) if evaluation else None,
+        kv_numbers_read=kv_bytes_read_per_token(cell.model, 1, evaluation["realised_capacity"]) if evaluation else None,
         tasks=json.dumps(tasks) if tasks else None,
         task_average=average(tasks),
         flags=";".join((*cell.flags, *_measured_flags(evaluation, chain))),

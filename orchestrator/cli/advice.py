@@ -1,73 +1,56 @@
 """`mor-sweep table`, `predict`, `lifetime` and `compare`: what a fit says, asked of a sweep or of any run table."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.analysis import (
-    FIT_REFUSED,
-    Columns,
-    Convention,
-    Loss,
-    LossChoice,
-    SweepName,
-    TablePath,
-    Tied,
-    imported_study,
-    study_of,
-)
-from orchestrator.cli.options import Results
+from orchestrator.cli.memory import Memory, arms_served, demand_of
+from orchestrator.cli.spread import spread
+from orchestrator.cli.study import BOTH, FIT_REFUSED, LOSS_COLUMNS, Loss, LossChoice, Runs, Tied, fit_of
 
 if TYPE_CHECKING:
     import polars as pl
 
     from analysis.frontier import Study
+    from analysis.tabulate import Format
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
-BOTH = ("surface", "parabola")
+Force = Annotated[bool, typer.Option("--force", help="Answer beyond 100 times the largest budget too.")]
 
 
+@spread
 def table(
-    sweep: SweepName = None,
-    results: Results = Path("results"),
+    asked: Runs,
     loss: LossChoice = Loss.causal,
     form: TableFormat = "markdown",
-    run_table: TablePath = None,
-    columns: Columns = None,
-    convention: Convention = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="The cells' scores on tasks instead.")] = False,
 ) -> None:
     """Print the fitted optima and exponents as a table."""
-    from analysis.points import TableError
-    from analysis.tabulate import Format, tabulate
+    from analysis.tabulate import tabulate
 
-    if form not in list(Format):
-        raise TableError(f"--format: found {form!r}, expected {', '.join(Format)}.")
+    wanted = _format(form)
     if tasks:
         from analysis.task_table import tabulate_tasks
         from orchestrator.records import table as run_table_of
         from orchestrator.revisions import load_sweep
         from orchestrator.store import Store
 
-        store = Store(root=results)
-        typer.echo(tabulate_tasks(run_table_of(store, load_sweep(store, sweep)), Format(form)), nl=False)
+        store = Store(root=asked.results)
+        typer.echo(tabulate_tasks(run_table_of(store, load_sweep(store, asked.sweep)), wanted), nl=False)
         return
-    study = _study(sweep, results, loss, run_table, columns, convention)
-    typer.echo(tabulate(study, Format(form)), nl=False)
-    _end_refused(study)
+    study = fit_of(asked, loss, BOTH).study
+    typer.echo(tabulate(study, wanted), nl=False)
+    if study.refused:
+        raise typer.Exit(FIT_REFUSED)
 
 
+@spread
 def predict(
+    asked: Runs,
     budget: Annotated[str, typer.Option(help="Training FLOPs, such as 1e21.")],
-    sweep: SweepName = None,
-    results: Results = Path("results"),
     loss: LossChoice = Loss.causal,
-    force: Annotated[bool, typer.Option("--force", help="Answer beyond 100 times the largest budget too.")] = False,
+    force: Force = False,
     tied: Tied = False,
-    run_table: TablePath = None,
-    columns: Columns = None,
-    convention: Convention = None,
 ) -> None:
     """What to train with a budget: size, tokens and the loss to expect, with intervals; exit code 5 where refused."""
     from analysis.advice import predict_budget
@@ -80,7 +63,7 @@ def predict(
         flops = parse_budget(budget)
     except ValueError as error:
         raise TableError(f"--budget: {error}") from error
-    study = _study(sweep, results, loss, run_table, columns, convention, tied)
+    study = fit_of(asked, loss, BOTH, tied=tied).study
     answers = predict_budget(study, str(flops), forced=force)
     typer.echo(f"budget {budget_text(flops)} FLOPs ({study.points.budget_convention})")
     for each in answers:
@@ -100,54 +83,39 @@ def predict(
         raise typer.Exit(FIT_REFUSED)
 
 
+@spread
 def lifetime(
+    asked: Runs,
+    memory: Memory,
     target_loss: Annotated[float, typer.Option(help="Loss to reach, nats/token.")],
     served_tokens: Annotated[float, typer.Option(help="Tokens that will go through the trained model.")],
-    sweep: SweepName = None,
-    results: Results = Path("results"),
     loss: LossChoice = Loss.causal,
+    force: Force = False,
     tied: Tied = False,
-    run_table: TablePath = None,
-    columns: Columns = None,
-    convention: Convention = None,
+    form: TableFormat = "markdown",
 ) -> None:
-    """The model with the least training and serving FLOPs at a loss; exit code 5 where refused."""
-    from analysis.advice import Lifetime, lifetime_optimum, serving_ratios
+    """Which arm, size and tokens take least in training and serving at a loss; exit code 5 where refused."""
     from analysis.estimate import Refusal
-    from analysis.report import short_count
-    from analysis.surface_fit import SurfaceFit
+    from analysis.lifetime import lifetime_study
+    from analysis.lifetime_table import lifetime_notes, tabulate_lifetime
 
-    study, runs = _study_and_runs(sweep, results, loss, run_table, columns, convention, tied, ("surface",))
-    ratios, answered = serving_ratios(runs), False
-    for frontier in study.frontiers:
-        surface = frontier.surface
-        answer = surface
-        if isinstance(surface, SurfaceFit):
-            ratio = ratios.get(frontier.arm, 1.0)
-            answer = lifetime_optimum(surface, target_loss, served_tokens, study.points.budget_convention, ratio)
-        if isinstance(answer, Refusal):
-            typer.echo(f"{frontier.arm}: refused: {answer.sentence}")
-        elif isinstance(answer, Lifetime):
-            answered = True
-            total = answer.total
-            typer.echo(
-                f"{frontier.arm}: N {short_count(answer.params.value)} [{short_count(answer.params.low)}, "
-                f"{short_count(answer.params.high)}], D {short_count(answer.tokens.value)} "
-                f"[{short_count(answer.tokens.low)}, {short_count(answer.tokens.high)}]; training "
-                f"{answer.training.value:.4g} + serving {answer.serving.value:.4g} = {total.value:.4g} FLOPs "
-                f"[{total.low:.4g}, {total.high:.4g}]"
-                + (f"; training is {answer.reach:.3g} times the largest budget fitted" if answer.reach > 1 else "")
-            )
-    if not answered:
+    wanted = _format(form)
+    fitted = fit_of(asked, loss, ("surface",), tied=tied)
+    demand = demand_of(memory, served_tokens, fitted.runs)
+    answers = lifetime_study(fitted.study, target_loss, demand, arms_served(fitted.runs, demand), forced=force)
+    typer.echo(tabulate_lifetime(answers, target_loss, demand, wanted), nl=False)
+    for note in lifetime_notes(answers):
+        typer.echo(note, err=form != "markdown")
+    if all(isinstance(each, Refusal) for each in answers.values()):
         raise typer.Exit(FIT_REFUSED)
 
 
+@spread
 def compare(
-    sweep: SweepName = None,
-    results: Results = Path("results"),
-    run_table: TablePath = None,
-    columns: Columns = None,
-    convention: Convention = None,
+    asked: Runs,
+    other: Annotated[
+        str | None, typer.Option("--with", help="Another sweep: each arm of one against those of the other.")
+    ] = None,
 ) -> None:
     """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers, under both losses."""
     from analysis.conventions import recount, recount_lines
@@ -155,8 +123,8 @@ def compare(
     from analysis.report import comparison_lines
 
     found = False
-    for loss in Loss if run_table is None else (Loss.causal,):
-        study, runs = _study_and_runs(sweep, results, loss, run_table, columns, convention, False, BOTH)
+    for loss in Loss if asked.table is None else (Loss.causal,):
+        study, runs = _compared(asked, other, loss)
         typer.echo(f"{study.points.loss_column}:")
         for line in comparison_lines(study.comparisons) or ["fewer than two arms: nothing to compare"]:
             typer.echo(f"  {line}")
@@ -167,37 +135,26 @@ def compare(
         raise typer.Exit(FIT_REFUSED)
 
 
-def _study(
-    sweep: str | None,
-    results: Path,
-    loss: Loss,
-    run_table: Path | None,
-    columns: str | None,
-    convention: str | None,
-    tied: bool = False,
-    approaches: tuple[str, ...] = BOTH,
-) -> "Study":
-    return _study_and_runs(sweep, results, loss, run_table, columns, convention, tied, approaches)[0]
-
-
-def _study_and_runs(
-    sweep: str | None,
-    results: Path,
-    loss: Loss,
-    run_table: Path | None,
-    columns: str | None,
-    convention: str | None,
-    tied: bool,
-    approaches: tuple[str, ...],
-) -> "tuple[Study, pl.DataFrame]":
-    """The fit, and the run table that it is of."""
-    if run_table is not None:
-        return imported_study(run_table, columns, convention, None, approaches, tied, ())
+def _compared(asked: Runs, other: str | None, loss: Loss) -> "tuple[Study, pl.DataFrame]":
+    """The arms of one sweep or table, or those of two sweeps. Raises TableError."""
+    if other is None:
+        fitted = fit_of(asked, loss, BOTH)
+        return fitted.study, fitted.runs
+    from analysis.points import TableError
     from orchestrator.store import Store
+    from orchestrator.sweep_pair import fit_pair, pair_sweeps
 
-    return study_of(Store(root=results), sweep, loss, approaches, tied)[1:]
+    if asked.table is not None:
+        raise TableError("--with names a sweep, to be compared with a sweep: leave --table out.")
+    pair = pair_sweeps(Store(root=asked.results), asked.sweep, other)
+    return fit_pair(pair, LOSS_COLUMNS[loss]), pair.runs
 
 
-def _end_refused(study: "Study") -> None:
-    if study.refused:
-        raise typer.Exit(FIT_REFUSED)
+def _format(form: str) -> "Format":
+    """Raises TableError for no format."""
+    from analysis.points import TableError
+    from analysis.tabulate import Format
+
+    if form not in list(Format):
+        raise TableError(f"--format: found {form!r}, expected {', '.join(Format)}.")
+    return Format(form)

@@ -151,7 +151,7 @@ def _evaluate_text(
 ) -> None:
     from analysis.evaluation_plots import plot_text_loss
     from orchestrator.cell_names import find_cell
-    from orchestrator.cli.analysis import figure_paths
+    from orchestrator.cli.study import figure_paths
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
     from orchestrator.text_loss import read_tokens, text_loss

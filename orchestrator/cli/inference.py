@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.analysis import figure_paths
 from orchestrator.cli.options import (
     PIPED_WIDTH,
     AsJson,
@@ -19,6 +18,7 @@ from orchestrator.cli.options import (
     print_json,
     say_next,
 )
+from orchestrator.cli.study import figure_paths
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.analysis import FIT_REFUSED, Loss, LossChoice, SweepName, study_of
 from orchestrator.cli.options import AsJson, Results, print_json
+from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, SweepName, study_of
 
 SCHEMA = "mor-sweep.suggest/1"
 

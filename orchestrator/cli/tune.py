@@ -207,7 +207,7 @@ def _numbers(flag: str, text: str) -> list[float]:
 
 def _write(store: "Store", found: "Tuned") -> None:
     from analysis.response_plots import Panel, plot_response
-    from orchestrator.cli.analysis import figure_paths
+    from orchestrator.cli.study import figure_paths
     from orchestrator.store import replace_text
     from orchestrator.trials import LEARNING_RATE
     from orchestrator.tune_run import recipe_text

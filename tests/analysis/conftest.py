@@ -7,12 +7,12 @@ import pytest
 from planted_runs import Bowl, Truth, planted_table
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def planted() -> Callable[..., pl.DataFrame]:
     return planted_table
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def truths() -> dict[str, Truth | Bowl]:
     return {
         "symmetric": Truth(),

@@ -76,6 +76,8 @@ class Grid:
     """Decades of N between sizes."""
     shared: float = 0.5
     """Share of the noise variance that the cells of a trunk have in common."""
+    common: float = 0.0
+    """Share of that which arms of one size and seed have in common."""
 
 
 THREE = (8e10, 1.6e11, 3.2e11)
@@ -86,6 +88,7 @@ GRIDS = (
     Grid(name="demo, noise of the cells alone", sizes=6, budgets=THREE, shared=0.0),
     Grid(name="demo, noise of the trunks alone", sizes=6, budgets=THREE, shared=0.95),
     Grid(name="demo, 3 seeds", sizes=6, budgets=THREE, seeds=3),
+    Grid(name="demo, trunks alone, arms alike", sizes=6, budgets=THREE, shared=0.95, common=0.9),
     Grid(name="7 sizes, 4 budgets, 1 seed", sizes=7, budgets=FOUR),
     Grid(name="7 sizes, 4 budgets, trunks alone", sizes=7, budgets=FOUR, shared=0.95),
     Grid(name="9 sizes, 4 budgets, 2 seeds", sizes=9, budgets=FOUR, seeds=2, step=0.14),
@@ -93,7 +96,7 @@ GRIDS = (
 
 
 def table(grid: Grid, study: int) -> pl.DataFrame:
-    """A run table of three arms; arms of one size and seed see the same data, so a part of their noise is common."""
+    """A run table of three arms; runs of a trunk have a part of their noise in common, and arms a part of that."""
     rng = np.random.default_rng([study, len(grid.name)])
     trunk: dict[tuple, float] = defaultdict(rng.normal)
     rows = []
@@ -106,8 +109,9 @@ def table(grid: Grid, study: int) -> pl.DataFrame:
                 once, block = family.split(width)
                 for seed in range(grid.seeds):
                     name = f"{width:.5g}"
-                    common, own = trunk[name, family.arm, seed], rng.normal()
-                    noise = NOISE * (np.sqrt(grid.shared) * common + np.sqrt(1 - grid.shared) * own)
+                    alone, together, own = trunk[name, family.arm, seed], trunk[name, seed], rng.normal()
+                    along = np.sqrt(grid.common) * together + np.sqrt(1 - grid.common) * alone
+                    noise = NOISE * (np.sqrt(grid.shared) * along + np.sqrt(1 - grid.shared) * own)
                     rows.append(
                         {
                             "cell_id": f"{family.arm}/{name}/{budget:.0f}/{seed}", "status": "finished",

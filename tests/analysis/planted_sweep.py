@@ -78,9 +78,10 @@ def _publish(store: Store, segment: Segment, law: Law) -> None:
         loss = law.loss(segment)
         routed = segment.trunk.model.routing is not None
         result["evaluation"] = {"loss": loss, "loss_topk": loss - 0.03 * routed, "bits_per_byte": loss / 2}
-        result["evaluation"] |= {"tokens": 4096, "depth_mean": 1.5 if routed else 1.0, "realised_capacity": [1.0]}
+        result["evaluation"] |= {"tokens": 4096, "depth_mean": 1.5 if routed else 1.0}
+        result["evaluation"] |= {"realised_capacity": [1.0, 0.5] if routed else [1.0]}
         result["evaluation"] |= {
-            "planned_capacity": [1.0],
+            "planned_capacity": [1.0, 0.5] if routed else [1.0],
             "forward_flops_per_token": float(training_flops_per_token(segment.trunk.model, "exact") / 3),
         }
     else:

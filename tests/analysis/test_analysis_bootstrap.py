@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -5,7 +7,8 @@ from scipy import stats
 from analysis.bootstrap import MinimumDraws, Resampling, interval, redraw_minima, refuse_unstable
 from analysis.estimate import Estimate, RefusalKind
 from analysis.frontier import FitSettings, fit_study
-from analysis.quadratic import Axis, Curve, least_squares, pool_noise
+from analysis.pairing import arm_residuals
+from analysis.quadratic import Axis, Curve, least_squares
 
 NOISE = 0.006
 
@@ -55,11 +58,14 @@ def curve(sizes=7, spread=0.01, bend=0.1):
     return Curve(axis=Axis.PARAMS, log_x=log_x, loss=loss, cell_ids=names, trunk_keys=names)
 
 
-def redraw(resampling=None, **shape):
+def redraw(resampling=None, *, budget="1", arm="vanilla", shared=0.0, **shape):
     quadratic = least_squares(curve(**shape))
-    pooled = pool_noise([quadratic])
-    resampling = resampling or Resampling()
-    return redraw_minima(quadratic, pooled=pooled, arm="vanilla", budget="1", resampling=resampling)
+    noise = replace(arm_residuals([quadratic]).noise, shared=shared)
+    return redraw_minima(quadratic, noise=noise, arm=arm, budget=budget, resampling=resampling or Resampling())
+
+
+def likeness(one, two):
+    return stats.spearmanr(one.log_optimum, two.log_optimum).statistic
 
 
 def test_the_same_seed_gives_the_same_draws_and_another_does_not():
@@ -78,24 +84,24 @@ def test_draws_centre_on_the_fit_and_widen_with_noise(sizes):
     assert ratio == pytest.approx(2.0, rel=0.1)
 
 
-def test_a_trunk_moves_alike_at_every_budget():
-    quadratic = least_squares(curve())
-    pooled = pool_noise([quadratic])
-    one, two = (
-        redraw_minima(quadratic, pooled=pooled, arm="vanilla", budget=budget, resampling=Resampling())
-        for budget in ("1", "2")
-    )
+def test_many_trunks_are_redrawn_with_their_own_residuals_alike_at_every_budget_and_in_every_arm():
+    wild = Resampling(min_trunks=6)
+    one, two, other = redraw(wild), redraw(wild, budget="2"), redraw(wild, arm="mor-2")
     assert np.array_equal(one.log_optimum, two.log_optimum)
+    assert np.array_equal(one.log_optimum, other.log_optimum)
 
 
-def test_few_trunks_are_redrawn_independently_at_every_budget():
-    quadratic = least_squares(curve(sizes=5, spread=0.001))
-    pooled = pool_noise([quadratic])
-    one, two = (
-        redraw_minima(quadratic, pooled=pooled, arm="vanilla", budget=budget, resampling=Resampling())
-        for budget in ("1", "2")
-    )
-    assert abs(stats.spearmanr(one.log_optimum, two.log_optimum).statistic) < 0.1
+@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
+def test_budgets_move_together_as_far_as_the_noise_is_that_of_trunks(shared):
+    one, two = redraw(spread=0.001, shared=shared), redraw(spread=0.001, shared=shared, budget="2")
+    assert likeness(one, two) == pytest.approx(shared, abs=0.12)
+
+
+@pytest.mark.parametrize("paired", [0.0, 0.5, 1.0])
+def test_arms_move_together_as_far_as_they_share_the_noise_of_trunks(paired):
+    resampling = Resampling(paired=paired)
+    one, other = (redraw(resampling, arm=arm, spread=0.001, shared=1.0) for arm in ("vanilla", "mor-2"))
+    assert likeness(one, other) == pytest.approx(paired, abs=0.12)
 
 
 def test_a_curve_that_bends_the_wrong_way_has_too_few_inner_minima_for_an_interval():
@@ -124,7 +130,7 @@ def test_a_straight_draw_has_a_finite_minimum():
     assert (minima.minimum_loss > 0).all()
 
 
-@pytest.mark.parametrize(("name", "value"), [("draws", 10), ("level", 1.0)])
+@pytest.mark.parametrize(("name", "value"), [("draws", 10), ("level", 1.0), ("paired", 1.5)])
 def test_settings_that_give_no_interval_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
         Resampling(**{name: value})

@@ -55,6 +55,12 @@ def test_a_table_unlike_any_grid_that_was_simulated_gets_no_share(planted):
     assert coverage_notes(fit_study(planted().clear(), FitSettings())) == ()
 
 
+def test_a_study_without_a_number_is_told_nothing_of_intervals(planted):
+    refused = fit_study(planted(sizes=1), SETTINGS)
+    assert refused.refused
+    assert coverage_notes(refused) == ()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_tabled_shares_are_those_of_a_new_simulation(capsys):

@@ -10,13 +10,15 @@ from planted_sweep import SNAPSHOT, PlantedSweep, overrides
 from typer.testing import CliRunner
 
 from analysis.bootstrap import Resampling
-from analysis.compare_plots import LifetimeStudy, plot_compare, plot_lifetime, study_lifetime
+from analysis.compare_plots import plot_compare
 from analysis.curve_plots import smoothed
 from analysis.estimate import Estimate, Refusal
 from analysis.figure_data import curves_data, figure_document, frontier_data
 from analysis.frontier import FitSettings, fit_study
+from analysis.lifetime_plots import LifetimeStudy, plot_lifetime, study_lifetime
 from analysis.provenance import provenance_of
 from analysis.report import study_as_json
+from analysis.serving import Demand
 from analysis.surface_plots import plot_residuals, plot_surface
 from orchestrator.cell_curves import cell_curves
 from orchestrator.cli.main import app
@@ -50,7 +52,7 @@ def draw(study, folder):
     for name, plot in plots.items():
         plot(study, [folder / f"{name}.svg"], origin(study))
     plot_compare([study], [folder / "compare.svg"], origin(study))
-    lifetime = study_lifetime(study)
+    lifetime = study_lifetime(study, None, Demand(tokens=0))
     if isinstance(lifetime, LifetimeStudy):
         plot_lifetime(study, lifetime, [folder / "lifetime.svg"], origin(study))
     return {path.stem: path.read_text() for path in folder.glob("*.svg")}
@@ -71,7 +73,7 @@ def test_refused_surfaces_are_words_on_the_figures_and_no_lifetime(planted, tmp_
     assert "no surface: " in drawn["surface"]
     assert "no surface: " in drawn["residuals"]
     assert "lifetime" not in drawn
-    assert isinstance(study_lifetime(study), Refusal)
+    assert isinstance(study_lifetime(study, None, Demand(tokens=0)), Refusal)
 
 
 def test_an_empty_table_draws_words(planted, tmp_path):
@@ -100,12 +102,12 @@ def test_a_name_with_dollar_signs_is_no_formula(planted, tmp_path):
 
 def test_a_lifetime_moves_to_smaller_models_as_more_is_served(planted, truths):
     study = fit_study(planted(truths["chinchilla"], sizes=9, cell_noise=0.004), SETTINGS)
-    found = study_lifetime(study)
+    found = study_lifetime(study, None, Demand(tokens=0))
     params = [each.answer.params.value for each in found.places]
     assert all(later < earlier for earlier, later in pairwise(params))
     surface = study.frontiers[1].surface
     assert found.target == pytest.approx(surface.law.l_opt(surface.largest_flops, surface.contour))
-    assert study_lifetime(study, 1.0).refused
+    assert study_lifetime(study, 1.0, Demand(tokens=0)).refused
 
 
 def test_the_line_through_a_curve_follows_it_and_leaves_single_batches_out():

@@ -6,13 +6,14 @@ import pytest
 from published import epoch_points, published
 
 from analysis.bootstrap import Resampling
+from analysis.column_map import parse_columns
 from analysis.contour import contour_of_runs, proportional_contour
 from analysis.frontier import FitSettings, fit_study
 from analysis.paper import paper_runs
 from analysis.surface import SurfaceRules, fit_optimum
 from analysis.surface_bootstrap import redraw_surface
 from analysis.surface_law import ALPHA, BETA, E, plain_points
-from analysis.tables import import_table, parse_columns
+from analysis.tables import import_table
 
 
 def test_epochs_240_points_reach_the_true_optimum_from_every_start():

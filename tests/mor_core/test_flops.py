@@ -1,5 +1,6 @@
 """The formulas against the built model and PyTorch's own counter."""
 
+import dataclasses
 import itertools
 from fractions import Fraction
 
@@ -15,7 +16,10 @@ from mor_core.config import ExpertChoice, ModelConfig, Recursion, TokenChoice
 from mor_core.flops import (
     CONVENTIONS,
     Convention,
+    kv_bytes_per_layer,
+    kv_bytes_read_per_token,
     layer_params,
+    planned_work,
     router_params,
     total_params,
     training_flops,
@@ -181,3 +185,24 @@ def test_the_ladder_is_smooth_deep_enough_to_share_and_named_by_its_parameters()
         for recursions in (2, 3):
             config = model_config(size, vocab_size=512, context_length=128, recursion=Recursion(count=recursions))
             assert config.num_layers == size.num_layers
+
+
+@pytest.mark.parametrize(
+    ("name", "kv"),
+    [(name, kv) for name in ARMS for kv in ("recursion-wise", "shared", "hybrid") if kv != "hybrid" or "mor" in name],
+)
+def test_keys_and_values_read_are_those_of_the_query_key_pairs(name: str, kv: str):
+    """A generated token reads what its queries see: the pairs of a sequence, over tokens and mean prefix."""
+    length, config = 4096, arm(name, context_length=4096)
+    if config.recursion.count > 1:
+        config = dataclasses.replace(config, recursion=dataclasses.replace(config.recursion, kv=kv))
+    work = planned_work(config, length, config.tokens_per_recursion())
+    pairs = config.num_unshared_layers * length**2 / 2 + config.block_depth * sum(float(each.pairs) for each in work)
+    read = kv_bytes_read_per_token(config, 2) * length * length / 2
+    assert read == pytest.approx(pairs * kv_bytes_per_layer(config, 2), rel=2e-3)
+
+
+def test_a_shallower_depth_reads_fewer_keys_and_values():
+    config = arm("mor-2")
+    assert kv_bytes_read_per_token(config, 2, [1.0, 0.25]) < kv_bytes_read_per_token(config, 2, [1.0, 0.5])
+    assert kv_bytes_read_per_token(config, 2, [1.0, 0.5]) == kv_bytes_read_per_token(config, 2)

@@ -57,6 +57,8 @@ SCIENCE = [
     "realised_capacity",
     "realised_capacity_half",
     "forward_flops_per_token",
+    "kv_numbers_kept",
+    "kv_numbers_read",
     "tasks",
     "task_average",
     "flags",

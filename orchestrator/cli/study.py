@@ -1,0 +1,211 @@
+"""What verbs that read a fit have in common: which runs, how they are fitted, and where figures of them go."""
+
+import tempfile
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from orchestrator.cli.options import Results, SweepArgument
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from analysis.frontier import Study
+    from analysis.provenance import Provenance
+    from orchestrator.store import Store
+
+FIT_REFUSED = 5
+FIGURES = Path("figures")
+BOTH = ("parabola", "surface")
+
+
+class Loss(StrEnum):
+    """Which loss is fitted."""
+
+    causal = "causal"
+    top_k = "topk"
+
+
+SweepName = SweepArgument
+LossChoice = Annotated[Loss, typer.Option(help="causal (what inference can do) or topk (the paper's evaluation).")]
+Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Which runs: those of a sweep, or of anyone's table."""
+
+    sweep: SweepName = None
+    """A sweep's name; None for the last one."""
+    results: Results = Path("results")
+    """The results folder."""
+    table: Annotated[
+        Path | None, typer.Option(help="A CSV or Parquet file of runs instead of a sweep.", dir_okay=False)
+    ] = None
+    """A table in place of a sweep."""
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="What its columns mean: params=N,tokens=D*1e9,loss=val_loss,flops=C,arm=model,budget=…,seed=…"
+        ),
+    ] = None
+    """What its columns mean."""
+    convention: Annotated[str | None, typer.Option(help="How the FLOPs of --table are counted, a name.")] = None
+    """How its FLOPs are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureRuns(Runs):
+    """The same, for a figure."""
+
+    out: Annotated[Path, typer.Option(help="The folder of figures of --table.", file_okay=False)] = FIGURES
+    """Where figures of a table go; those of a sweep lie in its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A study, and where it comes from."""
+
+    study: "Study"
+    """The fit."""
+    name: str
+    """The sweep's, or the table's."""
+    asked: Runs
+    """Which runs were asked for."""
+    runs: "pl.DataFrame"
+    """The run table that was fitted."""
+
+    @property
+    def provenance(self) -> "Provenance":
+        """What a figure or a page says about its origin."""
+        from analysis.provenance import provenance_of
+        from orchestrator.origin import data_label, package_version
+        from orchestrator.revisions import load_sweep
+        from orchestrator.store import Store
+
+        data = "" if self.asked.table else data_label(load_sweep(Store(root=self.asked.results), self.name))
+        return provenance_of(self.study, source=self.name, data=data, version=package_version())
+
+
+def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool = False) -> Fitted:
+    """Fit the runs asked for. Raises NoSuchSweep and TableError."""
+    from orchestrator.store import Store
+
+    if asked.table is not None:
+        study, runs = imported_study(asked, None, approaches, tied, ())
+        return Fitted(study=study, name=asked.table.name, asked=asked, runs=runs)
+    name, study, runs = study_of(Store(root=asked.results), asked.sweep, loss, approaches, tied)
+    return Fitted(study=study, name=name, asked=asked, runs=runs)
+
+
+def imported_study(
+    asked: Runs, budgets: str | None, approaches: tuple[str, ...], tied: bool, leave_out: tuple[str, ...]
+) -> "tuple[Study, pl.DataFrame]":
+    """The fit of anyone's table, and the run table made of it; assumptions and suspicions go to stderr. Raises
+    TableError.
+
+    Without `approaches`, a surface, and parabolas where most runs lie on budgets.
+    """
+    from analysis.column_map import parse_columns
+    from analysis.frontier import FitSettings, fit_study
+    from analysis.points import TableError
+    from analysis.surface import SurfaceRules
+    from analysis.tables import import_table, read_table
+    from orchestrator.budgets import parse_budget
+
+    assert asked.table is not None
+    if asked.columns is None:
+        raise TableError("--table needs --columns, such as params=N,tokens=D,loss=val_loss,flops=C.")
+    try:
+        wanted = tuple(parse_budget(each) for each in budgets.split(",")) if budgets else ()
+    except ValueError as error:
+        raise TableError(f"--budgets: {error}") from error
+    imported = import_table(
+        read_table(asked.table), parse_columns(asked.columns), convention=asked.convention, budgets=wanted
+    )
+    for note in imported.notes:
+        typer.echo(f"note: {note}", err=True)
+    for suspicion in imported.suspicions:
+        typer.echo(f"suspected: {suspicion.sentence}", err=True)
+    if not imported.on_budgets and not approaches:
+        typer.echo("note: most runs are on no common budget, so that only a surface is fitted", err=True)
+    settings = FitSettings(
+        approaches=approaches or (BOTH if imported.on_budgets else ("surface",)),
+        leave_out_cells=leave_out,
+        optima_at=imported.optima_at,
+        surface=SurfaceRules(tied=tied),
+    )
+    return fit_study(imported.frame, settings), imported.frame
+
+
+def study_of(
+    store: "Store",
+    sweep: str | None,
+    loss: Loss,
+    approaches: tuple[str, ...] = ("parabola",),
+    tied: bool = False,
+    leave_out: tuple[str, ...] = (),
+) -> "tuple[str, Study, pl.DataFrame]":
+    """The sweep's name, its fit, and its table as it stands now."""
+    from analysis.frontier import FitSettings, fit_study
+    from analysis.surface import SurfaceRules
+    from orchestrator.records import table
+    from orchestrator.revisions import load_sweep
+
+    loaded = load_sweep(store, sweep)
+    runs = table(store, loaded)
+    settings = FitSettings(
+        loss_column=LOSS_COLUMNS[loss],
+        approaches=approaches,
+        leave_out_cells=leave_out,
+        surface=SurfaceRules(tied=tied),
+    )
+    return loaded.name, fit_study(runs, settings), runs
+
+
+LOSS_COLUMNS = {Loss.causal: "loss", Loss.top_k: "loss_topk"}
+"""Columns of a sweep's run table."""
+
+
+def figure_paths(store: "Store", name: str, figure: str) -> list[Path]:
+    """Where a figure of a sweep goes, which can be written; says so on stderr."""
+    return _announced(f"sweep {name}", store.sweep_folder(name) / "figures", figure)
+
+
+def _announced(whose: str, folder: Path, figure: str) -> list[Path]:
+    """A PNG and a vector file in a folder, which is made where it is not there. Raises ResultsError."""
+    from orchestrator.results_folder import writing
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    paths = [folder / f"{figure}.png", folder / f"{figure}.svg"]
+    typer.echo(f"{whose}: {paths[0]} and {paths[1].name}", err=True)
+    return paths
+
+
+def paths_of(fitted: Fitted, asked: FigureRuns, figure: str) -> list[Path]:
+    """Where a figure of fitted runs goes, which can be written; says so on stderr."""
+    from orchestrator.store import Store
+
+    if asked.table is None:
+        return figure_paths(Store(root=asked.results), fitted.name, figure)
+    return _announced(fitted.name, asked.out, figure)
+
+
+def write_figure_data(figure: str, paths: list[Path], provenance: "Provenance", data: Any) -> None:
+    """The JSON beside a figure."""
+    from analysis.figure_data import figure_document
+    from orchestrator.store import write_json
+
+    write_json(paths[0].with_suffix(".json"), figure_document(figure, provenance, data))
+
+
+def end_refused(reasons: list[str]) -> NoReturn:
+    """Each reason once on stderr, and exit code 5."""
+    for reason in dict.fromkeys(reasons):
+        typer.echo(f"refused: {reason}", err=True)
+    raise typer.Exit(FIT_REFUSED)

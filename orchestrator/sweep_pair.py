@@ -1,0 +1,125 @@
+"""Two sweeps as one run table: whole sweep against sweep, refused where their losses do not mean the same."""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+
+from analysis.compare import Comparison
+from analysis.frontier import FitSettings, Study, fit_study
+from analysis.points import TableError, budget_label
+from orchestrator.records import table
+from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.store import Store
+
+MEASURED = {
+    "validation data": ("trunk", "data_fingerprint"),
+    "tokenizer": ("trunk", "tokenizer_fingerprint"),
+    "context length": ("trunk", "model", "context_length"),
+    "number of validation sequences": ("evaluation", "num_sequences"),
+}
+"""What makes losses of two sweeps comparable, and where an evaluation's spec.json has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPair:
+    """The cells of two sweeps, arms named after both."""
+
+    runs: pl.DataFrame
+    """One row a cell; `arm` is "ARM (SWEEP)"."""
+    pairs: tuple[tuple[str, str], ...]
+    """Arms to compare: those of one name, or every arm of one with every arm of the other where no name is in both."""
+
+
+def pair_sweeps(store: Store, one: str | None, other: str) -> SweepPair:
+    """Put two sweeps beside each other.
+
+    Raises:
+        NoSuchSweep: there is none of that name.
+        TableError: they are one sweep, count budgets differently, or were evaluated on different texts.
+    """
+    first, second = load_sweep(store, one), load_sweep(store, other)
+    if first.name == second.name:
+        raise TableError(f"--with {other}: a sweep against itself says nothing; name another one.")
+    tables = {sweep.name: table(store, sweep) for sweep in (first, second)}
+    conventions = {name: sorted(set(runs["budget_convention"].to_list())) for name, runs in tables.items()}
+    if conventions[first.name] != conventions[second.name]:
+        raise TableError(
+            f"{first.name} counts budgets as {', '.join(conventions[first.name])} FLOPs and {second.name} as "
+            f"{', '.join(conventions[second.name])}: budgets counted differently are not equal FLOPs."
+        )
+    _check_losses(store, first, second)
+    arms = [{cell.arm for cell in sweep.cells} for sweep in (first, second)]
+    same = sorted(arms[0] & arms[1])
+    names = [(arm, arm) for arm in same] or [(a, b) for a in sorted(arms[0]) for b in sorted(arms[1])]
+    named = [
+        runs.with_columns(
+            pl.format("{} ({})", "arm", pl.lit(name)).alias("arm"), (pl.col("cell_id") + f" {name}").alias("cell_id")
+        )
+        for name, runs in tables.items()
+    ]
+    return SweepPair(
+        runs=pl.concat(named), pairs=tuple((f"{a} ({first.name})", f"{b} ({second.name})") for a, b in names)
+    )
+
+
+def _check_losses(store: Store, first: Sweep, second: Sweep) -> None:
+    """Raises TableError where the two were not evaluated alike."""
+    measured = [_measured(store, sweep) for sweep in (first, second)]
+    for what in MEASURED:
+        one, other = (each[what] for each in measured)
+        if one and other and one != other:
+            shown = [", ".join(sorted(str(value)[:12] for value in values)) for values in (one, other)]
+            raise TableError(
+                f"losses of {first.name} and {second.name} are not comparable: their {what} differs "
+                f"({shown[0]} against {shown[1]})."
+            )
+
+
+def _measured(store: Store, sweep: Sweep) -> dict[str, set[Any]]:
+    """What each published evaluation of a sweep was made on."""
+    found: dict[str, set[Any]] = {what: set() for what in MEASURED}
+    for cell in sweep.cells:
+        if not store.is_done(str(cell.evaluate_segment)):
+            continue
+        spec = json.loads((store.segment_folder(str(cell.evaluate_segment)) / "spec.json").read_text())
+        for what, path in MEASURED.items():
+            value: Any = spec
+            for key in path:
+                value = value[key]
+            found[what].add(value)
+    return found
+
+
+def fit_pair(pair: SweepPair, loss_column: str) -> Study:
+    """The fit of both, with the comparisons between them alone; by surfaces where they have no budget in common.
+
+    Raises TableError where their budgets do not even overlap.
+    """
+    one, other = (
+        set(map(int, mine["budget"].to_list())) for _, mine in pair.runs.group_by("sweep", maintain_order=True)
+    )
+    if one & other:
+        settings = FitSettings(loss_column=loss_column, approaches=("parabola", "surface"))
+    else:
+        settings = FitSettings(loss_column=loss_column, approaches=("surface",), optima_at=_within_both(one, other))
+    study = fit_study(pair.runs, settings)
+    return replace(study, comparisons=_between(study, pair))
+
+
+def _between(study: Study, pair: SweepPair) -> tuple[Comparison, ...]:
+    wanted = {frozenset(arms) for arms in pair.pairs}
+    return tuple(each for each in study.comparisons if frozenset((each.arm, each.other)) in wanted)
+
+
+def _within_both(one: set[int], other: set[int]) -> tuple[str, ...]:
+    """Budgets of either sweep that lie within those of the other. Raises TableError where there are none."""
+    within = sorted(each for each in one | other if max(min(one), min(other)) <= each <= min(max(one), max(other)))
+    if not within:
+        first, second = (f"{budget_label(str(min(each)))} to {budget_label(str(max(each)))}" for each in (one, other))
+        raise TableError(
+            f"the budgets of the two sweeps do not overlap ({first} against {second} FLOPs): there is no equal "
+            "compute at which to compare them."
+        )
+    return tuple(map(str, within))
