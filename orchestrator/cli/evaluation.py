@@ -8,7 +8,6 @@ import typer
 
 from orchestrator.cli.inference import (
     AsJson,
-    CellName,
     Rule,
     RuleChoice,
     SweepName,
@@ -184,12 +183,7 @@ def _evaluate_text(
         show_rows(f"{where}: loss by recursions", own.depths.to_dicts(), as_json=False)
 
 
-def export(
-    cell: CellName,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for weights, config and tokenizer.")],
-    sweep: SweepName = None,
-    results: Results = Path("results"),
-) -> None:
+def export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> None:
     """Write a vanilla or recursive cell as a Hugging Face Llama folder, which transformers loads."""
     from mor_core.data.snapshot import TOKENIZER_FILE
     from mor_core.interop.hugging_face import check_exportable, export_llama
