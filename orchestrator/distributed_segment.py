@@ -20,6 +20,7 @@ from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import Segment
+from orchestrator.remote_work import local_store
 from orchestrator.segment_run import Job, SegmentRun
 from orchestrator.stopping import why_stop
 from orchestrator.store import Store, StoreError, iterate_attempts, replace_text, scratch_folder, write_json
@@ -51,7 +52,7 @@ def with_ranks(segment: Segment, job: Job, train: Callable[[Rank], str | None], 
 
     `train` runs `run_rank` on every rank and returns, when all have ended, a sentence where the group was lost.
     """
-    store = Store(root=job.results)
+    store = local_store(job)
     lost, left, out_of_memory = None, tries, 0
     while left:
         left -= 1
@@ -99,7 +100,7 @@ def run_rank(rank: Rank) -> bool:
 def _follow(rank: Rank) -> bool:
     """The part of a rank that writes nothing of its own; False where it failed. Raises PeerLost."""
     with tempfile.TemporaryDirectory(dir=rank.scratch) as folder, contextlib.suppress(Diverged):
-        run = SegmentRun(segment=rank.segment, job=rank.job, store=Store(root=rank.job.results), attempt=Path(folder))
+        run = SegmentRun(segment=rank.segment, job=rank.job, store=local_store(rank.job), attempt=Path(folder))
         try:
             run.follow()
         except (PeerLost, Diverged):

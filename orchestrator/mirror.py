@@ -9,6 +9,7 @@ twice changes nothing. A run that holds a point or a parameter which the store c
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from orchestrator.mirror_content import RunContent, curve_points, run_content
+from orchestrator.mirror_content import MetricPoint, RunContent, curve_points, isoflop_points, run_content
 from orchestrator.mirror_cursor import (
     Cursor,
     SentRun,
     cell_states,
     files_sha256,
+    lineage_tags,
     public_uri,
     read_cursor,
     sha256_of,
@@ -30,6 +32,7 @@ from orchestrator.mirror_cursor import (
     write_cursor,
 )
 from orchestrator.mirror_process import UNREACHABLE
+from orchestrator.mlflow_credentials import VARIABLE, use_credentials
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store, StoreError
@@ -48,6 +51,9 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
 """What mlflow reads when it is imported. A server that does not answer is tried again at the next pass."""
+
+_REFUSED = re.compile(r"\b(error code|code:?|status) 40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|Unauthorized")
+"""How MLflow says that a server wants other credentials."""
 
 LOCK_SECONDS = 60.0
 BATCH = 1000
@@ -100,6 +106,7 @@ def sync(store: Store, sweep: Sweep, uri: str, *, thorough: bool = False) -> Syn
 def _mlflow_errors(uri: str) -> Iterator[None]:
     """What MLflow and its database raise, as a MirrorError that shows no password."""
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    use_credentials()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -107,6 +114,11 @@ def _mlflow_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError) as error:
         cause = str(error).replace(uri, public_uri(uri)).strip().partition("\n")[0]
+        if _REFUSED.search(cause):
+            cause = (
+                "it refused the credentials: put others into ~/.mlflow/credentials, or into the file that "
+                f"{VARIABLE} names"
+            )
         raise MirrorError(f"the MLflow store {public_uri(uri)} did not take the sweep ({cause})") from error
 
 
@@ -192,12 +204,12 @@ class _Pass:
             if known and sent is not None and sent.state == state and not self.thorough:
                 continue
             try:
-                content = run_content(row, curve(self.store, self.sweep, cell))
+                content = run_content(row, curve(self.store, self.sweep, cell), lineage_tags(self.sweep, cell))
             except StoreError as error:
                 problems.append(str(error))
                 continue
             self.cursor.runs[content.cell_id] = self._send(content, run, sent if known else None, state)
-        self._send_files(held.get(SUMMARY))
+        self._send_summary(held.get(SUMMARY))
         return SyncReport(
             created=self.created, updated=self.updated, points=self.points, problems=tuple(dict.fromkeys(problems))
         )
@@ -279,18 +291,35 @@ class _Pass:
         else:
             self.client.update_run(run.info.run_id, status=content.status)
 
-    def _send_files(self, run: "Run | None") -> None:
-        """Figures and fits as artifacts of one more run, named after what they show."""
+    def _send_summary(self, run: "Run | None") -> None:
+        """Figures, fits, report, plans and the table as artifacts of one more run, named after what they show; and the
+        IsoFLOP picture as its metrics."""
+        from mlflow.entities import Metric
+
         paths = summary_files(self.store, self.sweep.name)
         digest = files_sha256(paths)
         if digest and (run is None or run.data.tags.get("mor.files") != digest):
+            wanted = set(isoflop_points(table(self.store, self.sweep).iter_rows(named=True)))
+            if run is not None and not self._summary_points(run) <= wanted:
+                self.client.delete_run(run.info.run_id)
+                run = None
             tags = {"mor.kind": "summary", "mor.sweep": self.sweep.name, "mlflow.source.name": "mor-sweep"}
             run = run or self.client.create_run(self.cursor.experiment_id, tags=tags, run_name=SUMMARY)
+            points = [Metric(key=name, value=value, timestamp=step, step=step) for name, value, step in sorted(wanted)]
+            for first in range(0, len(points), BATCH):
+                self.client.log_batch(run.info.run_id, metrics=points[first : first + BATCH])
             for path in paths:
                 self.client.log_artifact(run.info.run_id, str(path))
             self.client.set_tag(run.info.run_id, "mor.files", digest)
             self.client.set_terminated(run.info.run_id, status="FINISHED", end_time=run.info.start_time)
         self.cursor.files = digest
+        self.cursor.summary = run.info.run_id if run is not None else ""
+
+    def _summary_points(self, run: "Run") -> set[MetricPoint]:
+        """The IsoFLOP points that the summary run holds."""
+        metrics: dict[str, float] = run.data.metrics
+        histories = {name: self.client.get_metric_history(run.info.run_id, name) for name in metrics}
+        return {(name, point.value, point.step) for name, history in histories.items() for point in history}
 
 
 def _contradicts(run: "Run", content: RunContent) -> bool:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.mirror import SUMMARY, reading, runs_of
 from orchestrator.mirror_content import RunContent, curve_points, run_content
-from orchestrator.mirror_cursor import files_sha256, public_uri, summary_files
+from orchestrator.mirror_cursor import files_sha256, lineage_tags, public_uri, summary_files
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store, StoreError
@@ -34,7 +34,7 @@ def differences(store: Store, sweep: Sweep, uri: str) -> list[str]:
 def _differences(store: Store, sweep: Sweep, client: "MlflowClient", held: dict[str, list[Any]]) -> Iterator[str]:
     for cell, row in zip(sweep.cells, table(store, sweep).iter_rows(named=True), strict=True):
         try:
-            content = run_content(row, curve(store, sweep, cell))
+            content = run_content(row, curve(store, sweep, cell), lineage_tags(sweep, cell))
         except StoreError as error:
             yield str(error)
             continue

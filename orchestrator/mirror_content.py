@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,8 +107,9 @@ class RunContent:
     """The thinned curve: step and measurements."""
 
 
-def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]]) -> RunContent:
-    """The run of a cell from its row of the results table and its curve (`orchestrator.records.curve`)."""
+def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]], lineage: dict[str, str]) -> RunContent:
+    """The run of a cell from its row of the results table, its curve (`orchestrator.records.curve`) and the tags that
+    say what it was made of."""
     shown = {f"mor.{name}": str(row[name]) for name in TAGS if row[name] not in (None, "")}
     reason = {"mor.reason": row["reason"][:LONGEST_TAG]}
     finished = row["status"] == "finished"
@@ -119,7 +120,10 @@ def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]]) -> RunCont
         name=f"{row['arm']} {row['size']} {budget_text(int(row['budget']))} seed {row['seed']}",
         status=RUN_STATUS[row["status"]],
         seconds=row["train_seconds"] or 0.0,
-        tags=shown | reason | {"mor.cell": row["cell_id"], "mor.kind": "cell", "mlflow.source.name": "mor-sweep"},
+        tags=shown
+        | lineage
+        | reason
+        | {"mor.cell": row["cell_id"], "mor.kind": "cell", "mlflow.source.name": "mor-sweep"},
         params={name: str(row[name]) for name in PARAMS},
         final=tuple(_finite({name: float(value) for name, value in values.items()}, row["steps"])),
         rows=tuple(
@@ -149,6 +153,16 @@ def thinned(curve: Sequence[dict[str, Any]], steps: int) -> list[dict[str, Any]]
         last = row["step"] == steps
         kept.setdefault(MOST_POINTS if last else (row["step"] - 1) * (MOST_POINTS - 1) // steps, row)
     return list(kept.values())
+
+
+def isoflop_points(rows: Iterable[dict[str, Any]]) -> Iterator[MetricPoint]:
+    """Loss against N, one curve an arm and budget: metric isoflop/ARM/BUDGET at the step N, for every finished cell.
+
+    MLflow's charts draw metrics against steps, so this is the IsoFLOP picture in its own charts.
+    """
+    for row in rows:
+        if row["status"] == "finished" and math.isfinite(row["loss"]):
+            yield f"isoflop/{row['arm']}/{budget_text(int(row['budget']))}", row["loss"], row["unique_params"]
 
 
 def curve_points(rows: Sequence[dict[str, Any]]) -> Iterator[MetricPoint]:

@@ -16,14 +16,19 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from orchestrator.cells import Cell
+from orchestrator.origin import package_version
 from orchestrator.records import table
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store, replace_text
 
 SCHEMA = "mor-sweep.mirror/1"
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever runs say the same results in other words: every run is then sent anew."""
+
+
+MOST_SEGMENTS = 60
+"""Of a chain that a tag shows, its last: MLflow refuses tags of more than a few thousand characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,8 @@ class Cursor:
     """By cell id."""
     files: str = ""
     """sha256 of the figures and fits that were sent; empty where none were."""
+    summary: str = ""
+    """The run that holds them; empty where there is none."""
 
 
 def tracking_uri(store: Store, name: str) -> str:
@@ -83,7 +90,9 @@ def read_cursor(store: Store, name: str, uri: str) -> Cursor:
     if known is None:
         return Cursor()
     runs = {cell_id: SentRun(**sent) for cell_id, sent in known["runs"].items()}
-    return Cursor(experiment_id=known["experiment_id"], runs=runs, files=known["files"])
+    return Cursor(
+        experiment_id=known["experiment_id"], runs=runs, files=known["files"], summary=known.get("summary", "")
+    )
 
 
 def write_cursor(store: Store, name: str, uri: str, cursor: Cursor) -> None:
@@ -110,15 +119,31 @@ def cell_states(store: Store, sweep: Sweep) -> dict[str, str]:
     states: dict[str, str] = {}
     for cell, row in zip(sweep.cells, table(store, sweep).iter_rows(named=True), strict=True):
         sources = [segment for step, segment in published[str(cell.trunk_id)] if step <= cell.decay_start]
-        states[str(cell.cell_id)] = sha256_of([LAYOUT, row, sources, store.is_done(_decay_id(sweep, cell))])
+        done = store.is_done(_decay_id(sweep, cell))
+        states[str(cell.cell_id)] = sha256_of([LAYOUT, row, lineage_tags(sweep, cell), sources, done])
     return states
 
 
+def lineage_tags(sweep: Sweep, cell: Cell) -> dict[str, str]:
+    """What a cell's run was made of: plan, data, this program's version, the segments from its start to its loss."""
+    chain = [f"{segment.kind} {segment.id}" for segment in sweep.chain(cell)]
+    return {
+        "mor.plan_revisions": str(sweep.revisions),
+        "mor.settings": sweep.settings_id,
+        "mor.data": Path(sweep.data_folder).name,
+        "mor.version": package_version(),
+        "mor.segments": "\n".join(chain[-MOST_SEGMENTS:]),
+    }
+
+
 def summary_files(store: Store, name: str) -> list[Path]:
-    """A sweep's fits, figures and pages of coloured text, as far as there are any."""
+    """A sweep's fits, figures and pages of coloured text, as far as there are any; with them its plans, table and
+    report."""
     folder = store.sweep_folder(name)
     figures = [path for path in (folder / "figures").glob("*") if path.suffix in (".png", ".svg", ".html")]
-    return sorted(figures) + [path for path in [folder / "fits.json"] if path.is_file()]
+    drawn = sorted(figures) + [path for path in [folder / "fits.json"] if path.is_file()]
+    beside = [folder / each for each in ("report.html", "runs.parquet", "sweep.json")]
+    return drawn + [path for path in beside if drawn and path.is_file()]
 
 
 def files_sha256(paths: list[Path]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 import ssl
@@ -13,9 +14,13 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
+from orchestrator.mirror_content import isoflop_points
 from orchestrator.mirror_cursor import public_uri, read_cursor, sqlite_path, tracking_uri
 from orchestrator.mirror_process import UNREACHABLE, end_group
+from orchestrator.records import table
+from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
 
 HOST = "127.0.0.1"
@@ -104,6 +109,36 @@ def chart_page(address: str, store: Store, name: str) -> str:
     """The same runs as curves."""
     page = runs_page(address, store, name)
     return f"{page}&compareRunsMode=CHART" if "?" in page else page
+
+
+def isoflop_page(address: str, store: Store, name: str) -> str:
+    """Loss against N, one curve an arm and budget, as metrics of the summary run; empty where there is none yet."""
+    uri = tracking_uri(store, name)
+    cursor = read_cursor(store, name, uri)
+    metrics = sorted(
+        {point for point, _, _ in isoflop_points(table(store, load_sweep(store, name)).iter_rows(named=True))}
+    )
+    if not cursor.summary or not metrics:
+        return ""
+    asked = {
+        "runs": [cursor.summary],
+        "metric": metrics[0],
+        "experiments": [cursor.experiment_id],
+        "plot_metric_keys": metrics,
+    }
+    query = "&".join(f"{key}={quote(json.dumps(value))}" for key, value in asked.items())
+    return f"{address}/#/metric?{query}&x_axis=step&workflowType=machine_learning"
+
+
+def filters(store: Store, name: str) -> list[str]:
+    """What to type into the search field of the runs page to see one arm, or one budget."""
+    cells = load_sweep(store, name).cells
+    arms = sorted({cell.arm for cell in cells})
+    budgets = sorted({int(cell.budget) for cell in cells})
+    return [
+        f"tags.`mor.arm` = '{arms[0]}' AND attributes.status = 'FINISHED'",
+        f"tags.`mor.budget` = '{budgets[-1]}'",
+    ]
 
 
 def free_port(wanted: int | None) -> int:

@@ -20,6 +20,7 @@ from orchestrator.executor import Events
 from orchestrator.failures import LOST_PROCESS_RETRIES, Failure, FailureClass
 from orchestrator.identity import Segment
 from orchestrator.ray_connection import ClusterUnreachable, connected, connection_error, run_group
+from orchestrator.remote_work import last_step, local_store
 from orchestrator.resources import (
     CPUS_PER_WORKER,
     Node,
@@ -31,7 +32,6 @@ from orchestrator.resources import (
 from orchestrator.schedule import Schedule
 from orchestrator.segment_run import Job
 from orchestrator.stopping import preemptible
-from orchestrator.store import Store
 from orchestrator.worker import Outcome, failed, run_segment
 
 Item = TypeVar("Item")
@@ -182,7 +182,7 @@ class _Run:
             return failed(segment, Failure(kind=kind, text=reason))
 
     def _last_checkpoint(self, segment: Segment) -> int:
-        return Store(root=self.job.results).last_attempt_step(segment.id)
+        return last_step(local_store(self.job), segment.id)
 
     def _wait_until_alive(self) -> None:
         """Return when the cluster answers; a task that died with the cluster has not failed."""

@@ -91,6 +91,8 @@ class Job:
     """What its driver writes to make the segments stop; None for work that has no driver."""
     run: str = ""
     """Names the run of a command that this work belongs to: retries are counted within one run."""
+    remote: str = ""
+    """s3:// address of the results, where `results` is only this host's folder for them; each host has its own."""
 
     def sequences(self, segment: Segment, workers: int = 1) -> int:
         """Sequences in one forward pass of a segment, whose batches so many workers share."""
@@ -110,6 +112,8 @@ class SegmentRun:
     """Its private folder."""
     on_step: Callable[[], None] = lambda: None
     """Told of every step, and of other work that took as long."""
+    on_checkpoint: Callable[[int], None] = lambda _: None
+    """Told of the step of every checkpoint that was kept."""
 
     def numerics_so_far(self) -> list[dict[str, Any]]:
         """The distinct numerics of this attempt and of those whose state it took over; more than one is a mix."""
@@ -259,6 +263,7 @@ class SegmentRun:
                 os.fsync(metrics_file.fileno())  # A checkpoint without the curve that leads to it is of no use.
                 save_checkpoint(self.attempt / f"checkpoint-{metrics.step}", model, optimizer, metrics.step)
                 self._drop_old_checkpoints()
+                self.on_checkpoint(metrics.step)
                 self.on_step()
             if cause:
                 self._report_progress(metrics.step)

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,15 +178,22 @@ class Store:
         """The furthest step that any attempt at a segment has kept a checkpoint of; 0 without one."""
         return max((step for step, _ in self.attempt_checkpoints(segment_id)), default=0)
 
-    def publish(self, segment: Segment, attempt: Path, checkpoint: Path | None, result: dict[str, Any]) -> bool:
-        """Make the attempt's metrics, checkpoint and result the segment's. False where another attempt was first."""
+    def publish(
+        self,
+        segment: Segment,
+        attempt: Path,
+        checkpoint: Path | None,
+        result: dict[str, Any],
+        elsewhere: Callable[[Path], bool] = lambda _: True,
+    ) -> bool:
+        """Make the attempt's metrics, checkpoint and result the segment's. False where another attempt was first.
+
+        `elsewhere` is given the whole folder before it appears here, and says whether it was the first there.
+        """
         whole = attempt / "publish"
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
-        if segment.kind == "stable" and result["status"] == "finished":
-            self._hint(segment)  # Before the result: readers ask whether the segment is done.
-        if isinstance(segment.evaluation, TaskEvaluation):
-            self._hint_task(segment, segment.evaluation)
+        self.hint(segment, result)  # Before the result: readers ask whether the segment is done.
         write_json(whole / "spec.json", json.loads(canonical_json(segment)))
         metrics = attempt / "metrics.jsonl"
         if metrics.exists():
@@ -194,6 +201,8 @@ class Store:
         if checkpoint is not None:
             checkpoint.rename(whole / "checkpoint")
         write_json(whole / "result.json", {"schema": RESULT_SCHEMA, "segment_id": segment.id, **result})
+        if not elsewhere(whole):
+            return False
         target = self.segment_folder(segment.id)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -212,15 +221,11 @@ class Store:
         if target.exists() and not self.is_done(segment_id):
             raise StoreError(f"{target} is in the way and holds no result: {move_away(target)}")
 
-    def _hint(self, segment: Segment) -> None:
-        path = self.root / "trunks" / trunk_id(segment.trunk) / str(segment.stop_step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, segment.id)
-
-    def _hint_task(self, segment: Segment, evaluation: TaskEvaluation) -> None:
-        path = self.root / "tasks" / segment.needs[0] / segment.id
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, evaluation.task)
+    def hint(self, segment: Segment, result: dict[str, Any]) -> None:
+        """Write the hints that lead to a segment with this result."""
+        for path, text in hints(segment, result).items():
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self.root / path, text)
 
     def published_task_scores(self, weights_id: str) -> list[str]:
         """Ids of the published evaluations that score these weights on a task, in the order of their names."""
@@ -236,6 +241,15 @@ class Store:
         steps = [(int(path.name), path.read_text()) for path in folder.iterdir() if path.name.isdigit()]
         named = ((step, name) for step, name in steps if is_plain_name(name) and self.is_done(name))
         return sorted(named, reverse=True)
+
+
+def hints(segment: Segment, result: dict[str, Any]) -> dict[str, str]:
+    """Path in a results folder -> content, of the hints that lead to a segment with this result."""
+    if isinstance(segment.evaluation, TaskEvaluation):
+        return {f"tasks/{segment.needs[0]}/{segment.id}": segment.evaluation.task}
+    if segment.kind == "stable" and result["status"] == "finished":
+        return {f"trunks/{trunk_id(segment.trunk)}/{segment.stop_step}": segment.id}
+    return {}
 
 
 def move_away(folder: Path) -> str:

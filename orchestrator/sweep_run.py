@@ -25,10 +25,12 @@ from orchestrator.progress import Progress
 from orchestrator.pruned import steps_taken_again
 from orchestrator.quantities import short_budget
 from orchestrator.records import write_tables
-from orchestrator.revisions import record_revision
+from orchestrator.remote_results import address_of, push
+from orchestrator.remote_stop import SharedStop
+from orchestrator.remote_work import fetch_outcome, share_revision, stop_of
 from orchestrator.segment_run import Job
 from orchestrator.spec import ExecutionSection, SweepSpec
-from orchestrator.stopping import GRACE_SECONDS, StopFile, Stopping, new_stop_file, stoppable
+from orchestrator.stopping import GRACE_SECONDS, StopFile, Stopping, stoppable
 from orchestrator.store import Store, StoreError, remove_scratch
 from orchestrator.worker import Outcome, published_outcome
 
@@ -56,7 +58,7 @@ def run_sweep(
     Raises ClusterUnreachable where a Ray address does not answer, StoreError where the results cannot be read.
     """
     store = Store(root=results.absolute())
-    sweep = record_revision(store, plan, data)
+    sweep = share_revision(store, plan, data)
     published = _published(store, plan.segments)
     allowance = allowance or Allowance(segments=frozenset(segment.id for segment in plan.segments))
     pending = _pending(plan.segments, published, allowance)
@@ -71,8 +73,9 @@ def run_sweep(
         checkpoint_activations=spec.execution.activation_checkpointing,
         deterministic=spec.execution.deterministic,
         stall_seconds=spec.execution.stall_seconds,
-        stop=new_stop_file(store.sweep_folder(plan.name)),
+        stop=stop_of(store, plan.name, on_this_host=address is None),
         run=secrets.token_hex(4),
+        remote=address_of(store),
     )
     console = Console(stderr=True)
     if sweep.left_out:
@@ -111,6 +114,7 @@ def run_sweep(
                 allowance=allowance,
             )
         table = write_tables(store, sweep)
+        push(store)
     if mirror and mirror.warning:
         console.print(mirror.warning, highlight=False, soft_wrap=True)
     return _report(console, plan, table, store, published)
@@ -182,6 +186,7 @@ def _run(
             has_finished, hours = False, 0.0
             for outcome in events:
                 if outcome is not None:
+                    fetch_outcome(store, outcome.segment_id)
                     progress.record(outcome)
                     has_finished |= outcome.status == "finished" and outcome.segment_id in evaluations
                     if outcome.failure is not None and RULES[outcome.failure].shared:
@@ -198,6 +203,8 @@ def _run(
                         _launch_no_more(job.stop, progress, said)
                     hours += more
                 progress.refresh()
+                if isinstance(job.stop, SharedStop):
+                    job.stop.announce()
                 if stopping.number is not None and _may_leave(stopping, store, pending, on_this_host):
                     break
     except (KeyboardInterrupt, SystemExit):
@@ -279,7 +286,7 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, out
         return EXIT_FAILED_CELLS
     if unfinished.height:
         return 0
-    where = "" if store.root == Path("results").absolute() else f" --results {store.root}"
+    where = "" if store.root == Path("results").absolute() else f" --results {address_of(store) or store.root}"
     # Cells of equal tokens have no budget in common, so there is nothing to fit.
     verbs = ("ui",) if plan.tokens else ("fit", "plot frontier", "ui")
     console.print("next: " + ", ".join(f"mor-sweep {verb}{where}" for verb in verbs), highlight=False, soft_wrap=True)

@@ -19,6 +19,8 @@ from orchestrator.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
 from orchestrator.records import write_tables
+from orchestrator.remote_results import address_of
+from orchestrator.remote_work import fetch_outcome
 from orchestrator.revisions import Sweep
 from orchestrator.segment_run import Job
 from orchestrator.stopping import GRACE_SECONDS, new_stop_file, stoppable
@@ -128,6 +130,7 @@ def _run(
         checkpoint_every_steps=1,
         stop=stop,
         run=secrets.token_hex(4),
+        remote=address_of(store),
     )
     needed = {need: published_outcome(store, need) for segment in pending for need in segment.needs}
     outcomes: dict[str, Outcome] = {}
@@ -135,6 +138,7 @@ def _run(
     with stoppable(stop) as stopping, closing(executor.run(pending, job, needed)) as events:
         for outcome in events:
             if outcome is not None:
+                fetch_outcome(store, outcome.segment_id)
                 outcomes[outcome.segment_id] = outcome
                 report(f"[{len(outcomes)}/{len(pending)}] {outcome_line(store, asked, outcome)}")
             elif time.monotonic() - said_at > PROGRESS_SECONDS:

@@ -15,6 +15,7 @@ from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.checkpoint import load_checkpoint
 from orchestrator.cell_names import cell_name
 from orchestrator.cells import Cell
+from orchestrator.remote_work import fetch_weights
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store, StoreError
 
@@ -75,6 +76,7 @@ def finished_weights(store: Store, sweep: Sweep, cell: Cell) -> str:
     again = "give the sweep's command again to finish it (`mor-sweep status` shows what is)"
     if (store.result(weights.id) or {}).get("status") != "finished":
         raise NotTrained(f"cell {cell_name(cell)} of sweep {sweep.name} is not trained: {again}")
+    fetch_weights(store, weights.id)
     if not store.checkpoint_folder(weights.id).is_dir():
         folder = store.segment_folder(weights.id)
         raise NotTrained(

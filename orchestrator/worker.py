@@ -23,6 +23,7 @@ from mor_core.training.loop import Diverged
 from orchestrator.attempt_log import logged
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import Segment
+from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere
 from orchestrator.segment_run import Job, SegmentRun, peak_memory_bytes
 from orchestrator.stopping import Interrupted, why_stop
 from orchestrator.store import LOCK, Store, StoreError, iterate_attempts, remove_folder, write_json
@@ -76,7 +77,7 @@ def run_segment(segment: Segment, job: Job) -> Outcome:
     alone. A failure is an outcome, and is recorded in the attempt's failure.json; so is a request to stop, in
     interrupted.json.
     """
-    store = Store(root=job.results)
+    store = local_store(job)
     try:
         store.attempts_folder(segment.id).mkdir(parents=True, exist_ok=True)
         lock = FileLock(store.attempts_folder(segment.id) / LOCK)
@@ -84,6 +85,7 @@ def run_segment(segment: Segment, job: Job) -> Outcome:
             if cause := why_stop(job.stop, running=False):
                 return Outcome(segment_id=segment.id, status="interrupted", reason=cause)
             with contextlib.suppress(Timeout), lock.acquire(timeout=LOCK_POLL_SECONDS):
+                fetch_segment(store, segment)
                 if not store.is_done(segment.id) and (ended := _tries(segment, job, store)):
                     return ended
         return published_outcome(store, segment.id)
@@ -172,7 +174,14 @@ def _attempt(segment: Segment, job: Job, store: Store) -> Failure | Outcome | No
 
 def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path, watchdog: Watchdog) -> None:
     started = time.monotonic()
-    run = SegmentRun(segment=segment, job=job, store=store, attempt=folder, on_step=watchdog.step)
+    run = SegmentRun(
+        segment=segment,
+        job=job,
+        store=store,
+        attempt=folder,
+        on_step=watchdog.step,
+        on_checkpoint=lambda step: keep_elsewhere(store, segment, folder, step),
+    )
     checkpoint: Path | None = None
     result: dict[str, Any]
     try:
@@ -190,7 +199,7 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path,
         "peak_memory_bytes": peak_memory_bytes(),
         "hostname": platform.node(),
     }
-    store.publish(segment, folder, checkpoint, result)
+    store.publish(segment, folder, checkpoint, result, lambda whole: publish_elsewhere(store, segment, whole))
 
 
 def _record_stalled(segment: Segment, job: Job, store: Store) -> int:

@@ -30,6 +30,8 @@ def test_every_command_of_the_readme_answers_to_help(command: tuple[str, ...]):
         "README.md",
         "CONTRIBUTING.md",
         "bench/README.md",
+        "docs/launching.md",
+        "docs/mlflow.md",
         "results/README.md",
         "results/published/ablation_kv_cpu/README.md",
         "results/published/cpu_demo/README.md",

@@ -1,7 +1,7 @@
 """`mor-sweep fsck` and `mor-sweep doctor`: whether the results, and this machine, are in order. Imports when called."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,13 +22,21 @@ def fsck(
 
     A folder that does not exist is an error (exit 2), not an empty store."""
     from orchestrator.fsck import check_results
+    from orchestrator.fsck_findings import problem
     from orchestrator.quantities import bytes_text
+    from orchestrator.remote_results import address_of
+    from orchestrator.remote_work import fetch_all
     from orchestrator.results_folder import check_exists
     from orchestrator.store import Store
 
     check_exists(results)
     started = time.monotonic()
-    report = check_results(Store(root=results), ask_mlflow=mlflow)
+    store = Store(root=results)
+    unreadable = [
+        problem(Path(address_of(store), "segments", name), what, "see there") for name, what in fetch_all(store)
+    ]
+    report = check_results(store, ask_mlflow=mlflow)
+    report = replace(report, findings=(*unreadable, *report.findings))
     failing = report.findings if strict else report.problems
     if as_json:
         data = {

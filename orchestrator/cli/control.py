@@ -61,6 +61,7 @@ def retry(
 ) -> None:
     """Clear failed and diverged cells, so that the sweep's command tries them again; diverged results move aside."""
     from orchestrator.cell_names import cell_name, find_cell
+    from orchestrator.remote_work import withdraw
     from orchestrator.results_folder import writing
     from orchestrator.retry import RetryRefused, apply_retry, plan_retry
     from orchestrator.revisions import load_sweep
@@ -84,6 +85,7 @@ def retry(
     with writing(store.root):
         for path in apply_retry(store, loaded, found):
             typer.echo(f"moved aside: {path}")
+    withdraw(store, [segment.id for segment in found.moved])
     typer.echo("the sweep's own command tries them again", err=True)
 
 
@@ -102,11 +104,17 @@ def gc(
     """
     from orchestrator.gc import GcRefused, collect, find_garbage
     from orchestrator.quantities import bytes_text
+    from orchestrator.remote_results import address_of
     from orchestrator.results_folder import check_exists, writing
     from orchestrator.store import Store
 
     check_exists(results)
     store = Store(root=results)
+    if address := address_of(store):
+        raise GcRefused(
+            f"gc deletes nothing in {address}: delete segments/<id>/ there by hand for sweeps that nobody needs; "
+            f"{results} is only a cache of it, which may be deleted at any time that nothing runs"
+        )
     garbage = find_garbage(store, weights=weights)
     found = bool(garbage.checkpoints or garbage.leftovers)
     if not as_json:

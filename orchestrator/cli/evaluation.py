@@ -15,7 +15,7 @@ from orchestrator.cli.inference import (
     show_rows,
 )
 from orchestrator.cli.launch import ExecutorName
-from orchestrator.cli.options import AsJson, CellArgument, CellArguments, Results, SweepOption, print_json, say_next
+from orchestrator.cli.options import AsJson, CellArguments, Results, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep
@@ -177,12 +177,7 @@ def _evaluate_text(
         show_rows(f"{where}: loss by recursions", own.depths.to_dicts())
 
 
-def export(
-    cell: CellArgument,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for weights, config and tokenizer.")],
-    sweep: SweepOption = None,
-    results: Results = Path("results"),
-) -> None:
+def export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> None:
     """Write a vanilla or recursive cell as a Hugging Face Llama folder, which transformers loads."""
     from mor_core.data.snapshot import TOKENIZER_FILE
     from mor_core.interop.hugging_face import check_exportable, export_llama

@@ -25,6 +25,7 @@ from orchestrator.cli import (
     suggest,
     sweep,
     system,
+    transfer,
     tune,
 )
 
@@ -56,7 +57,8 @@ app.command("throughput")(inference.throughput)
 app.command("depth")(inference.depth)
 app.command("routing")(inference.routing)
 app.command("eval")(evaluation.evaluate)
-app.command("export")(evaluation.export)
+app.command("export")(transfer.export)
+app.command("import")(transfer.import_)
 app.command("ui")(system.ui)
 app.command("fsck")(checks.fsck)
 app.command("gc")(control.gc)

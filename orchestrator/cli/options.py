@@ -1,5 +1,6 @@
 """Options that several verbs have in common."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,27 @@ if TYPE_CHECKING:
     from orchestrator.sweep_file import Override
 
 
-def _folder(results: Path) -> Path:
-    """Raises ResultsError where the path is no folder."""
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")
+"""Such as s3://bucket/prefix, of which a path keeps one slash."""
+
+
+def _folder(context: typer.Context, results: Path) -> Path:
+    """The folder, or the local folder that stands for an s3:// address: up to date, and uploaded when the verb ends.
+
+    Raises ResultsError where the path is no folder, RemoteRefused and RemoteUnreachable where an address is of no use.
+    """
     from orchestrator.results_folder import check_is_folder
 
-    check_is_folder(results)
-    return results
+    address = _ADDRESS.fullmatch(str(results))
+    if address is None:
+        check_is_folder(results)
+        return results
+    from orchestrator.remote_results import open_remote
+
+    remote = open_remote(f"{address[1]}://{address[2]}")
+    remote.pull()
+    context.call_on_close(remote.push)
+    return remote.store.root
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with a versioned schema instead.")]
@@ -32,7 +48,7 @@ def print_json(schema: str, data: Any) -> None:
 PIPED_WIDTH = 140
 """Columns of a table where nothing says how wide the reader's window is."""
 
-Results = Annotated[Path, typer.Option(help="The results folder.", callback=_folder)]
+Results = Annotated[Path, typer.Option(help="The results folder, or s3://BUCKET/PREFIX.", callback=_folder)]
 
 # A verb about a sweep takes its name as the argument; a verb about cells takes those, and --sweep.
 SweepArgument = Annotated[

@@ -121,11 +121,15 @@ def ui(
 
 
 def _show(address: str, store: "Store", name: str, browser: bool) -> None:
-    from orchestrator.mlflow_server import chart_page, runs_page
+    from orchestrator.mlflow_server import chart_page, filters, isoflop_page, runs_page
 
     charts = chart_page(address, store, name)
     typer.echo(f"runs    {runs_page(address, store, name)}")
     typer.echo(f"charts  {charts}")
+    if picture := isoflop_page(address, store, name):
+        typer.echo(f"isoflop {picture}")
+    for each in filters(store, name):
+        typer.echo(f"filter  {each}")
     if browser:
         webbrowser.open(charts)
 

@@ -18,6 +18,8 @@ class Misbehaving:
     """pass, 500, hang or cut."""
     good_requests: int = 0
     """Requests that are passed on before the mode takes effect."""
+    authorization: str = ""
+    """The Authorization header without which the answer is 401; empty for any."""
     address: str = ""
     """Such as http://127.0.0.1:40000."""
     released: threading.Event = field(default_factory=threading.Event)
@@ -50,7 +52,10 @@ def misbehaving(upstream: str | None, mode: str) -> Iterator[Misbehaving]:
             if kind in ("hang", "cut"):
                 self.close_connection = True
                 return
-            status, content = (500, b"out of order") if kind == "500" else self.pass_on(body)
+            if state.authorization and self.headers.get("Authorization") != state.authorization:
+                status, content = 401, b'{"error_code": "UNAUTHENTICATED", "message": "who are you?"}'
+            else:
+                status, content = (500, b"out of order") if kind == "500" else self.pass_on(body)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -61,11 +66,12 @@ def misbehaving(upstream: str | None, mode: str) -> Iterator[Misbehaving]:
             assert upstream is not None
             connection = http.client.HTTPConnection(urllib.parse.urlsplit(upstream).netloc, timeout=30)
             with contextlib.closing(connection):
-                connection.request(self.command, self.path, body, {"Content-Type": "application/json"})
+                kind = self.headers.get("Content-Type", "application/json")
+                connection.request(self.command, self.path, body, {"Content-Type": kind})
                 answer = connection.getresponse()
                 return answer.status, answer.read()
 
-        do_GET = do_POST = do_PATCH = answer
+        do_GET = do_POST = do_PATCH = do_PUT = answer
 
         def log_message(self, format: str, *args: Any) -> None:
             return

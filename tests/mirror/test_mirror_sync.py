@@ -236,6 +236,7 @@ def test_figures_and_fits_are_artifacts_of_one_summary_run(small: Sample):
     send(small)
     assert is_current(small.store, small.sweep, small.uri)
     kept = {path.name: path.read_text() for path in (small.folder / "artifacts").rglob("*") if path.is_file()}
+    assert kept.pop("sweep.json") == (small.folder / "sweep.json").read_text()
     page = {"routing-mor-2.html": "<pre>coloured</pre>"}
     assert kept == {"frontier.svg": "<svg/>", "fits.json": '{"exponent": 0.5}'} | page
     assert query(small.database, "SELECT COUNT(*) FROM tags WHERE key = 'mor.kind' AND value = 'summary'") == [(1,)]

@@ -1,8 +1,13 @@
-"""A toy sweep in a fresh results folder, and the same sweep undisturbed for reference."""
+"""A toy sweep in a fresh results folder, the same sweep undisturbed for reference, a bucket in a local S3 server."""
 
+import logging
+import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faulty_server import FaultyServer
 from toy_sweep import ToySweep
 
 from mor_core.data.shards import prepare
@@ -29,3 +34,41 @@ def reference(tmp_path_factory: pytest.TempPathFactory, toy_text: Path, toy_cach
 def data(toy_text: Path, toy_cache: Path) -> DataSnapshot:
     """The toy corpus, prepared."""
     return prepare(DataSpec(corpus=str(toy_text), vocab_size=300, max_megabytes=None), toy_cache)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server on 127.0.0.1."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def faulty(s3_server: str) -> Iterator[FaultyServer]:
+    """A server that passes requests on, until it is told otherwise."""
+    with FaultyServer(s3_server) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(faulty: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3:// address of an empty bucket, which this process and every command that it starts reach through `faulty`."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("MOR_SWEEP_SCRATCH", str(tmp_path / "scratch"))
+    import fsspec
+
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3", use_listings_cache=False).mkdir(name)
+    return f"s3://{name}"

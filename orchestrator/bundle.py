@@ -1,0 +1,167 @@
+"""A sweep as one file, for machines that share no disk: a plain tar of what is published, with the sum of every file.
+
+    manifest.json                    first: schema, sweep, and path -> sha256 and size of everything that follows
+    sweeps/<name>/...                its plans, tables, fits, figures and report
+    segments/<id>/...                every published segment of any of its plans, with or without its checkpoint
+
+A checkpoint that is left out has a pruned.json in its place, as one that `gc` removed: work that needs it takes its
+steps again. What is only begun is left out, and so is MLflow's database, which `mlflow sync` makes anew.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mor_core.training.manifest import OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
+from orchestrator.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
+from orchestrator.remote_results import file_digest
+from orchestrator.remote_work import fetch_all
+from orchestrator.store import Store, StoreError
+from orchestrator.sweep_document import find_document
+
+BUNDLE_SCHEMA = "mor-sweep.bundle/1"
+MANIFEST = "manifest.json"
+SUFFIX = ".tar"
+SEGMENT_FILES = ("spec.json", "metrics.jsonl", "result.json", PRUNED)
+CHECKPOINT_FILES = ("manifest.json", WEIGHTS, OPTIMIZER)
+SWEEP_FILES = ("sweep.json", "runs.parquet", "segments.parquet", "fits.json", "report.html")
+FIGURE_SUFFIXES = (".png", ".svg", ".json", ".html")
+
+
+class BundleError(ValueError):
+    """A bundle cannot be written or taken in; the message says why and what to do."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundled:
+    """What a bundle holds."""
+
+    sweep: str
+    """The sweep's name."""
+    segments: int
+    """Published segments."""
+    num_bytes: int
+    """Of the file."""
+
+
+def export_bundle(store: Store, sweep: str | None, target: Path, *, checkpoints: bool = True) -> Bundled:
+    """Write a sweep's bundle to a new file, which appears whole. Raises BundleError and StoreError."""
+    name, document = find_document(store, sweep)
+    if target.exists():
+        raise BundleError(f"{target} exists already: name a new file")
+    if not target.parent.is_dir():
+        raise BundleError(f"{target.parent} is not a folder: name a file in one that exists")
+    for segment_id, what in fetch_all(store) if checkpoints else ():
+        raise StoreError(f"segment {segment_id} cannot be bundled: {what}")
+    segments = [each for each in sorted(_segment_ids(store, document)) if store.result(each) is not None]
+    contents = dict(_sweep_contents(store, name))
+    for segment_id in segments:
+        contents |= _segment_contents(store, segment_id, checkpoints=checkpoints)
+    files = {path: _described(content) for path, content in contents.items()}
+    manifest = {"schema": BUNDLE_SCHEMA, "sweep": name, "checkpoints": checkpoints, "files": files}
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.writing")
+    try:
+        with tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as tar:
+            for path, content in ({MANIFEST: json.dumps(manifest, sort_keys=True).encode()} | contents).items():
+                _add(tar, path, content, files.get(path))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Bundled(sweep=name, segments=len(segments), num_bytes=target.stat().st_size)
+
+
+Content = Path | bytes
+"""A file, or what one would hold."""
+
+
+def is_bundled_path(path: str, sweep: str) -> bool:
+    """Whether a bundle of a sweep may hold this path: only the files that a results folder has, none of them code."""
+    match path.split("/"):
+        case ["sweeps", name, file]:
+            return name == sweep and file in SWEEP_FILES
+        case ["sweeps", name, "figures", file]:
+            plain = not file.startswith(".") and "\\" not in file and "\0" not in file
+            return name == sweep and plain and Path(file).suffix in FIGURE_SUFFIXES
+        case ["segments", segment_id, file]:
+            return is_segment_id(segment_id) and file in SEGMENT_FILES
+        case ["segments", segment_id, "checkpoint", file]:
+            return is_segment_id(segment_id) and file in CHECKPOINT_FILES
+        case _:
+            return False
+
+
+def is_segment_id(name: str) -> bool:
+    """Whether it is 64 hexadecimal digits."""
+    return len(name) == 64 and set(name) <= set("0123456789abcdef")
+
+
+def _segment_ids(store: Store, document: dict[str, Any]) -> set[str]:
+    """Of every revision, and the task scores of its weights."""
+    planned = {each["id"] for revision in document["revisions"] for each in revision["segments"]}
+    return planned | {score for each in planned for score in store.published_task_scores(each)}
+
+
+def _sweep_contents(store: Store, name: str) -> Iterator[tuple[str, Content]]:
+    folder = store.sweep_folder(name)
+    for path in [*(folder / each for each in SWEEP_FILES), *sorted((folder / "figures").glob("*"))]:
+        inside = f"sweeps/{name}/{path.relative_to(folder).as_posix()}"
+        if path.is_file() and not path.is_symlink() and is_bundled_path(inside, name):
+            yield inside, path
+
+
+def _segment_contents(store: Store, segment_id: str, *, checkpoints: bool) -> dict[str, Content]:
+    folder, top = store.segment_folder(segment_id), f"segments/{segment_id}"
+    found: dict[str, Content] = {
+        f"{top}/{name}": folder / name for name in SEGMENT_FILES if name != "result.json" and (folder / name).is_file()
+    }
+    checkpoint = store.checkpoint_folder(segment_id)
+    if checkpoint.is_dir() and checkpoints:
+        try:
+            manifest = verify_checkpoint(checkpoint)
+        except CheckpointError as error:
+            raise StoreError(f"segment {segment_id} cannot be bundled: {error}; `mor-sweep fsck` says more") from error
+        names = ("manifest.json", *manifest.files)
+        found |= {f"{top}/checkpoint/{name}": checkpoint / name for name in names}
+    elif f"{top}/{PRUNED}" not in found and _had_checkpoint(store, segment_id):
+        found[f"{top}/{PRUNED}"] = _left_out(segment_id)
+    found[f"{top}/result.json"] = folder / "result.json"
+    return found
+
+
+def _had_checkpoint(store: Store, segment_id: str) -> bool:
+    result = store.result(segment_id) or {}
+    return (
+        result.get("status") == "finished"
+        and result.get("kind") in ("stable", "decay")
+        and read_pruned(store, segment_id) is None
+    )
+
+
+def _left_out(segment_id: str) -> bytes:
+    said = {"schema": PRUNED_SCHEMA, "segment_id": segment_id, "reason": "left out of a bundle"}
+    return json.dumps(said, indent=1, sort_keys=True).encode()
+
+
+def _described(content: Content) -> dict[str, Any]:
+    if isinstance(content, bytes):
+        return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    return {"sha256": file_digest(content), "size": content.stat().st_size}
+
+
+def _add(tar: tarfile.TarFile, path: str, content: Content, described: dict[str, Any] | None) -> None:
+    """A member without owner, time or mode of this machine."""
+    member = tarfile.TarInfo(path)
+    member.size = described["size"] if described else len(content) if isinstance(content, bytes) else 0
+    if isinstance(content, bytes):
+        tar.addfile(member, io.BytesIO(content))
+    else:
+        with content.open("rb") as file:
+            tar.addfile(member, file)

@@ -1,0 +1,70 @@
+"""`mor-sweep export` and `mor-sweep import`: sweeps and trained cells taken to where they are needed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import Results
+
+BUNDLE_SUFFIX = ".tar"
+
+
+def export(
+    what: Annotated[str, typer.Argument(metavar="SWEEP|CELL", help="A sweep's name; or arm/size/budget of a cell.")],
+    target: Annotated[Path, typer.Argument(metavar="BUNDLE.tar|FOLDER", help="A new .tar file; or a new folder.")],
+    sweep: Annotated[str | None, typer.Option(help="The sweep of the CELL; the last one run by default.")] = None,
+    without_checkpoints: Annotated[
+        bool, typer.Option("--without-checkpoints", help="A bundle for tables and fits only, far smaller.")
+    ] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Write a sweep as one BUNDLE.tar for `mor-sweep import` on a machine without a shared disk; or, where the target
+    is no .tar, a vanilla or recursive cell as a Hugging Face Llama FOLDER, which transformers loads."""
+    if target.suffix == BUNDLE_SUFFIX:
+        if sweep is not None:
+            raise typer.BadParameter("--sweep says whose CELL is meant: a bundle holds the sweep that it names")
+        _export_sweep(what, target, results, checkpoints=not without_checkpoints)
+        return
+    if without_checkpoints:
+        raise typer.BadParameter("--without-checkpoints is for a bundle, whose name ends in .tar")
+    from orchestrator.bundle import BundleError
+    from orchestrator.cli.evaluation import export_cell
+    from orchestrator.store import Store
+    from orchestrator.sweep_document import sweep_names
+
+    if what in sweep_names(Store(root=results)):
+        raise BundleError(f"{target}: {what} is a sweep, and the bundle of a sweep is a file whose name ends in .tar")
+    export_cell(what, target, sweep, results)
+
+
+def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) -> None:
+    from orchestrator.bundle import export_bundle
+    from orchestrator.quantities import bytes_text
+    from orchestrator.store import Store
+
+    done = export_bundle(Store(root=results), name, target, checkpoints=checkpoints)
+    what = "" if checkpoints else " without checkpoints"
+    typer.echo(f"{done.sweep}: {done.segments} segments{what}, {bytes_text(done.num_bytes)} in {target}", err=True)
+
+
+def import_(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE.tar", help="What `mor-sweep export SWEEP` wrote.")],
+    results: Results = Path("results"),
+) -> None:
+    """Add a bundle's sweep to the results, once all of it is verified; what is there already stays as it is."""
+    from orchestrator.bundle import BundleError
+    from orchestrator.bundle_import import import_bundle
+    from orchestrator.remote_results import address_of
+    from orchestrator.results_folder import check_writable, writing
+    from orchestrator.store import Store
+
+    store = Store(root=results)
+    if address := address_of(store):
+        raise BundleError(
+            f"a bundle is not imported into {address}: import it into a folder, such as --results results"
+        )
+    check_writable(results)
+    with writing(results):
+        done = import_bundle(store, bundle)
+    typer.echo(f"{done.sweep}: {done.added} segments added, {done.kept} were here already", err=True)

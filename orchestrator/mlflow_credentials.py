@@ -1,0 +1,49 @@
+"""Who this program is to an MLflow server: read from a file, so that no secret stands in a command, a log or a record.
+
+The file that MOR_SWEEP_MLFLOW_CREDENTIALS names has the form of MLflow's own ~/.mlflow/credentials, which MLflow reads
+by itself, and may also hold a token:
+
+    [mlflow]
+    mlflow_tracking_username = ada
+    mlflow_tracking_password = ...
+    mlflow_tracking_token = ...
+"""
+
+import configparser
+import os
+from pathlib import Path
+
+VARIABLE = "MOR_SWEEP_MLFLOW_CREDENTIALS"
+SECTION = "mlflow"
+KEYS = ("mlflow_tracking_username", "mlflow_tracking_password", "mlflow_tracking_token")
+
+
+class CredentialsError(ValueError):
+    """The file of credentials is of no use; the message names it, never what it holds."""
+
+    exit_code = 2
+
+
+def use_credentials() -> None:
+    """Let MLflow know, in this process, what the file holds. Nothing where the variable is not set.
+
+    Raises CredentialsError where the file cannot be used, or others can read it.
+    """
+    if not (named := os.environ.get(VARIABLE)):
+        return
+    path = Path(named).expanduser()
+    wanted = f"expected a file with a section [{SECTION}] and {', '.join(KEYS[:2])} or {KEYS[2]}"
+    try:
+        if path.stat().st_mode & 0o077:
+            raise CredentialsError(f"{VARIABLE}: {path} can be read by others: chmod 600 {path}")
+        read = configparser.ConfigParser(interpolation=None)
+        read.read_string(path.read_text())
+        found = {key: value for key, value in read[SECTION].items() if key in KEYS and value}
+    except OSError as error:
+        raise CredentialsError(f"{VARIABLE}: {path} cannot be read ({error.strerror}): {wanted}") from error
+    except (configparser.Error, KeyError, UnicodeDecodeError):
+        # Not the error's own words: they may show a line of the file.
+        raise CredentialsError(f"{VARIABLE}: {path} is of another form: {wanted}") from None
+    if not found:
+        raise CredentialsError(f"{VARIABLE}: {path} holds no credentials: {wanted}")
+    os.environ.update({key.upper(): value for key, value in found.items()})

@@ -1,0 +1,320 @@
+"""What of a segment goes to the bucket and comes from it; see `remote_results` for what lies where.
+
+Names of objects are the sha256 of their bytes, so a late or repeated upload can change nothing that was verified, and
+every byte that is read is compared with its name before it is used.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mor_core.plain_names import is_plain_name
+from mor_core.training.manifest import CheckpointError, verify_checkpoint
+from orchestrator.fsck_segments import read_spec
+from orchestrator.identity import Segment, trunk_id
+from orchestrator.object_store import ObjectStore, RemoteUnreachable
+from orchestrator.remote_results import Remote, file_digest
+from orchestrator.store import SCRATCH, Store, StoreError, hints, write_json
+
+PUBLISH_PATIENCE_SECONDS = 300.0
+"""How long a finished segment waits for a server that does not answer; its work would be lost otherwise."""
+
+KEEP_PATIENCE_SECONDS = 5.0
+"""The same for a checkpoint: training goes on without it, and the next one is uploaded again."""
+
+KEPT_CHECKPOINTS = 2
+TRIES = 3
+"""Downloads of an object whose bytes are not what its name says."""
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)\.json")
+Files = dict[str, dict[str, Any]]
+"""Path in a folder -> sha256 and size of its file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSegments:
+    """The segments of a bucket, from one machine's side."""
+
+    remote: Remote
+    """The bucket and the local folder."""
+
+    @property
+    def store(self) -> Store:
+        """The local folder."""
+        return self.remote.store
+
+    @property
+    def objects(self) -> ObjectStore:
+        """The bucket."""
+        return self.remote.objects
+
+    def fetch(self, segment: Segment) -> None:
+        """Bring what an attempt at the segment needs: its result where there is one, else the checkpoints that it may
+        start from, of its trunk, of what it needs and of attempts elsewhere.
+
+        Raises StoreError where something published cannot be read.
+        """
+        self.fetch_results([segment.id])
+        if self.store.is_done(segment.id):
+            return
+        self.fetch_results(segment.needs)
+        reached = self._fetch_attempt(segment)
+        if segment.kind == "stable":
+            self._fetch_trunk_state(segment, after=reached)
+        else:
+            for need in segment.needs:
+                self.fetch_checkpoint(need)
+
+    def fetch_results(self, segment_ids: Sequence[str]) -> None:
+        """Bring published segments, without their checkpoints. Those that are not published are passed over."""
+        missing = [name for name in segment_ids if not self.store.is_done(name)]
+        told = self.objects.read_all(f"segments/{name}/result.json" for name in missing)
+        results = {name: told[key] for name in missing if (key := f"segments/{name}/result.json") in told}
+        files = {name: small_files(name, result) for name, result in results.items()}
+        wanted = {_file(f"segments/{name}", part["sha256"]) for name in files for part in files[name].values()}
+        contents = self.objects.read_all(sorted(wanted))
+        for name, result in results.items():
+            with self._incoming(name) as whole:
+                for path, part in files[name].items():
+                    key = _file(f"segments/{name}", part["sha256"])
+                    data = contents.get(key)
+                    if data is None or hashlib.sha256(data).hexdigest() != part["sha256"]:
+                        self._download(key, part["sha256"], whole / path)
+                    else:
+                        (whole / path).write_bytes(data)
+                (whole / "result.json").write_bytes(result)
+                self._appear(name, whole)
+
+    def fetch_checkpoint(self, segment_id: str) -> None:
+        """Bring the checkpoint of a published segment, verified. Nothing where it is here, or where it has none."""
+        target = self.store.checkpoint_folder(segment_id)
+        result = self.store.result(segment_id)
+        if target.exists() or result is None:
+            return
+        parts = {path: part for path, part in _files(segment_id, result).items() if path.startswith("checkpoint/")}
+        if not parts:
+            return
+        with self._incoming(segment_id) as whole:
+            (whole / "checkpoint").mkdir()
+            for path, part in parts.items():
+                self._download(_file(f"segments/{segment_id}", part["sha256"]), part["sha256"], whole / path)
+            if not target.exists():
+                _rename_unless_there(whole / "checkpoint", target)
+
+    def publish(self, segment: Segment, whole: Path) -> bool:
+        """Upload a finished segment's folder, then create its result.json in the bucket. False where another attempt
+        was first: nothing that is published has changed, and its result is here.
+
+        Raises RemoteUnreachable where the server does not come back in time.
+        """
+        patient = replace(self.objects, patience=PUBLISH_PATIENCE_SECONDS)
+        top = f"segments/{segment.id}"
+        paths = sorted(path for path in whole.rglob("*") if path.is_file() and path.name != "result.json")
+        files = {path.relative_to(whole).as_posix(): path for path in paths}
+        sums = {name: {"sha256": file_digest(path), "size": path.stat().st_size} for name, path in files.items()}
+        for name, path in files.items():
+            patient.upload(path, _file(top, sums[name]["sha256"]))
+        result = json.loads((whole / "result.json").read_text()) | {"files": sums}
+        for hint, text in hints(segment, result).items():
+            patient.replace(hint, text.encode())
+        write_json(whole / "result.json", result)
+        told = (whole / "result.json").read_bytes()
+        if not patient.create(f"{top}/result.json", told) and patient.read(f"{top}/result.json") != told:
+            self.fetch_results([segment.id])
+            return False
+        return True
+
+    def forget_attempts(self, segment_id: str) -> None:
+        """Delete what attempts at a published segment uploaded. A late attempt may add to it; nothing reads that."""
+        self.objects.remove(self.objects.etags(f"attempts/{segment_id}"))
+
+    def keep(self, segment: Segment, attempt: Path, step: int) -> None:
+        """Upload an attempt's checkpoint with the curve that leads to it, so that another machine can go on there.
+
+        Raises RemoteUnreachable.
+        """
+        brief = replace(self.objects, patience=KEEP_PATIENCE_SECONDS)
+        top = f"attempts/{segment.id}/{_attempt_name(attempt)}"
+        folder = attempt / f"checkpoint-{step}"
+        files = {f"{folder.name}/{path.name}": path for path in sorted(folder.iterdir())}
+        files |= {name: attempt / name for name in ("metrics.jsonl", "numerics.json")}
+        sums: Files = {}
+        for name, path in files.items():
+            data = path.read_bytes() if name == "metrics.jsonl" else None  # It grows; the others do not change.
+            digest = file_digest(path) if data is None else hashlib.sha256(data).hexdigest()
+            sums[name] = {"sha256": digest, "size": path.stat().st_size if data is None else len(data)}
+            _ = brief.upload(path, _file(top, digest)) if data is None else brief.create(_file(top, digest), data)
+        brief.create(f"{top}/checkpoint-{step}.json", json.dumps({"step": step, "files": sums}).encode())
+        self._drop_old(top, brief)
+
+    def last_step(self, segment_id: str) -> int:
+        """The furthest step that an attempt of any machine has kept a checkpoint of; 0 without one."""
+        steps = [step for step, _ in self._uploaded(segment_id)]
+        return max([self.store.last_attempt_step(segment_id), *steps])
+
+    def _uploaded(self, segment_id: str) -> list[tuple[int, str]]:
+        """(step, name of its list of files) of the checkpoints that attempts uploaded, the latest step first."""
+        found = []
+        for name in self.objects.etags(f"attempts/{segment_id}"):
+            parts = name.split("/")
+            match = _CHECKPOINT.fullmatch(parts[-1])
+            if match and len(parts) == 4 and is_plain_name(parts[2]):
+                found.append((int(match[1]), name))
+        return sorted(found, reverse=True)
+
+    def _fetch_attempt(self, segment: Segment) -> int:
+        """Bring the furthest uploaded checkpoint that verifies, unless one as far is here; the step that is reached."""
+        here = self.store.last_attempt_step(segment.id)
+        for step, name in self._uploaded(segment.id):
+            if step <= here or step >= segment.stop_step:
+                continue
+            attempt = self.store.attempts_folder(segment.id) / name.split("/")[2]
+            if (attempt / f"checkpoint-{step}.corrupt").exists():
+                continue  # It was brought before, and set aside.
+            try:
+                self._bring_attempt(name, segment.id, attempt, step)
+            except (StoreError, CheckpointError, ValueError, KeyError, TypeError) as error:
+                if isinstance(error, RemoteUnreachable):
+                    raise
+                continue  # A torn or damaged one is as good as none: the one before it is tried.
+            return step
+        return here
+
+    def _bring_attempt(self, name: str, segment_id: str, attempt: Path, step: int) -> None:
+        told = self.objects.read(name)
+        files = json.loads(told or b"{}")["files"]
+        checkpoint = f"checkpoint-{step}"
+        with self._incoming(segment_id) as whole:
+            (whole / checkpoint).mkdir()
+            for path, part in files.items():
+                if not _is_inside(path, ("metrics.jsonl", "numerics.json"), checkpoint):
+                    raise StoreError(f"{self.objects.url}/{name} names {path!r}, which is no file of a checkpoint")
+                self._download(_file(str(Path(name).parent), part["sha256"]), part["sha256"], whole / path)
+            verify_checkpoint(whole / checkpoint)
+            attempt.mkdir(parents=True, exist_ok=True)
+            for each in ("metrics.jsonl", "numerics.json"):
+                (whole / each).replace(attempt / each)
+            (whole / checkpoint).rename(attempt / checkpoint)
+
+    def _fetch_trunk_state(self, segment: Segment, after: int) -> None:
+        """Bring the furthest published state of the trunk before the segment's end, where it is beyond `after`."""
+        hints = self.objects.etags(f"trunks/{trunk_id(segment.trunk)}")
+        steps = sorted(
+            (int(name.rsplit("/", 1)[1]) for name in hints if name.rsplit("/", 1)[1].isdecimal()), reverse=True
+        )
+        for step in steps:
+            if after < step < segment.stop_step:
+                told = self.objects.read(f"trunks/{trunk_id(segment.trunk)}/{step}")
+                found = told.decode(errors="replace") if told else ""
+                if re.fullmatch("[0-9a-f]{64}", found):
+                    self.fetch_results([found])
+                    self.fetch_checkpoint(found)
+                    if self.store.checkpoint_folder(found).is_dir():
+                        return
+
+    def _download(self, name: str, digest: str, path: Path) -> None:
+        """An object whose bytes have the sha256 that is asked for. Raises StoreError where they do not."""
+        for _ in range(TRIES):
+            self.objects.download(name, path)
+            if file_digest(path) == digest:
+                return
+        folder = name.partition("/files/")[0]
+        raise StoreError(
+            f"{self.objects.url}/{name} has other bytes than its name says: delete {folder}/ in the bucket and run the "
+            "same command again; only this segment is computed anew"
+        )
+
+    def _appear(self, segment_id: str, whole: Path) -> None:
+        """A fetched segment takes its place, with the hints that lead to it, unless another process was first."""
+        self.store.hint(read_spec(whole / "spec.json"), json.loads((whole / "result.json").read_text()))
+        target = self.store.segment_folder(segment_id)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _rename_unless_there(whole, target)
+
+    def _incoming(self, segment_id: str) -> "_Incoming":
+        name = f"incoming-{segment_id[:16]}-{os.getpid()}-{secrets.token_hex(4)}"
+        return _Incoming(folder=self.store.root / SCRATCH / name)
+
+    def _drop_old(self, top: str, objects: ObjectStore) -> None:
+        """Delete this attempt's checkpoints but the latest, and the files that none of those names."""
+        there = objects.etags(top)
+        lists = sorted(
+            (int(match[1]), name) for name in there if (match := _CHECKPOINT.fullmatch(name.rsplit("/", 1)[1]))
+        )
+        kept = [name for _, name in lists[-KEPT_CHECKPOINTS:]]
+        told = objects.read_all(kept)
+        if len(told) == len(kept):
+            named = {part["sha256"] for data in told.values() for part in json.loads(data)["files"].values()}
+            gone = [name for _, name in lists[:-KEPT_CHECKPOINTS]]
+            gone += [name for name in there if "/files/" in name and name.rsplit("/", 1)[1] not in named]
+            objects.remove(gone)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Incoming:
+    """A private folder on the disk of the local results, for the length of a with block."""
+
+    folder: Path
+
+    def __enter__(self) -> Path:
+        self.folder.mkdir(parents=True)
+        return self.folder
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def small_files(segment_id: str, result: bytes) -> Files:
+    """The files of a published segment beside its checkpoint. Raises StoreError where its result names none."""
+    try:
+        return {path: part for path, part in _files(segment_id, json.loads(result)).items() if "/" not in path}
+    except ValueError as error:
+        raise StoreError(f"segments/{segment_id}/result.json in the bucket is not JSON ({error})") from error
+
+
+def _files(segment_id: str, result: Any) -> Files:
+    files = result.get("files") if isinstance(result, dict) else None
+    usual = ("spec.json", "metrics.jsonl")
+    if not isinstance(files, dict) or "spec.json" not in files or not all(_is_part(part) for part in files.values()):
+        raise StoreError(f"segments/{segment_id}/result.json in the bucket does not name its files")
+    for path in files:
+        if not _is_inside(path, usual, "checkpoint"):
+            raise StoreError(f"segments/{segment_id}/result.json in the bucket names {path!r}, which is no file of it")
+    return files
+
+
+def _is_part(part: Any) -> bool:
+    return isinstance(part, dict) and re.fullmatch("[0-9a-f]{64}", str(part.get("sha256"))) is not None
+
+
+def _is_inside(path: str, files: Iterable[str], folder: str) -> bool:
+    """Whether a path is one of the files, or a file directly in the folder: never a way out."""
+    parent, _, name = path.rpartition("/")
+    return path in files or (parent == folder and is_plain_name(name))
+
+
+def _file(top: str, digest: str) -> str:
+    return f"{top}/files/{digest}"
+
+
+def _attempt_name(attempt: Path) -> str:
+    """Of an attempt in the bucket: two machines may have one name and the same process ids."""
+    path = attempt / "remote-name.txt"
+    if not path.exists():
+        path.write_text(f"{attempt.name}-{secrets.token_hex(4)}")
+    return path.read_text()
+
+
+def _rename_unless_there(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.exists():
+            raise

@@ -1,0 +1,82 @@
+"""The request to stop for workers on hosts that do not see their driver's folder: an object in the bucket.
+
+The signal handler writes the driver's own file; the driver uploads it when it next looks around. A worker looks at the
+bucket from a thread of its own, so that a server that hangs does not hold training up.
+"""
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+
+from orchestrator.object_store import ObjectStore, RemoteRefused, RemoteUnreachable
+from orchestrator.stopping import StopFile
+
+LOOK_SECONDS = 3.0
+"""Between two looks of a worker at the bucket."""
+
+FORGET_SECONDS = 60.0
+"""A worker that has not asked for so long has nothing to stop any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedStop(StopFile):
+    """A stop file that is also an object of a bucket."""
+
+    objects: ObjectStore
+    """The bucket."""
+    name: str
+    """Of the object."""
+
+    def asked(self) -> str | None:
+        """See StopFile; at most some seconds late on another host."""
+        return super().asked() or _watch_of(self).answer()
+
+    def announce(self) -> None:
+        """Upload what the driver's own file says, if anything; by the driver, again and again."""
+        how = super().asked()
+        if how is not None:
+            with contextlib.suppress(RemoteUnreachable):
+                self.objects.create(self.name, how.encode())
+
+    def remove(self) -> None:
+        """See StopFile."""
+        super().remove()
+        with contextlib.suppress(RemoteUnreachable, RemoteRefused):
+            self.objects.remove([self.name])
+
+
+class _Watch:
+    """Looks for one request in the bucket for as long as somebody asks."""
+
+    def __init__(self, stop: SharedStop) -> None:
+        self._stop = stop
+        self._found: str | None = None
+        self._asked_at = time.monotonic()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def answer(self) -> str | None:
+        """What has been found."""
+        self._asked_at = time.monotonic()
+        if not self._thread.is_alive() and self._found is None:
+            self._thread = threading.Thread(target=self._look, daemon=True)
+            self._thread.start()
+        return self._found
+
+    def _look(self) -> None:
+        while self._found is None and time.monotonic() - self._asked_at < FORGET_SECONDS:
+            with contextlib.suppress(RemoteUnreachable, RemoteRefused):
+                told = self._stop.objects.read(self._stop.name)
+                self._found = told.decode(errors="replace") if told is not None else None
+            time.sleep(LOOK_SECONDS)
+
+
+_WATCHES: dict[str, _Watch] = {}
+
+
+def _watch_of(stop: SharedStop) -> _Watch:
+    if stop.name not in _WATCHES:
+        _WATCHES.clear()  # A worker serves one run at a time.
+        _WATCHES[stop.name] = _Watch(stop)
+    return _WATCHES[stop.name]

@@ -1,0 +1,16 @@
+"""One segment whose results are in a bucket, in a process of its own: python one_segment.py URL DATA_FOLDER"""
+
+import sys
+from pathlib import Path
+
+from single_segment import job_for, segment_on
+
+from mor_core.data.snapshot import load_snapshot
+from orchestrator.remote_results import open_remote
+from orchestrator.worker import run_segment
+
+if __name__ == "__main__":
+    url, folder = sys.argv[1:]
+    data = load_snapshot(Path(folder))
+    job = job_for(open_remote(url).store.root, data, remote=url, run="a run")
+    print(run_segment(segment_on(data), job).status)
