@@ -34,7 +34,7 @@ SOURCE_FILE = "source.json"
 SCHEMA = 1
 
 PART_BYTES = 256 * 10**6
-"""Bytes of text in one part: some 60 M tokens, a minute of one core, and what a kill can cost each worker."""
+"""Bytes of text in one part: some 60 M tokens, two minutes of one core, and what a kill can cost each worker."""
 
 VALIDATION_SHARE = 0.005
 """Share of a large corpus's documents that is held back: 150 M of 30 B tokens."""

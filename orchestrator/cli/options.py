@@ -74,7 +74,7 @@ def say_next(*commands: str, results: Path = Path("results")) -> None:
 
 
 PART_MEGABYTES = 256.0
-"""10^6 bytes of text in one part of a large corpus: a minute of one core, and what a kill can cost each worker."""
+"""10^6 bytes of text in one part of a large corpus: two minutes of one core, and what a kill can cost each worker."""
 
 
 def corpus_override(corpus: str | None) -> "list[Override]":
