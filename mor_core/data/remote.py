@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mor_core.data.publish import PARTIAL, naming_what_cannot_be_written, read_json, write_json
 from mor_core.data.snapshot import MANIFEST, SPLITS, TOKENIZER_FILE, read_manifest
@@ -138,6 +138,19 @@ def _sizes(system: Any, path: str) -> dict[str, int]:
         return {each["name"]: each["size"] for each in system.ls(path, detail=True, refresh=True)}
     except FileNotFoundError:
         return {}
+
+
+def size_of_url(url: str) -> int:
+    """Bytes of what lies at a URL. Raises `DataError`."""
+    with _storage(url) as (system, path):
+        return int(system.size(path))
+
+
+@contextmanager
+def opened_url(url: str) -> Iterator[IO[bytes]]:
+    """The bytes at a URL. Raises `DataError`."""
+    with _storage(url) as (system, path), system.open(path, "rb") as stream:
+        yield stream
 
 
 @contextmanager

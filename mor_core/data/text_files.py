@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from mor_core.data.remote import opened_url, size_of_url
 from mor_core.data.spec import DataError
 
 TEXT_FILES = {".txt", ".text", ".md", ".rst", ".tex", ".py"}
@@ -58,10 +59,7 @@ def size_of(file: str) -> int:
     """Bytes of a local file or of a URL, as stored."""
     if "://" not in file:
         return Path(file).stat().st_size
-    import fsspec
-
-    system, path = fsspec.url_to_fs(file)
-    return int(system.size(path))
+    return size_of_url(file)
 
 
 def is_compressed(file: Path | str) -> bool:
@@ -239,10 +237,7 @@ def _encodable(text: str) -> bool:
 def _raw(file: str) -> Any:
     if "://" not in file:
         return Path(file).open("rb")
-    import fsspec
-
-    system, path = fsspec.url_to_fs(file)
-    return system.open(path, "rb")
+    return opened_url(file)
 
 
 def _uncompressed(file: str, raw: IO[bytes]) -> Any:
