@@ -1,6 +1,5 @@
 """Documents from a user's own files: text, JSON Lines and Parquet, or a folder of them."""
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -127,12 +126,6 @@ def pieces(document: Document, piece_bytes: int) -> Iterator[Document]:
         return
     for number, part in enumerate(_cut(document.text.encode(), piece_bytes)):
         yield Document(f"{document.name}#{number}", document.package, part.decode())
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_readable(file: Path, root: Path) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import Results, SweepOption
 
 BUNDLE_SUFFIX = ".tar"
 
@@ -13,7 +13,7 @@ BUNDLE_SUFFIX = ".tar"
 def export(
     what: Annotated[str, typer.Argument(metavar="SWEEP|CELL", help="A sweep's name; or arm/size/budget of a cell.")],
     target: Annotated[Path, typer.Argument(metavar="BUNDLE.tar|FOLDER", help="A new .tar file; or a new folder.")],
-    sweep: Annotated[str | None, typer.Option(help="The sweep of the CELL; the last one run by default.")] = None,
+    sweep: SweepOption = None,
     without_checkpoints: Annotated[
         bool, typer.Option("--without-checkpoints", help="A bundle for tables and fits only, far smaller.")
     ] = False,

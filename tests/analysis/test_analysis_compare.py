@@ -10,9 +10,10 @@ def test_a_planted_gap_is_found_with_its_sign(planted, truths):
     study = fit_study(planted(truths["bowl"], arms=ARMS, arm_gap=0.05, seeds=2, cell_noise=0.004))
     assert len(study.comparisons) == 4
     for comparison in study.comparisons:
-        assert comparison.gap.low < -0.05 < comparison.gap.high
         assert comparison.gap.high < 0
         assert "mor-2 is better" in comparison.sentence
+    # Each interval holds the truth in 95 % of studies, so one of four may miss it here.
+    assert sum(comparison.gap.low < -0.05 < comparison.gap.high for comparison in study.comparisons) >= 3
 
 
 def test_equal_arms_are_reported_as_no_difference_seen_with_what_could_have_been(planted, truths):
@@ -24,17 +25,19 @@ def test_equal_arms_are_reported_as_no_difference_seen_with_what_could_have_been
         assert f"{comparison.smallest_visible_gap:.4f}" in comparison.sentence
 
 
-def test_noise_that_both_arms_share_cancels(planted, truths):
+def test_noise_that_both_arms_share_narrows_their_gap_as_far_as_it_surely_is_shared(planted, truths):
     shared = planted(truths["bowl"], arms=("vanilla",), sizes=9, trunk_noise=0.008)
     same = shared.with_columns(
         arm=shared["arm"].str.replace("vanilla", "mor-2"), cell_id=shared["cell_id"] + "b", loss=shared["loss"] - 0.001
     )
-    study = fit_study(shared.vstack(same))
-    for comparison in study.comparisons:
-        assert isinstance(comparison.gap, Estimate)
-        assert comparison.gap.low == pytest.approx(-0.001, abs=1e-9)
-        assert comparison.gap.high == pytest.approx(-0.001, abs=1e-9)
-        assert "mor-2 is better" in comparison.sentence
+    # The same losses under another seed: nothing says that their noise has anything in common.
+    apart = same.with_columns(seed=same["seed"] + 1, trunk_id=same["trunk_id"] + "b")
+    paired, unpaired = (fit_study(shared.vstack(each)).comparisons for each in (same, apart))
+    for one, other in zip(paired, unpaired, strict=True):
+        assert isinstance(one.gap, Estimate)
+        assert isinstance(other.gap, Estimate)
+        assert one.gap.value == other.gap.value == pytest.approx(-0.001, abs=1e-9)
+        assert one.gap.high - one.gap.low < 0.8 * (other.gap.high - other.gap.low)
 
 
 def test_an_arm_without_an_optimum_is_not_compared(planted):

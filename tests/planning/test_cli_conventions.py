@@ -11,7 +11,7 @@ import typer
 from orchestrator.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_RESULTS = {"data prepare", "data info", "config show", "config schema", "mlflow export"}
+WITHOUT_RESULTS = {"data prepare", "data info", "data publish", "config show", "config schema", "mlflow export"}
 """Verbs that look at no results folder."""
 
 
@@ -49,7 +49,7 @@ def test_a_sweep_is_the_argument_of_verbs_about_sweeps_and_a_flag_of_those_about
     sweep = parameter(verb, "sweep")
     if sweep is None:
         return
-    about_cells = parameter(verb, "cell") or parameter(verb, "cells")
+    about_cells = parameter(verb, "cell") or parameter(verb, "cells") or parameter(verb, "what")
     is_argument = sweep.param_type_name == "argument"
     if about_cells is not None and about_cells.param_type_name == "argument":
         assert sweep.opts == ["--sweep"], verb

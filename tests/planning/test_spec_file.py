@@ -88,7 +88,7 @@ def test_every_key_of_a_shipped_sweep_has_a_comment(study):
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("train.batch_sise", 4, "my.toml: train.batch_sise is no known key: did you mean batch_size?"),
+        ("train.batch_sise", 4, "my.toml: train.batch_sise is no known key: did you mean batch_size or batch_law?"),
         ("budgetz", [], "my.toml: budgetz is no known key: did you mean budgets"),
         ("train.learning_rate.default.bse", 1, "default.bse is no known key: did you mean base?"),
         ("model.vocab_size", 0, "my.toml: model.vocab_size: found 0, expected a number greater than 0"),
