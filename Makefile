@@ -26,7 +26,7 @@ demo: $(READY)
 	$(BIN)/mor-sweep plot frontier || [ $$? -eq 5 ]
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

@@ -25,6 +25,7 @@ from disturbances import (
 from toy_sweep import ToySweep
 
 
+@pytest.mark.slow
 @pytest.mark.faults("F1", invariants=("I2", "I4", "I8"))
 def test_after_the_driver_is_killed_nothing_is_left_running_and_the_same_command_finishes(
     toy: ToySweep, reference: ToySweep

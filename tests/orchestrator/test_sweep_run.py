@@ -244,7 +244,9 @@ def test_an_empty_data_flag_says_what_was_expected(toy: ToySweep):
     for verb in (["isoflop"], ["data", "info"]):
         done = subprocess.run([*MOR_SWEEP, *verb, "--data", ""], capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert done.stderr.startswith("error: --data: found '', expected python-sources or the path of")
+        assert done.stderr.startswith(
+            "error: --data: found '', expected python-sources, fineweb-edu, hf:NAME, or the path of"
+        )
 
 
 def test_an_unreadable_data_file_is_refused_before_anything_is_written(toy: ToySweep, tmp_path: Path):
