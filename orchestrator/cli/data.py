@@ -135,7 +135,7 @@ def _sweep(
     from orchestrator.spec import load_spec
     from orchestrator.sweep_file import Override
 
-    if texts and corpus:
+    if texts and corpus is not None:
         raise typer.BadParameter("the text is named twice: leave out --data or the arguments")
     settings = {"tokenizer": tokenizer, "max_megabytes": max_megabytes, "deduplicate": deduplicate}
     overrides = [
@@ -143,7 +143,8 @@ def _sweep(
         for key, value in settings.items()
         if value is not None
     ]
-    return load_spec(preset, [*corpus_override(corpus or (",".join(texts) if texts else None)), *overrides])
+    named = ",".join(texts) if texts else corpus
+    return load_spec(preset, [*corpus_override(named), *overrides])
 
 
 def _document(snapshot: "DataSnapshot") -> dict[str, Any]:
