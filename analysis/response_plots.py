@@ -8,9 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis.drawing import FAINT, REASONS, STYLE, WARN, plain_text, save
-from analysis.estimate import Refusal
+from analysis.estimate import Refusal, RefusalKind
 from analysis.hyperparameter_law import TunedRung
 from analysis.provenance import Provenance
 from analysis.quadratic import Floats
@@ -55,6 +56,9 @@ def _draw(axes: Axes, panel: Panel, name: str) -> None:
     axes.set_title(plain_text(f"{rung.arm} {rung.size}, {short_count(rung.tokens)} tokens"), loc="left")
     axes.set_xscale("log")
     axes.set_xlabel(name.replace("_", " "))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("loss (nats/token)")
     finished = [trial for trial in panel.trials if trial.counts]
     for trial in panel.trials:
@@ -71,7 +75,8 @@ def _draw(axes: Axes, panel: Panel, name: str) -> None:
             zorder=4,
         )
     if isinstance(response, Refusal):
-        said = plain_text(f"no optimum: {REASONS[response.kind]}")
+        at_end = response.kind is RefusalKind.MINIMUM_AT_EDGE
+        said = "no optimum: " + ("the lowest loss is at an end of the range" if at_end else REASONS[response.kind])
         axes.text(0.02, 0.02, said, transform=axes.transAxes, color=WARN, fontsize=7)
     elif name in response.names:
         _draw_fit(axes, response, name)
