@@ -57,6 +57,7 @@ def pilot(
     """Train a few small cells of a sweep and write the sweep file they advise; exit code 5 where they say nothing."""
     from mor_core.data.shards import find, prepare
     from orchestrator.display import print_summary
+    from orchestrator.mirror_process import bring_up_to_date
     from orchestrator.pilot import pilot_plan, read_pilot, result
     from orchestrator.pilot_file import summary_lines, sweep_text
     from orchestrator.results_folder import check_writable, writing
@@ -98,6 +99,8 @@ def pilot(
     path = out or store.sweep_folder(asked.name) / ADVISED
     with writing(path):
         replace_text(path, sweep_text(asked, found))
+    if mlflow and (warning := bring_up_to_date(store, asked.name)):
+        progress(warning)
     if as_json:
         print_json(SCHEMA, document(found, path))
     else:
