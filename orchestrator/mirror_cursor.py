@@ -136,12 +136,16 @@ def lineage_tags(sweep: Sweep, cell: Cell) -> dict[str, str]:
     }
 
 
+FINDINGS = ("fits.json", "tuned.json", "recipe.toml", "advised.toml")
+"""What a fit, a tuning or a pilot writes beside a sweep's plans."""
+
+
 def summary_files(store: Store, name: str) -> list[Path]:
-    """A sweep's fits, figures and pages of coloured text, as far as there are any; with them its plans, table and
-    report."""
+    """A sweep's fits, findings, figures and pages of coloured text, as far as there are any; with them its plans, table
+    and report."""
     folder = store.sweep_folder(name)
     figures = [path for path in (folder / "figures").glob("*") if path.suffix in (".png", ".svg", ".html")]
-    drawn = sorted(figures) + [path for path in [folder / "fits.json"] if path.is_file()]
+    drawn = sorted(figures) + [path for path in (folder / each for each in FINDINGS) if path.is_file()]
     beside = [folder / each for each in ("report.html", "runs.parquet", "sweep.json")]
     return drawn + [path for path in beside if drawn and path.is_file()]
 

@@ -62,6 +62,16 @@ def following(store: Store, name: str) -> Iterator[Following]:
             )
 
 
+def bring_up_to_date(store: Store, name: str) -> str:
+    """Send what a sweep has gained since its mirror ended, such as findings. Returns a line for the user where that did
+    not succeed, else nothing."""
+    if is_current(store, load_sweep(store, name), tracking_uri(store, name)):
+        return ""
+    with following(store, name) as mirror:
+        pass
+    return mirror.warning
+
+
 def _start(store: Store, name: str, uri: str) -> Following:
     """A process group of its own, so that Ctrl-C in the terminal does not cut a write short; its input is our pipe."""
     log = store.sweep_folder(name) / "mirror.log"

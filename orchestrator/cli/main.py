@@ -19,6 +19,7 @@ from orchestrator.cli import (
     data,
     evaluation,
     inference,
+    pilot,
     plot,
     report,
     results,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("isoflop")(sweep.isoflop)
 app.command("ablate")(ablate.ablate)
+app.command("pilot")(pilot.pilot)
 app.command("tune")(tune.tune)
 app.command("status")(results.status)
 app.command("logs")(results.logs)

@@ -23,6 +23,58 @@ def check_refinement(target: float, max_hours: float | None, spec: "SweepSpec") 
         raise typer.BadParameter("--refine narrows N*(C): this sweep asks for tokens, not for budgets")
 
 
+def check_replicates(count: int | None, max_cells: int | None, spec: "SweepSpec") -> None:
+    """Raises BadParameter where no minimum says which sizes are near it, or where replicates would pass a limit."""
+    if count is None:
+        return
+    if spec.budgets is None or spec.sizes is None:
+        raise typer.BadParameter("--replicate-near-optimum: N*(C) needs budgets and sizes, and this sweep has not both")
+    if max_cells is not None:
+        raise typer.BadParameter("--replicate-near-optimum adds cells after the planned ones: leave out --max-cells")
+
+
+def replicate(
+    spec: "SweepSpec",
+    results: Path,
+    machine: "Throughput",
+    count: int,
+    *,
+    left: float | None,
+    executor: str,
+    address: str | None,
+    mlflow: bool,
+) -> int:
+    """Train `count` more seeds of the sizes nearest each minimum, within `left` device-hours. Returns the exit code."""
+    from mor_core.data.shards import prepare
+    from orchestrator.cli.spending import Spending, allowed, costed
+    from orchestrator.records import table
+    from orchestrator.replicate import replicate_plan
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+    from orchestrator.sweep_run import run_sweep
+
+    data = prepare(spec.data_spec)
+    store = Store(root=results.absolute())
+    planned = replicate_plan(spec, data, table(store, load_sweep(store, spec.name)), count)
+    if planned is None or (left is not None and left <= 0):
+        why = "no cell is finished" if planned is None else f"no {machine.hours_unit} are left"
+        _say(f"no replicates: {why}")
+        return 0
+    _say(f"replicates: {len(planned.cells)} cells, {count} more seeds of the sizes nearest to each minimum")
+    known = costed(planned, spec, results, machine, measures=False, here=address is None)
+    return run_sweep(
+        planned,
+        spec,
+        data,
+        results,
+        executor=executor,
+        workers=machine.workers,
+        address=address,
+        mlflow=mlflow,
+        allowance=allowed(planned, spec, known, Spending(max_hours=left, canary=False)),
+    )
+
+
 def hours_so_far(spec: "SweepSpec", results: Path, machine: "Throughput") -> float:
     """What the sweep's finished segments took before this command; 0 where there is no such sweep yet."""
     from orchestrator.refine import device_hours

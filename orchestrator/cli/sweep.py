@@ -16,7 +16,7 @@ from orchestrator.cli.launch import (
     this_machine,
 )
 from orchestrator.cli.options import Results
-from orchestrator.cli.refinement import check_refinement, go_on, hours_so_far
+from orchestrator.cli.refinement import check_refinement, check_replicates, go_on, hours_so_far, replicate
 from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
 
 
@@ -54,6 +54,10 @@ def isoflop(
     max_cells: MaxCells = None,
     probe: Probed = None,
     canary: Canary = None,
+    replicate_near_optimum: Annotated[
+        int | None,
+        typer.Option(min=1, help="Then train so many more seeds of the three sizes nearest to each budget's minimum."),
+    ] = None,
     refine: Annotated[
         bool,
         typer.Option("--refine", help="Go on with what `suggest` names, until N* is known or the hours are spent."),
@@ -83,12 +87,14 @@ def isoflop(
     spending = Spending(
         price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
     )
+    check_replicates(replicate_near_optimum, max_cells, spec)
     if refine:
         check_refinement(target_ci, max_gpu_hours, spec)
     if dry_run:
         print_plan(spec, results, machine, as_json, spending)
     else:
-        before = hours_so_far(spec, results, machine) if refine else 0.0
+        goes_on = refine or replicate_near_optimum is not None
+        before = hours_so_far(spec, results, machine) if goes_on else 0.0
         code = run(
             spec,
             results,
@@ -99,6 +105,18 @@ def isoflop(
             mlflow=mlflow,
             spending=spending,
         )
+        if replicate_near_optimum is not None and code == 0:
+            spent = hours_so_far(spec, results, machine) - before
+            code = replicate(
+                spec,
+                results,
+                machine,
+                replicate_near_optimum,
+                left=None if max_gpu_hours is None else max_gpu_hours - spent,
+                executor=executor.value,
+                address=address,
+                mlflow=mlflow,
+            )
         if refine and max_gpu_hours is not None and code == 0:
             code = go_on(
                 spec,

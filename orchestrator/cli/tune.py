@@ -62,6 +62,7 @@ def tune(
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
     from mor_core.data.shards import prepare
     from orchestrator.display import print_summary
+    from orchestrator.mirror_process import bring_up_to_date
     from orchestrator.results_folder import check_writable
     from orchestrator.store import Store
     from orchestrator.sweep_run import run_sweep
@@ -101,6 +102,8 @@ def tune(
     code = run_trials(store, tuning, snapshot, train, progress)
     found = result(store, tuning, snapshot)
     _write(store, found)
+    if mlflow and (warning := bring_up_to_date(store, found.name)):
+        progress(warning)
     if as_json:
         print_json(SCHEMA, document(found))
     else:

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from planted_sweep import PlantedSweep, overrides
 from scipy.optimize import minimize_scalar
@@ -13,6 +14,8 @@ from typer.testing import CliRunner
 
 from analysis.estimate import Estimate
 from analysis.frontier import FitSettings, fit_study
+from analysis.isoflop import curve_of
+from analysis.quadratic import Axis, least_squares, pool_noise
 from mor_core.data.shards import prepare
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.cli.main import app
@@ -20,6 +23,7 @@ from orchestrator.estimate import segment_flops
 from orchestrator.plan import Plan
 from orchestrator.records import table
 from orchestrator.refine import Goal, Machine, Refined, refine, unsettled
+from orchestrator.replicate import replicate_plan
 from orchestrator.revisions import load_sweep, record_revision
 from orchestrator.spec import load_spec
 from orchestrator.store import Store
@@ -184,3 +188,44 @@ def test_the_planted_optimum_lies_where_the_refined_sweep_says(planted: Planted)
         assert isinstance(optimum.params, Estimate)
         held += optimum.params.low <= best * 1.05 and best / 1.05 <= optimum.params.high
     assert held >= 2
+
+
+def test_replicates_are_more_seeds_of_the_sizes_nearest_each_minimum_and_the_same_when_asked_again(planted: Planted):
+    data = planted.grid()
+    asked = overrides(budgets=BUDGETS, sizes={"names": SIZES}, data__corpus=str(planted.text), name="planted")
+    spec = load_spec("cpu", asked)
+    before = load_sweep(planted.sweep.store, "planted")
+    more = replicate_plan(spec, data, table(planted.sweep.store, before), 2)
+    assert more is not None
+    assert {cell.seed for cell in more.cells} == {1, 2}
+    for frontier in planted.study.frontiers:
+        for optimum in frontier.optima:
+            tried = {cell.size: cell.unique_params for cell in before.cells if cell.arm == frontier.arm}
+            again = {cell.size for cell in more.cells if (cell.arm, str(cell.budget)) == (frontier.arm, optimum.budget)}
+            assert len(again) == 3
+            if isinstance(optimum.params, Estimate):
+                nearest = sorted(tried, key=lambda size: abs(math.log(tried[size] / optimum.params.value)))
+                assert again == set(nearest[:3])
+    dof = [noise_dof(planted)]
+    record_revision(planted.sweep.store, more, data)
+    planted.publish(more)
+    after = load_sweep(planted.sweep.store, "planted")
+    assert len(after.cells) == len(before.cells) + len(more.cells)
+    assert replicate_plan(spec, data, table(planted.sweep.store, after), 2) == more
+    dof.append(noise_dof(planted))
+    assert dof[1] >= dof[0] + len(more.cells) / 2, "the variance of seeds is pooled over the budgets of an arm"
+
+
+def noise_dof(planted: Planted) -> float:
+    """Degrees of freedom of the pooled noise of vanilla's parabolas."""
+    frame = planted.study.points.frame.filter(pl.col("arm") == "vanilla")
+    curves = [curve_of(frame.filter(pl.col("budget") == budget), Axis.PARAMS) for budget in frame["budget"].unique()]
+    return pool_noise([least_squares(curve) for curve in curves]).dof
+
+
+def test_replicates_and_a_limit_of_cells_are_refused_together(tmp_path: Path):
+    command = ["isoflop", "--preset", "cpu", "--results", str(tmp_path), "--replicate-near-optimum", "1"]
+    asked = CliRunner().invoke(app, [*command, "--max-cells", "3"])
+    assert asked.exit_code == 2
+    assert "--max-cells" in asked.output
+    assert not (tmp_path / "sweeps").exists()

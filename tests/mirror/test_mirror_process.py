@@ -14,7 +14,7 @@ from mirror_samples import NAME, Sample, active_runs, history, query, sample
 from misbehaving import misbehaving
 
 from orchestrator.mirror_cursor import is_current
-from orchestrator.mirror_process import following
+from orchestrator.mirror_process import bring_up_to_date, following
 from orchestrator.records import curve
 
 DRIVER = """
@@ -71,6 +71,9 @@ def test_what_was_published_before_the_end_of_a_sweep_is_in_mlflow_after_it(smal
     assert mirror.warning == ""
     assert has_ended(mirror.process.pid, 0)
     assert is_current(small.store, small.sweep, small.uri)
+    (small.folder / "tuned.json").write_text("{}")
+    assert bring_up_to_date(small.store, NAME) == ""
+    assert [path.read_text() for path in (small.folder / "artifacts").rglob("tuned.json")] == ["{}"]
     idle = [sys.executable, "-c", IDLE, str(small.store.root), NAME]
     assert subprocess.run(idle, stdin=subprocess.DEVNULL, check=False).returncode == 0  # and without importing mlflow
 

@@ -242,6 +242,21 @@ def test_figures_and_fits_are_artifacts_of_one_summary_run(small: Sample):
     assert query(small.database, "SELECT COUNT(*) FROM tags WHERE key = 'mor.kind' AND value = 'summary'") == [(1,)]
 
 
+def test_what_a_tuning_or_a_pilot_found_is_sent_with_its_figures(small: Sample):
+    small.publish_all()
+    send(small)
+    (small.folder / "figures").mkdir()
+    (small.folder / "figures" / "response.svg").write_text("<svg/>")
+    found = {"tuned.json": "{}", "recipe.toml": "# laws", "advised.toml": "# a sweep"}
+    for name, text in found.items():
+        (small.folder / name).write_text(text)
+    assert not is_current(small.store, small.sweep, small.uri)
+    send(small)
+    assert is_current(small.store, small.sweep, small.uri)
+    kept = {path.name: path.read_text() for path in (small.folder / "artifacts").rglob("*") if path.is_file()}
+    assert kept == found | {"response.svg": "<svg/>", "sweep.json": (small.folder / "sweep.json").read_text()}
+
+
 def test_a_server_that_cannot_be_reached_is_said_within_seconds_and_harms_nothing(small: Sample):
     small.publish_all()
     before = {path: path.read_bytes() for path in (small.store.root / "segments").rglob("*") if path.is_file()}

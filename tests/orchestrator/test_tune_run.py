@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from toy_sweep import MOR_SWEEP, ToySweep
 
@@ -14,6 +15,9 @@ from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
 
 COMMON = ["--only", "vanilla", "--sizes", "5.5k,13k", "--executor", "in-process", "--no-mlflow", "--yes"]
+LONGEST = 1500.0
+"""Seconds that a command of these tests may take where other work holds every core."""
+
 SEARCH = ["--trials", "5", "--tokens-per-param", "2", "--learning-rate", "3e-3:3e-1"]
 
 
@@ -30,7 +34,7 @@ def start(toy: ToySweep, *flags: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=LONGEST)
     return process.returncode, out, err
 
 
@@ -43,6 +47,7 @@ def published(toy: ToySweep) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * LONGEST)
 def test_a_killed_tuning_goes_on_and_ends_with_the_same_trials(toy: ToySweep, tmp_path: Path):
     undisturbed = ToySweep(results=tmp_path / "undisturbed", text=toy.text, cache=toy.cache)
     code, _, err = finish(start(undisturbed))
@@ -50,7 +55,7 @@ def test_a_killed_tuning_goes_on_and_ends_with_the_same_trials(toy: ToySweep, tm
     wanted = len(published(undisturbed))
     for share in (0.2, 0.7):
         process = start(toy)
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + LONGEST
         while len(published(toy)) < share * wanted and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
@@ -66,6 +71,7 @@ def test_a_killed_tuning_goes_on_and_ends_with_the_same_trials(toy: ToySweep, tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * LONGEST)
 def test_two_tunings_at_once_share_their_trials(toy: ToySweep):
     both = [start(toy), start(toy)]
     ends = [finish(each) for each in both]
@@ -78,17 +84,21 @@ def test_two_tunings_at_once_share_their_trials(toy: ToySweep):
 
 
 @pytest.mark.slow
-def test_the_best_rate_that_it_finds_is_near_that_of_a_fine_scan(toy: ToySweep):
-    flags = ["--sizes", "13k", "--learning-rate", "1e-3:3e-1", "--tokens-per-param", "6", "--seeds", "0,1"]
-    code, _, err = finish(start(toy, *flags, "--trials", "9", "--name", "tuned"))
+@pytest.mark.timeout(2 * LONGEST)
+def test_the_best_rate_that_it_finds_loses_little_against_a_fine_scan(toy: ToySweep):
+    flags = ["--sizes", "13k", "--learning-rate", "1e-3:3e-1", "--tokens-per-param", "4"]
+    code, _, err = finish(start(toy, *flags, "--trials", "7", "--name", "tuned"))
     assert code == 0, err
-    code, _, err = finish(start(toy, *flags, "--trials", "25", "--name", "scan"))
+    code, _, err = finish(start(toy, *flags, "--trials", "12", "--name", "scan"))
+    assert code == 0, err
     found, fine = (
         json.loads((toy.results / f"sweeps/{name}/tuned.json").read_text())["data"] for name in ("tuned", "scan")
     )
-    optimum = found["rungs"][0]["optimum"]["learning_rate"]
-    best = min(fine["rungs"][0]["trials"], key=lambda trial: sum(trial["losses"]))["values"]["learning_rate"]
-    assert best / 2.5 < optimum["value"] < best * 2.5
+    optimum = found["rungs"][0]["optimum"]["learning_rate"]["value"]
+    scanned = sorted((trial["values"]["learning_rate"], *trial["losses"]) for trial in fine["rungs"][0]["trials"])
+    rates, losses = np.array(scanned).T
+    assert np.ptp(losses) > 0.5, "a scan that is flat cannot tell a good rate from a bad one"
+    assert np.interp(np.log(optimum), np.log(rates), losses) < losses.min() + 0.02
     recipe = (toy.results / "sweeps/tuned/recipe.toml").read_text()
     assert "[train.learning_rate.vanilla]" in recipe
     assert "exponent = 0" in recipe, "one rung cannot tell how the rate grows"

@@ -1,0 +1,159 @@
+"""`mor-sweep pilot`: seed noise, N*(C), speed and what can be told apart, before a sweep is paid for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.launch import ExecutorName, Mirrored, check_flags, items_of, this_machine
+from orchestrator.cli.options import AsJson, Results, corpus_override, print_json, say_next
+from orchestrator.cli.spending import Price, Spending, ask_if_expensive, costed
+
+if TYPE_CHECKING:
+    from orchestrator.pilot import Found
+    from orchestrator.sweep_file import SweepFile
+
+SCHEMA = "mor-sweep.pilot/1"
+NOTHING_FOUND = 5
+ADVISED = "advised.toml"
+
+
+def _share(value: float) -> float:
+    """Raises BadParameter for what is no chance."""
+    if not 0.5 <= value < 1:
+        raise typer.BadParameter(f"found {value:g}, expected a number from 0.5 to below 1, such as 0.8")
+    return value
+
+
+def pilot(
+    preset: Annotated[
+        str, typer.Option(help="The sweep to advise: a shipped one (cpu, gpu, paper) or a file.")
+    ] = "cpu",
+    budgets: Annotated[
+        str | None, typer.Option(help="Of the pilot; the sweep's smallest and half of it by default.")
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Base shapes of the pilot; five around each expected optimum by default.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="Labels of the arms to try; all by default.")] = None,
+    replicates: Annotated[int, typer.Option(help="Seeds of the three middle sizes.", min=2)] = 3,
+    confidence: Annotated[
+        float, typer.Option(help="One less the chance of seeing a gap where there is none.", callback=_share)
+    ] = 0.95,
+    power: Annotated[float, typer.Option(help="Chance of seeing a gap that is there.", callback=_share)] = 0.8,
+    data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
+    name: Annotated[str | None, typer.Option(help="The sweep that holds the cells; pilot-PRESET.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The sweep file to write.", dir_okay=False)] = None,
+    results: Results = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the pilot and its cost, and stop.")] = False,
+    as_json: AsJson = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
+    executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
+    mlflow: Mirrored = True,
+    price_per_gpu_hour: Price = None,
+) -> None:
+    """Train a few small cells of a sweep and write the sweep file they advise; exit code 5 where they say nothing."""
+    from mor_core.data.shards import find, prepare
+    from orchestrator.display import print_summary
+    from orchestrator.mirror_process import bring_up_to_date
+    from orchestrator.pilot import pilot_plan, read_pilot, result
+    from orchestrator.pilot_file import summary_lines, sweep_text
+    from orchestrator.results_folder import check_writable, writing
+    from orchestrator.store import Store, replace_text
+    from orchestrator.sweep_run import run_sweep
+
+    check_flags(dry_run=dry_run, as_json=False, executor=executor, address=address)
+    asked = read_pilot(
+        _sweep_file(preset, only, data),
+        name=name,
+        budgets=_budgets(budgets),
+        sizes=items_of(sizes),
+        replicates=replicates,
+        confidence=confidence,
+        power=power,
+    )
+    check_writable(results)
+    store = Store(root=results.absolute())
+    machine = this_machine(workers, asked.spec.execution)
+    snapshot = find(asked.spec.data_spec) if dry_run else prepare(asked.spec.data_spec, report=progress)
+    planned = pilot_plan(asked, snapshot)
+    cost = costed(planned, asked.spec, results, machine, measures=False, here=address is None).cost
+    print_summary(planned, cost, price_per_gpu_hour)
+    if snapshot is None or dry_run:
+        return
+    if not yes:
+        ask_if_expensive(cost, Spending(price=price_per_gpu_hour))
+    code = run_sweep(
+        planned,
+        asked.pilot_spec,
+        snapshot,
+        results,
+        executor=executor.value,
+        workers=machine.workers,
+        address=address,
+        mlflow=mlflow,
+    )
+    found = result(store, asked, planned)
+    path = out or store.sweep_folder(asked.name) / ADVISED
+    with writing(path):
+        replace_text(path, sweep_text(asked, found))
+    if mlflow and (warning := bring_up_to_date(store, asked.name)):
+        progress(warning)
+    if as_json:
+        print_json(SCHEMA, document(found, path))
+    else:
+        for line in summary_lines(found):
+            typer.echo(f"- {line}")
+    progress(f"sweep file written to {path}")
+    say_next(f"isoflop --preset {path} --dry-run", results=results)
+    raise typer.Exit(code or (0 if _says_something(found) else NOTHING_FOUND))
+
+
+def progress(line: str) -> None:
+    """What is going on, on stderr."""
+    typer.echo(line, err=True)
+
+
+def _sweep_file(preset: str, only: str | None, data: str | None) -> "SweepFile":
+    from orchestrator.sweep_file import Override, read_sweep_file
+
+    flags = corpus_override(data)
+    if only is not None:
+        flags.append(Override(flag="--only", path=("only",), value=items_of(only)))
+    return read_sweep_file(preset, flags)
+
+
+def _budgets(text: str | None) -> list[int] | None:
+    """Raises SpecError."""
+    from orchestrator.budgets import parse_budget
+    from orchestrator.sweep_file import SpecError
+
+    try:
+        return None if text is None else [parse_budget(each) for each in items_of(text) or []]
+    except ValueError as error:
+        raise SpecError(f"--budgets: {error}") from None
+
+
+def _says_something(found: "Found") -> bool:
+    from analysis.estimate import Refusal
+
+    answers = [*found.fit.noise.values(), *found.fit.optima.values()]
+    return any(not isinstance(each, Refusal) for each in answers)
+
+
+def document(found: "Found", path: Path) -> dict[str, Any]:
+    """Everything that was found, as plain values."""
+    from analysis.report import plain
+
+    return {
+        "sweep": found.name,
+        "file": str(path),
+        "noise": plain(dict(found.fit.noise)),
+        "optima": plain(dict(found.fit.optima)),
+        "tokens_per_second": dict(found.tokens_per_second),
+        "wanted": plain(found.wanted),
+        "pairs": [plain(each) for each in found.advice],
+        "seeds": found.seeds,
+    }
