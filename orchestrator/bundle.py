@@ -30,7 +30,16 @@ MANIFEST = "manifest.json"
 SUFFIX = ".tar"
 SEGMENT_FILES = ("spec.json", "metrics.jsonl", "result.json", PRUNED)
 CHECKPOINT_FILES = ("manifest.json", WEIGHTS, OPTIMIZER)
-SWEEP_FILES = ("sweep.json", "runs.parquet", "segments.parquet", "fits.json", "report.html")
+SWEEP_FILES = (
+    "sweep.json",
+    "runs.parquet",
+    "segments.parquet",
+    "fits.json",
+    "tuned.json",
+    "recipe.toml",
+    "advised.toml",
+    "report.html",
+)
 FIGURE_SUFFIXES = (".png", ".svg", ".json", ".html")
 
 

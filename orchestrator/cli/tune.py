@@ -1,9 +1,8 @@
 """`mor-sweep tune`: the best rate, batch, weight decay and warm-up of each arm at some sizes, and their laws."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +11,6 @@ from orchestrator.cli.options import PIPED_WIDTH, AsJson, Results, corpus_overri
 from orchestrator.cli.spending import Price, Spending, ask_if_expensive, costed
 
 if TYPE_CHECKING:
-    from analysis.hyperparameter_law import HyperparameterLaw, TunedRung
-    from analysis.response import Response
     from orchestrator.spec import SweepSpec
     from orchestrator.store import Store
     from orchestrator.sweep_file import SweepFile
@@ -60,6 +57,8 @@ def tune(
     price_per_gpu_hour: Price = None,
 ) -> None:
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
+    from rich.console import Console
+
     from mor_core.data.shards import prepare
     from orchestrator.display import print_summary
     from orchestrator.mirror_process import bring_up_to_date
@@ -68,6 +67,7 @@ def tune(
     from orchestrator.sweep_run import run_sweep
     from orchestrator.tune_run import first_plan, result
     from orchestrator.tune_run import tune as run_trials
+    from orchestrator.tuned_tables import document, print_tuned
 
     check_flags(dry_run=dry_run, as_json=False, executor=executor, address=address)
     space = _space(learning_rate, batch_size, weight_decay, warmup)
@@ -107,7 +107,8 @@ def tune(
     if as_json:
         print_json(SCHEMA, document(found))
     else:
-        _show(found)
+        console = Console(highlight=False)
+        print_tuned(found, console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH))
     if found.found:
         say_next(f"isoflop --recipe {store.sweep_folder(found.name) / 'recipe.toml'}", "ui", results=results)
     raise typer.Exit(code or (0 if found.found else NOTHING_FOUND))
@@ -214,6 +215,7 @@ def _write(store: "Store", found: "Tuned") -> None:
     from orchestrator.store import replace_text
     from orchestrator.trials import LEARNING_RATE
     from orchestrator.tune_run import recipe_text
+    from orchestrator.tuned_tables import document
 
     folder = store.sweep_folder(found.name)
     panels = [Panel(rung=rung, trials=each.trials) for rung, each in zip(found.rungs, found.tried, strict=True)]
@@ -221,97 +223,3 @@ def _write(store: "Store", found: "Tuned") -> None:
     replace_text(folder / "tuned.json", json.dumps({"schema": SCHEMA, "data": document(found)}, indent=1))
     if found.found:
         replace_text(folder / "recipe.toml", recipe_text(found))
-
-
-def document(found: "Tuned") -> dict[str, Any]:
-    """Everything that was found, as plain values."""
-    from analysis.report import plain
-
-    return {
-        "sweep": found.name,
-        "rungs": [_rung(rung, [asdict(trial) for trial in each.trials]) for rung, each in _pairs(found)],
-        "laws": [plain(law) for law in found.laws],
-        "shared": [plain(each) for each in found.shared],
-    }
-
-
-def _pairs(found: "Tuned"):
-    return zip(found.rungs, found.tried, strict=True)
-
-
-def _rung(rung: "TunedRung", trials: list[dict[str, Any]]) -> dict[str, Any]:
-    from analysis.report import plain
-    from analysis.response import Response
-
-    response = rung.response
-    best = (
-        {name: plain(response.optimum(name)) for name in response.names} | {"loss": response.loss({})}
-        if isinstance(response, Response)
-        else plain(response)
-    )
-    return {
-        "arm": rung.arm,
-        "size": rung.size,
-        "unrolled_params": rung.params,
-        "tokens": rung.tokens,
-        "trials": trials,
-        "optimum": best,
-    }
-
-
-def _show(found: "Tuned") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from analysis.estimate import Refusal
-    from analysis.hyperparameter_law import HyperparameterLaw
-    from analysis.report import short_count
-    from analysis.response import Response
-
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
-    table = Table(title=f"{found.name}: the best settings of each arm and size")
-    for heading in ("arm", "size", "tokens", "settings", "best", "loss"):
-        table.add_column(heading, overflow="fold")
-    for rung, each in _pairs(found):
-        response = rung.response
-        best, loss = (
-            (_best_text(response), f"{response.loss({}):.4f}")
-            if isinstance(response, Response)
-            else (f"none: {response.sentence}", "")
-        )
-        finished = sum(trial.counts for trial in each.trials)
-        table.add_row(rung.arm, rung.size, short_count(rung.tokens), f"{finished} of {len(each.trials)}", best, loss)
-    console.print(table)
-    for law in found.laws:
-        text = law.sentence if isinstance(law, Refusal) else _law_text(law)
-        console.print(f"- {text}" if isinstance(law, HyperparameterLaw) else f"- no law: {text}", soft_wrap=True)
-    for each in found.shared:
-        lost = each.loss_lost
-        cost = f"no optimum there: {lost.sentence}" if isinstance(lost, Refusal) else f"loses {lost:.4f} nats/token"
-        console.print(
-            f"- {each.arm} {each.size} at {short_count(each.tokens)} tokens, with what is best at the rung's: {cost}",
-            soft_wrap=True,
-        )
-
-
-def _best_text(response: "Response") -> str:
-    return "\n".join(_value_text(name, response.optimum(name)) for name in response.names)
-
-
-def _value_text(name: str, best) -> str:
-    low, high = ("≤ " if best.low_open else ""), ("≥ " if best.high_open else "")
-    return f"{name.replace('_', ' ')} {best.value:.3g} [{low}{best.low:.3g}, {high}{best.high:.3g}]"
-
-
-def _law_text(law: "HyperparameterLaw") -> str:
-    from analysis.estimate import Refusal
-
-    base = f"{law.base.value:.3g} [{law.base.low:.3g}, {law.base.high:.3g}]"
-    growth = (
-        f"exponent not known ({law.exponent.sentence})"
-        if isinstance(law.exponent, Refusal)
-        else f"exponent {law.exponent.value:.3f} [{law.exponent.low:.3f}, {law.exponent.high:.3f}]"
-    )
-    lost = "".join(f"; {each.size} by the law of the others loses {each.loss_lost:.4f}" for each in law.held_out)
-    return f"{law.arm}: {law.name.replace('_', ' ')} {base} at {law.reference:,} unrolled parameters, {growth}{lost}"
