@@ -35,7 +35,9 @@ def ablate(tmp_path):
 @pytest.mark.parametrize(("name", "cells"), [("sharing", 22), ("expert-router", 18), ("token-router", 12), ("kv", 19)])
 def test_the_papers_ablations_are_planned_by_name(ablate, name, cells):
     done = ablate(name, "--paper", "--dry-run")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("next: the same command without --dry-run")
+    assert len(done.stderr.splitlines()) == 1
     assert f"ablation-{name}: {cells} cells, 10B tokens each" in done.stdout
     assert "each cell is a run of its own" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
