@@ -1,7 +1,7 @@
 """How much of a plan one command may start: whole cells within its limits, and the cells that go first. Pure."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell
@@ -39,7 +39,9 @@ class Allowance:
     max_hours: float | None = None
     """Device-hours after which nothing more is started."""
     devices_per_segment: float = 1.0
-    """GPUs, or CPU cores, that a segment holds while it runs."""
+    """GPUs, or CPU cores, that a segment holds while it runs, unless it has a share of its own."""
+    gpu_shares: Mapping[str, float] = field(default_factory=dict)
+    """Of a GPU, by segment id; empty where all segments hold the same."""
     hours_unit: str = "core-hours"
     """GPU-hours or core-hours."""
 
@@ -65,9 +67,11 @@ def allowance_of(
         for place in unit.cells:
             parts[place].append(number)
     open_cells = [place for place, cell in enumerate(plan.cells) if cell.evaluate_segment not in finished]
-    chosen, needed = _within(open_cells, parts, seconds, limits, throughput)
+    devices = [cost.cells[unit.cells[0]].devices for unit in units]  # The cells of a unit are of one shape.
+    hours = [each * held / HOUR_SECONDS for each, held in zip(seconds, devices, strict=True)]
+    chosen, needed = _within(open_cells, parts, hours, limits)
     if open_cells and not chosen:
-        _refuse(plan, open_cells, parts, seconds, limits, throughput)
+        _refuse(plan, open_cells, parts, hours, limits, throughput)
     wanted = canary if canary is not None else cost.seconds > CANARY_SECONDS and len(open_cells) == len(plan.cells)
     first = _canaries(chosen, parts, units, seconds) if wanted and len(chosen) > 1 else ()
     return Allowance(
@@ -76,6 +80,9 @@ def allowance_of(
         said=_said(len(open_cells), len(chosen), limits, throughput),
         max_hours=limits.max_hours,
         devices_per_segment=throughput.devices_per_segment,
+        gpu_shares={str(unit.segment_id): held for unit, held in zip(units, devices, strict=True)}
+        if cost.sharing
+        else {},
         hours_unit=throughput.hours_unit,
     )
 
@@ -83,9 +90,8 @@ def allowance_of(
 def _within(
     open_cells: Sequence[int],
     parts: Sequence[Sequence[int]],
-    seconds: Sequence[float],
+    hours: Sequence[float],
     limits: Limits,
-    throughput: Throughput,
 ) -> tuple[list[int], set[int]]:
     """Cells that fit, and the units that they need. A cell that does not fit leaves room for those that do."""
     chosen: list[int] = []
@@ -94,8 +100,7 @@ def _within(
     for place in open_cells:
         if limits.max_cells is not None and len(chosen) == limits.max_cells:
             break
-        more = sum(seconds[number] for number in parts[place] if number not in needed)
-        more *= throughput.devices_per_segment / HOUR_SECONDS
+        more = sum(hours[number] for number in parts[place] if number not in needed)
         if limits.max_hours is not None and spent + more > limits.max_hours:
             continue
         spent += more
@@ -130,17 +135,17 @@ def _refuse(
     plan: Plan,
     open_cells: Sequence[int],
     parts: Sequence[Sequence[int]],
-    seconds: Sequence[float],
+    hours: Sequence[float],
     limits: Limits,
     throughput: Throughput,
 ) -> None:
-    def hours(place: int) -> float:
-        return sum(seconds[number] for number in parts[place]) * throughput.devices_per_segment / HOUR_SECONDS
+    def cell_hours(place: int) -> float:
+        return sum(hours[number] for number in parts[place])
 
-    least = min(open_cells, key=hours)
+    least = min(open_cells, key=cell_hours)
     raise PlanError(
         f"--max-gpu-hours {limits.max_hours:g} is less than any cell takes: the cheapest, {_name(plan.cells[least])}, "
-        f"is estimated at {hours(least):.3g} {throughput.hours_unit}; give more, or use smaller budgets"
+        f"is estimated at {cell_hours(least):.3g} {throughput.hours_unit}; give more, or use smaller budgets"
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from orchestrator.estimate import CellCost, Estimate
+from orchestrator.gpu_shares import share_text
 from orchestrator.plan import Plan
 from orchestrator.quantities import bytes_text, duration_text, money_text, short_budget
 
@@ -47,6 +48,7 @@ def total_lines(plan: Plan, estimate: Estimate, price: float | None = None) -> l
         ),
         (throughput.hours_unit, _hours_line(estimate)),
         *([] if price is None else [("money", _money_line(estimate, price))]),
+        *([("GPU shares", estimate.sharing)] if estimate.sharing else []),
         ("memory", _memory_line(estimate)),
         ("disk", f"{bytes_text(estimate.disk_bytes)} of checkpoints ({_checkpoints_text(plan)})"),
     ]
@@ -85,7 +87,19 @@ def cost_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Ta
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     seeds = len({cell.seed for cell in plan.cells}) > 1
     money = [] if price is None else ["money"]
-    for name in ("arm", "size", "budget", *(["seed"] if seeds else []), "hours", "alone", *money, "memory", "disk"):
+    shared = ["GPU"] if estimate.sharing else []
+    for name in (
+        "arm",
+        "size",
+        "budget",
+        *(["seed"] if seeds else []),
+        "hours",
+        "alone",
+        *money,
+        *shared,
+        "memory",
+        "disk",
+    ):
         table.add_column(name, justify="left" if name in ("arm", "size") else "right", no_wrap=True)
     table.add_column("speed", no_wrap=True)
     previous = None
@@ -95,6 +109,7 @@ def cost_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Ta
         row = [*names, short_budget(cell.budget), *([str(cell.seed)] if seeds else [])]
         row += [f"{cost.hours:.3g}", f"{cost.hours_alone:.3g}"]
         row += [] if price is None else [money_text(cost.hours * price)]
+        row += [share_text(cost.devices)] if shared else []
         row += [bytes_text(cost.memory_bytes), bytes_text(cost.disk_bytes), str(cost.basis)]
         table.add_row(*row)
     return table

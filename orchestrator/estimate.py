@@ -1,5 +1,6 @@
 """What a plan will cost: exact FLOPs, and from them time, memory and disk, each with the basis it rests on. Pure."""
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -30,7 +31,11 @@ class Throughput:
     basis: str
     """Measured or assumed, in words."""
     devices_per_segment: float = 1.0
-    """GPUs, or CPU cores, that a segment holds while it runs."""
+    """GPUs, or CPU cores, that a segment holds while it runs, where shapes have no shares of their own."""
+    devices: float | None = None
+    """GPUs in all, which bound the work where shapes have shares of their own; None where only `workers` does."""
+    slots: int | None = None
+    """Segments at a time however small their shares of a GPU: as asked for, else a core each; None: `workers`."""
 
     @property
     def hours_unit(self) -> str:
@@ -57,6 +62,8 @@ class CellCost:
     """Of the checkpoints that are kept, shared as the hours are."""
     basis: Basis
     """How its speed is known."""
+    devices: float
+    """GPUs, a share of one, or CPU cores, that each of its segments holds while it runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,8 @@ class Estimate:
     """Of the checkpoints that are kept."""
     cells: tuple[CellCost, ...]
     """Of each cell of the plan, in its order."""
+    sharing: str = ""
+    """Which cells share a GPU, in a sentence; empty where all hold the same."""
 
 
 def assumed_throughput(device: Device, workers: int) -> Throughput:
@@ -110,11 +119,12 @@ def estimate(
     micro_batch: int | None = None,
     checkpoint_activations: bool = False,
     finished: Collection[str] = (),
+    shares: Mapping[Shape, float] | None = None,
 ) -> Estimate:
     """The cost of a plan, of which the segments whose ids are in `finished` are done.
 
     Without `rates`, every shape trains at the speed of `throughput`. `micro_batch` in sequences; None is the whole
-    batch.
+    batch. `shares` of a GPU by shape; None: every segment holds the devices of `throughput`.
     """
     if rates is None:
         said = Rate(flops_per_second=throughput.flops_per_second, basis=Basis.assumed)
@@ -124,10 +134,12 @@ def estimate(
     units = work_of(plan, num_evaluation_sequences)
     seconds = unit_seconds(units, rates)
     left = unit_seconds(units, rates, finished)
+    held = _unit_devices(units, throughput, shares)
+    used, used_left = ([each * devices for each, devices in zip(spent, held, strict=True)] for spent in (seconds, left))
     trained = [unit for unit in units if unit.kind != "evaluate"]
     flops = sum(unit.flops for unit in trained)
     memory = _memory(plan, throughput.device, micro_batch, checkpoint_activations)
-    cells = _cell_costs(plan, units, seconds, left, throughput, rates, memory)
+    cells = _cell_costs(plan, units, used, used_left, held, rates, memory)
     largest = max(range(len(cells)), key=lambda place: cells[place].memory_bytes)
     chain = max(_of_cells(plan, units, left))
     effective = sum(unit.flops for unit in units) / sum(seconds)
@@ -139,10 +151,10 @@ def estimate(
         flops_evaluation=sum(unit.flops for unit in units if unit.kind == "evaluate"),
         num_trunks=len({cell.trunk_key for cell in plan.cells}),
         num_segments=len(units),
-        seconds=max(sum(left) / throughput.workers, chain),
+        seconds=max(sum(left) / throughput.workers, sum(used_left) / (throughput.devices or math.inf), chain),
         throughput=replace(throughput, flops_per_second=effective, basis=basis),
-        hours=sum(seconds) * throughput.devices_per_segment / HOUR_SECONDS,
-        hours_remaining=sum(left) * throughput.devices_per_segment / HOUR_SECONDS,
+        hours=sum(used) / HOUR_SECONDS,
+        hours_remaining=sum(used_left) / HOUR_SECONDS,
         memory_bytes=cells[largest].memory_bytes,
         memory_cell=f"{plan.cells[largest].arm} {plan.cells[largest].size}",
         disk_bytes=sum(unit.checkpoint_bytes for unit in units),
@@ -154,6 +166,13 @@ def unit_seconds(units: Sequence[Unit], rates: Mapping[Shape, Rate], finished: C
     """Seconds of one worker for each part of the work; 0 for those that are finished."""
     speeds = {id(unit.shape): rates[unit.shape].flops_per_second for unit in units}  # Equal shapes of a trunk are one.
     return [0.0 if unit.segment_id in finished else unit.flops / speeds[id(unit.shape)] for unit in units]
+
+
+def _unit_devices(units: Sequence[Unit], throughput: Throughput, shares: Mapping[Shape, float] | None) -> list[float]:
+    """What each part of the work holds while it runs."""
+    if shares is None:
+        return [throughput.devices_per_segment] * len(units)
+    return [shares[unit.shape] for unit in units]
 
 
 def _memory(
@@ -181,13 +200,14 @@ def _of_cells(plan: Plan, units: Sequence[Unit], amounts: Sequence[float], *, sh
 def _cell_costs(
     plan: Plan,
     units: Sequence[Unit],
-    seconds: Sequence[float],
+    used: Sequence[float],
     left: Sequence[float],
-    throughput: Throughput,
+    held: Sequence[float],
     rates: Mapping[Shape, Rate],
     memory: Mapping[tuple[object, object], int],
 ) -> tuple[CellCost, ...]:
-    hours = throughput.devices_per_segment / HOUR_SECONDS
+    """`used` and `left` in device-seconds by unit, `held` in devices."""
+    devices = {place: each for unit, each in zip(units, held, strict=True) for place in unit.cells}
     beyond = [
         measured - memory[cell.model, cell.train]
         for cell in plan.cells
@@ -196,24 +216,26 @@ def _cell_costs(
     libraries = max(0, round(statistics.median(beyond))) if beyond else 0
     columns = zip(
         plan.cells,
-        _of_cells(plan, units, seconds, shared=True),
-        _of_cells(plan, units, seconds),
+        range(len(plan.cells)),
+        _of_cells(plan, units, used, shared=True),
+        _of_cells(plan, units, used),
         _of_cells(plan, units, left, shared=True),
         _of_cells(plan, units, [float(unit.checkpoint_bytes) for unit in units], shared=True),
         strict=True,
     )
     found = []
-    for cell, own, alone, remaining, disk in columns:
+    for cell, place, own, alone, remaining, disk in columns:
         rate = rates[shape_of(cell)]
         found.append(
             CellCost(
-                hours=own * hours,
-                hours_alone=alone * hours,
-                hours_remaining=remaining * hours,
+                hours=own / HOUR_SECONDS,
+                hours_alone=alone / HOUR_SECONDS,
+                hours_remaining=remaining / HOUR_SECONDS,
                 memory_bytes=rate.memory_bytes or memory[cell.model, cell.train] + libraries,
                 memory_is_measured=rate.memory_bytes is not None,
                 disk_bytes=round(disk),
                 basis=rate.basis,
+                devices=devices[place],
             )
         )
     return tuple(found)

@@ -22,6 +22,7 @@ from mor_core.config import NUMERICS_VERSION, TrainConfig
 from mor_core.data.spec import cache_folder
 from mor_core.flops import training_flops_per_token
 from mor_core.training.chunks import Device
+from orchestrator.gpus import asked_of_driver
 from orchestrator.identity import content_id, to_jsonable
 from orchestrator.memory import training_memory_bytes
 from orchestrator.plan import Plan
@@ -241,14 +242,4 @@ def _processor_name() -> str:
 
 def _gpu_name() -> str:
     """The first GPU's; a machine is taken to have equal ones."""
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown GPU"
-    return (listed.stdout.strip().splitlines() or ["unknown GPU"])[0]
+    return (asked_of_driver("name") or ["unknown GPU"])[0]

@@ -12,7 +12,7 @@ from mor_core.training.chunks import Device
 from orchestrator.cells import training_cost
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
-from orchestrator.work import Shape, shape_of
+from orchestrator.work import Shape, segment_shape, shape_of
 
 ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
     "cuda": (0.4 * 989e12, "assumed: 40 % of an H100's 989 TFLOP/s in bf16"),
@@ -66,17 +66,23 @@ def rates_of(
     results: Mapping[str, Mapping[str, Any]],
     probes: Mapping[Shape, Measured],
     *,
-    sharing: int = 1,
+    sharing: int | Mapping[Shape, int] = 1,
 ) -> dict[Shape, Rate]:
     """A rate for every shape of a plan. `results` are published ones by segment id; those of other devices are left
-    out. A probe has a GPU to itself: of `sharing` segments on one, each is taken to have that share of its speed, which
-    is the least they can have."""
+    out. A probe has a GPU to itself: of `sharing` segments on one (of any shape, or by shape), each is taken to have
+    that share of its speed, which is the least they can have."""
     shapes = shapes_of(plan)
-    rates = {shape: _probed(shape, probes[shape], sharing) for shape in shapes if shape in probes}
+    on_one = {shape: sharing if isinstance(sharing, int) else sharing[shape] for shape in shapes}
+    rates = {shape: _probed(shape, probes[shape], on_one[shape]) for shape in shapes if shape in probes}
     rates |= _earlier(plan.segments, {name: each for name, each in results.items() if _is_on(device, each)})
     measured = dict(rates)
-    assumed = Rate(flops_per_second=ASSUMED_FLOPS_PER_SECOND[device][0] / sharing, basis=Basis.assumed)
-    return {shape: rates.get(shape) or _nearby(shape, measured) or assumed for shape in shapes}
+    speed = ASSUMED_FLOPS_PER_SECOND[device][0]
+    return {
+        shape: rates.get(shape)
+        or _nearby(shape, measured)
+        or Rate(flops_per_second=speed / on_one[shape], basis=Basis.assumed)
+        for shape in shapes
+    }
 
 
 def shapes_of(plan: Plan) -> list[Shape]:
@@ -127,9 +133,7 @@ def _earlier(segments: Sequence[Segment], results: Mapping[str, Mapping[str, Any
     by_shape: dict[Shape, list[Segment]] = defaultdict(list)
     for segment in segments:
         if results.get(segment.id, {}).get("steps_executed"):
-            train = segment.trunk.train
-            shape = Shape(model=segment.trunk.model, batch_size=train.batch_size, precision=train.precision)
-            by_shape[shape].append(segment)
+            by_shape[segment_shape(segment)].append(segment)
     found = {}
     for shape, trained in by_shape.items():
         speed = measured_flops_per_second(trained, results)

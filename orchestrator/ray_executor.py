@@ -8,8 +8,8 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from types import ModuleType
@@ -27,6 +27,7 @@ from orchestrator.resources import (
     Request,
     check_feasible,
     default_gpus,
+    has_room,
     parallel_segments,
 )
 from orchestrator.schedule import Schedule
@@ -53,6 +54,8 @@ class RayExecutor:
     """`host:port` of an existing cluster; None starts a local one."""
     gpus_per_segment: float | None = None
     """GPUs of each worker of a segment; None takes one where the cluster has any."""
+    gpu_shares: Mapping[str, float] = field(default_factory=dict)
+    """By segment id, of segments with one worker, where the cluster has GPUs; those left out take the above."""
     workers_per_segment: int = 1
     """Processes that share a segment's batches, each with one CPU."""
     canaries: tuple[tuple[str, ...], ...] = ()
@@ -61,7 +64,9 @@ class RayExecutor:
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See orchestrator.executor.Executor. Raises ClusterUnreachable, and Infeasible before anything is started."""
         with self._connected() as ray:
-            run = _Run(ray=ray, job=job, request=self._request(ray), where=self._name, head=self._head(ray))
+            request = self._request(ray)
+            shared = self.gpu_shares if request.gpus and request.workers == 1 else {}
+            run = _Run(ray=ray, job=job, request=request, shares=shared, where=self._name, head=self._head(ray))
             check_feasible(run.request, _nodes(ray), self._name)
             yield from run.events(Schedule(segments, published, self.canaries))
 
@@ -70,6 +75,13 @@ class RayExecutor:
         with self._connected() as ray:
             check_feasible(self._request(ray), _nodes(ray), self._name)
             return parallel_segments(self._request(ray), _nodes(ray))
+
+    def nodes(self) -> list[Node]:
+        """The machines of the cluster, of which one at least holds a segment. Raises ClusterUnreachable and
+        Infeasible."""
+        with self._connected() as ray:
+            check_feasible(self._request(ray), _nodes(ray), self._name)
+            return _nodes(ray)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Apply a function to items as tasks of one CPU each; items are taken as workers become free, and outcomes come
@@ -112,11 +124,13 @@ class _Run:
     ray: ModuleType
     job: Job
     request: Request
+    shares: Mapping[str, float]
+    """GPUs of the segments that do not take what `request` says."""
     where: str
     head: str
     """host:port at which the head of the cluster answers, for as long as it lives."""
-    holds: int = 1
-    """Segments that the cluster holds at a time, as last seen."""
+    nodes: list[Node] = field(default_factory=list)
+    """The machines of the cluster, as last seen."""
     running: dict[object, Segment] = field(default_factory=dict)
     """By Ray's reference to the outcome that will come."""
     reached: dict[str, int] = field(default_factory=dict)
@@ -146,14 +160,29 @@ class _Run:
 
     def _fill(self, schedule: Schedule) -> None:
         """Submit no more than the cluster holds: what waited there would start before what is worth more by then."""
-        while len(self.running) < self.holds and (segment := schedule.take()):
+        while segment := schedule.take():
+            if not self._has_room(segment):
+                schedule.put_back(segment)  # Nothing worth less overtakes it, or a whole GPU would never be free.
+                return
             self._submit(segment)
+
+    def _has_room(self, segment: Segment) -> bool:
+        if not self.shares:
+            return len(self.running) < max(1, parallel_segments(self.request, self.nodes))
+        running = [self._asks(each).gpus for each in self.running.values()]
+        return not running or has_room(self._asks(segment).gpus, running, self.nodes)
+
+    def _asks(self, segment: Segment) -> Request:
+        return replace(self.request, gpus=self.shares.get(segment.id, self.request.gpus))
 
     def _submit(self, segment: Segment) -> None:
         self.reached[segment.id] = self._last_checkpoint(segment)
         several = self.request.workers > 1 and segment.kind != "evaluate"
-        task = (self._coordinate if several else self._compute).options(name=f"{segment.kind} {segment.id[:12]}")
-        self.running[task.remote(segment, self.job, self.request)] = segment
+        request, name = self._asks(segment), f"{segment.kind} {segment.id[:12]}"
+        task = (
+            self._coordinate.options(name=name) if several else self._compute.options(name=name, num_gpus=request.gpus)
+        )
+        self.running[task.remote(segment, self.job, request)] = segment
 
     def _ended(self) -> Iterator[Outcome]:
         """Outcomes of the tasks that have ended, as soon as one has, or none after a while."""
@@ -195,7 +224,7 @@ class _Run:
         """See how much the cluster holds: nodes come and go. Raises ClusterUnreachable once it is lost."""
         if connection_error(self.head) is None:
             self.silent_since = None
-            self.holds = max(1, parallel_segments(self.request, _nodes(self.ray)))
+            self.nodes = _nodes(self.ray)
             return
         self.silent_since = self.silent_since or time.monotonic()
         if time.monotonic() - self.silent_since > LOST_SECONDS:

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 CPUS_PER_WORKER = 1
+ROUNDING = 1e-9
 
 
 class Infeasible(Exception):
@@ -40,6 +42,12 @@ class Request:
         return min(by_cpus, math.floor(node.gpus) * math.floor(1 / self.gpus))
 
 
+def fixed_gpus(said: float | Literal["auto"] | None) -> float | None:
+    """GPUs of every worker as `execution.gpus_per_segment` says; None where each shape gets a share of its own, or
+    nothing is said: a whole one then, for what has no share."""
+    return None if said == "auto" else said
+
+
 def default_gpus(nodes: Sequence[Node]) -> float:
     """GPUs of a worker where nothing is said: a whole one if the cluster has any."""
     return 1.0 if any(node.gpus >= 1 for node in nodes) else 0.0
@@ -48,6 +56,25 @@ def default_gpus(nodes: Sequence[Node]) -> float:
 def parallel_segments(request: Request, nodes: Sequence[Node]) -> int:
     """How many segments the nodes hold at the same time. Workers of one segment may be on different nodes."""
     return sum(request.workers_on(node) for node in nodes) // request.workers
+
+
+def has_room(gpus: float, running: Sequence[float], nodes: Sequence[Node]) -> bool:
+    """Whether one worker more fits beside those that run, each with a share of one GPU; the largest is placed first."""
+    free = [[1.0] * math.floor(node.gpus) for node in nodes]
+    slots = [math.floor(node.cpus / CPUS_PER_WORKER) for node in nodes]
+    for share in sorted((*running, gpus), reverse=True):
+        places = [
+            (number, card)
+            for number, cards in enumerate(free)
+            for card, left in enumerate(cards)
+            if slots[number] > 0 and left > share - ROUNDING
+        ]
+        if not places:
+            return False
+        number, card = places[0]
+        free[number][card] -= share
+        slots[number] -= 1
+    return True
 
 
 def check_feasible(request: Request, nodes: Sequence[Node], where: str) -> None:

@@ -51,6 +51,10 @@ class Schedule:
         heapq.heapify(self._ready)
         return self._segments[min(ready)[1]]
 
+    def put_back(self, segment: Segment) -> None:
+        """What was taken has not been started: it waits again in its place."""
+        heapq.heappush(self._ready, self._first[segment.id])
+
     def settle(self, outcome: Outcome) -> list[Outcome]:
         """Note an outcome. Returns those of the segments that it blocks, however far down."""
         found: list[Outcome] = []

@@ -247,16 +247,19 @@ class ExecutionSection(Section):
     """Whether a GPU adds in a fixed order, so that the same work has the same bits."""
     stall_seconds: PositiveFloat = 600.0
     """A worker that takes no step for so long, or for 20 times its slowest step, is ended and replaced once."""
-    gpus_per_segment: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
-    """GPUs of each worker: 0, a share such as 0.25, or 1; None takes one where the cluster has any."""
+    gpus_per_segment: Annotated[FiniteFloat, Field(ge=0, le=1)] | Literal["auto"] | None = None
+    """GPUs of each worker: 0, a share such as 0.25, or 1; "auto" gives each shape the smallest share whose memory holds
+    it; None takes a whole one where the cluster has any."""
+    gpu_memory_gigabytes: PositiveFloat | None = None
+    """10^9 bytes of one GPU, by which "auto" divides it; None asks this machine's driver."""
     workers_per_segment: PositiveInt = 1
     """Processes that share the batches of one segment, each with a CPU and its GPUs."""
 
     @model_validator(mode="after")
     def _a_gpu_for_each_of_several_workers(self) -> Self:
-        if self.workers_per_segment > 1 and self.gpus_per_segment not in (None, 0, 1):
+        if self.workers_per_segment > 1 and self.gpus_per_segment not in (None, 0, 1, "auto"):
             raise ValueError(
-                f"gpus_per_segment {self.gpus_per_segment:g} with {self.workers_per_segment} workers_per_segment: "
+                f"gpus_per_segment {self.gpus_per_segment} with {self.workers_per_segment} workers_per_segment: "
                 "workers of one segment cannot share a GPU; give 0 or 1"
             )
         return self

@@ -28,6 +28,7 @@ from orchestrator.records import write_tables
 from orchestrator.remote_results import address_of, push
 from orchestrator.remote_stop import SharedStop
 from orchestrator.remote_work import fetch_outcome, share_revision, stop_of
+from orchestrator.resources import fixed_gpus
 from orchestrator.segment_run import Job
 from orchestrator.spec import ExecutionSection, SweepSpec
 from orchestrator.stopping import GRACE_SECONDS, StopFile, Stopping, stoppable
@@ -141,7 +142,8 @@ def _executor(
     return RayExecutor(
         workers=workers,
         address=address,
-        gpus_per_segment=execution.gpus_per_segment,
+        gpus_per_segment=fixed_gpus(execution.gpus_per_segment),
+        gpu_shares=allowance.gpu_shares,
         workers_per_segment=execution.workers_per_segment,
         canaries=allowance.canaries,
     )
@@ -243,7 +245,8 @@ def _hours(store: Store, outcome: Outcome, allowance: Allowance) -> float:
     if outcome.status not in ("finished", "diverged"):
         return 0.0
     result = store.readable_results([outcome.segment_id]).get(outcome.segment_id, {})
-    return result.get("wall_seconds", 0.0) * allowance.devices_per_segment / HOUR_SECONDS
+    devices = allowance.gpu_shares.get(outcome.segment_id, allowance.devices_per_segment)
+    return result.get("wall_seconds", 0.0) * devices / HOUR_SECONDS
 
 
 def _canary_text(plan: Plan, allowance: Allowance) -> str:

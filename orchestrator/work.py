@@ -55,6 +55,12 @@ def shape_of(cell: Cell) -> Shape:
     return Shape(model=cell.model, batch_size=cell.train.batch_size, precision=cell.train.precision)
 
 
+def segment_shape(segment: Segment) -> Shape:
+    """The shape of a segment's steps."""
+    train = segment.trunk.train
+    return Shape(model=segment.trunk.model, batch_size=train.batch_size, precision=train.precision)
+
+
 def work_of(plan: Plan, num_evaluation_sequences: int) -> list[Unit]:
     """Every part of a plan's work once. A cell's parts follow one another: its trunk, its cooldown, its evaluation."""
     ids: dict[tuple[object, ...], str] = {

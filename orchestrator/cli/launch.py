@@ -1,7 +1,7 @@
 """What every verb that trains a sweep does with it: show the plan, ask before much is spent, run."""
 
 import os
-import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,7 @@ from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, coste
 
 if TYPE_CHECKING:
     from orchestrator.estimate import Throughput
+    from orchestrator.resources import Node
     from orchestrator.spec import ExecutionSection, SweepSpec
     from orchestrator.sweep_file import Override
 
@@ -142,7 +143,7 @@ def run(
         snapshot,
         results,
         executor=executor,
-        workers=machine.workers,
+        workers=known.cost.throughput.workers,
         address=address,
         mlflow=mlflow,
         allowance=allowed(planned, spec, known, spending),
@@ -152,33 +153,37 @@ def run(
 def this_machine(workers: int | None, execution: "ExecutionSection") -> "Throughput":
     """Segments at a time as asked for, else as many as the GPUs or, without any, the cores hold; and how fast one is
     assumed to be."""
-    from orchestrator.estimate import assumed_throughput
-    from orchestrator.resources import CPUS_PER_WORKER, Node, Request, default_gpus, parallel_segments
+    from orchestrator.gpus import asked_of_driver
+    from orchestrator.resources import Node
 
-    node = Node(cpus=os.cpu_count() or 1, gpus=_num_gpus())
-    gpus = default_gpus([node]) if execution.gpus_per_segment is None else execution.gpus_per_segment
-    held = parallel_segments(Request(workers=execution.workers_per_segment, gpus=gpus), [node])
+    return _machine_of([Node(cpus=os.cpu_count() or 1, gpus=len(asked_of_driver("name")))], workers, execution)
+
+
+def _machine_of(nodes: "Sequence[Node]", workers: int | None, execution: "ExecutionSection") -> "Throughput":
+    """What the nodes hold of segments at a time, and how fast one is assumed to be. Where each shape gets a share of a
+    GPU, the speed of whole ones, and how many there are to share."""
+    from orchestrator.estimate import assumed_throughput
+    from orchestrator.resources import CPUS_PER_WORKER, Request, default_gpus, fixed_gpus, parallel_segments
+
+    said = fixed_gpus(execution.gpus_per_segment)
+    gpus = default_gpus(nodes) if said is None else said
+    held = parallel_segments(Request(workers=execution.workers_per_segment, gpus=gpus), nodes)
     machine = assumed_throughput("cuda" if gpus else "cpu", workers or max(1, held))
-    return replace(machine, devices_per_segment=(gpus or CPUS_PER_WORKER) * execution.workers_per_segment)
+    machine = replace(machine, devices_per_segment=(gpus or CPUS_PER_WORKER) * execution.workers_per_segment)
+    if execution.gpus_per_segment != "auto" or not gpus or execution.workers_per_segment > 1:
+        return machine
+    return replace(machine, devices=sum(node.gpus for node in nodes), slots=workers or int(sum(n.cpus for n in nodes)))
 
 
 def _held_by_cluster(machine: "Throughput", execution: "ExecutionSection", address: str) -> "Throughput":
-    """The same speed on as many segments at a time as the cluster holds. Raises ClusterUnreachable and Infeasible."""
+    """As many segments at a time as the cluster holds. Raises ClusterUnreachable and Infeasible."""
     from orchestrator.ray_executor import RayExecutor
+    from orchestrator.resources import fixed_gpus
 
     executor = RayExecutor(
         workers=machine.workers,
         address=address,
-        gpus_per_segment=execution.gpus_per_segment,
+        gpus_per_segment=fixed_gpus(execution.gpus_per_segment),
         workers_per_segment=execution.workers_per_segment,
     )
-    return replace(machine, workers=executor.parallel_segments())
-
-
-def _num_gpus() -> int:
-    """GPUs that nvidia-smi lists; 0 where there is no such program."""
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return _machine_of(executor.nodes(), None, execution)

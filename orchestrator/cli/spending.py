@@ -3,7 +3,8 @@
 import math
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,8 +92,11 @@ def costed(
     planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throughput", *, measures: bool, here: bool = True
 ) -> Costed:
     """The plan's cost at the speeds of finished runs, of a probe, or assumed. `measures` runs the probe where it would
-    tell something new; a probe tells of this machine only, so nothing is made of one unless training is `here`."""
+    tell something new; a probe and the driver tell of this machine only, so nothing is made of them unless training is
+    `here`. A machine with `devices` gives each shape a share of one of them."""
     from orchestrator.estimate import estimate
+    from orchestrator.gpu_shares import card_of, parts_of, segments_at_a_time, shares_of, sharing_text
+    from orchestrator.gpus import driver_memories
     from orchestrator.rates import rates_of
     from orchestrator.store import Store
 
@@ -100,15 +104,23 @@ def costed(
     probes = _probes(planned, spec.execution, machine, measures=measures) if here else {}
     sharing = round(1 / machine.devices_per_segment) if 0 < machine.devices_per_segment < 1 else 1
     rates = rates_of(planned, machine.device, finished, probes, sharing=sharing)
-    cost = estimate(
+    of_plan = partial(
+        estimate,
         planned,
-        machine,
-        rates,
         num_evaluation_sequences=spec.evaluation.num_sequences,
         micro_batch=spec.execution.micro_batch,
         checkpoint_activations=spec.execution.activation_checkpointing,
         finished=finished,
     )
+    cost = of_plan(machine, rates)
+    if machine.devices is not None:
+        card = card_of(spec.execution.gpu_memory_gigabytes, driver_memories() if here else [])
+        shares = shares_of(planned, cost.cells, card)
+        by_shape = {shape: parts_of(share) for shape, share in shares.items()}
+        rates = rates_of(planned, machine.device, finished, probes, sharing=by_shape)
+        held = min(machine.slots or machine.workers, segments_at_a_time(shares, machine.devices))
+        cost = of_plan(replace(machine, workers=held), rates, shares=shares)
+        cost = replace(cost, sharing=sharing_text(cost.cells, card))
     return Costed(cost=cost, rates=rates, finished=finished)
 
 

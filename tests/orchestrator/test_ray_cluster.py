@@ -52,6 +52,28 @@ def test_a_share_of_a_gpu_is_what_each_task_takes_and_what_the_cluster_is_filled
     assert min(free) == 0.0, "the four trunks ran at the same time"
 
 
+@pytest.mark.slow
+def test_segments_take_the_share_of_their_shape_and_a_whole_gpu_beside_them(two_gpus: Any, toy: ToySweep):
+    """Of four trunks one asks for a whole GPU and the others for an eighth each."""
+    spec = load_spec(str(TOY_PRESET), [Override(flag="--data", path=("data", "corpus"), value=str(toy.text))])
+    data = prepare(spec.data_spec, toy.cache)
+    segments = [segment for segment in plan(spec, data).segments if not segment.needs]
+    assert len(segments) == 4
+    shares = {segment.id: 0.125 if place else 1.0 for place, segment in enumerate(segments)}
+    executor = RayExecutor(workers=1, address=two_gpus.address, gpu_shares=shares)
+    job = Job(results=toy.results, data_folder=data.folder, checkpoint_every_steps=20)
+    taken, done = set(), []
+    for outcome in executor.run(segments, job, {}):
+        import ray
+
+        taken.add(round(2 - ray.available_resources().get("GPU", 0.0), 3))
+        done += [outcome] if outcome else []
+    assert {outcome.status for outcome in done} == {"finished"}
+    assert len(done) == len(segments)
+    assert max(taken) <= 2
+    assert {1.125, 1.25, 1.375} & taken, "a whole GPU and eighths were taken at the same time"
+
+
 @pytest.mark.faults("F15")
 def test_more_workers_than_the_cluster_has_gpus_are_refused_before_anything_is_tried(
     two_gpus: Any, toy: ToySweep, tmp_path: Path

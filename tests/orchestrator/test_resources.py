@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.resources import Infeasible, Node, Request, check_feasible, default_gpus, parallel_segments
+from orchestrator.resources import Infeasible, Node, Request, check_feasible, default_gpus, has_room, parallel_segments
 
 TWO_NODES = [Node(cpus=16, gpus=2), Node(cpus=3, gpus=8)]
 
@@ -28,6 +28,29 @@ def test_how_many_segments_fit_at_a_time(request_: Request, held: int):
 def test_a_worker_takes_a_whole_gpu_where_there_are_any():
     assert default_gpus(TWO_NODES) == 1
     assert default_gpus([Node(cpus=8, gpus=0)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "running", "fits"),
+    [
+        (1.0, [], True),
+        (1.0, [0.125], True),
+        (1.0, [0.125, 1.0], False),
+        (0.5, [0.5, 1.0], True),
+        (0.3333, [0.3333, 0.3333, 1.0], True),
+        (0.3333, [0.3333] * 6, False),
+        (0.125, [0.2] * 9, True),
+        (0.125, [0.125] * 12, False),
+        (0.5, [0.3333] * 4, True),
+        (0.5, [0.3333] * 5, False),
+    ],
+)
+def test_unequal_shares_are_filled_card_by_card_and_never_spread_over_two(
+    gpus: float, running: list[float], fits: bool
+):
+    """One node of two cards, with 12 CPUs."""
+    assert has_room(gpus, running, [Node(cpus=12, gpus=2)]) is fits
+    assert not has_room(gpus, running, [Node(cpus=12, gpus=0)])
 
 
 def test_a_request_that_fits_is_let_through():

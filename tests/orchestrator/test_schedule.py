@@ -99,3 +99,11 @@ def test_a_chain_of_many_thousand_segments_is_no_deeper_than_one(toy_plan: Plan)
     taken = schedule.take()
     assert taken == chain[0]
     assert len(schedule.settle(outcome(chain[0], "failed"))) == 4999
+
+
+def test_what_is_put_back_waits_in_its_place(toy_plan: Plan):
+    untouched, schedule = Schedule(toy_plan.segments, {}), Schedule(toy_plan.segments, {})
+    taken = schedule.take()
+    assert taken is not None
+    schedule.put_back(taken)
+    assert settled_in_order(schedule, 3) == settled_in_order(untouched, 3)
