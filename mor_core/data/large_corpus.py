@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from mor_core.data.hub import find_files
 from mor_core.data.part_work import PartJob, PartResult, drop_documents, is_held_back, prepare_part
-from mor_core.data.publish import PARTIAL, file_sha256, naming_what_cannot_be_written, read_json, write_json
+from mor_core.data.publish import PARTIAL, naming_what_cannot_be_written, read_json, write_json
 from mor_core.data.repeated import repeated_documents
 from mor_core.data.snapshot import MANIFEST, SCHEMA, SPLITS, TOKENIZER_FILE, snapshot_fingerprint
 from mor_core.data.source_hashes import source_contents, source_fingerprint
@@ -21,6 +21,7 @@ from mor_core.data.spec import DataError, DataSpec
 from mor_core.data.tokenise import copy_tokenizer, dtype_for
 from mor_core.data.tokenizer import END_OF_TEXT_ID, GivenTokenizer, load_tokenizer, train_tokenizer
 from mor_core.data.user_text import common_root, source_files
+from mor_core.file_hash import file_sha256
 
 POINTER = "current.json"
 

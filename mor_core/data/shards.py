@@ -25,7 +25,7 @@ from mor_core.data.corpus import (
     prepare_corpus,
 )
 from mor_core.data.large_corpus import Spread, find_source, freeze_source, is_large, one_after_another, write_large
-from mor_core.data.publish import file_sha256, naming_what_cannot_be_written, read_json
+from mor_core.data.publish import naming_what_cannot_be_written, read_json
 from mor_core.data.reader import MEND, TokenReader, check_size, open_shard
 from mor_core.data.remote import fetch_folder, local_folder
 from mor_core.data.snapshot import (
@@ -41,6 +41,7 @@ from mor_core.data.sources import PART_BYTES, Source
 from mor_core.data.spec import DataError, DataSpec, cache_folder
 from mor_core.data.tokenise import write_tokens
 from mor_core.data.tokenizer import GivenTokenizer, check_vocabulary, read_tokenizer, token_bytes
+from mor_core.file_hash import file_sha256
 
 
 def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:
