@@ -28,6 +28,9 @@ POINTER = "current.json"
 LARGE = 300_000_000
 """Bytes of files from which a user's text is read in place, in parts; less is frozen as a copy, in memory."""
 
+MOST_PARTS_BESIDE = 2
+"""Parts that a sweep prepares before it trains, in its own process: some four minutes of one core."""
+
 FOOTER_BYTES = 2**16
 """Read of each file of a mirror to tell it from another: reading all of it would take as long as preparing a part."""
 
