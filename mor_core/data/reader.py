@@ -31,6 +31,9 @@ class Shard:
     dtype: str
     """unsigned, little-endian"""
 
+    def __hash__(self) -> int:
+        return hash(self.sha256)  # Python keeps it; hundreds of shards are looked up by it at every step
+
     @property
     def tokens(self) -> NDArray[Any]:
         """The token ids, mapped into memory; [tokens]."""
