@@ -1,6 +1,6 @@
 """Preparing and reading data: processor seconds against `datasets.map`, memory against corpus size, time of the loader.
 
-    python -m bench.data [encode] [memory] [loader] [--text FILE] [--megabytes N] [--rounds N]
+    python -m bench.data [encode] [memory] [loader] [beside] [--text FILE] [--megabytes N] [--rounds N]
 
 `--text` is a JSON Lines file; by default the descriptions and manuals of the installed distributions, which are prose.
 """
@@ -42,14 +42,15 @@ H100_TOKENS = 91_701
 """Tokens a second of a vanilla 360M step on an H100 (results.md): the step that the loader is compared with."""
 
 READING = """
-import resource, sys
+import sys
 from pathlib import Path
 from mor_core.data.shards import prepare
 from mor_core.data.spec import DataSpec
 corpus, tokenizer, cache, part_bytes = sys.argv[1:]
 spec = DataSpec(corpus=corpus, vocab_size=49152, tokenizer=tokenizer, deduplicate="none")
 prepare(spec, Path(cache), part_bytes=int(part_bytes))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+status = Path("/proc/self/status").read_text()  # getrusage would count the process that started this one
+print(1024 * int(status.partition("VmHWM:")[2].split()[0]))
 """
 
 
@@ -158,14 +159,16 @@ def _theirs(lines: Path, tokenizer_file: Path, folder: Path) -> int:
 
 
 def memory(texts: list[str], tokenizer: Path, scratch: Path, megabytes: float) -> None:
-    """Peak memory of a process that prepares a corpus, as the corpus grows."""
+    """Peak memory of a process that prepares a corpus in parts of 4 MB, as the corpus grows."""
     peaks = {}
     for factor in (1, 4, 16):
         lines = lines_of(texts, megabytes * factor / 16, scratch / f"memory-{factor}.jsonl")
-        command = [sys.executable, "-c", READING, lines, tokenizer, scratch / f"cache-{factor}", 2_000_000]
+        command = [sys.executable, "-c", READING, lines, tokenizer, scratch / f"cache-{factor}", 4_000_000]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
         peaks[factor] = int(done.stdout) / 1e6
         print(f"  {lines.stat().st_size / 1e6:,.0f} MB of text: peak {peaks[factor]:,.0f} MB", flush=True)
+        shutil.rmtree(scratch / f"cache-{factor}")
+        lines.unlink()
     print(f"memory: 16 times the text takes {peaks[16] / peaks[1]:.2f} times the memory")
 
 
@@ -192,6 +195,44 @@ def loader(lines: Path, tokenizer: Path, scratch: Path, rounds: int) -> None:
     )
 
 
+def beside(lines: Path, scratch: Path, steps: int) -> None:
+    """The loader's share of the wall time of small steps on one core of a CPU, as one process takes them in turn."""
+    import torch
+
+    from mor_core.config import TrainConfig
+    from mor_core.model.transformer import build_model
+    from mor_core.sizes import SIZES, model_config
+    from mor_core.training.loop import train_steps
+    from mor_core.training.optim import build_optimizer
+
+    torch.set_num_threads(1)
+    spec = DataSpec(corpus=str(lines), vocab_size=512, deduplicate="none")
+    source = freeze_source(spec, scratch / "cache", part_bytes=max(1, lines.stat().st_size // 300))
+    write_large(source, 512, scratch / "small-tokens")
+    reader = open_tokens(load_snapshot(scratch / "small-tokens"))
+    train = TrainConfig(batch_size=8, peak_learning_rate=0.01, warmup_steps=4)
+    for size in ("13k", "170k"):
+        config = model_config(SIZES[size], vocab_size=512, context_length=64)
+        model = build_model(config, seed=0)
+        loading: list[float] = []
+
+        def timed(step: int, loading: list[float] = loading) -> Any:
+            started = time.perf_counter()
+            batch = reader.train_batch(0, step, 8, 64)
+            loading.append(time.perf_counter() - started)
+            return batch
+
+        ends = [time.perf_counter()]
+        optimizer = build_optimizer(model, train)
+        for _ in train_steps(model, optimizer, train, timed, start_step=0, stop_step=steps, cooldown=None):
+            ends.append(time.perf_counter())
+        whole = statistics.median(np.diff(ends))
+        print(
+            f"beside: {size}, 8 x 64 tokens from {len(reader.train)} shards: {statistics.median(loading) / whole:.2%} "
+            f"of a step of {1000 * whole:.1f} ms (medians of {steps})"
+        )
+
+
 def _in_order(reader: TokenReader, number: int) -> None:
     """The same number of tokens from the shards, one after another."""
     batch = np.empty((SEQUENCES, CONTEXT + 1), dtype=np.int64)
@@ -209,7 +250,7 @@ def _spread(values: list[float]) -> str:
 
 def main() -> None:
     """See the module."""
-    sections = ("encode", "memory", "loader")
+    sections = ("encode", "memory", "loader", "beside")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", help=", ".join(sections))
     parser.add_argument("--text", type=Path)
@@ -233,6 +274,8 @@ def main() -> None:
             memory(texts, tokenizer, scratch, options.megabytes)
         if "loader" in wanted:
             loader(lines, tokenizer, scratch, options.rounds)
+        if "beside" in wanted:
+            beside(lines, scratch, steps=100 * options.rounds)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 
 from mor_core.data.snapshot import SPLITS, read_manifest
 from mor_core.data.spec import DataError, cache_folder
-from mor_core.training.manifest import file_sha256
+from mor_core.file_hash import file_sha256
 from orchestrator.mirror_cursor import public_uri, tracking_uri
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.planned_work import data_folder

@@ -94,7 +94,7 @@ def find_files(corpus: str) -> HubFiles:
         files=tuple(map(str, files)),
         provenance={
             "source": NAMED.get(corpus, corpus).partition("@")[0],
-            "revision": name.revision or _commit(files[0]) or "as mirrored",
+            "revision": _commit(files[0]) or _mirrored(name),
             "licence": _licence(address, name.revision if mirror is None else None),
             "filter": FILTERS.get(corpus, "none"),
         },
@@ -151,6 +151,11 @@ def _datasets() -> Any:
         raise DataError("Data sets of the hub need the library `datasets`: pip install 'mor-sweep[hub]'.") from error
     datasets.disable_progress_bars()
     return datasets
+
+
+def _mirrored(name: HubName) -> str:
+    """A mirror is a folder of files: nothing in it says of which revision they are."""
+    return f"as mirrored, named {name.revision} and not checked" if name.revision else "as mirrored"
 
 
 def _commit(url: str) -> str | None:

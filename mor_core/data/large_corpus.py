@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from mor_core.data.hub import find_files
 from mor_core.data.part_work import PartJob, PartResult, drop_documents, is_held_back, prepare_part
-from mor_core.data.publish import PARTIAL, file_sha256, naming_what_cannot_be_written, read_json, write_json
+from mor_core.data.publish import PARTIAL, naming_what_cannot_be_written, read_json, write_json
 from mor_core.data.repeated import repeated_documents
 from mor_core.data.snapshot import MANIFEST, SCHEMA, SPLITS, TOKENIZER_FILE, snapshot_fingerprint
 from mor_core.data.source_hashes import source_contents, source_fingerprint
@@ -21,11 +21,15 @@ from mor_core.data.spec import DataError, DataSpec
 from mor_core.data.tokenise import copy_tokenizer, dtype_for
 from mor_core.data.tokenizer import END_OF_TEXT_ID, GivenTokenizer, load_tokenizer, train_tokenizer
 from mor_core.data.user_text import common_root, source_files
+from mor_core.file_hash import file_sha256
 
 POINTER = "current.json"
 
 LARGE = 300_000_000
 """Bytes of files from which a user's text is read in place, in parts; less is frozen as a copy, in memory."""
+
+MOST_PARTS_BESIDE = 2
+"""Parts that a sweep prepares before it trains, in its own process: some four minutes of one core."""
 
 FOOTER_BYTES = 2**16
 """Read of each file of a mirror to tell it from another: reading all of it would take as long as preparing a part."""

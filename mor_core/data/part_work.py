@@ -17,9 +17,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import tee
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ from mor_core.data.sources import Piece, documents_of
 from mor_core.data.spec import DataError
 from mor_core.data.tokenise import checked_ids
 from mor_core.data.tokenizer import load_tokenizer, token_bytes
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 HASH_BYTES = 16
 """Of a document's sha256: two of 10^9 documents share them with a probability of 10^-21."""
@@ -145,9 +149,7 @@ def counts(index: NDArray[Any]) -> dict[str, dict[str, int]]:
 
 
 def _prepare(job: PartJob) -> dict[str, Any]:
-    file = job.folder / TOKENIZER_FILE
-    bytes_of = token_bytes(file, job.vocab_size)
-    tokenizer = load_tokenizer(file)
+    tokenizer, bytes_of = _loaded(job.folder / TOKENIZER_FILE, job.tokenizer_fingerprint, job.vocab_size)
     skipped: Counter[str] = Counter()
     texts, encoded_texts = tee(_worth_keeping(job, skipped))
     ids = checked_ids(tokenizer, bytes_of, job.end_of_text_id, job.tokenizer, encoded_texts)
@@ -179,6 +181,13 @@ def _prepare(job: PartJob) -> dict[str, Any]:
     with naming_what_cannot_be_written(job.folder):
         write_json(job.folder / f"part-{job.number:05d}.json", record)
     return record
+
+
+@lru_cache(1)
+def _loaded(file: Path, fingerprint: str, vocab_size: int) -> "tuple[Tokenizer, NDArray[np.int64]]":
+    """A tokenizer and the bytes of its tokens, kept from part to part: `tokenizers` does not give back all the memory
+    of one that has encoded, some 4 MB each time. The fingerprint tells it from one that stood in the file before."""
+    return load_tokenizer(file), token_bytes(file, vocab_size)
 
 
 def is_held_back(digest: bytes, share: float) -> bool:

@@ -1,7 +1,6 @@
 """Files and folders that appear whole or not at all: written under a temporary name, then renamed."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -109,9 +108,3 @@ def _remove_leftovers(target: Path) -> None:
         replaced = path.name.endswith(f".old{PARTIAL}")
         if replaced or time.time() - path.stat().st_mtime > ABANDONED_AFTER:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """Training and validation batches from token shards: pure functions of (seed, step), nothing remembered."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from mor_core.data.permutation import epoch_keys, permuted
 from mor_core.data.spec import DataError
+from mor_core.file_hash import file_sha256
 
 MEND = "delete it and run `mor-sweep data prepare`, which makes it again from the frozen text."
 
@@ -30,6 +30,9 @@ class Shard:
     num_tokens: int
     dtype: str
     """unsigned, little-endian"""
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)  # Python keeps it; hundreds of shards are looked up by it at every step
 
     @property
     def tokens(self) -> NDArray[Any]:
@@ -95,9 +98,7 @@ class TokenReader:
     def verify(self) -> None:
         """Read every shard and compare its sha256; `DataError` names the first that was changed."""
         for shard in (*self.train, *self.valid):
-            with shard.path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != shard.sha256:
+            if file_sha256(shard.path) != shard.sha256:
                 raise DataError(f"The token shard {shard.path} is not the one that was prepared; {MEND}")
 
 

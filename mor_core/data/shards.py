@@ -25,7 +25,7 @@ from mor_core.data.corpus import (
     prepare_corpus,
 )
 from mor_core.data.large_corpus import Spread, find_source, freeze_source, is_large, one_after_another, write_large
-from mor_core.data.publish import file_sha256, naming_what_cannot_be_written, read_json
+from mor_core.data.publish import naming_what_cannot_be_written, read_json
 from mor_core.data.reader import MEND, TokenReader, check_size, open_shard
 from mor_core.data.remote import fetch_folder, local_folder
 from mor_core.data.snapshot import (
@@ -37,10 +37,11 @@ from mor_core.data.snapshot import (
     read_manifest,
 )
 from mor_core.data.source_hashes import remember_source_hashes
-from mor_core.data.sources import PART_BYTES, Source
+from mor_core.data.sources import PART_BYTES, Source, parts_needed
 from mor_core.data.spec import DataError, DataSpec, cache_folder
 from mor_core.data.tokenise import write_tokens
 from mor_core.data.tokenizer import GivenTokenizer, check_vocabulary, read_tokenizer, token_bytes
+from mor_core.file_hash import file_sha256
 
 
 def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:
@@ -77,13 +78,14 @@ def prepare(
     report: Callable[[str], None] | None = None,
     spread: Spread[Any, Any] = one_after_another,
     part_bytes: int = PART_BYTES,
+    most_parts: int | None = None,
 ) -> DataSnapshot:
     """The snapshot that `spec` means, made now where it is absent; `report` is told what happens.
 
     Safe to call from several processes at once. Shards that were lost are made again from the frozen text, or from the
     files of a large corpus. `refresh` freezes the text anew. The parts of a large corpus, of about `part_bytes` of text
-    each, are prepared by `spread`. Raises `DataError` for text that cannot be used and for a cache folder that cannot
-    be written.
+    each, are prepared by `spread`. Raises `DataError` for text that cannot be used, for a cache folder that cannot be
+    written, and where more than `most_parts` parts would be needed.
     """
     cache = cache or cache_folder()
     if not refresh and (ready := _intact(spec, cache)):
@@ -106,6 +108,7 @@ def prepare(
             return _fitting(spec, load_snapshot(folder))
         if is_large(spec):
             source = (None if refresh else find_source(spec, cache)) or freeze_source(spec, cache, part_bytes)
+            _check_parts(source, spec, most_parts)
             remember_source_hashes(spec, cache)  # A resumed preparation need not read all files first.
             if report:
                 report(f"{len(source.parts)} parts; stopped at any moment, the same command goes on")
@@ -117,6 +120,15 @@ def prepare(
         return snapshot
     finally:
         lock.release()
+
+
+def _check_parts(source: Source, spec: DataSpec, most_parts: int | None) -> None:
+    if most_parts is not None and (needed := parts_needed(source)) > most_parts:
+        raise DataError(
+            f"The data of {spec.corpus} are not prepared, and it has {needed} parts of text, expected at most "
+            f"{most_parts} where a sweep prepares them itself, on one core; run `mor-sweep data prepare` with the same "
+            "--preset and --data first, which uses all cores, then this command again."
+        )
 
 
 def open_tokens(snapshot: DataSnapshot) -> TokenReader:

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mor_core.data.publish import file_sha256, read_json, write_json
+from mor_core.data.publish import read_json, write_json
 from mor_core.data.spec import DataSpec
 from mor_core.data.user_text import common_root, source_files
+from mor_core.file_hash import file_sha256
 
 SETTLED_AFTER_NS = 2_000_000_000
 """A file changed within this time of being hashed may change again under the same time stamp: hash it anew."""

@@ -112,6 +112,16 @@ def sorted_pieces(parts: Iterable[Iterable[Piece]]) -> list[Piece]:
     return sorted((piece for part in parts for piece in part), key=lambda piece: (piece.file, piece.start))
 
 
+def parts_needed(source: Source) -> int:
+    """About how many parts are prepared: all, or those up to the limit on text as far as it is known before reading."""
+    taken = 0
+    for number, part in enumerate(source.parts, start=1):
+        taken += sum(piece.bytes for piece in part)
+        if source.max_bytes is not None and taken >= source.max_bytes:
+            return number
+    return len(source.parts)
+
+
 def documents_of(part: Iterable[Piece], skipped: Counter[str]) -> Iterator[str]:
     """The documents of a part in their order; what is passed over is counted by reason.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mor_core.data.corpus import CorpusSnapshot, read_texts
 from mor_core.data.encoding import encoded
-from mor_core.data.publish import file_sha256, published_folder, write_json
+from mor_core.data.publish import published_folder, write_json
 from mor_core.data.snapshot import MANIFEST, SCHEMA, SPLITS, TOKENIZER_FILE, snapshot_fingerprint
 from mor_core.data.spec import DataError
 from mor_core.data.tokenizer import (
@@ -26,6 +26,7 @@ from mor_core.data.tokenizer import (
     token_bytes,
     train_tokenizer,
 )
+from mor_core.file_hash import file_sha256
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -7,7 +7,6 @@ kernel's own and cannot be set. A copy of the folder, or another machine's disk,
 below an unchanged file is what `TokenReader.verify` is for. Sixty gigabytes take a minute or two, once.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from typing import Any
 from mor_core.data.publish import write_json
 from mor_core.data.reader import MEND, Shard, check_size
 from mor_core.data.spec import DataError
+from mor_core.file_hash import file_sha256
 
 VERIFIED = "verified.json"
 
@@ -42,9 +42,8 @@ class ShardCheck:
             for shard in self._unknown():  # Another process may have verified them meanwhile.
                 check_size(shard.path, shard.num_bytes)
                 before = _signature(shard)
-                with shard.path.open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                        raise DataError(f"The token shard {shard.path} is not the one that was prepared; {MEND}")
+                if file_sha256(shard.path) != shard.sha256:
+                    raise DataError(f"The token shard {shard.path} is not the one that was prepared; {MEND}")
                 with suppress(DataError):  # A folder that cannot be written to is verified by every process.
                     write_json(self.folder / VERIFIED, self._known() | {shard.path.name: before})
 

@@ -1,10 +1,10 @@
 """What a checkpoint folder says of itself, and whether its bytes are still those. Light: no torch."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from mor_core.file_hash import file_sha256
 from mor_core.plain_names import is_plain_name
 
 SCHEMA = "mor-sweep.checkpoint/1"
@@ -44,9 +44,3 @@ def verify_checkpoint(folder: Path) -> Manifest:
         if file_sha256(folder / name) != expected:
             raise CheckpointError(f"{folder / name}: its sha256 is not the manifest's; the file was changed or torn")
     return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, read in pieces, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

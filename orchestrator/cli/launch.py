@@ -113,6 +113,7 @@ def run(
     spending: Spending = DEFAULT_SPENDING,
 ) -> int:
     """Show what the sweep costs, ask where that is much, train what is missing. Returns the exit code."""
+    from mor_core.data.large_corpus import MOST_PARTS_BESIDE
     from mor_core.data.shards import find, prepare
     from orchestrator.display import print_news, print_summary
     from orchestrator.plan import plan
@@ -130,7 +131,7 @@ def run(
     print_summary(asked, known.cost, spending.price)
     if not yes:
         ask_if_expensive(known.cost, spending)
-    snapshot = prepare(spec.data_spec, report=lambda line: typer.echo(line, err=True))
+    snapshot = prepare(spec.data_spec, report=lambda line: typer.echo(line, err=True), most_parts=MOST_PARTS_BESIDE)
     planned = asked if snapshot == found else plan(spec, snapshot)
     print_news(asked, planned)
     if planned is not asked:

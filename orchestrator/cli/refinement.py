@@ -102,12 +102,13 @@ def go_on(
     mlflow: bool,
 ) -> int:
     """Refine the sweep. Returns the exit code: that of a round that failed, else 0, whether the goal is met or not."""
+    from mor_core.data.large_corpus import MOST_PARTS_BESIDE
     from mor_core.data.shards import prepare
     from orchestrator.refine import Goal, refine
     from orchestrator.store import Store
     from orchestrator.sweep_run import run_sweep
 
-    data = prepare(spec.data_spec)
+    data = prepare(spec.data_spec, most_parts=MOST_PARTS_BESIDE)
 
     def train(plan: "Plan", refined_spec: "SweepSpec") -> int:
         return run_sweep(

@@ -59,6 +59,7 @@ def tune(
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
     from rich.console import Console
 
+    from mor_core.data.large_corpus import MOST_PARTS_BESIDE
     from mor_core.data.shards import prepare
     from orchestrator.display import print_summary
     from orchestrator.mirror_process import bring_up_to_date
@@ -77,7 +78,7 @@ def tune(
     check_writable(results)
     store = Store(root=results.absolute())
     machine = this_machine(workers, spec.execution)
-    snapshot = prepare(spec.data_spec, report=progress)
+    snapshot = prepare(spec.data_spec, report=progress, most_parts=MOST_PARTS_BESIDE)
     first = first_plan(store, tuning, snapshot)
     cost = costed(first, spec, results, machine, measures=False, here=address is None).cost
     print_summary(first, cost, price_per_gpu_hour)

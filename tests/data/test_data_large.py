@@ -7,6 +7,7 @@ import lzma
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from functools import lru_cache
@@ -81,6 +82,11 @@ def test_fineweb_edu_is_prepared_from_a_mirror_with_every_document_once(mirror: 
     assert len(set(windows)) == len(windows)
 
 
+def test_a_revision_of_a_mirror_is_said_not_to_be_checked(mirror: Path, cache: Path) -> None:
+    snapshot = prepare(spec_of(f"hf:{REPOSITORY}:{CONFIG}@v1.0"), cache, part_bytes=PART_BYTES)
+    assert contents_of(snapshot).provenance["revision"] == "as mirrored, named v1.0 and not checked"
+
+
 def test_neither_the_order_of_the_work_nor_who_does_it_changes_a_byte(mirror: Path, tmp_path: Path) -> None:
     def backwards(function, items):
         return map(function, sorted(items, key=lambda job: -job.number))
@@ -127,7 +133,7 @@ def killed_until_done(corpus: str, cache: Path, workers: int, kills: int) -> str
     return printed.strip()
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(1, 4), pytest.param(2, 8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("workers", "kills"), [(1, 2), pytest.param(2, 8, marks=pytest.mark.slow)])
 def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path, workers: int, kills: int) -> None:
     repeated = [story(1000 + seed % 190, 120) for seed in range(300)]
     rows = "".join(json.dumps({"text": text}) + "\n" for text in repeated)
@@ -252,6 +258,51 @@ def test_a_line_of_many_megabytes_is_cut_or_passed_over_in_flat_memory(tmp_path:
     pieces = list(text_documents(str(file), 0, None, skipped))
     assert "".join(pieces) == file.read_text()
     assert max(len(piece.encode()) for piece in pieces) <= LONGEST_PIECE
+
+
+READING = """
+import json, sys
+from collections import Counter
+from pathlib import Path
+from mor_core.data.text_files import json_documents, kind_of, text_documents
+file, part_bytes = sys.argv[1], 256_000_000
+size, skipped, found = Path(file).stat().st_size, Counter(), Counter()
+read = text_documents if kind_of(file) == "text" else json_documents
+for start in range(0, size, part_bytes):
+    stop = start + part_bytes if start + part_bytes < size else None
+    for text in read(file, start, stop, skipped):
+        found["documents"] += 1
+        found["bytes"] += len(text.encode())
+        found["longest"] = max(found["longest"], len(text.encode()))
+peak = 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+print(json.dumps({"found": found, "skipped": skipped, "peak": peak}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rows.jsonl", "words.txt"])
+def test_a_line_of_a_gigabyte_is_passed_over_or_cut_in_bounded_memory(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    with file.open("wb") as opened:
+        opened.write(b'{"text": "a"}\n{"text": "')
+        for _ in range(100):
+            opened.write("aé漢 x".encode() * 1_250_000)
+        opened.write(b'"}\n{"text": "b"}\n')
+    size = file.stat().st_size
+    assert size > 1e9
+    try:
+        done = subprocess.run([sys.executable, "-c", READING, file], capture_output=True, text=True, check=True)
+    finally:
+        file.unlink()
+    seen = json.loads(done.stdout)
+    assert seen["peak"] < 400e6, "an interpreter, libraries and a line of 64 MiB"
+    if name == "rows.jsonl":
+        assert seen["found"]["documents"] == 2
+        assert seen["skipped"] == {"a line over 64 MiB": 1}
+    else:
+        assert seen["found"]["bytes"] == size
+        assert seen["found"]["longest"] <= LONGEST_PIECE
+        assert not seen["skipped"]
 
 
 def test_what_is_no_document_is_counted_by_reason(tmp_path: Path, cache: Path) -> None:

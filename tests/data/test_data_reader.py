@@ -13,6 +13,7 @@ from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
 from mor_core.data.tokenise import dtype_for, write_tokens
 from mor_core.data.tokenizer import END_OF_TEXT_ID, load_tokenizer
+from mor_core.training.distributed import World
 
 T = 64
 
@@ -49,6 +50,26 @@ def test_the_batch_size_does_not_change_the_order_of_samples(snapshot: DataSnaps
     reader = open_tokens(snapshot)
     singles = [reader.train_batch(3, step * batch + i, 1, T)[0] for i in range(batch)]
     np.testing.assert_array_equal(reader.train_batch(3, step, batch, T), singles)
+
+
+@given(
+    seed=st.integers(0, 2**63),
+    step=st.integers(0, 10**9),
+    size=st.integers(1, 8),
+    rows=st.integers(1, 4),
+    data=st.data(),
+)
+def test_ranks_read_the_rows_of_one_global_batch_each_row_once(
+    snapshot: DataSnapshot, seed: int, step: int, size: int, rows: int, data: st.DataObject
+) -> None:
+    reader = open_tokens(snapshot)
+    whole = reader.train_batch(seed, step, size * rows, T)
+    shares = [World(rank=rank, size=size).rows(reader.train_batch(seed, step, size * rows, T)) for rank in range(size)]
+    assert {len(share) for share in shares} == {rows}
+    np.testing.assert_array_equal(np.concatenate(shares), whole)
+    row = data.draw(st.integers(0, size * rows - 1))
+    sample = reader.train_batch(seed, step * size * rows + row, 1, T)[0]
+    np.testing.assert_array_equal(shares[row // rows][row % rows], sample, "whatever the world, sample i is sample i")
 
 
 def test_different_seeds_give_different_orders(snapshot: DataSnapshot) -> None:

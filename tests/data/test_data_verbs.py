@@ -10,8 +10,11 @@ from data_samples import write
 from large_samples import mirror_of, story
 from typer.testing import CliRunner
 
+from mor_core.data.large_corpus import freeze_source
 from mor_core.data.spec import DataError
 from orchestrator.cli.main import app
+from orchestrator.cli.options import corpus_override
+from orchestrator.spec import load_spec
 
 STORIES = [story(seed) for seed in range(200)]
 
@@ -25,21 +28,38 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
     return lambda *flags: CliRunner().invoke(app, ["data", *flags], catch_exceptions=False)
 
 
+FLAGS = ("fineweb-edu", "--deduplicate", "near")
+
+
+@pytest.mark.slow
 def test_fineweb_edu_is_prepared_on_ray_as_in_this_process(data: Callable[..., Result]) -> None:
-    flags = ("fineweb-edu", "--deduplicate", "near")
-    by_ray = data("prepare", *flags, "--part-megabytes", "0.01", "--workers", "2")
+    by_ray = data("prepare", *FLAGS, "--part-megabytes", "0.01", "--workers", "2")
     assert "Part 2 of" in by_ray.stderr
-    assert "fingerprint" in by_ray.stdout
-    again = data("prepare", *flags, "--refresh", "--part-megabytes", "0.01", "--workers", "1")
+    again = data("prepare", *FLAGS, "--refresh", "--part-megabytes", "0.01", "--workers", "1")
     assert again.stdout == by_ray.stdout
 
-    said = data("info", *flags).stdout
+
+def test_what_prepared_text_holds_is_said(data: Callable[..., Result]) -> None:
+    prepared = data("prepare", *FLAGS, "--part-megabytes", "0.01", "--workers", "1")
+    assert "Part 2 of" in prepared.stderr
+    assert "fingerprint" in prepared.stdout
+    said = data("info", *FLAGS).stdout
     assert re.search(r"documents +\d+ to train on, \d+ for validation", said)
     assert re.search(r"near dups +0\.00% of the distinct documents", said) or "near duplicate" in said
     assert "licence     odc-by" in said
     assert "1 duplicate" in said
     passes = re.findall(r"([\d.e+]+) FLOPs: .* passes; (\d+) repeat it more than 4 times", said)
     assert [float(budget) for budget, _ in passes] == [3.2e11, 1.6e11, 8e10]
+
+
+@pytest.mark.usefixtures("data")
+def test_a_sweep_does_not_prepare_a_large_corpus_itself(tmp_path: Path) -> None:
+    spec = load_spec("cpu", corpus_override("fineweb-edu")).data_spec
+    freeze_source(spec, tmp_path / "cache", part_bytes=4_000)
+    flags = ["--data", "fineweb-edu", "--results", str(tmp_path / "results"), "--yes"]
+    with pytest.raises(DataError, match=r"has \d+ parts of text, expected at most 2 .* run `mor-sweep data prepare`"):
+        CliRunner().invoke(app, ["isoflop", "--preset", "cpu", *flags], catch_exceptions=False)
+    assert not [*(tmp_path / "cache").rglob("part-*")]
 
 
 def test_what_is_not_prepared_or_named_twice_is_refused(data: Callable[..., Result], tmp_path: Path) -> None:
