@@ -121,6 +121,7 @@ def run(
 
     check_writable(results)
     if address:
+        _check_disk(spec.execution, results)
         machine = _held_by_cluster(machine, spec.execution, address)
     found = find(spec.data_spec)
     asked = plan(spec, found)
@@ -174,6 +175,20 @@ def _machine_of(nodes: "Sequence[Node]", workers: int | None, execution: "Execut
     if execution.gpus_per_segment != "auto" or not gpus or execution.workers_per_segment > 1:
         return machine
     return replace(machine, devices=sum(node.gpus for node in nodes), slots=workers or int(sum(n.cpus for n in nodes)))
+
+
+def _check_disk(execution: "ExecutionSection", results: Path) -> None:
+    """Raises ResultsError where workers of one segment would have no folder to meet in."""
+    from orchestrator.remote_results import address_of
+    from orchestrator.results_folder import ResultsError
+    from orchestrator.store import Store
+
+    url = address_of(Store(root=results.absolute()))
+    if url and execution.workers_per_segment > 1:
+        raise ResultsError(
+            f"--results {url}: {execution.workers_per_segment} workers of one segment on a cluster meet in the results "
+            "folder, and a bucket is none: use a disk that all nodes share, or workers_per_segment = 1"
+        )
 
 
 def _held_by_cluster(machine: "Throughput", execution: "ExecutionSection", address: str) -> "Throughput":

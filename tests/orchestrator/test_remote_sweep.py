@@ -375,6 +375,17 @@ def test_a_server_that_ignores_conditional_writes_is_refused(machine: Machine, f
     assert not _objects(machine.url, "sweeps")
 
 
+def test_workers_of_one_segment_on_a_cluster_are_refused_a_bucket(machine: Machine, tmp_path: Path) -> None:
+    preset = tmp_path / "shared.toml"
+    text = (Path(__file__).parent / "toy.toml").read_text()
+    preset.write_text(text.replace("[execution]", "[execution]\nworkers_per_segment = 2"))
+    refused = machine.run(
+        "isoflop", "--preset", str(preset), "--data", str(machine.text), "--address", "127.0.0.1:9", "--yes"
+    )
+    assert refused.returncode == 2, refused.stderr
+    assert "use a disk that all nodes share" in refused.stderr
+
+
 def test_without_s3fs_one_sentence_says_what_to_install(machine: Machine) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in sys.modules if name.split(".")[0] in ("s3fs", "fsspec", "aiobotocore")]:
