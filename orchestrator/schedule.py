@@ -1,4 +1,4 @@
-"""Which segment to start next: of those whose needs are met, the one that the most work waits for. Pure."""
+"""Which segment to start next: of those whose needs are met, an evaluation, else what the most work waits for. Pure."""
 
 import heapq
 from collections import defaultdict
@@ -13,7 +13,8 @@ class Schedule:
     """Hands out segments and takes their outcomes; what needs a segment that did not finish is blocked, not run.
 
     The longest chain goes first: a sweep lasts at least as long as its longest trunk with its cooldown, so what is
-    short fills the gaps, and the last workers are not left waiting for a long segment that started late.
+    short fills the gaps, and the last workers are not left waiting for a long segment that started late. Evaluations go
+    before all else: they are short, and a cell is a result only when its own is done, whenever the sweep is stopped.
     """
 
     def __init__(
@@ -23,10 +24,13 @@ class Schedule:
         chains = chain_flops(segments)
         self._canaries = [tuple(chain) for chain in canaries]
         self._segments = segments
-        self._first = {segment.id: (-chains[segment.id], place) for place, segment in enumerate(segments)}
+        self._first = {
+            segment.id: (segment.kind != "evaluate", -chains[segment.id], place)
+            for place, segment in enumerate(segments)
+        }
         self._dependents: dict[str, list[Segment]] = defaultdict(list)
         self._missing = {segment.id: len(segment.needs) for segment in segments}
-        self._ready: list[tuple[int, int]] = []
+        self._ready: list[tuple[bool, int, int]] = []
         self._unsettled = set(self._first)
         for segment in segments:
             for need in segment.needs:
@@ -43,13 +47,13 @@ class Schedule:
     def take(self) -> Segment | None:
         """The next segment to start; None where all that is left waits for outcomes."""
         if not self._canaries:
-            return self._segments[heapq.heappop(self._ready)[1]] if self._ready else None
-        ready = [entry for entry in self._ready if self._segments[entry[1]].id in self._canaries[0]]
+            return self._segments[heapq.heappop(self._ready)[-1]] if self._ready else None
+        ready = [entry for entry in self._ready if self._segments[entry[-1]].id in self._canaries[0]]
         if not ready:
             return None
         self._ready.remove(min(ready))
         heapq.heapify(self._ready)
-        return self._segments[min(ready)[1]]
+        return self._segments[min(ready)[-1]]
 
     def put_back(self, segment: Segment) -> None:
         """What was taken has not been started: it waits again in its place."""

@@ -52,6 +52,14 @@ def test_of_what_is_ready_the_segment_that_most_work_waits_for_comes_first(toy_p
     assert len(taken) == 4, "the first stretch of each trunk"
 
 
+def test_an_evaluation_goes_before_training_so_that_cells_are_finished_one_by_one(toy_plan: Plan):
+    order = settled_in_order(Schedule(toy_plan.segments, {}), 1)
+    for place, segment in enumerate(order[:-1]):
+        if segment.kind == "decay":
+            assert order[place + 1].kind == "evaluate"
+            assert order[place + 1].needs == (segment.id,)
+
+
 def test_a_chain_is_as_long_as_the_trunk_and_the_cooldown_of_its_largest_budget(toy_plan: Plan):
     chains = chain_flops(toy_plan.segments)
     roots = [segment for segment in toy_plan.segments if not segment.needs]
