@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mor_core.file_hash import file_sha256
 from mor_core.training.manifest import OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
-from orchestrator.remote_results import file_digest
 from orchestrator.remote_work import fetch_all
 from orchestrator.store import Store, StoreError
 from orchestrator.sweep_document import find_document
@@ -162,7 +162,7 @@ def _left_out(segment_id: str) -> bytes:
 def _described(content: Content) -> dict[str, Any]:
     if isinstance(content, bytes):
         return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-    return {"sha256": file_digest(content), "size": content.stat().st_size}
+    return {"sha256": file_sha256(content), "size": content.stat().st_size}
 
 
 def _add(tar: tarfile.TarFile, path: str, content: Content, described: dict[str, Any] | None) -> None:

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from mor_core.file_hash import file_sha256
 from mor_core.plain_names import is_plain_name
 from orchestrator.bundle import BUNDLE_SCHEMA, MANIFEST, BundleError, is_bundled_path
 from orchestrator.fsck_segments import check_segment, read_spec
 from orchestrator.identity import OtherVersion
 from orchestrator.records import write_tables
-from orchestrator.remote_results import file_digest
 from orchestrator.revisions import load_sweep
 from orchestrator.store import SCRATCH, Store, StoreError, replace_text
 from orchestrator.sweep_document import read_document
@@ -181,9 +181,9 @@ def _verified_document(store: Store, staged: Store, sweep: str, bundle: Path) ->
         return theirs
     longer, shorter = sorted((ours, theirs), key=lambda document: len(document["revisions"]), reverse=True)
     if longer["revisions"][: len(shorter["revisions"])] != shorter["revisions"]:
-        other = file_digest(staged.sweep_folder(sweep) / "sweep.json")
+        other = file_sha256(staged.sweep_folder(sweep) / "sweep.json")
         raise BundleError(
-            f"{store.root} has another sweep named {sweep!r} (sha256 of sweep.json here {file_digest(path)}, in the "
+            f"{store.root} has another sweep named {sweep!r} (sha256 of sweep.json here {file_sha256(path)}, in the "
             f"bundle {other}): import it into another --results folder"
         )
     return longer
@@ -196,7 +196,7 @@ def _is_here(store: Store, staged: Store, name: str) -> bool:
         return False
     here, there = store.segment_folder(name), staged.segment_folder(name)
     for part in COMPARED:
-        digests = [file_digest(folder / part) if (folder / part).is_file() else "" for folder in (here, there)]
+        digests = [file_sha256(folder / part) if (folder / part).is_file() else "" for folder in (here, there)]
         if digests[0] != digests[1] and (all(digests) or "/" not in part):
             raise BundleError(
                 f"segment {name} is here already with another {part} (sha256 here {digests[0] or 'none'}, in the "

@@ -29,6 +29,7 @@ from typing import Any
 from filelock import FileLock
 
 from mor_core.data.spec import cache_folder
+from mor_core.file_hash import file_sha256
 from mor_core.plain_names import is_plain_name
 from orchestrator.object_store import ObjectStore, RemoteRefused, checked_address
 from orchestrator.store import Store, replace_text, write_json
@@ -78,7 +79,7 @@ class Remote:
             synced = self._synced()
             sent = {}
             for name, path in self._sweep_files():
-                digest = file_digest(path)
+                digest = file_sha256(path)
                 if synced.get(name, {}).get("sha256") != digest:
                     self.objects.replace(name, path.read_bytes())
                     sent[name] = digest
@@ -222,12 +223,6 @@ def push(store: Store) -> None:
     """What verbs wrote goes to the bucket, where there is one."""
     if remote := remote_of(store):
         remote.push()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _state(etag: str | None, digest: str) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mor_core.file_hash import file_sha256
 from mor_core.plain_names import is_plain_name
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from orchestrator.fsck_segments import read_spec
 from orchestrator.identity import Segment, trunk_id
 from orchestrator.object_store import ObjectStore, RemoteUnreachable
-from orchestrator.remote_results import Remote, file_digest
+from orchestrator.remote_results import Remote
 from orchestrator.store import SCRATCH, Store, StoreError, hints, write_json
 
 PUBLISH_PATIENCE_SECONDS = 300.0
@@ -118,7 +119,7 @@ class RemoteSegments:
         top = f"segments/{segment.id}"
         paths = sorted(path for path in whole.rglob("*") if path.is_file() and path.name != "result.json")
         files = {path.relative_to(whole).as_posix(): path for path in paths}
-        sums = {name: {"sha256": file_digest(path), "size": path.stat().st_size} for name, path in files.items()}
+        sums = {name: {"sha256": file_sha256(path), "size": path.stat().st_size} for name, path in files.items()}
         for name, path in files.items():
             patient.upload(path, _file(top, sums[name]["sha256"]))
         result = json.loads((whole / "result.json").read_text()) | {"files": sums}
@@ -148,7 +149,7 @@ class RemoteSegments:
         sums: Files = {}
         for name, path in files.items():
             data = path.read_bytes() if name == "metrics.jsonl" else None  # It grows; the others do not change.
-            digest = file_digest(path) if data is None else hashlib.sha256(data).hexdigest()
+            digest = file_sha256(path) if data is None else hashlib.sha256(data).hexdigest()
             sums[name] = {"sha256": digest, "size": path.stat().st_size if data is None else len(data)}
             _ = brief.upload(path, _file(top, digest)) if data is None else brief.create(_file(top, digest), data)
         brief.create(f"{top}/checkpoint-{step}.json", json.dumps({"step": step, "files": sums}).encode())
@@ -223,7 +224,7 @@ class RemoteSegments:
         """An object whose bytes have the sha256 that is asked for. Raises StoreError where they do not."""
         for _ in range(TRIES):
             self.objects.download(name, path)
-            if file_digest(path) == digest:
+            if file_sha256(path) == digest:
                 return
         folder = name.partition("/files/")[0]
         raise StoreError(

@@ -21,10 +21,11 @@ from single_segment import job_for, segment_on
 from toy_sweep import MOR_SWEEP, SCIENCE, TOY_PRESET, ToySweep, run_here
 
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.file_hash import file_sha256
 from orchestrator import object_store, remote_segment
 from orchestrator.identity import Segment
 from orchestrator.object_store import ObjectStore
-from orchestrator.remote_results import file_digest, local_folder, open_remote
+from orchestrator.remote_results import local_folder, open_remote
 from orchestrator.remote_segment import RemoteSegments
 from orchestrator.segment_run import Job
 from orchestrator.store import StoreError
@@ -158,7 +159,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: DataSnapshot) ->
     """The sums of the segment's weights where nothing went wrong."""
     folder, segment = tmp_path_factory.mktemp("undisturbed"), segment_on(data)
     assert run_segment(segment, job_for(folder, data)).status == "finished"
-    return {segment.id: file_digest(folder / "segments" / segment.id / "checkpoint/weights.safetensors")}
+    return {segment.id: file_sha256(folder / "segments" / segment.id / "checkpoint/weights.safetensors")}
 
 
 def test_a_kill_in_the_middle_of_an_upload_loses_less_than_an_interval(
