@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.estimate import Throughput
     from orchestrator.resources import Node
     from orchestrator.spec import ExecutionSection, SweepSpec
-    from orchestrator.sweep_file import Override
+    from orchestrator.sweep_file import Override, SweepFile
 
 DEFAULT_SPENDING = Spending()
 
@@ -76,6 +76,16 @@ def isoflop_overrides(
         Override(flag="--trunks", path=("trunks",), value=trunks),
     ]
     return [flag for flag in flags if flag.value is not None]
+
+
+def sweep_file_of(preset: str, only: str | None, data: str | None) -> "SweepFile":
+    """The sweep file of a preset with --only and --data over it. Raises SpecError."""
+    from orchestrator.sweep_file import Override, read_sweep_file
+
+    flags = corpus_override(data)
+    if only is not None:
+        flags.append(Override(flag="--only", path=("only",), value=items_of(only)))
+    return read_sweep_file(preset, flags)
 
 
 def print_plan(

@@ -67,6 +67,11 @@ CellsOrAll = Annotated[
 ]
 
 
+def say(line: str) -> None:
+    """What is going on, to stderr."""
+    typer.echo(line, err=True)
+
+
 def say_next(*commands: str, results: Path = Path("results")) -> None:
     """What one may do now, to stderr."""
     where = "" if results == Path("results") else f" --results {results}"

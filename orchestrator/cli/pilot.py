@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.launch import ExecutorName, Mirrored, check_flags, items_of, this_machine
-from orchestrator.cli.options import AsJson, Results, corpus_override, print_json, say_next
+from orchestrator.cli.launch import ExecutorName, Mirrored, check_flags, items_of, sweep_file_of, this_machine
+from orchestrator.cli.options import AsJson, Results, print_json, say, say_next
 from orchestrator.cli.spending import Price, Spending, ask_if_expensive, costed
 
 if TYPE_CHECKING:
     from orchestrator.pilot import Found
-    from orchestrator.sweep_file import SweepFile
 
 SCHEMA = "mor-sweep.pilot/1"
 NOTHING_FOUND = 5
@@ -66,7 +65,7 @@ def pilot(
 
     check_flags(dry_run=dry_run, as_json=False, executor=executor, address=address)
     asked = read_pilot(
-        _sweep_file(preset, only, data),
+        sweep_file_of(preset, only, data),
         name=name,
         budgets=_budgets(budgets),
         sizes=items_of(sizes),
@@ -77,7 +76,7 @@ def pilot(
     check_writable(results)
     store = Store(root=results.absolute())
     machine = this_machine(workers, asked.spec.execution)
-    snapshot = find(asked.spec.data_spec) if dry_run else prepare(asked.spec.data_spec, report=progress)
+    snapshot = find(asked.spec.data_spec) if dry_run else prepare(asked.spec.data_spec, report=say)
     planned = pilot_plan(asked, snapshot)
     cost = costed(planned, asked.spec, results, machine, measures=False, here=address is None).cost
     print_summary(planned, cost, price_per_gpu_hour)
@@ -100,29 +99,15 @@ def pilot(
     with writing(path):
         replace_text(path, sweep_text(asked, found))
     if mlflow and (warning := bring_up_to_date(store, asked.name)):
-        progress(warning)
+        say(warning)
     if as_json:
         print_json(SCHEMA, document(found, path))
     else:
         for line in summary_lines(found):
             typer.echo(f"- {line}")
-    progress(f"sweep file written to {path}")
+    say(f"sweep file written to {path}")
     say_next(f"isoflop --preset {path} --dry-run", results=results)
     raise typer.Exit(code or (0 if _says_something(found) else NOTHING_FOUND))
-
-
-def progress(line: str) -> None:
-    """What is going on, on stderr."""
-    typer.echo(line, err=True)
-
-
-def _sweep_file(preset: str, only: str | None, data: str | None) -> "SweepFile":
-    from orchestrator.sweep_file import Override, read_sweep_file
-
-    flags = corpus_override(data)
-    if only is not None:
-        flags.append(Override(flag="--only", path=("only",), value=items_of(only)))
-    return read_sweep_file(preset, flags)
 
 
 def _budgets(text: str | None) -> list[int] | None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from orchestrator.cli.options import say
+
 if TYPE_CHECKING:
     from orchestrator.estimate import Throughput
     from orchestrator.plan import Plan
@@ -58,9 +60,9 @@ def replicate(
     planned = replicate_plan(spec, data, table(store, load_sweep(store, spec.name)), count)
     if planned is None or (left is not None and left <= 0):
         why = "no cell is finished" if planned is None else f"no {machine.hours_unit} are left"
-        _say(f"no replicates: {why}")
+        say(f"no replicates: {why}")
         return 0
-    _say(f"replicates: {len(planned.cells)} cells, {count} more seeds of the sizes nearest to each minimum")
+    say(f"replicates: {len(planned.cells)} cells, {count} more seeds of the sizes nearest to each minimum")
     known = costed(planned, spec, results, machine, measures=False, here=address is None)
     return run_sweep(
         planned,
@@ -131,7 +133,7 @@ def go_on(
         preset=preset,
         corpus=corpus,
         train=train,
-        report=_say,
+        report=say,
     )
     _report(found, machine.hours_unit)
     return found.code
@@ -149,10 +151,6 @@ def _report(found: "Refined", hours_unit: str) -> None:
     from analysis.points import budget_label
 
     spent = f"{found.cells} cells in {found.rounds} rounds; {found.hours:.3g} {hours_unit} in this command"
-    _say(f"refined: {found.reason} ({spent})")
+    say(f"refined: {found.reason} ({spent})")
     for each in found.unsettled:
-        _say(f"  still open: {each.arm} at {budget_label(each.budget)}: {each.why}")
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
+        say(f"  still open: {each.arm} at {budget_label(each.budget)}: {each.why}")

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.launch import ExecutorName, Mirrored, check_flags, items_of, this_machine, whole_items_of
-from orchestrator.cli.options import PIPED_WIDTH, AsJson, Results, corpus_override, print_json, say_next
+from orchestrator.cli.launch import (
+    ExecutorName,
+    Mirrored,
+    check_flags,
+    items_of,
+    sweep_file_of,
+    this_machine,
+    whole_items_of,
+)
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, Results, print_json, say, say_next
 from orchestrator.cli.spending import Price, Spending, ask_if_expensive, costed
 
 if TYPE_CHECKING:
@@ -72,17 +80,17 @@ def tune(
 
     check_flags(dry_run=dry_run, as_json=False, executor=executor, address=address)
     space = _space(learning_rate, batch_size, weight_decay, warmup)
-    file = _sweep_file(preset, only, data)
-    tuning = _tuning(file, preset, name, sizes, space, trials, seeds, multiples, tokens_per_param)
+    file = sweep_file_of(preset, only, data)
+    tuning = _tuning(file, name, sizes, space, trials, seeds, multiples, tokens_per_param)
     spec = tuning.spec
     check_writable(results)
     store = Store(root=results.absolute())
     machine = this_machine(workers, spec.execution)
-    snapshot = prepare(spec.data_spec, report=progress, most_parts=MOST_PARTS_BESIDE)
+    snapshot = prepare(spec.data_spec, report=say, most_parts=MOST_PARTS_BESIDE)
     first = first_plan(store, tuning, snapshot)
     cost = costed(first, spec, results, machine, measures=False, here=address is None).cost
     print_summary(first, cost, price_per_gpu_hour)
-    progress(f"that is the first {len(first.cells)} cells; the losses choose the settings of the others")
+    say(f"that is the first {len(first.cells)} cells; the losses choose the settings of the others")
     if dry_run:
         return
     if not yes:
@@ -100,11 +108,11 @@ def tune(
             mlflow=mlflow,
         )
 
-    code = run_trials(store, tuning, snapshot, train, progress)
+    code = run_trials(store, tuning, snapshot, train, say)
     found = result(store, tuning, snapshot)
     _write(store, found)
     if mlflow and (warning := bring_up_to_date(store, found.name)):
-        progress(warning)
+        say(warning)
     if as_json:
         print_json(SCHEMA, document(found))
     else:
@@ -115,23 +123,8 @@ def tune(
     raise typer.Exit(code or (0 if found.found else NOTHING_FOUND))
 
 
-def progress(line: str) -> None:
-    """What is going on, on stderr."""
-    typer.echo(line, err=True)
-
-
-def _sweep_file(preset: str, only: str | None, data: str | None) -> "SweepFile":
-    from orchestrator.sweep_file import Override, read_sweep_file
-
-    flags = corpus_override(data)
-    if only is not None:
-        flags.append(Override(flag="--only", path=("only",), value=items_of(only)))
-    return read_sweep_file(preset, flags)
-
-
 def _tuning(
     file: "SweepFile",
-    preset: str,
     name: str | None,
     sizes: str | None,
     space: "SearchSpace",
