@@ -103,7 +103,7 @@ class Tuned:
         return tuple(law for law in self.laws if isinstance(law, HyperparameterLaw))
 
 
-Train = Callable[[Plan, SweepSpec], int]
+Train = Callable[[Plan], int]
 """Trains what a plan lacks; returns an exit code."""
 
 
@@ -136,7 +136,7 @@ def tune(store: Store, tuning: Tuning, data: DataSnapshot, train: Train, report:
             count = len({cell.train for cell in new if _is_at(rung, cell)})
             if count:
                 report(f"{rung.name}: {count} more settings, at {rung.tokens:,} tokens")
-        code = train(plan_of_cells(spec, data, (*known, *new)), spec)
+        code = train(plan_of_cells(spec, data, (*known, *new)))
         if code or not new:
             return code
 

@@ -1,5 +1,6 @@
 """What all verbs have in common: names of flags, where sweeps and cells stand, JSON with a schema."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from orchestrator.cli.launch import Launch
 from orchestrator.cli.main import app
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,14 @@ def test_equal_things_have_equal_flags(name: str, flag: str):
         each = parameter(verb, name)
         if each is not None and verb != "status":  # `status --watch` draws anew, `logs --follow` goes on.
             assert flag in each.opts, verb
+
+
+@pytest.mark.parametrize("verb", ["isoflop", "ablate", "tune", "pilot"])
+def test_verbs_that_train_are_run_alike(verb: str):
+    for field in dataclasses.fields(Launch):
+        here, there = parameter(verb, field.name), parameter("isoflop", field.name)
+        assert (here.opts, here.secondary_opts, here.help) == (there.opts, there.secondary_opts, there.help), field.name
+    assert parameter(verb, "price").opts == ["--price-per-gpu-hour"]
 
 
 def test_every_json_document_has_a_schema_of_its_own_with_a_version():
