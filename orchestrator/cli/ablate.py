@@ -22,8 +22,7 @@ TEXT_COLUMNS = ("variant", "size", "status")
 
 @spread
 def ablate(
-    how: Launch,
-    spending: Spending,
+    *,
     name: Annotated[str, typer.Argument(help="sharing, expert-router, token-router, kv, or the path of a TOML file.")],
     paper: Annotated[bool, typer.Option("--paper", help="At the paper's scale; by default a CPU's.")] = False,
     tokens: Annotated[str | None, typer.Option(help="Training tokens of a cell, such as 10e9.")] = None,
@@ -32,6 +31,8 @@ def ablate(
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")] = None,
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     sweep_name: Annotated[str | None, typer.Option("--name", help="The sweep's name; the file's by default.")] = None,
+    how: Launch,
+    spending: Spending,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
 ) -> None:
     """Train every variant of an ablation for the same tokens, and list the variants by their loss."""

@@ -27,8 +27,7 @@ def _share(value: float) -> float:
 
 @spread
 def pilot(
-    how: Launch,
-    money: Priced,
+    *,
     preset: Annotated[
         str, typer.Option(help="The sweep to advise: a shipped one (cpu, gpu, paper) or a file.")
     ] = "cpu",
@@ -47,6 +46,8 @@ def pilot(
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     name: Annotated[str | None, typer.Option(help="The sweep that holds the cells; pilot-PRESET.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The sweep file to write.", dir_okay=False)] = None,
+    how: Launch,
+    money: Priced,
     as_json: AsJson = False,
 ) -> None:
     """Train a few small cells of a sweep and write the sweep file they advise; exit code 5 where they say nothing."""

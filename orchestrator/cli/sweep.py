@@ -20,8 +20,7 @@ class TrunksName(StrEnum):
 
 @spread
 def isoflop(
-    how: Launch,
-    spending: Spending,
+    *,
     preset: Annotated[str, typer.Option(help="A shipped sweep (paper, cpu, gpu) or a TOML file.")] = "paper",
     budgets: Annotated[str | None, typer.Option(help="Training FLOPs, such as 2e18,5e18,16.5e18.")] = None,
     sizes: Annotated[str | None, typer.Option(help="Base shapes, such as 135M,360M.")] = None,
@@ -35,6 +34,8 @@ def isoflop(
     recipe: Annotated[
         str | None, typer.Option(help="Laws of rate and batch: step-law, porian, or a file that `tune` wrote.")
     ] = None,
+    how: Launch,
+    spending: Spending,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
     replicate_near_optimum: Annotated[
         int | None,

@@ -31,8 +31,7 @@ RATE_FIGURE = "response"
 
 @spread
 def tune(
-    how: Launch,
-    money: Priced,
+    *,
     preset: Annotated[
         str, typer.Option(help="The sweep to tune for: a shipped one (cpu, gpu, paper) or a file.")
     ] = "cpu",
@@ -54,6 +53,8 @@ def tune(
     ] = "",
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     name: Annotated[str | None, typer.Option(help="The sweep that holds the trials; tune-PRESET.")] = None,
+    how: Launch,
+    money: Priced,
     as_json: AsJson = False,
 ) -> None:
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
