@@ -37,6 +37,7 @@ SWEEP_FILES = (
     "fits.json",
     "tuned.json",
     "recipe.toml",
+    "pilot.json",
     "advised.toml",
     "report.html",
 )

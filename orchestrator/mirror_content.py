@@ -41,6 +41,7 @@ PARAMS = [
     "batch_size",
     "context_length",
     "peak_learning_rate",
+    "weight_decay",
 ]
 """Columns of the results table that are planned, and so never change."""
 

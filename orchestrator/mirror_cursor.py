@@ -136,7 +136,7 @@ def lineage_tags(sweep: Sweep, cell: Cell) -> dict[str, str]:
     }
 
 
-FINDINGS = ("fits.json", "tuned.json", "recipe.toml", "advised.toml")
+FINDINGS = ("fits.json", "tuned.json", "recipe.toml", "pilot.json", "advised.toml")
 """What a fit, a tuning or a pilot writes beside a sweep's plans."""
 
 

@@ -49,6 +49,7 @@ class RunRecord:
     batch_size: int
     context_length: int
     peak_learning_rate: float
+    weight_decay: float
     epochs: float | None
     flops_exact: str
     flops_paper: str
@@ -199,6 +200,7 @@ def _record(
         batch_size=cell.train.batch_size,
         context_length=cell.model.context_length,
         peak_learning_rate=cell.train.peak_learning_rate,
+        weight_decay=cell.train.weight_decay,
         epochs=cell.epochs,
         flops_exact=_flops(cell, "exact"),
         flops_paper=_flops(cell, "paper"),

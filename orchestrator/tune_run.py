@@ -100,6 +100,12 @@ class Tuned:
     """Empty where trials were measured at one number of tokens."""
 
     @property
+    def varied(self) -> tuple[str, ...]:
+        """The hyper-parameters that every rung varies."""
+        first, *others = (each.rung.ranges for each in self.tried)
+        return tuple(name for name in first if all(name in ranges for ranges in others))
+
+    @property
     def found(self) -> tuple[HyperparameterLaw, ...]:
         """The laws that there are."""
         return tuple(law for law in self.laws if isinstance(law, HyperparameterLaw))

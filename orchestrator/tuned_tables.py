@@ -8,8 +8,13 @@ from rich.table import Table
 
 from analysis.estimate import Estimate, Refusal
 from analysis.hyperparameter_law import HyperparameterLaw, TunedRung
+from analysis.provenance import Provenance
 from analysis.report import plain, short_count
-from analysis.response import Response
+from analysis.response import DRAWS, LEVEL, Response
+from orchestrator.identity import content_id
+from orchestrator.origin import data_label, package_version
+from orchestrator.revisions import load_sweep
+from orchestrator.store import Store
 from orchestrator.trials import TriedRung
 from orchestrator.tune_run import Shared, Tuned
 
@@ -22,6 +27,24 @@ def document(found: Tuned) -> dict[str, Any]:
         "laws": [plain(law) for law in found.laws],
         "shared": [plain(each) for each in found.shared],
     }
+
+
+def provenance(store: Store, found: Tuned) -> Provenance:
+    """What a figure of a tuning says about its origin."""
+    sweep = load_sweep(store, found.name)
+    trials = [trial for each in found.tried for trial in each.trials]
+    diverged = sum(trial.diverged for trial in trials)
+    return Provenance(
+        source=found.name,
+        data=data_label(sweep),
+        version=package_version(),
+        budget_convention=sweep.cells[0].budget_convention,
+        loss_column="loss",
+        num_used=sum(len(trial.losses) for trial in trials),
+        left_out={"diverged": diverged} if diverged else {},
+        method=f"quadratics in the logarithms, {LEVEL:.0%} intervals of {DRAWS} redrawings of the losses",
+        inputs_sha256=content_id([asdict(trial) for trial in trials]),
+    )
 
 
 def _rung(rung: TunedRung, each: TriedRung) -> dict[str, Any]:

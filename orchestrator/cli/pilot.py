@@ -1,5 +1,6 @@
 """`mor-sweep pilot`: seed noise, N*(C), speed and what can be told apart, before a sweep is paid for."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,13 +82,16 @@ def pilot(
         ask_if_expensive(cost, Spending(price=money.price))
     code = train(planned, asked.pilot_spec, snapshot, how, workers=machine.workers)
     found = result(store, asked, planned)
-    path = out or store.sweep_folder(asked.name) / ADVISED
+    folder, said = store.sweep_folder(asked.name), document(found)
+    replace_text(folder / "pilot.json", json.dumps({"schema": SCHEMA, "data": said}, indent=1))
+    replace_text(folder / ADVISED, sweep_text(asked, found))
+    path = out or folder / ADVISED
     with writing(path):
         replace_text(path, sweep_text(asked, found))
     if how.mlflow and (warning := bring_up_to_date(store, asked.name)):
         say(warning)
     if as_json:
-        print_json(SCHEMA, document(found, path))
+        print_json(SCHEMA, said | {"file": str(path)})
     else:
         for line in summary_lines(found):
             typer.echo(f"- {line}")
@@ -114,13 +118,12 @@ def _says_something(found: "Found") -> bool:
     return any(not isinstance(each, Refusal) for each in answers)
 
 
-def document(found: "Found", path: Path) -> dict[str, Any]:
+def document(found: "Found") -> dict[str, Any]:
     """Everything that was found, as plain values."""
     from analysis.report import plain
 
     return {
         "sweep": found.name,
-        "file": str(path),
         "noise": plain(dict(found.fit.noise)),
         "optima": plain(dict(found.fit.optima)),
         "tokens_per_second": dict(found.tokens_per_second),

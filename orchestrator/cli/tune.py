@@ -182,16 +182,26 @@ def _numbers(flag: str, text: str) -> list[float]:
 
 
 def _write(store: "Store", found: "Tuned") -> None:
-    from analysis.response_plots import Panel, plot_response
-    from orchestrator.cli.study import figure_paths
+    """The figures, what was found, and the recipe, in the sweep's folder."""
+    from analysis.response_plots import Panel, plot_response, plot_response_surface
+    from orchestrator.cli.study import figure_paths, write_figure_data
     from orchestrator.store import replace_text
     from orchestrator.trials import LEARNING_RATE
     from orchestrator.tune_run import recipe_text
-    from orchestrator.tuned_tables import document
+    from orchestrator.tuned_tables import document, provenance
 
     folder = store.sweep_folder(found.name)
     panels = [Panel(rung=rung, trials=each.trials) for rung, each in zip(found.rungs, found.tried, strict=True)]
-    plot_response(panels, LEARNING_RATE, figure_paths(store, found.name, RATE_FIGURE))
-    replace_text(folder / "tuned.json", json.dumps({"schema": SCHEMA, "data": document(found)}, indent=1))
+    origin, said = provenance(store, found), document(found)
+    paths = figure_paths(store, found.name, RATE_FIGURE)
+    plot_response(panels, LEARNING_RATE, paths, origin)
+    write_figure_data(RATE_FIGURE, paths, origin, said["rungs"])
+    for name in found.varied:
+        if name != LEARNING_RATE:
+            figure = f"{RATE_FIGURE}_{name}"
+            paths = figure_paths(store, found.name, figure)
+            plot_response_surface(panels, (LEARNING_RATE, name), paths, origin)
+            write_figure_data(figure, paths, origin, said["rungs"])
+    replace_text(folder / "tuned.json", json.dumps({"schema": SCHEMA, "data": said}, indent=1))
     if found.found:
         replace_text(folder / "recipe.toml", recipe_text(found))

@@ -42,6 +42,7 @@ SCIENCE = [
     "batch_size",
     "context_length",
     "peak_learning_rate",
+    "weight_decay",
     "epochs",
     "flops_exact",
     "flops_paper",
