@@ -216,9 +216,11 @@ class SegmentRun:
                 self._initialise(model)
         start_step = world.share_state(model, optimizer, start_step)
 
+        read = reader.read_ahead(recipe.seed, recipe.train.batch_size, recipe.model.context_length)
+
         def batch_of_step(step: int) -> np.ndarray:
             rehearse(model, lambda: self._where(step))
-            return reader.train_batch(recipe.seed, step, recipe.train.batch_size, recipe.model.context_length)
+            return read(step)
 
         steps = train_steps(
             model,
