@@ -16,7 +16,7 @@ from orchestrator.cli.launch import (
     this_machine,
     whole_items_of,
 )
-from orchestrator.cli.options import PIPED_WIDTH, Results, corpus_override, say_next
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, Results, corpus_override, print_json, say_next
 from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def ablate(
     sweep_name: Annotated[str | None, typer.Option("--name", help="The sweep's name; the file's by default.")] = None,
     results: Results = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
+    as_json: AsJson = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
     executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
@@ -54,7 +54,7 @@ def ablate(
     """Train every variant of an ablation for the same tokens, and list the variants by their loss."""
     from orchestrator.spec import Override, load_spec
 
-    check_flags(dry_run=dry_run, as_json=as_json, executor=executor, address=address)
+    check_flags(dry_run=dry_run, as_json=False, executor=executor, address=address)
     flags = [
         Override(flag="--tokens", path=("tokens",), value=items_of(tokens)),
         Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": items_of(sizes)}),
@@ -64,7 +64,7 @@ def ablate(
         Override(flag="--name", path=("name",), value=sweep_name),
     ]
     given = [flag for flag in flags if flag.value is not None]
-    spec = load_spec(_sweep_file(name, paper=paper), given, study="ablation")
+    spec = load_spec(ablation_file(name, paper=paper), given, study="ablation")
     machine = this_machine(workers, spec.execution)
     spending = Spending(
         price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
@@ -82,12 +82,16 @@ def ablate(
         mlflow=mlflow,
         spending=spending,
     )
-    _print_variants(spec, results)
-    say_next(f"status {spec.name}", f"ui {spec.name}", results=results)
+    rows = _variant_rows(spec, results)
+    if as_json:
+        print_json("mor-sweep.ablation/1", {"sweep": spec.name, "variants": rows})
+    else:
+        _print_variants(spec, rows)
+        say_next(f"status {spec.name}", f"ui {spec.name}", results=results)
     raise typer.Exit(code)
 
 
-def _sweep_file(name: str, *, paper: bool) -> str:
+def ablation_file(name: str, *, paper: bool) -> str:
     """The shipped sweep of an ablation, or the path as given. Raises SpecError for an unknown name."""
     from orchestrator.sweep_file import SpecError, did_you_mean, is_path, preset_names
 
@@ -104,10 +108,8 @@ def _sweep_file(name: str, *, paper: bool) -> str:
     return name.replace("-", "_") + ("" if paper else "_cpu")
 
 
-def _print_variants(spec: "SweepSpec", results: Path) -> None:
-    """The rows of this sweep file's arms, whatever else the sweep of that name has had."""
-    from rich.console import Console
-
+def _variant_rows(spec: "SweepSpec", results: Path) -> list[dict[str, Any]]:
+    """The rows of this sweep file's arms, whatever else the sweep of that name has had; the lowest loss first."""
     from orchestrator.records import table
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
@@ -115,6 +117,17 @@ def _print_variants(spec: "SweepSpec", results: Path) -> None:
     store = Store(root=results)
     labels = {arm.label for arm in spec.members}
     rows = [row for row in table(store, load_sweep(store, spec.name)).to_dicts() if row["arm"] in labels]
+    return sorted(rows, key=_by_loss)
+
+
+def _by_loss(row: Mapping[str, Any]) -> tuple[bool, float]:
+    """Rows without a loss come last."""
+    return row["loss"] is None, row["loss"] or 0.0
+
+
+def _print_variants(spec: "SweepSpec", rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
     console.print(variants_table(rows, {label: each.paper_nll or {} for label, each in spec.variants.items()}))
@@ -132,7 +145,7 @@ def variants_table(rows: Sequence[Mapping[str, Any]], paper_nll: Mapping[str, Ma
     shown = Table(box=None, pad_edge=False)
     for column in (*COLUMNS[:-1], *(f"paper {size}" for size in sizes), COLUMNS[-1]):
         shown.add_column(column, justify="left" if column in TEXT_COLUMNS else "right", no_wrap=column != "status")
-    for row in sorted(rows, key=lambda row: (row["loss"] is None, row["loss"] or 0.0)):
+    for row in sorted(rows, key=_by_loss):
         printed = paper_nll.get(row["arm"], {})
         here = [row["size"]] if row["size"] in sizes else sizes
         theirs = [printed.get(size) if size in here else None for size in sizes]

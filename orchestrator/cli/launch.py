@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import corpus_override, print_json
+from orchestrator.cli.options import corpus_override, print_json, say
 from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, costed, worth_a_probe
 
 if TYPE_CHECKING:
-    from orchestrator.estimate import Throughput
+    from orchestrator.estimate import Estimate, Throughput
+    from orchestrator.plan import Plan
     from orchestrator.resources import Node
     from orchestrator.spec import ExecutionSection, SweepSpec
     from orchestrator.sweep_file import Override, SweepFile
@@ -99,16 +100,22 @@ def print_plan(
     planned = plan(spec, find(spec.data_spec))
     known = costed(planned, spec, results, machine, measures=bool(spending.probe))
     cost, limited = known.cost, allowed(planned, spec, known, spending).said
-    if as_json:
-        print_json(display.PLAN_SCHEMA, display.plan_json(planned, cost, spending.price)["data"])
-    else:
+    if not as_json:
         display.print_plan(planned, cost, spending.price)
         if limited:
-            typer.echo(f"note: {limited}", err=True)
-        measured = (
-            "" if "assumed" not in cost.throughput.basis else "; --probe measures how fast this machine trains it"
-        )
-        typer.echo(f"next: the same command without --dry-run{measured}", err=True)
+            say(f"note: {limited}")
+    tip = "; --probe measures how fast this machine trains it" if "assumed" in cost.throughput.basis else ""
+    end_dry_run(planned, cost, spending.price, as_json, tip)
+
+
+def end_dry_run(planned: "Plan", cost: "Estimate", price: float | None, as_json: bool, tip: str = "") -> None:
+    """The plan and its cost to stdout for programs, or to a reader the next step."""
+    from orchestrator.display import plan_json
+
+    if as_json:
+        print_json("mor-sweep.plan/1", plan_json(planned, cost, price)["data"])
+    else:
+        say(f"next: the same command without --dry-run{tip}")
 
 
 def run(

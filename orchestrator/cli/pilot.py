@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.launch import ExecutorName, Mirrored, check_flags, items_of, sweep_file_of, this_machine
+from orchestrator.cli.launch import (
+    ExecutorName,
+    Mirrored,
+    check_flags,
+    end_dry_run,
+    items_of,
+    sweep_file_of,
+    this_machine,
+)
 from orchestrator.cli.options import AsJson, Results, print_json, say, say_next
 from orchestrator.cli.spending import Price, Spending, ask_if_expensive, costed
 
@@ -81,6 +89,7 @@ def pilot(
     cost = costed(planned, asked.spec, results, machine, measures=False, here=address is None).cost
     print_summary(planned, cost, price_per_gpu_hour)
     if snapshot is None or dry_run:
+        end_dry_run(planned, cost, price_per_gpu_hour, as_json)
         return
     if not yes:
         ask_if_expensive(cost, Spending(price=price_per_gpu_hour))

@@ -10,6 +10,7 @@ from orchestrator.cli.launch import (
     ExecutorName,
     Mirrored,
     check_flags,
+    end_dry_run,
     items_of,
     sweep_file_of,
     this_machine,
@@ -92,6 +93,7 @@ def tune(
     print_summary(first, cost, price_per_gpu_hour)
     say(f"that is the first {len(first.cells)} cells; the losses choose the settings of the others")
     if dry_run:
+        end_dry_run(first, cost, price_per_gpu_hour, as_json)
         return
     if not yes:
         ask_if_expensive(cost, Spending(price=price_per_gpu_hour))
