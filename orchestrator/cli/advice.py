@@ -1,6 +1,7 @@
 """`mor-sweep table`, `predict`, `lifetime` and `compare`: what a fit says, asked of a sweep or of any run table."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from orchestrator.cli.spread import spread
 from orchestrator.cli.study import (
     BOTH,
     FIT_REFUSED,
+    Fitted,
     Loss,
     LossChoice,
     Other,
@@ -22,7 +24,9 @@ from orchestrator.cli.study import (
 )
 
 if TYPE_CHECKING:
+    from analysis.advice import Advice
     from analysis.tabulate import Format
+    from orchestrator.nearest_shape import NearestShape
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
 Force = Annotated[bool, typer.Option("--force", help="Answer beyond 100 times the largest budget too.")]
@@ -72,9 +76,8 @@ def predict(
 ) -> None:
     """What to train with a budget: size, tokens and the loss to expect, with intervals; exit code 5 where refused."""
     from analysis.advice import predict_budget
-    from analysis.estimate import Refusal
     from analysis.points import TableError
-    from analysis.report import count_text, loss_text, plain
+    from analysis.report import plain
     from orchestrator.budgets import budget_text, parse_budget
 
     try:
@@ -84,28 +87,61 @@ def predict(
     fitted = fit_of(asked, loss, BOTH, tied=tied)
     study = fitted.study
     answers = predict_budget(study, str(flops), forced=force)
+    shapes = [_buildable(fitted, each, flops) for each in answers]
     if as_json:
-        rows = [plain(each) | {"refused": each.refused, "flagged": each.flagged} for each in answers]
+        rows = [
+            plain(each)
+            | {"refused": each.refused, "flagged": each.flagged, "nearest_shape": asdict(shape) if shape else None}
+            for each, shape in zip(answers, shapes, strict=True)
+        ]
         content = {"source": fitted.name, "budget": str(flops), "budget_convention": study.points.budget_convention}
         print_json("mor-sweep.predict/1", content | {"loss_column": study.points.loss_column, "answers": rows})
         _end_refused_all(each.refused for each in answers)
         return
     typer.echo(f"budget {budget_text(flops)} FLOPs ({study.points.budget_convention})")
-    for each in answers:
-        typer.echo(
-            f"{each.arm} ({each.approach}): N* {count_text(each.params)}, D* {count_text(each.tokens)}, "
-            f"L* {loss_text(each.loss)}"
-        )
-        for sentence in dict.fromkeys(
-            answer.sentence for answer in (each.params, each.tokens, each.loss) if isinstance(answer, Refusal)
-        ):
-            typer.echo(f"  refused: {sentence}")
-        if each.flagged and not each.refused:
-            typer.echo(
-                f"  flagged: {each.reach:.3g} times the largest budget fitted; an extrapolation this far is a guess"
-            )
+    for each, shape in zip(answers, shapes, strict=True):
+        for line in _predicted_lines(each, shape):
+            typer.echo(line)
+    reach = answers[0].reach if answers else float("nan")
+    typer.echo(f"distance from the data: {reach:.3g} times the largest budget fitted")
     say_next_of(asked, fitted.name, "lifetime --target-loss LOSS --served-tokens TOKENS")
     _end_refused_all(each.refused for each in answers)
+
+
+def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str]:
+    from analysis.estimate import Refusal
+    from analysis.report import count_text, loss_text, short_count
+
+    lines = [
+        f"{answer.arm} ({answer.approach}): N* {count_text(answer.params)}, D* {count_text(answer.tokens)}, "
+        f"L* {loss_text(answer.loss)}"
+    ]
+    if shape is not None:
+        lines.append(
+            f"  nearest shape: {shape.size} ({shape.num_layers} layers, width {shape.d_model}; "
+            f"N {shape.of_optimum:.2f} of N*), which the budget trains on {short_count(shape.tokens)} tokens"
+        )
+    refusals = (each.sentence for each in (answer.params, answer.tokens, answer.loss) if isinstance(each, Refusal))
+    lines += [f"  refused: {sentence}" for sentence in dict.fromkeys(refusals)]
+    if answer.flagged and not answer.refused:
+        lines.append(
+            f"  flagged: {answer.reach:.3g} times the largest budget fitted; an extrapolation this far is a guess"
+        )
+    return lines
+
+
+def _buildable(fitted: Fitted, answer: "Advice", flops: int) -> "NearestShape | None":
+    """The named shape nearest to a predicted N*; None where it is refused, and for a table, which names no shapes."""
+    from analysis.estimate import Estimate
+    from orchestrator.nearest_shape import nearest_shape
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+
+    if fitted.asked.table is not None or not isinstance(answer.params, Estimate):
+        return None
+    cells = load_sweep(Store(root=fitted.asked.results), fitted.name).cells
+    cell = next(cell for cell in cells if cell.arm == answer.arm)
+    return nearest_shape(cell, answer.params.value, flops)
 
 
 @spread
