@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.launch import Launch, items_of, print_plan, run, this_machine, whole_items_of
+from orchestrator.cli.launch import Launch, items_of, machine_of, print_plan, run, whole_items_of
 from orchestrator.cli.options import PIPED_WIDTH, AsJson, corpus_override, print_json, say_next
 from orchestrator.cli.spending import Spending
 from orchestrator.cli.spread import spread
@@ -48,7 +48,7 @@ def ablate(
     ]
     given = [flag for flag in flags if flag.value is not None]
     spec = load_spec(ablation_file(name, paper=paper), given, study="ablation")
-    machine = this_machine(how.workers, spec.execution)
+    machine = machine_of(how, spec.execution)
     if how.dry_run:
         print_plan(spec, how, machine, spending, as_json=as_json)
         return

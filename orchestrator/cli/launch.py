@@ -133,13 +133,17 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     from orchestrator.plan import plan
 
     planned = plan(spec, find(spec.data_spec))
-    known = costed(planned, spec, how.results, machine, measures=bool(spending.probe))
+    known = costed(planned, spec, how.results, machine, measures=how.is_here and bool(spending.probe), here=how.is_here)
     cost, limited = known.cost, allowed(planned, spec, known, spending).said
     if not as_json:
         display.print_plan(planned, cost, spending.price)
         if limited:
             say(f"note: {limited}")
-    tip = "; --probe measures how fast this machine trains it" if "assumed" in cost.throughput.basis else ""
+    tip = (
+        "; --probe measures how fast this machine trains it"
+        if how.is_here and "assumed" in cost.throughput.basis
+        else ""
+    )
     end_dry_run(planned, cost, spending.price, as_json, tip)
 
 
@@ -186,6 +190,22 @@ def train(
     )
 
 
+def train_round(
+    planned: "Plan",
+    spec: "SweepSpec",
+    data: "DataSnapshot",
+    how: Launch,
+    machine: "Throughput",
+    *,
+    max_hours: float | None = None,
+) -> int:
+    """Train a round of a longer search, each segment at its share of a GPU where shapes have one. Returns the exit
+    code. Raises PlanError where the device-hours allow not one cell."""
+    known = costed(planned, spec, how.results, machine, measures=False, here=how.is_here)
+    allowance = allowed(planned, spec, known, Spending(max_hours=max_hours, canary=False))
+    return train(planned, spec, data, how, workers=known.cost.throughput.workers, allowance=allowance)
+
+
 def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending) -> int:
     """Show what the sweep costs, ask where that is much, train what is missing. Returns the exit code."""
     from mor_core.data.shards import find
@@ -194,9 +214,6 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     from orchestrator.results_folder import check_writable
 
     check_writable(how.results)
-    if how.address:
-        _check_disk(spec.execution, how.results)
-        machine = _held_by_cluster(machine, spec.execution, how.address)
     found = find(spec.data_spec)
     asked = plan(spec, found)
     known = costed(asked, spec, how.results, machine, measures=False, here=how.is_here)
@@ -218,6 +235,18 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
         workers=known.cost.throughput.workers,
         allowance=allowed(planned, spec, known, spending),
     )
+
+
+def machine_of(how: Launch, execution: "ExecutionSection") -> "Throughput":
+    """This machine, or the cluster that is to train, which is asked what it holds.
+
+    Raises ClusterUnreachable, Infeasible and ResultsError.
+    """
+    machine = this_machine(how.workers, execution)
+    if how.address is None:
+        return machine
+    _check_disk(execution, how.results)
+    return _held_by_cluster(machine, execution, how.address)
 
 
 def this_machine(workers: int | None, execution: "ExecutionSection") -> "Throughput":
