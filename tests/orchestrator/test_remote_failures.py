@@ -63,6 +63,25 @@ def test_what_is_tried_again_elsewhere_has_not_failed_any_more(failed: Machine, 
     assert "002-" in name
 
 
+def test_a_published_divergence_is_taken_back_by_retry_on_another_machine_and_kept_aside(
+    machine: Machine, other: Machine
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOR_SWEEP_REHEARSE", "nan step=37")
+        assert machine.run(*machine.sweep(*ONE)).returncode == 3
+    ((status, reason),) = _states(other)
+    assert (status, "not finite" in reason or "nan" in reason) == ("diverged", True), reason
+    published = {name: data for name, data in objects_of(machine.url, "segments").items() if "result.json" in name}
+    assert other.run("retry").returncode == 4  # No terminal to ask.
+    assert {name for name in objects_of(machine.url, "segments") if "result.json" in name} == set(published)
+    assert other.run("retry", "--yes").returncode == 0
+    kept = objects_of(machine.url, "retried").values()
+    assert [data for data in published.values() if b'"diverged"' in data] == list(kept)
+    assert _states(machine) == _states(other) == [("pending", "")]
+    assert machine.run(*machine.sweep(*ONE)).returncode == 0
+    assert _states(other) == [("finished", "")]
+
+
 @pytest.mark.slow
 def test_a_failure_that_could_not_be_uploaded_is_by_the_next_command(
     machine: Machine, other: Machine, faulty: FaultyServer
@@ -133,6 +152,7 @@ def test_an_endpoint_that_closes_during_training_costs_the_last_steps_only(
             faulty.close()
 
     monkeypatch.setattr(remote_segment, "PUBLISH_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(remote_work, "KEEP_PATIENCE_SECONDS", 0.3)
     faulty.before = close
     monkeypatch.setattr(object_store, "PATIENCE_SECONDS", 0.3)
     done = machine.run(*machine.sweep(*ONE))
