@@ -49,12 +49,13 @@ def study_as_json(study: Study) -> dict[str, Any]:
         "coverage": list(coverage_notes(study)),
         "frontiers": [plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
         "recursion": plain(study.recursion),
-        "comparisons": [_comparison_as_json(comparison) for comparison in study.comparisons],
+        "comparisons": [comparison_as_json(comparison) for comparison in study.comparisons],
         "exclusions": plain(study.exclusions),
     }
 
 
-def _comparison_as_json(comparison: Comparison) -> dict[str, Any]:
+def comparison_as_json(comparison: Comparison) -> dict[str, Any]:
+    """One comparison as plain JSON values, with the gap that could have been seen."""
     return plain(comparison) | {"smallest_visible_gap": plain(comparison.smallest_visible_gap)}
 
 

@@ -12,6 +12,7 @@ from analysis.report import EXPONENTS, QUANTITIES, count_text, loss_text, number
 
 COUNTED = ("params", "tokens")
 HEADS = {"params": "N*", "tokens": "D* (tokens)", "loss": "L* (nats/token)"}
+SCHEMA = "mor-sweep.table/1"
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≤": r"$\le$", "≥": r"$\ge$", "*": r"$^*$",
@@ -31,7 +32,7 @@ def tabulate(study: Study, form: Format) -> str:
     """The optima of every arm and approach, one row a budget, then one row of exponents; ends with a newline."""
     if form in (Format.csv, Format.json):
         rows = [row for frontier in study.frontiers for row in _number_rows(frontier)]
-        return as_csv(rows) if form is Format.csv else json.dumps(rows, indent=1) + "\n"
+        return as_csv(rows) if form is Format.csv else as_json(SCHEMA, rows)
     rows = [row for frontier in study.frontiers for row in _text_rows(frontier)]
     head = ["arm", "approach", "C (FLOPs)", *HEADS.values()]
     return as_markdown(head, rows) if form is Format.markdown else as_latex(head, rows)
@@ -104,6 +105,11 @@ def as_latex(head: list[str], rows: list[list[str]], *, words: int = 3) -> str:
 
 def _escaped(text: str) -> str:
     return "".join(LATEX_ESCAPES.get(letter, letter) for letter in text)
+
+
+def as_json(schema: str, rows: list[dict[str, str | float | None]]) -> str:
+    """Rows as a document that says what it is and in which version; ends with a newline."""
+    return json.dumps({"schema": schema, "data": {"rows": rows}}, indent=1) + "\n"
 
 
 def as_csv(rows: list[dict[str, str | float | None]]) -> str:

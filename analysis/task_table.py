@@ -6,8 +6,9 @@ from typing import Any
 import polars as pl
 
 from analysis.points import TableError, budget_label
-from analysis.tabulate import Format, as_csv, as_latex, as_markdown
+from analysis.tabulate import Format, as_csv, as_json, as_latex, as_markdown
 
+SCHEMA = "mor-sweep.task-table/1"
 CELL = ("arm", "size", "budget", "seed")
 
 
@@ -25,7 +26,7 @@ def tabulate_tasks(runs: pl.DataFrame, form: Format) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row["tasks"]))
     if form in (Format.csv, Format.json):
         numbers = [_numbers(row, names) for row in rows]
-        return as_csv(numbers) if form is Format.csv else json.dumps(numbers, indent=1) + "\n"
+        return as_csv(numbers) if form is Format.csv else as_json(SCHEMA, numbers)
     head = [*CELL, "loss", *names, "average"]
     texts = [_texts(row, names) for row in rows] + [_chances(rows, names)]
     return as_markdown(head, texts) if form is Format.markdown else as_latex(head, texts)

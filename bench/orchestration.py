@@ -1,6 +1,6 @@
 """What planning, scheduling, storing and sharing trunks cost, as shares of what they serve. See bench/README.md.
 
-python -m bench.orchestration [SECTION ...] [--quick] [--workers N]
+python -m bench.orchestration [SECTION ...] [--quick] [--workers N] [--budgets B,B,...]
 """
 
 import argparse
@@ -65,6 +65,8 @@ class Options:
     """Smaller grids: minutes become seconds, and small shares become noisy."""
     workers: int
     """Segments at a time in the sections that run any."""
+    budgets: list[str] | None
+    """FLOPs of each cell of the real sweep; None takes cells of seconds, as in the `cpu` preset."""
 
 
 def spec_of(preset: str, **changes: Any) -> SweepSpec:
@@ -119,7 +121,7 @@ def utilisation(options: Options) -> None:
     From the moment that Ray stands to the last outcome. Steps are a training segment's seconds between its first and
     its last, with the checkpoints that it keeps on the way; evaluations are whole, with data and model.
     """
-    budgets = ["2e9", "4e9"] if options.quick else ["2e10", "4e10", "8e10"]
+    budgets = options.budgets or (["2e9", "4e9"] if options.quick else ["2e10", "4e10", "8e10"])
     with tempfile.TemporaryDirectory(prefix="ms-") as folder:
         corpus = made_up_text(Path(folder) / "text.jsonl")
         spec = spec_of(
@@ -372,13 +374,15 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="smaller grids")
     parser.add_argument("--workers", type=int, default=2, help="segments at a time")
+    parser.add_argument("--budgets", help="of the real sweep, rising, with commas between (default 2e10,4e10,8e10)")
     given = parser.parse_args()
     unknown = set(given.sections) - set(SECTIONS)
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     for name in given.sections or SECTIONS:
         print(f"{name} (load {os.getloadavg()[0]:.1f})")
-        SECTIONS[name](Options(quick=given.quick, workers=given.workers))
+        budgets = given.budgets.split(",") if given.budgets else None
+        SECTIONS[name](Options(quick=given.quick, workers=given.workers, budgets=budgets))
 
 
 if __name__ == "__main__":

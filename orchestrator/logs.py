@@ -32,7 +32,7 @@ class AttemptFiles:
 
 def cell_lines(store: Store, sweep: Sweep, cell: Cell) -> Iterator[str]:
     """Everything there is to read about a cell, the cause of a failure first."""
-    row = next(row for row in table(store, sweep).iter_rows(named=True) if row["cell_id"] == str(cell.cell_id))
+    row = _row(store, sweep, cell)
     state = row["status"] + (f": {row['reason']}" if row["reason"] else "")
     yield f"{cell_name(cell)} ({row['cell_id'][:12]}) {state}"
     attempts = cell_attempts(store, sweep, cell)
@@ -42,6 +42,36 @@ def cell_lines(store: Store, sweep: Sweep, cell: Cell) -> Iterator[str]:
         yield ""
         yield f"== {attempt.title}"
         yield from _attempt_lines(attempt.folder)
+
+
+def cell_record(store: Store, sweep: Sweep, cell: Cell) -> dict[str, Any]:
+    """The same as plain JSON values: the cell's row in short, and each attempt with its files."""
+    row = _row(store, sweep, cell)
+    return {
+        "sweep": sweep.name,
+        "cell": cell_name(cell),
+        "cell_id": row["cell_id"],
+        "status": row["status"],
+        "reason": row["reason"],
+        "attempts": [_attempt_record(attempt) for attempt in cell_attempts(store, sweep, cell)],
+    }
+
+
+def _row(store: Store, sweep: Sweep, cell: Cell) -> dict[str, Any]:
+    return next(row for row in table(store, sweep).iter_rows(named=True) if row["cell_id"] == str(cell.cell_id))
+
+
+def _attempt_record(attempt: AttemptFiles) -> dict[str, Any]:
+    stacks, last = attempt.folder / STACKS, _last_row(attempt.folder / "metrics.jsonl")
+    return {
+        "title": attempt.title,
+        "folder": str(attempt.folder),
+        "failure": _read(attempt.folder / "failure.json"),
+        "interrupted": _read(attempt.folder / "interrupted.json"),
+        "log": _lines(attempt.folder / LOG),
+        "stacks": _lines(stacks),
+        "last_metrics": _metrics(last) if last else None,
+    }
 
 
 def cell_attempts(store: Store, sweep: Sweep, cell: Cell) -> list[AttemptFiles]:
@@ -81,28 +111,37 @@ def _attempt_lines(folder: Path) -> Iterator[str]:
         yield f"failed: {failure.get('reason', 'no reason was recorded')}"
     for name, value in (_read(folder / "interrupted.json") or {}).items():
         yield f"interrupted: {name} {value}"
-    log = folder / LOG
-    if log.is_file():
-        yield from log.read_text(errors="replace").splitlines()
+    yield from _lines(folder / LOG)
     if failure is not None:
         yield from str(failure.get("traceback", "")).splitlines()
-    stacks = folder / STACKS
-    if stacks.is_file():
-        yield from stacks.read_text(errors="replace").splitlines()
-    yield from _last_metrics(folder / "metrics.jsonl")
+    yield from _lines(folder / STACKS)
+    if last := _last_row(folder / "metrics.jsonl"):
+        yield _metrics_text(last)
 
 
-def _last_metrics(path: Path) -> Iterator[str]:
-    """The last whole line of a curve."""
-    if path.is_file():
-        whole = [line for line in path.read_text(errors="replace").split("\n")[:-1] if line]
-        yield from (_metrics_text(line) for line in whole[-1:])
+def _lines(path: Path) -> list[str]:
+    """Of a file that need not be there."""
+    return path.read_text(errors="replace").splitlines() if path.is_file() else []
 
 
-def _metrics_text(line: str) -> str:
+def _last_row(path: Path) -> str:
+    """The last whole line of a curve; empty without one."""
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    return next((line for line in reversed(text.split("\n")[:-1]) if line), "")
+
+
+def _metrics(line: str) -> dict[str, Any] | None:
+    """What a line of a curve says; None where it is damaged."""
     try:
         row = json.loads(line)
     except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _metrics_text(line: str) -> str:
+    row = _metrics(line)
+    if row is None:
         return line
     return "last metrics: " + ", ".join(f"{name} {_short(value)}" for name, value in row.items())
 

@@ -53,6 +53,10 @@ from orchestrator.task_run import TaskRun
 KEPT_CHECKPOINTS = 2
 PROGRESS_SECONDS = 1.0
 EVALUATION_BATCH = 32
+"""Most sequences of a training batch that an evaluation takes at once."""
+EVALUATION_TOKENS = 2048
+"""An evaluation takes at least so many tokens at once, however small the batches of training: without gradients they
+need less memory than a training step, and tiny models spend half of a smaller pass on calls."""
 NOTES = "notes.txt"
 STALL_SECONDS = 600.0
 
@@ -98,7 +102,10 @@ class Job:
         """Sequences in one forward pass of a segment, whose batches so many workers share."""
         share = segment.trunk.train.batch_size // workers
         sequences = min(self.micro_batch or share, share)
-        return min(EVALUATION_BATCH, sequences) if segment.kind == "evaluate" else sequences
+        if segment.kind != "evaluate":
+            return sequences
+        at_least = EVALUATION_TOKENS // segment.trunk.model.context_length if self.micro_batch is None else 0
+        return max(at_least, min(EVALUATION_BATCH, sequences))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +223,11 @@ class SegmentRun:
                 self._initialise(model)
         start_step = world.share_state(model, optimizer, start_step)
 
+        read = reader.read_ahead(recipe.seed, recipe.train.batch_size, recipe.model.context_length)
+
         def batch_of_step(step: int) -> np.ndarray:
             rehearse(model, lambda: self._where(step))
-            return reader.train_batch(recipe.seed, step, recipe.train.batch_size, recipe.model.context_length)
+            return read(step)
 
         steps = train_steps(
             model,

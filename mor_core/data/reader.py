@@ -1,6 +1,6 @@
 """Training and validation batches from token shards: pure functions of (seed, step), nothing remembered."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,9 @@ MEND = "delete it and run `mor-sweep data prepare`, which makes it again from th
 OPEN_SHARDS = 256
 """Shards mapped at a time: each mapping holds a file descriptor, and a large corpus has more shards than a process may
 have files open."""
+
+READ_AHEAD_TOKENS = 2**16
+"""Tokens of the training steps that are read together: half a megabyte. A larger batch is read alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,8 @@ class Shard:
 @lru_cache(OPEN_SHARDS)
 def _mapped(shard: Shard) -> NDArray[Any]:
     try:
-        return np.memmap(shard.path, dtype=shard.dtype, mode="r", shape=(shard.num_tokens,))
+        # A plain view of the mapping: a slice of a memmap costs several times that of an array.
+        return np.memmap(shard.path, dtype=shard.dtype, mode="r", shape=(shard.num_tokens,)).view(np.ndarray)
     except (OSError, ValueError) as error:
         raise DataError(f"The token shard {shard.path} is missing or cut off ({error}); {MEND}") from error
 
@@ -76,12 +80,31 @@ class TokenReader:
         Sequence i of step s is sample s * B + i. Every epoch visits each window once, in an order of its own
         that depends on the seed; a batch may straddle two epochs.
         """
+        return self._train_batches(seed, range(step, step + 1), batch_size, context_length)[0]
+
+    def read_ahead(self, seed: int, batch_size: int, context_length: int) -> Callable[[int], NDArray[np.int64]]:
+        """step -> `train_batch` of that step, where neighbouring steps of small batches are read together.
+
+        Steps may be asked for in any order; in rising order the fixed cost of a read, which is that of a step of a
+        tiny model, is shared by all steps of `READ_AHEAD_TOKENS` tokens.
+        """
+        together = max(1, READ_AHEAD_TOKENS // (batch_size * (context_length + 1)))
+
+        @lru_cache(1)
+        def read(number: int) -> NDArray[np.int64]:
+            steps = range(number * together, (number + 1) * together)
+            return self._train_batches(seed, steps, batch_size, context_length)
+
+        return lambda step: read(step // together)[step % together]
+
+    def _train_batches(self, seed: int, steps: range, batch_size: int, context_length: int) -> NDArray[np.int64]:
+        """The batches of `steps`, which follow one another; [S, B, T+1]."""
         n = self.num_train_sequences(context_length)
         if n == 0:
             raise DataError(_too_short("training", self.train, 1, context_length))
-        samples = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+        samples = np.arange(steps.start * batch_size, steps.stop * batch_size, dtype=np.int64)
         windows = permuted(samples % n, epoch_keys(seed, samples // n), n)
-        return _windows(self.train, windows, context_length)
+        return _windows(self.train, windows, context_length).reshape(len(steps), batch_size, context_length + 1)
 
     def valid_batches(self, num_sequences: int, context_length: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
         """`num_sequences` validation windows, evenly spread, the same every time; [<=B, T+1] each.
@@ -128,20 +151,19 @@ def num_windows(shards: Sequence[Shard], context_length: int) -> int:
 def _windows(shards: Sequence[Shard], windows: NDArray[np.int64], context_length: int) -> NDArray[np.int64]:
     batch_BxT1 = np.empty((len(windows), context_length + 1), dtype=np.int64)
     starts = _starts(tuple(shards))
-    for row, window in enumerate(windows):
-        start = int(window) * context_length
-        batch_BxT1[row] = _slice(shards, starts, start, start + context_length + 1)
+    first_tokens = windows * context_length
+    numbers = np.searchsorted(starts, first_tokens, side="right") - 1
+    places = zip(numbers.tolist(), (first_tokens - starts[numbers]).tolist(), strict=True)
+    for row_T1, (number, offset) in zip(batch_BxT1, places, strict=True):
+        here = shards[number].tokens[offset : offset + context_length + 1]
+        row_T1[: len(here)] = here
+        filled = len(here)
+        while filled <= context_length:  # A window rarely reaches into a second shard.
+            number += 1
+            more = shards[number].tokens[: context_length + 1 - filled]
+            row_T1[filled : filled + len(more)] = more
+            filled += len(more)
     return batch_BxT1
-
-
-def _slice(shards: Sequence[Shard], starts: NDArray[np.int64], start: int, stop: int) -> NDArray[Any]:
-    """Tokens start..stop-1 of the shards laid end to end; a window rarely reaches into a second shard."""
-    number = int(np.searchsorted(starts, start, side="right")) - 1
-    offset = start - int(starts[number])
-    here = shards[number].tokens[offset : offset + stop - start]
-    if (following := start + len(here)) == stop:
-        return here
-    return np.concatenate([here, _slice(shards, starts, following, stop)])
 
 
 @lru_cache(8)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.launch import Launch, check_json, items_of, print_plan, run, this_machine, whole_items_of
-from orchestrator.cli.options import PIPED_WIDTH, corpus_override, say_next
+from orchestrator.cli.launch import Launch, items_of, machine_of, print_plan, run, whole_items_of
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, corpus_override, print_json, say_next
 from orchestrator.cli.spending import Spending
 from orchestrator.cli.spread import spread
 
@@ -33,12 +33,11 @@ def ablate(
     sweep_name: Annotated[str | None, typer.Option("--name", help="The sweep's name; the file's by default.")] = None,
     how: Launch,
     spending: Spending,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train every variant of an ablation for the same tokens, and list the variants by their loss."""
     from orchestrator.spec import Override, load_spec
 
-    check_json(as_json, how)
     flags = [
         Override(flag="--tokens", path=("tokens",), value=items_of(tokens)),
         Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": items_of(sizes)}),
@@ -48,18 +47,22 @@ def ablate(
         Override(flag="--name", path=("name",), value=sweep_name),
     ]
     given = [flag for flag in flags if flag.value is not None]
-    spec = load_spec(_sweep_file(name, paper=paper), given, study="ablation")
-    machine = this_machine(how.workers, spec.execution)
+    spec = load_spec(ablation_file(name, paper=paper), given, study="ablation")
+    machine = machine_of(how, spec.execution)
     if how.dry_run:
         print_plan(spec, how, machine, spending, as_json=as_json)
         return
     code = run(spec, how, machine, spending)
-    _print_variants(spec, how.results)
-    say_next(f"status {spec.name}", f"ui {spec.name}", results=how.results)
+    rows = _variant_rows(spec, how.results)
+    if as_json:
+        print_json("mor-sweep.ablation/1", {"sweep": spec.name, "variants": rows})
+    else:
+        _print_variants(spec, rows)
+        say_next(f"status {spec.name}", f"ui {spec.name}", results=how.results)
     raise typer.Exit(code)
 
 
-def _sweep_file(name: str, *, paper: bool) -> str:
+def ablation_file(name: str, *, paper: bool) -> str:
     """The shipped sweep of an ablation, or the path as given. Raises SpecError for an unknown name."""
     from orchestrator.sweep_file import SpecError, did_you_mean, is_path, preset_names
 
@@ -76,10 +79,8 @@ def _sweep_file(name: str, *, paper: bool) -> str:
     return name.replace("-", "_") + ("" if paper else "_cpu")
 
 
-def _print_variants(spec: "SweepSpec", results: Path) -> None:
-    """The rows of this sweep file's arms, whatever else the sweep of that name has had."""
-    from rich.console import Console
-
+def _variant_rows(spec: "SweepSpec", results: Path) -> list[dict[str, Any]]:
+    """The rows of this sweep file's arms, whatever else the sweep of that name has had; the lowest loss first."""
     from orchestrator.records import table
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
@@ -87,6 +88,17 @@ def _print_variants(spec: "SweepSpec", results: Path) -> None:
     store = Store(root=results)
     labels = {arm.label for arm in spec.members}
     rows = [row for row in table(store, load_sweep(store, spec.name)).to_dicts() if row["arm"] in labels]
+    return sorted(rows, key=_by_loss)
+
+
+def _by_loss(row: Mapping[str, Any]) -> tuple[bool, float]:
+    """Rows without a loss come last."""
+    return row["loss"] is None, row["loss"] or 0.0
+
+
+def _print_variants(spec: "SweepSpec", rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
     console.print(variants_table(rows, {label: each.paper_nll or {} for label, each in spec.variants.items()}))
@@ -104,7 +116,7 @@ def variants_table(rows: Sequence[Mapping[str, Any]], paper_nll: Mapping[str, Ma
     shown = Table(box=None, pad_edge=False)
     for column in (*COLUMNS[:-1], *(f"paper {size}" for size in sizes), COLUMNS[-1]):
         shown.add_column(column, justify="left" if column in TEXT_COLUMNS else "right", no_wrap=column != "status")
-    for row in sorted(rows, key=lambda row: (row["loss"] is None, row["loss"] or 0.0)):
+    for row in sorted(rows, key=_by_loss):
         printed = paper_nll.get(row["arm"], {})
         here = [row["size"]] if row["size"] in sizes else sizes
         theirs = [printed.get(size) if size in here else None for size in sizes]

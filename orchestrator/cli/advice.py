@@ -1,18 +1,32 @@
 """`mor-sweep table`, `predict`, `lifetime` and `compare`: what a fit says, asked of a sweep or of any run table."""
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.memory import Memory, arms_served, demand_of
+from orchestrator.cli.options import AsJson, print_json, say_next
 from orchestrator.cli.spread import spread
-from orchestrator.cli.study import BOTH, FIT_REFUSED, LOSS_COLUMNS, Loss, LossChoice, Runs, Tied, fit_of
+from orchestrator.cli.study import (
+    BOTH,
+    FIT_REFUSED,
+    Fitted,
+    Loss,
+    LossChoice,
+    Other,
+    Runs,
+    Tied,
+    compared,
+    fit_of,
+    say_next_of,
+)
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from analysis.frontier import Study
+    from analysis.advice import Advice
     from analysis.tabulate import Format
+    from orchestrator.nearest_shape import NearestShape
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
 Force = Annotated[bool, typer.Option("--force", help="Answer beyond 100 times the largest budget too.")]
@@ -24,11 +38,12 @@ def table(
     loss: LossChoice = Loss.causal,
     form: TableFormat = "markdown",
     tasks: Annotated[bool, typer.Option("--tasks", help="The cells' scores on tasks instead.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the fitted optima and exponents as a table."""
-    from analysis.tabulate import tabulate
+    from analysis.tabulate import Format, tabulate
 
-    wanted = _format(form)
+    wanted = _format(form, as_json)
     if tasks:
         from analysis.task_table import tabulate_tasks
         from orchestrator.records import table as run_table_of
@@ -36,10 +51,16 @@ def table(
         from orchestrator.store import Store
 
         store = Store(root=asked.results)
-        typer.echo(tabulate_tasks(run_table_of(store, load_sweep(store, asked.sweep)), wanted), nl=False)
+        sweep = load_sweep(store, asked.sweep)
+        typer.echo(tabulate_tasks(run_table_of(store, sweep), wanted), nl=False)
+        if wanted is not Format.json:
+            say_next(f"table {sweep.name}", results=asked.results)
         return
-    study = fit_of(asked, loss, BOTH).study
+    fitted = fit_of(asked, loss, BOTH)
+    study = fitted.study
     typer.echo(tabulate(study, wanted), nl=False)
+    if wanted is not Format.json:
+        say_next_of(asked, fitted.name, "compare", "plot frontier")
     if study.refused:
         raise typer.Exit(FIT_REFUSED)
 
@@ -51,36 +72,76 @@ def predict(
     loss: LossChoice = Loss.causal,
     force: Force = False,
     tied: Tied = False,
+    as_json: AsJson = False,
 ) -> None:
     """What to train with a budget: size, tokens and the loss to expect, with intervals; exit code 5 where refused."""
     from analysis.advice import predict_budget
-    from analysis.estimate import Refusal
     from analysis.points import TableError
-    from analysis.report import count_text, loss_text
+    from analysis.report import plain
     from orchestrator.budgets import budget_text, parse_budget
 
     try:
         flops = parse_budget(budget)
     except ValueError as error:
         raise TableError(f"--budget: {error}") from error
-    study = fit_of(asked, loss, BOTH, tied=tied).study
+    fitted = fit_of(asked, loss, BOTH, tied=tied)
+    study = fitted.study
     answers = predict_budget(study, str(flops), forced=force)
+    shapes = [_buildable(fitted, each, flops) for each in answers]
+    if as_json:
+        rows = [
+            plain(each)
+            | {"refused": each.refused, "flagged": each.flagged, "nearest_shape": asdict(shape) if shape else None}
+            for each, shape in zip(answers, shapes, strict=True)
+        ]
+        content = {"source": fitted.name, "budget": str(flops), "budget_convention": study.points.budget_convention}
+        print_json("mor-sweep.predict/1", content | {"loss_column": study.points.loss_column, "answers": rows})
+        _end_refused_all(each.refused for each in answers)
+        return
     typer.echo(f"budget {budget_text(flops)} FLOPs ({study.points.budget_convention})")
-    for each in answers:
-        typer.echo(
-            f"{each.arm} ({each.approach}): N* {count_text(each.params)}, D* {count_text(each.tokens)}, "
-            f"L* {loss_text(each.loss)}"
+    for each, shape in zip(answers, shapes, strict=True):
+        for line in _predicted_lines(each, shape):
+            typer.echo(line)
+    reach = answers[0].reach if answers else float("nan")
+    typer.echo(f"distance from the data: {reach:.3g} times the largest budget fitted")
+    say_next_of(asked, fitted.name, "lifetime --target-loss LOSS --served-tokens TOKENS")
+    _end_refused_all(each.refused for each in answers)
+
+
+def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str]:
+    from analysis.estimate import Refusal
+    from analysis.report import count_text, loss_text, short_count
+
+    lines = [
+        f"{answer.arm} ({answer.approach}): N* {count_text(answer.params)}, D* {count_text(answer.tokens)}, "
+        f"L* {loss_text(answer.loss)}"
+    ]
+    if shape is not None:
+        lines.append(
+            f"  nearest shape: {shape.size} ({shape.num_layers} layers, width {shape.d_model}; "
+            f"N {shape.of_optimum:.2f} of N*), which the budget trains on {short_count(shape.tokens)} tokens"
         )
-        for sentence in dict.fromkeys(
-            answer.sentence for answer in (each.params, each.tokens, each.loss) if isinstance(answer, Refusal)
-        ):
-            typer.echo(f"  refused: {sentence}")
-        if each.flagged and not each.refused:
-            typer.echo(
-                f"  flagged: {each.reach:.3g} times the largest budget fitted; an extrapolation this far is a guess"
-            )
-    if all(each.refused for each in answers):
-        raise typer.Exit(FIT_REFUSED)
+    refusals = (each.sentence for each in (answer.params, answer.tokens, answer.loss) if isinstance(each, Refusal))
+    lines += [f"  refused: {sentence}" for sentence in dict.fromkeys(refusals)]
+    if answer.flagged and not answer.refused:
+        lines.append(
+            f"  flagged: {answer.reach:.3g} times the largest budget fitted; an extrapolation this far is a guess"
+        )
+    return lines
+
+
+def _buildable(fitted: Fitted, answer: "Advice", flops: int) -> "NearestShape | None":
+    """The named shape nearest to a predicted N*; None where it is refused, and for a table, which names no shapes."""
+    from analysis.estimate import Estimate
+    from orchestrator.nearest_shape import nearest_shape
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+
+    if fitted.asked.table is not None or not isinstance(answer.params, Estimate):
+        return None
+    cells = load_sweep(Store(root=fitted.asked.results), fitted.name).cells
+    cell = next(cell for cell in cells if cell.arm == answer.arm)
+    return nearest_shape(cell, answer.params.value, flops)
 
 
 @spread
@@ -93,68 +154,68 @@ def lifetime(
     force: Force = False,
     tied: Tied = False,
     form: TableFormat = "markdown",
+    as_json: AsJson = False,
 ) -> None:
     """Which arm, size and tokens take least in training and serving at a loss; exit code 5 where refused."""
     from analysis.estimate import Refusal
     from analysis.lifetime import lifetime_study
     from analysis.lifetime_table import lifetime_notes, tabulate_lifetime
+    from analysis.tabulate import Format
 
-    wanted = _format(form)
+    wanted = _format(form, as_json)
     fitted = fit_of(asked, loss, ("surface",), tied=tied)
     demand = demand_of(memory, served_tokens, fitted.runs)
     answers = lifetime_study(fitted.study, target_loss, demand, arms_served(fitted.runs, demand), forced=force)
     typer.echo(tabulate_lifetime(answers, target_loss, demand, wanted), nl=False)
     for note in lifetime_notes(answers):
-        typer.echo(note, err=form != "markdown")
-    if all(isinstance(each, Refusal) for each in answers.values()):
-        raise typer.Exit(FIT_REFUSED)
+        typer.echo(note, err=wanted is not Format.markdown)
+    if wanted is not Format.json:
+        say_next_of(asked, fitted.name, "plot lifetime")
+    _end_refused_all(isinstance(each, Refusal) for each in answers.values())
 
 
 @spread
-def compare(
-    asked: Runs,
-    other: Annotated[
-        str | None, typer.Option("--with", help="Another sweep: each arm of one against those of the other.")
-    ] = None,
-) -> None:
+def compare(asked: Runs, other: Other = None, as_json: AsJson = False) -> None:
     """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers, under both losses."""
     from analysis.conventions import recount, recount_lines
     from analysis.estimate import Estimate
-    from analysis.report import comparison_lines
+    from analysis.report import comparison_as_json, comparison_lines, plain
 
-    found = False
+    found, content, name = False, {}, ""
     for loss in Loss if asked.table is None else (Loss.causal,):
-        study, runs = _compared(asked, other, loss)
+        fitted = compared(asked, other, loss)
+        study, name = fitted.study, fitted.name
+        recounted = recount(study, fitted.runs)
+        found |= any(isinstance(each.gap, Estimate) for each in study.comparisons)
+        if as_json:
+            pairs = [comparison_as_json(each) for each in study.comparisons]
+            content[study.points.loss_column] = {"comparisons": pairs, "recounted": plain(recounted)}
+            continue
         typer.echo(f"{study.points.loss_column}:")
         for line in comparison_lines(study.comparisons) or ["fewer than two arms: nothing to compare"]:
             typer.echo(f"  {line}")
-        for line in recount_lines(recount(study, runs)):
+        for line in recount_lines(recounted):
             typer.echo(f"  {line}")
-        found |= any(isinstance(each.gap, Estimate) for each in study.comparisons)
-    if not found:
+    if as_json:
+        print_json("mor-sweep.compare/1", {"source": name, "with": other, "losses": content})
+    else:
+        say_next_of(asked, name, "plot compare" if other is None else f"plot compare --with {other}")
+    _end_refused_all([not found])
+
+
+def _end_refused_all(refused: Iterable[bool]) -> None:
+    """Exit code 5 where nothing was answered."""
+    if all(refused):
         raise typer.Exit(FIT_REFUSED)
 
 
-def _compared(asked: Runs, other: str | None, loss: Loss) -> "tuple[Study, pl.DataFrame]":
-    """The arms of one sweep or table, or those of two sweeps. Raises TableError."""
-    if other is None:
-        fitted = fit_of(asked, loss, BOTH)
-        return fitted.study, fitted.runs
-    from analysis.points import TableError
-    from orchestrator.store import Store
-    from orchestrator.sweep_pair import fit_pair, pair_sweeps
-
-    if asked.table is not None:
-        raise TableError("--with names a sweep, to be compared with a sweep: leave --table out.")
-    pair = pair_sweeps(Store(root=asked.results), asked.sweep, other)
-    return fit_pair(pair, LOSS_COLUMNS[loss]), pair.runs
-
-
-def _format(form: str) -> "Format":
-    """Raises TableError for no format."""
+def _format(form: str, as_json: bool) -> "Format":
+    """Raises TableError for no format, or for two."""
     from analysis.points import TableError
     from analysis.tabulate import Format
 
     if form not in list(Format):
         raise TableError(f"--format: found {form!r}, expected {', '.join(Format)}.")
-    return Format(form)
+    if as_json and form not in (Format.markdown, Format.json):
+        raise TableError(f"--json is --format json: leave it or --format {form} out.")
+    return Format.json if as_json else Format(form)

@@ -1,6 +1,5 @@
 """`mor-sweep fit`: a sweep's table, or anyone's, to numbers with intervals, or to reasons without."""
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.options import AsJson, print_json
 from orchestrator.cli.spread import spread
-from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, Runs, Tied, imported_study, study_of
+from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, Runs, Tied, imported_study, say_next_of, study_of
 
 if TYPE_CHECKING:
     from analysis.frontier import Study
@@ -38,13 +38,16 @@ def fit(
     budgets: Annotated[str | None, typer.Option(help="Budgets that the runs of --table were meant for.")] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="A cell that enters no fit; repeat for several.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the fit of --table as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole fit as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit the compute-optimal frontier of a sweep or of any run table; exit code 5 where no number is supported."""
     names = tuple(each.value for each in approach or (Approach.parabola, Approach.surface))
     if asked.table is not None:
         study, _ = imported_study(asked, budgets, names if approach else (), tied, tuple(leave_out or ()))
-        _finish_fit(study, as_json, out)
+        _print_fit(study, as_json)
+        if out is not None:
+            _write_fit(study, out, "fit written to")
+        _end_fit(study, asked, asked.table.name, as_json)
         return
     from orchestrator.next_sizes import next_sizes
     from orchestrator.store import Store
@@ -54,24 +57,37 @@ def fit(
     if not as_json:
         for line in next_sizes(study, runs):
             typer.echo(line, err=True)
-    _finish_fit(study, as_json, store.sweep_folder(name) / "fits.json", f"fit of sweep {name} written to")
+    _print_fit(study, as_json)
+    _write_fit(study, store.sweep_folder(name) / "fits.json", f"fit of sweep {name} written to")
+    _end_fit(study, asked, name, as_json)
 
 
-def _finish_fit(study: "Study", as_json: bool, path: Path | None, written: str = "fit written to") -> None:
-    """Print a study, write it where asked, and end with the exit code of its refusal."""
+def _print_fit(study: "Study", as_json: bool) -> None:
     from analysis.report import study_as_json, study_as_markdown
+
+    if as_json:
+        content = study_as_json(study)
+        del content["schema"]  # Of the file fits.json; what is printed has its own.
+        print_json("mor-sweep.fit/1", content)
+    else:
+        _print_markdown(study_as_markdown(study))
+
+
+def _write_fit(study: "Study", path: Path, written: str) -> None:
+    from analysis.report import study_as_json
     from orchestrator.results_folder import writing
     from orchestrator.store import write_json
 
-    document = study_as_json(study)
-    if as_json:
-        typer.echo(json.dumps(document, indent=1))
-    else:
-        _print_markdown(study_as_markdown(study))
-    if path is not None:
-        with writing(path):
-            write_json(path, document)
-        typer.echo(f"{written} {path}", err=True)
+    with writing(path):
+        write_json(path, study_as_json(study))
+    typer.echo(f"{written} {path}", err=True)
+
+
+def _end_fit(study: "Study", asked: Runs, name: str, as_json: bool) -> None:
+    """The next step, and the exit code of a refusal."""
+    if not as_json:
+        further = ("report", "plot frontier") if asked.table is not None else ("report", "plot frontier", "suggest")
+        say_next_of(asked, name, *further)
     if study.refused:
         raise typer.Exit(FIT_REFUSED)
 

@@ -23,15 +23,23 @@ def show(
     data: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
     name: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
     trunks: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="As with isoflop; a file that `tune` wrote, for one.")] = None,
+    ablation: Annotated[str | None, typer.Option(help="Instead of --preset: the sweep of `ablate NAME`.")] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="With --ablation: at the paper's scale.")] = False,
+    tokens: Annotated[str | None, typer.Option(help="As with ablate.")] = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say beside each value where it came from.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print every value of the sweep that these flags ask for, defaults included, as a sweep file."""
-    from orchestrator.cli.launch import isoflop_overrides
+    from orchestrator.cli.ablate import ablation_file
+    from orchestrator.cli.launch import isoflop_overrides, items_of
+    from orchestrator.recipe_file import recipe_overrides
     from orchestrator.spec import parse_spec
-    from orchestrator.sweep_file import is_path, read_sweep_file
+    from orchestrator.sweep_file import Override, is_path, read_sweep_file
     from orchestrator.sweep_origins import settings_of
 
+    if paper and ablation is None:
+        raise typer.BadParameter("--paper chooses between the files of an ablation: use it with --ablation NAME")
     flags = isoflop_overrides(
         budgets=budgets,
         sizes=sizes,
@@ -43,8 +51,11 @@ def show(
         name=name,
         trunks=trunks,
     )
-    file = read_sweep_file(preset, flags)
-    settings = settings_of(parse_spec(file), file, is_preset=not is_path(preset))
+    flags += [] if recipe is None else recipe_overrides(recipe)
+    flags += [] if tokens is None else [Override(flag="--tokens", path=("tokens",), value=items_of(tokens))]
+    named, study = (preset, "isoflop") if ablation is None else (ablation_file(ablation, paper=paper), "ablation")
+    file = read_sweep_file(named, flags, study)
+    settings = settings_of(parse_spec(file), file, is_preset=not is_path(named))
     if as_json:
         rows = [{"key": each.key, **asdict(each)} for each in settings]
         print_json("mor-sweep.config/1", {"source": file.source, "settings": rows})
@@ -52,7 +63,7 @@ def show(
     width = max(len(each.line()) for each in settings if len(each.line()) <= WIDE)
     for each in settings:
         typer.echo(f"{each.line():{width}s}  # {each.origin}" if origin else each.line())
-    say_next("isoflop with the same flags and --dry-run")
+    say_next(f"{'isoflop' if ablation is None else f'ablate {ablation}'} with the same flags and --dry-run")
 
 
 WIDE = 70
@@ -70,7 +81,9 @@ def schema(
 
     if out is None:
         typer.echo(schema_text(), nl=False)
+        say_next("config schema --out FILE")
         return
     with writing(out):
         replace_text(out, schema_text())
     typer.echo(f"schema written to {out}; first line of a sweep file: #:schema {out}", err=True)
+    say_next("config show --preset FILE")

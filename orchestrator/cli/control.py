@@ -1,6 +1,7 @@
 """`mor-sweep cancel`, `retry` and `gc`: stop a sweep, clear what stopped its cells, free disk. Imports when called."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ class StillStopping(Exception):
     exit_code = 1
 
 
-def cancel(sweep: SweepArgument = None, results: Results = Path("results")) -> None:
+def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_json: AsJson = False) -> None:
     """Stop a running sweep as Ctrl-C would and wait until it has ended; the same command goes on later."""
     from orchestrator.drivers import ask_to_stop, running_drivers, wait_until_gone
     from orchestrator.revisions import load_sweep
@@ -48,9 +49,20 @@ def cancel(sweep: SweepArgument = None, results: Results = Path("results")) -> N
         typer.echo(f"process {driver.pid} on {driver.host} runs {name} too: cancel it there", err=True)
     if not drivers:
         typer.echo(f"nothing runs the sweep {name}", err=True)
-    typer.echo(counts_text(read_status(store, name)))
+    shown = read_status(store, name)
+    if as_json:
+        told = {
+            "sweep": name,
+            "stopped": [driver.pid for driver in asked],
+            "elsewhere": [{"pid": driver.pid, "host": driver.host} for driver in elsewhere],
+            "cells": Counter(str(cell.status) for cell in shown.cells),
+        }
+        print_json("mor-sweep.cancel/1", told)
+        return
+    typer.echo(counts_text(shown))
     if asked and not elsewhere:
         typer.echo("stopped: the sweep's own command goes on from the last checkpoints", err=True)
+    say_next(f"status {name}", results=results)
 
 
 def retry(
@@ -58,6 +70,7 @@ def retry(
     sweep: SweepOption = None,
     results: Results = Path("results"),
     yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     """Clear failed and diverged cells, so that the sweep's command tries them again; diverged results move aside."""
     from orchestrator.cell_names import cell_name, find_cell
@@ -73,9 +86,9 @@ def retry(
     if not found.cells:
         where = ", ".join(cells) if cells else f"sweep {loaded.name}"
         typer.echo(f"nothing failed or diverged in {where}: nothing to retry", err=True)
-        return
-    for each in found.cells:
-        typer.echo(f"to be tried again: {cell_name(each)}")
+    names = [cell_name(each) for each in found.cells]
+    for name in () if as_json else names:
+        typer.echo(f"to be tried again: {name}")
     if found.moved:
         question = (
             f"{len(found.moved)} published results are moved to {store.root / 'retried'}; a sweep that diverged "
@@ -83,10 +96,17 @@ def retry(
         )
         _agree(question, yes=yes, refusal=RetryRefused)
     with writing(store.root):
-        for path in apply_retry(store, loaded, found):
-            typer.echo(f"moved aside: {path}")
-    withdraw(store, [segment.id for segment in found.moved])
-    typer.echo("the sweep's own command tries them again", err=True)
+        moved = apply_retry(store, loaded, found) if found.cells else []
+    withdraw(store, [segment.id for segment in (*found.moved, *found.failed)])
+    if as_json:
+        told = {"sweep": loaded.name, "cells": names, "moved": list(map(str, moved))}
+        print_json("mor-sweep.retry/1", told)
+        return
+    for path in moved:
+        typer.echo(f"moved aside: {path}")
+    if names:
+        typer.echo("the sweep's own command tries them again", err=True)
+    say_next(f"status {loaded.name}", results=results)
 
 
 def gc(
@@ -122,8 +142,8 @@ def gc(
     elif dry_run or not found:
         print_json("mor-sweep.gc/1", _garbage_json(store, garbage, freed=0))
     if dry_run or not found:
-        if found and not as_json:
-            say_next("gc --weights" if weights else "gc", results=results)
+        if not as_json:
+            say_next(("gc --weights" if weights else "gc") if found else "status", results=results)
         return
     _agree(f"{bytes_text(garbage.num_bytes)} are deleted for good", yes=yes, refusal=GcRefused)
     with writing(store.root):

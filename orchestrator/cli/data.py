@@ -100,6 +100,7 @@ def publish(
     tokenizer: Tokenizer = None,
     max_megabytes: Megabytes = None,
     deduplicate: Duplicates = None,
+    as_json: AsJson = False,
 ) -> None:
     """Copy prepared text to object storage, for machines that share no disk; prints the URL to train on."""
     from mor_core.data.remote import publish_folder
@@ -108,7 +109,12 @@ def publish(
     if "://" not in url:
         raise DataError(f"{url} is no URL, expected one like s3://bucket/prefix: a shared folder needs no publishing")
     snapshot = _prepared(_sweep(preset, None, corpus, tokenizer, max_megabytes, deduplicate))
-    typer.echo(publish_folder(snapshot.folder, url, report=lambda line: typer.echo(line, err=True)))
+    published = publish_folder(snapshot.folder, url, report=lambda line: typer.echo(line, err=True))
+    if as_json:
+        print_json("mor-sweep.published-data/1", {"url": published, "name": snapshot.name})
+        return
+    typer.echo(published)
+    _say_next(preset, published)
 
 
 def _prepared(spec: "SweepSpec") -> "DataSnapshot":

@@ -175,6 +175,7 @@ def _evaluate_text(
         by_rule = own.positions.pivot("rule", index=("position", "tokens"), values="loss")
         show_rows(f"{where}: loss by position in the window", by_rule.to_dicts())
         show_rows(f"{where}: loss by recursions", own.depths.to_dicts())
+    say_next(*(f"depth {name} --sweep {loaded.name}" for name in measured), results=results)
 
 
 def export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> None:

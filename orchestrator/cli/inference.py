@@ -79,6 +79,7 @@ def generate(
     rule: RuleChoice = Rule.threshold,
     precision: PrecisionChoice = InferencePrecision.fp32,
     threads: Threads = None,
+    as_json: AsJson = False,
 ) -> None:
     """Go on with a text, token by token, by a trained cell."""
     import time
@@ -88,14 +89,20 @@ def generate(
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     _, loaded, trained = _trained(results, sweep, cell, threads, precision)
-    started, depths = time.perf_counter(), []
+    started, depths, texts = time.perf_counter(), [], []
     for piece in generate_text(trained, prompt, sampling, tokens, rule.value, depth):
         # The prompt comes with the first piece: a request that is refused prints nothing.
-        typer.echo(piece.text if depths else prompt + piece.text, nl=False)
-        sys.stdout.flush()
+        if not as_json:
+            typer.echo(piece.text if depths else prompt + piece.text, nl=False)
+            sys.stdout.flush()
         depths.append(piece.depth)
-    typer.echo()
+        texts.append(piece.text)
     seconds = time.perf_counter() - started
+    if as_json:
+        told = {"sweep": loaded.name, "cell": trained.name, "prompt": prompt, "text": "".join(texts)}
+        print_json("mor-sweep.generate/1", told | {"tokens": len(depths), "depths": depths, "seconds": seconds})
+        return
+    typer.echo()
     if depths:
         mean = sum(depths) / len(depths)
         typer.echo(f"{len(depths)} tokens, {len(depths) / seconds:.0f} a second, mean depth {mean:.2f}", err=True)

@@ -15,7 +15,7 @@ from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, coste
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
     from orchestrator.allowance import Allowance
-    from orchestrator.estimate import Throughput
+    from orchestrator.estimate import Estimate, Throughput
     from orchestrator.plan import Plan
     from orchestrator.resources import Node
     from orchestrator.spec import ExecutionSection, SweepSpec
@@ -133,18 +133,28 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     from orchestrator.plan import plan
 
     planned = plan(spec, find(spec.data_spec))
-    known = costed(planned, spec, how.results, machine, measures=bool(spending.probe))
+    known = costed(planned, spec, how.results, machine, measures=how.is_here and bool(spending.probe), here=how.is_here)
     cost, limited = known.cost, allowed(planned, spec, known, spending).said
-    if as_json:
-        print_json(display.PLAN_SCHEMA, display.plan_json(planned, cost, spending.price)["data"])
-    else:
+    if not as_json:
         display.print_plan(planned, cost, spending.price)
         if limited:
-            typer.echo(f"note: {limited}", err=True)
-        measured = (
-            "" if "assumed" not in cost.throughput.basis else "; --probe measures how fast this machine trains it"
-        )
-        typer.echo(f"next: the same command without --dry-run{measured}", err=True)
+            say(f"note: {limited}")
+    tip = (
+        "; --probe measures how fast this machine trains it"
+        if how.is_here and "assumed" in cost.throughput.basis
+        else ""
+    )
+    end_dry_run(planned, cost, spending.price, as_json, tip)
+
+
+def end_dry_run(planned: "Plan", cost: "Estimate", price: float | None, as_json: bool, tip: str = "") -> None:
+    """The plan and its cost to stdout for programs, or to a reader the next step."""
+    from orchestrator.display import plan_json
+
+    if as_json:
+        print_json("mor-sweep.plan/1", plan_json(planned, cost, price)["data"])
+    else:
+        say(f"next: the same command without --dry-run{tip}")
 
 
 def prepared(spec: "SweepSpec") -> "DataSnapshot":
@@ -180,6 +190,22 @@ def train(
     )
 
 
+def train_round(
+    planned: "Plan",
+    spec: "SweepSpec",
+    data: "DataSnapshot",
+    how: Launch,
+    machine: "Throughput",
+    *,
+    max_hours: float | None = None,
+) -> int:
+    """Train a round of a longer search, each segment at its share of a GPU where shapes have one. Returns the exit
+    code. Raises PlanError where the device-hours allow not one cell."""
+    known = costed(planned, spec, how.results, machine, measures=False, here=how.is_here)
+    allowance = allowed(planned, spec, known, Spending(max_hours=max_hours, canary=False))
+    return train(planned, spec, data, how, workers=known.cost.throughput.workers, allowance=allowance)
+
+
 def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending) -> int:
     """Show what the sweep costs, ask where that is much, train what is missing. Returns the exit code."""
     from mor_core.data.shards import find
@@ -188,9 +214,6 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     from orchestrator.results_folder import check_writable
 
     check_writable(how.results)
-    if how.address:
-        _check_disk(spec.execution, how.results)
-        machine = _held_by_cluster(machine, spec.execution, how.address)
     found = find(spec.data_spec)
     asked = plan(spec, found)
     known = costed(asked, spec, how.results, machine, measures=False, here=how.is_here)
@@ -212,6 +235,18 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
         workers=known.cost.throughput.workers,
         allowance=allowed(planned, spec, known, spending),
     )
+
+
+def machine_of(how: Launch, execution: "ExecutionSection") -> "Throughput":
+    """This machine, or the cluster that is to train, which is asked what it holds.
+
+    Raises ClusterUnreachable, Infeasible and ResultsError.
+    """
+    machine = this_machine(how.workers, execution)
+    if how.address is None:
+        return machine
+    _check_disk(execution, how.results)
+    return _held_by_cluster(machine, execution, how.address)
 
 
 def this_machine(workers: int | None, execution: "ExecutionSection") -> "Throughput":

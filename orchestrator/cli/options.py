@@ -1,6 +1,7 @@
 """Options that several verbs have in common."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,9 +73,17 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
+def shown_results(results: Path) -> str:
+    """The folder, or the s3:// address that it stands for, as one types it."""
+    from orchestrator.remote_results import ADDRESS, address_of
+    from orchestrator.store import Store
+
+    return address_of(Store(root=results)) if (results / ADDRESS).exists() else shlex.quote(str(results))
+
+
 def say_next(*commands: str, results: Path = Path("results")) -> None:
     """What one may do now, to stderr."""
-    where = "" if results == Path("results") else f" --results {results}"
+    where = "" if results == Path("results") else f" --results {shown_results(results)}"
     typer.echo("next: " + ", ".join(f"mor-sweep {command}{where}" for command in commands), err=True)
 
 

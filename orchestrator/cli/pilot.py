@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.launch import Launch, items_of, prepared, sweep_file_of, this_machine, train
+from orchestrator.cli.launch import Launch, end_dry_run, items_of, machine_of, prepared, sweep_file_of, train_round
 from orchestrator.cli.options import AsJson, print_json, say, say_next
 from orchestrator.cli.spending import Priced, Spending, ask_if_expensive, costed
 from orchestrator.cli.spread import spread
@@ -71,16 +71,17 @@ def pilot(
     )
     check_writable(how.results)
     store = Store(root=how.results.absolute())
-    machine = this_machine(how.workers, asked.spec.execution)
+    machine = machine_of(how, asked.spec.execution)
     snapshot = find(asked.spec.data_spec) if how.dry_run else prepared(asked.spec)
     planned = pilot_plan(asked, snapshot)
     cost = costed(planned, asked.spec, how.results, machine, measures=False, here=how.is_here).cost
     print_summary(planned, cost, money.price)
     if snapshot is None or how.dry_run:
+        end_dry_run(planned, cost, money.price, as_json)
         return
     if not how.yes:
         ask_if_expensive(cost, Spending(price=money.price))
-    code = train(planned, asked.pilot_spec, snapshot, how, workers=machine.workers)
+    code = train_round(planned, asked.pilot_spec, snapshot, how, machine)
     found = result(store, asked, planned)
     folder, said = store.sweep_folder(asked.name), document(found)
     replace_text(folder / "pilot.json", json.dumps({"schema": SCHEMA, "data": said}, indent=1))

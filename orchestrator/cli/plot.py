@@ -1,7 +1,7 @@
 """`mor-sweep plot`: the figures of a sweep or of any run table, each as PNG, vector and JSON with its provenance."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,15 +9,18 @@ from orchestrator.cli.memory import Memory, arms_served, demand_of
 from orchestrator.cli.options import Results
 from orchestrator.cli.spread import spread
 from orchestrator.cli.study import (
-    BOTH,
     FigureRuns,
+    Fitted,
     Loss,
     LossChoice,
+    Other,
     SweepName,
     Tied,
+    compared,
     end_refused,
     fit_of,
     paths_of,
+    say_next_of,
     write_figure_data,
 )
 
@@ -45,7 +48,7 @@ def isoflop(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = Fa
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "parabola", paper)
     paths = paths_of(drawn, asked, "isoflop")
     plot_isoflop(drawn.study, paths, provenance, reference)
-    write_figure_data("isoflop", paths, provenance, isoflop_data(drawn.study))
+    _write_data(drawn, "isoflop", paths, provenance, isoflop_data(drawn.study))
     _end_without_number(drawn.study)
 
 
@@ -60,7 +63,7 @@ def frontier(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = F
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "surface", paper)
     paths = paths_of(drawn, asked, "frontier")
     plot_frontier(drawn.study, paths, provenance, reference)
-    write_figure_data("frontier", paths, provenance, frontier_data(drawn.study))
+    _write_data(drawn, "frontier", paths, provenance, frontier_data(drawn.study))
     _end_without_number(drawn.study)
 
 
@@ -74,7 +77,7 @@ def surface(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fals
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
     paths = paths_of(drawn, asked, "surface")
     plot_surface(drawn.study, paths, drawn.provenance)
-    write_figure_data("surface", paths, drawn.provenance, surface_data(drawn.study))
+    _write_data(drawn, "surface", paths, drawn.provenance, surface_data(drawn.study))
     _end_without_surface(drawn.study)
 
 
@@ -88,27 +91,27 @@ def residuals(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fa
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
     paths = paths_of(drawn, asked, "residuals")
     plot_residuals(drawn.study, paths, drawn.provenance)
-    write_figure_data("residuals", paths, drawn.provenance, residuals_data(drawn.study))
+    _write_data(drawn, "residuals", paths, drawn.provenance, residuals_data(drawn.study))
     _end_without_surface(drawn.study)
 
 
 @plot.command("compare")
 @spread
-def compare(asked: FigureRuns) -> None:
+def compare(asked: FigureRuns, other: Other = None) -> None:
     """Arms against each other at equal FLOPs: loss gap, compute and parameter multipliers, under both losses."""
     from analysis.compare_plots import plot_compare
     from analysis.estimate import Estimate
     from analysis.figure_data import compare_data
 
-    drawn = fit_of(asked, Loss.causal, BOTH)
+    drawn = compared(asked, other, Loss.causal)
     studies = [drawn.study]
     if asked.table is None:
         # Without routed arms the two losses are the same numbers.
-        other = fit_of(asked, Loss.top_k, BOTH).study
-        studies += [other] if not _same_losses(drawn.study, other) else []
-    paths = paths_of(drawn, asked, "compare")
+        top_k = compared(asked, other, Loss.top_k).study
+        studies += [top_k] if not _same_losses(drawn.study, top_k) else []
+    paths = paths_of(drawn, asked, "compare" if other is None else f"compare-with-{other}")
     plot_compare(studies, paths, drawn.provenance)
-    write_figure_data("compare", paths, drawn.provenance, compare_data(studies))
+    _write_data(drawn, "compare", paths, drawn.provenance, compare_data(studies))
     pairs = [pair for study in studies for pair in study.comparisons]
     if not any(isinstance(pair.gap, Estimate) for pair in pairs):
         end_refused([pair.sentence for pair in drawn.study.comparisons] or ["fewer than two arms: nothing to compare"])
@@ -137,7 +140,7 @@ def lifetime(
         end_refused([answer.sentence])
     paths = paths_of(drawn, asked, "lifetime")
     plot_lifetime(drawn.study, answer, paths, drawn.provenance)
-    write_figure_data("lifetime", paths, drawn.provenance, lifetime_data(answer))
+    _write_data(drawn, "lifetime", paths, drawn.provenance, lifetime_data(answer))
     if answer.refused:
         end_refused([each.answer.sentence for each in answer.places if isinstance(each.answer, Refusal)])
 
@@ -162,9 +165,15 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
     method = "the median over 2 % of each curve; a dot is the evaluation after the cooldown"
     provenance = replace(drawn.provenance, method=method)
     plot_curves(found, loss_column, paths, provenance)
-    write_figure_data("curves", paths, provenance, curves_data(found))
+    _write_data(drawn, "curves", paths, provenance, curves_data(found))
     if not found:
         end_refused([f"no cell of sweep {drawn.name} has logged a step: there is no curve to draw"])
+
+
+def _write_data(drawn: Fitted, figure: str, paths: list[Path], provenance: "Provenance", data: Any) -> None:
+    """The JSON beside a figure, and the next step."""
+    write_figure_data(figure, paths, provenance, data)
+    say_next_of(drawn.asked, drawn.name, "report")
 
 
 def _beside_paper(

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.launch import Launch, prepared, train
+from orchestrator.cli.launch import Launch, prepared, train_round
 from orchestrator.cli.options import say
-from orchestrator.cli.spending import Spending, allowed, costed
 
 if TYPE_CHECKING:
     from orchestrator.estimate import Throughput
@@ -54,9 +53,7 @@ def replicate(
         say(f"no replicates: {why}")
         return 0
     say(f"replicates: {len(planned.cells)} cells, {count} more seeds of the sizes nearest to each minimum")
-    known = costed(planned, spec, how.results, machine, measures=False, here=how.is_here)
-    limits = Spending(max_hours=left, canary=False)
-    return train(planned, spec, data, how, workers=machine.workers, allowance=allowed(planned, spec, known, limits))
+    return train_round(planned, spec, data, how, machine, max_hours=left)
 
 
 def hours_so_far(spec: "SweepSpec", how: Launch, machine: "Throughput") -> float:
@@ -86,7 +83,7 @@ def go_on(
         Goal(target=target, max_hours=max_hours),
         _machine(machine),
         before=before,
-        train=lambda planned: train(planned, spec, data, how, workers=machine.workers),
+        train=lambda planned: train_round(planned, spec, data, how, machine),
         report=say,
     )
     _report(found, machine.hours_unit)

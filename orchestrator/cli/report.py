@@ -39,6 +39,7 @@ def report(
         tempfile.TemporaryFile(dir=path.parent).close()
         replace_text(path, page)
     typer.echo(f"{fitted.name}: {path}", err=True)
+    typer.echo(f"next: open {path} in a browser", err=True)
     if fitted.study.refused:
         typer.echo("refused: no number is supported by these runs; the page says why", err=True)
         raise typer.Exit(FIT_REFUSED)

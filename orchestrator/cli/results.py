@@ -92,16 +92,22 @@ def logs(
     sweep: SweepOption = None,
     results: Results = Path("results"),
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the cell has ended, or Ctrl-C.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print what the attempts at a cell said: why it failed, their logs, their last metrics."""
     from orchestrator.cell_names import find_cell
-    from orchestrator.logs import cell_lines, follow_cell
+    from orchestrator.logs import cell_lines, cell_record, follow_cell
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
 
+    if as_json and follow:
+        raise typer.BadParameter("--json prints what is there once: leave --follow out")
     store = Store(root=results)
     loaded = load_sweep(store, sweep)
     found = find_cell(loaded, cell)
+    if as_json:
+        print_json("mor-sweep.logs/1", cell_record(store, loaded, found))
+        return
     for line in cell_lines(store, loaded, found):
         typer.echo(line)
     if follow:

@@ -1,5 +1,6 @@
 """What verbs that read a fit have in common: which runs, how they are fitted, and where figures of them go."""
 
+import shlex
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.cli.options import Results, SweepArgument
+from orchestrator.cli.options import Results, SweepArgument, say_next
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,6 +32,7 @@ class Loss(StrEnum):
 
 SweepName = SweepArgument
 LossChoice = Annotated[Loss, typer.Option(help="causal (what inference can do) or topk (the paper's evaluation).")]
+Other = Annotated[str | None, typer.Option("--with", help="Another sweep: each arm of one against those of the other.")]
 Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
 
 
@@ -77,6 +79,8 @@ class Fitted:
     """Which runs were asked for."""
     runs: "pl.DataFrame"
     """The run table that was fitted."""
+    other: str | None = None
+    """The sweep that it is compared with."""
 
     @property
     def provenance(self) -> "Provenance":
@@ -87,7 +91,18 @@ class Fitted:
         from orchestrator.store import Store
 
         data = "" if self.asked.table else data_label(load_sweep(Store(root=self.asked.results), self.name))
-        return provenance_of(self.study, source=self.name, data=data, version=package_version())
+        source = self.name if self.other is None else f"{self.name} with {self.other}"
+        return provenance_of(self.study, source=source, data=data, version=package_version())
+
+
+def say_next_of(asked: Runs, name: str, *verbs: str) -> None:
+    """What one may do now with the same runs, to stderr."""
+    if asked.table is None:
+        say_next(*(f"{verb} {name}" for verb in verbs), results=asked.results)
+        return
+    flags = {"--table": asked.table, "--columns": asked.columns, "--convention": asked.convention}
+    given = " ".join(f"{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None)
+    say_next(*(f"{verb} {given}" for verb in verbs))
 
 
 def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool = False) -> Fitted:
@@ -99,6 +114,23 @@ def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool =
         return Fitted(study=study, name=asked.table.name, asked=asked, runs=runs)
     name, study, runs = study_of(Store(root=asked.results), asked.sweep, loss, approaches, tied)
     return Fitted(study=study, name=name, asked=asked, runs=runs)
+
+
+def compared(asked: Runs, other: str | None, loss: Loss) -> Fitted:
+    """The arms of one sweep or table, or those of two sweeps. Raises NoSuchSweep and TableError."""
+    if other is None:
+        return fit_of(asked, loss, BOTH)
+    from analysis.points import TableError
+    from orchestrator.revisions import load_sweep
+    from orchestrator.store import Store
+    from orchestrator.sweep_pair import fit_pair, pair_sweeps
+
+    if asked.table is not None:
+        raise TableError("--with names a sweep, to be compared with a sweep: leave --table out.")
+    store = Store(root=asked.results)
+    name = load_sweep(store, asked.sweep).name
+    pair = pair_sweeps(store, name, other)
+    return Fitted(study=fit_pair(pair, LOSS_COLUMNS[loss]), name=name, asked=asked, runs=pair.runs, other=other)
 
 
 def imported_study(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, Results, print_json
+from orchestrator.cli.options import AsJson, Results, print_json, say_next
 from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, SweepName, study_of
 
 SCHEMA = "mor-sweep.suggest/1"
@@ -60,3 +60,4 @@ def suggest(
     typer.echo("\nTo train them:")
     for line in lines:
         typer.echo(f"  {line}")
+    say_next(f"fit {name}", results=results)

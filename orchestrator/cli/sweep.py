@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.launch import Launch, check_json, isoflop_overrides, print_plan, run, this_machine
+from orchestrator.cli.launch import Launch, check_json, isoflop_overrides, machine_of, print_plan, run
 from orchestrator.cli.refinement import check_refinement, check_replicates, go_on, hours_so_far, replicate
 from orchestrator.cli.spending import Spending
 from orchestrator.cli.spread import spread
@@ -66,7 +66,7 @@ def isoflop(
         trunks=trunks and trunks.value,
     )
     spec = load_spec(preset, [*flags, *(recipe_overrides(recipe) if recipe is not None else ())])
-    machine = this_machine(how.workers, spec.execution)
+    machine = machine_of(how, spec.execution)
     check_replicates(replicate_near_optimum, spending.max_cells, spec)
     if refine:
         check_refinement(target_ci, spending.max_hours, spec)

@@ -6,12 +6,13 @@ import signal
 import sys
 import time
 import webbrowser
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Results, SweepArgument, say_next
+from orchestrator.cli.options import AsJson, Results, SweepArgument, print_json, say_next
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep
@@ -32,6 +33,7 @@ def sync(
     check: Annotated[
         bool, typer.Option("--check", help="Say whether MLflow equals the results; change nothing.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make MLflow show a sweep exactly as the results folder has it; rebuilds what is missing there."""
     from orchestrator.mirror import sync as sync_sweep
@@ -45,18 +47,23 @@ def sync(
     uri = tracking_uri(store, loaded.name)
     check_answers(uri)
     if check:
-        _check(store, loaded, uri)
+        _check(store, loaded, uri, as_json)
         return
     report = sync_sweep(store, loaded, uri, thorough=True)
     for problem in report.problems:
         typer.echo(f"left out: {problem}", err=True)
-    typer.echo(
-        f"{loaded.name}: {len(loaded.cells)} cells, {report.created} new runs, {report.points:,} points sent to "
-        f"{public_uri(uri)}"
-    )
+    if as_json:
+        told = {"sweep": loaded.name, "uri": public_uri(uri), "cells": len(loaded.cells), **asdict(report)}
+        print_json("mor-sweep.mlflow-sync/1", told)
+    else:
+        typer.echo(
+            f"{loaded.name}: {len(loaded.cells)} cells, {report.created} new runs, {report.points:,} points sent to "
+            f"{public_uri(uri)}"
+        )
     if report.problems:
         raise typer.Exit(1)
-    say_next(f"ui {loaded.name}", results=results)
+    if not as_json:
+        say_next(f"ui {loaded.name}", results=results)
 
 
 @mlflow_app.command("export")
@@ -77,18 +84,23 @@ def export(
     say_next(f"fit --table {out} --columns params=…,tokens=…,loss=…")
 
 
-def _check(store: "Store", sweep: "Sweep", uri: str) -> None:
+def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
     """Print each difference; exit code 1 where there is one."""
     from orchestrator.mirror_check import differences
     from orchestrator.mirror_cursor import public_uri
 
     found = differences(store, sweep, uri)
+    if as_json:
+        told = {"sweep": sweep.name, "uri": public_uri(uri), "cells": len(sweep.cells), "differences": found}
+        print_json("mor-sweep.mlflow-check/1", told)
+        raise typer.Exit(1 if found else 0)
     for line in found:
         typer.echo(f"differs: {line}", err=True)
     if found:
-        typer.echo(f"run `mor-sweep mlflow sync {sweep.name} --results {store.root}`", err=True)
+        say_next(f"mlflow sync {sweep.name}", results=store.root)
         raise typer.Exit(1)
     typer.echo(f"{sweep.name}: MLflow at {public_uri(uri)} equals the results of {len(sweep.cells)} cells")
+    say_next(f"ui {sweep.name}", results=store.root)
 
 
 def ui(
@@ -96,6 +108,7 @@ def ui(
     results: Results = Path("results"),
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="5000 if free, else any free one.")] = None,
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a sweep's runs in the MLflow UI, on this machine only, until Ctrl-C."""
     from orchestrator.mlflow_server import check_answers, running_server, serving
@@ -107,29 +120,36 @@ def ui(
     server = running_server(store, name)
     if server:
         check_answers(server)
-        _show(server, store, name, browser)
+        _show(server, store, name, browser, as_json)
         return
     for kind in (signal.SIGTERM, signal.SIGHUP):  # However this command is ended, the server ends with it.
         signal.signal(kind, _exit)
     typer.echo(f"starting the MLflow UI of {name} ...", err=True)
     with serving(store, name, port) as served:
-        _show(served.address, store, name, browser)
+        _show(served.address, store, name, browser, as_json)
         typer.echo("Ctrl-C ends it.", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             while served.process.poll() is None:  # Not wait(): Ctrl-C would not wake it once polars is imported.
                 time.sleep(0.2)
 
 
-def _show(address: str, store: "Store", name: str, browser: bool) -> None:
+def _show(address: str, store: "Store", name: str, browser: bool, as_json: bool) -> None:
     from orchestrator.mlflow_server import chart_page, filters, isoflop_page, runs_page
 
-    charts = chart_page(address, store, name)
-    typer.echo(f"runs    {runs_page(address, store, name)}")
-    typer.echo(f"charts  {charts}")
-    if picture := isoflop_page(address, store, name):
-        typer.echo(f"isoflop {picture}")
-    for each in filters(store, name):
-        typer.echo(f"filter  {each}")
+    charts, runs = chart_page(address, store, name), runs_page(address, store, name)
+    picture, found = isoflop_page(address, store, name), filters(store, name)
+    if as_json:
+        told = {"sweep": name, "runs": runs, "charts": charts, "isoflop": picture or None, "filters": found}
+        print_json("mor-sweep.ui/1", told)
+        sys.stdout.flush()
+    else:
+        typer.echo(f"runs    {runs}")
+        typer.echo(f"charts  {charts}")
+        if picture:
+            typer.echo(f"isoflop {picture}")
+        for each in found:
+            typer.echo(f"filter  {each}")
+        say_next(f"fit {name}", f"report {name}", results=store.root)
     if browser:
         webbrowser.open(charts)
 

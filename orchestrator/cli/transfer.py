@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Results, SweepOption
+from orchestrator.cli.options import Results, SweepOption, say_next
 
 BUNDLE_SUFFIX = ".tar"
 
@@ -46,6 +46,7 @@ def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) 
     done = export_bundle(Store(root=results), name, target, checkpoints=checkpoints)
     what = "" if checkpoints else " without checkpoints"
     typer.echo(f"{done.sweep}: {done.segments} segments{what}, {bytes_text(done.num_bytes)} in {target}", err=True)
+    typer.echo(f"next, where it is needed: mor-sweep import {target.name}", err=True)
 
 
 def import_(
@@ -68,3 +69,4 @@ def import_(
     with writing(results):
         done = import_bundle(store, bundle)
     typer.echo(f"{done.sweep}: {done.added} segments added, {done.kept} were here already", err=True)
+    say_next(f"status {done.sweep}", results=results)

@@ -7,11 +7,12 @@ import typer
 
 from orchestrator.cli.launch import (
     Launch,
+    end_dry_run,
     items_of,
+    machine_of,
     prepared,
     sweep_file_of,
-    this_machine,
-    train,
+    train_round,
     whole_items_of,
 )
 from orchestrator.cli.options import PIPED_WIDTH, AsJson, print_json, say, say_next
@@ -74,19 +75,18 @@ def tune(
     spec = tuning.spec
     check_writable(how.results)
     store = Store(root=how.results.absolute())
-    machine = this_machine(how.workers, spec.execution)
+    machine = machine_of(how, spec.execution)
     snapshot = prepared(spec)
     first = first_plan(store, tuning, snapshot)
     cost = costed(first, spec, how.results, machine, measures=False, here=how.is_here).cost
     print_summary(first, cost, money.price)
     say(f"that is the first {len(first.cells)} cells; the losses choose the settings of the others")
     if how.dry_run:
+        end_dry_run(first, cost, money.price, as_json)
         return
     if not how.yes:
         ask_if_expensive(cost, Spending(price=money.price))
-    code = run_trials(
-        store, tuning, snapshot, lambda planned: train(planned, spec, snapshot, how, workers=machine.workers), say
-    )
+    code = run_trials(store, tuning, snapshot, lambda planned: train_round(planned, spec, snapshot, how, machine), say)
     found = result(store, tuning, snapshot)
     _write(store, found)
     if how.mlflow and (warning := bring_up_to_date(store, found.name)):

@@ -39,7 +39,7 @@ def test_beyond_tenfold_is_flagged_and_beyond_a_hundredfold_refused_unless_force
 
 
 def test_the_four_formats_hold_the_same_numbers(study):
-    rows = json.loads(tabulate(study, Format.json))
+    rows = json.loads(tabulate(study, Format.json))["data"]["rows"]
     assert len(rows) == 2 * (4 + 1)
     read = list(csv.DictReader(io.StringIO(tabulate(study, Format.csv))))
     assert [float(row["params"]) for row in read] == [row["params"] for row in rows]
@@ -53,7 +53,10 @@ def test_the_four_formats_hold_the_same_numbers(study):
 
 def test_a_refusal_leaves_its_number_empty_and_names_its_kind(planted):
     study = fit_study(planted().head(3), SETTINGS)
-    assert all(row["params"] is None and row["params_refusal"] for row in json.loads(tabulate(study, Format.json)))
+    assert all(
+        row["params"] is None and row["params_refusal"]
+        for row in json.loads(tabulate(study, Format.json))["data"]["rows"]
+    )
     assert "refused (too-few-points)" in tabulate(study, Format.markdown)
 
 

@@ -59,7 +59,9 @@ def optima(planted):
 def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_helps(sweep, text):
     asked = ask(sweep, "--data", text, "--json")
     assert asked.exit_code == 0, asked.output
-    document = json.loads(asked.stdout)["data"]
+    told = json.loads(asked.stdout)
+    assert told["schema"] == "mor-sweep.suggest/1"
+    document = told["data"]
     named = {
         tuple(each["candidate"][key] for key in ("arm", "size", "budget", "seed")) for each in document["suggestions"]
     }

@@ -1,5 +1,6 @@
 """Whole sweep against sweep: at equal FLOPs, and refused where losses or budgets do not mean the same."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,22 @@ def test_a_better_sweep_is_better_at_every_budget_by_the_planted_gap(store):
     assert shown.exit_code == 0
     assert shown.stdout.count("vanilla (better) is better") == 6, "three budgets, two losses"
     assert "compute multiplier of vanilla (base)" in shown.stdout
+
+
+def test_two_sweeps_are_drawn_against_each_other_with_both_names_on_the_figure(store):
+    drawn = CliRunner().invoke(app, ["plot", "compare", "base", "--with", "better", "--results", str(store.root)])
+    assert drawn.exit_code == 0, drawn.output
+    folder = store.sweep_folder("base") / "figures"
+    document = json.loads((folder / "compare-with-better.json").read_text())
+    assert {(pair["arm"], pair["other"]) for pair in document["data"]["loss"]} == {
+        ("vanilla (base)", "vanilla (better)")
+    }
+    assert document["provenance"]["source"] == "base with better"
+    assert (folder / "compare-with-better.png").stat().st_size > 10_000
+    told = json.loads(run(store, "base", "--with", "better", "--json").stdout)
+    assert told["schema"] == "mor-sweep.compare/1"
+    gaps = [pair["gap"]["value"] for pair in told["data"]["losses"]["loss"]["comparisons"]]
+    assert gaps == [pair["gap"]["value"] for pair in document["data"]["loss"]]
 
 
 def test_sweeps_without_a_budget_in_common_meet_on_their_surfaces(store):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mor_core.data.corpus import CorpusSnapshot, read_texts
+from mor_core.data.reader import READ_AHEAD_TOKENS
 from mor_core.data.shards import open_tokens
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
@@ -43,6 +44,22 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(
     assert expected.shape == (batch, length + 1)
     assert expected.dtype == np.int64
     np.testing.assert_array_equal(used.train_batch(seed, step, batch, length), expected)
+
+
+@given(
+    seed=st.integers(0, 2**63),
+    batch=st.integers(1, 9),
+    length=st.integers(1, 90),
+    steps=st.lists(st.integers(0, 10**4), max_size=4),
+)
+def test_steps_read_together_are_the_steps_read_alone_in_any_order(
+    snapshot: DataSnapshot, seed: int, batch: int, length: int, steps: list[int]
+) -> None:
+    reader = open_tokens(snapshot)
+    ahead = reader.read_ahead(seed, batch, length)
+    together = READ_AHEAD_TOKENS // (batch * (length + 1))
+    for step in [together - 1, together, together + 1, 0, *steps]:
+        np.testing.assert_array_equal(ahead(step), reader.train_batch(seed, step, batch, length))
 
 
 @given(step=st.integers(0, 1000), batch=st.integers(1, 6))

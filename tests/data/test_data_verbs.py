@@ -1,5 +1,6 @@
 """`mor-sweep data`: from a mirror of FineWeb-Edu to tokens on two workers, and what is said about them."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,9 @@ def test_what_prepared_text_holds_is_said(data: Callable[..., Result]) -> None:
     prepared = data("prepare", *FLAGS, "--part-megabytes", "0.01", "--workers", "1")
     assert "Part 2 of" in prepared.stderr
     assert "fingerprint" in prepared.stdout
+    documents = [json.loads(data(verb, *FLAGS, "--json").stdout) for verb in ("prepare", "info")]
+    assert [each["schema"] for each in documents] == ["mor-sweep.data/1"] * 2
+    assert documents[0]["data"].items() <= documents[1]["data"].items()
     said = data("info", *FLAGS).stdout
     assert re.search(r"documents +\d+ to train on, \d+ for validation", said)
     assert re.search(r"near dups +0\.00% of the distinct documents", said) or "near duplicate" in said
@@ -76,6 +80,9 @@ def test_several_files_are_prepared_and_published(data: Callable[..., Result], t
     assert data("prepare", *files, "--workers", "1").exit_code == 0
     published = data("publish", f"file://{tmp_path}/bucket", "--data", ",".join(files))
     url = published.stdout.strip()
+    assert f"next: mor-sweep isoflop --preset cpu --data {url} --dry-run" in published.stderr
+    again = json.loads(data("publish", f"file://{tmp_path}/bucket", "--data", ",".join(files), "--json").stdout)
+    assert (again["schema"], again["data"]["url"]) == ("mor-sweep.published-data/1", url)
     assert Path(url.removeprefix("file://"), "manifest.json").is_file()
     here = data("info", *files).stdout.splitlines()
     there = data("prepare", url, "--workers", "1").stdout.splitlines()

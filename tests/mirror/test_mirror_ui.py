@@ -1,6 +1,7 @@
 """`mor-sweep ui` and `mor-sweep mlflow sync`, with the real server."""
 
 import http.server
+import json
 import os
 import signal
 import socket
@@ -77,10 +78,13 @@ def test_with_a_tracking_server_the_ui_prints_its_address_and_returns(small: Sam
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}/")
         result = CliRunner().invoke(app, ["ui", "--results", str(small.store.root)])
+        document = json.loads(CliRunner().invoke(app, ["ui", "--json", "--results", str(small.store.root)]).stdout)
         server.shutdown()
     assert result.exit_code == 0
     assert f"http://127.0.0.1:{server.server_port}" in result.output
     assert "secret" not in result.output
+    assert document["schema"] == "mor-sweep.ui/1"
+    assert document["data"]["runs"].startswith(f"http://127.0.0.1:{server.server_port}")
 
 
 @pytest.mark.parametrize("verb", [["ui"], ["mlflow", "sync"]], ids=" ".join)
@@ -100,7 +104,18 @@ def test_mlflow_sync_rebuilds_and_says_what_it_sent(small: Sample):
     small.publish_all()
     result = CliRunner().invoke(app, ["mlflow", "sync", NAME, "--results", str(small.store.root)])
     assert result.exit_code == 0, result.output
-    assert "sample: 4 cells, 4 new runs" in result.output
+    assert "sample: 4 cells, 4 new runs" in result.stdout
+    assert f"next: mor-sweep ui {NAME}" in result.stderr
+    sent, compared = (
+        CliRunner().invoke(app, ["mlflow", "sync", NAME, *flags, "--json", "--results", str(small.store.root)])
+        for flags in ([], ["--check"])
+    )
+    document = json.loads(sent.stdout)
+    assert (sent.exit_code, document["schema"]) == (0, "mor-sweep.mlflow-sync/1")
+    assert (document["data"]["created"], document["data"]["cells"]) == (0, 4)
+    document = json.loads(compared.stdout)
+    assert (compared.exit_code, document["schema"]) == (0, "mor-sweep.mlflow-check/1")
+    assert document["data"]["differences"] == []
     assert is_current(small.store, small.sweep, small.uri)
 
 

@@ -55,7 +55,9 @@ def test_this_machine_is_fit_and_the_command_loads_nothing_heavy(tmp_path: Path)
     command = [sys.executable, "-c", code, str(tmp_path / "results")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
-    document = json.loads(done.stdout)["data"]
+    told = json.loads(done.stdout)
+    document = told["data"]
+    assert told["schema"] == "mor-sweep.doctor/1"
     assert document["healthy"]
     assert {line["name"] for line in document["lines"]} >= LINES
     assert not (tmp_path / "results").exists()

@@ -127,7 +127,10 @@ def test_the_scores_stand_in_the_table_and_in_mlflow_and_the_folder_is_whole(sco
 def test_the_table_of_tasks_is_what_was_published(scored: tuple[ToySweep, Result]):
     sweep, done = scored
     rows = {(row["cell"], row["task"]): row for row in json.loads(done.stdout)["data"]["rows"]}
-    cells = json.loads(run(sweep, "table", "--tasks", "--format", "json").stdout)
+    assert json.loads(done.stdout)["schema"] == "mor-sweep.eval/1"
+    table = json.loads(run(sweep, "table", "--tasks", "--json").stdout)
+    assert table["schema"] == "mor-sweep.task-table/1"
+    cells = table["data"]["rows"]
     assert [row["arm"] for row in cells] == ["mor-2", "vanilla"]
     for cell, name in zip(cells, CELLS, strict=True):
         assert cell["verbs"] == rows[f"{name}/0", "verbs"]["score"]

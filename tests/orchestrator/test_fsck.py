@@ -236,7 +236,9 @@ def test_the_command_says_so_in_lines_and_in_json_and_exits_1(store: Store):
     assert "36 segments" in result.output
     assert "2 problems" in result.output  # the segment, and the cell that rests on it
     result = CliRunner().invoke(app, ["fsck", "--no-mlflow", "--json", "--results", str(store.root)])
-    data = json.loads(result.output)["data"]
+    document = json.loads(result.output)
+    data = document["data"]
+    assert document["schema"] == "mor-sweep.fsck/1"
     assert (result.exit_code, data["clean"], len(data["findings"])) == (1, False, 2)
 
 

@@ -34,6 +34,11 @@ def test_text_is_continued_the_same_way_for_the_same_seed_however_the_cell_is_na
     assert by_name.exit_code == 0, by_name.output
     assert by_name.stdout.startswith("the model ")
     assert by_name.stdout == by_id.stdout
+    told = run(reference, "generate", CELL, "the model", "--tokens", "12", "--threads", "1", "--json")
+    document = json.loads(told.stdout)
+    assert document["schema"] == "mor-sweep.generate/1"
+    assert document["data"]["prompt"] + document["data"]["text"] + "\n" == by_name.stdout
+    assert document["data"]["tokens"] == len(document["data"]["depths"]) == 12
     assert "12 tokens" in by_name.stderr
 
 
@@ -60,7 +65,9 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(reference: ToySweep, words: t
 def test_the_loss_at_full_depth_is_the_loss_of_the_cell_and_less_depth_costs_less(reference: ToySweep):
     done = run(reference, "depth", CELL, "--sequences", "32", "--threads", "1", "--json")
     assert done.exit_code == 0, done.output
-    shallow, full = json.loads(done.stdout)["data"]["rows"]
+    document = json.loads(done.stdout)
+    assert document["schema"] == "mor-sweep.depth/1"
+    shallow, full = document["data"]["rows"]
     assert full["loss"] == pytest.approx(record(reference)["loss"], abs=1e-4)
     assert full["mean_depth"] == pytest.approx(record(reference)["depth_mean"], abs=1e-3)
     assert shallow["mean_depth"] == 1.0
@@ -101,7 +108,9 @@ def test_throughput_compares_each_arm_with_vanilla_within_one_memory_budget(refe
     flags = ["--requests", "24", "--rounds", "1", "--kv-budget", "60000", "--threads", "1", "--json"]
     done = run(reference, "throughput", "--batches", "4,max", *flags)
     assert done.exit_code == 0, done.output
-    rows = {(row["arm"], row["batch"]): row for row in json.loads(done.stdout)["data"]["rows"]}
+    document = json.loads(done.stdout)
+    assert document["schema"] == "mor-sweep.throughput/1"
+    rows = {(row["arm"], row["batch"]): row for row in document["data"]["rows"]}
     assert set(rows) == {(arm, batch) for arm in ("vanilla", "mor-2") for batch in ("4", "max")}
     for batch in ("4", "max"):
         assert rows["vanilla", batch]["ratio"] == rows["vanilla", batch]["flops_ratio"] == 1.0

@@ -65,8 +65,9 @@ def test_a_killed_tuning_goes_on_and_ends_with_the_same_trials(toy: ToySweep, tm
     assert published(toy) == published(undisturbed)
     assert tuned(toy) == tuned(undisturbed)
     assert [len(rung["trials"]) for rung in tuned(toy)["rungs"]] == [5, 5]
-    code, _, err = finish(start(toy))
+    code, out, err = finish(start(toy, "--json"))
     assert code in (0, 5)
+    assert json.loads(out) == {"schema": "mor-sweep.tune/1", "data": tuned(toy)}
     assert published(toy) == published(undisturbed), "a finished tuning trains nothing more"
 
 

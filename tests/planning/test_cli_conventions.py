@@ -16,6 +16,19 @@ ROOT = Path(__file__).parents[2]
 WITHOUT_RESULTS = {"data prepare", "data info", "data publish", "config show", "config schema", "mlflow export"}
 """Verbs that look at no results folder."""
 
+WITHOUT_DATA = {
+    **{
+        f"plot {figure}": "draws; the numbers go into a JSON file beside the figure"
+        for figure in ("isoflop", "frontier", "surface", "residuals", "compare", "lifetime", "curves")
+    },
+    "report": "writes a page",
+    "export": "writes a bundle or a folder",
+    "import": "adds to the results",
+    "mlflow export": "writes a table",
+    "config schema": "prints a JSON Schema, which is a document for programs already",
+}
+"""Verbs without --json: what they do instead of printing data."""
+
 
 def leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every verb with its command."""
@@ -71,22 +84,23 @@ def test_equal_things_have_equal_flags(name: str, flag: str):
             assert flag in each.opts, verb
 
 
+def test_every_verb_that_prints_data_can_print_it_as_json():
+    """A new verb has --json, or stands among those without data, with the reason."""
+    without = {verb for verb in VERBS if parameter(verb, "as_json") is None}
+    assert without == WITHOUT_DATA.keys()
+
+
+def test_every_json_document_is_in_the_readme_with_its_version():
+    sources = [*(ROOT / "orchestrator/cli").glob("*.py"), *(ROOT / "analysis").glob("*tab*.py")]
+    printed = set(re.findall(r'"(mor-sweep\.[a-z-]+/\d+)"', "".join(path.read_text() for path in sources)))
+    listed = re.findall(r"`(mor-sweep\.[a-z-]+/\d+)`", (ROOT / "README.md").read_text())
+    assert len(printed) > 20
+    assert sorted(listed) == sorted(printed)
+
+
 @pytest.mark.parametrize("verb", ["isoflop", "ablate", "tune", "pilot"])
 def test_verbs_that_train_are_run_alike(verb: str):
     for field in dataclasses.fields(Launch):
         here, there = parameter(verb, field.name), parameter("isoflop", field.name)
         assert (here.opts, here.secondary_opts, here.help) == (there.opts, there.secondary_opts, there.help), field.name
     assert parameter(verb, "price").opts == ["--price-per-gpu-hour"]
-
-
-def test_every_json_document_has_a_schema_of_its_own_with_a_version():
-    """Every schema that a verb prints is in the README's list."""
-    sources = [*(ROOT / "orchestrator").rglob("*.py"), *(ROOT / "analysis").glob("*.py")]
-    printed = set()
-    for path in sources:
-        text = path.read_text()
-        printed |= set(re.findall(r'print_json\(\s*"(mor-sweep\.[a-z-]+/\d+)"', text))
-    assert printed
-    assert all(re.fullmatch(r"mor-sweep\.[a-z-]+/\d+", schema) for schema in printed)
-    listed = set(re.findall(r"`(mor-sweep\.[a-z-]+/\d+)`", (ROOT / "README.md").read_text()))
-    assert printed <= listed
