@@ -40,13 +40,24 @@ ARMS: dict[str, tuple[Recursion, ExpertChoice | None]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Work:
+    """What generating took, in what does not depend on the machine."""
+
+    depth: float
+    """Recursions per token."""
+    flops: float | None
+    """Exact FLOPs per token, by realised depth; None where nothing counted them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contender:
     """Something that generates."""
 
     name: str
     """What the table shows."""
-    generate: Callable[[list[int], int], float]
-    """Texts of these lengths at this batch size; returns recursions per token."""
+    prepare: Callable[[list[int], int], Callable[[], Work]]
+    """Takes the memory to generate texts of these lengths at this batch size; what it returns does so. Memory is taken
+    once for a server's life, so only the second is timed."""
     first_token: Callable[[list[int]], None]
     """The first token after a prompt."""
     kv_bytes: float
@@ -73,13 +84,18 @@ def ours(name: str, model: Transformer, in_flight: float) -> Contender:
     config = model.config
     number = model.embedding.weight.element_size()
 
-    def generate(lengths: list[int], batch: int) -> float:
+    def prepare(lengths: list[int], batch: int) -> Callable[[], Work]:
         sequences = round(batch * in_flight)
         memory = round(sequences * CONTEXT * kv_bytes_per_token(config, number, config.recursion.count))
         engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=batch, max_sequences=sequences))
-        for _ in engine.run(Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)):
-            pass
-        return engine.totals.mean_depth
+
+        def generate() -> Work:
+            for _ in engine.run(Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)):
+                pass
+            totals = engine.totals
+            return Work(depth=totals.mean_depth, flops=totals.forward_flops / totals.computed_tokens)
+
+        return generate
 
     def first_token(prompt: list[int]) -> None:
         memory = round(CONTEXT * kv_bytes_per_token(config, number, config.recursion.count))
@@ -87,7 +103,7 @@ def ours(name: str, model: Transformer, in_flight: float) -> Contender:
         next(event for event in engine.run([Request(prompt=tuple(prompt), max_new_tokens=2)]) if _is_token(event))
 
     kv_bytes = kv_bytes_per_token(config, number)
-    return Contender(name=name, generate=generate, first_token=first_token, kv_bytes=kv_bytes)
+    return Contender(name=name, prepare=prepare, first_token=first_token, kv_bytes=kv_bytes)
 
 
 def _is_token(event: object) -> bool:
@@ -114,15 +130,18 @@ def theirs(model: Transformer) -> Contender:
             pad_token_id=0,
         )
 
-    def generate(lengths: list[int], batch: int) -> float:
-        for start in range(0, len(lengths), batch):
-            mine = lengths[start : start + batch]
-            run([[1 + start + i] for i in range(len(mine))], max(mine))
-        return 1.0
+    def prepare(lengths: list[int], batch: int) -> Callable[[], Work]:
+        def generate() -> Work:
+            for start in range(0, len(lengths), batch):
+                mine = lengths[start : start + batch]
+                run([[1 + start + i] for i in range(len(mine))], max(mine))
+            return Work(depth=1.0, flops=None)
+
+        return generate
 
     return Contender(
         name="transformers",
-        generate=generate,
+        prepare=prepare,
         first_token=lambda prompt: run([prompt], 1),
         kv_bytes=kv_bytes_per_token(model.config, weight.element_size()),
     )
@@ -140,11 +159,12 @@ def race(contenders: Sequence[Contender], lengths: list[int], batch: int, option
     prompt = [1 + i for i in range(PROMPT)]
     seconds: dict[str, list[float]] = {each.name: [] for each in contenders}
     firsts: dict[str, list[float]] = {each.name: [] for each in contenders}
-    depths: dict[str, float] = {}
+    work: dict[str, Work] = {}
     for number in range(options.rounds + 1):
         for each in contenders:
+            generate = each.prepare(lengths if number else lengths[:batch], batch)
             started = clock()
-            depths[each.name] = each.generate(lengths if number else lengths[:batch], batch)
+            work[each.name] = generate()
             between = clock()
             each.first_token(prompt)
             if number:  # The first round warms up.
@@ -152,14 +172,26 @@ def race(contenders: Sequence[Contender], lengths: list[int], batch: int, option
                 firsts[each.name].append(clock() - between)
     base = contenders[0]
     print(f"\nbatch {batch}: {len(lengths)} texts, {sum(lengths)} tokens")
-    print(f"{'':18}{'tokens/s':>10}{'depth':>7}{'KV B/token':>12}{'first token':>13}   speed over {base.name}")
+    print(
+        f"{'':18}{'tokens/s':>10}{'depth':>7}{'KV B/token':>12}{'first token':>13}   speed over {base.name:14}"
+        f"{'by FLOPs':>10}{'reached':>9}"
+    )
     for each in contenders:
         rate = sum(lengths) / statistics.median(seconds[each.name])
         first = 1000 * statistics.median(firsts[each.name])
         print(
-            f"{each.name:18}{rate:10.0f}{depths[each.name]:7.2f}{each.kv_bytes:12.0f}{first:10.1f} ms"
-            f"   {ratio(seconds[each.name], seconds[base.name])}"
+            f"{each.name:18}{rate:10.0f}{work[each.name].depth:7.2f}{each.kv_bytes:12.0f}{first:10.1f} ms"
+            f"   {ratio(seconds[each.name], seconds[base.name]):25}{_against_flops(each, base, work, seconds)}"
         )
+
+
+def _against_flops(each: Contender, base: Contender, work: dict[str, Work], seconds: dict[str, list[float]]) -> str:
+    """The speed over the base's that FLOPs per token alone predict, and the share of it that is reached."""
+    own, other = work[each.name].flops, work[base.name].flops
+    if own is None or other is None:
+        return ""
+    reached = statistics.median(b / a for a, b in zip(seconds[each.name], seconds[base.name], strict=True))
+    return f"{other / own:10.2f}{reached / (other / own):9.0%}"
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from orchestrator.cli.spread import spread
 from orchestrator.cli.study import (
     BOTH,
     FIT_REFUSED,
+    LOSS_COLUMNS,
     Fitted,
     Loss,
     LossChoice,
@@ -181,9 +182,13 @@ def compare(asked: Runs, other: Other = None, as_json: AsJson = False) -> None:
     from analysis.estimate import Estimate
     from analysis.report import comparison_as_json, comparison_lines, plain
 
-    found, content, name = False, {}, ""
+    found, content, name, routed = False, {}, "", True
     for loss in Loss if asked.table is None else (Loss.causal,):
+        if not routed and not as_json:
+            typer.echo(f"{LOSS_COLUMNS[loss]}: the same, since nothing is routed")
+            break
         fitted = compared(asked, other, loss)
+        routed = asked.table is not None or bool((fitted.runs["architecture"] == "mor").any())
         study, name = fitted.study, fitted.name
         recounted = recount(study, fitted.runs)
         found |= any(isinstance(each.gap, Estimate) for each in study.comparisons)

@@ -117,3 +117,15 @@ def test_without_json_data_goes_to_stdout_and_the_next_step_is_the_last_line_of_
     assert done.exit_code == 0, done.output
     assert done.stderr.splitlines()[-1].startswith("next")
     assert "next:" not in done.stdout
+
+
+def test_where_nothing_is_routed_the_loss_of_top_k_is_not_compared_a_second_time(tmp_path: Path):
+    sweep = PlantedSweep(store=Store(root=tmp_path))
+    sizes = ["13k", "23k", "35k", "51k", "70k", "115k", "170k"]
+    arms = {"architectures": ["vanilla", "recursive"], "recursions": [2]}
+    budgets = ["8e10", "1.6e11", "3.2e11"]
+    sweep.publish(sweep.plan(SNAPSHOT, overrides(budgets=budgets, sizes={"names": sizes}, arms=arms)))
+    said = CliRunner().invoke(app, ["compare", "--results", str(tmp_path)])
+    assert said.exit_code == 0, said.output
+    assert said.stdout.count("recursive-2 against vanilla at 8e10") == 1
+    assert said.stdout.endswith("loss_topk: the same, since nothing is routed\n")
