@@ -143,7 +143,7 @@ def _estimate(value: float, draws_M: Floats) -> Estimate:
     return Estimate(value=float(value), low=float(min(low, value)), high=float(max(high, value)), level=LEVEL)
 
 
-def loss_of_sharing(shared: Mapping[str, float], own: Response) -> float:
-    """Loss lost at another number of tokens by settings that were tuned at the reference, nats/token."""
-    known = {name: value for name, value in shared.items() if name in own.names}
-    return own.loss(known) - own.loss({})
+def loss_of_sharing(shared: Mapping[str, float], there: Response) -> Estimate:
+    """Loss at some settings over the lowest, nats/token, by the quadratic of another number of tokens than they were
+    tuned at. The interval tells how well that quadratic is known; the settings are taken as given."""
+    return _estimate(there.loss(shared) - there.loss({}), there.lost_M(shared))

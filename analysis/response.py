@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.estimate import Estimate, Refusal, RefusalKind
 from analysis.quadratic import Floats
@@ -84,17 +85,16 @@ class Response:
     @property
     def optimum_d(self) -> Floats:
         """(d,) ln x of the lowest loss inside the range."""
-        return self._clipped(_minimum(self.coefficients_p, len(self.names)))
+        return self._clipped(_minima(self.coefficients_p[None], len(self.names)))[0]
 
     @property
     def draws_Md(self) -> Floats:
         """(M, d) ln x of the lowest loss of each draw, at the end of the range where there is none inside."""
-        return np.array([self._clipped(_minimum(row_p, len(self.names))) for row_p in self.draws_Mp])
+        return self._clipped(_minima(self.draws_Mp, len(self.names)))
 
-    def _clipped(self, u_d: Floats | None) -> Floats:
-        if u_d is None:
-            return self.low_d
-        return np.clip(u_d * self.scale_d + self.centre_d, self.low_d, self.high_d)
+    def _clipped(self, u_Md: Floats) -> Floats:
+        inside_Md = np.clip(u_Md * self.scale_d + self.centre_d, self.low_d, self.high_d)
+        return np.where(np.isnan(u_Md), self.low_d, inside_Md)
 
     def loss(self, values: Mapping[str, float]) -> float:
         """The quadratic at some values; what is left out stays at its optimum."""
@@ -106,6 +106,16 @@ class Response:
         )
         u_d = (log_d - self.centre_d) / self.scale_d
         return float(_design(u_d[None])[0] @ self.coefficients_p)
+
+    def lost_M(self, values: Mapping[str, float]) -> Floats:
+        """(M,) loss at some values over the lowest inside the range, of each draw; none below 0."""
+        best_Md = self.draws_Md
+        at_Md = best_Md.copy()
+        for index, name in enumerate(self.names):
+            if name in values:
+                at_Md[:, index] = np.log(values[name])
+        at_Mp, best_Mp = (_design((log_Md - self.centre_d) / self.scale_d) for log_Md in (at_Md, best_Md))
+        return np.maximum(((at_Mp - best_Mp) * self.draws_Mp).sum(axis=1), 0.0)
 
     def optimum(self, name: str) -> Estimate:
         """The value of a hyper-parameter at the lowest loss, with its interval."""
@@ -217,7 +227,8 @@ def _scatter(noise: Noise, count: int, seed: int) -> Floats:
 
 def _judged(response: Response, counted: Sequence[Trial]) -> Response | Refusal:
     """The response, or why its minimum is none."""
-    outside = _outside(response, response.coefficients_p)
+    outside_d = _outside(response, response.coefficients_p[None])[0]
+    outside = [name for name, beyond in zip(response.names, outside_d, strict=True) if beyond]
     if outside:
         best = counted[0].values[outside[0]]
         others = [trial.values[outside[0]] for trial in counted]
@@ -227,7 +238,7 @@ def _judged(response: Response, counted: Sequence[Trial]) -> Response | Refusal:
             sentence=f"the loss is lowest towards the {end} {outside[0].replace('_', ' ')} that finished ({best:.3g}): "
             "no minimum inside; widen the range on that side",
         )
-    inside = np.mean([not _outside(response, row_p) for row_p in response.draws_Mp])
+    inside = np.mean(~_outside(response, response.draws_Mp).any(axis=1))
     if inside < FEWEST_INSIDE:
         return Refusal(
             kind=RefusalKind.UNSTABLE_MINIMUM,
@@ -236,14 +247,11 @@ def _judged(response: Response, counted: Sequence[Trial]) -> Response | Refusal:
     return response
 
 
-def _outside(response: Response, coefficients_p: Floats) -> list[str]:
-    """The hyper-parameters along which a quadratic has no minimum inside the range; the first if it has none at all."""
-    u_d = _minimum(coefficients_p, len(response.names))
-    if u_d is None:
-        return [response.names[0]]
-    log_d = u_d * response.scale_d + response.centre_d
-    beyond_d = (log_d <= response.low_d) | (log_d >= response.high_d)
-    return [name for name, beyond in zip(response.names, beyond_d, strict=True) if beyond]
+def _outside(response: Response, coefficients_Mp: Floats) -> NDArray[np.bool_]:
+    """(M, d): the hyper-parameters along which quadratics have no minimum inside the range; all where there is none."""
+    u_Md = _minima(coefficients_Mp, len(response.names))
+    log_Md = u_Md * response.scale_d + response.centre_d
+    return np.isnan(u_Md) | (log_Md <= response.low_d) | (log_Md >= response.high_d)
 
 
 def _design(u_nd: Floats) -> Floats:
@@ -255,11 +263,13 @@ def _design(u_nd: Floats) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def _minimum(coefficients_p: Floats, d: int) -> Floats | None:
-    """(d,) where the gradient vanishes; None where the quadratic does not open upwards in every direction."""
-    hessian_dd = np.zeros((d, d))
-    for value, (i, j) in zip(coefficients_p[1 + d :], combinations_with_replacement(range(d), 2), strict=True):
-        hessian_dd[i, j] = hessian_dd[j, i] = value
-    if np.linalg.eigvalsh(hessian_dd)[0] <= 0:
-        return None
-    return np.asarray(-np.linalg.solve(hessian_dd, coefficients_p[1 : 1 + d]), dtype=np.float64)
+def _minima(coefficients_Mp: Floats, d: int) -> Floats:
+    """(M, d) where the gradients vanish; not a number where a quadratic does not open upwards in every direction."""
+    hessian_Mdd = np.zeros((len(coefficients_Mp), d, d))
+    for value_M, (i, j) in zip(coefficients_Mp[:, 1 + d :].T, combinations_with_replacement(range(d), 2), strict=True):
+        hessian_Mdd[:, i, j] = hessian_Mdd[:, j, i] = value_M
+    opens_M = np.linalg.eigvalsh(hessian_Mdd)[:, 0] > 0
+    u_Md = np.full((len(coefficients_Mp), d), np.nan)
+    gradient_Md1 = coefficients_Mp[opens_M, 1 : 1 + d, None]
+    u_Md[opens_M] = -np.linalg.solve(hessian_Mdd[opens_M], gradient_Md1)[:, :, 0]
+    return u_Md

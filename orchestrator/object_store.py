@@ -10,7 +10,7 @@ Credentials, region and endpoint come from AWS's own chain (AWS_PROFILE, AWS_ACC
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ class ObjectStore:
 
     url: str
     """s3://BUCKET/PREFIX, as `checked_address` gives it."""
-    patience: float = PATIENCE_SECONDS
+    patience: float = field(default_factory=lambda: PATIENCE_SECONDS)
     """Seconds for which a request is tried again."""
 
     def create(self, name: str, data: bytes) -> bool:

@@ -12,12 +12,14 @@ from analysis.estimate import Estimate, Refusal
 from analysis.frontier import FitSettings, Study, fit_study
 from analysis.points import budget_label
 from analysis.suggest import Suggestion, rank_candidates
+from mor_core.data.snapshot import DataSnapshot
+from orchestrator.cells import Cell
 from orchestrator.plan import Plan, plan_of_cells
 from orchestrator.records import segment_table, table
-from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.revisions import load_sweep
 from orchestrator.spec import SweepSpec
 from orchestrator.store import Store
-from orchestrator.suggestions import Costed, Origin, candidate_cells, find_origin, wide_plan
+from orchestrator.suggestions import Costed, candidate_cells, wide_plan
 
 CELLS_PER_WORKER = 2
 """Cells of a round for each segment that runs at a time: fewer would let workers wait, more would know less."""
@@ -106,66 +108,62 @@ def device_hours(store: Store, name: str, machine: Machine) -> float:
 
 def refine(
     store: Store,
-    name: str,
+    spec: SweepSpec,
+    data: DataSnapshot,
     goal: Goal,
     machine: Machine,
     *,
     before: float,
-    preset: str,
-    corpus: str | None,
-    train: Callable[[Plan, SweepSpec], int],
+    train: Callable[[Plan], int],
     report: Callable[[str], None],
 ) -> Refined:
-    """Rounds until the goal is met, nothing affordable would help, or a round fails. `before` is what `device_hours`
-    said when the command began. Raises NoAdvice where the sweep cannot be extended."""
+    """Rounds until N* of the arms and budgets of `spec` is known, nothing affordable would help, or a round fails.
+
+    `data` is what the sweep trains on, `before` what `device_hours` said when the command began. Raises NoSuchSweep
+    where nothing of the sweep is planned yet.
+    """
+    arms = {arm.label for arm in spec.members}
+    budgets = {str(budget) for budget in spec.budgets or ()}
     rounds, cells = 0, 0
 
     def ended(reason: str, open_: Sequence[Unsettled], code: int = 0) -> Refined:
-        spent = device_hours(store, name, machine) - before
+        spent = device_hours(store, spec.name, machine) - before
         return Refined(rounds=rounds, cells=cells, hours=spent, unsettled=tuple(open_), reason=reason, code=code)
 
     while True:
-        sweep = load_sweep(store, name)
-        study = fit_study(table(store, sweep), FitSettings(approaches=("parabola",)))
-        open_ = unsettled(study, goal.target)
+        sweep = load_sweep(store, spec.name)
+        runs = table(store, sweep)
+        study = fit_study(runs, FitSettings(approaches=("parabola",)))
+        wide = wide_plan(sweep, spec, data)
+        open_ = [each for each in unsettled(study, goal.target) if each.arm in arms and each.budget in budgets]
         if not open_:
             return ended(f"every N* is known to a factor of {goal.target:g} either way", open_)
-        origin = find_origin(sweep, preset, corpus)
-        left = goal.max_hours - (device_hours(store, name, machine) - before)
-        chosen, refusal = _affordable(store, sweep, origin, study, open_, machine, left)
+        costed = candidate_cells(store, sweep, wide, runs)
+        left = goal.max_hours - (device_hours(store, spec.name, machine) - before)
+        chosen, refusal = _affordable(study, open_, costed, machine, left)
         if not chosen:
             return ended(refusal, open_)
         rounds += 1
         for each in chosen:
             report(f"round {rounds}: {each.candidate.arm} {each.candidate.size} at "
                    f"{budget_label(each.candidate.budget)}, seed {each.candidate.seed}: {each.reason}")  # fmt: skip
-        planned = _plan(sweep, origin, chosen)
+        planned = plan_of_cells(spec, data, _chosen_cells(wide, chosen))
         cells += len(planned.cells)
-        if code := train(planned, origin.spec):
+        if code := train(planned):
             return ended("a round did not end well", open_, code)
 
 
 def _affordable(
-    store: Store,
-    sweep: Sweep,
-    origin: Origin,
-    study: Study,
-    open_: Sequence[Unsettled],
-    machine: Machine,
-    left: float,
+    study: Study, open_: Sequence[Unsettled], costed: Sequence[Costed], machine: Machine, left: float
 ) -> tuple[list[Suggestion], str]:
     """The suggestions that fit what is left, most useful first, and why there are none."""
     wanted = {(each.arm, each.budget) for each in open_}
-    costed = [
-        each
-        for each in candidate_cells(store, sweep, origin, table(store, sweep))
-        if (each.candidate.arm, each.candidate.budget) in wanted
-    ]
+    useful = [each for each in costed if (each.candidate.arm, each.candidate.budget) in wanted]
     count = CELLS_PER_WORKER * machine.workers
-    found = rank_candidates(study.points, [each.candidate for each in costed], count=count)
+    found = rank_candidates(study.points, [each.candidate for each in useful], count=count)
     if isinstance(found, Refusal):
         return [], found.sentence
-    hours = {id(each.candidate): _hours(each, machine) for each in costed}
+    hours = {id(each.candidate): _hours(each, machine) for each in useful}
     chosen: list[Suggestion] = []
     spent = 0.0
     for each in found:
@@ -181,9 +179,6 @@ def _hours(costed: Costed, machine: Machine) -> float:
     return (costed.seconds or 0.0) * machine.devices_per_segment / HOUR_SECONDS
 
 
-def _plan(sweep: Sweep, origin: Origin, chosen: Sequence[Suggestion]) -> Plan:
+def _chosen_cells(wide: Plan, chosen: Sequence[Suggestion]) -> list[Cell]:
     wanted = {(each.candidate.arm, each.candidate.size, each.candidate.budget, each.candidate.seed) for each in chosen}
-    cells = [
-        cell for cell in wide_plan(sweep, origin).cells if (cell.arm, cell.size, str(cell.budget), cell.seed) in wanted
-    ]
-    return plan_of_cells(origin.spec, origin.data, cells)
+    return [cell for cell in wide.cells if (cell.arm, cell.size, str(cell.budget), cell.seed) in wanted]

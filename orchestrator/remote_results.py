@@ -6,6 +6,7 @@
       segments/<id>/files/<sha256>                    its spec, curve and checkpoint
       attempts/<id>/<attempt>/checkpoint-<step>.json  created last: the sha256 of the files of a checkpoint
       attempts/<id>/<attempt>/files/<sha256>
+      attempts/<id>/<attempt>/failure.json            why the newest attempt failed, until the segment is tried again
       trunks/<trunk>/<step>  tasks/<weights>/<id>     hints, as on a disk
       sweeps/<name>/revisions/<number>.json           one plan each, created once
       sweeps/<name>/files/...                         tables, fits, figures: derived, the last writer wins
@@ -24,7 +25,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -35,6 +36,9 @@ from orchestrator.object_store import ObjectStore, RemoteRefused, checked_addres
 from orchestrator.store import Store, replace_text, write_json
 from orchestrator.sweep_document import SCHEMA as SWEEP_SCHEMA
 from orchestrator.sweep_document import read_document, sweep_names
+
+if TYPE_CHECKING:
+    from orchestrator.remote_failures import RemoteFailures
 
 SCRATCH_VARIABLE = "MOR_SWEEP_SCRATCH"
 ADDRESS = "remote.json"
@@ -63,6 +67,7 @@ class Remote:
         with FileLock(self.store.root / "sync.lock"):
             self._pull_sweeps()
             self._pull_segments()
+            self._failures().fetch()
 
     def require_conditional_creation(self) -> None:
         """Raises RemoteRefused where the server overwrites an object that `create` must leave alone."""
@@ -74,8 +79,11 @@ class Remote:
             )
 
     def push(self) -> None:
-        """Bring the bucket up to date with what verbs wrote into sweeps/: tables, fits, figures, reports."""
+        """Bring the bucket up to date with what verbs wrote into sweeps/ (tables, fits, figures, reports), and with
+        failures that it has not been told."""
         with FileLock(self.store.root / "sync.lock"):
+            failures = self._failures()
+            failures.upload(failures.begun())
             synced = self._synced()
             sent = {}
             for name, path in self._sweep_files():
@@ -129,6 +137,11 @@ class Remote:
                 aside = self.store.root / "stale"
                 aside.mkdir(exist_ok=True)
                 path.rename(aside / f"{path.name}-{os.getpid()}-{os.urandom(4).hex()}")
+
+    def _failures(self) -> "RemoteFailures":
+        from orchestrator.remote_failures import RemoteFailures
+
+        return RemoteFailures(remote=self)
 
     def _revision_numbers(self, there: Iterable[str] | None = None) -> dict[str, list[int]]:
         """Sweep name -> numbers of its revisions in the bucket, ascending."""

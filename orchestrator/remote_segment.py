@@ -21,6 +21,7 @@ from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from orchestrator.fsck_segments import read_spec
 from orchestrator.identity import Segment, trunk_id
 from orchestrator.object_store import ObjectStore, RemoteUnreachable
+from orchestrator.remote_failures import remote_name
 from orchestrator.remote_results import Remote
 from orchestrator.store import SCRATCH, Store, StoreError, hints, write_json
 
@@ -142,7 +143,7 @@ class RemoteSegments:
         Raises RemoteUnreachable.
         """
         brief = replace(self.objects, patience=KEEP_PATIENCE_SECONDS)
-        top = f"attempts/{segment.id}/{_attempt_name(attempt)}"
+        top = f"attempts/{segment.id}/{remote_name(attempt)}"
         folder = attempt / f"checkpoint-{step}"
         files = {f"{folder.name}/{path.name}": path for path in sorted(folder.iterdir())}
         files |= {name: attempt / name for name in ("metrics.jsonl", "numerics.json")}
@@ -303,14 +304,6 @@ def _is_inside(path: str, files: Iterable[str], folder: str) -> bool:
 
 def _file(top: str, digest: str) -> str:
     return f"{top}/files/{digest}"
-
-
-def _attempt_name(attempt: Path) -> str:
-    """Of an attempt in the bucket: two machines may have one name and the same process ids."""
-    path = attempt / "remote-name.txt"
-    if not path.exists():
-        path.write_text(f"{attempt.name}-{secrets.token_hex(4)}")
-    return path.read_text()
 
 
 def _rename_unless_there(folder: Path, target: Path) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.identity import Segment
-from orchestrator.object_store import PATIENCE_SECONDS, RemoteUnreachable
+from orchestrator.object_store import RemoteRefused, RemoteUnreachable
 from orchestrator.plan import Plan
+from orchestrator.remote_failures import RemoteFailures
 from orchestrator.remote_results import open_remote, remote_of
-from orchestrator.remote_segment import RemoteSegments
+from orchestrator.remote_segment import KEEP_PATIENCE_SECONDS, RemoteSegments
 from orchestrator.remote_stop import SharedStop
 from orchestrator.revisions import Sweep, record_revision
 from orchestrator.stopping import StopFile, new_stop_file
@@ -60,9 +61,20 @@ def stop_of(store: Store, sweep: str, *, on_this_host: bool) -> StopFile:
 
 
 def fetch_segment(store: Store, segment: Segment) -> None:
-    """Bring the segment's result from the bucket, or what an attempt at it needs. Raises StoreError."""
+    """Bring the segment's result from the bucket, or what an attempt at it needs, which is now being made.
+
+    Raises StoreError."""
     if segments := segments_of(store, patience=FETCH_PATIENCE_SECONDS):
         segments.fetch(segment)
+        if not store.is_done(segment.id):
+            RemoteFailures(remote=segments.remote).withdraw(segment.id)
+
+
+def share_failure(store: Store, segment_id: str) -> None:
+    """Tell the bucket that the newest attempt failed. Where the server is away, the end of the next command does."""
+    if segments := segments_of(store, patience=KEEP_PATIENCE_SECONDS):
+        with contextlib.suppress(RemoteUnreachable, RemoteRefused, OSError):
+            RemoteFailures(remote=segments.remote).upload([segment_id])
 
 
 def keep_elsewhere(store: Store, segment: Segment, attempt: Path, step: int) -> None:
@@ -87,9 +99,11 @@ def publish_elsewhere(store: Store, segment: Segment, whole: Path) -> bool:
 
 
 def fetch_outcome(store: Store, segment_id: str) -> None:
-    """Bring what another host has published of a segment."""
+    """Bring what another host has published of a segment, or why it failed there."""
     if segments := segments_of(store):
         segments.fetch_results([segment_id])
+        if not store.is_done(segment_id):
+            RemoteFailures(remote=segments.remote).fetch()
 
 
 def fetch_weights(store: Store, segment_id: str) -> None:
@@ -112,9 +126,11 @@ def fetch_all(store: Store) -> list[tuple[str, str]]:
 
 
 def withdraw(store: Store, segment_ids: Sequence[str]) -> None:
-    """Take published results back in the bucket, so that the segments are computed again; they stay in retried/."""
+    """Take published results and failures back in the bucket, so that the segments are computed again; the results
+    stay in retried/."""
     if segments := segments_of(store):
         for name in segment_ids:
+            RemoteFailures(remote=segments.remote).withdraw(name)
             told = segments.objects.read(f"segments/{name}/result.json")
             if told is not None:
                 segments.objects.create(f"retried/{name}-{secrets.token_hex(4)}.json", told)
@@ -127,9 +143,11 @@ def last_step(store: Store, segment_id: str) -> int:
     return segments.last_step(segment_id) if segments else store.last_attempt_step(segment_id)
 
 
-def segments_of(store: Store, patience: float = PATIENCE_SECONDS) -> RemoteSegments | None:
+def segments_of(store: Store, patience: float | None = None) -> RemoteSegments | None:
     """The bucket's segments; None for results that are a folder."""
     remote = remote_of(store)
     if remote is None:
         return None
-    return RemoteSegments(remote=replace(remote, objects=replace(remote.objects, patience=patience)))
+    if patience is not None:
+        remote = replace(remote, objects=replace(remote.objects, patience=patience))
+    return RemoteSegments(remote=remote)

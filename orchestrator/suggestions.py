@@ -137,10 +137,10 @@ def _is_of_grid(cell: Cell) -> bool:
     return cell.arm in (cell.architecture, f"{cell.architecture}-{cell.recursions}")
 
 
-def candidate_cells(store: Store, sweep: Sweep, origin: Origin, runs: pl.DataFrame) -> list[Costed]:
+def candidate_cells(store: Store, sweep: Sweep, planned: Plan, runs: pl.DataFrame) -> list[Costed]:
     """What could be trained at the sweep's arms and budgets: untried sizes near those tried, holes of the grid, and
-    one more seed of each size tried; none on a trunk that diverged. `runs` is the sweep's run table."""
-    planned = wide_plan(sweep, origin)
+    one more seed of each size tried; none on a trunk that diverged. `planned` is the sweep's `wide_plan`, `runs` its
+    run table."""
     costs = segment_flops(planned)
     needs = {segment.id: segment.needs for segment in planned.segments}
     finished = {segment.id: result for segment in planned.segments if (result := store.result(segment.id))}
@@ -181,17 +181,18 @@ def _costed(cell: Cell, flops: int, speed: float | None) -> Costed:
     )
 
 
-def wide_plan(sweep: Sweep, origin: Origin) -> Plan:
-    """The sweep's grid with the sizes around those tried and one more seed. Raises NoAdvice where there is none."""
+def wide_plan(sweep: Sweep, spec: SweepSpec, data: DataSnapshot) -> Plan:
+    """The grid of `spec` with the sizes around those that the sweep has tried and one more seed. Raises NoAdvice where
+    there is none."""
     seeds = sorted({cell.seed for cell in sweep.cells})
     names = _sizes_around(list(dict.fromkeys(cell.size for cell in sweep.cells)))
     changes: dict[str, Any] = {"seeds": (*seeds, seeds[-1] + 1)}
-    if origin.spec.sizes is None:
+    if spec.sizes is None:
         raise NoAdvice(f"sweep {sweep.name!r} starts from pretrained weights of one size: there is none to add")
-    changes["sizes"] = origin.spec.sizes.model_copy(update={"names": tuple(names), "auto": None})
-    if origin.spec.budgets is None:
+    changes["sizes"] = spec.sizes.model_copy(update={"names": tuple(names), "auto": None})
+    if spec.budgets is None:
         raise NoAdvice(f"sweep {sweep.name!r} asks for tokens, not for budgets: there is no N*(C) to know better")
-    return plan(origin.spec.model_copy(update=changes), origin.data)
+    return plan(spec.model_copy(update=changes), data)
 
 
 def _sizes_around(tried: Sequence[str]) -> list[str]:

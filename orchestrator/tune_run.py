@@ -4,7 +4,7 @@ The sweep `NAME` holds every trial in its plan revisions, so the same command af
 for and then asks for the rest; two drivers at once share segments, and a trial that both ask for is trained once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,9 @@ class Shared:
     """Base shape."""
     tokens: int
     """Other than the rung's own."""
-    loss_lost: float | Refusal
+    best: Mapping[str, Estimate]
+    """By hyper-parameter, what is best there; empty where that is not known."""
+    loss_lost: Estimate | Refusal
     """By the rung's own optimum there, over the best there, nats/token."""
 
 
@@ -103,7 +105,7 @@ class Tuned:
         return tuple(law for law in self.laws if isinstance(law, HyperparameterLaw))
 
 
-Train = Callable[[Plan, SweepSpec], int]
+Train = Callable[[Plan], int]
 """Trains what a plan lacks; returns an exit code."""
 
 
@@ -136,7 +138,7 @@ def tune(store: Store, tuning: Tuning, data: DataSnapshot, train: Train, report:
             count = len({cell.train for cell in new if _is_at(rung, cell)})
             if count:
                 report(f"{rung.name}: {count} more settings, at {rung.tokens:,} tokens")
-        code = train(plan_of_cells(spec, data, (*known, *new)), spec)
+        code = train(plan_of_cells(spec, data, (*known, *new)))
         if code or not new:
             return code
 
@@ -206,12 +208,21 @@ def _shared(found: Sequence[TriedRung], responses: Sequence[Response | Refusal])
     for each, response in zip(found, responses, strict=True):
         others = fit_responses(list(each.elsewhere.values()))
         for tokens, other in zip(each.elsewhere, others, strict=True):
-            lost = next((one for one in (response, other) if isinstance(one, Refusal)), None)
-            if isinstance(response, Response) and isinstance(other, Response):
-                lost = loss_of_sharing({name: response.optimum(name).value for name in response.names}, other)
-            assert lost is not None
-            shared.append(Shared(arm=each.rung.arm.label, size=each.rung.size, tokens=tokens, loss_lost=lost))
+            best = {} if isinstance(other, Refusal) else {name: other.optimum(name) for name in other.names}
+            lost = _lost(response, other)
+            shared.append(
+                Shared(arm=each.rung.arm.label, size=each.rung.size, tokens=tokens, best=best, loss_lost=lost)
+            )
     return shared
+
+
+def _lost(own: Response | Refusal, other: Response | Refusal) -> Estimate | Refusal:
+    """By the optimum of `own` at another number of tokens."""
+    if isinstance(own, Refusal):
+        return own
+    if isinstance(other, Refusal):
+        return other
+    return loss_of_sharing({name: own.optimum(name).value for name in own.names}, other)
 
 
 def recipe_text(tuned: Tuned) -> str:

@@ -80,8 +80,9 @@ def _law_text(law: HyperparameterLaw) -> str:
 
 
 def _shared_text(each: Shared) -> str:
-    where = f"{each.arm} {each.size} at {short_count(each.tokens)} tokens, with what is best at the rung's own"
+    where = f"{each.arm} {each.size} at {short_count(each.tokens)} tokens: "
+    best = "".join(f"{_value_text(name, value)} is best there; " for name, value in each.best.items())
     lost = each.loss_lost
-    return f"{where}: " + (
-        f"no optimum there: {lost.sentence}" if isinstance(lost, Refusal) else f"{lost:.4f} nats/token lost"
-    )
+    if isinstance(lost, Refusal):
+        return f"{where}{best}what the rung's own settings lose is not known: {lost.sentence}"
+    return f"{where}{best}the rung's own settings lose {lost.value:.4f} [{lost.low:.4f}, {lost.high:.4f}] nats/token"

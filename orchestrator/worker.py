@@ -23,7 +23,7 @@ from mor_core.training.loop import Diverged
 from orchestrator.attempt_log import logged
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import Segment
-from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere
+from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere, share_failure
 from orchestrator.segment_run import Job, SegmentRun, peak_memory_bytes
 from orchestrator.stopping import Interrupted, why_stop
 from orchestrator.store import LOCK, Store, StoreError, iterate_attempts, remove_folder, write_json
@@ -87,6 +87,7 @@ def run_segment(segment: Segment, job: Job) -> Outcome:
             with contextlib.suppress(Timeout), lock.acquire(timeout=LOCK_POLL_SECONDS):
                 fetch_segment(store, segment)
                 if not store.is_done(segment.id) and (ended := _tries(segment, job, store)):
+                    share_failure(store, segment.id)
                     return ended
         return published_outcome(store, segment.id)
     except (OSError, StoreError) as error:

@@ -6,18 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.launch import (
-    ExecutorName,
-    Mirrored,
-    check_flags,
-    items_of,
-    print_plan,
-    run,
-    this_machine,
-    whole_items_of,
-)
-from orchestrator.cli.options import PIPED_WIDTH, AsJson, Results, corpus_override, print_json, say_next
-from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
+from orchestrator.cli.launch import Launch, items_of, machine_of, print_plan, run, whole_items_of
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, corpus_override, print_json, say_next
+from orchestrator.cli.spending import Spending
+from orchestrator.cli.spread import spread
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +20,9 @@ COLUMNS = ("variant", "size", "N", "tokens", "loss", "half", "top-k", "depth", "
 TEXT_COLUMNS = ("variant", "size", "status")
 
 
+@spread
 def ablate(
+    *,
     name: Annotated[str, typer.Argument(help="sharing, expert-router, token-router, kv, or the path of a TOML file.")],
     paper: Annotated[bool, typer.Option("--paper", help="At the paper's scale; by default a CPU's.")] = False,
     tokens: Annotated[str | None, typer.Option(help="Training tokens of a cell, such as 10e9.")] = None,
@@ -37,24 +31,13 @@ def ablate(
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")] = None,
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     sweep_name: Annotated[str | None, typer.Option("--name", help="The sweep's name; the file's by default.")] = None,
-    results: Results = Path("results"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False,
+    how: Launch,
+    spending: Spending,
     as_json: AsJson = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
-    executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
-    mlflow: Mirrored = True,
-    price_per_gpu_hour: Price = None,
-    max_gpu_hours: MaxHours = None,
-    max_cells: MaxCells = None,
-    probe: Probed = None,
-    canary: Canary = None,
 ) -> None:
     """Train every variant of an ablation for the same tokens, and list the variants by their loss."""
     from orchestrator.spec import Override, load_spec
 
-    check_flags(dry_run=dry_run, as_json=False, executor=executor, address=address)
     flags = [
         Override(flag="--tokens", path=("tokens",), value=items_of(tokens)),
         Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": items_of(sizes)}),
@@ -65,29 +48,17 @@ def ablate(
     ]
     given = [flag for flag in flags if flag.value is not None]
     spec = load_spec(ablation_file(name, paper=paper), given, study="ablation")
-    machine = this_machine(workers, spec.execution)
-    spending = Spending(
-        price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
-    )
-    if dry_run:
-        print_plan(spec, results, machine, as_json, spending)
+    machine = machine_of(how, spec.execution)
+    if how.dry_run:
+        print_plan(spec, how, machine, spending, as_json=as_json)
         return
-    code = run(
-        spec,
-        results,
-        machine,
-        yes=yes,
-        executor=executor.value,
-        address=address,
-        mlflow=mlflow,
-        spending=spending,
-    )
-    rows = _variant_rows(spec, results)
+    code = run(spec, how, machine, spending)
+    rows = _variant_rows(spec, how.results)
     if as_json:
         print_json("mor-sweep.ablation/1", {"sweep": spec.name, "variants": rows})
     else:
         _print_variants(spec, rows)
-        say_next(f"status {spec.name}", f"ui {spec.name}", results=results)
+        say_next(f"status {spec.name}", f"ui {spec.name}", results=how.results)
     raise typer.Exit(code)
 
 

@@ -97,7 +97,7 @@ def retry(
         _agree(question, yes=yes, refusal=RetryRefused)
     with writing(store.root):
         moved = apply_retry(store, loaded, found) if found.cells else []
-    withdraw(store, [segment.id for segment in found.moved])
+    withdraw(store, [segment.id for segment in (*found.moved, *found.failed)])
     if as_json:
         told = {"sweep": loaded.name, "cells": names, "moved": list(map(str, moved))}
         print_json("mor-sweep.retry/1", told)

@@ -14,7 +14,7 @@ from orchestrator.cli.inference import (
     progress,
     show_rows,
 )
-from orchestrator.cli.launch import ExecutorName
+from orchestrator.cli.launch import ExecutorChoice, ExecutorName, RayAddress
 from orchestrator.cli.options import AsJson, CellArguments, Results, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def evaluate(
     sweep: SweepOption = None,
     results: Results = Path("results"),
     rule: RuleChoice = Rule.threshold,
-    executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
+    executor: ExecutorChoice = ExecutorName.ray,
+    address: RayAddress = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; one a GPU, else one a core.")] = None,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -98,10 +98,10 @@ def _asked(
 
 
 def _executor(name: ExecutorName, address: str | None, workers: int | None) -> Any:
-    from orchestrator.cli.launch import check_flags, this_machine
+    from orchestrator.cli.launch import check_address, this_machine
     from orchestrator.spec import ExecutionSection
 
-    check_flags(dry_run=True, as_json=False, executor=name, address=address)
+    check_address(name, address)
     if name is ExecutorName.in_process:
         from orchestrator.executor import InProcessExecutor
 

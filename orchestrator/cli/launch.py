@@ -2,26 +2,24 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import corpus_override, print_json, say
+from orchestrator.cli.options import Results, corpus_override, print_json, say
 from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, costed, worth_a_probe
 
 if TYPE_CHECKING:
+    from mor_core.data.snapshot import DataSnapshot
+    from orchestrator.allowance import Allowance
     from orchestrator.estimate import Estimate, Throughput
     from orchestrator.plan import Plan
     from orchestrator.resources import Node
     from orchestrator.spec import ExecutionSection, SweepSpec
     from orchestrator.sweep_file import Override, SweepFile
-
-DEFAULT_SPENDING = Spending()
-
-Mirrored = Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the sweep into MLflow while it runs.")]
 
 
 class ExecutorName(StrEnum):
@@ -31,12 +29,51 @@ class ExecutorName(StrEnum):
     in_process = "in-process"
 
 
-def check_flags(*, dry_run: bool, as_json: bool, executor: ExecutorName, address: str | None) -> None:
-    """Raises BadParameter for flags that contradict each other."""
-    if as_json and not dry_run:
-        raise typer.BadParameter("--json prints a plan: use it with --dry-run")
+ExecutorChoice = Annotated[ExecutorName, typer.Option(help="Where segments run.")]
+RayAddress = Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How a verb that trains is run; spread over such verbs. Raises BadParameter for flags that contradict each
+    other."""
+
+    results: Results = Path("results")
+    """The results folder."""
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False
+    """Whether nothing is trained."""
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False
+    """Whether much may be spent without a question."""
+    executor: ExecutorChoice = ExecutorName.ray
+    """Where segments run."""
+    address: RayAddress = None
+    """A Ray cluster; None for one of this command's own."""
+    workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None
+    """Segments at a time; None for as many as the machine holds."""
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the sweep into MLflow while it runs.")
+    ] = True
+    """Whether the sweep is mirrored."""
+
+    def __post_init__(self) -> None:
+        check_address(self.executor, self.address)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine trains, so that what is measured on it counts."""
+        return self.address is None
+
+
+def check_address(executor: ExecutorName, address: str | None) -> None:
+    """Raises BadParameter for a cluster that would not be used."""
     if address and executor is ExecutorName.in_process:
         raise typer.BadParameter("--address names a Ray cluster: leave it out with --executor in-process")
+
+
+def check_json(as_json: bool, how: Launch) -> None:
+    """Raises BadParameter where there would be no plan to print."""
+    if as_json and not how.dry_run:
+        raise typer.BadParameter("--json prints a plan: use it with --dry-run")
 
 
 def items_of(text: str | None) -> list[str] | None:
@@ -89,22 +126,24 @@ def sweep_file_of(preset: str, only: str | None, data: str | None) -> "SweepFile
     return read_sweep_file(preset, flags)
 
 
-def print_plan(
-    spec: "SweepSpec", results: Path, machine: "Throughput", as_json: bool, spending: Spending = DEFAULT_SPENDING
-) -> None:
+def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending, *, as_json: bool) -> None:
     """The plan and its cost, for reading or as JSON. Measures nothing unless --probe was given."""
     from mor_core.data.shards import find
     from orchestrator import display
     from orchestrator.plan import plan
 
     planned = plan(spec, find(spec.data_spec))
-    known = costed(planned, spec, results, machine, measures=bool(spending.probe))
+    known = costed(planned, spec, how.results, machine, measures=how.is_here and bool(spending.probe), here=how.is_here)
     cost, limited = known.cost, allowed(planned, spec, known, spending).said
     if not as_json:
         display.print_plan(planned, cost, spending.price)
         if limited:
             say(f"note: {limited}")
-    tip = "; --probe measures how fast this machine trains it" if "assumed" in cost.throughput.basis else ""
+    tip = (
+        "; --probe measures how fast this machine trains it"
+        if how.is_here and "assumed" in cost.throughput.basis
+        else ""
+    )
     end_dry_run(planned, cost, spending.price, as_json, tip)
 
 
@@ -118,55 +157,96 @@ def end_dry_run(planned: "Plan", cost: "Estimate", price: float | None, as_json:
         say(f"next: the same command without --dry-run{tip}")
 
 
-def run(
-    spec: "SweepSpec",
-    results: Path,
-    machine: "Throughput",
-    *,
-    yes: bool,
-    executor: str,
-    address: str | None,
-    mlflow: bool,
-    spending: Spending = DEFAULT_SPENDING,
-) -> int:
-    """Show what the sweep costs, ask where that is much, train what is missing. Returns the exit code."""
+def prepared(spec: "SweepSpec") -> "DataSnapshot":
+    """The sweep's data, made now where it is small. Raises DataError where preparing it is a task of its own."""
     from mor_core.data.large_corpus import MOST_PARTS_BESIDE
-    from mor_core.data.shards import find, prepare
-    from orchestrator.display import print_news, print_summary
-    from orchestrator.plan import plan
-    from orchestrator.results_folder import check_writable
+    from mor_core.data.shards import prepare
 
-    check_writable(results)
-    if address:
-        _check_disk(spec.execution, results)
-        machine = _held_by_cluster(machine, spec.execution, address)
-    found = find(spec.data_spec)
-    asked = plan(spec, found)
-    here = address is None
-    known = costed(asked, spec, results, machine, measures=False, here=here)
-    if worth_a_probe(known, spending, here=here):
-        known = costed(asked, spec, results, machine, measures=True, here=here)
-    print_summary(asked, known.cost, spending.price)
-    if not yes:
-        ask_if_expensive(known.cost, spending)
-    snapshot = prepare(spec.data_spec, report=lambda line: typer.echo(line, err=True), most_parts=MOST_PARTS_BESIDE)
-    planned = asked if snapshot == found else plan(spec, snapshot)
-    print_news(asked, planned)
-    if planned is not asked:
-        known = costed(planned, spec, results, machine, measures=False, here=here)
+    return prepare(spec.data_spec, report=say, most_parts=MOST_PARTS_BESIDE)
+
+
+def train(
+    planned: "Plan",
+    spec: "SweepSpec",
+    data: "DataSnapshot",
+    how: Launch,
+    *,
+    workers: int,
+    allowance: "Allowance | None" = None,
+) -> int:
+    """Train what a plan lacks, or what `allowance` lets start of it. Returns the exit code."""
     from orchestrator.sweep_run import run_sweep
 
     return run_sweep(
         planned,
         spec,
+        data,
+        how.results,
+        executor=how.executor.value,
+        workers=workers,
+        address=how.address,
+        mlflow=how.mlflow,
+        allowance=allowance,
+    )
+
+
+def train_round(
+    planned: "Plan",
+    spec: "SweepSpec",
+    data: "DataSnapshot",
+    how: Launch,
+    machine: "Throughput",
+    *,
+    max_hours: float | None = None,
+) -> int:
+    """Train a round of a longer search, each segment at its share of a GPU where shapes have one. Returns the exit
+    code. Raises PlanError where the device-hours allow not one cell."""
+    known = costed(planned, spec, how.results, machine, measures=False, here=how.is_here)
+    allowance = allowed(planned, spec, known, Spending(max_hours=max_hours, canary=False))
+    return train(planned, spec, data, how, workers=known.cost.throughput.workers, allowance=allowance)
+
+
+def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending) -> int:
+    """Show what the sweep costs, ask where that is much, train what is missing. Returns the exit code."""
+    from mor_core.data.shards import find
+    from orchestrator.display import print_news, print_summary
+    from orchestrator.plan import plan
+    from orchestrator.results_folder import check_writable
+
+    check_writable(how.results)
+    found = find(spec.data_spec)
+    asked = plan(spec, found)
+    known = costed(asked, spec, how.results, machine, measures=False, here=how.is_here)
+    if worth_a_probe(known, spending, here=how.is_here):
+        known = costed(asked, spec, how.results, machine, measures=True, here=how.is_here)
+    print_summary(asked, known.cost, spending.price)
+    if not how.yes:
+        ask_if_expensive(known.cost, spending)
+    snapshot = prepared(spec)
+    planned = asked if snapshot == found else plan(spec, snapshot)
+    print_news(asked, planned)
+    if planned is not asked:
+        known = costed(planned, spec, how.results, machine, measures=False, here=how.is_here)
+    return train(
+        planned,
+        spec,
         snapshot,
-        results,
-        executor=executor,
+        how,
         workers=known.cost.throughput.workers,
-        address=address,
-        mlflow=mlflow,
         allowance=allowed(planned, spec, known, spending),
     )
+
+
+def machine_of(how: Launch, execution: "ExecutionSection") -> "Throughput":
+    """This machine, or the cluster that is to train, which is asked what it holds.
+
+    Raises ClusterUnreachable, Infeasible and ResultsError.
+    """
+    machine = this_machine(how.workers, execution)
+    if how.address is None:
+        return machine
+    _check_disk(execution, how.results)
+    return _held_by_cluster(machine, execution, how.address)
 
 
 def this_machine(workers: int | None, execution: "ExecutionSection") -> "Throughput":

@@ -5,17 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.launch import (
-    ExecutorName,
-    Mirrored,
-    check_flags,
-    end_dry_run,
-    items_of,
-    sweep_file_of,
-    this_machine,
-)
-from orchestrator.cli.options import AsJson, Results, print_json, say, say_next
-from orchestrator.cli.spending import Price, Spending, ask_if_expensive, costed
+from orchestrator.cli.launch import Launch, end_dry_run, items_of, machine_of, prepared, sweep_file_of, train_round
+from orchestrator.cli.options import AsJson, print_json, say, say_next
+from orchestrator.cli.spending import Priced, Spending, ask_if_expensive, costed
+from orchestrator.cli.spread import spread
 
 if TYPE_CHECKING:
     from orchestrator.pilot import Found
@@ -32,7 +25,9 @@ def _share(value: float) -> float:
     return value
 
 
+@spread
 def pilot(
+    *,
     preset: Annotated[
         str, typer.Option(help="The sweep to advise: a shipped one (cpu, gpu, paper) or a file.")
     ] = "cpu",
@@ -51,27 +46,19 @@ def pilot(
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     name: Annotated[str | None, typer.Option(help="The sweep that holds the cells; pilot-PRESET.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The sweep file to write.", dir_okay=False)] = None,
-    results: Results = Path("results"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the pilot and its cost, and stop.")] = False,
+    how: Launch,
+    money: Priced,
     as_json: AsJson = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
-    executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
-    mlflow: Mirrored = True,
-    price_per_gpu_hour: Price = None,
 ) -> None:
     """Train a few small cells of a sweep and write the sweep file they advise; exit code 5 where they say nothing."""
-    from mor_core.data.shards import find, prepare
+    from mor_core.data.shards import find
     from orchestrator.display import print_summary
     from orchestrator.mirror_process import bring_up_to_date
     from orchestrator.pilot import pilot_plan, read_pilot, result
     from orchestrator.pilot_file import summary_lines, sweep_text
     from orchestrator.results_folder import check_writable, writing
     from orchestrator.store import Store, replace_text
-    from orchestrator.sweep_run import run_sweep
 
-    check_flags(dry_run=dry_run, as_json=False, executor=executor, address=address)
     asked = read_pilot(
         sweep_file_of(preset, only, data),
         name=name,
@@ -81,33 +68,24 @@ def pilot(
         confidence=confidence,
         power=power,
     )
-    check_writable(results)
-    store = Store(root=results.absolute())
-    machine = this_machine(workers, asked.spec.execution)
-    snapshot = find(asked.spec.data_spec) if dry_run else prepare(asked.spec.data_spec, report=say)
+    check_writable(how.results)
+    store = Store(root=how.results.absolute())
+    machine = machine_of(how, asked.spec.execution)
+    snapshot = find(asked.spec.data_spec) if how.dry_run else prepared(asked.spec)
     planned = pilot_plan(asked, snapshot)
-    cost = costed(planned, asked.spec, results, machine, measures=False, here=address is None).cost
-    print_summary(planned, cost, price_per_gpu_hour)
-    if snapshot is None or dry_run:
-        end_dry_run(planned, cost, price_per_gpu_hour, as_json)
+    cost = costed(planned, asked.spec, how.results, machine, measures=False, here=how.is_here).cost
+    print_summary(planned, cost, money.price)
+    if snapshot is None or how.dry_run:
+        end_dry_run(planned, cost, money.price, as_json)
         return
-    if not yes:
-        ask_if_expensive(cost, Spending(price=price_per_gpu_hour))
-    code = run_sweep(
-        planned,
-        asked.pilot_spec,
-        snapshot,
-        results,
-        executor=executor.value,
-        workers=machine.workers,
-        address=address,
-        mlflow=mlflow,
-    )
+    if not how.yes:
+        ask_if_expensive(cost, Spending(price=money.price))
+    code = train_round(planned, asked.pilot_spec, snapshot, how, machine)
     found = result(store, asked, planned)
     path = out or store.sweep_folder(asked.name) / ADVISED
     with writing(path):
         replace_text(path, sweep_text(asked, found))
-    if mlflow and (warning := bring_up_to_date(store, asked.name)):
+    if how.mlflow and (warning := bring_up_to_date(store, asked.name)):
         say(warning)
     if as_json:
         print_json(SCHEMA, document(found, path))
@@ -115,7 +93,7 @@ def pilot(
         for line in summary_lines(found):
             typer.echo(f"- {line}")
     say(f"sweep file written to {path}")
-    say_next(f"isoflop --preset {path} --dry-run", results=results)
+    say_next(f"isoflop --preset {path} --dry-run", results=how.results)
     raise typer.Exit(code or (0 if _says_something(found) else NOTHING_FOUND))
 
 

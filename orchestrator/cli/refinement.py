@@ -1,16 +1,15 @@
 """What `isoflop --refine` does after the planned cells: check, go on in rounds, and say how it ended."""
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from orchestrator.cli.launch import Launch, prepared, train_round
 from orchestrator.cli.options import say
 
 if TYPE_CHECKING:
     from orchestrator.estimate import Throughput
-    from orchestrator.plan import Plan
     from orchestrator.refine import Machine, Refined
     from orchestrator.spec import SweepSpec
 
@@ -21,8 +20,8 @@ def check_refinement(target: float, max_hours: float | None, spec: "SweepSpec") 
         raise typer.BadParameter("--refine trains until N* is known: say with --max-gpu-hours what it may spend")
     if not 1 < target < math.inf:
         raise typer.BadParameter(f"--target-ci: found {target:g}, expected a factor above 1, such as 1.25")
-    if spec.budgets is None:
-        raise typer.BadParameter("--refine narrows N*(C): this sweep asks for tokens, not for budgets")
+    if spec.budgets is None or spec.sizes is None:
+        raise typer.BadParameter("--refine narrows N*(C): that needs budgets and sizes, and this sweep has not both")
 
 
 def check_replicates(count: int | None, max_cells: int | None, spec: "SweepSpec") -> None:
@@ -36,103 +35,55 @@ def check_replicates(count: int | None, max_cells: int | None, spec: "SweepSpec"
 
 
 def replicate(
-    spec: "SweepSpec",
-    results: Path,
-    machine: "Throughput",
-    count: int,
-    *,
-    left: float | None,
-    executor: str,
-    address: str | None,
-    mlflow: bool,
+    spec: "SweepSpec", how: Launch, machine: "Throughput", count: int, *, max_hours: float | None, before: float
 ) -> int:
-    """Train `count` more seeds of the sizes nearest each minimum, within `left` device-hours. Returns the exit code."""
-    from mor_core.data.shards import prepare
-    from orchestrator.cli.spending import Spending, allowed, costed
+    """Train `count` more seeds of the sizes nearest each minimum, within what is left of `max_hours` device-hours of
+    this command, which began at `before`. Returns the exit code."""
     from orchestrator.records import table
     from orchestrator.replicate import replicate_plan
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
-    from orchestrator.sweep_run import run_sweep
 
-    data = prepare(spec.data_spec)
-    store = Store(root=results.absolute())
+    data = prepared(spec)
+    store = Store(root=how.results.absolute())
     planned = replicate_plan(spec, data, table(store, load_sweep(store, spec.name)), count)
+    left = None if max_hours is None else max_hours - (hours_so_far(spec, how, machine) - before)
     if planned is None or (left is not None and left <= 0):
         why = "no cell is finished" if planned is None else f"no {machine.hours_unit} are left"
         say(f"no replicates: {why}")
         return 0
     say(f"replicates: {len(planned.cells)} cells, {count} more seeds of the sizes nearest to each minimum")
-    known = costed(planned, spec, results, machine, measures=False, here=address is None)
-    return run_sweep(
-        planned,
-        spec,
-        data,
-        results,
-        executor=executor,
-        workers=machine.workers,
-        address=address,
-        mlflow=mlflow,
-        allowance=allowed(planned, spec, known, Spending(max_hours=left, canary=False)),
-    )
+    return train_round(planned, spec, data, how, machine, max_hours=left)
 
 
-def hours_so_far(spec: "SweepSpec", results: Path, machine: "Throughput") -> float:
-    """What the sweep's finished segments took before this command; 0 where there is no such sweep yet."""
+def hours_so_far(spec: "SweepSpec", how: Launch, machine: "Throughput") -> float:
+    """What the sweep's finished segments have taken; 0 where there is no such sweep yet."""
     from orchestrator.refine import device_hours
     from orchestrator.store import Store
     from orchestrator.sweep_document import NoSuchSweep
 
     try:
-        return device_hours(Store(root=results.absolute()), spec.name, _machine(machine))
+        return device_hours(Store(root=how.results.absolute()), spec.name, _machine(machine))
     except NoSuchSweep:
         return 0.0
 
 
 def go_on(
-    spec: "SweepSpec",
-    preset: str,
-    corpus: str | None,
-    results: Path,
-    machine: "Throughput",
-    *,
-    target: float,
-    max_hours: float,
-    before: float,
-    executor: str,
-    address: str | None,
-    mlflow: bool,
+    spec: "SweepSpec", how: Launch, machine: "Throughput", *, target: float, max_hours: float, before: float
 ) -> int:
     """Refine the sweep. Returns the exit code: that of a round that failed, else 0, whether the goal is met or not."""
-    from mor_core.data.large_corpus import MOST_PARTS_BESIDE
-    from mor_core.data.shards import prepare
     from orchestrator.refine import Goal, refine
     from orchestrator.store import Store
-    from orchestrator.sweep_run import run_sweep
 
-    data = prepare(spec.data_spec, most_parts=MOST_PARTS_BESIDE)
-
-    def train(plan: "Plan", refined_spec: "SweepSpec") -> int:
-        return run_sweep(
-            plan,
-            refined_spec,
-            data,
-            results,
-            executor=executor,
-            workers=machine.workers,
-            address=address,
-            mlflow=mlflow,
-        )
-
+    data = prepared(spec)
     found = refine(
-        Store(root=results.absolute()),
-        spec.name,
+        Store(root=how.results.absolute()),
+        spec,
+        data,
         Goal(target=target, max_hours=max_hours),
         _machine(machine),
         before=before,
-        preset=preset,
-        corpus=corpus,
-        train=train,
+        train=lambda planned: train_round(planned, spec, data, how, machine),
         report=say,
     )
     _report(found, machine.hours_unit)

@@ -31,7 +31,11 @@ def _above_zero(value: float | None) -> float | None:
 
 Price = Annotated[
     float | None,
-    typer.Option(help="Also print money: the price of a GPU-hour, or of a core-hour on a CPU.", callback=_above_zero),
+    typer.Option(
+        "--price-per-gpu-hour",
+        help="Also print money: the price of a GPU-hour, or of a core-hour on a CPU.",
+        callback=_above_zero,
+    ),
 ]
 MaxHours = Annotated[
     float | None,
@@ -61,18 +65,24 @@ Canary = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spending:
-    """What the user said about cost."""
+class Priced:
+    """What the user said about money; spread over the verbs that train."""
 
-    price: float | None = None
+    price: Price = None
     """Money per device-hour."""
-    max_hours: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending(Priced):
+    """What the user said about cost; spread over the verbs that train a planned sweep."""
+
+    max_hours: MaxHours = None
     """See orchestrator.allowance.Limits."""
-    max_cells: int | None = None
+    max_cells: MaxCells = None
     """See orchestrator.allowance.Limits."""
-    probe: bool | None = None
+    probe: Probed = None
     """Whether to measure; None where that is worth it."""
-    canary: bool | None = None
+    canary: Canary = None
     """Whether one cell goes first; None where that is worth it."""
 
 

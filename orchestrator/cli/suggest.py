@@ -31,13 +31,13 @@ def suggest(
     from orchestrator.quantities import duration_text
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
-    from orchestrator.suggestions import candidate_cells, commands, find_origin
+    from orchestrator.suggestions import candidate_cells, commands, find_origin, wide_plan
 
     store = Store(root=results)
     name, study, runs = study_of(store, sweep, loss)
     loaded = load_sweep(store, name)
     origin = find_origin(loaded, preset, data)
-    costed = candidate_cells(store, loaded, origin, runs)
+    costed = candidate_cells(store, loaded, wide_plan(loaded, origin.spec, origin.data), runs)
     found = rank_candidates(study.points, [each.candidate for each in costed], count=count)
     if isinstance(found, Refusal):
         typer.echo(f"refused: {found.sentence}", err=True)

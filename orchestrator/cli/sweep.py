@@ -1,23 +1,14 @@
 """`mor-sweep isoflop`: plan a sweep, show what it costs, run it. Parses, calls and prints; imports when called."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.launch import (
-    ExecutorName,
-    Mirrored,
-    check_flags,
-    isoflop_overrides,
-    print_plan,
-    run,
-    this_machine,
-)
-from orchestrator.cli.options import Results
+from orchestrator.cli.launch import Launch, check_json, isoflop_overrides, machine_of, print_plan, run
 from orchestrator.cli.refinement import check_refinement, check_replicates, go_on, hours_so_far, replicate
-from orchestrator.cli.spending import Canary, MaxCells, MaxHours, Price, Probed, Spending
+from orchestrator.cli.spending import Spending
+from orchestrator.cli.spread import spread
 
 
 class TrunksName(StrEnum):
@@ -27,7 +18,9 @@ class TrunksName(StrEnum):
     per_budget = "per-budget"
 
 
+@spread
 def isoflop(
+    *,
     preset: Annotated[str, typer.Option(help="A shipped sweep (paper, cpu, gpu) or a TOML file.")] = "paper",
     budgets: Annotated[str | None, typer.Option(help="Training FLOPs, such as 2e18,5e18,16.5e18.")] = None,
     sizes: Annotated[str | None, typer.Option(help="Base shapes, such as 135M,360M.")] = None,
@@ -41,19 +34,9 @@ def isoflop(
     recipe: Annotated[
         str | None, typer.Option(help="Laws of rate and batch: step-law, porian, or a file that `tune` wrote.")
     ] = None,
-    results: Results = Path("results"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False,
+    how: Launch,
+    spending: Spending,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
-    executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
-    mlflow: Mirrored = True,
-    price_per_gpu_hour: Price = None,
-    max_gpu_hours: MaxHours = None,
-    max_cells: MaxCells = None,
-    probe: Probed = None,
-    canary: Canary = None,
     replicate_near_optimum: Annotated[
         int | None,
         typer.Option(min=1, help="Then train so many more seeds of the three sizes nearest to each budget's minimum."),
@@ -70,7 +53,7 @@ def isoflop(
     from orchestrator.recipe_file import recipe_overrides
     from orchestrator.spec import load_spec
 
-    check_flags(dry_run=dry_run, as_json=as_json, executor=executor, address=address)
+    check_json(as_json, how)
     flags = isoflop_overrides(
         budgets=budgets,
         sizes=sizes,
@@ -83,52 +66,18 @@ def isoflop(
         trunks=trunks and trunks.value,
     )
     spec = load_spec(preset, [*flags, *(recipe_overrides(recipe) if recipe is not None else ())])
-    machine = this_machine(workers, spec.execution)
-    spending = Spending(
-        price=price_per_gpu_hour, max_hours=max_gpu_hours, max_cells=max_cells, probe=probe, canary=canary
-    )
-    check_replicates(replicate_near_optimum, max_cells, spec)
+    machine = machine_of(how, spec.execution)
+    check_replicates(replicate_near_optimum, spending.max_cells, spec)
     if refine:
-        check_refinement(target_ci, max_gpu_hours, spec)
-    if dry_run:
-        print_plan(spec, results, machine, as_json, spending)
-    else:
-        goes_on = refine or replicate_near_optimum is not None
-        before = hours_so_far(spec, results, machine) if goes_on else 0.0
-        code = run(
-            spec,
-            results,
-            machine,
-            yes=yes,
-            executor=executor.value,
-            address=address,
-            mlflow=mlflow,
-            spending=spending,
-        )
-        if replicate_near_optimum is not None and code == 0:
-            spent = hours_so_far(spec, results, machine) - before
-            code = replicate(
-                spec,
-                results,
-                machine,
-                replicate_near_optimum,
-                left=None if max_gpu_hours is None else max_gpu_hours - spent,
-                executor=executor.value,
-                address=address,
-                mlflow=mlflow,
-            )
-        if refine and max_gpu_hours is not None and code == 0:
-            code = go_on(
-                spec,
-                preset,
-                data,
-                results,
-                machine,
-                target=target_ci,
-                max_hours=max_gpu_hours,
-                before=before,
-                executor=executor.value,
-                address=address,
-                mlflow=mlflow,
-            )
-        raise typer.Exit(code)
+        check_refinement(target_ci, spending.max_hours, spec)
+    if how.dry_run:
+        print_plan(spec, how, machine, spending, as_json=as_json)
+        return
+    goes_on = refine or replicate_near_optimum is not None
+    before = hours_so_far(spec, how, machine) if goes_on else 0.0
+    code = run(spec, how, machine, spending)
+    if replicate_near_optimum is not None and code == 0:
+        code = replicate(spec, how, machine, replicate_near_optimum, max_hours=spending.max_hours, before=before)
+    if refine and spending.max_hours is not None and code == 0:
+        code = go_on(spec, how, machine, target=target_ci, max_hours=spending.max_hours, before=before)
+    raise typer.Exit(code)

@@ -1,26 +1,25 @@
 """`mor-sweep tune`: the best rate, batch, weight decay and warm-up of each arm at some sizes, and their laws."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.launch import (
-    ExecutorName,
-    Mirrored,
-    check_flags,
+    Launch,
     end_dry_run,
     items_of,
+    machine_of,
+    prepared,
     sweep_file_of,
-    this_machine,
+    train_round,
     whole_items_of,
 )
-from orchestrator.cli.options import PIPED_WIDTH, AsJson, Results, print_json, say, say_next
-from orchestrator.cli.spending import Price, Spending, ask_if_expensive, costed
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, print_json, say, say_next
+from orchestrator.cli.spending import Priced, Spending, ask_if_expensive, costed
+from orchestrator.cli.spread import spread
 
 if TYPE_CHECKING:
-    from orchestrator.spec import SweepSpec
     from orchestrator.store import Store
     from orchestrator.sweep_file import SweepFile
     from orchestrator.trials import Range, SearchSpace
@@ -31,7 +30,9 @@ NOTHING_FOUND = 5
 RATE_FIGURE = "response"
 
 
+@spread
 def tune(
+    *,
     preset: Annotated[
         str, typer.Option(help="The sweep to tune for: a shipped one (cpu, gpu, paper) or a file.")
     ] = "cpu",
@@ -53,67 +54,42 @@ def tune(
     ] = "",
     data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
     name: Annotated[str | None, typer.Option(help="The sweep that holds the trials; tune-PRESET.")] = None,
-    results: Results = Path("results"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the first trials and their cost, and stop.")
-    ] = False,
+    how: Launch,
+    money: Priced,
     as_json: AsJson = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False,
-    executor: Annotated[ExecutorName, typer.Option(help="Where segments run.")] = ExecutorName.ray,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None,
-    mlflow: Mirrored = True,
-    price_per_gpu_hour: Price = None,
 ) -> None:
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
     from rich.console import Console
 
-    from mor_core.data.large_corpus import MOST_PARTS_BESIDE
-    from mor_core.data.shards import prepare
     from orchestrator.display import print_summary
     from orchestrator.mirror_process import bring_up_to_date
     from orchestrator.results_folder import check_writable
     from orchestrator.store import Store
-    from orchestrator.sweep_run import run_sweep
     from orchestrator.tune_run import first_plan, result
     from orchestrator.tune_run import tune as run_trials
     from orchestrator.tuned_tables import document, print_tuned
 
-    check_flags(dry_run=dry_run, as_json=False, executor=executor, address=address)
     space = _space(learning_rate, batch_size, weight_decay, warmup)
     file = sweep_file_of(preset, only, data)
     tuning = _tuning(file, name, sizes, space, trials, seeds, multiples, tokens_per_param)
     spec = tuning.spec
-    check_writable(results)
-    store = Store(root=results.absolute())
-    machine = this_machine(workers, spec.execution)
-    snapshot = prepare(spec.data_spec, report=say, most_parts=MOST_PARTS_BESIDE)
+    check_writable(how.results)
+    store = Store(root=how.results.absolute())
+    machine = machine_of(how, spec.execution)
+    snapshot = prepared(spec)
     first = first_plan(store, tuning, snapshot)
-    cost = costed(first, spec, results, machine, measures=False, here=address is None).cost
-    print_summary(first, cost, price_per_gpu_hour)
+    cost = costed(first, spec, how.results, machine, measures=False, here=how.is_here).cost
+    print_summary(first, cost, money.price)
     say(f"that is the first {len(first.cells)} cells; the losses choose the settings of the others")
-    if dry_run:
-        end_dry_run(first, cost, price_per_gpu_hour, as_json)
+    if how.dry_run:
+        end_dry_run(first, cost, money.price, as_json)
         return
-    if not yes:
-        ask_if_expensive(cost, Spending(price=price_per_gpu_hour))
-
-    def train(plan, tuned_spec: "SweepSpec") -> int:
-        return run_sweep(
-            plan,
-            tuned_spec,
-            snapshot,
-            results,
-            executor=executor.value,
-            workers=machine.workers,
-            address=address,
-            mlflow=mlflow,
-        )
-
-    code = run_trials(store, tuning, snapshot, train, say)
+    if not how.yes:
+        ask_if_expensive(cost, Spending(price=money.price))
+    code = run_trials(store, tuning, snapshot, lambda planned: train_round(planned, spec, snapshot, how, machine), say)
     found = result(store, tuning, snapshot)
     _write(store, found)
-    if mlflow and (warning := bring_up_to_date(store, found.name)):
+    if how.mlflow and (warning := bring_up_to_date(store, found.name)):
         say(warning)
     if as_json:
         print_json(SCHEMA, document(found))
@@ -121,7 +97,7 @@ def tune(
         console = Console(highlight=False)
         print_tuned(found, console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH))
     if found.found:
-        say_next(f"isoflop --recipe {store.sweep_folder(found.name) / 'recipe.toml'}", "ui", results=results)
+        say_next(f"isoflop --recipe {store.sweep_folder(found.name) / 'recipe.toml'}", "ui", results=how.results)
     raise typer.Exit(code or (0 if found.found else NOTHING_FOUND))
 
 

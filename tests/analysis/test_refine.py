@@ -25,7 +25,7 @@ from orchestrator.records import table
 from orchestrator.refine import Goal, Machine, Refined, refine, unsettled
 from orchestrator.replicate import replicate_plan
 from orchestrator.revisions import load_sweep, record_revision
-from orchestrator.spec import load_spec
+from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.store import Store
 
 SIZES = ["13k", "23k", "35k", "51k", "70k"]
@@ -60,25 +60,29 @@ class Planted:
         self.publish(self.sweep.plan(data, asked))
         return data
 
+    @property
+    def spec(self) -> SweepSpec:
+        asked = overrides(budgets=BUDGETS, sizes={"names": SIZES}, data__corpus=str(self.text), name=self.sweep.name)
+        return load_spec("cpu", asked)
+
     def publish(self, planned: Plan) -> None:
         costs = segment_flops(planned)
         self.flops += sum(costs[each.id] for each in planned.segments if not self.sweep.store.is_done(each.id))
         self.sweep.publish(planned)
 
     def refine(self, data: DataSnapshot, hours: float) -> Refined:
-        def train(planned: Plan, _: object) -> int:
+        def train(planned: Plan) -> int:
             record_revision(self.sweep.store, planned, data)
             self.publish(planned)
             return 0
 
         return refine(
             self.sweep.store,
-            self.sweep.name,
+            self.spec,
+            data,
             Goal(target=TARGET, max_hours=hours),
             MACHINE,
             before=0.0,
-            preset="cpu",
-            corpus=str(self.text),
             train=train,
             report=lambda line: None,
         )
@@ -139,16 +143,15 @@ def test_it_stops_where_the_hours_are_spent_and_says_what_is_open(planted: Plant
 
 
 def test_a_round_that_fails_ends_it_with_its_code(planted: Planted):
-    planted.grid()
+    data = planted.grid()
     found = refine(
         planted.sweep.store,
-        planted.sweep.name,
+        planted.spec,
+        data,
         Goal(target=TARGET, max_hours=1e6),
         MACHINE,
         before=0.0,
-        preset="cpu",
-        corpus=str(planted.text),
-        train=lambda planned, spec: 3,
+        train=lambda _: 3,
         report=lambda line: None,
     )
     assert (found.code, found.rounds) == (3, 1)
@@ -192,10 +195,8 @@ def test_the_planted_optimum_lies_where_the_refined_sweep_says(planted: Planted)
 
 def test_replicates_are_more_seeds_of_the_sizes_nearest_each_minimum_and_the_same_when_asked_again(planted: Planted):
     data = planted.grid()
-    asked = overrides(budgets=BUDGETS, sizes={"names": SIZES}, data__corpus=str(planted.text), name="planted")
-    spec = load_spec("cpu", asked)
     before = load_sweep(planted.sweep.store, "planted")
-    more = replicate_plan(spec, data, table(planted.sweep.store, before), 2)
+    more = replicate_plan(planted.spec, data, table(planted.sweep.store, before), 2)
     assert more is not None
     assert {cell.seed for cell in more.cells} == {1, 2}
     for frontier in planted.study.frontiers:
@@ -211,7 +212,7 @@ def test_replicates_are_more_seeds_of_the_sizes_nearest_each_minimum_and_the_sam
     planted.publish(more)
     after = load_sweep(planted.sweep.store, "planted")
     assert len(after.cells) == len(before.cells) + len(more.cells)
-    assert replicate_plan(spec, data, table(planted.sweep.store, after), 2) == more
+    assert replicate_plan(planted.spec, data, table(planted.sweep.store, after), 2) == more
     dof.append(noise_dof(planted))
     assert dof[1] >= dof[0] + len(more.cells) / 2, "the variance of seeds is pooled over the budgets of an arm"
 

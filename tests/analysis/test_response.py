@@ -134,9 +134,26 @@ def test_one_rung_gives_a_value_and_no_exponent():
     assert law.held_out == ()
 
 
+def test_intervals_of_what_sharing_costs_hold_the_planted_loss_about_as_often_as_they_say():
+    random = np.random.default_rng(9)
+    held = {1.0: 0, 2.0: 0}
+    for factor in held:
+        for _ in range(100):
+            trials = [trials_around(0.01, np.geomspace(0.0025, 0.04, 8), random) for _ in range(2)]
+            there = fit_responses(trials)[0]
+            assert isinstance(there, Response)
+            lost = loss_of_sharing({"learning_rate": 0.01 * factor}, there)
+            held[factor] += lost.low <= CURVATURE * np.log(factor) ** 2 + 1e-5 <= lost.high
+    assert min(held.values()) > 88
+
+
 def test_sharing_a_setting_costs_nothing_at_its_own_optimum_and_something_elsewhere():
     random = np.random.default_rng(8)
     own = fit_response(trials_around(0.01, np.geomspace(0.0025, 0.04, 10), random, noise=1e-4))
     assert isinstance(own, Response)
-    assert loss_of_sharing({"learning_rate": own.optimum("learning_rate").value}, own) == pytest.approx(0, abs=1e-9)
-    assert loss_of_sharing({"learning_rate": 0.02}, own) == pytest.approx(CURVATURE * np.log(2) ** 2, rel=0.1)
+    assert loss_of_sharing({"learning_rate": own.optimum("learning_rate").value}, own).value == pytest.approx(
+        0, abs=1e-9
+    )
+    twice = loss_of_sharing({"learning_rate": 0.02}, own)
+    assert twice.value == pytest.approx(CURVATURE * np.log(2) ** 2, rel=0.1)
+    assert twice.low > 0

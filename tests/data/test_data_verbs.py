@@ -57,12 +57,13 @@ def test_what_prepared_text_holds_is_said(data: Callable[..., Result]) -> None:
 
 
 @pytest.mark.usefixtures("data")
-def test_a_sweep_does_not_prepare_a_large_corpus_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", [["isoflop", "--preset", "cpu"], ["tune"], ["pilot"], ["ablate", "kv"]])
+def test_a_sweep_does_not_prepare_a_large_corpus_itself(tmp_path: Path, verb: list[str]) -> None:
     spec = load_spec("cpu", corpus_override("fineweb-edu")).data_spec
     freeze_source(spec, tmp_path / "cache", part_bytes=4_000)
     flags = ["--data", "fineweb-edu", "--results", str(tmp_path / "results"), "--yes"]
     with pytest.raises(DataError, match=r"has \d+ parts of text, expected at most 2 .* run `mor-sweep data prepare`"):
-        CliRunner().invoke(app, ["isoflop", "--preset", "cpu", *flags], catch_exceptions=False)
+        CliRunner().invoke(app, [*verb, *flags], catch_exceptions=False)
     assert not [*(tmp_path / "cache").rglob("part-*")]
 
 

@@ -4,10 +4,12 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from faulty_server import FaultyServer
+from remote_machine import Machine
 from toy_sweep import ToySweep
 
 from mor_core.data.shards import prepare
@@ -72,3 +74,15 @@ def bucket(faulty: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     fsspec.filesystem("s3", use_listings_cache=False).mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def machine(bucket: str, tmp_path: Path, toy_text: Path, toy_cache: Path) -> Machine:
+    """A machine and an empty bucket."""
+    return Machine(url=f"{bucket}/study", scratch=tmp_path / "one", text=toy_text, cache=toy_cache)
+
+
+@pytest.fixture
+def other(machine: Machine, tmp_path: Path) -> Machine:
+    """Another machine with the same bucket."""
+    return replace(machine, scratch=tmp_path / "two")

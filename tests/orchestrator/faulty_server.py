@@ -38,17 +38,35 @@ class FaultyServer:
             def log_message(self, *_: object) -> None:
                 """Quiet."""
 
+        self._handler = Handler
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._port = self._server.server_address[1]
+        self._closed = False
+        self.address = f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> "FaultyServer":
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._serve()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._closed:
+            self.close()
+
+    def close(self) -> None:
+        """Refuse connections from now on, and drop those that are open."""
+        self._closed = True
         self._server.shutdown()
         self._server.server_close()
+
+    def reopen(self) -> None:
+        """Serve again, at the same address."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler)
+        self._closed = False
+        self._serve()
+
+    def _serve(self) -> None:
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def fail_for(self, seconds: float) -> None:
         """Answer 503 for a while."""
@@ -65,6 +83,9 @@ class FaultyServer:
         self.requests.append((request.command, request.path))
         body = _body(request)
         self.before(request.command, request.path)
+        if self._closed:
+            request.close_connection = True
+            return
         if self.failing:
             _send(request, 503, [], b"")
             return

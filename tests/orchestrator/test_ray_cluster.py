@@ -1,15 +1,19 @@
 """What a cluster holds, checked before anything is started; GPUs that only the scheduler believes in."""
 
+import json
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray_cluster import cluster
-from toy_sweep import TOY_PRESET, ToySweep
+from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
 
 from mor_core.data.shards import prepare
 from orchestrator.plan import plan
+from orchestrator.ray_connection import connected
 from orchestrator.ray_executor import RayExecutor
 from orchestrator.segment_run import Job
 from orchestrator.spec import load_spec
@@ -87,6 +91,40 @@ def test_more_workers_than_the_cluster_has_gpus_are_refused_before_anything_is_t
         "nodes"
     ) in done.stderr
     assert not toy.published()
+
+
+@pytest.mark.parametrize("verb", ["isoflop", pytest.param("tune", marks=pytest.mark.slow)])
+def test_a_dry_run_for_a_cluster_plans_for_what_the_cluster_has(two_gpus: Any, toy: ToySweep, verb: str):
+    where = ["--preset", str(TOY_PRESET), "--data", str(toy.text), "--results", str(toy.results)]
+    flags = {"isoflop": [], "tune": ["--only", "vanilla", "--sizes", "13k", "--tokens-per-param", "1"]}[verb]
+    asked = [*MOR_SWEEP, verb, *where, *flags, "--address", two_gpus.address, "--dry-run", "--json"]
+    done = subprocess.run(asked, env=toy.environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["schema"] == "mor-sweep.plan/1"
+    throughput = told["data"]["estimate"]["throughput"]
+    assert (throughput["workers"], throughput["device"]) == (2, "cuda")
+    assert told["data"]["estimate"]["hours_unit"] == "GPU-hours"
+
+
+@pytest.mark.slow
+def test_rounds_of_a_search_share_gpus_as_a_sweep_does(two_gpus: Any, toy: ToySweep, tmp_path: Path):
+    flags = [*preset(tmp_path, 'gpus_per_segment = "auto"\n'), "--data", str(toy.text), "--results", str(toy.results)]
+    space = ["--only", "vanilla", "--sizes", "13k", "--trials", "4", "--tokens-per-param", "2", "--no-mlflow", "--yes"]
+    asked = [*MOR_SWEEP, "tune", *flags, *space, "--address", two_gpus.address]
+    process = subprocess.Popen(asked, env=toy.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    import ray
+
+    taken = set()
+    with connected(two_gpus.address, 1):
+        while process.poll() is None:
+            taken.add(round(2 - ray.available_resources().get("GPU", 0.0), 3))
+            time.sleep(0.02)
+    out, err = process.communicate()
+    assert process.returncode in (0, 5), err + out
+    shares = taken - {0.0}
+    assert shares
+    assert all(round(share * 8) / 8 == share and share < 1 for share in shares), "each trial takes an eighth of a GPU"
 
 
 @pytest.mark.faults("F15")

@@ -1,117 +1,35 @@
 """Sweeps whose results are on object storage, with the faults of a folder's and those of a server."""
 
 import json
-import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import polars as pl
 import pytest
 from faulty_server import FaultyServer
+from remote_machine import Machine, objects_of
 from single_segment import job_for, segment_on
-from toy_sweep import MOR_SWEEP, SCIENCE, TOY_PRESET, ToySweep, run_here
+from toy_sweep import SCIENCE, ToySweep
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.file_hash import file_sha256
 from orchestrator import object_store, remote_segment
-from orchestrator.identity import Segment
 from orchestrator.object_store import ObjectStore
-from orchestrator.remote_results import local_folder, open_remote
+from orchestrator.remote_results import open_remote
 from orchestrator.remote_segment import RemoteSegments
-from orchestrator.segment_run import Job
 from orchestrator.store import StoreError
-from orchestrator.worker import Outcome, run_segment
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """A machine with a scratch folder of its own."""
-
-    url: str
-    scratch: Path
-    text: Path
-    cache: Path
-    variables: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """The local folder of the results."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MOR_SWEEP_SCRATCH", str(self.scratch))
-            return local_folder(self.url)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Of its commands."""
-        own = {"MOR_SWEEP_SCRATCH": str(self.scratch), "MOR_SWEEP_CACHE": str(self.cache)}
-        return os.environ | own | self.variables
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command on these results, in this process."""
-        return run_here([*arguments, "--results", self.url], self.environment)
-
-    def sweep(self, *flags: str) -> list[str]:
-        """The arguments of the toy sweep."""
-        common = ["--preset", str(TOY_PRESET), "--data", str(self.text), "--yes", "--no-mlflow"]
-        return ["isoflop", *common, "--executor", "in-process", *flags]
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """A command on these results, in a process of its own."""
-        return subprocess.Popen(
-            [*MOR_SWEEP, *arguments, "--results", self.url],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def process(self, data: DataSnapshot) -> subprocess.Popen[str]:
-        """One segment, in a process of its own."""
-        script = Path(__file__).with_name("one_segment.py")
-        return subprocess.Popen(
-            [sys.executable, str(script), self.url, str(data.folder)],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def attempt(self, segment: Segment, data: DataSnapshot, **settings) -> Outcome:
-        """One segment, in this process."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MOR_SWEEP_SCRATCH", str(self.scratch))
-            store = open_remote(self.url).store
-            job: Job = job_for(store.root, data, remote=self.url, **settings)
-            return run_segment(segment, job)
-
-
-@pytest.fixture
-def machine(bucket: str, tmp_path: Path, toy_text: Path, toy_cache: Path) -> Machine:
-    """A machine and an empty bucket."""
-    return Machine(url=f"{bucket}/study", scratch=tmp_path / "one", text=toy_text, cache=toy_cache)
-
-
-@pytest.fixture
-def other(machine: Machine, tmp_path: Path) -> Machine:
-    """Another machine with the same bucket."""
-    return replace(machine, scratch=tmp_path / "two")
-
-
-def _objects(url: str, part: str = "") -> dict[str, bytes]:
-    files = fsspec.filesystem("s3", use_listings_cache=False)
-    return {path.partition("/study/")[2]: files.cat_file(path) for path in files.find(f"{url}/{part}")}
+from orchestrator.worker import run_segment
 
 
 def _results(url: str) -> dict[str, bytes]:
-    return {name: data for name, data in _objects(url, "segments").items() if name.endswith("result.json")}
+    return {name: data for name, data in objects_of(url, "segments").items() if name.endswith("result.json")}
 
 
 def _sums(url: str) -> dict[str, str]:
@@ -142,14 +60,14 @@ def test_a_sweep_in_a_bucket_goes_on_and_is_read_on_another_machine(
     assert rows.sort("cell_id")["loss"].to_list() == wanted["loss"].to_list()
     theirs = pl.read_parquet(other.folder / "sweeps/toy/runs.parquet").select(SCIENCE).sort("cell_id")
     assert theirs.equals(wanted)
-    assert not _objects(machine.url, "attempts")
+    assert not objects_of(machine.url, "attempts")
     checked = other.run("fsck", "--no-mlflow")
     assert checked.returncode == 0, checked.stdout
     refused = other.run("gc", "--dry-run")
     assert refused.returncode == 4
     assert "gc deletes nothing in s3://" in refused.stderr
     assert other.run("fit").returncode in (0, 5)  # So few sizes support no optimum; fits.json is written all the same.
-    assert "sweeps/toy/files/fits.json" in _objects(machine.url, "sweeps")
+    assert "sweeps/toy/files/fits.json" in objects_of(machine.url, "sweeps")
     assert machine.run("plot", "curves").returncode == 0
     assert (machine.folder / "sweeps/toy/fits.json").exists()
 
@@ -177,13 +95,13 @@ def test_a_kill_in_the_middle_of_an_upload_loses_less_than_an_interval(
     faulty.before = kill_at_the_second
     assert process.wait(120) == -signal.SIGKILL
     faulty.before = lambda _method, _path: None
-    names = sorted(name.rsplit("/", 1)[1] for name in _objects(machine.url, "attempts") if name.endswith(".json"))
+    names = sorted(name.rsplit("/", 1)[1] for name in objects_of(machine.url, "attempts") if name.endswith(".json"))
     assert names == ["checkpoint-10.json"]
     assert other.attempt(segment_on(data), data).status == "finished"
     assert _sums(machine.url) == undisturbed
     (result,) = _results(machine.url).values()
     assert json.loads(result)["steps_executed"] == 30
-    assert not _objects(machine.url, "attempts")
+    assert not objects_of(machine.url, "attempts")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +122,7 @@ def test_a_damaged_uploaded_checkpoint_is_passed_over_for_the_one_before(
         patch.setenv("MOR_SWEEP_REHEARSE", "raise step=37")
         assert machine.attempt(segment_on(data), data).status == "failed"
     objects = ObjectStore(url=machine.url)
-    there = sorted(name for name in objects.etags("attempts") if name.endswith(".json"))
+    there = sorted(name for name in objects.etags("attempts") if "/checkpoint-" in name)
     assert [name.rsplit("/", 1)[1] for name in there] == ["checkpoint-20.json", "checkpoint-30.json"]
     latest = json.loads(objects.read(there[1]) or b"")
     weights = f"{there[1].rpartition('/')[0]}/files/{latest['files']['checkpoint-30/weights.safetensors']['sha256']}"
@@ -242,10 +160,10 @@ def test_a_late_attempt_changes_nothing_that_is_published(
     process = machine.process(data)
     assert arrived.wait(120)
     assert other.attempt(segment_on(data), data).status == "finished"
-    published = _objects(machine.url, "segments")
+    published = objects_of(machine.url, "segments")
     go_on.set()
     assert process.communicate(timeout=120)[0].strip().endswith("finished")
-    assert _objects(machine.url, "segments") == published
+    assert objects_of(machine.url, "segments") == published
     theirs = (machine.folder / "segments" / segment_on(data).id / "result.json").read_bytes()
     assert theirs == next(iter(_results(machine.url).values()))
 
@@ -329,7 +247,7 @@ def test_two_machines_that_plan_at_once_lose_no_revision(machine: Machine, other
     ]
     for process in processes:
         assert process.wait(200) == 0, process.communicate()[0]
-    revisions = sorted(_objects(machine.url, "sweeps/toy/revisions"))
+    revisions = sorted(objects_of(machine.url, "sweeps/toy/revisions"))
     assert [name.rsplit("/", 1)[1] for name in revisions] == ["1.json", "2.json"]
     shown = json.loads(machine.run("status", "--json").stdout)["data"]["runs"]
     assert {row["budget"] for row in shown} == {"600000000", "1200000000"}
@@ -373,7 +291,7 @@ def test_a_server_that_ignores_conditional_writes_is_refused(machine: Machine, f
     refused = machine.run(*machine.sweep(*SMALL))
     assert refused.returncode == 2
     assert "ignores conditional writes (If-None-Match)" in refused.stderr
-    assert not _objects(machine.url, "sweeps")
+    assert not objects_of(machine.url, "sweeps")
 
 
 def test_workers_of_one_segment_on_a_cluster_are_refused_a_bucket(machine: Machine, tmp_path: Path) -> None:

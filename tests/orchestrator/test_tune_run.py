@@ -87,6 +87,8 @@ def test_two_tunings_at_once_share_their_trials(toy: ToySweep):
 @pytest.mark.slow
 @pytest.mark.timeout(2 * LONGEST)
 def test_the_best_rate_that_it_finds_loses_little_against_a_fine_scan(toy: ToySweep):
+    """In loss, not in rate: near its lowest place the loss is so flat, and its noise so large, that rates a factor
+    apart cannot be told from each other; what the rate found costs can."""
     flags = ["--sizes", "13k", "--learning-rate", "1e-3:3e-1", "--tokens-per-param", "4"]
     code, _, err = finish(start(toy, *flags, "--trials", "7", "--name", "tuned"))
     assert code == 0, err

@@ -1,5 +1,6 @@
 """What all verbs have in common: names of flags, where sweeps and cells stand, JSON with a schema."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from orchestrator.cli.launch import Launch
 from orchestrator.cli.main import app
 
 ROOT = Path(__file__).parents[2]
@@ -94,3 +96,11 @@ def test_every_json_document_is_in_the_readme_with_its_version():
     listed = re.findall(r"`(mor-sweep\.[a-z-]+/\d+)`", (ROOT / "README.md").read_text())
     assert len(printed) > 20
     assert sorted(listed) == sorted(printed)
+
+
+@pytest.mark.parametrize("verb", ["isoflop", "ablate", "tune", "pilot"])
+def test_verbs_that_train_are_run_alike(verb: str):
+    for field in dataclasses.fields(Launch):
+        here, there = parameter(verb, field.name), parameter("isoflop", field.name)
+        assert (here.opts, here.secondary_opts, here.help) == (there.opts, there.secondary_opts, there.help), field.name
+    assert parameter(verb, "price").opts == ["--price-per-gpu-hour"]
