@@ -58,7 +58,22 @@ def busy_seconds(seconds: float) -> float:
 
 def assert_nothing_is_left(toy: ToySweep) -> None:
     """I8: no process of the sweep is there ten seconds after its command."""
-    wait_for(lambda: not processes_of(toy), seconds=busy_seconds(10))
+    started, promised = time.monotonic(), busy_seconds(10)
+    while left := processes_of(toy):
+        waited = time.monotonic() - started
+        assert waited < promised, f"after {waited:.0f} s: {[_described(process) for process in left]}"
+        time.sleep(0.02)
+
+
+def _described(process: psutil.Process) -> str:
+    """What a process is and does, for a message; its parent says who should have ended it."""
+    try:
+        with process.oneshot():
+            age = time.time() - process.create_time()
+            command = " ".join(process.cmdline())[:200]
+            return f"{process.pid} of {process.ppid()}, {process.status()}, {age:.0f} s old: {command}"
+    except psutil.NoSuchProcess:
+        return f"{process.pid}, gone now"
 
 
 def pid_of(attempt: Path) -> int:
