@@ -82,7 +82,8 @@ def summary_lines(found: Found) -> list[str]:
     for each in found.advice:
         lines += _pair_lines(each, found.wanted)
     lines.append(
-        "Assumed: the noise of a cell is the same at every budget, the minimum lies in the middle of the sizes."
+        "Assumed: the noise of a cell is the same at every budget and independent between arms, the minimum lies in "
+        "the middle of the sizes."
     )
     return lines
 
