@@ -18,6 +18,7 @@ from orchestrator.estimate import segment_flops
 from orchestrator.plan import Plan, PlanError, plan
 from orchestrator.rates import measured_flops_per_second
 from orchestrator.recipe import LADDERS
+from orchestrator.recipe_file import recipe_overrides
 from orchestrator.revisions import Sweep
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.store import Store
@@ -41,6 +42,8 @@ class Origin:
     """The shipped sweep or the file."""
     corpus: str | None
     """What --data said; None where the preset's own corpus was taken."""
+    recipe: str | None
+    """What --recipe said; None where the preset's own rates and batches were taken."""
     spec: SweepSpec
     """The preset with the sweep's name and arms."""
     data: DataSnapshot
@@ -59,17 +62,19 @@ class Costed:
     """On one worker, at the speed of the arm's finished segments; None where none is finished."""
 
 
-def find_origin(sweep: Sweep, preset: str | None, corpus: str | None) -> Origin:
+def find_origin(sweep: Sweep, preset: str | None, corpus: str | None, recipe: str | None = None) -> Origin:
     """The preset whose settings are the sweep's. Raises NoAdvice where none is, SpecError where a file is wrong."""
     data = _snapshot(sweep)
     for name in [preset] if preset else preset_names():
-        spec = _spec(name, _overrides(sweep, corpus), is_given=preset is not None)
+        laws = recipe_overrides(recipe) if recipe is not None else []
+        spec = _spec(name, [*_overrides(sweep, corpus), *laws], is_given=preset is not None)
         if spec is not None and _settings_id(spec, data) == sweep.settings_id:
             _check_data(spec, data, corpus)
-            return Origin(preset=name, corpus=corpus, spec=spec, data=data)
+            return Origin(preset=name, corpus=corpus, recipe=recipe, spec=spec, data=data)
     said = f"{preset!r} has other settings than" if preset else "no shipped preset has the settings of"
     raise NoAdvice(
-        f"{said} sweep {sweep.name!r}: give --preset with the sweep file that it was started with, as it was then"
+        f"{said} sweep {sweep.name!r}: give --preset with the sweep file that it was started with, as it was then, and "
+        "--recipe where it had one"
     )
 
 
@@ -253,5 +258,6 @@ def _command(
     words += ["--sizes", ",".join(sizes), "--budgets", ",".join(budget_text(int(each)) for each in budgets)]
     words += ["--seeds", str(seed)]
     words += ["--data", origin.corpus] if origin.corpus else []
+    words += ["--recipe", origin.recipe] if origin.recipe else []
     words += ["--results", str(results)] if results != Path("results") else []
     return shlex.join(words)

@@ -20,6 +20,7 @@ def suggest(
         str | None, typer.Option(help="The sweep file that the sweep was started with; shipped ones are recognised.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="The --data that the sweep was started with.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="The --recipe that the sweep was started with.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Name the cells to train next: edge minima, then wide intervals by cost; exit code 5 where there are none."""
@@ -36,7 +37,7 @@ def suggest(
     store = Store(root=results)
     name, study, runs = study_of(store, sweep, loss)
     loaded = load_sweep(store, name)
-    origin = find_origin(loaded, preset, data)
+    origin = find_origin(loaded, preset, data, recipe)
     costed = candidate_cells(store, loaded, wide_plan(loaded, origin.spec, origin.data), runs)
     found = rank_candidates(study.points, [each.candidate for each in costed], count=count)
     if isinstance(found, Refusal):

@@ -12,6 +12,7 @@ from analysis.estimate import Estimate, RefusalKind
 from analysis.frontier import fit_study
 from mor_core.data.shards import prepare
 from orchestrator.cli.main import app
+from orchestrator.recipe_file import recipe_overrides
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
 from orchestrator.spec import load_spec
@@ -54,6 +55,23 @@ def ask(planted, *flags):
 def optima(planted):
     study = fit_study(table(planted.store, load_sweep(planted.store, planted.name)))
     return {(frontier.arm, each.budget): each.params for frontier in study.frontiers for each in frontier.optima}
+
+
+def test_a_sweep_by_a_recipe_is_advised_with_that_recipe(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+    grid = [*overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:]}, only=["vanilla"], data__corpus=str(text))]
+    recipe = tmp_path / "laws.toml"
+    laws = {"base": 9e-3, "reference_params": 50_000, "exponent": -0.3, "source": "'made up'"}
+    recipe.write_text("[train.learning_rate.default]\n" + "".join(f"{key} = {value}\n" for key, value in laws.items()))
+    grid += recipe_overrides(str(recipe))
+    planted = PlantedSweep(store=Store(root=tmp_path / "results"))
+    planted.publish(planted.plan(prepare(load_spec("cpu", grid).data_spec), grid))
+    asked = ask(planted, "--data", text, "--recipe", recipe)
+    assert asked.exit_code == 0, asked.output
+    commands = [line for line in asked.stdout.splitlines() if line.startswith("  mor-sweep isoflop")]
+    assert commands
+    assert all(f"--recipe {recipe}" in command for command in commands)
+    assert isinstance(ask(planted, "--data", text).exception, NoAdvice)
 
 
 def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_helps(sweep, text):
