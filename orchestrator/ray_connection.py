@@ -35,6 +35,14 @@ LOCAL_ENVIRONMENT = DRIVER_ENVIRONMENT | {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+CHILDREN_ENVIRONMENT = {
+    # A worker that is just being started when the command is killed looks for Ray: for 70 seconds by default, for four
+    # with these whole seconds. Set after the import of ray, they are read by its processes alone: the command may
+    # itself have to wait longer until they are up.
+    "RAY_gcs_rpc_server_connect_timeout_s": "1",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "2",
+}
+
 
 class ClusterUnreachable(Exception):
     """No Ray cluster answers at the address, or it answers no longer; the message says what was tried."""
@@ -71,6 +79,7 @@ def connected(address: str | None, cpus: int) -> Iterator[ModuleType]:
 
 
 def _start_local(ray: ModuleType, cpus: int, folder: Path) -> None:
+    os.environ.update(CHILDREN_ENVIRONMENT)
     try:
         ray.init(
             address="local",

@@ -1,6 +1,6 @@
 """The processes of a local Ray, known by its folder: none of them outlives the command that started it (I8).
 
-Ray ends its workers itself, all but one that is just being started: that one finds nobody, and waits for a minute.
+Ray ends its workers itself, all but one that is just being started: that one finds nobody, and looks for seconds.
 """
 
 import contextlib
