@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,32")
     parser.add_argument("--length", type=int, default=128, help="mean tokens of a text")
     parser.add_argument("--texts", type=int, default=3, help="texts per place in a batch")
-    parser.add_argument("--in-flight", type=float, default=1.0, help="sequences in memory per place in a batch")
+    parser.add_argument("--in-flight", type=float, default=2.0, help="sequences in memory per place in a batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")

@@ -37,9 +37,9 @@ class Load:
     """Mean number of tokens of a text."""
     rounds: int = 3
     """Repetitions; figures are medians."""
-    in_flight: float = 1.0
-    """Sequences that hold memory per place in a batch. Above 1, runs stay full while exited tokens gather, as in the
-    paper; 1 gives every arm as many sequences as the batch has places."""
+    in_flight: float = 2.0
+    """Sequences that hold memory per place in a batch, for every arm alike. Above 1, runs stay full while exited tokens
+    gather, as in the paper; with 1, tokens that exit leave their places empty."""
     rule: CausalRule = "threshold"
     """How expert-choice tokens go on."""
 

@@ -109,6 +109,7 @@ class Engine:
         sizes = pool_sizes(model.config, options.kv_bytes, weight.element_size(), sequences)
         self.cache = KeyValueCache(model.config, sizes, sequences, weight.dtype, weight.device)
         self.stages = Stages(model, self.cache, options.rule, options.max_depth)
+        self._planned_passes = float(sum(model.config.capacities))
         self._waiting: deque[_Sequence] = deque()
         self._running: dict[int, _Sequence] = {}  # In the order of admission.
         self._entering: list[_Sequence] = []
@@ -194,12 +195,12 @@ class Engine:
         """Slots of the block that a token takes: planned at first, then as measured."""
         if self.cache.passes == 1:
             return 1.0
-        planned = float(sum(self.config.capacities)) * PRIOR_TOKENS
-        return (planned + self.totals.block_passes) / (PRIOR_TOKENS + self.totals.computed_tokens)
+        prior = self._planned_passes * PRIOR_TOKENS
+        return (prior + self.totals.block_passes) / (PRIOR_TOKENS + self.totals.computed_tokens)
 
     def _admit(self) -> None:
         """Let waiting sequences in, first come first served, while they are expected to fit."""
-        if not self._waiting or not (self._admission_open or not self._running):
+        if not self._waiting or not self.cache.num_free_rows or not (self._admission_open or not self._running):
             return
         expected, kept = self._expected_passes(), sum(sequence.longest for sequence in self._running.values())
         tokens = sum(sequence.under_way.num_tokens for sequence in self._entering)

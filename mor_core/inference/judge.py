@@ -35,9 +35,9 @@ class Judge:
         # Waves at their last recursion are asked too, and ignored: it spares a look at the device.
         last = len(self.threshold_R) - 1
         recursions = [min(wave.recursion, last) for wave, n in zip(waves, counts, strict=True) for _ in range(n)]
-        logits_N, judged_N = self._logits(waves, x_ND, recursions)
-        threshold_N = self.threshold_R[torch.tensor(recursions, device=x_ND.device)]
-        goes_on = (judged_N >= threshold_N).tolist()
+        recursion_N = torch.tensor(recursions, device=x_ND.device)
+        logits_N, judged_N = self._logits(waves, x_ND, recursion_N)
+        goes_on = (judged_N >= self.threshold_R[recursion_N]).tolist()
         judged = judged_N.tolist() if keep_scores else []
         n = 0
         for wave, count in zip(waves, counts, strict=True):
@@ -53,13 +53,15 @@ class Judge:
         if wave.recursion == 0 or all(goes_on):
             wave.logits_A = logits_A
             return
+        if len(goes_on) == 1:  # Decoding: one token, and it stops.
+            wave.active, wave.logits_A = [], None
+            return
         kept = [i for i, on in enumerate(goes_on) if on]
         wave.active = [wave.active[i] for i in kept]
         wave.logits_A = logits_A[torch.tensor(kept, dtype=torch.int64, device=logits_A.device)] if kept else None
 
-    def _logits(self, waves: Sequence[Wave], x_ND: Tensor, recursions: list[int]) -> tuple[Tensor, Tensor]:
+    def _logits(self, waves: Sequence[Wave], x_ND: Tensor, recursion_N: Tensor) -> tuple[Tensor, Tensor]:
         """The router's logits, and those of whoever decides."""
-        recursion_N = torch.tensor(recursions, device=x_ND.device)
         if self.routers is None:
             noise_NR = torch.cat([wave.active_rows(wave.noise_NR) for wave in waves if wave.noise_NR is not None])
             logits_N = noise_NR.gather(1, recursion_N.unsqueeze(1)).squeeze(1)
