@@ -33,6 +33,7 @@ from mor_core.data.spec import cache_folder
 from mor_core.file_hash import file_sha256
 from mor_core.plain_names import is_plain_name
 from orchestrator.object_store import ObjectStore, RemoteRefused, checked_address
+from orchestrator.results_folder import ADDRESS
 from orchestrator.store import Store, replace_text, write_json
 from orchestrator.sweep_document import SCHEMA as SWEEP_SCHEMA
 from orchestrator.sweep_document import read_document, sweep_names
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from orchestrator.remote_failures import RemoteFailures
 
 SCRATCH_VARIABLE = "MOR_SWEEP_SCRATCH"
-ADDRESS = "remote.json"
-"""In a local folder: which bucket it belongs to."""
-
 SYNCED = "synced.json"
 MARKER = "mor-sweep.json"
 _OWN = {"sweep.json", "mlflow.db", "mirror.json", "mirror.log", "ui.log"}

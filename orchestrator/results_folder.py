@@ -6,6 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+ADDRESS = "remote.json"
+"""In a local folder that stands for one in a bucket: which."""
+
 
 class ResultsError(ValueError):
     """The results folder cannot be used as asked; the message names it and what to do."""

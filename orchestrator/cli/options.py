@@ -75,10 +75,14 @@ def say(line: str) -> None:
 
 def shown_results(results: Path) -> str:
     """The folder, or the s3:// address that it stands for, as one types it."""
-    from orchestrator.remote_results import ADDRESS, address_of
+    from orchestrator.results_folder import ADDRESS
+
+    if not (results / ADDRESS).exists():
+        return shlex.quote(str(results))
+    from orchestrator.remote_results import address_of
     from orchestrator.store import Store
 
-    return address_of(Store(root=results)) if (results / ADDRESS).exists() else shlex.quote(str(results))
+    return address_of(Store(root=results))
 
 
 def say_next(*commands: str, results: Path = Path("results")) -> None:
