@@ -18,6 +18,7 @@ evenly over the sequence: k_r (T + 1) / 2 pairs. What really happened is a secon
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 from mor_core.config import ExpertChoice, ModelConfig, RouterKind, TokenChoice
@@ -207,6 +208,7 @@ def _routers_forward(config: ModelConfig, length: int, work: Sequence[RecursionW
     return sum(2 * tokens * per_recursion * _router_network(config, 1) for tokens in candidates) if outputs else 0
 
 
+@lru_cache(maxsize=4096)  # A plan asks for the few models of its thousands of cells again and again.
 def _exact_flops_per_token(config: ModelConfig) -> Fraction:
     length = config.context_length
     work = planned_work(config, length, config.tokens_per_recursion())

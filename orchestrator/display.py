@@ -54,9 +54,10 @@ SAID_ONCE = ("seed", "epochs", "peak rate", "flags")
 
 def print_plan(plan: Plan, estimate: Estimate, price: float | None = None) -> None:
     """The whole plan to stdout: cells, what each costs, what is left out and why, totals. `price` of a device-hour."""
-    console = Console(highlight=False)
+    # Names are names: nothing in them is markup, and looking for it in thousands of rows takes seconds.
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=PLAIN_WIDTH)
+        console = Console(highlight=False, markup=False, emoji=False, width=PLAIN_WIDTH)
     console.print(_heading(plan))
     if common := _said_once(plan):
         console.print(common)
