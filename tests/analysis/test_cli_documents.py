@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from planted_sweep import SNAPSHOT, PlantedSweep, overrides
 from typer.testing import CliRunner
+from verbs import VERBS
 
 from orchestrator.cli.main import app
 from orchestrator.store import Store
@@ -55,16 +55,6 @@ ELSEWHERE = {
 
 FITS = {"fit", "table", "predict", "compare", "lifetime"}
 """Verbs that take seconds."""
-
-
-def _leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, each in getattr(command, "commands", {}).items():
-        yield from _leaves(each, f"{path} {name}".strip())
-    if not hasattr(command, "commands"):
-        yield path, command
-
-
-VERBS = dict(_leaves(typer.main.get_command(app)))
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from verbs import VERBS
 
 from orchestrator.cli.launch import Launch
-from orchestrator.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_RESULTS = {"data prepare", "data info", "data publish", "config show", "config schema", "mlflow export"}
@@ -28,17 +26,6 @@ WITHOUT_DATA = {
     "config schema": "prints a JSON Schema, which is a document for programs already",
 }
 """Verbs without --json: what they do instead of printing data."""
-
-
-def leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every verb with its command."""
-    for name, each in getattr(command, "commands", {}).items():
-        yield from leaves(each, f"{path} {name}".strip())
-    if not hasattr(command, "commands"):
-        yield path, command
-
-
-VERBS = dict(leaves(typer.main.get_command(app)))
 
 
 def parameter(verb: str, name: str) -> Any:
