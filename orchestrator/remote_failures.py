@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mor_core.plain_names import is_plain_name
-from orchestrator.object_store import ObjectStore
-from orchestrator.remote_results import Remote
+from orchestrator.remote_results import RemotePart
 from orchestrator.store import Store, iterate_attempts
 
 FAILURE, RETRIED = "failure.json", "failure.retried.json"
@@ -26,21 +25,8 @@ ATTEMPT_NAME = "remote-name.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteFailures:
+class RemoteFailures(RemotePart):
     """The failures of a bucket, from one machine's side. Every method raises RemoteRefused and RemoteUnreachable."""
-
-    remote: Remote
-    """The bucket and the local folder."""
-
-    @property
-    def store(self) -> Store:
-        """The local folder."""
-        return self.remote.store
-
-    @property
-    def objects(self) -> ObjectStore:
-        """The bucket."""
-        return self.remote.objects
 
     def upload(self, segment_ids: Iterable[str]) -> None:
         """Create the failures of newest attempts that the bucket does not have yet."""

@@ -194,6 +194,24 @@ class Remote:
         replace_text(self.store.root / SYNCED, json.dumps(synced))
 
 
+@dataclass(frozen=True, kw_only=True)
+class RemotePart:
+    """One kind of what a bucket holds, from one machine's side."""
+
+    remote: Remote
+    """The bucket and the local folder."""
+
+    @property
+    def store(self) -> Store:
+        """The local folder."""
+        return self.remote.store
+
+    @property
+    def objects(self) -> ObjectStore:
+        """The bucket."""
+        return self.remote.objects
+
+
 def open_remote(url: str) -> Remote:
     """The results at an s3:// address, with a local folder made for them. Asks the server nothing yet.
 

@@ -22,8 +22,8 @@ from orchestrator.fsck_segments import read_spec
 from orchestrator.identity import Segment, trunk_id
 from orchestrator.object_store import ObjectStore, RemoteUnreachable
 from orchestrator.remote_failures import remote_name
-from orchestrator.remote_results import Remote
-from orchestrator.store import SCRATCH, Store, StoreError, hints, write_json
+from orchestrator.remote_results import RemotePart
+from orchestrator.store import SCRATCH, StoreError, hints, write_json
 
 PUBLISH_PATIENCE_SECONDS = 300.0
 """How long a finished segment waits for a server that does not answer; its work would be lost otherwise."""
@@ -41,21 +41,8 @@ Files = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteSegments:
+class RemoteSegments(RemotePart):
     """The segments of a bucket, from one machine's side."""
-
-    remote: Remote
-    """The bucket and the local folder."""
-
-    @property
-    def store(self) -> Store:
-        """The local folder."""
-        return self.remote.store
-
-    @property
-    def objects(self) -> ObjectStore:
-        """The bucket."""
-        return self.remote.objects
 
     def fetch(self, segment: Segment) -> None:
         """Bring what an attempt at the segment needs: its result where there is one, else the checkpoints that it may
