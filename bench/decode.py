@@ -195,6 +195,7 @@ def _against_flops(each: Contender, base: Contender, work: dict[str, Work], seco
 
 
 def main() -> None:
+    """Race the arms and transformers at every batch asked for, and print a table of each."""
     parser = argparse.ArgumentParser(description="How fast text is generated.")
     parser.add_argument("--size", default="10M", choices=list(SIZES))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

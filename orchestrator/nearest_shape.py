@@ -37,7 +37,7 @@ def nearest_shape(cell: Cell, params: float, budget: int) -> NearestShape:
     size, model = min(models, key=lambda each: abs(math.log(unique_params(each[1]) / params)))
     return NearestShape(
         size=size.name,
-        num_layers=len(model.layer_map),
+        num_layers=model.num_layers,
         d_model=model.d_model,
         unique_params=unique_params(model),
         of_optimum=unique_params(model) / params,

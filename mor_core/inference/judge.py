@@ -53,9 +53,6 @@ class Judge:
         if wave.recursion == 0 or all(goes_on):
             wave.logits_A = logits_A
             return
-        if len(goes_on) == 1:  # Decoding: one token, and it stops.
-            wave.active, wave.logits_A = [], None
-            return
         kept = [i for i, on in enumerate(goes_on) if on]
         wave.active = [wave.active[i] for i in kept]
         wave.logits_A = logits_A[torch.tensor(kept, dtype=torch.int64, device=logits_A.device)] if kept else None

@@ -1,6 +1,6 @@
 """`mor-sweep table`, `predict`, `lifetime` and `compare`: what a fit says, asked of a sweep or of any run table."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,7 +88,7 @@ def predict(
     fitted = fit_of(asked, loss, BOTH, tied=tied)
     study = fitted.study
     answers = predict_budget(study, str(flops), forced=force)
-    shapes = [_buildable(fitted, each, flops) for each in answers]
+    shapes = _buildable(fitted, answers, flops)
     if as_json:
         rows = [
             plain(each)
@@ -131,18 +131,20 @@ def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str
     return lines
 
 
-def _buildable(fitted: Fitted, answer: "Advice", flops: int) -> "NearestShape | None":
-    """The named shape nearest to a predicted N*; None where it is refused, and for a table, which names no shapes."""
+def _buildable(fitted: Fitted, answers: "Sequence[Advice]", flops: int) -> "list[NearestShape | None]":
+    """The named shape nearest to each predicted N*; None where it is refused, and for a table, which has no shapes."""
     from analysis.estimate import Estimate
     from orchestrator.nearest_shape import nearest_shape
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
 
-    if fitted.asked.table is not None or not isinstance(answer.params, Estimate):
-        return None
-    cells = load_sweep(Store(root=fitted.asked.results), fitted.name).cells
-    cell = next(cell for cell in cells if cell.arm == answer.arm)
-    return nearest_shape(cell, answer.params.value, flops)
+    if fitted.asked.table is not None:
+        return [None] * len(answers)
+    cells = {cell.arm: cell for cell in load_sweep(Store(root=fitted.asked.results), fitted.name).cells}
+    found = [(cells[each.arm], each.params) for each in answers]
+    return [
+        nearest_shape(cell, params.value, flops) if isinstance(params, Estimate) else None for cell, params in found
+    ]
 
 
 @spread
