@@ -1,8 +1,9 @@
 """Attention to predecessors: fused kernels, and on a CPU in bf16 one of matrix products over blocks of queries.
 
-torch's CPU kernel computes bf16 attention at a tenth of the rate of its own matrix products. The products here are
-those of flash attention (Dao et al. 2022, arXiv 2205.14135): scores of one block of queries with the keys up to its
-end, computed again in the backward pass from the logarithm of each row's sum, so that no square of scores is kept.
+torch's CPU kernel computes bf16 attention at a tenth of the rate of its own matrix products. Here, as in flash
+attention (Dao et al. 2022, arXiv 2205.14135), one block of queries meets the keys up to its end, and its softmax is
+computed again in the backward pass, so that no square of scores is kept. On a CPU a pass over the scores costs as much
+as a product that makes them, so there are few: products are added to the mask, and the softmax reads and writes bf16.
 
 Shapes: B sequences, T tokens, H query heads, G key and value heads, C head width, N = B G independent heads, K tokens
 of a block, Q = K H / G queries that share a head's keys, S keys that a block looks at.
@@ -36,9 +37,8 @@ class Prefix(NamedTuple):
 
     keys: tuple[int, ...]
     """S of each run: keys from position 0 on that it looks at."""
-    hidden: tuple[Tensor, ...]
-    """Of each run, true where a query must not see a key, [B, 1, queries of the run, the last of the S keys]:
-    every query of the run sees all keys before those."""
+    masks: tuple[Tensor, ...]
+    """Of each run, 0 where a query sees a key, else minus infinity, [B, 1, queries of the run, S]."""
 
 
 QUERIES_PER_RUN = {"cpu": 64, "cuda": 256}
@@ -62,10 +62,15 @@ def prefix_of(positions_BK: Tensor, length: int, d_head: int, dtype: torch.dtype
         return sparse_prefix_of(positions_BK, length)
     runs = positions_BK.split(QUERIES_PER_RUN[device_kind(positions_BK)], dim=1)
     # One wait for the device, whatever the number of runs and layers.
-    ends = torch.stack([torch.stack((run.amin(), run.amax())) for run in runs]).tolist()
-    places = torch.arange(max(high for _, high in ends) + 1, device=positions_BK.device)
-    hidden = (places[low : high + 1] > run.unsqueeze(-1) for run, (low, high) in zip(runs, ends, strict=True))
-    return Prefix(tuple(high + 1 for _, high in ends), tuple(hidden_BKS.unsqueeze(1) for hidden_BKS in hidden))
+    lengths = (torch.stack([run.amax() for run in runs]) + 1).tolist()
+    places = torch.arange(max(lengths), device=positions_BK.device)
+    hidden = (places[:keys] > run.unsqueeze(-1) for run, keys in zip(runs, lengths, strict=True))
+    return Prefix(tuple(lengths), tuple(_mask(hidden_BKS.unsqueeze(1), dtype) for hidden_BKS in hidden))
+
+
+def _mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores so that softmax gives nothing to hidden keys."""
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
 
 
 def causal_attention(q_BHTC: Tensor, k_BGTC: Tensor, v_BGTC: Tensor) -> Tensor:
@@ -92,23 +97,23 @@ def prefix_attention(q_BHKC: Tensor, k_BGTC: Tensor, v_BGTC: Tensor, prefix: Pre
     if _takes_blocks(q_BHKC):
         return _BlockAttention.apply(q_BHKC, k_BGTC, v_BGTC, prefix)  # pyright: ignore
     k_BHTC, v_BHTC = _spread(q_BHKC, k_BGTC), _spread(q_BHKC, v_BGTC)
-    queries = q_BHKC.split([hidden.shape[2] for hidden in prefix.hidden], dim=2)
+    queries = q_BHKC.split([mask.shape[2] for mask in prefix.masks], dim=2)
     return torch.cat(
         [
-            F.scaled_dot_product_attention(
-                q,
-                k_BHTC[:, :, :keys],
-                v_BHTC[:, :, :keys],
-                attn_mask=F.pad(~hidden, (keys - hidden.shape[3], 0), value=True),
-            )
-            for q, keys, hidden in zip(queries, prefix.keys, prefix.hidden, strict=True)
+            F.scaled_dot_product_attention(q, k_BHTC[:, :, :keys], v_BHTC[:, :, :keys], attn_mask=mask)
+            for q, keys, mask in zip(queries, prefix.keys, prefix.masks, strict=True)
         ],
         dim=2,
     )
 
 
-def _takes_blocks(q_BHTC: Tensor) -> bool:
-    return q_BHTC.device.type == "cpu" and q_BHTC.dtype == torch.bfloat16
+def as_read(kv_BGTC: Tensor) -> Tensor:
+    """Keys or values as attention reads them: laid out for its products once, however many recursions read them."""
+    return kv_BGTC.contiguous() if _takes_blocks(kv_BGTC) else kv_BGTC
+
+
+def _takes_blocks(x_BHTC: Tensor) -> bool:
+    return x_BHTC.device.type == "cpu" and x_BHTC.dtype == torch.bfloat16
 
 
 class _Block(NamedTuple):
@@ -118,28 +123,24 @@ class _Block(NamedTuple):
     """Which of them."""
     keys: int
     """S."""
-    hidden: Tensor
-    """True where a query must not see a key; its last dimensions are [K, S'], the last S' of the S keys."""
+    mask: Tensor
+    """0 or minus infinity; [K, S], the same for every head and sequence, or [B, 1, K, S]."""
 
 
 class _BlockAttention(torch.autograd.Function):
-    """Scores, softmax and sums are in fp32 (fp64 for fp64), matrix products in the tensors' own precision."""
+    """Tensors are in one precision throughout; sums, and what happens within a softmax, are in fp32 at least."""
 
     @staticmethod
     def forward(ctx: Any, q_BHTC: Tensor, k_BGTC: Tensor, v_BGTC: Tensor, prefix: Prefix | None) -> Tensor:
         k_NTC, v_NTC = k_BGTC.flatten(0, 1), v_BGTC.flatten(0, 1)
         groups = k_BGTC.shape[1]
         y_BHTC = _like_a_layers(q_BHTC)
-        log_sums = []
-        ctx.prefix = prefix
+        ctx.prefix, ctx.groups = prefix, groups
         for block in _blocks(q_BHTC, prefix):
-            scores_NQS = _scores(_folded(q_BHTC, block, groups), k_NTC[:, : block.keys], block, groups)
-            softmax_NQS = scores_NQS.softmax(dim=-1)
-            # The highest score less the logarithm of its probability is the logarithm of the sum of exponentials.
-            log_sums.append(scores_NQS.amax(dim=-1, keepdim=True) - softmax_NQS.amax(dim=-1, keepdim=True).log())
-            y_NQC = torch.bmm(softmax_NQS.to(v_NTC.dtype), v_NTC[:, : block.keys])
+            softmax_NQS = _softmax(_folded(q_BHTC, block, groups), k_NTC[:, : block.keys], block, groups)
+            y_NQC = torch.bmm(softmax_NQS, v_NTC[:, : block.keys])
             y_BHTC[:, :, block.queries] = y_NQC.view(y_BHTC[:, :, block.queries].shape)
-        ctx.save_for_backward(q_BHTC, k_BGTC, v_BGTC, y_BHTC, *log_sums)
+        ctx.save_for_backward(q_BHTC, k_NTC, v_NTC)
         return y_BHTC
 
     @staticmethod
@@ -149,22 +150,23 @@ class _BlockAttention(torch.autograd.Function):
 
 @once_differentiable
 def _gradients(ctx: Any, dy_BHTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q_BHTC, k_BGTC, v_BGTC, y_BHTC, *log_sums = ctx.saved_tensors
-    k_NTC, v_NTC, groups = k_BGTC.flatten(0, 1), v_BGTC.flatten(0, 1), k_BGTC.shape[1]
+    q_BHTC, k_NTC, v_NTC = ctx.saved_tensors
     dq_BHTC = _like_a_layers(q_BHTC)
-    dk_NTC = torch.zeros_like(k_NTC, dtype=log_sums[0].dtype, memory_format=torch.contiguous_format)
-    dv_NTC = torch.zeros_like(dk_NTC)
-    for block, log_sum_NQ1 in zip(_blocks(q_BHTC, ctx.prefix), log_sums, strict=True):
-        q_NQC, dy_NQC, y_NQC = (_folded(each, block, groups) for each in (q_BHTC, dy_BHTC, y_BHTC))
+    precision = torch.promote_types(k_NTC.dtype, torch.float32)
+    dk_NTC, dv_NTC = torch.zeros_like(k_NTC, dtype=precision), torch.zeros_like(v_NTC, dtype=precision)
+    for block in _blocks(q_BHTC, ctx.prefix):
+        q_NQC, dy_NQC = _folded(q_BHTC, block, ctx.groups), _folded(dy_BHTC, block, ctx.groups)
         keys_NSC, values_NSC = k_NTC[:, : block.keys], v_NTC[:, : block.keys]
-        softmax_NQS = (_scores(q_NQC, keys_NSC, block, groups) - log_sum_NQ1).exp()
-        dv_NTC[:, : block.keys] += torch.bmm(softmax_NQS.to(q_NQC.dtype).transpose(1, 2), dy_NQC)
-        shift_NQ1 = (dy_NQC.to(log_sum_NQ1.dtype) * y_NQC).sum(dim=-1, keepdim=True)
+        softmax_NQS = _softmax(q_NQC, keys_NSC, block, ctx.groups)
+        dv_NTC[:, : block.keys] += torch.bmm(softmax_NQS.transpose(1, 2), dy_NQC)
         dsoftmax_NQS = torch.bmm(dy_NQC, values_NSC.transpose(1, 2))
-        dscores_NQS = (softmax_NQS * (dsoftmax_NQS - shift_NQ1) / math.sqrt(q_NQC.shape[-1])).to(q_NQC.dtype)
-        dq_BHTC[:, :, block.queries] = torch.bmm(dscores_NQS, keys_NSC).view(dq_BHTC[:, :, block.queries].shape)
+        dscores_NQS = torch.ops.aten._softmax_backward_data(dsoftmax_NQS, softmax_NQS, -1, softmax_NQS.dtype)
+        dq_NQC = torch.bmm(dscores_NQS, keys_NSC).mul_(_scale(q_NQC))
+        dq_BHTC[:, :, block.queries] = dq_NQC.view(dq_BHTC[:, :, block.queries].shape)
         dk_NTC[:, : block.keys] += torch.bmm(dscores_NQS.transpose(1, 2), q_NQC)
-    return dq_BHTC, dk_NTC.view(k_BGTC.shape).to(k_BGTC.dtype), dv_NTC.view(v_BGTC.shape).to(v_BGTC.dtype)
+    dk_NTC *= _scale(q_BHTC)
+    dk_BGTC, dv_BGTC = (each.to(k_NTC.dtype).unflatten(0, (-1, ctx.groups)) for each in (dk_NTC, dv_NTC))
+    return dq_BHTC, dk_BGTC, dv_BGTC
 
 
 def _like_a_layers(x_BHTC: Tensor) -> Tensor:
@@ -177,15 +179,19 @@ def _blocks(q_BHTC: Tensor, prefix: Prefix | None) -> Iterator[_Block]:
     """Of a whole sequence: each block hides the upper half of its own square. Of packed queries: the prefix's runs."""
     if prefix is not None:
         start = 0
-        for keys, hidden in zip(prefix.keys, prefix.hidden, strict=True):
-            stop = start + hidden.shape[2]
-            yield _Block(slice(start, stop), keys, hidden)
+        for keys, mask in zip(prefix.keys, prefix.masks, strict=True):
+            stop = start + mask.shape[2]
+            yield _Block(slice(start, stop), keys, mask)
             start = stop
         return
-    for start in range(0, q_BHTC.shape[2], BLOCK_TOKENS):
-        stop = min(start + BLOCK_TOKENS, q_BHTC.shape[2])
-        square_KK = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q_BHTC.device)
-        yield _Block(slice(start, stop), stop, square_KK.triu(1))
+    tokens = q_BHTC.shape[2]
+    rows = min(BLOCK_TOKENS, tokens)
+    # Of the last block of a sequence, whose square ends its keys. Others have fewer keys before theirs.
+    hidden_KS = torch.ones(rows, tokens, dtype=torch.bool, device=q_BHTC.device).triu(1 + tokens - rows)
+    mask_KS = _mask(hidden_KS, q_BHTC.dtype)
+    for start in range(0, tokens, rows):
+        stop = min(start + rows, tokens)
+        yield _Block(slice(start, stop), stop, mask_KS[start - stop :, tokens - stop :])
 
 
 def _folded(x_BHTC: Tensor, block: _Block, groups: int) -> Tensor:
@@ -195,14 +201,15 @@ def _folded(x_BHTC: Tensor, block: _Block, groups: int) -> Tensor:
     return x_BHKC.reshape(batch * groups, heads // groups * tokens, width)
 
 
-def _scores(q_NQC: Tensor, keys_NSC: Tensor, block: _Block, groups: int) -> Tensor:
-    """q k^T / sqrt(C), minus infinity where a query must not see a key."""
-    products_NQS = torch.bmm(q_NQC, keys_NSC.transpose(1, 2))
-    precision = torch.promote_types(products_NQS.dtype, torch.float32)
-    scores_NQS = products_NQS.to(precision) / math.sqrt(q_NQC.shape[-1])
-    tokens, masked = block.hidden.shape[-2:]
+def _softmax(q_NQC: Tensor, keys_NSC: Tensor, block: _Block, groups: int) -> Tensor:
+    """Softmax over keys of q k^T / sqrt(C), 0 where a query must not see a key; [N, Q, S]."""
+    tokens = block.mask.shape[-2]
+    scores_NQS = q_NQC.new_empty(q_NQC.shape[0], q_NQC.shape[1], block.keys)
     # [B, G, heads of a group, K, S]: the mask is the same for every head.
     by_head = scores_NQS.view(-1, groups, q_NQC.shape[1] // tokens, tokens, block.keys)
-    hidden = block.hidden.unsqueeze(2) if block.hidden.dim() == 4 else block.hidden
-    by_head[..., block.keys - masked :].masked_fill_(hidden, -math.inf)
-    return scores_NQS
+    by_head.copy_(block.mask.unsqueeze(2) if block.mask.dim() == 4 else block.mask)
+    return scores_NQS.baddbmm_(q_NQC, keys_NSC.transpose(1, 2), alpha=_scale(q_NQC)).softmax(dim=-1)
+
+
+def _scale(q: Tensor) -> float:
+    return 1 / math.sqrt(q.shape[-1])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from mor_core.config import ModelConfig
-from mor_core.model.attention import Prefix, causal_attention, prefix_attention
+from mor_core.model.attention import Prefix, as_read, causal_attention, prefix_attention
 
 
 class RMSNorm(nn.Module):
@@ -95,7 +95,7 @@ class Attention(nn.Module):
         qk, v_BKGC = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
         # The tables are fp32; under bf16 the rotation is computed in fp32 and rounded once.
         q_BKHC, k_BKGC = rotate(qk, rotary).to(qkv.dtype).split((self.num_heads, self.num_kv_heads), dim=2)
-        return q_BKHC.transpose(1, 2), KeyValues(k_BKGC.transpose(1, 2), v_BKGC.transpose(1, 2))
+        return q_BKHC.transpose(1, 2), KeyValues(as_read(k_BKGC.transpose(1, 2)), as_read(v_BKGC.transpose(1, 2)))
 
     def queries(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Queries alone: keys and values come from elsewhere and are not computed."""

@@ -119,7 +119,7 @@ def test_packed_queries_see_the_keys_up_to_their_own_position(
 def test_a_run_of_queries_looks_no_further_than_its_furthest_position() -> None:
     prefix = prefix_of(torch.tensor([[2, 3, 9], [3, 4, 5]]), 11, 6, torch.float64)
     assert prefix.keys == (10,)
-    assert [hidden.shape for hidden in prefix.hidden] == [(2, 1, 3, 8)]
+    assert [mask.shape for mask in prefix.masks] == [(2, 1, 3, 10)]
 
 
 @settings(max_examples=40, deadline=None)
