@@ -98,7 +98,7 @@ class Run:
     """What every layer of one run has in common."""
 
     rotary: tuple[Tensor, Tensor]
-    """Cosines and sines at the tokens' positions, each [1, N, 1, C/2]."""
+    """Cosines and sines at the tokens' positions, each [1, N, 1, C]."""
     groups: list[Group]
     """How attention reads."""
     writers: Tensor | None

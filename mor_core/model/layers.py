@@ -6,11 +6,12 @@ token keeps its original position for RoPE, and attention is causal among the pa
 attends to the keys of an earlier one (`KeySource`), over the T tokens up to each query's own position.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import BlockMask
 
 from mor_core.config import ModelConfig
@@ -26,25 +27,76 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_BKD: Tensor) -> Tensor:
+        # Half precision needs sums that are wider than it is, which torch's own has.
+        if x_BKD.device.type == "cpu" and x_BKD.dtype.itemsize >= 4 and not torch.compiler.is_compiling():
+            return _RMSNormOnCPU.apply(x_BKD, self.weight, self.eps)  # pyright: ignore
         return F.rms_norm(x_BKD, (x_BKD.shape[-1],), self.weight, self.eps)
 
 
+class _RMSNormOnCPU(torch.autograd.Function):
+    """The same in few passes over memory: torch fuses it on a GPU and in compiled code, but not here."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BKD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        norm_BK1 = torch.linalg.vector_norm(x_BKD, dim=-1, keepdim=True)
+        inverse_BK1 = (norm_BK1.square_() / x_BKD.shape[-1]).add_(eps).rsqrt_()
+        normed_BKD = x_BKD * inverse_BK1
+        ctx.save_for_backward(normed_BKD, weight_D, inverse_BK1)
+        return normed_BKD * weight_D
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *_norm_gradients(ctx, *grad_outputs), None
+
+
+@once_differentiable
+def _norm_gradients(ctx: Any, dy_BKD: Tensor) -> tuple[Tensor, Tensor]:
+    """With n = x / rms(x) and g = dy * weight: dx = (g - n mean(g n)) / rms(x), dweight = sum(dy n)."""
+    normed_BKD, weight_D, inverse_BK1 = ctx.saved_tensors
+    products_BKD = dy_BKD * normed_BKD
+    with torch.autocast("cpu", enabled=False):
+        sums_BK1 = (products_BKD @ weight_D).unsqueeze(-1)
+    dx_BKD = (dy_BKD * weight_D).addcmul_(normed_BKD, sums_BK1, value=-1 / len(weight_D)).mul_(inverse_BK1)
+    return dx_BKD, products_BKD.flatten(0, -2).sum(dim=0)
+
+
 def rotary_table(config: ModelConfig) -> Tensor:
-    """Cosines and sines of position * theta^(-2i/C), as [2, T, C/2] (RoFormer, arXiv 2104.09864, section 3.4.2)."""
+    """Cosines and sines of position * theta^(-2i/C), as [2, T, C] (RoFormer, arXiv 2104.09864, section 3.4.2).
+
+    Both are there for either member of a pair; the first member's sine is negative.
+    """
     exponents = torch.arange(0, config.d_head, 2, dtype=torch.float64) / config.d_head
     positions = torch.arange(config.context_length, dtype=torch.float64)
     angles_TC = torch.outer(positions, config.rope_theta**-exponents)
-    return torch.stack((angles_TC.cos(), angles_TC.sin())).float()
+    cos_TC, sin_TC = angles_TC.cos(), angles_TC.sin()
+    return torch.stack((torch.cat((cos_TC, cos_TC), dim=1), torch.cat((-sin_TC, sin_TC), dim=1))).float()
 
 
 def rotate(x_BKHC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the pair (i, i + C/2) of each head by its token's angle, the layout of Llama's weights.
 
-    rotary: cosines and sines, each [B or 1, K, 1, C/2].
+    rotary: cosines and sines, each [B or 1, K, 1, C], in fp32 at least: bf16 is rounded once, at the end.
     """
-    cos, sin = rotary
+    return _Rotation.apply(x_BKHC, *rotary)  # pyright: ignore
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is turned back by the same angle, which takes a third of the passes that autograd's own would."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BKHC: Tensor, cos_BK1C: Tensor, sin_BK1C: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_BK1C, sin_BK1C)
+        return _rotated(x_BKHC, cos_BK1C, sin_BK1C, direction=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        return _rotated(*grad_outputs, *ctx.saved_tensors, direction=-1), None, None
+
+
+def _rotated(x_BKHC: Tensor, cos_BK1C: Tensor, sin_BK1C: Tensor, direction: int) -> Tensor:
     first, second = x_BKHC.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    partners_BKHC = torch.cat((second, first), dim=-1)
+    return (x_BKHC * cos_BK1C).addcmul_(partners_BKHC, sin_BK1C, value=direction).to(x_BKHC.dtype)
 
 
 class KeyValues(NamedTuple):
@@ -93,14 +145,13 @@ class Attention(nn.Module):
         """Queries, keys and values, rotated where that is due."""
         qkv = self.qkv(x_BKD).unflatten(-1, (-1, self.d_head))
         qk, v_BKGC = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
-        # The tables are fp32; under bf16 the rotation is computed in fp32 and rounded once.
-        q_BKHC, k_BKGC = rotate(qk, rotary).to(qkv.dtype).split((self.num_heads, self.num_kv_heads), dim=2)
+        q_BKHC, k_BKGC = rotate(qk, rotary).split((self.num_heads, self.num_kv_heads), dim=2)
         return q_BKHC.transpose(1, 2), KeyValues(as_read(k_BKGC.transpose(1, 2)), as_read(v_BKGC.transpose(1, 2)))
 
     def queries(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Queries alone: keys and values come from elsewhere and are not computed."""
         q = F.linear(x_BKD, self.qkv.weight[: self.num_heads * self.d_head]).unflatten(-1, (-1, self.d_head))
-        return rotate(q, rotary).to(q.dtype).transpose(1, 2)
+        return rotate(q, rotary).transpose(1, 2)
 
     def _attend(self, q_BHKC: Tensor, kv: KeyValues, prefix: Prefix | BlockMask | None) -> Tensor:
         if prefix is None:
