@@ -48,7 +48,7 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One step."""
+    """One step, or the mean of several."""
 
     wall: float
     """Seconds."""
@@ -67,41 +67,41 @@ class Runner:
         self._process.start()
         theirs.close()
 
-    def step(self) -> Timing:
-        """Take one optimiser step."""
-        return self._ask("step")
+    def step(self, count: int = 1) -> Timing:
+        """Take so many optimiser steps in a row."""
+        return self._ask("step", count)
 
     def peak_bytes(self) -> int:
         """Most bytes in live tensors during one step."""
-        return self._ask("memory")
+        return self._ask("memory", 1)
 
     def profile(self) -> dict[str, float]:
         """Operation -> its share of a step's processor time (a GPU's kernels: of its time there), largest first."""
-        return self._ask("profile")
+        return self._ask("profile", 1)
 
     def close(self) -> None:
         self._pipe.close()
         self._process.join()
 
-    def _ask(self, request: str) -> ...:
-        self._pipe.send(request)
+    def _ask(self, request: str, steps: int) -> ...:
+        self._pipe.send((request, steps))
         return self._pipe.recv()
 
 
 def _serve(contender: Contender, pipe: Connection) -> None:
     torch.set_num_threads(contender.threads)
     take_step, state = _trainer(contender)
-    answers: dict[str, Callable[[], object]] = {
-        "step": lambda: _timed(take_step),
-        "memory": lambda: _peak_bytes(take_step, state),
-        "profile": lambda: _profile(take_step, contender.device),
+    answers: dict[str, Callable[[int], object]] = {
+        "step": lambda steps: _timed(take_step, steps),
+        "memory": lambda _: _peak_bytes(take_step, state),
+        "profile": lambda _: _profile(take_step, contender.device),
     }
     while True:
         try:
-            request = pipe.recv()
+            request, steps = pipe.recv()
         except EOFError:  # The other side has closed: that is how a contender is dismissed.
             return
-        pipe.send(answers[request]())
+        pipe.send(answers[request](steps))
 
 
 def _trainer(contender: Contender) -> tuple[Callable[[], object], Callable[[], list[Tensor]]]:
@@ -171,12 +171,13 @@ def _batches(contender: Contender) -> Iterator[np.ndarray]:
         yield generator.integers(0, contender.model.vocab_size, shape)
 
 
-def _timed(take_step: Callable[[], object]) -> Timing:
+def _timed(take_step: Callable[[], object], steps: int) -> Timing:
     wall, cpu = time.perf_counter(), time.process_time()
-    take_step()
+    for _ in range(steps):
+        take_step()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return Timing(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
+    return Timing(wall=(time.perf_counter() - wall) / steps, cpu=(time.process_time() - cpu) / steps)
 
 
 def _peak_bytes(take_step: Callable[[], object], state: Callable[[], list[Tensor]]) -> int:

@@ -39,7 +39,7 @@ class _RMSNormOnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BKD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         norm_BK1 = torch.linalg.vector_norm(x_BKD, dim=-1, keepdim=True)
-        inverse_BK1 = (norm_BK1.square_() / x_BKD.shape[-1]).add_(eps).rsqrt_()
+        inverse_BK1 = norm_BK1.square_().div_(x_BKD.shape[-1]).add_(eps).rsqrt_()
         normed_BKD = x_BKD * inverse_BK1
         ctx.save_for_backward(normed_BKD, weight_D, inverse_BK1)
         return normed_BKD * weight_D
@@ -54,8 +54,8 @@ def _norm_gradients(ctx: Any, dy_BKD: Tensor) -> tuple[Tensor, Tensor]:
     """With n = x / rms(x) and g = dy * weight: dx = (g - n mean(g n)) / rms(x), dweight = sum(dy n)."""
     normed_BKD, weight_D, inverse_BK1 = ctx.saved_tensors
     products_BKD = dy_BKD * normed_BKD
-    with torch.autocast("cpu", enabled=False):
-        sums_BK1 = (products_BKD @ weight_D).unsqueeze(-1)
+    # Autocast would narrow any other product.
+    sums_BK1 = torch.mv(products_BKD.flatten(0, -2), weight_D).view(inverse_BK1.shape)
     dx_BKD = (dy_BKD * weight_D).addcmul_(normed_BKD, sums_BK1, value=-1 / len(weight_D)).mul_(inverse_BK1)
     return dx_BKD, products_BKD.flatten(0, -2).sum(dim=0)
 
