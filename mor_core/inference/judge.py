@@ -24,58 +24,58 @@ class Judge:
         assert isinstance(routing, ExpertChoice)
         self.routers = model.routers if routing.router != "random" else None
         self.aux_routers = cast(nn.ModuleList, model.aux_routers) if hasattr(model, "aux_routers") else None
-        self.threshold_R = model.threshold_R if rule == "threshold" else torch.zeros_like(model.threshold_R)
+        count = model.config.recursion.count
+        self.thresholds: list[float] = model.threshold_R.tolist() if rule == "threshold" else [0.0] * count
         self.is_linear = routing.router == "linear" and self.aux_routers is None
         if self.is_linear and self.routers is not None:
             self.weight_RD = torch.cat([cast(Router, each).score.weight for each in self.routers])
 
     def decide(self, waves: Sequence[Wave], x_ND: Tensor, max_depth: int, keep_scores: bool) -> None:
         """Set each wave's active tokens and their logits; x_ND holds the rows of those active so far."""
-        counts = [len(wave.active) for wave in waves]
         # Waves at their last recursion are asked too, and ignored: it spares a look at the device.
-        last = len(self.threshold_R) - 1
-        recursions = [min(wave.recursion, last) for wave, n in zip(waves, counts, strict=True) for _ in range(n)]
-        recursion_N = torch.tensor(recursions, device=x_ND.device)
-        logits_N, judged_N = self._logits(waves, x_ND, recursion_N)
-        goes_on = (judged_N >= self.threshold_R[recursion_N]).tolist()
-        judged = judged_N.tolist() if keep_scores else []
+        last = len(self.thresholds) - 1
+        recursions = [min(wave.recursion, last) for wave in waves for _ in wave.active]
+        logits, judged = self._logits(waves, x_ND, recursions)
         n = 0
-        for wave, count in zip(waves, counts, strict=True):
-            self._part(wave, logits_N[n : n + count], goes_on[n : n + count], judged[n : n + count], max_depth)
-            n += count
+        for wave in waves:
+            stop = n + len(wave.active)
+            self._part(wave, logits[n:stop], judged[n:stop], max_depth, keep_scores)
+            n = stop
 
-    def _part(self, wave: Wave, logits_A: Tensor, goes_on: list[bool], judged: list[float], max_depth: int) -> None:
+    def _part(self, wave: Wave, logits: list[float], judged: list[float], max_depth: int, keep_scores: bool) -> None:
         if wave.recursion == max_depth:
-            wave.active = []
+            wave.active, wave.logits = [], []
             return
-        for token, logit in zip(wave.active, judged, strict=False):
-            wave.scores[token].append(logit)
-        if wave.recursion == 0 or all(goes_on):
-            wave.logits_A = logits_A
-            return
-        kept = [i for i, on in enumerate(goes_on) if on]
-        wave.active = [wave.active[i] for i in kept]
-        wave.logits_A = logits_A[torch.tensor(kept, dtype=torch.int64, device=logits_A.device)] if kept else None
+        if keep_scores:
+            for token, logit in zip(wave.active, judged, strict=True):
+                wave.scores[token].append(logit)
+        if wave.recursion > 0:
+            threshold = self.thresholds[wave.recursion]
+            wave.active = [token for token, logit in zip(wave.active, judged, strict=True) if logit >= threshold]
+            logits = [own for own, logit in zip(logits, judged, strict=True) if logit >= threshold]
+        wave.logits = logits
 
-    def _logits(self, waves: Sequence[Wave], x_ND: Tensor, recursion_N: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits(
+        self, waves: Sequence[Wave], x_ND: Tensor, recursions: Sequence[int]
+    ) -> tuple[list[float], list[float]]:
         """The router's logits, and those of whoever decides."""
-        if self.routers is None:
-            noise_NR = torch.cat([wave.active_rows(wave.noise_NR) for wave in waves if wave.noise_NR is not None])
-            logits_N = noise_NR.gather(1, recursion_N.unsqueeze(1)).squeeze(1)
-            return logits_N, logits_N
-        if self.is_linear:
-            logits_NR = F.linear(x_ND.to(self.weight_RD.dtype), self.weight_RD)
-            logits_N = logits_NR.gather(1, recursion_N.unsqueeze(1)).squeeze(1)
-            return logits_N, logits_N
-        logits_N = _each(self.routers, x_ND, recursion_N)
-        return logits_N, logits_N if self.aux_routers is None else _each(self.aux_routers, x_ND, recursion_N)
+        if self.routers is None or self.is_linear:
+            if self.routers is None:
+                scores_NR = torch.cat([wave.active_rows(wave.noise_NR) for wave in waves if wave.noise_NR is not None])
+            else:
+                scores_NR = F.linear(x_ND.to(self.weight_RD.dtype), self.weight_RD)
+            logits = [scores[own] for scores, own in zip(scores_NR.tolist(), recursions, strict=True)]
+            return logits, logits
+        logits = _each(self.routers, x_ND, recursions)
+        return logits, logits if self.aux_routers is None else _each(self.aux_routers, x_ND, recursions)
 
 
-def _each(routers: nn.ModuleList, x_ND: Tensor, recursion_N: Tensor) -> Tensor:
+def _each(routers: nn.ModuleList, x_ND: Tensor, recursions: Sequence[int]) -> list[float]:
     """Every token's logit by the router of its recursion."""
+    recursion_N = torch.tensor(recursions, device=x_ND.device)
     logits_N = torch.empty(len(x_ND), dtype=cast(Router, routers[0]).score.weight.dtype, device=x_ND.device)
     for recursion, router in enumerate(routers):
         rows = (recursion_N == recursion).nonzero().squeeze(1)
         if len(rows):
             logits_N[rows] = router(x_ND[None, rows])[0, :, 0]
-    return logits_N
+    return logits_N.tolist()

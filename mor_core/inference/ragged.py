@@ -9,6 +9,8 @@ heads, Q = H / G, C head width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +34,7 @@ class Group:
     """One sequence of many tokens instead of many of one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Segment:
+class Segment(NamedTuple):
     """Consecutive tokens of a run that belong to one sequence and one pass."""
 
     row: int
@@ -70,7 +71,7 @@ def _decoding_group(tables_QPT: Tensor, segments: list[Segment], tokens: Tensor 
     tables_B, visible_B = torch.tensor(columns).to(tables_QPT.device).unbind()
     longest, shortest = max(columns[1]), min(columns[1])
     slots_BS = tables_QPT.view(-1, tables_QPT.shape[2])[:, :longest].index_select(0, tables_B)
-    mask = None if shortest == longest else _mask(visible_B, longest, dtype)[:, None, None]
+    mask = None if shortest == longest else _mask(tables_QPT, visible_B, longest, dtype)[:, None, None]
     return Group(tokens=tokens, slots_BS=slots_BS, mask=mask, is_prompt=False)
 
 
@@ -79,7 +80,7 @@ def _prompt_group(
 ) -> Group:
     visible_K = torch.tensor(segment.visible, device=tables_QPT.device)
     longest = max(segment.visible)
-    mask_KS = _mask(visible_K, longest, dtype)
+    mask_KS = _mask(tables_QPT, visible_K, longest, dtype)
     return Group(
         tokens=slice(start, start + len(segment.visible)),
         slots_BS=tables_QPT[segment.row, segment.table, None, :longest],
@@ -88,9 +89,18 @@ def _prompt_group(
     )
 
 
-def _mask(visible_K: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    hidden_KS = torch.arange(longest, device=visible_K.device) >= visible_K.unsqueeze(1)
-    return torch.zeros(hidden_KS.shape, dtype=dtype, device=visible_K.device).masked_fill_(hidden_KS, -torch.inf)
+def _mask(tables_QPT: Tensor, visible_K: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
+    """0 for the entries of a table that each query sees, else minus infinity; [K, longest]."""
+    context = tables_QPT.shape[2]
+    return _edge(context, dtype, tables_QPT.device).unfold(0, longest, 1).index_select(0, context - visible_K)
+
+
+@cache
+def _edge(context: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As many zeros as a context has tokens, then as many minus infinities: what begins v before the middle of it is
+    the mask of a query that sees v entries."""
+    zeros = torch.zeros(context, dtype=dtype, device=device)
+    return torch.cat((zeros, torch.full_like(zeros, -torch.inf)))
 
 
 @dataclass(frozen=True, kw_only=True)

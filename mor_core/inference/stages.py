@@ -143,7 +143,8 @@ class Stages:
     ) -> Tensor:
         positions = list(chain.from_iterable(wave.positions for wave in waves))
         segments = [
-            Segment(row=wave.row, table=0, visible=range(wave.start + 1, len(wave.prefix) + 1)) for wave in waves
+            Segment(row=wave.row, table=0, visible=range(wave.start + 1, wave.start + wave.num_tokens + 1))
+            for wave in waves
         ]
         run = self._run(positions, segments, None, slots_N)
         for lane, layer in enumerate(layers, first_lane):
@@ -223,7 +224,8 @@ class Stages:
             case ExpertChoice(gating="additive"):
                 return x_ND + y_ND
             case ExpertChoice() as routing:
-                logits_N = torch.cat([wave.logits_A for wave in waves if wave.logits_A is not None])
+                logits = list(chain.from_iterable(wave.logits for wave in waves))
+                logits_N = torch.tensor(logits, dtype=self.model.threshold_R.dtype, device=self.device)
                 return x_ND + gate(routing, logits_N).unsqueeze(-1).to(y_ND.dtype) * y_ND
             case TokenChoice() as routing:
                 return self._stepped(waves, y_ND, routing)

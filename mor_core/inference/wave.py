@@ -19,6 +19,8 @@ class Wave:
     """All token ids of the sequence so far; the wave's are its last ones."""
     start: int
     """Position of the wave's first token."""
+    num_tokens: int = field(init=False)
+    """Tokens of the wave."""
     x_ND: Tensor = field(default_factory=lambda: torch.empty(0))
     """Residual stream of all its tokens."""
     active: list[int] = field(default_factory=list)
@@ -27,8 +29,9 @@ class Wave:
     """Recursion (from 0) that they enter next."""
     depth: list[int] = field(default_factory=list)
     """Recursions that each token went through so far."""
-    logits_A: Tensor | None = None
-    """Expert choice: the router's logits of the active tokens at that recursion."""
+    logits: list[float] = field(default_factory=list)
+    """Expert choice: the router's logits of the active tokens at that recursion. Most waves have one token, and the
+    host reads the logits in any case: numbers cost less there than tensors of one."""
     entry_ND: Tensor | None = None
     """Token choice: the block's input at recursion 0."""
     gate_NR: Tensor | None = None
@@ -41,15 +44,13 @@ class Wave:
     """What routers said of each token, where that is kept: expert choice, the logit that decided at each recursion it
     was judged for; token choice, the probability of each depth."""
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the wave."""
-        return len(self.prefix) - self.start
+    def __post_init__(self) -> None:
+        self.num_tokens = len(self.prefix) - self.start
 
     @property
-    def positions(self) -> list[int]:
+    def positions(self) -> range:
         """Of all its tokens."""
-        return list(range(self.start, len(self.prefix)))
+        return range(self.start, self.start + self.num_tokens)
 
     def active_rows(self, values_N: Tensor) -> Tensor:
         """The active tokens' entries."""
