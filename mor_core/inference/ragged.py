@@ -9,7 +9,7 @@ heads, Q = H / G, C head width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import torch
@@ -116,6 +116,12 @@ class Run:
     slots: Tensor
     """Where, one slot per writer."""
 
+    @cached_property
+    def writers_rotary(self) -> tuple[Tensor, Tensor]:
+        """The writers' part of the rotary table, where not all are."""
+        cos, sin = self.rotary
+        return cos[:, self.writers], sin[:, self.writers]
+
 
 def apply_layer(layer: Layer, x_ND: Tensor, run: Run, pool: SlotPool, lane: int) -> Tensor:
     """The residual stream of N tokens after a layer, whose keys and values are `lane` of the pool."""
@@ -129,13 +135,12 @@ def apply_layer(layer: Layer, x_ND: Tensor, run: Run, pool: SlotPool, lane: int)
 def _project_and_write(attention: Attention, x_ND: Tensor, run: Run, kv_S2GC: Tensor) -> Tensor:
     if run.writers is None:
         q_BHKC, kv = attention.project(x_ND[None], run.rotary)
-        kv_S2GC.index_copy_(0, run.slots, torch.stack([each[0].transpose(0, 1) for each in kv], dim=1))
     else:
-        q_BHKC = attention.queries(x_ND[None], run.rotary)
+        q_BHKC, kv = attention.queries(x_ND[None], run.rotary), None
         if len(run.writers):
-            cos, sin = run.rotary
-            _, kv = attention.project(x_ND[run.writers][None], (cos[:, run.writers], sin[:, run.writers]))
-            kv_S2GC.index_copy_(0, run.slots, torch.stack([each[0].transpose(0, 1) for each in kv], dim=1))
+            kv = attention.keys_values(x_ND[run.writers][None], run.writers_rotary)
+    if kv is not None:
+        kv_S2GC.index_copy_(0, run.slots, torch.stack([each[0].transpose(0, 1) for each in kv], dim=1))
     return q_BHKC[0].transpose(0, 1)
 
 
