@@ -1,7 +1,7 @@
 """How fast text is generated: our arms against our vanilla, and that against transformers. See bench/README.md.
 
-python -m bench.decode [--size NAME] [--device cpu|cuda] [--batches 1,32] [--length N] [--rounds N] [--threads N]
-                       [--clock wall|cpu]
+python -m bench.decode [--size NAME] [--device cpu|cuda] [--batches 1,32] [--budgets 8,32] [--length N] [--rounds N]
+                       [--threads N] [--clock wall|cpu] [--profile]
 """
 
 import argparse
@@ -22,7 +22,7 @@ from bench.train_step import BUSY_LOAD
 from mor_core.config import ExpertChoice, ModelConfig, Recursion
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.request import Request, TokenEvent
+from mor_core.inference.request import FinishedEvent, Request, TokenEvent
 from mor_core.inference.trace import trace
 from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import Transformer, build_model
@@ -35,6 +35,7 @@ ARMS: dict[str, tuple[Recursion, ExpertChoice | None]] = {
     "vanilla": (Recursion(), None),
     "mor-2": (Recursion(count=2), ExpertChoice()),
     "mor-3": (Recursion(count=3), ExpertChoice()),
+    "mor-4": (Recursion(count=4), ExpertChoice()),
     "mor-3 kv shared": (Recursion(count=3, kv="shared"), ExpertChoice()),
 }
 
@@ -47,6 +48,30 @@ class Work:
     """Recursions per token."""
     flops: float | None
     """Exact FLOPs per token, by realised depth; None where nothing counted them."""
+    runs: str = ""
+    """Mean number of tokens in a run of the block and of the exit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How many texts are under way at once."""
+
+    name: str
+    """What the table's heading says."""
+    places: int
+    """Tokens in one run."""
+    sequences: int
+    """Sequences in memory, for arms of this project."""
+    kv_bytes: int | None = None
+    """Memory for their keys and values; None is enough for all."""
+
+
+GROUPS = {
+    "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear"),
+    "attention": ("aten::_scaled_dot", "aten::scaled_dot"),
+    "reading and writing keys": ("aten::index_select", "aten::index_copy_", "aten::index_put", "aten::_index_put"),
+}
+"""Beginnings of the names of operations -> what they are for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +80,9 @@ class Contender:
 
     name: str
     """What the table shows."""
-    prepare: Callable[[list[int], int], Callable[[], Work]]
-    """Takes the memory to generate texts of these lengths at this batch size; what it returns does so. Memory is taken
-    once for a server's life, so only the second is timed."""
+    prepare: Callable[[list[int], Room], Callable[[], Work]]
+    """Takes the memory to generate texts of these lengths in this room; what it returns does so. Memory is taken once
+    for a server's life, so only the second is timed."""
     first_token: Callable[[list[int]], None]
     """The first token after a prompt."""
     kv_bytes: float
@@ -67,33 +92,48 @@ class Contender:
 def calibrated(config: ModelConfig, device: str) -> Transformer:
     """A fresh model whose thresholds let the planned share of tokens go on: speed asks for depth, not for sense.
 
-    fp32 on a CPU, bf16 on a GPU.
+    Fresh models generate texts unlike any others, so thresholds are set by random tokens first, and then by the texts
+    that follow. fp32 on a CPU, bf16 on a GPU.
     """
     model = build_model(config, seed=0, device=device).to(torch.float32 if device == "cpu" else torch.bfloat16).eval()
     texts = torch.randint(0, VOCABULARY, (8, 128), generator=torch.Generator().manual_seed(0)).tolist()
-    for recursion in range(1, config.recursion.count if config.routing else 1):
-        model.threshold_R[recursion:] = -torch.inf
-        scores = [each[recursion] for text in trace(model, texts) for each in text.scores if len(each) > recursion]
-        share = config.capacities[recursion] / config.capacities[recursion - 1]
-        model.threshold_R[recursion] = torch.tensor(scores).quantile(1 - float(share))
+    _set_thresholds(model, texts)
+    for _ in range(2 if config.routing else 0):
+        memory = round(32 * CONTEXT * kv_bytes_per_token(config, model.embedding.weight.element_size(), 2.0))
+        engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=32))
+        events = engine.run(Request(prompt=(1 + i,), max_new_tokens=48) for i in range(32))
+        _set_thresholds(model, [list(each.tokens) for each in events if isinstance(each, FinishedEvent)])
     return model
 
 
-def ours(name: str, model: Transformer, in_flight: float) -> Contender:
+def _set_thresholds(model: Transformer, texts: list[list[int]]) -> None:
+    capacities = model.config.capacities
+    for recursion in range(1, len(capacities) if model.config.routing else 1):
+        model.threshold_R[recursion:] = -torch.inf
+        scores = [each[recursion] for text in trace(model, texts) for each in text.scores if len(each) > recursion]
+        share = capacities[recursion] / capacities[recursion - 1]
+        model.threshold_R[recursion] = torch.tensor(scores).quantile(1 - float(share))
+
+
+def ours(name: str, model: Transformer) -> Contender:
     """An arm in this project's engine. Prompts of one token, so that only decoding is timed."""
     config = model.config
     number = model.embedding.weight.element_size()
 
-    def prepare(lengths: list[int], batch: int) -> Callable[[], Work]:
-        sequences = round(batch * in_flight)
-        memory = round(sequences * CONTEXT * kv_bytes_per_token(config, number, config.recursion.count))
-        engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=batch, max_sequences=sequences))
+    def prepare(lengths: list[int], room: Room) -> Callable[[], Work]:
+        enough = round(room.sequences * CONTEXT * kv_bytes_per_token(config, number, config.recursion.count))
+        memory = enough if room.kv_bytes is None else room.kv_bytes
+        engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=room.places, max_sequences=room.sequences))
 
         def generate() -> Work:
             for _ in engine.run(Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)):
                 pass
             totals = engine.totals
-            return Work(depth=totals.mean_depth, flops=totals.forward_flops / totals.computed_tokens)
+            return Work(
+                depth=totals.mean_depth,
+                flops=totals.forward_flops / totals.computed_tokens,
+                runs=f"{totals.block_passes / totals.block_runs:.0f}, {totals.computed_tokens / totals.exit_runs:.0f}",
+            )
 
         return generate
 
@@ -130,10 +170,10 @@ def theirs(model: Transformer) -> Contender:
             pad_token_id=0,
         )
 
-    def prepare(lengths: list[int], batch: int) -> Callable[[], Work]:
+    def prepare(lengths: list[int], room: Room) -> Callable[[], Work]:
         def generate() -> Work:
-            for start in range(0, len(lengths), batch):
-                mine = lengths[start : start + batch]
+            for start in range(0, len(lengths), room.places):
+                mine = lengths[start : start + room.places]
                 run([[1 + start + i] for i in range(len(mine))], max(mine))
             return Work(depth=1.0, flops=None)
 
@@ -153,7 +193,7 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> str:
     return f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def race(contenders: Sequence[Contender], lengths: list[int], batch: int, options: argparse.Namespace) -> None:
+def race(contenders: Sequence[Contender], lengths: list[int], room: Room, options: argparse.Namespace) -> None:
     """Every contender generates the same texts in every round, one after another."""
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     prompt = [1 + i for i in range(PROMPT)]
@@ -162,7 +202,7 @@ def race(contenders: Sequence[Contender], lengths: list[int], batch: int, option
     work: dict[str, Work] = {}
     for number in range(options.rounds + 1):
         for each in contenders:
-            generate = each.prepare(lengths if number else lengths[:batch], batch)
+            generate = each.prepare(lengths if number else lengths[: room.places], room)
             started = clock()
             work[each.name] = generate()
             between = clock()
@@ -171,18 +211,37 @@ def race(contenders: Sequence[Contender], lengths: list[int], batch: int, option
                 seconds[each.name].append(between - started)
                 firsts[each.name].append(clock() - between)
     base = contenders[0]
-    print(f"\nbatch {batch}: {len(lengths)} texts, {sum(lengths)} tokens")
+    print(f"\n{room.name}: {len(lengths)} texts, {sum(lengths)} tokens")
     print(
-        f"{'':18}{'tokens/s':>10}{'depth':>7}{'KV B/token':>12}{'first token':>13}   speed over {base.name:14}"
-        f"{'by FLOPs':>10}{'reached':>9}"
+        f"{'':18}{'tokens/s':>10}{'depth':>7}{'a run':>8}{'KV B/token':>12}{'first token':>13}   "
+        f"speed over {base.name:14}{'by FLOPs':>10}{'reached':>9}"
     )
     for each in contenders:
         rate = sum(lengths) / statistics.median(seconds[each.name])
         first = 1000 * statistics.median(firsts[each.name])
         print(
-            f"{each.name:18}{rate:10.0f}{work[each.name].depth:7.2f}{each.kv_bytes:12.0f}{first:10.1f} ms"
-            f"   {ratio(seconds[each.name], seconds[base.name]):25}{_against_flops(each, base, work, seconds)}"
+            f"{each.name:18}{rate:10.0f}{work[each.name].depth:7.2f}{work[each.name].runs:>8}{each.kv_bytes:12.0f}"
+            f"{first:10.1f} ms   {ratio(seconds[each.name], seconds[base.name]):25}"
+            f"{_against_flops(each, base, work, seconds)}"
         )
+    if options.profile:
+        print("shares of the time of half a round more, recorded; what is in no operation is Python")
+        for each in contenders:
+            print(f"{each.name:18}{_shares(each.prepare(lengths[: len(lengths) // 2], room))}", flush=True)
+
+
+def _shares(generate: Callable[[], object]) -> str:
+    """Where the time goes. Recording makes every operation some 2 us longer, so that small ones look larger."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        started = time.perf_counter()
+        generate()
+        total = time.perf_counter() - started
+    seconds = dict.fromkeys([*GROUPS, "other operations"], 0.0)
+    for event in recorded.key_averages():
+        group = next((name for name, starts in GROUPS.items() if event.key.startswith(starts)), "other operations")
+        seconds[group] += event.self_cpu_time_total / 1e6
+    seconds["no operation"] = max(0.0, total - sum(seconds.values()))
+    return ", ".join(f"{name} {each / total:.0%}" for name, each in seconds.items())
 
 
 def _against_flops(each: Contender, base: Contender, work: dict[str, Work], seconds: dict[str, list[float]]) -> str:
@@ -200,12 +259,14 @@ def main() -> None:
     parser.add_argument("--size", default="10M", choices=list(SIZES))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--batches", default="1,32")
+    parser.add_argument("--budgets", default="", help="and with memory for so many of vanilla's texts, any batch")
     parser.add_argument("--length", type=int, default=128, help="mean tokens of a text")
     parser.add_argument("--texts", type=int, default=3, help="texts per place in a batch")
     parser.add_argument("--in-flight", type=float, default=2.0, help="sequences in memory per place in a batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--profile", action="store_true", help="say where the time goes (CPU)")
     parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     options = parser.parse_args()
     if os.getloadavg()[0] > BUSY_LOAD and not options.force:
@@ -224,12 +285,24 @@ def main() -> None:
         )
         for name, (recursion, routing) in ARMS.items()
     }
-    contenders = [ours(name, model, options.in_flight) for name, model in models.items()]
-    contenders.append(theirs(models["vanilla"]))
-    for batch in map(int, options.batches.split(",")):
-        texts = options.texts * batch
-        drawn = np.random.default_rng(0).normal(options.length, options.length / 4, texts)
-        race(contenders, np.clip(drawn.round(), 1, CONTEXT - 1).astype(int).tolist(), batch, options)
+    contenders = [ours(name, model) for name, model in models.items()]
+    vanilla = contenders[0]
+    for batch in map(int, filter(None, options.batches.split(","))):
+        room = Room(name=f"batch {batch}", places=batch, sequences=round(batch * options.in_flight))
+        race([*contenders, theirs(models["vanilla"])], _lengths(options, options.texts * batch), room, options)
+    for texts in map(int, filter(None, options.budgets.split(","))):
+        memory = round(texts * options.length * vanilla.kv_bytes)
+        # The budget says how many are under way, up to what all arms' texts could ever be.
+        most = max(texts * 4, 1)
+        name = f"memory for {texts} texts of vanilla, {memory / 1e6:.1f} MB"
+        room = Room(name=name, places=most, sequences=most, kv_bytes=memory)
+        race(contenders, _lengths(options, options.texts * texts), room, options)
+
+
+def _lengths(options: argparse.Namespace, texts: int) -> list[int]:
+    """Of the texts to generate."""
+    drawn = np.random.default_rng(0).normal(options.length, options.length / 4, texts)
+    return np.clip(drawn.round(), 1, CONTEXT - 1).astype(int).tolist()
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class EngineTotals:
     """Tokens that went through the model, prompts included."""
     block_passes: int = 0
     """Passes through the block, over all of them."""
+    block_runs: int = 0
+    """Runs of the block, each one pass of many tokens."""
+    exit_runs: int = 0
+    """Runs of the exit."""
     forward_flops: float = 0.0
     """Exact FLOPs of the sequences that are over; a prompt's LM head at its last token only."""
     preemptions: int = 0
@@ -231,12 +235,14 @@ class Engine:
         if not batch:
             return
         self.stages.run_block([sequence.under_way for sequence in batch])
+        self.totals.block_runs += 1
         for sequence in batch:
             (self._in_block if sequence.under_way.active else self._exiting).append(sequence)
 
     def _leave(self, batch: list[_Sequence]) -> list[Event]:
         """Sample each sequence's next token; it ends there, or its next wave enters."""
         logits_BV = self.stages.leave([sequence.under_way for sequence in batch])
+        self.totals.exit_runs += 1
         tokens = choose(
             logits_BV,
             [sequence.request.sampling for sequence in batch],
