@@ -30,7 +30,7 @@ def training_memory_bytes(
     number = FP32 if train.precision == "fp32" else BF16
     params = total_params(model)
     copies = 0 if train.precision == "fp32" else BF16 * params
-    layer = _layer_bytes_per_token(model, number)
+    layer = _layer_bytes_per_token(model, number, device)
     applied = sequences * (
         model.num_unshared_layers * model.context_length + model.block_depth * sum(model.tokens_per_recursion())
     )
@@ -44,15 +44,15 @@ def training_memory_bytes(
     return max(3 * FP32 * params + copies + activations + head, 4 * FP32 * params + copies)
 
 
-def _layer_bytes_per_token(model: ModelConfig, number: int) -> int:
+def _layer_bytes_per_token(model: ModelConfig, number: int, device: Device) -> int:
     """What one application of a layer keeps for its backward pass.
 
-    Twice (for attention and for the MLP): the residual stream and its norm in fp32, and the norm as the product reads
-    it. Then queries, keys and values before and after their rotation, the attended values, and gate, up, their product
-    and SiLU.
+    Twice (for attention and for the MLP): the norm of the residual stream in fp32, on a GPU the stream itself as well,
+    and the norm as the product reads it. Then queries, keys and values before and after their rotation, the attended
+    values, and gate, up, their product and SiLU.
     """
     q, kv = model.num_heads * model.d_head, model.num_kv_heads * model.d_head
-    norms = 2 * (2 * FP32 + number) * model.d_model
+    norms = 2 * ((FP32 if device == "cpu" else 2 * FP32) + number) * model.d_model
     return norms + number * ((q + 2 * kv) + (q + kv) + q + 4 * model.d_ff)
 
 
