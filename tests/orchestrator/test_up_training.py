@@ -106,6 +106,8 @@ def test_another_choice_of_layers_is_other_work(up: UpTraining):
 def test_the_recipe_in_a_published_spec_reads_back(up: UpTraining):
     from orchestrator.identity import TrunkRecipe, to_jsonable
 
+    done = up.run(up.preset())
+    assert done.returncode == 0, done.stderr
     path = next(iter(up.root.glob("results/segments/*/spec.json")))
     trunk = json.loads(path.read_text())["trunk"]
     assert to_jsonable(from_jsonable(TrunkRecipe, trunk)) == trunk
