@@ -73,35 +73,35 @@ class Runner:
 
     def peak_bytes(self) -> int:
         """Most bytes in live tensors during one step."""
-        return self._ask("memory", 1)
+        return self._ask("memory")
 
     def profile(self) -> dict[str, float]:
         """Operation -> its share of a step's processor time (a GPU's kernels: of its time there), largest first."""
-        return self._ask("profile", 1)
+        return self._ask("profile")
 
     def close(self) -> None:
         self._pipe.close()
         self._process.join()
 
-    def _ask(self, request: str, steps: int) -> ...:
-        self._pipe.send((request, steps))
+    def _ask(self, *request: object) -> ...:
+        self._pipe.send(request)
         return self._pipe.recv()
 
 
 def _serve(contender: Contender, pipe: Connection) -> None:
     torch.set_num_threads(contender.threads)
     take_step, state = _trainer(contender)
-    answers: dict[str, Callable[[int], object]] = {
+    answers: dict[str, Callable[..., object]] = {
         "step": lambda steps: _timed(take_step, steps),
-        "memory": lambda _: _peak_bytes(take_step, state),
-        "profile": lambda _: _profile(take_step, contender.device),
+        "memory": lambda: _peak_bytes(take_step, state),
+        "profile": lambda: _profile(take_step, contender.device),
     }
     while True:
         try:
-            request, steps = pipe.recv()
+            request, *arguments = pipe.recv()
         except EOFError:  # The other side has closed: that is how a contender is dismissed.
             return
-        pipe.send(answers[request](steps))
+        pipe.send(answers[request](*arguments))
 
 
 def _trainer(contender: Contender) -> tuple[Callable[[], object], Callable[[], list[Tensor]]]:

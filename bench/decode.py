@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bench.train_step import BUSY_LOAD
@@ -27,6 +26,8 @@ from mor_core.inference.trace import trace
 from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
+from orchestrator.throughput import Load
+from orchestrator.throughput import lengths as drawn_lengths
 
 VOCABULARY, CONTEXT, PROMPT = 4096, 512, 128
 
@@ -96,11 +97,12 @@ def calibrated(config: ModelConfig, device: str) -> Transformer:
     that follow. fp32 on a CPU, bf16 on a GPU.
     """
     model = build_model(config, seed=0, device=device).to(torch.float32 if device == "cpu" else torch.bfloat16).eval()
+    if config.routing is None:
+        return model
     texts = torch.randint(0, VOCABULARY, (8, 128), generator=torch.Generator().manual_seed(0)).tolist()
     _set_thresholds(model, texts)
-    for _ in range(2 if config.routing else 0):
-        memory = round(32 * CONTEXT * kv_bytes_per_token(config, model.embedding.weight.element_size(), 2.0))
-        engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=32))
+    for _ in range(2):
+        engine = Engine(model, EngineOptions(kv_bytes=_enough_memory(model, 32), max_batch=32))
         events = engine.run(Request(prompt=(1 + i,), max_new_tokens=48) for i in range(32))
         _set_thresholds(model, [list(each.tokens) for each in events if isinstance(each, FinishedEvent)])
     return model
@@ -108,21 +110,24 @@ def calibrated(config: ModelConfig, device: str) -> Transformer:
 
 def _set_thresholds(model: Transformer, texts: list[list[int]]) -> None:
     capacities = model.config.capacities
-    for recursion in range(1, len(capacities) if model.config.routing else 1):
+    for recursion in range(1, len(capacities)):
         model.threshold_R[recursion:] = -torch.inf
         scores = [each[recursion] for text in trace(model, texts) for each in text.scores if len(each) > recursion]
         share = capacities[recursion] / capacities[recursion - 1]
         model.threshold_R[recursion] = torch.tensor(scores).quantile(1 - float(share))
 
 
+def _enough_memory(model: Transformer, sequences: int) -> int:
+    """Bytes that hold the keys and values of so many whole contexts, every token at its deepest."""
+    config, number = model.config, model.embedding.weight.element_size()
+    return round(sequences * CONTEXT * kv_bytes_per_token(config, number, config.recursion.count))
+
+
 def ours(name: str, model: Transformer) -> Contender:
     """An arm in this project's engine. Prompts of one token, so that only decoding is timed."""
-    config = model.config
-    number = model.embedding.weight.element_size()
 
     def prepare(lengths: list[int], room: Room) -> Callable[[], Work]:
-        enough = round(room.sequences * CONTEXT * kv_bytes_per_token(config, number, config.recursion.count))
-        memory = enough if room.kv_bytes is None else room.kv_bytes
+        memory = _enough_memory(model, room.sequences) if room.kv_bytes is None else room.kv_bytes
         engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=room.places, max_sequences=room.sequences))
 
         def generate() -> Work:
@@ -138,11 +143,10 @@ def ours(name: str, model: Transformer) -> Contender:
         return generate
 
     def first_token(prompt: list[int]) -> None:
-        memory = round(CONTEXT * kv_bytes_per_token(config, number, config.recursion.count))
-        engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=1))
+        engine = Engine(model, EngineOptions(kv_bytes=_enough_memory(model, 1), max_batch=1))
         next(event for event in engine.run([Request(prompt=tuple(prompt), max_new_tokens=2)]) if _is_token(event))
 
-    kv_bytes = kv_bytes_per_token(config, number)
+    kv_bytes = kv_bytes_per_token(model.config, model.embedding.weight.element_size())
     return Contender(name=name, prepare=prepare, first_token=first_token, kv_bytes=kv_bytes)
 
 
@@ -287,22 +291,25 @@ def main() -> None:
     }
     contenders = [ours(name, model) for name, model in models.items()]
     vanilla = contenders[0]
-    for batch in map(int, filter(None, options.batches.split(","))):
-        room = Room(name=f"batch {batch}", places=batch, sequences=round(batch * options.in_flight))
-        race([*contenders, theirs(models["vanilla"])], _lengths(options, options.texts * batch), room, options)
-    for texts in map(int, filter(None, options.budgets.split(","))):
+
+    def texts_of(places: int) -> list[int]:
+        return drawn_lengths(Load(requests=options.texts * places, mean_length=options.length), CONTEXT)
+
+    if batches := _numbers(options.batches):
+        everyone = [*contenders, theirs(models["vanilla"])]
+        for batch in batches:
+            room = Room(name=f"batch {batch}", places=batch, sequences=round(batch * options.in_flight))
+            race(everyone, texts_of(batch), room, options)
+    for texts in _numbers(options.budgets):
         memory = round(texts * options.length * vanilla.kv_bytes)
-        # The budget says how many are under way, up to what all arms' texts could ever be.
-        most = max(texts * 4, 1)
+        most = 4 * texts  # More than fit of any arm: the memory alone says how many are under way.
         name = f"memory for {texts} texts of vanilla, {memory / 1e6:.1f} MB"
         room = Room(name=name, places=most, sequences=most, kv_bytes=memory)
-        race(contenders, _lengths(options, options.texts * texts), room, options)
+        race(contenders, texts_of(texts), room, options)
 
 
-def _lengths(options: argparse.Namespace, texts: int) -> list[int]:
-    """Of the texts to generate."""
-    drawn = np.random.default_rng(0).normal(options.length, options.length / 4, texts)
-    return np.clip(drawn.round(), 1, CONTEXT - 1).astype(int).tolist()
+def _numbers(listed: str) -> list[int]:
+    return [int(each) for each in listed.split(",") if each]
 
 
 if __name__ == "__main__":

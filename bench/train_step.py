@@ -279,6 +279,7 @@ SECTIONS: dict[str, Callable[[Options], None]] = {
 
 
 def main() -> None:
+    """Run the sections asked for, each printing its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; none given: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train (default cpu)")

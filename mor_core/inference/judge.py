@@ -59,15 +59,15 @@ class Judge:
         self, waves: Sequence[Wave], x_ND: Tensor, recursions: Sequence[int]
     ) -> tuple[list[float], list[float]]:
         """The router's logits, and those of whoever decides."""
-        if self.routers is None or self.is_linear:
-            if self.routers is None:
-                scores_NR = torch.cat([wave.active_rows(wave.noise_NR) for wave in waves if wave.noise_NR is not None])
-            else:
-                scores_NR = F.linear(x_ND.to(self.weight_RD.dtype), self.weight_RD)
-            logits = [scores[own] for scores, own in zip(scores_NR.tolist(), recursions, strict=True)]
-            return logits, logits
-        logits = _each(self.routers, x_ND, recursions)
-        return logits, logits if self.aux_routers is None else _each(self.aux_routers, x_ND, recursions)
+        if self.routers is None:
+            scores_NR = torch.cat([wave.active_rows(wave.noise_NR) for wave in waves if wave.noise_NR is not None])
+        elif self.is_linear:
+            scores_NR = F.linear(x_ND.to(self.weight_RD.dtype), self.weight_RD)
+        else:
+            logits = _each(self.routers, x_ND, recursions)
+            return logits, logits if self.aux_routers is None else _each(self.aux_routers, x_ND, recursions)
+        logits = [scores[own] for scores, own in zip(scores_NR.tolist(), recursions, strict=True)]
+        return logits, logits
 
 
 def _each(routers: nn.ModuleList, x_ND: Tensor, recursions: Sequence[int]) -> list[float]:

@@ -20,7 +20,7 @@ class Wave:
     start: int
     """Position of the wave's first token."""
     num_tokens: int = field(init=False)
-    """Tokens of the wave."""
+    """Tokens of the wave: counted once, since every run asks several times, and `prefix` grows for the next wave."""
     x_ND: Tensor = field(default_factory=lambda: torch.empty(0))
     """Residual stream of all its tokens."""
     active: list[int] = field(default_factory=list)

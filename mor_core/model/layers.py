@@ -81,7 +81,7 @@ def rotate(x_BKHC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """Its gradient is turned back by the same angle, which takes a third of the passes that autograd's own would."""
+    """Its gradient is turned back by the same angle, in fewer than half the passes that autograd's own would take."""
 
     @staticmethod
     def forward(ctx: Any, x_BKHC: Tensor, cos_BK1C: Tensor, sin_BK1C: Tensor) -> Tensor:
