@@ -1,4 +1,4 @@
-"""Attention of blocks of queries against torch's own."""
+"""Attention of blocks of queries, norms and rotations against torch's own."""
 
 from functools import partial
 
@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from mor_core.model import attention
 from mor_core.model.attention import causal_attention, prefix_attention, prefix_of
+from mor_core.model.layers import RMSNorm, rotate
 from mor_core.model.sparse_prefix import sparse_prefix_of
 
 SHAPES = [(2, 2, 2, 8, 4), (1, 4, 2, 11, 6), (2, 3, 1, 3, 4)]
@@ -158,3 +159,38 @@ def test_attention_over_those_blocks_is_the_dense_masked_formula() -> None:
     expected = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
     found = flex_attention(q, k, v, block_mask=sparse_prefix_of(positions_BK, 300), enable_gqa=True)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_norm_on_a_cpu_has_the_values_and_gradients_of_torchs_own() -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    norm = RMSNorm(8, 1e-5).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(8, generator=generator, dtype=torch.float64))
+    found, expected = norm(x), F.rms_norm(x, (8,), norm.weight, 1e-5)
+    torch.testing.assert_close(found, expected)
+    direction = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64)
+    for pair in zip(
+        torch.autograd.grad(found, [x, norm.weight], direction),
+        torch.autograd.grad(expected, [x, norm.weight], direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(*pair)
+
+
+def test_a_norm_is_not_narrowed_where_autocast_covers_its_gradient_too() -> None:
+    x, direction = torch.randn(2, 3, 4, 16, generator=torch.Generator().manual_seed(3))
+    norm, x = RMSNorm(16, 1e-5), x.requires_grad_()
+    alone = torch.autograd.grad(norm(x), x, direction)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        covered = torch.autograd.grad(norm(x), x, direction)
+    assert torch.equal(alone[0], covered[0])
+
+
+def test_rotation_keeps_lengths_and_its_gradients_agree_with_finite_differences() -> None:
+    angles = torch.rand(1, 5, 1, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    cos, sin = angles.cos(), angles.sin()
+    rotary = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    x = torch.randn(2, 5, 2, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64).requires_grad_()
+    torch.testing.assert_close(rotate(x, rotary).norm(dim=-1), x.norm(dim=-1))
+    assert torch.autograd.gradcheck(lambda each: rotate(each, rotary), [x])
