@@ -10,7 +10,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,14 @@ from mor_core.inference.trace import trace
 from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
+from mor_core.training.allocator import keep_freed_memory
 from orchestrator.throughput import Load
 from orchestrator.throughput import lengths as drawn_lengths
 
 VOCABULARY, CONTEXT, PROMPT = 4096, 512, 128
+
+TURN_SECONDS = 0.25
+"""How long a contender goes on before it is another's turn: short beside a machine's moods, long beside a step."""
 
 ARMS: dict[str, tuple[Recursion, ExpertChoice | None]] = {
     # A new arm is one more row. The first is what the others are compared with.
@@ -75,15 +80,19 @@ GROUPS = {
 """Beginnings of the names of operations -> what they are for."""
 
 
+Task = Generator[float, None, Work]
+"""Generating some texts: yields the share that is done, and ends with what it took."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contender:
     """Something that generates."""
 
     name: str
     """What the table shows."""
-    prepare: Callable[[list[int], Room], Callable[[], Work]]
-    """Takes the memory to generate texts of these lengths in this room; what it returns does so. Memory is taken once
-    for a server's life, so only the second is timed."""
+    prepare: Callable[[list[int], Room], Task]
+    """Takes the memory to generate texts of these lengths in this room. Memory is taken once for a server's life, so
+    only the task that it returns is timed."""
     first_token: Callable[[list[int]], None]
     """The first token after a prompt."""
     kv_bytes: float
@@ -126,21 +135,22 @@ def _enough_memory(model: Transformer, sequences: int) -> int:
 def ours(name: str, model: Transformer) -> Contender:
     """An arm in this project's engine. Prompts of one token, so that only decoding is timed."""
 
-    def prepare(lengths: list[int], room: Room) -> Callable[[], Work]:
+    def prepare(lengths: list[int], room: Room) -> Task:
         memory = _enough_memory(model, room.sequences) if room.kv_bytes is None else room.kv_bytes
         engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=room.places, max_sequences=room.sequences))
+        return generate(engine, lengths)
 
-        def generate() -> Work:
-            for _ in engine.run(Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)):
-                pass
-            totals = engine.totals
-            return Work(
-                depth=totals.mean_depth,
-                flops=totals.forward_flops / totals.computed_tokens,
-                runs=f"{totals.block_passes / totals.block_runs:.0f}, {totals.computed_tokens / totals.exit_runs:.0f}",
-            )
-
-        return generate
+    def generate(engine: Engine, lengths: list[int]) -> Task:
+        tokens = 0
+        for event in engine.run(Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)):
+            tokens += _is_token(event)
+            yield tokens / sum(lengths)
+        totals = engine.totals
+        return Work(
+            depth=totals.mean_depth,
+            flops=totals.forward_flops / totals.computed_tokens,
+            runs=f"{totals.block_passes / totals.block_runs:.0f}, {totals.computed_tokens / totals.exit_runs:.0f}",
+        )
 
     def first_token(prompt: list[int]) -> None:
         engine = Engine(model, EngineOptions(kv_bytes=_enough_memory(model, 1), max_batch=1))
@@ -174,14 +184,12 @@ def theirs(model: Transformer) -> Contender:
             pad_token_id=0,
         )
 
-    def prepare(lengths: list[int], room: Room) -> Callable[[], Work]:
-        def generate() -> Work:
-            for start in range(0, len(lengths), room.places):
-                mine = lengths[start : start + room.places]
-                run([[1 + start + i] for i in range(len(mine))], max(mine))
-            return Work(depth=1.0, flops=None)
-
-        return generate
+    def prepare(lengths: list[int], room: Room) -> Task:
+        for start in range(0, len(lengths), room.places):
+            mine = lengths[start : start + room.places]
+            run([[1 + start + i] for i in range(len(mine))], max(mine))
+            yield (start + len(mine)) / len(lengths)
+        return Work(depth=1.0, flops=None)
 
     return Contender(
         name="transformers",
@@ -197,23 +205,39 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> str:
     return f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
+def take_turns(tasks: Sequence[Task], clock: Callable[[], float]) -> tuple[list[float], list[Work]]:
+    """The seconds of each task and what it took. Whoever is furthest behind goes next, so that a machine that slows
+    down for seconds or minutes does so for all of them."""
+    seconds, done, work = [0.0] * len(tasks), [0.0] * len(tasks), dict[int, Work]()
+    while len(work) < len(tasks):
+        turn = min((i for i in range(len(tasks)) if i not in work), key=done.__getitem__)
+        started = clock()
+        while turn not in work and clock() - started < TURN_SECONDS:
+            try:
+                done[turn] = next(tasks[turn])
+            except StopIteration as end:
+                work[turn] = end.value
+        seconds[turn] += clock() - started
+    return seconds, [work[i] for i in range(len(tasks))]
+
+
 def race(contenders: Sequence[Contender], lengths: list[int], room: Room, options: argparse.Namespace) -> None:
-    """Every contender generates the same texts in every round, one after another."""
+    """Every contender generates the same texts in every round, taking turns."""
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     prompt = [1 + i for i in range(PROMPT)]
     seconds: dict[str, list[float]] = {each.name: [] for each in contenders}
     firsts: dict[str, list[float]] = {each.name: [] for each in contenders}
     work: dict[str, Work] = {}
     for number in range(options.rounds + 1):
-        for each in contenders:
-            generate = each.prepare(lengths if number else lengths[: room.places], room)
+        mine = lengths if number else lengths[: room.places]
+        took, works = take_turns([each.prepare(mine, room) for each in contenders], clock)
+        for each, own_seconds, own_work in zip(contenders, took, works, strict=True):
             started = clock()
-            work[each.name] = generate()
-            between = clock()
             each.first_token(prompt)
             if number:  # The first round warms up.
-                seconds[each.name].append(between - started)
-                firsts[each.name].append(clock() - between)
+                seconds[each.name].append(own_seconds)
+                firsts[each.name].append(clock() - started)
+            work[each.name] = own_work
     base = contenders[0]
     print(f"\n{room.name}: {len(lengths)} texts, {sum(lengths)} tokens")
     print(
@@ -234,11 +258,11 @@ def race(contenders: Sequence[Contender], lengths: list[int], room: Room, option
             print(f"{each.name:18}{_shares(each.prepare(lengths[: len(lengths) // 2], room))}", flush=True)
 
 
-def _shares(generate: Callable[[], object]) -> str:
+def _shares(task: Task) -> str:
     """Where the time goes. Recording makes every operation some 2 us longer, so that small ones look larger."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
         started = time.perf_counter()
-        generate()
+        deque(task, maxlen=0)
         total = time.perf_counter() - started
     seconds = dict.fromkeys([*GROUPS, "other operations"], 0.0)
     for event in recorded.key_averages():
@@ -276,6 +300,7 @@ def main() -> None:
     if os.getloadavg()[0] > BUSY_LOAD and not options.force:
         sys.exit(f"the load is {os.getloadavg()[0]:.1f}: timings would mean little (--force measures all the same)")
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     models = {
         name: calibrated(
             model_config(

@@ -278,6 +278,7 @@ class Engine:
         for queue in (self._entering, self._in_block, self._exiting):
             if sequence in queue:
                 queue.remove(sequence)
+        self.stages.forget([sequence.under_way])
         self.cache.close(sequence.under_way.row)
         sequence.wave = None
         self._admission_open = True

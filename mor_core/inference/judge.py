@@ -3,7 +3,9 @@
 Shapes: N tokens, D model width, R recursions.
 """
 
+import math
 from collections.abc import Sequence
+from itertools import compress
 from typing import Literal, cast
 
 import torch
@@ -19,48 +21,43 @@ from mor_core.model.transformer import Transformer
 class Judge:
     """The routers of a model, asked about tokens that are at different recursions."""
 
-    def __init__(self, model: Transformer, rule: Literal["threshold", "half"]) -> None:
+    def __init__(self, model: Transformer, rule: Literal["threshold", "half"], max_depth: int) -> None:
         routing = model.config.routing
         assert isinstance(routing, ExpertChoice)
         self.routers = model.routers if routing.router != "random" else None
         self.aux_routers = cast(nn.ModuleList, model.aux_routers) if hasattr(model, "aux_routers") else None
-        count = model.config.recursion.count
-        self.thresholds: list[float] = model.threshold_R.tolist() if rule == "threshold" else [0.0] * count
+        thresholds = model.threshold_R.tolist() if rule == "threshold" else [0.0] * model.config.recursion.count
+        self.limits: list[float] = [-math.inf, *thresholds[1:max_depth], math.inf]
+        """The logit with which a token goes on, by the recursions it has behind it: every token makes the first, and
+        none another after the deepest."""
         self.is_linear = routing.router == "linear" and self.aux_routers is None
         if self.is_linear and self.routers is not None:
             self.weight_RD = torch.cat([cast(Router, each).score.weight for each in self.routers])
 
-    def decide(self, waves: Sequence[Wave], x_ND: Tensor, max_depth: int, keep_scores: bool) -> None:
-        """Set each wave's active tokens and their logits; x_ND holds the rows of those active so far."""
+    def decide(self, waves: Sequence[Wave], x_ND: Tensor, noise_NR: Tensor | None, keep_scores: bool) -> None:
+        """Set each wave's active tokens and their logits. x_ND, and the logits that a random router drew, are of those
+        that were active so far."""
+        deepest = len(self.limits) - 1
         # Waves at their last recursion are asked too, and ignored: it spares a look at the device.
-        last = len(self.thresholds) - 1
-        recursions = [min(wave.recursion, last) for wave in waves for _ in wave.active]
-        logits, judged = self._logits(waves, x_ND, recursions)
+        recursions = [min(wave.recursion, deepest - 1) for wave in waves for _ in wave.active]
+        logits, judged = self._logits(x_ND, noise_NR, recursions)
         n = 0
         for wave in waves:
-            stop = n + len(wave.active)
-            self._part(wave, logits[n:stop], judged[n:stop], max_depth, keep_scores)
+            stop, limit = n + len(wave.active), self.limits[wave.recursion]
+            own, goes = judged[n:stop], [logit >= limit for logit in judged[n:stop]]
+            if keep_scores and wave.recursion < deepest:
+                for token, logit in zip(wave.active, own, strict=True):
+                    wave.scores[token].append(logit)
+            wave.active, wave.logits = list(compress(wave.active, goes)), list(compress(logits[n:stop], goes))
             n = stop
 
-    def _part(self, wave: Wave, logits: list[float], judged: list[float], max_depth: int, keep_scores: bool) -> None:
-        if wave.recursion == max_depth:
-            wave.active, wave.logits = [], []
-            return
-        if keep_scores:
-            for token, logit in zip(wave.active, judged, strict=True):
-                wave.scores[token].append(logit)
-        if wave.recursion > 0:
-            threshold = self.thresholds[wave.recursion]
-            wave.active = [token for token, logit in zip(wave.active, judged, strict=True) if logit >= threshold]
-            logits = [own for own, logit in zip(logits, judged, strict=True) if logit >= threshold]
-        wave.logits = logits
-
     def _logits(
-        self, waves: Sequence[Wave], x_ND: Tensor, recursions: Sequence[int]
+        self, x_ND: Tensor, noise_NR: Tensor | None, recursions: Sequence[int]
     ) -> tuple[list[float], list[float]]:
         """The router's logits, and those of whoever decides."""
         if self.routers is None:
-            scores_NR = torch.cat([wave.active_rows(wave.noise_NR) for wave in waves if wave.noise_NR is not None])
+            assert noise_NR is not None
+            scores_NR = noise_NR
         elif self.is_linear:
             scores_NR = F.linear(x_ND.to(self.weight_RD.dtype), self.weight_RD)
         else:

@@ -5,15 +5,15 @@ have, in the order in which a query sees them. There are two pools: one for the 
 a slot, and one for the block, where a token has a slot for each pass that it went through and that writes keys. So an
 early exit leaves memory to other sequences at once, whatever its depth.
 
-Shapes: N tokens of one run, S slots, G key and value heads, C head width.
+Shapes: L layers, S slots, P tables, T tokens of a context, G key and value heads, C head width.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mor_core.config import ModelConfig
 from mor_core.flops import kv_bytes_per_layer, kv_layout
@@ -74,6 +74,17 @@ def pool_sizes(config: ModelConfig, kv_bytes: int, bytes_per_number: int, sequen
     return PoolSizes(unshared=tokens, block=min(block, most * layout.passes))
 
 
+class Entries(NamedTuple):
+    """What a run adds to pools and tables: numbers of the host, since the device is told all of a run at once."""
+
+    slots: list[int]
+    """Where keys and values are written, one slot per token that writes any."""
+    places: list[int]
+    """Places in the tables, counted through all of them."""
+    named: list[int]
+    """The slot that each of these places names from now on."""
+
+
 class KeyValueCache:
     """The two pools and the tables of all sequences that run. A sequence is known by its row in the tables."""
 
@@ -82,12 +93,13 @@ class KeyValueCache:
         self.passes = layout.passes
         self.by_position = config.recursion.kv != "recursion-wise"
         """Whether a pass's table is indexed by position: every pass sees the whole prefix."""
+        self.sequences, self.context_length = sequences, config.context_length
         self.has_unshared = layout.unshared > 0
         self.unshared = SlotPool(layout.unshared, sizes.unshared, config, dtype, device)
         self.block = SlotPool(layout.block, sizes.block, config, dtype, device)
-        tables = (sequences, 1 + self.passes, config.context_length)
-        # Table 0 of a sequence is the unshared layers', table 1 + r that of pass r.
-        self.tables_QPT = torch.zeros(tables, dtype=torch.int64, device=device)
+        # A sequence has one table for the unshared layers, and after it one for each pass.
+        tables = sequences * (1 + self.passes)
+        self.tables_PT = torch.zeros((tables, config.context_length), dtype=torch.int64, device=device)
         self._free_rows = list(range(sequences))[::-1]
         self._taken: dict[int, tuple[list[int], list[int]]] = {}
         self._lengths: dict[int, list[int]] = {}
@@ -117,37 +129,42 @@ class KeyValueCache:
         del self._lengths[row]
         self._free_rows.append(row)
 
-    def add_unshared(self, rows: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """Slots for tokens at the unshared layers; [N]."""
+    def unshared_table(self, row: int) -> int:
+        """Index of a sequence's table at the unshared layers."""
+        return row * (1 + self.passes)
+
+    def block_table(self, row: int, recursion: int) -> int:
+        """Index of the table that a sequence's tokens read in a pass through the block."""
+        return row * (1 + self.passes) + 1 + (recursion if self.passes > 1 else 0)
+
+    def add_unshared(self, rows: Sequence[int], positions: Sequence[int]) -> Entries:
+        """Slots for tokens at the unshared layers."""
         slots = self.unshared.take(len(rows))
         for row, slot in zip(rows, slots, strict=True):
             self._taken[row][0].append(slot)
-        rows_N, positions_N, slots_N = self._on_device(rows, positions, slots)
-        self.tables_QPT[rows_N, 0, positions_N] = slots_N
-        return slots_N
+        length = self.context_length
+        places = [self.unshared_table(row) * length + at for row, at in zip(rows, positions, strict=True)]
+        return Entries(slots, places, slots)
 
-    def slots_of(self, rows: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """The slots that tokens have at the unshared layers; [N]."""
-        rows_N, positions_N = self._on_device(rows, positions)
-        return self.tables_QPT[rows_N, 0, positions_N]
+    def unshared_slots(self, rows: Sequence[int], positions: Sequence[int]) -> list[int]:
+        """The slots that tokens have at the unshared layers."""
+        return [self._taken[row][0][position] for row, position in zip(rows, positions, strict=True)]
 
     def add_to_block(
-        self, rows: Sequence[int], passes: Sequence[int], positions: Sequence[int]
-    ) -> tuple[Tensor, list[int]]:
-        """Slots for tokens that enter a pass which writes keys, [N], and each token's place in its pass's table."""
+        self, rows: Sequence[int], recursions: Sequence[int], positions: Sequence[int]
+    ) -> tuple[Entries, list[int]]:
+        """Slots for tokens that enter a pass which writes keys, and each token's place in its pass's table."""
         slots = self.block.take(len(rows))
-        places: list[int] = []
-        for row, index, position, slot in zip(rows, passes, positions, slots, strict=True):
+        own: list[int] = []
+        new = Entries(slots, [], [])
+        for row, recursion, position, slot in zip(rows, recursions, positions, slots, strict=True):
             self._taken[row][1].append(slot)
-            places.append(position if self.by_position else self._lengths[row][index])
-            self._lengths[row][index] += 1
-        rows_N, passes_N, places_N, slots_N = self._on_device(rows, passes, places, slots)
-        if self.by_position and self.passes > 1:
+            lengths = self._lengths[row]
+            own.append(position if self.by_position else lengths[recursion])
+            lengths[recursion] += 1
             # Later passes see a token's first keys for as long as it has no fresh ones there.
-            first_N = (passes_N == 0).nonzero().squeeze(1)
-            self.tables_QPT[rows_N[first_N], 1:, places_N[first_N]] = slots_N[first_N].unsqueeze(1)
-        self.tables_QPT[rows_N, 1 + passes_N, places_N] = slots_N
-        return slots_N, places
-
-    def _on_device(self, *columns: Sequence[int]) -> tuple[Tensor, ...]:
-        return tuple(torch.tensor(columns, dtype=torch.int64).to(self.tables_QPT.device).unbind())
+            last = self.passes if self.by_position and recursion == 0 else recursion + 1
+            for each in range(recursion, last):
+                new.places.append(self.block_table(row, each) * self.context_length + own[-1])
+                new.named.append(slot)
+        return new, own

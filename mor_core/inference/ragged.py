@@ -3,21 +3,23 @@
 Matrix products see one flat list of tokens, so nothing is padded there. Attention reads each token's visible slots:
 tokens that are alone in their sequence (decoding) share one padded call, those of a prompt get a call a sequence.
 
-Shapes: N tokens of one run, B of them alone, K tokens of one prompt, S visible slots, H query heads, G key and value
-heads, Q = H / G, C head width.
+Shapes: N tokens of one run, W sequences of one run, B tokens that are alone, K tokens of one prompt, S visible slots,
+H query heads, G key and value heads, Q = H / G, C head width, P tables, T tokens of a context.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mor_core.inference.kv_cache import SlotPool
+from mor_core.inference.kv_cache import Entries, KeyValueCache, SlotPool
 from mor_core.model.layers import Attention, Layer
+from mor_core.model.transformer import Transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,75 +40,19 @@ class Segment(NamedTuple):
     """Consecutive tokens of a run that belong to one sequence and one pass."""
 
     row: int
-    """The sequence's row in the tables."""
+    """The sequence's row in the cache."""
     table: int
-    """Which of its tables is read: 0 of the unshared layers, 1 + r of pass r."""
+    """Which of the cache's tables they read."""
     visible: Sequence[int]
     """For each token, how many of the table's entries it sees."""
-
-
-def groups_of(
-    tables_QPT: Tensor, segments: Sequence[Segment], queries_per_group: int, dtype: torch.dtype
-) -> list[Group]:
-    """How the attention of a run is divided into calls; the same for all of its layers."""
-    starts, n = [], 0
-    for segment in segments:
-        starts.append(n)
-        n += len(segment.visible)
-    alone = [i for i, segment in enumerate(segments) if len(segment.visible) == 1]
-    groups = [
-        _prompt_group(tables_QPT, segment, start, queries_per_group, dtype)
-        for start, segment in zip(starts, segments, strict=True)
-        if len(segment.visible) > 1
-    ]
-    if alone:
-        tokens = slice(None) if len(alone) == n else torch.tensor([starts[i] for i in alone], device=tables_QPT.device)
-        groups.append(_decoding_group(tables_QPT, [segments[i] for i in alone], tokens, dtype))
-    return groups
-
-
-def _decoding_group(tables_QPT: Tensor, segments: list[Segment], tokens: Tensor | slice, dtype: torch.dtype) -> Group:
-    per_sequence = tables_QPT.shape[1]
-    columns = [[each.row * per_sequence + each.table for each in segments], [each.visible[0] for each in segments]]
-    tables_B, visible_B = torch.tensor(columns).to(tables_QPT.device).unbind()
-    longest, shortest = max(columns[1]), min(columns[1])
-    slots_BS = tables_QPT.view(-1, tables_QPT.shape[2])[:, :longest].index_select(0, tables_B)
-    mask = None if shortest == longest else _mask(tables_QPT, visible_B, longest, dtype)[:, None, None]
-    return Group(tokens=tokens, slots_BS=slots_BS, mask=mask, is_prompt=False)
-
-
-def _prompt_group(
-    tables_QPT: Tensor, segment: Segment, start: int, queries_per_group: int, dtype: torch.dtype
-) -> Group:
-    visible_K = torch.tensor(segment.visible, device=tables_QPT.device)
-    longest = max(segment.visible)
-    mask_KS = _mask(tables_QPT, visible_K, longest, dtype)
-    return Group(
-        tokens=slice(start, start + len(segment.visible)),
-        slots_BS=tables_QPT[segment.row, segment.table, None, :longest],
-        mask=mask_KS.repeat(queries_per_group, 1)[None, None],
-        is_prompt=True,
-    )
-
-
-def _mask(tables_QPT: Tensor, visible_K: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    """0 for the entries of a table that each query sees, else minus infinity; [K, longest]."""
-    context = tables_QPT.shape[2]
-    return _edge(context, dtype, tables_QPT.device).unfold(0, longest, 1).index_select(0, context - visible_K)
-
-
-@cache
-def _edge(context: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """As many zeros as a context has tokens, then as many minus infinities: what begins v before the middle of it is
-    the mask of a query that sees v entries."""
-    zeros = torch.zeros(context, dtype=dtype, device=device)
-    return torch.cat((zeros, torch.full_like(zeros, -torch.inf)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What every layer of one run has in common."""
 
+    rows_W: Tensor
+    """Rows of its sequences."""
     rotary: tuple[Tensor, Tensor]
     """Cosines and sines at the tokens' positions, each [1, N, 1, C]."""
     groups: list[Group]
@@ -122,6 +68,108 @@ class Run:
         cos, sin = self.rotary
         return cos[:, self.writers], sin[:, self.writers]
 
+    @cached_property
+    def reading(self) -> "Run":
+        """The same for a layer that writes nothing."""
+        return replace(self, writers=self.slots[:0], slots=self.slots[:0])
+
+
+def run_of(
+    model: Transformer,
+    cache: KeyValueCache,
+    segments: Sequence[Segment],
+    positions: Sequence[int],
+    new: Entries,
+    writers: Sequence[int] | None = None,
+) -> Run:
+    """Enter what is new into the tables and divide a run's attention into calls, the same for all its layers.
+
+    The device is told all numbers of a run at once: a transfer costs more than what is in it.
+    """
+    counts = [len(segment.visible) for segment in segments]
+    starts = list(accumulate(counts, initial=0))
+    alone = [i for i, count in enumerate(counts) if count == 1]
+    hidden = [cache.context_length - each for segment in segments for each in segment.visible]
+    rows_W, positions_N, hidden_N, alone_B, tables_B, slots, places, named, writers_V = _on_device(
+        cache.tables_PT.device,
+        [segment.row for segment in segments],
+        positions,
+        hidden,
+        [starts[i] for i in alone],
+        [segments[i].table for i in alone],
+        new.slots,
+        new.places,
+        new.named,
+        writers or (),
+    )
+    if new.places:
+        cache.tables_PT.view(-1).index_copy_(0, places, named)
+    dtype, queries_per_key = model.embedding.weight.dtype, model.config.num_heads // model.config.num_kv_heads
+    groups = [
+        _prompt_group(cache.tables_PT[segment.table], segment, hidden_N, start, queries_per_key, dtype)
+        for start, segment in zip(starts, segments, strict=False)
+        if len(segment.visible) > 1
+    ]
+    if alone:
+        visible = [segments[i].visible[0] for i in alone]
+        tokens = slice(None) if len(alone) == len(hidden) else alone_B
+        groups.append(_decoding_group(cache.tables_PT, tables_B, visible, hidden_N[tokens], tokens, dtype))
+    cos_1N1C, sin_1N1C = model.rotary_table.index_select(1, positions_N)[:, None, :, None]
+    return Run(
+        rows_W=rows_W,
+        rotary=(cos_1N1C, sin_1N1C),
+        groups=groups,
+        writers=None if writers is None else writers_V,
+        slots=slots,
+    )
+
+
+def _on_device(device: torch.device, *columns: Sequence[int]) -> Sequence[Tensor]:
+    numbers = torch.tensor(list(chain.from_iterable(columns)), dtype=torch.int64).to(device)
+    return numbers.split_with_sizes([len(column) for column in columns])
+
+
+def _decoding_group(
+    tables_PT: Tensor,
+    tables_B: Tensor,
+    visible: Sequence[int],
+    hidden_B: Tensor,
+    tokens: Tensor | slice,
+    dtype: torch.dtype,
+) -> Group:
+    longest, shortest = max(visible), min(visible)
+    slots_BS = tables_PT[:, :longest].index_select(0, tables_B)
+    mask = None if shortest == longest else _mask(tables_PT, hidden_B, longest, dtype)[:, None, None]
+    return Group(tokens=tokens, slots_BS=slots_BS, mask=mask, is_prompt=False)
+
+
+def _prompt_group(
+    table_T: Tensor, segment: Segment, hidden_N: Tensor, start: int, queries_per_key: int, dtype: torch.dtype
+) -> Group:
+    tokens = slice(start, start + len(segment.visible))
+    longest = max(segment.visible)
+    mask_KS = _mask(table_T, hidden_N[tokens], longest, dtype)
+    return Group(
+        tokens=tokens,
+        slots_BS=table_T[None, :longest],
+        mask=mask_KS.repeat(queries_per_key, 1)[None, None],
+        is_prompt=True,
+    )
+
+
+def _mask(table: Tensor, hidden_K: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
+    """0 for the entries of a table that each query sees, else minus infinity, [K, longest]; of a whole context's
+    entries, it does not see `hidden`."""
+    return _edge(table.shape[-1], dtype, table.device).unfold(0, longest, 1).index_select(0, hidden_K)
+
+
+@cache
+def _edge(context: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As many zeros as a context has tokens, then as many minus infinities: what begins v before the middle of it is
+    the mask of a query that sees v entries."""
+    zeros = torch.zeros(context, dtype=dtype, device=device)
+    return torch.cat((zeros, torch.full_like(zeros, -torch.inf)))
+
 
 def apply_layer(layer: Layer, x_ND: Tensor, run: Run, pool: SlotPool, lane: int) -> Tensor:
     """The residual stream of N tokens after a layer, whose keys and values are `lane` of the pool."""
@@ -133,14 +181,19 @@ def apply_layer(layer: Layer, x_ND: Tensor, run: Run, pool: SlotPool, lane: int)
 
 
 def _project_and_write(attention: Attention, x_ND: Tensor, run: Run, kv_S2GC: Tensor) -> Tensor:
-    if run.writers is None:
+    """Queries of all tokens, [N, H, C]; keys and values of those that leave some."""
+    if run.writers is not None and not len(run.writers):
+        return attention.queries(x_ND[None], run.rotary)[0].transpose(0, 1)
+    if run.writers is None or 2 * len(run.writers) >= len(x_ND):
+        # One product of all is faster than two where most are wanted of both.
         q_BHKC, kv = attention.project(x_ND[None], run.rotary)
+        kv_N2GC = torch.stack([each[0].transpose(0, 1) for each in kv], dim=1)
+        kv_W2GC = kv_N2GC if run.writers is None else kv_N2GC.index_select(0, run.writers)
     else:
-        q_BHKC, kv = attention.queries(x_ND[None], run.rotary), None
-        if len(run.writers):
-            kv = attention.keys_values(x_ND[run.writers][None], run.writers_rotary)
-    if kv is not None:
-        kv_S2GC.index_copy_(0, run.slots, torch.stack([each[0].transpose(0, 1) for each in kv], dim=1))
+        q_BHKC = attention.queries(x_ND[None], run.rotary)
+        kv = attention.keys_values(x_ND[run.writers][None], run.writers_rotary)
+        kv_W2GC = torch.stack([each[0].transpose(0, 1) for each in kv], dim=1)
+    kv_S2GC.index_copy_(0, run.slots, kv_W2GC)
     return q_BHKC[0].transpose(0, 1)
 
 
@@ -156,8 +209,8 @@ def _attend(q_NHC: Tensor, groups: list[Group], kv_S2GC: Tensor) -> Tensor:
 def _read(q_KHC: Tensor, group: Group, kv_S2GC: Tensor) -> Tensor:
     """Heads that share keys are further queries of one head, so that keys need no copies for them."""
     tokens, heads, width = q_KHC.shape
-    batch, length = group.slots_BS.shape
-    kv_BS2GC = kv_S2GC.index_select(0, group.slots_BS.reshape(-1)).view(batch, length, *kv_S2GC.shape[1:])
+    # As many rows as slots are read; torch reads them on all cores by this name, and on one by `index_select`.
+    kv_BS2GC = F.embedding(group.slots_BS, kv_S2GC.flatten(1)).unflatten(2, kv_S2GC.shape[1:])
     k_BGSC, v_BGSC = kv_BS2GC[:, :, 0].transpose(1, 2), kv_BS2GC[:, :, 1].transpose(1, 2)
     groups = k_BGSC.shape[1]
     if group.is_prompt:

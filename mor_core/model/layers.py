@@ -29,6 +29,8 @@ class RMSNorm(nn.Module):
     def forward(self, x_BKD: Tensor) -> Tensor:
         # Half precision needs sums that are wider than it is, which torch's own has.
         if x_BKD.device.type == "cpu" and x_BKD.dtype.itemsize >= 4 and not torch.compiler.is_compiling():
+            if not torch.is_grad_enabled():
+                return _normed(x_BKD, self.eps)[0] * self.weight
             return _RMSNormOnCPU.apply(x_BKD, self.weight, self.eps)  # pyright: ignore
         return F.rms_norm(x_BKD, (x_BKD.shape[-1],), self.weight, self.eps)
 
@@ -38,15 +40,20 @@ class _RMSNormOnCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_BKD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        norm_BK1 = torch.linalg.vector_norm(x_BKD, dim=-1, keepdim=True)
-        inverse_BK1 = norm_BK1.square_().div_(x_BKD.shape[-1]).add_(eps).rsqrt_()
-        normed_BKD = x_BKD * inverse_BK1
+        normed_BKD, inverse_BK1 = _normed(x_BKD, eps)
         ctx.save_for_backward(normed_BKD, weight_D, inverse_BK1)
         return normed_BKD * weight_D
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
         return *_norm_gradients(ctx, *grad_outputs), None
+
+
+def _normed(x_BKD: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x / rms(x), and 1 / rms(x)."""
+    norm_BK1 = torch.linalg.vector_norm(x_BKD, dim=-1, keepdim=True)
+    inverse_BK1 = norm_BK1.square_().div_(x_BKD.shape[-1]).add_(eps).rsqrt_()
+    return x_BKD * inverse_BK1, inverse_BK1
 
 
 @once_differentiable
@@ -77,6 +84,8 @@ def rotate(x_BKHC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
     rotary: cosines and sines, each [B or 1, K, 1, C], in fp32 at least: bf16 is rounded once, at the end.
     """
+    if not torch.is_grad_enabled():
+        return _rotated(x_BKHC, *rotary, direction=1)
     return _Rotation.apply(x_BKHC, *rotary)  # pyright: ignore
 
 

@@ -1,4 +1,4 @@
-"""Memory that training frees and takes again at every step stays with the process."""
+"""Memory that every step of training or generating frees and takes again stays with the process."""
 
 import ctypes
 import sys
@@ -10,9 +10,9 @@ LARGEST_INT = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Tell the C library not to give freed blocks back to the system; false where it has no such switch.
 
-    A training step frees and allocates the same blocks again and again. Where glibc returns the large ones, each step
+    A step frees and allocates the same blocks again and again. Where glibc returns the large ones, each step
     pays a page fault for every 4 kB of them, which on a CPU costs as much as a fifth of the step. The peak stays as it
-    is. For a process that trains and does nothing else, before it makes its first tensor.
+    is. For a process that does nothing else, before it makes its first tensor.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -128,9 +128,11 @@ def throughput(
 ) -> None:
     """Measure how fast the arms of a sweep generate, each against vanilla, and draw speed against loss."""
     from analysis.inference_plots import plot_throughput
+    from mor_core.training.allocator import keep_freed_memory
     from orchestrator.throughput import Load, default_kv_budget, measure
     from orchestrator.throughput_arms import arms_to_measure, parse_batches, with_losses
 
+    keep_freed_memory()
     store, loaded = _sweep(results, sweep)
     sizes = parse_batches(batches)
     cells = [load_cell(store, loaded, cell, threads, precision) for cell in arms_to_measure(store, loaded, size)]

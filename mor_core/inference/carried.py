@@ -1,0 +1,83 @@
+"""What tokens carry from stage to stage: the residual stream, and what routing needs again later.
+
+Most waves are one token. Those have a row of one table, so that a run reads and writes all of them in one operation
+each; a prompt's rows are a tensor of their own.
+
+Shapes: Q sequences at most, W waves of one run, N their tokens, A the active ones of those, D width of what is carried.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mor_core.inference.wave import Wave
+
+
+class Carried:
+    """One vector for each token under way. `rows_W` of its methods are the rows of the waves, on the device."""
+
+    def __init__(self, sequences: int) -> None:
+        self._sequences = sequences
+        self._table_QD: Tensor | None = None
+        self._row_of: Sequence[Tensor] = ()
+        self._prompts: dict[int, Tensor] = {}
+
+    def begin(self, waves: Sequence[Wave], rows_W: Tensor, values_ND: Tensor) -> None:
+        """Take up the vectors of all tokens of waves, one wave after another."""
+        if self._table_QD is None:
+            # Its width and precision are those of the first that come.
+            self._table_QD = values_ND.new_zeros(self._sequences, values_ND.shape[1])
+            self._row_of = self._table_QD.split(1)
+        if _all_single(waves):
+            self._table_QD.index_copy_(0, rows_W, values_ND)
+            return
+        for wave, own_ND in zip(waves, values_ND.split([wave.num_tokens for wave in waves]), strict=True):
+            if wave.num_tokens == 1:
+                self._row_of[wave.row].copy_(own_ND)
+            else:
+                # Changed in place while its tokens part.
+                self._prompts[wave.row] = own_ND.clone()
+
+    def all(self, waves: Sequence[Wave], rows_W: Tensor) -> Tensor:
+        """The vectors of all tokens of waves, [N, D]."""
+        return self._table(rows_W) if _all_single(waves) else torch.cat([self._of(wave) for wave in waves])
+
+    def active(self, waves: Sequence[Wave], rows_W: Tensor) -> Tensor:
+        """Those of the tokens that go through the block, [A, D]. Each wave has one at least."""
+        if _all_single(waves):
+            return self._table(rows_W)
+        return torch.cat([_active_rows(wave, self._of(wave)) for wave in waves])
+
+    def put_active(self, waves: Sequence[Wave], rows_W: Tensor, values_AD: Tensor) -> None:
+        """Replace the vectors of the tokens that go through the block."""
+        if _all_single(waves) and self._table_QD is not None:
+            self._table_QD.index_copy_(0, rows_W, values_AD)
+            return
+        for wave, own_AD in zip(waves, values_AD.split([len(wave.active) for wave in waves]), strict=True):
+            if len(wave.active) == wave.num_tokens:
+                self._of(wave).copy_(own_AD)
+            else:
+                self._of(wave)[torch.tensor(wave.active, device=own_AD.device)] = own_AD
+
+    def end(self, waves: Sequence[Wave]) -> None:
+        """Forget waves that leave."""
+        for wave in waves:
+            self._prompts.pop(wave.row, None)
+
+    def _table(self, rows_W: Tensor) -> Tensor:
+        assert self._table_QD is not None, "no wave has begun"
+        return self._table_QD.index_select(0, rows_W)
+
+    def _of(self, wave: Wave) -> Tensor:
+        return self._row_of[wave.row] if wave.num_tokens == 1 else self._prompts[wave.row]
+
+
+def _all_single(waves: Sequence[Wave]) -> bool:
+    return all(wave.num_tokens == 1 for wave in waves)
+
+
+def _active_rows(wave: Wave, values_ND: Tensor) -> Tensor:
+    if len(wave.active) == wave.num_tokens:
+        return values_ND
+    return values_ND[torch.tensor(wave.active, device=values_ND.device)]
