@@ -5,7 +5,6 @@ Shapes: N tokens, D model width, R recursions.
 
 import math
 from collections.abc import Sequence
-from itertools import compress
 from typing import Literal, cast
 
 import torch
@@ -44,11 +43,13 @@ class Judge:
         n = 0
         for wave in waves:
             stop, limit = n + len(wave.active), self.limits[wave.recursion]
-            own, goes = judged[n:stop], [logit >= limit for logit in judged[n:stop]]
             if keep_scores and wave.recursion < deepest:
-                for token, logit in zip(wave.active, own, strict=True):
+                for token, logit in zip(wave.active, judged[n:stop], strict=True):
                     wave.scores[token].append(logit)
-            wave.active, wave.logits = list(compress(wave.active, goes)), list(compress(logits[n:stop], goes))
+            going = [i for i in range(n, stop) if judged[i] >= limit]
+            if len(going) < len(wave.active):
+                wave.active = [wave.active[i - n] for i in going]
+            wave.logits = [logits[i] for i in going]
             n = stop
 
     def _logits(

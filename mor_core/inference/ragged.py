@@ -36,13 +36,17 @@ class Group:
     """One sequence of many tokens instead of many of one."""
 
 
-class Segment(NamedTuple):
-    """Consecutive tokens of a run that belong to one sequence and one pass."""
+class Tokens(NamedTuple):
+    """The tokens of a run, sequence after sequence, each sequence in one pass. Numbers of the host."""
 
-    row: int
-    """The sequence's row in the cache."""
-    table: int
-    """Which of the cache's tables they read."""
+    rows: Sequence[int]
+    """Each sequence's row in the cache."""
+    tables: Sequence[int]
+    """Which of the cache's tables each sequence's tokens read."""
+    counts: Sequence[int]
+    """Tokens of each sequence."""
+    positions: Sequence[int]
+    """Of each token."""
     visible: Sequence[int]
     """For each token, how many of the table's entries it sees."""
 
@@ -75,28 +79,22 @@ class Run:
 
 
 def run_of(
-    model: Transformer,
-    cache: KeyValueCache,
-    segments: Sequence[Segment],
-    positions: Sequence[int],
-    new: Entries,
-    writers: Sequence[int] | None = None,
+    model: Transformer, cache: KeyValueCache, tokens: Tokens, new: Entries, writers: Sequence[int] | None = None
 ) -> Run:
     """Enter what is new into the tables and divide a run's attention into calls, the same for all its layers.
 
     The device is told all numbers of a run at once: a transfer costs more than what is in it.
     """
-    counts = [len(segment.visible) for segment in segments]
-    starts = list(accumulate(counts, initial=0))
-    alone = [i for i, count in enumerate(counts) if count == 1]
-    hidden = [cache.context_length - each for segment in segments for each in segment.visible]
+    all_alone = len(tokens.rows) == len(tokens.positions)
+    starts = list(accumulate(tokens.counts, initial=0))
+    alone = [i for i, count in enumerate(tokens.counts) if count == 1]
     rows_W, positions_N, hidden_N, alone_B, tables_B, slots, places, named, writers_V = _on_device(
         cache.tables_PT.device,
-        [segment.row for segment in segments],
-        positions,
-        hidden,
-        [starts[i] for i in alone],
-        [segments[i].table for i in alone],
+        tokens.rows,
+        tokens.positions,
+        [cache.context_length - each for each in tokens.visible],
+        [] if all_alone else [starts[i] for i in alone],
+        tokens.tables if all_alone else [tokens.tables[i] for i in alone],
         new.slots,
         new.places,
         new.named,
@@ -105,15 +103,16 @@ def run_of(
     if new.places:
         cache.tables_PT.view(-1).index_copy_(0, places, named)
     dtype, queries_per_key = model.embedding.weight.dtype, model.config.num_heads // model.config.num_kv_heads
-    groups = [
-        _prompt_group(cache.tables_PT[segment.table], segment, hidden_N, start, queries_per_key, dtype)
-        for start, segment in zip(starts, segments, strict=False)
-        if len(segment.visible) > 1
-    ]
+    groups: list[Group] = []
     if alone:
-        visible = [segments[i].visible[0] for i in alone]
-        tokens = slice(None) if len(alone) == len(hidden) else alone_B
-        groups.append(_decoding_group(cache.tables_PT, tables_B, visible, hidden_N[tokens], tokens, dtype))
+        visible = tokens.visible if all_alone else [tokens.visible[starts[i]] for i in alone]
+        where = slice(None) if all_alone else alone_B
+        groups.append(_decoding_group(cache.tables_PT, tables_B, visible, hidden_N[where], where, dtype))
+    for i in range(len(tokens.rows)) if not all_alone else ():
+        if tokens.counts[i] > 1:
+            where = slice(starts[i], starts[i + 1])
+            table_T, longest = cache.tables_PT[tokens.tables[i]], max(tokens.visible[where])
+            groups.append(_prompt_group(table_T, longest, hidden_N[where], where, queries_per_key, dtype))
     cos_1N1C, sin_1N1C = model.rotary_table.index_select(1, positions_N)[:, None, :, None]
     return Run(
         rows_W=rows_W,
@@ -144,17 +143,10 @@ def _decoding_group(
 
 
 def _prompt_group(
-    table_T: Tensor, segment: Segment, hidden_N: Tensor, start: int, queries_per_key: int, dtype: torch.dtype
+    table_T: Tensor, longest: int, hidden_K: Tensor, tokens: slice, queries_per_key: int, dtype: torch.dtype
 ) -> Group:
-    tokens = slice(start, start + len(segment.visible))
-    longest = max(segment.visible)
-    mask_KS = _mask(table_T, hidden_N[tokens], longest, dtype)
-    return Group(
-        tokens=tokens,
-        slots_BS=table_T[None, :longest],
-        mask=mask_KS.repeat(queries_per_key, 1)[None, None],
-        is_prompt=True,
-    )
+    mask = _mask(table_T, hidden_K, longest, dtype).repeat(queries_per_key, 1)[None, None]
+    return Group(tokens=tokens, slots_BS=table_T[None, :longest], mask=mask, is_prompt=True)
 
 
 def _mask(table: Tensor, hidden_K: Tensor, longest: int, dtype: torch.dtype) -> Tensor:

@@ -20,7 +20,7 @@ from mor_core.config import CausalRule, ExpertChoice, ModelConfig, Precision, To
 from mor_core.inference.carried import Carried
 from mor_core.inference.judge import Judge
 from mor_core.inference.kv_cache import Entries, KeyValueCache
-from mor_core.inference.ragged import Run, Segment, apply_layer, run_of
+from mor_core.inference.ragged import Run, Tokens, apply_layer, run_of
 from mor_core.inference.wave import Wave
 from mor_core.model.layers import Layer
 from mor_core.model.router import random_logits
@@ -97,10 +97,10 @@ class Stages:
         tokens = list(chain.from_iterable(wave.prefix[wave.start :] for wave in waves))
         x_ND = F.embedding(torch.tensor(tokens, device=self.device), self.model.embedding.weight)
         if self.first:
-            new = self.cache.add_unshared(*_rows_and_positions(waves))
+            new = self.cache.add_unshared(_rows(waves), _positions(waves))
             rows_W, x_ND = self._unshared(waves, x_ND, self.first, new, first_lane=0)
         else:
-            rows_W = self._rows(waves)
+            rows_W = self._rows_of(waves)
         self.x.begin(waves, rows_W, x_ND)
         for wave in waves:
             wave.active = list(range(wave.num_tokens))
@@ -126,10 +126,10 @@ class Stages:
     def leave(self, waves: Sequence[Wave], *, all_tokens: bool = False) -> Tensor:
         """Logits after the last token of each wave, [waves, V], or after all tokens, [N, V]."""
         if self.last:
-            slots = self.cache.unshared_slots(*_rows_and_positions(waves))
+            slots = self.cache.unshared_slots(_rows(waves), _positions(waves))
             x_ND = self._unshared(waves, None, self.last, Entries(slots, [], []), first_lane=len(self.first))[1]
         else:
-            x_ND = self.x.all(waves, self._rows(waves))
+            x_ND = self.x.all(waves, self._rows_of(waves))
         self.forget(waves)
         if not all_tokens and len(x_ND) > len(waves):
             ends = torch.tensor([wave.num_tokens for wave in waves], device=self.device).cumsum(0) - 1
@@ -150,23 +150,22 @@ class Stages:
         """Slots that a wave's next pass takes."""
         return len(wave.active) if self.cache.passes > 1 or wave.recursion == 0 else 0
 
-    def _rows(self, waves: Sequence[Wave]) -> Tensor:
+    def _rows_of(self, waves: Sequence[Wave]) -> Tensor:
         return torch.tensor([wave.row for wave in waves], device=self.device)
 
     def _unshared(
         self, waves: Sequence[Wave], x_ND: Tensor | None, layers: Sequence[Layer], new: Entries, first_lane: int
     ) -> tuple[Tensor, Tensor]:
         """The rows of waves, and all their tokens after these layers; None takes the tokens as they are."""
-        segments = [
-            Segment(
-                row=wave.row,
-                table=self.cache.unshared_table(wave.row),
-                visible=range(wave.start + 1, wave.start + wave.num_tokens + 1),
-            )
-            for wave in waves
-        ]
-        positions = list(chain.from_iterable(wave.positions for wave in waves))
-        run = run_of(self.model, self.cache, segments, positions, new)
+        positions = _positions(waves)
+        tokens = Tokens(
+            rows=[wave.row for wave in waves],
+            tables=[self.cache.unshared_table(wave.row) for wave in waves],
+            counts=[wave.num_tokens for wave in waves],
+            positions=positions,
+            visible=[position + 1 for position in positions],
+        )
+        run = run_of(self.model, self.cache, tokens, new)
         if x_ND is None:
             x_ND = self.x.all(waves, run.rows_W)
         for lane, layer in enumerate(layers, first_lane):
@@ -187,14 +186,14 @@ class Stages:
                 [rows[i] for i in writing], [0] * len(writing), [positions[i] for i in writing]
             )
             writers = writing if len(writing) < len(rows) else None
-        seen = [place + 1 for place in (positions if self.cache.by_position else own)]
-        segments, n = [], 0
-        for wave in waves:
-            stop = n + len(wave.active)
-            table = self.cache.block_table(wave.row, wave.recursion)
-            segments.append(Segment(row=wave.row, table=table, visible=seen[n:stop]))
-            n = stop
-        return run_of(self.model, self.cache, segments, positions, new, writers)
+        tokens = Tokens(
+            rows=[wave.row for wave in waves],
+            tables=[self.cache.block_table(wave.row, wave.recursion) for wave in waves],
+            counts=[len(wave.active) for wave in waves],
+            positions=positions,
+            visible=[place + 1 for place in (positions if self.cache.by_position else own)],
+        )
+        return run_of(self.model, self.cache, tokens, new, writers)
 
     def _begin(self, waves: Sequence[Wave], rows_W: Tensor, x_ND: Tensor) -> None:
         """What routing does at the block's entry."""
@@ -262,7 +261,11 @@ class Stages:
                 wave.active = [token for token in wave.active if wave.chosen[token] >= wave.recursion]
 
 
-def _rows_and_positions(waves: Sequence[Wave]) -> tuple[list[int], list[int]]:
+def _positions(waves: Sequence[Wave]) -> list[int]:
     """Of every token of waves."""
-    rows = [wave.row for wave in waves for _ in range(wave.num_tokens)]
-    return rows, list(chain.from_iterable(wave.positions for wave in waves))
+    return [position for wave in waves for position in range(wave.start, wave.start + wave.num_tokens)]
+
+
+def _rows(waves: Sequence[Wave]) -> list[int]:
+    """The same of the rows of their sequences."""
+    return [wave.row for wave in waves for _ in range(wave.num_tokens)]
