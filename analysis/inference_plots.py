@@ -10,22 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.drawing import ARM_COLOURS, MARKERS, STYLE, save
+from analysis.drawing import ARM_COLOURS, MARKERS, STYLE, arm_style, save
 
 
 def plot_throughput(speeds: pl.DataFrame, out_paths: Iterable[Path]) -> None:
-    """Tokens per second over vanilla's, against the loss (paper, Figure 4a). Columns: arm, batch, ratio, loss."""
+    """Tokens per second over vanilla's, with the span of the rounds, against the loss (paper, Figure 4a). Columns: arm,
+    batch, ratio, lowest, highest, loss."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 3.4), layout="constrained")
         axes = figure.subplots()
         arms = speeds["arm"].unique(maintain_order=True).to_list()
+        colour_of = {arm: arm_style(sorted(arms), arm)[0] for arm in arms}
         for batch, marker in zip(speeds["batch"].unique(maintain_order=True), MARKERS, strict=False):
             rows = speeds.filter(pl.col("batch") == batch).sort("ratio")
             axes.plot(rows["ratio"], rows["loss"], color="#bbbbbb", linewidth=0.8, zorder=1)
-            colours = [ARM_COLOURS[arms.index(arm) % len(ARM_COLOURS)] for arm in rows["arm"]]
+            colours = [colour_of[arm] for arm in rows["arm"]]
+            axes.hlines(rows["loss"], rows["lowest"], rows["highest"], colors=colours, linewidth=1.0, zorder=1)
             axes.scatter(rows["ratio"], rows["loss"], c=colours, marker=marker, s=36, zorder=2)
             axes.scatter([], [], c="#777777", marker=marker, s=36, label=f"batch {batch}")
-        for arm, colour in zip(arms, ARM_COLOURS * len(arms), strict=False):
+        for arm, colour in colour_of.items():
             axes.scatter([], [], c=colour, marker="s", s=20, label=arm)
         axes.set_xlabel("tokens/s over vanilla's at the same batch")
         axes.set_ylabel("loss (nats/token, causal routing)")

@@ -11,30 +11,27 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from bench.train_step import BUSY_LOAD
 from mor_core.config import ExpertChoice, ModelConfig, Recursion
 from mor_core.flops import kv_bytes_per_token
-from mor_core.inference.engine import Engine, EngineOptions
+from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
 from mor_core.inference.request import FinishedEvent, Request, TokenEvent
 from mor_core.inference.trace import trace
 from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.allocator import keep_freed_memory
-from orchestrator.throughput import Load
+from orchestrator.throughput import Load, served, take_turns
 from orchestrator.throughput import lengths as drawn_lengths
 
 VOCABULARY, CONTEXT, PROMPT = 4096, 512, 128
-
-TURN_SECONDS = 0.25
-"""How long a contender goes on before it is another's turn: short beside a machine's moods, long beside a step."""
 
 ARMS: dict[str, tuple[Recursion, ExpertChoice | None]] = {
     # A new arm is one more row. The first is what the others are compared with.
@@ -80,8 +77,13 @@ GROUPS = {
 """Beginnings of the names of operations -> what they are for."""
 
 
-Task = Generator[float, None, Work]
-"""Generating some texts: yields the share that is done, and ends with what it took."""
+class Task(NamedTuple):
+    """Generating some texts."""
+
+    parts: Iterator[float]
+    """Does it; yields the share that is done."""
+    work: Callable[[], Work]
+    """What it took, once it is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,19 +140,8 @@ def ours(name: str, model: Transformer) -> Contender:
     def prepare(lengths: list[int], room: Room) -> Task:
         memory = _enough_memory(model, room.sequences) if room.kv_bytes is None else room.kv_bytes
         engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=room.places, max_sequences=room.sequences))
-        return generate(engine, lengths)
-
-    def generate(engine: Engine, lengths: list[int]) -> Task:
-        tokens = 0
-        for event in engine.run(Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)):
-            tokens += _is_token(event)
-            yield tokens / sum(lengths)
-        totals = engine.totals
-        return Work(
-            depth=totals.mean_depth,
-            flops=totals.forward_flops / totals.computed_tokens,
-            runs=f"{totals.block_passes / totals.block_runs:.0f}, {totals.computed_tokens / totals.exit_runs:.0f}",
-        )
+        requests = [Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)]
+        return Task(parts=served(engine, requests), work=lambda: _work(engine.totals))
 
     def first_token(prompt: list[int]) -> None:
         engine = Engine(model, EngineOptions(kv_bytes=_enough_memory(model, 1), max_batch=1))
@@ -158,6 +149,14 @@ def ours(name: str, model: Transformer) -> Contender:
 
     kv_bytes = kv_bytes_per_token(model.config, model.embedding.weight.element_size())
     return Contender(name=name, prepare=prepare, first_token=first_token, kv_bytes=kv_bytes)
+
+
+def _work(totals: EngineTotals) -> Work:
+    return Work(
+        depth=totals.mean_depth,
+        flops=totals.forward_flops / totals.computed_tokens,
+        runs=f"{totals.block_passes / totals.block_runs:.0f}, {totals.computed_tokens / totals.exit_runs:.0f}",
+    )
 
 
 def _is_token(event: object) -> bool:
@@ -184,16 +183,17 @@ def theirs(model: Transformer) -> Contender:
             pad_token_id=0,
         )
 
-    def prepare(lengths: list[int], room: Room) -> Task:
-        for start in range(0, len(lengths), room.places):
-            mine = lengths[start : start + room.places]
+    def generate(lengths: list[int], places: int) -> Iterator[float]:
+        for start in range(0, len(lengths), places):
+            mine = lengths[start : start + places]
             run([[1 + start + i] for i in range(len(mine))], max(mine))
             yield (start + len(mine)) / len(lengths)
-        return Work(depth=1.0, flops=None)
 
     return Contender(
         name="transformers",
-        prepare=prepare,
+        prepare=lambda lengths, room: Task(
+            parts=generate(lengths, room.places), work=lambda: Work(depth=1.0, flops=None)
+        ),
         first_token=lambda prompt: run([prompt], 1),
         kv_bytes=kv_bytes_per_token(model.config, weight.element_size()),
     )
@@ -205,22 +205,6 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> str:
     return f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def take_turns(tasks: Sequence[Task], clock: Callable[[], float]) -> tuple[list[float], list[Work]]:
-    """The seconds of each task and what it took. Whoever is furthest behind goes next, so that a machine that slows
-    down for seconds or minutes does so for all of them."""
-    seconds, done, work = [0.0] * len(tasks), [0.0] * len(tasks), dict[int, Work]()
-    while len(work) < len(tasks):
-        turn = min((i for i in range(len(tasks)) if i not in work), key=done.__getitem__)
-        started = clock()
-        while turn not in work and clock() - started < TURN_SECONDS:
-            try:
-                done[turn] = next(tasks[turn])
-            except StopIteration as end:
-                work[turn] = end.value
-        seconds[turn] += clock() - started
-    return seconds, [work[i] for i in range(len(tasks))]
-
-
 def race(contenders: Sequence[Contender], lengths: list[int], room: Room, options: argparse.Namespace) -> None:
     """Every contender generates the same texts in every round, taking turns."""
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
@@ -230,14 +214,15 @@ def race(contenders: Sequence[Contender], lengths: list[int], room: Room, option
     work: dict[str, Work] = {}
     for number in range(options.rounds + 1):
         mine = lengths if number else lengths[: room.places]
-        took, works = take_turns([each.prepare(mine, room) for each in contenders], clock)
-        for each, own_seconds, own_work in zip(contenders, took, works, strict=True):
+        tasks = [each.prepare(mine, room) for each in contenders]
+        took = take_turns([task.parts for task in tasks], clock)
+        for each, own_seconds, task in zip(contenders, took, tasks, strict=True):
             started = clock()
             each.first_token(prompt)
             if number:  # The first round warms up.
                 seconds[each.name].append(own_seconds)
                 firsts[each.name].append(clock() - started)
-            work[each.name] = own_work
+            work[each.name] = task.work()
     base = contenders[0]
     print(f"\n{room.name}: {len(lengths)} texts, {sum(lengths)} tokens")
     print(
@@ -262,7 +247,7 @@ def _shares(task: Task) -> str:
     """Where the time goes. Recording makes every operation some 2 us longer, so that small ones look larger."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
         started = time.perf_counter()
-        deque(task, maxlen=0)
+        deque(task.parts, maxlen=0)
         total = time.perf_counter() - started
     seconds = dict.fromkeys([*GROUPS, "other operations"], 0.0)
     for event in recorded.key_averages():

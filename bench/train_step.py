@@ -225,22 +225,32 @@ def small_models(options: Options) -> None:
         print("of a processor only")
         return
     one = replace(options, threads=1)
-    print(f"{'':22}{'ms a step':>10}{'fixed cost':>12}{'GFLOP/s':>10}")
+    print(f"{'':22}{'ms a step':>10}{'fixed cost':>12}{'GFLOP/s':>10}   compiled: ms, fixed cost, GFLOP/s, over eager")
+    batches = (1, 2, 4, 8)
     for size in PRESET_RUNGS:
         for arm in ("vanilla", "mor-2"):
             recursion, routing = ARMS[arm]
             model = model_config(SIZES[size], vocab_size=512, context_length=64, recursion=recursion, routing=routing)
-            batches = (1, 2, 4, 8)
-            contenders = [Contender(name=size, model=model, train=training(batch, "fp32")) for batch in batches]
+            contenders = [
+                Contender(name=size, model=model, train=training(batch, "fp32"), compiled=compiled)
+                for compiled in (False, True)
+                for batch in batches
+            ]
             # A line amplifies what disturbs its ends, so the least disturbed round of each counts.
             seconds = [min(times) for times in race(contenders, one, steps=STEPS_IN_A_ROW)]
-            line = statistics.linear_regression(batches, seconds)
+            eager, compiled = seconds[: len(batches)], seconds[len(batches) :]
             flops = float(training_flops_per_token(model, "exact")) * contenders[-1].tokens
             print(
-                f"{arm + ' ' + size:22}{seconds[-1] * 1e3:10.2f}{max(0.0, line.intercept) / seconds[-1]:12.0%}"
-                f"{flops / seconds[-1] / 1e9:10.1f}",
+                f"{arm + ' ' + size:22}{_small_row(batches, eager, flops)}"
+                f"{_small_row(batches, compiled, flops)}{compiled[-1] / eager[-1]:8.2f}",
                 flush=True,
             )
+
+
+def _small_row(batches: Sequence[int], seconds: Sequence[float], flops: float) -> str:
+    line = statistics.linear_regression(batches, seconds)
+    share = max(0.0, line.intercept) / seconds[-1]
+    return f"{seconds[-1] * 1e3:10.2f}{share:12.0%}{flops / seconds[-1] / 1e9:10.1f}"
 
 
 def memory_table(options: Options) -> None:

@@ -24,12 +24,12 @@ class Piece:
     """Recursions that the token before it went through."""
 
 
-def whole_memory(cell: TrainedCell, sequences: int) -> int:
-    """Bytes that hold the keys and values of that many sequences of the whole context at full depth."""
+def whole_memory(cell: TrainedCell, sequences: int, length: int | None = None) -> int:
+    """Bytes that hold the keys and values of that many sequences of `length` tokens, or the whole context, at full
+    depth."""
     model = cell.cell.model
-    return round(
-        kv_bytes_per_token(model, number_bytes(cell), model.recursion.count) * sequences * model.context_length
-    )
+    tokens = sequences * min(length or model.context_length, model.context_length)
+    return round(kv_bytes_per_token(model, number_bytes(cell), model.recursion.count) * tokens)
 
 
 def number_bytes(cell: TrainedCell) -> int:

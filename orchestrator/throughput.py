@@ -2,19 +2,19 @@
 
 Texts start from nothing and their lengths are drawn around one mean (paper, appendix E: 256 tokens), the same for
 every arm. The time covers the embedding, all layers, writing keys and values, the head, sampling and the scheduler.
-(The paper times the blocks alone.) Arms take turns in every round, since machines drift.
+(The paper times the blocks alone.) Arms take short turns, since machines drift.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mor_core.flops import kv_bytes_per_token
-from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.request import Request
+from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
+from mor_core.inference.request import Request, TokenEvent
 from mor_core.inference.sampling import Sampling
 from mor_core.inference.stages import CausalRule
 from orchestrator.generation import number_bytes, whole_memory
@@ -22,6 +22,9 @@ from orchestrator.trained_cell import TrainedCell
 
 LENGTH_SPREAD = 0.25
 """Standard deviation of output lengths over their mean; the paper does not give its own."""
+
+TURN_SECONDS = 0.25
+"""How long an arm goes on before it is another's turn: short beside a machine's moods, long beside a step."""
 
 LARGEST = "max"
 """The batch that the memory for keys and values allows."""
@@ -58,6 +61,10 @@ class Speed:
     """Generated tokens over wall seconds, median of the rounds."""
     ratio: float
     """To vanilla at the same batch, median over rounds of the ratio within a round."""
+    lowest: float
+    """Of these ratios."""
+    highest: float
+    """Of these ratios: a wide span tells of a machine that did something else."""
     mean_depth: float
     """Recursions per token."""
     flops_per_token: float
@@ -95,7 +102,11 @@ def measure(
         rounds: list[list[_Round]] = []
         for number in range(load.rounds + 1):
             report(f"batch {batch or LARGEST}: {'warm-up' if number == 0 else f'round {number} of {load.rounds}'}")
-            rounds.append([_generate(cell, batch, load, kv_budget, warm_up=number == 0) for cell in cells])
+            # A budget may be all the memory there is: one arm at a time has it.
+            groups = [list(cells)] if batch is not None else [[cell] for cell in cells]
+            rounds.append(
+                [each for group in groups for each in _round(group, batch, load, kv_budget, warm_up=number == 0)]
+            )
         timed = rounds[1:]
         speeds += [
             _speed(cell, batch, [each[0] for each in timed], [each[i] for each in timed])
@@ -104,59 +115,101 @@ def measure(
     return speeds
 
 
+def take_turns(tasks: Sequence[Iterator[float]], clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """The seconds that each task takes to its end. A task yields the share of it that is done.
+
+    Whoever is furthest behind goes next, so that a machine that slows down for seconds or minutes does so for all.
+    """
+    seconds, done = [0.0] * len(tasks), [0.0] * len(tasks)
+    going = list(range(len(tasks)))
+    while going:
+        turn = min(going, key=done.__getitem__)
+        started = clock()
+        while clock() - started < TURN_SECONDS:
+            share = next(tasks[turn], None)
+            if share is None:
+                going.remove(turn)
+                break
+            done[turn] = share
+        seconds[turn] += clock() - started
+    return seconds
+
+
+def served(engine: Engine, requests: Sequence[Request]) -> Iterator[float]:
+    """Serve requests whose texts have the lengths they ask for; yields the share of their tokens that is there."""
+    wanted, tokens = sum(request.max_new_tokens for request in requests), 0
+    for event in engine.run(requests):
+        tokens += isinstance(event, TokenEvent)
+        yield tokens / wanted
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Round:
-    """One run over all texts."""
+    """One arm's run over all texts. The engine is let go of, with its memory."""
 
     seconds: float
-    tokens: int
-    engine: Engine
+    totals: EngineTotals
+    kv_bytes: int
 
     @property
     def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
+        return self.totals.generated_tokens / self.seconds
 
     @property
     def flops_per_token(self) -> float:
-        return self.engine.totals.forward_flops / self.engine.totals.computed_tokens
+        return self.totals.forward_flops / self.totals.computed_tokens
 
 
-def _generate(cell: TrainedCell, batch: int | None, load: Load, kv_budget: int, *, warm_up: bool) -> _Round:
-    context = cell.cell.model.context_length
-    wanted = lengths(load, context)
+def _round(
+    cells: Sequence[TrainedCell], batch: int | None, load: Load, kv_budget: int, *, warm_up: bool
+) -> list[_Round]:
+    """Cells generate the same texts in turns."""
+    engines = [_engine(cell, batch, load, kv_budget) for cell in cells]
+    tasks = [
+        served(engine, _requests(cell, load, engine.options.max_sequences if warm_up else None))
+        for cell, engine in zip(cells, engines, strict=True)
+    ]
+    return [
+        _Round(seconds=seconds, totals=engine.totals, kv_bytes=engine.cache.num_bytes)
+        for seconds, engine in zip(take_turns(tasks), engines, strict=True)
+    ]
+
+
+def _engine(cell: TrainedCell, batch: int | None, load: Load, kv_budget: int) -> Engine:
+    wanted = lengths(load, cell.cell.model.context_length)
     places = batch or max(
         1, kv_budget // int(kv_bytes_per_token(cell.cell.model, number_bytes(cell), 1.0) * min(wanted))
     )
     places = min(places, len(wanted))
     sequences = min(len(wanted), max(places, round(places * load.in_flight)))
-    memory = kv_budget if batch is None else whole_memory(cell, sequences)
-    engine = Engine(
-        cell.model, EngineOptions(kv_bytes=memory, max_batch=places, max_sequences=sequences, rule=load.rule)
-    )
-    requests = [
+    # Pools are divided by planned depths: twice what the longest texts need holds them all at any depth.
+    memory = kv_budget if batch is None else whole_memory(cell, sequences, 2 * max(wanted))
+    return Engine(cell.model, EngineOptions(kv_bytes=memory, max_batch=places, max_sequences=sequences, rule=load.rule))
+
+
+def _requests(cell: TrainedCell, load: Load, count: int | None) -> list[Request]:
+    """The first texts of a load; None for all."""
+    wanted = lengths(load, cell.cell.model.context_length)[:count]
+    return [
         Request(prompt=(cell.end_of_text,), max_new_tokens=length, sampling=Sampling(temperature=1.0, seed=number))
-        for number, length in enumerate(wanted[: sequences if warm_up else None])
+        for number, length in enumerate(wanted)
     ]
-    started = time.perf_counter()
-    for _ in engine.run(requests):
-        pass
-    seconds = time.perf_counter() - started
-    return _Round(seconds=seconds, tokens=engine.totals.generated_tokens, engine=engine)
 
 
 def _speed(cell: TrainedCell, batch: int | None, base: list[_Round], mine: list[_Round]) -> Speed:
-    last = mine[-1].engine
+    last = mine[-1]
+    ratios = [one.tokens_per_second / other.tokens_per_second for one, other in zip(mine, base, strict=True)]
     return Speed(
         arm=cell.cell.arm,
         batch=str(batch or LARGEST),
         sequences=last.totals.peak_sequences,
         tokens_per_second=statistics.median(each.tokens_per_second for each in mine),
-        ratio=statistics.median(
-            one.tokens_per_second / other.tokens_per_second for one, other in zip(mine, base, strict=True)
-        ),
+        ratio=statistics.median(ratios),
+        lowest=min(ratios),
+        highest=max(ratios),
         mean_depth=last.totals.mean_depth,
         flops_per_token=mine[-1].flops_per_token,
         flops_ratio=base[-1].flops_per_token / mine[-1].flops_per_token,
-        kv_bytes=last.cache.num_bytes,
+        kv_bytes=last.kv_bytes,
         preemptions=last.totals.preemptions,
     )

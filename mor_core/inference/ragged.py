@@ -201,8 +201,8 @@ def _attend(q_NHC: Tensor, groups: list[Group], kv_S2GC: Tensor) -> Tensor:
 def _read(q_KHC: Tensor, group: Group, kv_S2GC: Tensor) -> Tensor:
     """Heads that share keys are further queries of one head, so that keys need no copies for them."""
     tokens, heads, width = q_KHC.shape
-    # As many rows as slots are read; torch reads them on all cores by this name, and on one by `index_select`.
-    kv_BS2GC = F.embedding(group.slots_BS, kv_S2GC.flatten(1)).unflatten(2, kv_S2GC.shape[1:])
+    batch, length = group.slots_BS.shape
+    kv_BS2GC = kv_S2GC.index_select(0, group.slots_BS.reshape(-1)).view(batch, length, *kv_S2GC.shape[1:])
     k_BGSC, v_BGSC = kv_BS2GC[:, :, 0].transpose(1, 2), kv_BS2GC[:, :, 1].transpose(1, 2)
     groups = k_BGSC.shape[1]
     if group.is_prompt:

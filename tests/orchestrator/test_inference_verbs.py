@@ -105,7 +105,7 @@ def test_a_page_shows_a_text_whole_and_runs_nothing_of_it(reference: ToySweep, t
 
 
 def test_throughput_compares_each_arm_with_vanilla_within_one_memory_budget(reference: ToySweep):
-    flags = ["--requests", "24", "--rounds", "1", "--kv-budget", "60000", "--threads", "1", "--json"]
+    flags = ["--requests", "24", "--rounds", "2", "--kv-budget", "60000", "--threads", "1", "--json"]
     done = run(reference, "throughput", "--batches", "4,max", *flags)
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -115,6 +115,7 @@ def test_throughput_compares_each_arm_with_vanilla_within_one_memory_budget(refe
     for batch in ("4", "max"):
         assert rows["vanilla", batch]["ratio"] == rows["vanilla", batch]["flops_ratio"] == 1.0
         assert rows["mor-2", batch]["flops_ratio"] > 1.0
+    assert all(row["lowest"] <= row["ratio"] <= row["highest"] for row in rows.values())
     assert all(row["kv_bytes"] <= 60000 for (_, batch), row in rows.items() if batch == "max")
     # A token of mor-2 leaves three quarters of vanilla's keys and values at the planned depth.
     assert rows["mor-2", "max"]["sequences"] > rows["vanilla", "max"]["sequences"] > 4
