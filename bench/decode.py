@@ -28,8 +28,8 @@ from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.allocator import keep_freed_memory
-from orchestrator.throughput import Load, served, take_turns
 from orchestrator.throughput import lengths as drawn_lengths
+from orchestrator.throughput import served, take_turns
 
 VOCABULARY, CONTEXT, PROMPT = 4096, 512, 128
 
@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,32")
     parser.add_argument("--budgets", default="", help="and with memory for so many of vanilla's texts, any batch")
     parser.add_argument("--length", type=int, default=128, help="mean tokens of a text")
-    parser.add_argument("--texts", type=int, default=3, help="texts per place in a batch")
+    parser.add_argument("--texts", type=int, default=8, help="texts per place in a batch")
     parser.add_argument("--in-flight", type=float, default=2.0, help="sequences in memory per place in a batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -303,7 +303,7 @@ def main() -> None:
     vanilla = contenders[0]
 
     def texts_of(places: int) -> list[int]:
-        return drawn_lengths(Load(requests=options.texts * places, mean_length=options.length), CONTEXT)
+        return drawn_lengths(options.texts * places, options.length, CONTEXT)
 
     if batches := _numbers(options.batches):
         everyone = [*contenders, theirs(models["vanilla"])]

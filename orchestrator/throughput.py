@@ -34,10 +34,11 @@ LARGEST = "max"
 class Load:
     """What is generated."""
 
-    requests: int
-    """Texts."""
     mean_length: int
     """Mean number of tokens of a text."""
+    texts_per_place: int = 8
+    """Texts to generate for each place in a batch. Runs empty while the last of them end: with few texts that is most
+    of what is timed, and it takes more from arms that need several runs a token."""
     rounds: int = 3
     """Repetitions; figures are medians."""
     in_flight: float = 2.0
@@ -77,15 +78,19 @@ class Speed:
     """Times that a sequence had to start again for want of memory, per round."""
 
 
-def lengths(load: Load, context_length: int, seed: int = 0) -> list[int]:
-    """Output lengths, at least 1 and at most what the context leaves beside one token of prompt."""
-    drawn = np.random.default_rng(seed).normal(load.mean_length, LENGTH_SPREAD * load.mean_length, load.requests)
+def lengths(count: int, mean: int, context_length: int, seed: int = 0) -> list[int]:
+    """Output lengths of texts, at least 1 and at most what the context leaves beside one token of prompt."""
+    drawn = np.random.default_rng(seed).normal(mean, LENGTH_SPREAD * mean, count)
     return np.clip(drawn.round(), 1, context_length - 1).astype(int).tolist()
 
 
 def default_kv_budget(vanilla: TrainedCell, load: Load) -> int:
     """Bytes that vanilla needs for 64 texts of mean length: twice the middle batch."""
-    return int(64 * load.mean_length * kv_bytes_per_token(vanilla.cell.model, number_bytes(vanilla)))
+    return int(64 * _text_bytes(vanilla, load))
+
+
+def _text_bytes(vanilla: TrainedCell, load: Load) -> float:
+    return load.mean_length * kv_bytes_per_token(vanilla.cell.model, number_bytes(vanilla))
 
 
 def measure(
@@ -99,14 +104,16 @@ def measure(
     `kv_budget` bytes allow. Other batches have memory enough."""
     speeds: list[Speed] = []
     for batch in batches:
+        places = batch or max(1, int(kv_budget / _text_bytes(cells[0], load)))
+        context = min(cell.cell.model.context_length for cell in cells)
+        texts = lengths(load.texts_per_place * places, load.mean_length, context)
         rounds: list[list[_Round]] = []
         for number in range(load.rounds + 1):
             report(f"batch {batch or LARGEST}: {'warm-up' if number == 0 else f'round {number} of {load.rounds}'}")
             # A budget may be all the memory there is: one arm at a time has it.
             groups = [list(cells)] if batch is not None else [[cell] for cell in cells]
-            rounds.append(
-                [each for group in groups for each in _round(group, batch, load, kv_budget, warm_up=number == 0)]
-            )
+            mine = texts if number else texts[:places]
+            rounds.append([each for group in groups for each in _round(group, batch, mine, load, kv_budget)])
         timed = rounds[1:]
         speeds += [
             _speed(cell, batch, [each[0] for each in timed], [each[i] for each in timed])
@@ -161,38 +168,32 @@ class _Round:
 
 
 def _round(
-    cells: Sequence[TrainedCell], batch: int | None, load: Load, kv_budget: int, *, warm_up: bool
+    cells: Sequence[TrainedCell], batch: int | None, texts: Sequence[int], load: Load, kv_budget: int
 ) -> list[_Round]:
-    """Cells generate the same texts in turns."""
-    engines = [_engine(cell, batch, load, kv_budget) for cell in cells]
-    tasks = [
-        served(engine, _requests(cell, load, engine.options.max_sequences if warm_up else None))
-        for cell, engine in zip(cells, engines, strict=True)
-    ]
+    """Cells generate texts of the same lengths in turns."""
+    engines = [_engine(cell, batch, texts, load, kv_budget) for cell in cells]
+    tasks = [served(engine, _requests(cell, texts)) for cell, engine in zip(cells, engines, strict=True)]
     return [
         _Round(seconds=seconds, totals=engine.totals, kv_bytes=engine.cache.num_bytes)
         for seconds, engine in zip(take_turns(tasks), engines, strict=True)
     ]
 
 
-def _engine(cell: TrainedCell, batch: int | None, load: Load, kv_budget: int) -> Engine:
-    wanted = lengths(load, cell.cell.model.context_length)
+def _engine(cell: TrainedCell, batch: int | None, texts: Sequence[int], load: Load, kv_budget: int) -> Engine:
     places = batch or max(
-        1, kv_budget // int(kv_bytes_per_token(cell.cell.model, number_bytes(cell), 1.0) * min(wanted))
+        1, kv_budget // int(kv_bytes_per_token(cell.cell.model, number_bytes(cell), 1.0) * min(texts))
     )
-    places = min(places, len(wanted))
-    sequences = min(len(wanted), max(places, round(places * load.in_flight)))
+    places = min(places, len(texts))
+    sequences = min(len(texts), max(places, round(places * load.in_flight)))
     # Pools are divided by planned depths: twice what the longest texts need holds them all at any depth.
-    memory = kv_budget if batch is None else whole_memory(cell, sequences, 2 * max(wanted))
+    memory = kv_budget if batch is None else whole_memory(cell, sequences, 2 * max(texts))
     return Engine(cell.model, EngineOptions(kv_bytes=memory, max_batch=places, max_sequences=sequences, rule=load.rule))
 
 
-def _requests(cell: TrainedCell, load: Load, count: int | None) -> list[Request]:
-    """The first texts of a load; None for all."""
-    wanted = lengths(load, cell.cell.model.context_length)[:count]
+def _requests(cell: TrainedCell, texts: Sequence[int]) -> list[Request]:
     return [
         Request(prompt=(cell.end_of_text,), max_new_tokens=length, sampling=Sampling(temperature=1.0, seed=number))
-        for number, length in enumerate(wanted)
+        for number, length in enumerate(texts)
     ]
 
 

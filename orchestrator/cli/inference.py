@@ -114,7 +114,7 @@ def throughput(
     results: Results = Path("results"),
     size: Annotated[str | None, typer.Option(help="The base shape; the largest that all arms finished.")] = None,
     batches: Annotated[str, typer.Option(help="Batch sizes; max is what --kv-budget allows.")] = "1,32,max",
-    requests: Annotated[int, typer.Option(help="Texts to generate.", min=1)] = 128,
+    texts: Annotated[int, typer.Option(help="Texts to generate per place in a batch.", min=1)] = 8,
     mean_length: Annotated[
         int | None, typer.Option(help="Mean tokens of a text; 256, or half of a short context.")
     ] = None,
@@ -138,7 +138,7 @@ def throughput(
     cells = [load_cell(store, loaded, cell, threads, precision) for cell in arms_to_measure(store, loaded, size)]
     context = min(cell.cell.model.context_length for cell in cells)
     load = Load(
-        requests=requests,
+        texts_per_place=texts,
         mean_length=mean_length or min(256, max(1, context // 2)),
         rounds=rounds,
         in_flight=in_flight,

@@ -105,7 +105,7 @@ def test_a_page_shows_a_text_whole_and_runs_nothing_of_it(reference: ToySweep, t
 
 
 def test_throughput_compares_each_arm_with_vanilla_within_one_memory_budget(reference: ToySweep):
-    flags = ["--requests", "24", "--rounds", "2", "--kv-budget", "60000", "--threads", "1", "--json"]
+    flags = ["--texts", "4", "--rounds", "2", "--kv-budget", "60000", "--threads", "1", "--json"]
     done = run(reference, "throughput", "--batches", "4,max", *flags)
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
