@@ -25,7 +25,9 @@ def plot_throughput(speeds: pl.DataFrame, out_paths: Iterable[Path]) -> None:
             rows = speeds.filter(pl.col("batch") == batch).sort("ratio")
             axes.plot(rows["ratio"], rows["loss"], color="#bbbbbb", linewidth=0.8, zorder=1)
             colours = [colour_of[arm] for arm in rows["arm"]]
-            axes.hlines(rows["loss"], rows["lowest"], rows["highest"], colors=colours, linewidth=1.0, zorder=1)
+            for row, colour in zip(rows.iter_rows(named=True), colours, strict=True):
+                span = [row["lowest"], row["highest"]]
+                axes.plot(span, [row["loss"]] * 2, "|-", color=colour, linewidth=1.0, markersize=5, zorder=3)
             axes.scatter(rows["ratio"], rows["loss"], c=colours, marker=marker, s=36, zorder=2)
             axes.scatter([], [], c="#777777", marker=marker, s=36, label=f"batch {batch}")
         for arm, colour in colour_of.items():
