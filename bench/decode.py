@@ -141,7 +141,8 @@ def ours(name: str, model: Transformer) -> Contender:
         memory = _enough_memory(model, room.sequences) if room.kv_bytes is None else room.kv_bytes
         engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=room.places, max_sequences=room.sequences))
         requests = [Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)]
-        return Task(parts=served(engine, requests), work=lambda: _work(engine.totals))
+        totals = engine.totals  # What is asked for later must not hold the engine's memory.
+        return Task(parts=served(engine, requests), work=lambda: _work(totals))
 
     def first_token(prompt: list[int]) -> None:
         engine = Engine(model, EngineOptions(kv_bytes=_enough_memory(model, 1), max_batch=1))

@@ -2,7 +2,8 @@
 
 Texts start from nothing and their lengths are drawn around one mean (paper, appendix E: 256 tokens), the same for
 every arm. The time covers the embedding, all layers, writing keys and values, the head, sampling and the scheduler.
-(The paper times the blocks alone.) Arms take short turns, since machines drift.
+(The paper times the blocks alone.) Arms take short turns, since machines drift; at the largest batch one after another,
+since its memory may be all there is.
 """
 
 import statistics

@@ -41,18 +41,20 @@ class Carried:
 
     def all(self, waves: Sequence[Wave], rows_W: Tensor) -> Tensor:
         """The vectors of all tokens of waves, [N, D]."""
-        return self._table(rows_W) if _all_single(waves) else torch.cat([self._of(wave) for wave in waves])
+        if _all_single(waves):
+            return self._table().index_select(0, rows_W)
+        return torch.cat([self._of(wave) for wave in waves])
 
     def active(self, waves: Sequence[Wave], rows_W: Tensor) -> Tensor:
         """Those of the tokens that go through the block, [A, D]. Each wave has one at least."""
         if _all_single(waves):
-            return self._table(rows_W)
+            return self._table().index_select(0, rows_W)
         return torch.cat([_active_rows(wave, self._of(wave)) for wave in waves])
 
     def put_active(self, waves: Sequence[Wave], rows_W: Tensor, values_AD: Tensor) -> None:
         """Replace the vectors of the tokens that go through the block."""
-        if _all_single(waves) and self._table_QD is not None:
-            self._table_QD.index_copy_(0, rows_W, values_AD)
+        if _all_single(waves):
+            self._table().index_copy_(0, rows_W, values_AD)
             return
         for wave, own_AD in zip(waves, values_AD.split([len(wave.active) for wave in waves]), strict=True):
             if len(wave.active) == wave.num_tokens:
@@ -65,9 +67,9 @@ class Carried:
         for wave in waves:
             self._prompts.pop(wave.row, None)
 
-    def _table(self, rows_W: Tensor) -> Tensor:
+    def _table(self) -> Tensor:
         assert self._table_QD is not None, "no wave has begun"
-        return self._table_QD.index_select(0, rows_W)
+        return self._table_QD
 
     def _of(self, wave: Wave) -> Tensor:
         return self._row_of[wave.row] if wave.num_tokens == 1 else self._prompts[wave.row]

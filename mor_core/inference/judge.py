@@ -3,7 +3,6 @@
 Shapes: N tokens, D model width, R recursions.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -25,10 +24,9 @@ class Judge:
         assert isinstance(routing, ExpertChoice)
         self.routers = model.routers if routing.router != "random" else None
         self.aux_routers = cast(nn.ModuleList, model.aux_routers) if hasattr(model, "aux_routers") else None
-        thresholds = model.threshold_R.tolist() if rule == "threshold" else [0.0] * model.config.recursion.count
-        self.limits: list[float] = [-math.inf, *thresholds[1:max_depth], math.inf]
-        """The logit with which a token goes on, by the recursions it has behind it: every token makes the first, and
-        none another after the deepest."""
+        count = model.config.recursion.count
+        self.thresholds: list[float] = model.threshold_R.tolist() if rule == "threshold" else [0.0] * count
+        self.max_depth = max_depth
         self.is_linear = routing.router == "linear" and self.aux_routers is None
         if self.is_linear and self.routers is not None:
             self.weight_RD = torch.cat([cast(Router, each).score.weight for each in self.routers])
@@ -36,17 +34,24 @@ class Judge:
     def decide(self, waves: Sequence[Wave], x_ND: Tensor, noise_NR: Tensor | None, keep_scores: bool) -> None:
         """Set each wave's active tokens and their logits. x_ND, and the logits that a random router drew, are of those
         that were active so far."""
-        deepest = len(self.limits) - 1
         # Waves at their last recursion are asked too, and ignored: it spares a look at the device.
-        recursions = [min(wave.recursion, deepest - 1) for wave in waves for _ in wave.active]
+        last = len(self.thresholds) - 1
+        recursions = [min(wave.recursion, last) for wave in waves for _ in wave.active]
         logits, judged = self._logits(x_ND, noise_NR, recursions)
         n = 0
         for wave in waves:
-            stop, limit = n + len(wave.active), self.limits[wave.recursion]
-            if keep_scores and wave.recursion < deepest:
+            stop = n + len(wave.active)
+            if keep_scores and wave.recursion < self.max_depth:
                 for token, logit in zip(wave.active, judged[n:stop], strict=True):
                     wave.scores[token].append(logit)
-            going = [i for i in range(n, stop) if judged[i] >= limit]
+            # Whatever the logits are: every token makes the first recursion, and none goes on after the deepest.
+            if wave.recursion == self.max_depth:
+                going = range(0)
+            elif wave.recursion == 0:
+                going = range(n, stop)
+            else:
+                threshold = self.thresholds[wave.recursion]
+                going = [i for i in range(n, stop) if judged[i] >= threshold]
             if len(going) < len(wave.active):
                 wave.active = [wave.active[i - n] for i in going]
             wave.logits = [logits[i] for i in going]

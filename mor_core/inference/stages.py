@@ -97,8 +97,9 @@ class Stages:
         tokens = list(chain.from_iterable(wave.prefix[wave.start :] for wave in waves))
         x_ND = F.embedding(torch.tensor(tokens, device=self.device), self.model.embedding.weight)
         if self.first:
-            new = self.cache.add_unshared(_rows(waves), _positions(waves))
-            rows_W, x_ND = self._unshared(waves, x_ND, self.first, new, first_lane=0)
+            positions = _positions(waves)
+            run = self._unshared_run(waves, positions, self.cache.add_unshared(_rows_of_tokens(waves), positions))
+            rows_W, x_ND = run.rows_W, self._unshared(x_ND, self.first, run, first_lane=0)
         else:
             rows_W = self._rows_of(waves)
         self.x.begin(waves, rows_W, x_ND)
@@ -126,8 +127,10 @@ class Stages:
     def leave(self, waves: Sequence[Wave], *, all_tokens: bool = False) -> Tensor:
         """Logits after the last token of each wave, [waves, V], or after all tokens, [N, V]."""
         if self.last:
-            slots = self.cache.unshared_slots(_rows(waves), _positions(waves))
-            x_ND = self._unshared(waves, None, self.last, Entries(slots, [], []), first_lane=len(self.first))[1]
+            positions = _positions(waves)
+            slots = self.cache.unshared_slots(_rows_of_tokens(waves), positions)
+            run = self._unshared_run(waves, positions, Entries(slots, [], []))
+            x_ND = self._unshared(self.x.all(waves, run.rows_W), self.last, run, first_lane=len(self.first))
         else:
             x_ND = self.x.all(waves, self._rows_of(waves))
         self.forget(waves)
@@ -153,11 +156,8 @@ class Stages:
     def _rows_of(self, waves: Sequence[Wave]) -> Tensor:
         return torch.tensor([wave.row for wave in waves], device=self.device)
 
-    def _unshared(
-        self, waves: Sequence[Wave], x_ND: Tensor | None, layers: Sequence[Layer], new: Entries, first_lane: int
-    ) -> tuple[Tensor, Tensor]:
-        """The rows of waves, and all their tokens after these layers; None takes the tokens as they are."""
-        positions = _positions(waves)
+    def _unshared_run(self, waves: Sequence[Wave], positions: list[int], new: Entries) -> Run:
+        """What layers outside the block need to know of all tokens of waves."""
         tokens = Tokens(
             rows=[wave.row for wave in waves],
             tables=[self.cache.unshared_table(wave.row) for wave in waves],
@@ -165,12 +165,12 @@ class Stages:
             positions=positions,
             visible=[position + 1 for position in positions],
         )
-        run = run_of(self.model, self.cache, tokens, new)
-        if x_ND is None:
-            x_ND = self.x.all(waves, run.rows_W)
+        return run_of(self.model, self.cache, tokens, new)
+
+    def _unshared(self, x_ND: Tensor, layers: Sequence[Layer], run: Run, first_lane: int) -> Tensor:
         for lane, layer in enumerate(layers, first_lane):
             x_ND = apply_layer(layer, x_ND, run, self.cache.unshared, lane)
-        return run.rows_W, x_ND
+        return x_ND
 
     def _block_run(self, waves: Sequence[Wave]) -> Run:
         """What the block's layers need to know of the active tokens."""
@@ -263,9 +263,9 @@ class Stages:
 
 def _positions(waves: Sequence[Wave]) -> list[int]:
     """Of every token of waves."""
-    return [position for wave in waves for position in range(wave.start, wave.start + wave.num_tokens)]
+    return [position for wave in waves for position in wave.positions]
 
 
-def _rows(waves: Sequence[Wave]) -> list[int]:
-    """The same of the rows of their sequences."""
+def _rows_of_tokens(waves: Sequence[Wave]) -> list[int]:
+    """The row of its sequence, for every token of waves."""
     return [wave.row for wave in waves for _ in range(wave.num_tokens)]

@@ -230,3 +230,16 @@ def test_flops_are_those_of_the_recursions_that_tokens_went_through(name: str):
         pairs = int((positions + 1).sum()) if whole_prefix else n * (n + 1) // 2
         work[i] = RecursionWork(tokens=n, pairs=pairs)
     assert engine.totals.forward_flops == float(forward_flops(model.config, 20, work))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_router_logits_that_are_no_numbers_keep_depths_within_the_model(weight: float):
+    model = model_of("mor-3")
+    with torch.no_grad():
+        for router in model.routers:
+            router.score.weight.fill_(weight)
+    asked = [dataclasses.replace(each, sampling=Sampling()) for each in requests(4)]
+    events = list(Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=2)).run(asked))
+    depths = {event.depth for event in events if isinstance(event, TokenEvent)}
+    assert depths <= set(range(1, model.config.recursion.count + 1))
+    assert [len(text) for _, text in sorted(texts(events).items())] == [each.max_new_tokens for each in asked]
