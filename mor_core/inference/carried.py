@@ -1,7 +1,8 @@
 """What tokens carry from stage to stage: the residual stream, and what routing needs again later.
 
 Most waves are one token. Those have a row of one table, so that a run reads and writes all of them in one operation
-each; a prompt's rows are a tensor of their own.
+each; a prompt's rows are a tensor of their own. Methods are told the waves of a run only where there are prompts among
+them, `ragged`: of single tokens `rows_W`, the rows on the device, says all.
 
 Shapes: Q sequences at most, W waves of one run, N their tokens, A the active ones of those, D width of what is carried.
 """
@@ -15,7 +16,7 @@ from mor_core.inference.wave import Wave
 
 
 class Carried:
-    """One vector for each token under way. `rows_W` of its methods are the rows of the waves, on the device."""
+    """One vector for each token under way."""
 
     def __init__(self, sequences: int) -> None:
         self._sequences = sequences
@@ -23,40 +24,40 @@ class Carried:
         self._row_of: Sequence[Tensor] = ()
         self._prompts: dict[int, Tensor] = {}
 
-    def begin(self, waves: Sequence[Wave], rows_W: Tensor, values_ND: Tensor) -> None:
+    def begin(self, rows_W: Tensor, values_ND: Tensor, ragged: Sequence[Wave]) -> None:
         """Take up the vectors of all tokens of waves, one wave after another."""
         if self._table_QD is None:
             # Its width and precision are those of the first that come.
             self._table_QD = values_ND.new_zeros(self._sequences, values_ND.shape[1])
             self._row_of = self._table_QD.split(1)
-        if _all_single(waves):
+        if not ragged:
             self._table_QD.index_copy_(0, rows_W, values_ND)
             return
-        for wave, own_ND in zip(waves, values_ND.split([wave.num_tokens for wave in waves]), strict=True):
+        for wave, own_ND in zip(ragged, values_ND.split([wave.num_tokens for wave in ragged]), strict=True):
             if wave.num_tokens == 1:
                 self._row_of[wave.row].copy_(own_ND)
             else:
                 # Changed in place while its tokens part.
                 self._prompts[wave.row] = own_ND.clone()
 
-    def all(self, waves: Sequence[Wave], rows_W: Tensor) -> Tensor:
+    def all(self, rows_W: Tensor, ragged: Sequence[Wave]) -> Tensor:
         """The vectors of all tokens of waves, [N, D]."""
-        if _all_single(waves):
+        if not ragged:
             return self._table().index_select(0, rows_W)
-        return torch.cat([self._of(wave) for wave in waves])
+        return torch.cat([self._of(wave) for wave in ragged])
 
-    def active(self, waves: Sequence[Wave], rows_W: Tensor) -> Tensor:
+    def active(self, rows_W: Tensor, ragged: Sequence[Wave]) -> Tensor:
         """Those of the tokens that go through the block, [A, D]. Each wave has one at least."""
-        if _all_single(waves):
+        if not ragged:
             return self._table().index_select(0, rows_W)
-        return torch.cat([_active_rows(wave, self._of(wave)) for wave in waves])
+        return torch.cat([_active_rows(wave, self._of(wave)) for wave in ragged])
 
-    def put_active(self, waves: Sequence[Wave], rows_W: Tensor, values_AD: Tensor) -> None:
+    def put_active(self, rows_W: Tensor, values_AD: Tensor, ragged: Sequence[Wave]) -> None:
         """Replace the vectors of the tokens that go through the block."""
-        if _all_single(waves):
+        if not ragged:
             self._table().index_copy_(0, rows_W, values_AD)
             return
-        for wave, own_AD in zip(waves, values_AD.split([len(wave.active) for wave in waves]), strict=True):
+        for wave, own_AD in zip(ragged, values_AD.split([len(wave.active) for wave in ragged]), strict=True):
             if len(wave.active) == wave.num_tokens:
                 self._of(wave).copy_(own_AD)
             else:
@@ -75,8 +76,9 @@ class Carried:
         return self._row_of[wave.row] if wave.num_tokens == 1 else self._prompts[wave.row]
 
 
-def _all_single(waves: Sequence[Wave]) -> bool:
-    return all(wave.num_tokens == 1 for wave in waves)
+def with_prompts(waves: Sequence[Wave]) -> Sequence[Wave]:
+    """The waves, or none where each is a single token."""
+    return () if all(wave.num_tokens == 1 for wave in waves) else waves
 
 
 def _active_rows(wave: Wave, values_ND: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 Sequences are in one of three queues: those whose tokens await a pass through the block, those whose tokens are done
 with it and await the exit (last layers, sampling, and the first layers of the next token), and those that wait for
-memory. A step fills one run of the block from the first queue, whatever the depths; where that queue is too short to
-fill it, the exit runs first, over all that have gathered there (paper, appendix E). In a model of one pass a step is
-one forward pass, and this is continuous batching by sequence.
+memory. A run of the block is filled from the first queue, whatever the depths; where that queue is too short to fill
+it, the exit runs first, over all that have gathered there (paper, appendix E). In a model of one pass this is
+continuous batching by sequence.
+
+A GPU is asked for the next run before it is done with the one before, as long as there are sequences enough to fill
+both: what the host does meanwhile takes no time then.
 
 Memory for keys and values is taken once. A sequence is admitted when what those running and it are expected to need
 fits; where tokens then go deeper than expected, the youngest sequence gives its memory back and starts again later from
@@ -16,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from mor_core.flops import RecursionWork, forward_flops, kv_bytes_per_token
 from mor_core.inference.errors import RequestError
@@ -24,7 +28,8 @@ from mor_core.inference.request import Event, FinishedEvent, FinishReason, Reque
 from mor_core.inference.sampling import choose
 from mor_core.inference.stages import CausalRule, Stages
 from mor_core.inference.trace import check_depth
-from mor_core.inference.wave import Wave
+from mor_core.inference.transfer import Answer
+from mor_core.inference.wave import NOWHERE, Wave
 from mor_core.model.transformer import Transformer
 
 PROMPT_TOKENS_PER_RUN = 4096
@@ -43,7 +48,8 @@ class EngineOptions:
     max_batch: int = 32
     """Sequences in one run of a stage."""
     max_sequences: int | None = None
-    """Sequences that hold memory at once; None is max_batch. More of them keep runs full while others exit."""
+    """Sequences that hold memory at once; None is max_batch. More of them keep runs full while others exit, and a GPU
+    busy while the host takes note: there three times max_batch fill every run."""
     rule: CausalRule = "threshold"
     """How expert-choice tokens go on."""
     max_depth: int | None = None
@@ -85,8 +91,8 @@ class _Sequence:
     request: Request
     tokens: list[int]
     """Prompt and what was generated."""
-    wave: Wave | None = None
-    """Tokens under way; None while it waits for memory."""
+    wave: Wave = NOWHERE
+    """Tokens under way; nowhere while it waits for memory."""
     work: list[list[int]] = field(default_factory=list)
     """Tokens and query-key pairs of each recursion, since it last began."""
 
@@ -95,11 +101,9 @@ class _Sequence:
         """Tokens that it may have to keep keys of: the last one generated is not read."""
         return len(self.request.prompt) + self.request.max_new_tokens - 1
 
-    @property
-    def under_way(self) -> Wave:
-        """Its wave, which it has."""
-        assert self.wave is not None
-        return self.wave
+
+_Outcome = Callable[[], list[Event]]
+"""Waits for a run that was asked for and takes note of what came out."""
 
 
 class Engine:
@@ -119,6 +123,9 @@ class Engine:
         self._entering: list[_Sequence] = []
         self._in_block: deque[_Sequence] = deque()
         self._exiting: deque[_Sequence] = deque()
+        self._asked: deque[_Outcome] = deque()
+        self._ahead = 1 if weight.device.type == "cuda" else 0
+        """Runs that are asked for before the outcome of one is waited for."""
         self._next_id = 0
         self._admission_open = True
 
@@ -156,16 +163,15 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """One run of the block, and of the exit and the entry where they are due."""
-        events: list[Event] = []
+        """Ask for one run of a stage, and take note of one."""
         self._admit()
-        if self._exiting and len(self._in_block) + len(self._entering) < self.options.max_batch:
-            events = self._leave(_take(self._exiting, self.options.max_batch))
+        outcome = self._next_run()
+        if outcome is not None:
+            self._asked.append(outcome)
+        events: list[Event] = []
+        if self._asked and (outcome is None or len(self._asked) > self._ahead):
+            events = self._asked.popleft()()
             self._admit()
-        if self._entering:
-            self._enter()
-        if self._in_block:
-            self._pass_block(_take(self._in_block, self.options.max_batch))
         return events
 
     def _check(self, request: Request) -> None:
@@ -207,7 +213,7 @@ class Engine:
         if not self._waiting or not self.cache.num_free_rows or not (self._admission_open or not self._running):
             return
         expected, kept = self._expected_passes(), sum(sequence.longest for sequence in self._running.values())
-        tokens = sum(sequence.under_way.num_tokens for sequence in self._entering)
+        tokens = sum(sequence.wave.num_tokens for sequence in self._entering)
         while self._waiting and self.cache.num_free_rows and tokens < PROMPT_TOKENS_PER_RUN:
             sequence = self._waiting[0]
             kept += sequence.longest
@@ -222,49 +228,80 @@ class Engine:
             tokens += len(sequence.tokens)
             self.totals.peak_sequences = max(self.totals.peak_sequences, len(self._running))
 
+    def _next_run(self) -> _Outcome | None:
+        """Ask for the run that is due. None where the outcome of earlier runs will fill it."""
+        self._enter()
+        width, others = self.options.max_batch, len(self._asked)
+        if len(self._in_block) >= width or (self._in_block and not self._exiting and not others):
+            return self._pass_block(_take(self._in_block, width))
+        if len(self._exiting) >= width or (self._exiting and not others):
+            return self._leave(_take(self._exiting, width))
+        return None
+
     def _enter(self) -> None:
         entering, self._entering = self._entering, []
         if self.cache.has_unshared:
             entering = self._make_room(entering, self.cache.unshared, lambda wave: wave.num_tokens)
         if entering:
-            self.stages.enter([sequence.under_way for sequence in entering])
+            self.stages.enter([sequence.wave for sequence in entering])
             self._in_block.extend(entering)
 
-    def _pass_block(self, batch: list[_Sequence]) -> None:
+    def _pass_block(self, batch: list[_Sequence]) -> _Outcome | None:
+        """A pass of sequences through the block; the outcome is who goes where."""
         batch = self._make_room(batch, self.cache.block, self.stages.new_block_slots)
         if not batch:
-            return
-        self.stages.run_block([sequence.under_way for sequence in batch])
+            return None
+        waves = [sequence.wave for sequence in batch]
+        scores_AR = self.stages.begin_block(waves)
         self.totals.block_runs += 1
-        for sequence in batch:
-            (self._in_block if sequence.under_way.active else self._exiting).append(sequence)
 
-    def _leave(self, batch: list[_Sequence]) -> list[Event]:
-        """Sample each sequence's next token; it ends there, or its next wave enters."""
-        logits_BV = self.stages.leave([sequence.under_way for sequence in batch])
+        def outcome() -> list[Event]:
+            self.stages.end_block(waves, scores_AR)
+            for sequence, wave in zip(batch, waves, strict=True):
+                if sequence.wave is wave:  # It was not stopped meanwhile.
+                    (self._in_block if wave.active else self._exiting).append(sequence)
+            return []
+
+        return outcome
+
+    def _leave(self, batch: list[_Sequence]) -> _Outcome:
+        """Sample each sequence's next token; the outcome is that it ends there, or that its next wave enters."""
+        waves = [sequence.wave for sequence in batch]
+        logits_BV = self.stages.leave(waves)
         self.totals.exit_runs += 1
-        tokens = choose(
-            logits_BV,
-            [sequence.request.sampling for sequence in batch],
-            [len(sequence.tokens) for sequence in batch],
+        tokens = Answer(
+            choose(
+                logits_BV,
+                [sequence.request.sampling for sequence in batch],
+                [len(sequence.tokens) for sequence in batch],
+            )
         )
-        events: list[Event] = []
-        for i, (sequence, token) in enumerate(zip(batch, tokens, strict=True)):
-            self._account(sequence)
-            if token in sequence.request.stop_tokens:
-                events.append(self._finish(sequence, "stop"))
-                continue
-            wave, request = sequence.under_way, sequence.request
-            logits_V = logits_BV[i].clone() if request.keep_logits else None
-            depth = wave.depth[-1] if self.stages.passes > 1 else self.config.recursion.count
-            events.append(TokenEvent(request_id=sequence.request_id, token=token, depth=depth, logits_V=logits_V))
-            sequence.tokens.append(token)
-            if len(sequence.tokens) == len(request.prompt) + request.max_new_tokens:
-                events.append(self._finish(sequence, "length"))
-                continue
-            sequence.wave = Wave(row=wave.row, prefix=sequence.tokens, start=len(sequence.tokens) - 1)
-            self._entering.append(sequence)
-        return events
+        kept = [logits_BV[i].clone() if each.request.keep_logits else None for i, each in enumerate(batch)]
+
+        def outcome() -> list[Event]:
+            events: list[Event] = []
+            for sequence, wave, token, logits_V in zip(batch, waves, tokens.wait(), kept, strict=True):
+                if sequence.wave is wave:  # It was not stopped meanwhile.
+                    self._continue(sequence, token, logits_V, events)
+            return events
+
+        return outcome
+
+    def _continue(self, sequence: _Sequence, token: int, logits_V: Tensor | None, events: list[Event]) -> None:
+        """Go on after a token that was sampled."""
+        request, wave = sequence.request, sequence.wave
+        self._account(sequence)
+        if token in request.stop_tokens:
+            events.append(self._finish(sequence, "stop"))
+            return
+        depth = wave.depth[-1] if self.stages.passes > 1 else self.config.recursion.count
+        events.append(TokenEvent(request_id=sequence.request_id, token=token, depth=depth, logits_V=logits_V))
+        sequence.tokens.append(token)
+        if len(sequence.tokens) == len(request.prompt) + request.max_new_tokens:
+            events.append(self._finish(sequence, "length"))
+            return
+        sequence.wave = Wave(row=wave.row, prefix=sequence.tokens, start=len(sequence.tokens) - 1)
+        self._entering.append(sequence)
 
     def _finish(self, sequence: _Sequence, reason: FinishReason) -> FinishedEvent:
         self._stop(sequence)
@@ -278,14 +315,14 @@ class Engine:
         for queue in (self._entering, self._in_block, self._exiting):
             if sequence in queue:
                 queue.remove(sequence)
-        self.stages.forget([sequence.under_way])
-        self.cache.close(sequence.under_way.row)
-        sequence.wave = None
+        self.stages.forget([sequence.wave])
+        self.cache.close(sequence.wave.row)
+        sequence.wave = NOWHERE
         self._admission_open = True
 
     def _make_room(self, batch: list[_Sequence], pool: SlotPool, need: Callable[[Wave], int]) -> list[_Sequence]:
         """Those of a batch that can go on, with slots for all of them: the youngest sequences give theirs back."""
-        while sum(need(sequence.under_way) for sequence in batch) > pool.num_free:
+        while sum(need(sequence.wave) for sequence in batch) > pool.num_free:
             youngest = next(reversed(self._running.values()))
             batch = [sequence for sequence in batch if sequence is not youngest]
             self._stop(youngest)
@@ -296,7 +333,7 @@ class Engine:
 
     def _account(self, sequence: _Sequence) -> None:
         """Count what the wave that leaves has cost."""
-        wave = sequence.under_way
+        wave = sequence.wave
         self.totals.computed_tokens += wave.num_tokens
         self.totals.block_passes += sum(wave.depth)
         whole_prefix = self.cache.by_position
@@ -329,5 +366,5 @@ def _take(queue: deque[_Sequence], count: int) -> list[_Sequence]:
     tokens = 0
     while queue and len(taken) < count and (not taken or tokens < PROMPT_TOKENS_PER_RUN):
         taken.append(queue.popleft())
-        tokens += taken[-1].under_way.num_tokens
+        tokens += taken[-1].wave.num_tokens
     return taken

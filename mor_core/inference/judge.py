@@ -17,7 +17,8 @@ from mor_core.model.transformer import Transformer
 
 
 class Judge:
-    """The routers of a model, asked about tokens that are at different recursions."""
+    """The routers of a model, asked about tokens that are at different recursions; random ones, whose logits are known
+    from the beginning, are only compared with thresholds here."""
 
     def __init__(self, model: Transformer, rule: Literal["threshold", "half"], max_depth: int) -> None:
         routing = model.config.routing
@@ -31,54 +32,45 @@ class Judge:
         if self.is_linear and self.routers is not None:
             self.weight_RD = torch.cat([cast(Router, each).score.weight for each in self.routers])
 
-    def decide(self, waves: Sequence[Wave], x_ND: Tensor, noise_NR: Tensor | None, keep_scores: bool) -> None:
-        """Set each wave's active tokens and their logits. x_ND, and the logits that a random router drew, are of those
-        that were active so far."""
-        # Waves at their last recursion are asked too, and ignored: it spares a look at the device.
-        last = len(self.thresholds) - 1
-        recursions = [min(wave.recursion, last) for wave in waves for _ in wave.active]
-        logits, judged = self._logits(x_ND, noise_NR, recursions)
+    def scores(self, x_ND: Tensor, recursion_N: Tensor) -> Tensor:
+        """The routers' logits of tokens that are about to enter recursions, [N, R], or [N, 2 R] where others decide,
+        whose logits come second. Only those at a token's own recursion mean something."""
+        if self.is_linear:
+            # The other recursions' too, and those of tokens that have made their last: it spares a look at the device.
+            return F.linear(x_ND.to(self.weight_RD.dtype), self.weight_RD)
+        assert self.routers is not None, "random routers' logits do not come from here"
+        scores_NR = _each(self.routers, x_ND, recursion_N)
+        if self.aux_routers is None:
+            return scores_NR
+        return torch.cat((scores_NR, _each(self.aux_routers, x_ND, recursion_N)), dim=1)
+
+    def decide(self, waves: Sequence[Wave], scores_NR: Sequence[Sequence[float]], keep_scores: bool) -> None:
+        """Set each wave's active tokens. The scores are of those that were active so far."""
         n = 0
         for wave in waves:
-            stop = n + len(wave.active)
-            if keep_scores and wave.recursion < self.max_depth:
-                for token, logit in zip(wave.active, judged[n:stop], strict=True):
-                    wave.scores[token].append(logit)
+            start, n = n, n + len(wave.active)
+            recursion = wave.recursion
             # Whatever the logits are: every token makes the first recursion, and none goes on after the deepest.
-            if wave.recursion == self.max_depth:
-                going = range(0)
-            elif wave.recursion == 0:
-                going = range(n, stop)
-            else:
-                threshold = self.thresholds[wave.recursion]
-                going = [i for i in range(n, stop) if judged[i] >= threshold]
-            if len(going) < len(wave.active):
-                wave.active = [wave.active[i - n] for i in going]
-            wave.logits = [logits[i] for i in going]
-            n = stop
-
-    def _logits(
-        self, x_ND: Tensor, noise_NR: Tensor | None, recursions: Sequence[int]
-    ) -> tuple[list[float], list[float]]:
-        """The router's logits, and those of whoever decides."""
-        if self.routers is None:
-            assert noise_NR is not None
-            scores_NR = noise_NR
-        elif self.is_linear:
-            scores_NR = F.linear(x_ND.to(self.weight_RD.dtype), self.weight_RD)
-        else:
-            logits = _each(self.routers, x_ND, recursions)
-            return logits, logits if self.aux_routers is None else _each(self.aux_routers, x_ND, recursions)
-        logits = [scores[own] for scores, own in zip(scores_NR.tolist(), recursions, strict=True)]
-        return logits, logits
+            if recursion == self.max_depth:
+                wave.active = []
+                continue
+            # Counted from the end: the logits of whoever decides come last.
+            own = recursion - len(self.thresholds)
+            judged = [row[own] for row in scores_NR[start:n]]
+            if keep_scores:
+                for token, logit in zip(wave.active, judged, strict=True):
+                    wave.scores[token].append(logit)
+            if recursion > 0:
+                threshold = self.thresholds[recursion]
+                wave.active = [token for token, logit in zip(wave.active, judged, strict=True) if logit >= threshold]
 
 
-def _each(routers: nn.ModuleList, x_ND: Tensor, recursions: Sequence[int]) -> list[float]:
-    """Every token's logit by the router of its recursion."""
-    recursion_N = torch.tensor(recursions, device=x_ND.device)
-    logits_N = torch.empty(len(x_ND), dtype=cast(Router, routers[0]).score.weight.dtype, device=x_ND.device)
+def _each(routers: nn.ModuleList, x_ND: Tensor, recursion_N: Tensor) -> Tensor:
+    """Every token's logit by the router of its recursion, zeros elsewhere, [N, R]."""
+    weight = cast(Router, routers[0]).score.weight
+    scores_NR = torch.zeros(len(x_ND), len(routers), dtype=weight.dtype, device=x_ND.device)
     for recursion, router in enumerate(routers):
         rows = (recursion_N == recursion).nonzero().squeeze(1)
         if len(rows):
-            logits_N[rows] = router(x_ND[None, rows])[0, :, 0]
-    return logits_N.tolist()
+            scores_NR[rows, recursion] = router(x_ND[None, rows])[0, :, 0]
+    return scores_NR

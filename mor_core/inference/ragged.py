@@ -3,37 +3,29 @@
 Matrix products see one flat list of tokens, so nothing is padded there. Attention reads each token's visible slots:
 tokens that are alone in their sequence (decoding) share one padded call, those of a prompt get a call a sequence.
 
+A run is known by its numbers, which the device is told, and by its shape, which decides what the device does.
+
 Shapes: N tokens of one run, W sequences of one run, B tokens that are alone, K tokens of one prompt, S visible slots,
 H query heads, G key and value heads, Q = H / G, C head width, P tables, T tokens of a context.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import accumulate, chain
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mor_core.inference.kv_cache import Entries, KeyValueCache, SlotPool
 from mor_core.model.layers import Attention, Layer
 from mor_core.model.transformer import Transformer
 
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Tokens whose attention is one call."""
-
-    tokens: Tensor | slice
-    """Which of the N tokens."""
-    slots_BS: Tensor
-    """What each sequence of the group reads; whatever a mask hides may be any slot."""
-    mask: Tensor | None
-    """0 where a query sees a slot, else minus infinity, [B, 1, queries, S] or [B, 1, 1, S]; None hides nothing."""
-    is_prompt: bool
-    """One sequence of many tokens instead of many of one."""
+Column = TypeVar("Column", Sequence[int], Tensor)
 
 
 class Tokens(NamedTuple):
@@ -51,12 +43,121 @@ class Tokens(NamedTuple):
     """For each token, how many of the table's entries it sees."""
 
 
+class Numbers(NamedTuple, Generic[Column]):
+    """All numbers of a run: lists on the host, tensors on the device."""
+
+    rows: Column
+    """Row of each sequence."""
+    positions: Column
+    """Of each token."""
+    hidden: Column
+    """For each token, how many entries of a whole context it does not see."""
+    alone: Column
+    """Which tokens are alone in their sequence; none where all are."""
+    tables: Column
+    """The table that each of these reads."""
+    slots: Column
+    """Where keys and values are written: a slot for each token that leaves some."""
+    places: Column
+    """Places in the tables, counted through all of them, that are new."""
+    named: Column
+    """The slots that these name."""
+    writers: Column
+    """Which tokens leave keys and values; none where all do, or nobody does."""
+    told: Column
+    """What else a stage needs to know of each token: its id, or its recursion."""
+
+
+class Prompt(NamedTuple):
+    """Tokens of one sequence in a run."""
+
+    start: int
+    stop: int
+    table: int
+    """Which they read."""
+    longest: int
+    """Entries of it that the last of them sees."""
+
+
+class Shape(NamedTuple):
+    """What decides the operations of a run. Runs of one shape differ in their numbers alone."""
+
+    lengths: tuple[int, ...]
+    """Of each column of numbers."""
+    longest: int
+    """Entries that the attention of tokens alone reads; 0 where none is alone."""
+    is_masked: bool
+    """Whether some of those tokens see fewer."""
+    prompts: tuple[Prompt, ...]
+
+
+def numbers_of(
+    context_length: int,
+    tokens: Tokens,
+    new: Entries | None = None,
+    writers: Sequence[int] = (),
+    told: Sequence[int] = (),
+) -> tuple[Numbers[Sequence[int]], Shape]:
+    """What is to be done about tokens that leave `new`; `writers` are those of them that do, if not all."""
+    all_alone = len(tokens.rows) == len(tokens.positions)
+    prompts: list[Prompt] = []
+    alone: Sequence[int] = ()
+    tables, visible = tokens.tables, tokens.visible
+    if not all_alone:
+        starts = list(accumulate(tokens.counts, initial=0))
+        single = [i for i, count in enumerate(tokens.counts) if count == 1]
+        alone = [starts[i] for i in single]
+        tables, visible = [tokens.tables[i] for i in single], [tokens.visible[n] for n in alone]
+        for i, count in enumerate(tokens.counts):
+            if count > 1:
+                longest = max(tokens.visible[starts[i] : starts[i + 1]])
+                prompts.append(Prompt(starts[i], starts[i + 1], tokens.tables[i], longest))
+    numbers = Numbers(
+        rows=tokens.rows,
+        positions=tokens.positions,
+        hidden=[context_length - each for each in tokens.visible],
+        alone=alone,
+        tables=tables,
+        slots=new.slots if new else (),
+        places=new.places if new else (),
+        named=new.named if new else (),
+        writers=writers,
+        told=told,
+    )
+    longest = max(visible, default=0)
+    is_masked = min(visible, default=0) < longest
+    return numbers, Shape(tuple(map(len, numbers)), longest, is_masked, tuple(prompts))
+
+
+def in_order(numbers: Numbers[Sequence[int]]) -> list[int]:
+    """All numbers one after another: the device is told them at once, since a transfer costs more than what is in
+    it."""
+    return list(chain.from_iterable(numbers))
+
+
+def columns(told: Tensor, shape: Shape) -> Numbers[Tensor]:
+    """What `in_order` put together, on the device."""
+    return Numbers(*told.split_with_sizes(shape.lengths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Tokens whose attention is one call."""
+
+    tokens: Tensor | slice
+    """Which of the N tokens."""
+    slots_BS: Tensor
+    """What each sequence of the group reads; whatever a mask hides may be any slot."""
+    mask: Tensor | None
+    """0 where a query sees a slot, else minus infinity, [B, 1, queries, S] or [B, 1, 1, S]; None hides nothing."""
+    is_prompt: bool
+    """One sequence of many tokens instead of many of one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What every layer of one run has in common."""
 
-    rows_W: Tensor
-    """Rows of its sequences."""
     rotary: tuple[Tensor, Tensor]
     """Cosines and sines at the tokens' positions, each [1, N, 1, C]."""
     groups: list[Group]
@@ -78,75 +179,32 @@ class Run:
         return replace(self, writers=self.slots[:0], slots=self.slots[:0])
 
 
-def run_of(
-    model: Transformer, cache: KeyValueCache, tokens: Tokens, new: Entries, writers: Sequence[int] | None = None
-) -> Run:
-    """Enter what is new into the tables and divide a run's attention into calls, the same for all its layers.
-
-    The device is told all numbers of a run at once: a transfer costs more than what is in it.
-    """
-    all_alone = len(tokens.rows) == len(tokens.positions)
-    starts = list(accumulate(tokens.counts, initial=0))
-    alone = [i for i, count in enumerate(tokens.counts) if count == 1]
-    rows_W, positions_N, hidden_N, alone_B, tables_B, slots, places, named, writers_V = _on_device(
-        cache.tables_PT.device,
-        tokens.rows,
-        tokens.positions,
-        [cache.context_length - each for each in tokens.visible],
-        [] if all_alone else [starts[i] for i in alone],
-        tokens.tables if all_alone else [tokens.tables[i] for i in alone],
-        new.slots,
-        new.places,
-        new.named,
-        writers or (),
-    )
-    if new.places:
-        cache.tables_PT.view(-1).index_copy_(0, places, named)
-    dtype, queries_per_key = model.embedding.weight.dtype, model.config.num_heads // model.config.num_kv_heads
+def run_of(model: Transformer, cache: KeyValueCache, numbers: Numbers[Tensor], shape: Shape) -> Run:
+    """Enter what is new into the tables and divide a run's attention into calls, the same for all its layers."""
+    if len(numbers.places):
+        cache.tables_PT.view(-1).index_copy_(0, numbers.places, numbers.named)
+    config, dtype = model.config, model.embedding.weight.dtype
     groups: list[Group] = []
-    if alone:
-        visible = tokens.visible if all_alone else [tokens.visible[starts[i]] for i in alone]
-        where = slice(None) if all_alone else alone_B
-        groups.append(_decoding_group(cache.tables_PT, tables_B, visible, hidden_N[where], where, dtype))
-    for i in range(len(tokens.rows)) if not all_alone else ():
-        if tokens.counts[i] > 1:
-            where = slice(starts[i], starts[i + 1])
-            table_T, longest = cache.tables_PT[tokens.tables[i]], max(tokens.visible[where])
-            groups.append(_prompt_group(table_T, longest, hidden_N[where], where, queries_per_key, dtype))
-    cos_1N1C, sin_1N1C = model.rotary_table.index_select(1, positions_N)[:, None, :, None]
+    if shape.longest:
+        where = numbers.alone if len(numbers.alone) else slice(None)
+        slots_BS = cache.tables_PT[:, : shape.longest].index_select(0, numbers.tables)
+        mask = None
+        if shape.is_masked:
+            mask = _mask(cache.tables_PT, numbers.hidden[where], shape.longest, dtype)[:, None, None]
+        groups.append(Group(tokens=where, slots_BS=slots_BS, mask=mask, is_prompt=False))
+    for start, stop, table, longest in shape.prompts:
+        where, table_T = slice(start, stop), cache.tables_PT[table]
+        mask = _mask(table_T, numbers.hidden[where], longest, dtype)
+        mask = mask.repeat(config.num_heads // config.num_kv_heads, 1)[None, None]
+        groups.append(Group(tokens=where, slots_BS=table_T[None, :longest], mask=mask, is_prompt=True))
+    cos_1N1C, sin_1N1C = model.rotary_table.index_select(1, numbers.positions)[:, None, :, None]
+    all_write = len(numbers.slots) > 0 and not len(numbers.writers)
     return Run(
-        rows_W=rows_W,
         rotary=(cos_1N1C, sin_1N1C),
         groups=groups,
-        writers=None if writers is None else writers_V,
-        slots=slots,
+        writers=None if all_write else numbers.writers,
+        slots=numbers.slots,
     )
-
-
-def _on_device(device: torch.device, *columns: Sequence[int]) -> Sequence[Tensor]:
-    numbers = torch.tensor(list(chain.from_iterable(columns)), dtype=torch.int64).to(device)
-    return numbers.split_with_sizes([len(column) for column in columns])
-
-
-def _decoding_group(
-    tables_PT: Tensor,
-    tables_B: Tensor,
-    visible: Sequence[int],
-    hidden_B: Tensor,
-    tokens: Tensor | slice,
-    dtype: torch.dtype,
-) -> Group:
-    longest, shortest = max(visible), min(visible)
-    slots_BS = tables_PT[:, :longest].index_select(0, tables_B)
-    mask = None if shortest == longest else _mask(tables_PT, hidden_B, longest, dtype)[:, None, None]
-    return Group(tokens=tokens, slots_BS=slots_BS, mask=mask, is_prompt=False)
-
-
-def _prompt_group(
-    table_T: Tensor, longest: int, hidden_K: Tensor, tokens: slice, queries_per_key: int, dtype: torch.dtype
-) -> Group:
-    mask = _mask(table_T, hidden_K, longest, dtype).repeat(queries_per_key, 1)[None, None]
-    return Group(tokens=tokens, slots_BS=table_T[None, :longest], mask=mask, is_prompt=True)
 
 
 def _mask(table: Tensor, hidden_K: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
@@ -198,6 +256,14 @@ def _attend(q_NHC: Tensor, groups: list[Group], kv_S2GC: Tensor) -> Tensor:
     return y_NHC
 
 
+def _any_length(device: torch.device) -> AbstractContextManager[object]:
+    """Attention whose lengths hardly ever come again: cuDNN would plan each anew, which takes 35 ms on an H100's
+    host."""
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+
+
 def _read(q_KHC: Tensor, group: Group, kv_S2GC: Tensor) -> Tensor:
     """Heads that share keys are further queries of one head, so that keys need no copies for them."""
     tokens, heads, width = q_KHC.shape
@@ -207,7 +273,8 @@ def _read(q_KHC: Tensor, group: Group, kv_S2GC: Tensor) -> Tensor:
     groups = k_BGSC.shape[1]
     if group.is_prompt:
         q_BGQC = q_KHC.view(tokens, groups, heads // groups, width).permute(1, 2, 0, 3).flatten(1, 2)[None]
-        y_BGQC = F.scaled_dot_product_attention(q_BGQC, k_BGSC, v_BGSC, attn_mask=group.mask)
+        with _any_length(q_BGQC.device):
+            y_BGQC = F.scaled_dot_product_attention(q_BGQC, k_BGSC, v_BGSC, attn_mask=group.mask)
         return y_BGQC[0].unflatten(1, (heads // groups, tokens)).permute(2, 0, 1, 3).reshape(tokens, heads, width)
     q_BGQC = q_KHC.reshape(tokens, groups, heads // groups, width)
     return F.scaled_dot_product_attention(q_BGQC, k_BGSC, v_BGSC, attn_mask=group.mask).reshape(tokens, heads, width)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mor_core.inference.errors import RequestError
+from mor_core.inference.transfer import to_device
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -39,37 +40,39 @@ class Sampling:
             raise RequestError(f"top_p {self.top_p}: expected a number above 0 and at most 1")
 
 
-def choose(logits_BV: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> list[int]:
-    """One token for each request, whose position in its sequence is given."""
-    greedy_B = logits_BV.argmax(dim=-1)
+def choose(logits_BV: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
+    """One token for each request, whose position in its sequence is given, [B]."""
+    tokens_B = logits_BV.argmax(dim=-1)
     drawing = [i for i, each in enumerate(samplings) if each.temperature > 0]
     if not drawing:
-        return greedy_B.tolist()
-    chosen = greedy_B.tolist()
-    rows_BV = logits_BV if len(drawing) == len(samplings) else logits_BV[torch.tensor(drawing, device=logits_BV.device)]
+        return tokens_B
     uniforms = [uniform(samplings[i].seed, positions[i]) for i in drawing]
-    for i, token in zip(drawing, _draw(rows_BV, [samplings[i] for i in drawing], uniforms), strict=True):
-        chosen[i] = token
-    return chosen
+    if len(drawing) == len(samplings):
+        return _draw(logits_BV, samplings, uniforms)
+    rows_D = to_device(drawing, torch.int64, logits_BV.device)
+    return tokens_B.index_copy(0, rows_D, _draw(logits_BV[rows_D], [samplings[i] for i in drawing], uniforms))
 
 
-def _draw(logits_BV: Tensor, samplings: list[Sampling], uniforms: list[float]) -> list[int]:
+def _draw(logits_BV: Tensor, samplings: Sequence[Sampling], uniforms: list[float]) -> Tensor:
     """The inverse of the cumulative distribution, tokens in order of falling probability."""
     precise = torch.promote_types(logits_BV.dtype, torch.float32)
-    columns = [[each.temperature, each.top_p, each.top_k or logits_BV.shape[1]] for each in samplings]
-    temperature_B1, top_p_B1, top_k_B1 = torch.tensor(columns, dtype=torch.float64).to(logits_BV.device).split(1, dim=1)
+    rows = [
+        [each.temperature, each.top_p, each.top_k or logits_BV.shape[1], own]
+        for each, own in zip(samplings, uniforms, strict=True)
+    ]
+    table_B4 = to_device(rows, torch.float64, logits_BV.device).to(precise)
+    temperature_B1, top_p_B1, top_k_B1, uniform_B1 = table_B4.split(1, dim=1)
     sorted_BV, order_BV = logits_BV.to(precise).sort(dim=-1, descending=True, stable=True)
     ranks_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)
-    scaled_BV = (sorted_BV / temperature_B1.to(precise)).masked_fill(ranks_V >= top_k_B1, -torch.inf)
+    scaled_BV = (sorted_BV / temperature_B1).masked_fill(ranks_V >= top_k_B1, -torch.inf)
     probabilities_BV = scaled_BV.softmax(dim=-1)
     before_BV = probabilities_BV.cumsum(dim=-1) - probabilities_BV
-    probabilities_BV = probabilities_BV.masked_fill(before_BV >= top_p_B1.to(precise), 0.0)
+    probabilities_BV = probabilities_BV.masked_fill(before_BV >= top_p_B1, 0.0)
     # The most likely token stays whatever rounding does, so the sum is above 0.
     cumulative_BV = probabilities_BV.cumsum(dim=-1)
-    goal_B1 = torch.tensor(uniforms, dtype=precise, device=logits_BV.device).unsqueeze(1) * cumulative_BV[:, -1:]
     last_B1 = (probabilities_BV > 0).sum(dim=-1, keepdim=True) - 1
-    rank_B1 = torch.minimum(torch.searchsorted(cumulative_BV, goal_B1, right=True), last_B1)
-    return order_BV.gather(1, rank_B1).squeeze(1).tolist()
+    rank_B1 = torch.minimum(torch.searchsorted(cumulative_BV, uniform_B1 * cumulative_BV[:, -1:], right=True), last_B1)
+    return order_BV.gather(1, rank_B1).squeeze(1)
 
 
 def uniform(seed: int, position: int) -> float:

@@ -3,7 +3,10 @@
 The block's weights are the same at every depth, so tokens that are at different recursions share its matrix products.
 A model whose layers repeat one by one (sequence sharing) or not at all has one pass of all its layers.
 
-Shapes: N tokens of one run, D model width, R recursions, V vocabulary.
+A stage has a part of the host, which says what is to be done and takes note of what came out, and a part of the device,
+which is a function of numbers that the host tells it: so a GPU can record it once and repeat it for other numbers.
+
+Shapes: N tokens of one run, A of them active, W waves of one run, D model width, R recursions, V vocabulary.
 """
 
 import copy
@@ -17,10 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mor_core.config import CausalRule, ExpertChoice, ModelConfig, Precision, TokenChoice
-from mor_core.inference.carried import Carried
+from mor_core.inference.carried import Carried, with_prompts
 from mor_core.inference.judge import Judge
 from mor_core.inference.kv_cache import Entries, KeyValueCache
-from mor_core.inference.ragged import Run, Tokens, apply_layer, run_of
+from mor_core.inference.ragged import Numbers, Run, Shape, Tokens, apply_layer, columns, in_order, numbers_of, run_of
+from mor_core.inference.recorded import Recorder, Work, evened
+from mor_core.inference.transfer import Answer, on_host, to_device
 from mor_core.inference.wave import Wave
 from mor_core.model.layers import Layer
 from mor_core.model.router import random_logits
@@ -88,56 +93,64 @@ class Stages:
         self.last = [cast(Layer, layer) for layer in model.layers[len(model.layers) - edge :]]
         self.block = block_applications(model)
         self.x, self.entry, self.gates, self.noise = (Carried(cache.sequences) for _ in range(4))
-        """The residual stream; of token choice, the block's input at recursion 0 and what each application is scaled
-        by; of a random router, the logits of all recursions."""
+        """The residual stream; of token choice, the block's input at recursion 0; what each recursion's output is
+        scaled by, and of token choice also whether that input is added; of a random router, the logits."""
         self.judge = Judge(model, rule, self.max_depth) if isinstance(self.routing, ExpertChoice) else None
+        self.is_random = self.routing is not None and self.routing.router == "random"
+        asks_the_host = self.is_random or (self.judge is not None and not self.judge.is_linear)
+        self.recorder = Recorder() if self.device.type == "cuda" and not asks_the_host else None
+        """Records runs of single tokens. None where a stage needs the host half-way, and on a CPU."""
 
     def enter(self, waves: Sequence[Wave]) -> None:
         """Embed the tokens of new waves and bring them to the block, or straight to the exit."""
         tokens = list(chain.from_iterable(wave.prefix[wave.start :] for wave in waves))
-        x_ND = F.embedding(torch.tensor(tokens, device=self.device), self.model.embedding.weight)
         if self.first:
             positions = _positions(waves)
-            run = self._unshared_run(waves, positions, self.cache.add_unshared(_rows_of_tokens(waves), positions))
-            rows_W, x_ND = run.rows_W, self._unshared(x_ND, self.first, run, first_lane=0)
+            new = self.cache.add_unshared(_rows_of_tokens(waves), positions)
+            numbers, shape = self._unshared_numbers(waves, positions, new, tokens)
         else:
-            rows_W = self._rows_of(waves)
-        self.x.begin(waves, rows_W, x_ND)
+            numbers, shape = numbers_of(0, Tokens([wave.row for wave in waves], (), (), (), ()), told=tokens)
         for wave in waves:
             wave.active = list(range(wave.num_tokens))
             wave.depth = [0] * wave.num_tokens
             wave.scores = [[] for _ in range(wave.num_tokens)] if self.keep_scores else []
-        self._begin(waves, rows_W, x_ND)
+        ragged = with_prompts(waves)
+        if self.is_random:
+            rows_W = torch.tensor(numbers.rows, device=self.device)
+            self.noise.begin(rows_W, self._noise(waves), ragged)
+        routed_NR = self._done(self._enter, numbers, shape, ragged)
+        # Every token makes the first recursion: what an expert choice says of it is not waited for.
+        if self.keep_scores or not isinstance(self.routing, ExpertChoice):
+            self._take_note(waves, _answer(routed_NR))
 
-    def run_block(self, waves: Sequence[Wave]) -> None:
-        """One pass for the active tokens of waves, which may be at different recursions."""
-        run = self._block_run(waves)
-        x_ND = self.x.active(waves, run.rows_W)
-        y_ND = x_ND
-        for each in self.block:
-            y_ND = apply_layer(each.layer, y_ND, run if each.writes else run.reading, self.cache.block, each.lane)
-        x_ND = self._combined(waves, run.rows_W, x_ND, y_ND)
-        self.x.put_active(waves, run.rows_W, x_ND)
+    def begin_block(self, waves: Sequence[Wave]) -> Answer | None:
+        """Ask for one pass of the active tokens of waves, which may be at different recursions."""
+        numbers, shape = self._block_numbers(waves)
+        return _answer(self._done(self._pass, numbers, shape, with_prompts(waves)))
+
+    def end_block(self, waves: Sequence[Wave], scores_AR: Answer | None) -> None:
+        """Take note of a pass that was asked for: its answer decides which of the tokens make another."""
         for wave in waves:
             for token in wave.active:
                 wave.depth[token] += 1
             wave.recursion += 1
-        self._go_on(waves, run.rows_W, x_ND)
+        self._take_note(waves, scores_AR)
 
     def leave(self, waves: Sequence[Wave], *, all_tokens: bool = False) -> Tensor:
-        """Logits after the last token of each wave, [waves, V], or after all tokens, [N, V]."""
+        """Logits after the last token of each wave, [waves, V], or after all tokens, [N, V]. They are good until the
+        next run."""
         if self.last:
             positions = _positions(waves)
             slots = self.cache.unshared_slots(_rows_of_tokens(waves), positions)
-            run = self._unshared_run(waves, positions, Entries(slots, [], []))
-            x_ND = self._unshared(self.x.all(waves, run.rows_W), self.last, run, first_lane=len(self.first))
+            numbers, shape = self._unshared_numbers(waves, positions, Entries(slots, [], []))
         else:
-            x_ND = self.x.all(waves, self._rows_of(waves))
+            numbers, shape = numbers_of(0, Tokens([wave.row for wave in waves], (), (), (), ()))
+        ragged = with_prompts(waves)
+        work = self._leave_with_all if all_tokens and ragged else self._leave
+        logits = self._done(work, numbers, shape, ragged)
+        assert logits is not None
         self.forget(waves)
-        if not all_tokens and len(x_ND) > len(waves):
-            ends = torch.tensor([wave.num_tokens for wave in waves], device=self.device).cumsum(0) - 1
-            x_ND = x_ND[ends]
-        return F.linear(self.model.norm(x_ND), self.model.embedding.weight)
+        return logits if ragged else logits[: len(waves)]
 
     def forget(self, waves: Sequence[Wave]) -> None:
         """Let go of what waves carry, which leave or are given up."""
@@ -153,11 +166,12 @@ class Stages:
         """Slots that a wave's next pass takes."""
         return len(wave.active) if self.cache.passes > 1 or wave.recursion == 0 else 0
 
-    def _rows_of(self, waves: Sequence[Wave]) -> Tensor:
-        return torch.tensor([wave.row for wave in waves], device=self.device)
+    # What the host says of a run.
 
-    def _unshared_run(self, waves: Sequence[Wave], positions: list[int], new: Entries) -> Run:
-        """What layers outside the block need to know of all tokens of waves."""
+    def _unshared_numbers(
+        self, waves: Sequence[Wave], positions: Sequence[int], new: Entries, told: Sequence[int] = ()
+    ) -> tuple[Numbers[Sequence[int]], Shape]:
+        """For layers outside the block, which see all tokens of waves."""
         tokens = Tokens(
             rows=[wave.row for wave in waves],
             tables=[self.cache.unshared_table(wave.row) for wave in waves],
@@ -165,19 +179,14 @@ class Stages:
             positions=positions,
             visible=[position + 1 for position in positions],
         )
-        return run_of(self.model, self.cache, tokens, new)
+        return numbers_of(self.cache.context_length, tokens, new, told=told)
 
-    def _unshared(self, x_ND: Tensor, layers: Sequence[Layer], run: Run, first_lane: int) -> Tensor:
-        for lane, layer in enumerate(layers, first_lane):
-            x_ND = apply_layer(layer, x_ND, run, self.cache.unshared, lane)
-        return x_ND
-
-    def _block_run(self, waves: Sequence[Wave]) -> Run:
-        """What the block's layers need to know of the active tokens."""
+    def _block_numbers(self, waves: Sequence[Wave]) -> tuple[Numbers[Sequence[int]], Shape]:
+        """For the block's layers, which see the active tokens. They are told at which recursion each is."""
         rows = [wave.row for wave in waves for _ in wave.active]
         recursions = [wave.recursion for wave in waves for _ in wave.active]
         positions = [wave.start + token for wave in waves for token in wave.active]
-        writers, own = None, positions
+        writers, own = (), positions
         if self.cache.passes > 1 or self.passes == 1:
             new, own = self.cache.add_to_block(rows, recursions, positions)
         else:
@@ -185,7 +194,7 @@ class Stages:
             new, _ = self.cache.add_to_block(
                 [rows[i] for i in writing], [0] * len(writing), [positions[i] for i in writing]
             )
-            writers = writing if len(writing) < len(rows) else None
+            writers = writing if len(writing) < len(rows) else ()
         tokens = Tokens(
             rows=[wave.row for wave in waves],
             tables=[self.cache.block_table(wave.row, wave.recursion) for wave in waves],
@@ -193,30 +202,126 @@ class Stages:
             positions=positions,
             visible=[place + 1 for place in (positions if self.cache.by_position else own)],
         )
-        return run_of(self.model, self.cache, tokens, new, writers)
+        return numbers_of(self.cache.context_length, tokens, new, writers, recursions)
 
-    def _begin(self, waves: Sequence[Wave], rows_W: Tensor, x_ND: Tensor) -> None:
-        """What routing does at the block's entry."""
-        match self.routing:
-            case TokenChoice() as routing:
-                self._choose_depths(waves, rows_W, x_ND, routing)
-            case ExpertChoice(router="random"):
-                self.noise.begin(waves, rows_W, self._noise(waves))
-        self._go_on(waves, rows_W, x_ND)
+    def _done(self, work: Work, numbers: Numbers[Sequence[int]], shape: Shape, ragged: Sequence[Wave]) -> Tensor | None:
+        """The device's part of a stage."""
+        if ragged or self.recorder is None:
+            return work(columns(to_device(in_order(numbers), torch.int64, self.device), shape), shape, ragged)
+        numbers, shape = evened(numbers, shape, self.cache.context_length)
+        return self.recorder(work, on_host(in_order(numbers), torch.int64, self.device), shape)
 
-    def _choose_depths(self, waves: Sequence[Wave], rows_W: Tensor, x_ND: Tensor, routing: TokenChoice) -> None:
-        logits_NR = self._noise(waves) if routing.router == "random" else self.model.routers[0](x_ND[None])[0]
-        probabilities_NR = logits_NR.softmax(-1) if routing.activation == "softmax" else logits_NR.sigmoid()
-        biased = routing.balancing == "loss-free"
-        chosen = (probabilities_NR + self.model.selection_bias_R if biased else probabilities_NR).argmax(-1).tolist()
-        self.entry.begin(waves, rows_W, x_ND)
-        self.gates.begin(waves, rows_W, (routing.alpha * probabilities_NR).to(x_ND.dtype))
+    def _take_note(self, waves: Sequence[Wave], routed_NR: Answer | None) -> None:
+        """Decide which of the active tokens make another pass, by what routing said of them on the device."""
+        if self.judge is not None:
+            assert routed_NR is not None
+            self.judge.decide(waves, routed_NR.wait(), self.keep_scores)
+            return
+        if routed_NR is not None:
+            self._note_depths(waves, routed_NR.wait())
+        for wave in waves:
+            if wave.recursion == self.max_depth:
+                wave.active = []
+            elif wave.chosen:
+                wave.active = [token for token in wave.active if wave.chosen[token] >= wave.recursion]
+
+    def _note_depths(self, waves: Sequence[Wave], routed: Sequence[Sequence[float]]) -> None:
+        """Token choice: each token's last recursion, and after it the probabilities of all."""
         n = 0
         for wave in waves:
-            wave.chosen = [min(depth, self.max_depth - 1) for depth in chosen[n : n + wave.num_tokens]]
+            own = routed[n : n + wave.num_tokens]
+            wave.chosen = [int(last) for last, *_ in own]
             if self.keep_scores:
-                wave.scores = probabilities_NR[n : n + wave.num_tokens].tolist()
+                wave.scores = [probabilities for _, *probabilities in own]
             n += wave.num_tokens
+
+    # What the device does. `ragged` are the waves where there are prompts among them, else nothing.
+
+    def _enter(self, numbers: Numbers[Tensor], shape: Shape, ragged: Sequence[Wave]) -> Tensor | None:
+        """Embedding and first layers; returns what routing says."""
+        x_ND = F.embedding(numbers.told, self.model.embedding.weight)
+        if self.first:
+            x_ND = self._unshared(x_ND, self.first, run_of(self.model, self.cache, numbers, shape), first_lane=0)
+        self.x.begin(numbers.rows, x_ND, ragged)
+        match self.routing:
+            case TokenChoice() as routing:
+                return self._choose_depths(numbers.rows, x_ND, routing, ragged)
+            case ExpertChoice() as routing:
+                scores_NR = self._scores(numbers.rows, x_ND, torch.zeros_like(numbers.told), ragged)
+                if routing.gating == "weighted":
+                    self.gates.begin(numbers.rows, self._gates(routing, scores_NR, x_ND.dtype), ragged)
+                return scores_NR
+            case None:
+                return None
+
+    def _pass(self, numbers: Numbers[Tensor], shape: Shape, ragged: Sequence[Wave]) -> Tensor | None:
+        """One pass through the block; returns what routers say of the next."""
+        rows_W, run = numbers.rows, run_of(self.model, self.cache, numbers, shape)
+        x_AD = self.x.active(rows_W, ragged)
+        y_AD = x_AD
+        for each in self.block:
+            y_AD = apply_layer(each.layer, y_AD, run if each.writes else run.reading, self.cache.block, each.lane)
+        x_AD = self._combined(numbers, x_AD, y_AD, ragged)
+        self.x.put_active(rows_W, x_AD, ragged)
+        if not isinstance(self.routing, ExpertChoice):
+            return None
+        scores_AR = self._scores(rows_W, x_AD, numbers.told + 1, ragged)
+        if self.routing.gating == "weighted":
+            self.gates.put_active(rows_W, self._gates(self.routing, scores_AR, x_AD.dtype), ragged)
+        return scores_AR
+
+    def _leave(self, numbers: Numbers[Tensor], shape: Shape, ragged: Sequence[Wave]) -> Tensor:
+        """Last layers, and the head at the last token of each wave."""
+        x_ND = self._last(numbers, shape, ragged)
+        if ragged:
+            ends = torch.tensor([wave.num_tokens for wave in ragged], device=self.device).cumsum(0) - 1
+            x_ND = x_ND[ends]
+        return self._head(x_ND)
+
+    def _leave_with_all(self, numbers: Numbers[Tensor], shape: Shape, ragged: Sequence[Wave]) -> Tensor:
+        """Last layers, and the head at every token."""
+        return self._head(self._last(numbers, shape, ragged))
+
+    def _last(self, numbers: Numbers[Tensor], shape: Shape, ragged: Sequence[Wave]) -> Tensor:
+        x_ND = self.x.all(numbers.rows, ragged)
+        if not self.last:
+            return x_ND
+        run = run_of(self.model, self.cache, numbers, shape)
+        return self._unshared(x_ND, self.last, run, first_lane=len(self.first))
+
+    def _unshared(self, x_ND: Tensor, layers: Sequence[Layer], run: Run, first_lane: int) -> Tensor:
+        for lane, layer in enumerate(layers, first_lane):
+            x_ND = apply_layer(layer, x_ND, run, self.cache.unshared, lane)
+        return x_ND
+
+    def _head(self, x_ND: Tensor) -> Tensor:
+        return F.linear(self.model.norm(x_ND), self.model.embedding.weight)
+
+    def _scores(self, rows_W: Tensor, x_AD: Tensor, recursion_A: Tensor, ragged: Sequence[Wave]) -> Tensor:
+        """What routers say of the active tokens, which are about to enter recursions."""
+        if self.is_random:
+            return self.noise.active(rows_W, ragged)
+        assert self.judge is not None
+        return self.judge.scores(x_AD, recursion_A)
+
+    def _gates(self, routing: ExpertChoice, scores_AR: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the output of each recursion is scaled by."""
+        return gate(routing, scores_AR[:, : self.passes]).to(dtype)
+
+    def _choose_depths(self, rows_W: Tensor, x_ND: Tensor, routing: TokenChoice, ragged: Sequence[Wave]) -> Tensor:
+        """Token choice: [N, 1 + R], each token's last recursion and the probabilities of all."""
+        logits_NR = self.noise.all(rows_W, ragged) if self.is_random else self.model.routers[0](x_ND[None])[0]
+        probabilities_NR = logits_NR.softmax(-1) if routing.activation == "softmax" else logits_NR.sigmoid()
+        biased = routing.balancing == "loss-free"
+        chosen_N1 = (probabilities_NR + self.model.selection_bias_R if biased else probabilities_NR).argmax(-1, True)
+        last_N1 = chosen_N1.clamp(max=self.max_depth - 1)
+        is_last_NR = last_N1 == torch.arange(self.passes, device=self.device)
+        gates_NR = routing.alpha * probabilities_NR
+        if routing.gating == "exit":
+            gates_NR = gates_NR.where(is_last_NR, 1.0)
+        self.entry.begin(rows_W, x_ND, ragged)
+        self.gates.begin(rows_W, torch.cat((gates_NR, is_last_NR), dim=1).to(x_ND.dtype), ragged)
+        return torch.cat((last_N1, probabilities_NR), dim=1)
 
     def _noise(self, waves: Sequence[Wave]) -> Tensor:
         """Random routers' logits of all tokens, [N, R]: a function of each token's prefix."""
@@ -225,40 +330,27 @@ class Stages:
         logits_BTR = random_logits(torch.tensor(padded, device=self.device), self.model.config.recursion.count)
         return torch.cat([own[wave.start : len(wave.prefix)] for wave, own in zip(waves, logits_BTR, strict=True)])
 
-    def _combined(self, waves: Sequence[Wave], rows_W: Tensor, x_ND: Tensor, y_ND: Tensor) -> Tensor:
+    def _combined(self, numbers: Numbers[Tensor], x_AD: Tensor, y_AD: Tensor, ragged: Sequence[Wave]) -> Tensor:
         """The residual stream after a pass, given the block's input and output."""
+        recursion_A1 = numbers.told.unsqueeze(1)
         match self.routing:
-            case ExpertChoice(gating="additive"):
-                return x_ND + y_ND
-            case ExpertChoice() as routing:
-                logits = list(chain.from_iterable(wave.logits for wave in waves))
-                logits_N = torch.tensor(logits, dtype=self.model.threshold_R.dtype, device=self.device)
-                return torch.addcmul(x_ND, gate(routing, logits_N).unsqueeze(-1).to(y_ND.dtype), y_ND)
-            case TokenChoice() as routing:
-                return self._stepped(waves, rows_W, y_ND, routing)
             case None:
-                return y_ND
+                return y_AD
+            case ExpertChoice(gating="additive"):
+                return x_AD + y_AD
+            case ExpertChoice():
+                gates_AR = self.gates.active(numbers.rows, ragged)
+                return torch.addcmul(x_AD, gates_AR.gather(1, recursion_A1), y_AD)
+            case TokenChoice():
+                # Equation 2.2.
+                gates_AR, is_last_AR = self.gates.active(numbers.rows, ragged).split(self.passes, dim=1)
+                gated_AD = gates_AR.gather(1, recursion_A1) * y_AD
+                entry_AD = self.entry.active(numbers.rows, ragged)
+                return torch.addcmul(gated_AD, is_last_AR.gather(1, recursion_A1), entry_AD)
 
-    def _stepped(self, waves: Sequence[Wave], rows_W: Tensor, y_ND: Tensor, routing: TokenChoice) -> Tensor:
-        """Equation 2.2."""
-        gates_NR, entry_ND = self.gates.active(waves, rows_W), self.entry.active(waves, rows_W)
-        steps = [(wave.recursion, wave.chosen[token] == wave.recursion) for wave in waves for token in wave.active]
-        recursion_N, exits_N = torch.tensor(steps, device=self.device).unbind(1)
-        gated_ND = gates_NR.gather(1, recursion_N.unsqueeze(1)) * y_ND
-        passed_ND = gated_ND if routing.gating == "per-step" else y_ND
-        return torch.where(exits_N.bool().unsqueeze(1), gated_ND + entry_ND, passed_ND)
 
-    def _go_on(self, waves: Sequence[Wave], rows_W: Tensor, x_ND: Tensor) -> None:
-        """Decide which of the tokens that x_ND holds, wave after wave, make another pass."""
-        if self.judge is not None:
-            noise_NR = None if self.judge.routers is not None else self.noise.active(waves, rows_W)
-            self.judge.decide(waves, x_ND, noise_NR, self.keep_scores)
-            return
-        for wave in waves:
-            if wave.recursion == self.max_depth:
-                wave.active = []
-            elif wave.chosen:
-                wave.active = [token for token in wave.active if wave.chosen[token] >= wave.recursion]
+def _answer(result: Tensor | None) -> Answer | None:
+    return None if result is None else Answer(result)
 
 
 def _positions(waves: Sequence[Wave]) -> list[int]:

@@ -47,7 +47,7 @@ def trace(
     waves = [Wave(row=cache.open(), prefix=list(text), start=0) for text in texts]
     stages.enter(waves)
     while going := [wave for wave in waves if wave.active]:
-        stages.run_block(going)
+        stages.end_block(going, stages.begin_block(going))
     logits = stages.leave(waves, all_tokens=True).split([len(text) for text in texts])
     return [
         Trace(logits_TV=own, depth=tuple(wave.depth), scores=tuple(tuple(each) for each in wave.scores))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Wave:
     """State that changes as the tokens go on; `Stages` moves it, and holds their vectors by `row`."""
 
@@ -21,9 +21,6 @@ class Wave:
     """Recursion (from 0) that they enter next."""
     depth: list[int] = field(default_factory=list)
     """Recursions that each token went through so far."""
-    logits: list[float] = field(default_factory=list)
-    """Expert choice: the router's logits of the active tokens at that recursion. Most waves have one token, and the
-    host reads the logits in any case: numbers cost less there than tensors of one."""
     chosen: list[int] = field(default_factory=list)
     """Token choice: the last recursion (from 0) of each token."""
     scores: list[list[float]] = field(default_factory=list)
@@ -37,3 +34,7 @@ class Wave:
     def positions(self) -> range:
         """Of all its tokens."""
         return range(self.start, self.start + self.num_tokens)
+
+
+NOWHERE = Wave(row=-1, prefix=[], start=0)
+"""The wave of a sequence that has none."""

@@ -10,8 +10,11 @@ from variants import VARIANTS
 from mor_core.flops import RecursionWork, forward_flops, kv_bytes_per_token, planned_work
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.errors import RequestError
+from mor_core.inference.ragged import Shape, columns
+from mor_core.inference.recorded import Work
 from mor_core.inference.request import Event, FinishedEvent, Request, TokenEvent
 from mor_core.inference.sampling import Sampling
+from mor_core.inference.transfer import Answer
 from mor_core.model.transformer import Transformer
 
 PLENTY = 10_000_000
@@ -56,6 +59,29 @@ def test_generated_logits_are_those_of_the_full_forward_pass(name: str):
                 assert len(mine) == request.max_new_tokens
                 generated_TV = torch.stack([event.logits_V for event in mine])
                 assert torch.allclose(generated_TV, logits_TV, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", [each for each in VARIANTS if not each.endswith("random")])
+def test_a_run_brought_to_few_shapes_gives_what_it_gives_as_it_is(name: str):
+    """As a GPU has it, where recordings fit one shape; here the runs are only filled."""
+    model, asked, shapes = model_of(name, dtype=torch.float64), requests(30, keep_logits=True), set()
+
+    def filled(work: Work, numbers: torch.Tensor, shape: Shape) -> torch.Tensor | None:
+        shapes.add((work.__name__, shape))
+        return work(columns(numbers, shape), shape, ())
+
+    plain, evened = (Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=7, max_sequences=11)) for _ in range(2))
+    evened.stages.recorder = filled
+    expected, found = list(plain.run(asked)), list(evened.run(asked))
+    assert texts(found) == texts(expected)
+    for one, other in zip(expected, found, strict=True):
+        if isinstance(one, TokenEvent):
+            assert (one.request_id, one.depth) == (other.request_id, other.depth)
+            assert torch.allclose(one.logits_V, other.logits_V, atol=1e-10)
+    assert plain.totals == evened.totals
+    assert shapes
+    assert {shape.longest for _, shape in shapes} <= {0, model.config.context_length}
+    assert {shape.lengths[0] for _, shape in shapes} <= {1, 2, 4, 8}
 
 
 @pytest.mark.parametrize("name", ["vanilla", "recursive-sequence-shared-kv", "mor-3", "mor-hybrid-kv", "token-3"])
@@ -114,7 +140,7 @@ def test_a_cancelled_request_ends_at_once_and_disturbs_no_other():
     engine = Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=3))
     numbers = [engine.submit(request) for request in asked]
     events: list[Event] = []
-    for _ in range(9):
+    for _ in range(20):
         events += engine.step()
     running, waiting = engine.cancel(numbers[1]), engine.cancel(numbers[5])
     assert running.reason == waiting.reason == "cancelled"
@@ -141,13 +167,13 @@ def test_tokens_of_different_depths_share_a_run():
     model = model_of("mor-3")
     engine = Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=8))
     seen: list[set[int]] = []
-    run_block = engine.stages.run_block
+    begin_block = engine.stages.begin_block
 
-    def watched(waves: list) -> None:
+    def watched(waves: list) -> Answer | None:
         seen.append({wave.recursion for wave in waves})
-        run_block(waves)
+        return begin_block(waves)
 
-    engine.stages.run_block = watched
+    engine.stages.begin_block = watched
     list(engine.run(requests(16)))
     assert {0, 1, 2} in seen
 
