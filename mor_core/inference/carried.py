@@ -52,6 +52,12 @@ class Carried:
             return self._table().index_select(0, rows_W)
         return torch.cat([_active_rows(wave, self._of(wave)) for wave in ragged])
 
+    def entry_of_active(self, rows_W: Tensor, column_A: Tensor, ragged: Sequence[Wave]) -> Tensor:
+        """One entry of each of these vectors, [A, 1]."""
+        if not ragged:
+            return self._table()[rows_W, column_A].unsqueeze(1)
+        return self.active(rows_W, ragged).gather(1, column_A.unsqueeze(1))
+
     def put_active(self, rows_W: Tensor, values_AD: Tensor, ragged: Sequence[Wave]) -> None:
         """Replace the vectors of the tokens that go through the block."""
         if not ragged:

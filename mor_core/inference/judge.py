@@ -32,17 +32,17 @@ class Judge:
         if self.is_linear and self.routers is not None:
             self.weight_RD = torch.cat([cast(Router, each).score.weight for each in self.routers])
 
-    def scores(self, x_ND: Tensor, recursion_N: Tensor) -> Tensor:
-        """The routers' logits of tokens that are about to enter recursions, [N, R], or [N, 2 R] where others decide,
-        whose logits come second. Only those at a token's own recursion mean something."""
+    def scores(self, x_ND: Tensor, made_N: Tensor | None) -> Tensor:
+        """The routers' logits of tokens that have made a recursion, or none so far, [N, R], or [N, 2 R] where others
+        decide, whose logits come second. Only those of a token's next recursion mean something."""
         if self.is_linear:
             # The other recursions' too, and those of tokens that have made their last: it spares a look at the device.
             return F.linear(x_ND.to(self.weight_RD.dtype), self.weight_RD)
         assert self.routers is not None, "random routers' logits do not come from here"
-        scores_NR = _each(self.routers, x_ND, recursion_N)
+        scores_NR = _each(self.routers, x_ND, made_N)
         if self.aux_routers is None:
             return scores_NR
-        return torch.cat((scores_NR, _each(self.aux_routers, x_ND, recursion_N)), dim=1)
+        return torch.cat((scores_NR, _each(self.aux_routers, x_ND, made_N)), dim=1)
 
     def decide(self, waves: Sequence[Wave], scores_NR: Sequence[Sequence[float]], keep_scores: bool) -> None:
         """Set each wave's active tokens. The scores are of those that were active so far."""
@@ -65,12 +65,15 @@ class Judge:
                 wave.active = [token for token, logit in zip(wave.active, judged, strict=True) if logit >= threshold]
 
 
-def _each(routers: nn.ModuleList, x_ND: Tensor, recursion_N: Tensor) -> Tensor:
-    """Every token's logit by the router of its recursion, zeros elsewhere, [N, R]."""
+def _each(routers: nn.ModuleList, x_ND: Tensor, made_N: Tensor | None) -> Tensor:
+    """Every token's logit by the router of its next recursion, zeros elsewhere, [N, R]."""
     weight = cast(Router, routers[0]).score.weight
     scores_NR = torch.zeros(len(x_ND), len(routers), dtype=weight.dtype, device=x_ND.device)
+    if made_N is None:
+        scores_NR[:, :1] = routers[0](x_ND[None])[0]
+        return scores_NR
     for recursion, router in enumerate(routers):
-        rows = (recursion_N == recursion).nonzero().squeeze(1)
+        rows = (made_N + 1 == recursion).nonzero().squeeze(1)
         if len(rows):
             scores_NR[rows, recursion] = router(x_ND[None, rows])[0, :, 0]
     return scores_NR

@@ -247,7 +247,7 @@ class Stages:
             case TokenChoice() as routing:
                 return self._choose_depths(numbers.rows, x_ND, routing, ragged)
             case ExpertChoice() as routing:
-                scores_NR = self._scores(numbers.rows, x_ND, torch.zeros_like(numbers.told), ragged)
+                scores_NR = self._scores(numbers.rows, x_ND, None, ragged)
                 if routing.gating == "weighted":
                     self.gates.begin(numbers.rows, self._gates(routing, scores_NR, x_ND.dtype), ragged)
                 return scores_NR
@@ -265,7 +265,7 @@ class Stages:
         self.x.put_active(rows_W, x_AD, ragged)
         if not isinstance(self.routing, ExpertChoice):
             return None
-        scores_AR = self._scores(rows_W, x_AD, numbers.told + 1, ragged)
+        scores_AR = self._scores(rows_W, x_AD, numbers.told, ragged)
         if self.routing.gating == "weighted":
             self.gates.put_active(rows_W, self._gates(self.routing, scores_AR, x_AD.dtype), ragged)
         return scores_AR
@@ -297,8 +297,8 @@ class Stages:
     def _head(self, x_ND: Tensor) -> Tensor:
         return F.linear(self.model.norm(x_ND), self.model.embedding.weight)
 
-    def _scores(self, rows_W: Tensor, x_AD: Tensor, recursion_A: Tensor, ragged: Sequence[Wave]) -> Tensor:
-        """What routers say of the active tokens, which are about to enter recursions."""
+    def _scores(self, rows_W: Tensor, x_AD: Tensor, recursion_A: Tensor | None, ragged: Sequence[Wave]) -> Tensor:
+        """What routers say of the active tokens, which have made recursions, or none so far."""
         if self.is_random:
             return self.noise.active(rows_W, ragged)
         assert self.judge is not None
@@ -332,21 +332,19 @@ class Stages:
 
     def _combined(self, numbers: Numbers[Tensor], x_AD: Tensor, y_AD: Tensor, ragged: Sequence[Wave]) -> Tensor:
         """The residual stream after a pass, given the block's input and output."""
-        recursion_A1 = numbers.told.unsqueeze(1)
         match self.routing:
             case None:
                 return y_AD
             case ExpertChoice(gating="additive"):
                 return x_AD + y_AD
             case ExpertChoice():
-                gates_AR = self.gates.active(numbers.rows, ragged)
-                return torch.addcmul(x_AD, gates_AR.gather(1, recursion_A1), y_AD)
+                return torch.addcmul(x_AD, self.gates.entry_of_active(numbers.rows, numbers.told, ragged), y_AD)
             case TokenChoice():
                 # Equation 2.2.
-                gates_AR, is_last_AR = self.gates.active(numbers.rows, ragged).split(self.passes, dim=1)
-                gated_AD = gates_AR.gather(1, recursion_A1) * y_AD
+                gates_A1 = self.gates.entry_of_active(numbers.rows, numbers.told, ragged)
+                is_last_A1 = self.gates.entry_of_active(numbers.rows, numbers.told + self.passes, ragged)
                 entry_AD = self.entry.active(numbers.rows, ragged)
-                return torch.addcmul(gated_AD, is_last_AR.gather(1, recursion_A1), entry_AD)
+                return torch.addcmul(gates_A1 * y_AD, is_last_A1, entry_AD)
 
 
 def _answer(result: Tensor | None) -> Answer | None:
