@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mor_core.inference.kv_cache import Entries, KeyValueCache, SlotPool
-from mor_core.model.layers import Attention, Layer
+from mor_core.model.layers import Attention, Layer, rotate_in_place
 from mor_core.model.transformer import Transformer
 
 Column = TypeVar("Column", Sequence[int], Tensor)
@@ -223,11 +223,11 @@ def _edge(context: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def apply_layer(layer: Layer, x_ND: Tensor, run: Run, pool: SlotPool, lane: int) -> Tensor:
     """The residual stream of N tokens after a layer, whose keys and values are `lane` of the pool."""
-    attention, normed_ND = layer.attention, layer.attention_norm(x_ND)
-    q_NHC = _project_and_write(attention, normed_ND, run, pool.kv_LS2GC[lane])
-    y_NHC = _attend(q_NHC, run.groups, pool.kv_LS2GC[lane])
-    x_ND = x_ND + attention.out(y_NHC.flatten(1))
-    return x_ND + layer.mlp(layer.mlp_norm(x_ND))
+    attention, mlp, kv_S2GC = layer.attention, layer.mlp, pool.kv_LS2GC[lane]
+    q_NHC = _project_and_write(attention, layer.attention_norm(x_ND), run, kv_S2GC)
+    x_ND = x_ND + attention.out(_attend(q_NHC, run.groups, kv_S2GC).flatten(1))
+    # Nobody else has this sum, so what the MLP adds is added by its last product.
+    return x_ND.addmm_(mlp.hidden(layer.mlp_norm(x_ND)), mlp.down.weight.t())
 
 
 def _project_and_write(attention: Attention, x_ND: Tensor, run: Run, kv_S2GC: Tensor) -> Tensor:
@@ -236,15 +236,17 @@ def _project_and_write(attention: Attention, x_ND: Tensor, run: Run, kv_S2GC: Te
         return attention.queries(x_ND[None], run.rotary)[0].transpose(0, 1)
     if run.writers is None or 2 * len(run.writers) >= len(x_ND):
         # One product of all is faster than two where most are wanted of both.
-        q_BHKC, kv = attention.project(x_ND[None], run.rotary)
-        kv_N2GC = torch.stack([each[0].transpose(0, 1) for each in kv], dim=1)
+        heads, groups = attention.num_heads, attention.num_kv_heads
+        qkv = attention.qkv(x_ND).unflatten(-1, (-1, attention.d_head))
+        rotate_in_place(qkv[None, :, : heads + groups], run.rotary)
+        q_NHC, kv_N2GC = qkv[:, :heads], qkv[:, heads:].unflatten(1, (2, groups))
         kv_W2GC = kv_N2GC if run.writers is None else kv_N2GC.index_select(0, run.writers)
     else:
-        q_BHKC = attention.queries(x_ND[None], run.rotary)
+        q_NHC = attention.queries(x_ND[None], run.rotary)[0].transpose(0, 1)
         kv = attention.keys_values(x_ND[run.writers][None], run.writers_rotary)
         kv_W2GC = torch.stack([each[0].transpose(0, 1) for each in kv], dim=1)
     kv_S2GC.index_copy_(0, run.slots, kv_W2GC)
-    return q_BHKC[0].transpose(0, 1)
+    return q_NHC
 
 
 def _attend(q_NHC: Tensor, groups: list[Group], kv_S2GC: Tensor) -> Tensor:

@@ -85,8 +85,13 @@ def rotate(x_BKHC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     rotary: cosines and sines, each [B or 1, K, 1, C], in fp32 at least: bf16 is rounded once, at the end.
     """
     if not torch.is_grad_enabled():
-        return _rotated(x_BKHC, *rotary, direction=1)
+        return _rotated(x_BKHC, *rotary, direction=1).to(x_BKHC.dtype)
     return _Rotation.apply(x_BKHC, *rotary)  # pyright: ignore
+
+
+def rotate_in_place(x_BKHC: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+    """The same where no gradient is wanted and nobody needs what was there before."""
+    x_BKHC.copy_(_rotated(x_BKHC, *rotary, direction=1))
 
 
 class _Rotation(torch.autograd.Function):
@@ -95,17 +100,19 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BKHC: Tensor, cos_BK1C: Tensor, sin_BK1C: Tensor) -> Tensor:
         ctx.save_for_backward(cos_BK1C, sin_BK1C)
-        return _rotated(x_BKHC, cos_BK1C, sin_BK1C, direction=1)
+        return _rotated(x_BKHC, cos_BK1C, sin_BK1C, direction=1).to(x_BKHC.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        return _rotated(*grad_outputs, *ctx.saved_tensors, direction=-1), None, None
+        (dy_BKHC,) = grad_outputs
+        return _rotated(dy_BKHC, *ctx.saved_tensors, direction=-1).to(dy_BKHC.dtype), None, None
 
 
 def _rotated(x_BKHC: Tensor, cos_BK1C: Tensor, sin_BK1C: Tensor, direction: int) -> Tensor:
+    """In the precision of the angles, or of x where that is wider."""
     first, second = x_BKHC.chunk(2, dim=-1)
     partners_BKHC = torch.cat((second, first), dim=-1)
-    return (x_BKHC * cos_BK1C).addcmul_(partners_BKHC, sin_BK1C, value=direction).to(x_BKHC.dtype)
+    return (x_BKHC * cos_BK1C).addcmul_(partners_BKHC, sin_BK1C, value=direction)
 
 
 class KeyValues(NamedTuple):
@@ -197,8 +204,12 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x_BKD: Tensor) -> Tensor:
+        return self.down(self.hidden(x_BKD))
+
+    def hidden(self, x_BKD: Tensor) -> Tensor:
+        """What is brought down, [B, K, F]."""
         gate_BKF, up_BKF = self.gate_up(x_BKD).chunk(2, dim=-1)
-        return self.down(F.silu(gate_BKF) * up_BKF)
+        return F.silu(gate_BKF) * up_BKF
 
 
 class Layer(nn.Module):
