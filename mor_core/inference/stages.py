@@ -29,7 +29,7 @@ from mor_core.inference.transfer import Answer, on_host, to_device
 from mor_core.inference.wave import Wave
 from mor_core.model.layers import Layer
 from mor_core.model.router import random_logits
-from mor_core.model.transformer import Transformer, gate
+from mor_core.model.transformer import Transformer, activated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,8 +305,8 @@ class Stages:
         return self.judge.scores(x_AD, recursion_A)
 
     def _gates(self, routing: ExpertChoice, scores_AR: Tensor, dtype: torch.dtype) -> Tensor:
-        """What the output of each recursion is scaled by."""
-        return gate(routing, scores_AR[:, : self.passes]).to(dtype)
+        """What the output of each recursion is scaled by, but for alpha."""
+        return activated(routing, scores_AR[:, : self.passes]).to(dtype)
 
     def _choose_depths(self, rows_W: Tensor, x_ND: Tensor, routing: TokenChoice, ragged: Sequence[Wave]) -> Tensor:
         """Token choice: [N, 1 + R], each token's last recursion and the probabilities of all."""
@@ -337,8 +337,9 @@ class Stages:
                 return y_AD
             case ExpertChoice(gating="additive"):
                 return x_AD + y_AD
-            case ExpertChoice():
-                return torch.addcmul(x_AD, self.gates.entry_of_active(numbers.rows, numbers.told, ragged), y_AD)
+            case ExpertChoice() as routing:
+                gates_A1 = self.gates.entry_of_active(numbers.rows, numbers.told, ragged)
+                return torch.addcmul(x_AD, gates_A1, y_AD, value=routing.alpha)
             case TokenChoice():
                 # Equation 2.2.
                 gates_A1 = self.gates.entry_of_active(numbers.rows, numbers.told, ragged)

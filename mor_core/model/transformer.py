@@ -316,13 +316,18 @@ def _positions(x_BTD: Tensor) -> Tensor:
 
 def gate(routing: ExpertChoice, logits_BK: Tensor) -> Tensor:
     """alpha * activation(logit), what equation 2.1 weights a block's output with."""
+    return routing.alpha * activated(routing, logits_BK)
+
+
+def activated(routing: ExpertChoice, logits_BK: Tensor) -> Tensor:
+    """The gate without its scale."""
     match routing.activation:
         case "sigmoid":
-            return routing.alpha * logits_BK.sigmoid()
+            return logits_BK.sigmoid()
         case "tanh":
-            return routing.alpha * logits_BK.tanh()
+            return logits_BK.tanh()
         case "none":
-            return routing.alpha * logits_BK
+            return logits_BK
 
 
 def _cutoff(routing: ExpertChoice, judged_BJ: Tensor, selection: Selection, k: int) -> Tensor:
