@@ -93,8 +93,10 @@ class _Sequence:
     """Prompt and what was generated."""
     wave: Wave = NOWHERE
     """Tokens under way; nowhere while it waits for memory."""
-    work: list[list[int]] = field(default_factory=list)
-    """Tokens and query-key pairs of each recursion, since it last began."""
+    made: list[int] = field(default_factory=list)
+    """For each depth, how many of its tokens went so deep and no deeper, since it last began."""
+    seen: list[int] = field(default_factory=list)
+    """The tokens up to these, summed over them: the pairs of an attention that sees the whole prefix."""
 
     @property
     def longest(self) -> int:
@@ -222,7 +224,7 @@ class Engine:
                 return
             self._waiting.popleft()
             sequence.wave = Wave(row=self.cache.open(), prefix=sequence.tokens, start=0)
-            sequence.work = [[0, 0] for _ in range(self.config.recursion.count)]
+            sequence.made, sequence.seen = ([0] * self.config.recursion.count for _ in range(2))
             self._running[sequence.request_id] = sequence
             self._entering.append(sequence)
             tokens += len(sequence.tokens)
@@ -322,7 +324,7 @@ class Engine:
 
     def _make_room(self, batch: list[_Sequence], pool: SlotPool, need: Callable[[Wave], int]) -> list[_Sequence]:
         """Those of a batch that can go on, with slots for all of them: the youngest sequences give theirs back."""
-        while sum(need(sequence.wave) for sequence in batch) > pool.num_free:
+        while sum([need(sequence.wave) for sequence in batch]) > pool.num_free:
             youngest = next(reversed(self._running.values()))
             batch = [sequence for sequence in batch if sequence is not youngest]
             self._stop(youngest)
@@ -336,19 +338,22 @@ class Engine:
         wave = sequence.wave
         self.totals.computed_tokens += wave.num_tokens
         self.totals.block_passes += sum(wave.depth)
-        whole_prefix = self.cache.by_position
-        for position, depth in zip(wave.positions, wave.depth, strict=True):
-            # One pass of all layers stands for every recursion where they repeat one by one.
-            for work in sequence.work[: depth if self.stages.passes > 1 else None]:
-                work[0] += 1
-                work[1] += position + 1 if whole_prefix else work[0]
+        for position, depth in enumerate(wave.depth, wave.start):
+            # One pass of all layers stands for every recursion where they repeat one by one: the last of the list.
+            last = depth - 1 if self.stages.passes > 1 else -1
+            sequence.made[last] += 1
+            sequence.seen[last] += position + 1
 
     def _flops(self, sequence: _Sequence) -> float:
         """Of the tokens that a sequence has kept keys of since it last began."""
-        length = sequence.work[0][0]
+        length = sum(sequence.made)
         if not length:
             return 0.0
-        work = [RecursionWork(tokens=tokens, pairs=pairs) for tokens, pairs in sequence.work]
+        work: list[RecursionWork] = []
+        for recursion in range(len(sequence.made)):
+            tokens, seen = sum(sequence.made[recursion:]), sum(sequence.seen[recursion:])
+            pairs = seen if self.cache.by_position else tokens * (tokens + 1) // 2
+            work.append(RecursionWork(tokens=tokens, pairs=pairs))
         unread = (
             2 * self.config.d_model * self.config.vocab_size * max(0, min(length, len(sequence.request.prompt)) - 1)
         )

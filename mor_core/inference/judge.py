@@ -56,6 +56,10 @@ class Judge:
                 continue
             # Counted from the end: the logits of whoever decides come last.
             own = recursion - len(self.thresholds)
+            if n == start + 1 and recursion > 0 and not keep_scores:
+                if not scores_NR[start][own] >= self.thresholds[recursion]:
+                    wave.active = []
+                continue
             judged = [row[own] for row in scores_NR[start:n]]
             if keep_scores:
                 for token, logit in zip(wave.active, judged, strict=True):

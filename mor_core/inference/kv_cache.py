@@ -155,16 +155,24 @@ class KeyValueCache:
     ) -> tuple[Entries, list[int]]:
         """Slots for tokens that enter a pass which writes keys, and each token's place in its pass's table."""
         slots = self.block.take(len(rows))
-        own: list[int] = []
+        for row, slot in zip(rows, slots, strict=True):
+            self._taken[row][1].append(slot)
+        length = self.context_length
+        if not self.by_position:
+            own: list[int] = []
+            for row, recursion in zip(rows, recursions, strict=True):
+                lengths = self._lengths[row]
+                own.append(lengths[recursion])
+                lengths[recursion] += 1
+            places = [
+                self.block_table(row, recursion) * length + at
+                for row, recursion, at in zip(rows, recursions, own, strict=True)
+            ]
+            return Entries(slots, places, slots), own
         new = Entries(slots, [], [])
         for row, recursion, position, slot in zip(rows, recursions, positions, slots, strict=True):
-            self._taken[row][1].append(slot)
-            lengths = self._lengths[row]
-            own.append(position if self.by_position else lengths[recursion])
-            lengths[recursion] += 1
             # Later passes see a token's first keys for as long as it has no fresh ones there.
-            last = self.passes if self.by_position and recursion == 0 else recursion + 1
-            for each in range(recursion, last):
-                new.places.append(self.block_table(row, each) * self.context_length + own[-1])
+            for each in range(recursion, self.passes if recursion == 0 else recursion + 1):
+                new.places.append(self.block_table(row, each) * length + position)
                 new.named.append(slot)
-        return new, own
+        return new, list(positions)

@@ -110,10 +110,9 @@ class Stages:
             numbers, shape = self._unshared_numbers(waves, positions, new, tokens)
         else:
             numbers, shape = numbers_of(0, Tokens([wave.row for wave in waves], (), (), (), ()), told=tokens)
-        for wave in waves:
-            wave.active = list(range(wave.num_tokens))
-            wave.depth = [0] * wave.num_tokens
-            wave.scores = [[] for _ in range(wave.num_tokens)] if self.keep_scores else []
+        if self.keep_scores:
+            for wave in waves:
+                wave.scores = [[] for _ in range(wave.num_tokens)]
         ragged = with_prompts(waves)
         if self.is_random:
             rows_W = torch.tensor(numbers.rows, device=self.device)
@@ -183,8 +182,8 @@ class Stages:
 
     def _block_numbers(self, waves: Sequence[Wave]) -> tuple[Numbers[Sequence[int]], Shape]:
         """For the block's layers, which see the active tokens. They are told at which recursion each is."""
-        rows = [wave.row for wave in waves for _ in wave.active]
-        recursions = [wave.recursion for wave in waves for _ in wave.active]
+        whose = [wave for wave in waves for _ in wave.active]
+        rows, recursions = [wave.row for wave in whose], [wave.recursion for wave in whose]
         positions = [wave.start + token for wave in waves for token in wave.active]
         writers, own = (), positions
         if self.cache.passes > 1 or self.passes == 1:

@@ -1,5 +1,6 @@
 """Tokens of one sequence on their way through the model: a prompt at first, then one token at a time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -15,20 +16,22 @@ class Wave:
     """Position of the wave's first token."""
     num_tokens: int = field(init=False)
     """Tokens of the wave: counted once, since every run asks several times, and `prefix` grows for the next wave."""
-    active: list[int] = field(default_factory=list)
+    active: list[int] = field(init=False)
     """Tokens that go through the block next, as indices into the wave, ascending."""
     recursion: int = 0
     """Recursion (from 0) that they enter next."""
-    depth: list[int] = field(default_factory=list)
+    depth: list[int] = field(init=False)
     """Recursions that each token went through so far."""
-    chosen: list[int] = field(default_factory=list)
+    chosen: Sequence[int] = ()
     """Token choice: the last recursion (from 0) of each token."""
-    scores: list[list[float]] = field(default_factory=list)
+    scores: Sequence[list[float]] = ()
     """What routers said of each token, where that is kept: expert choice, the logit that decided at each recursion it
     was judged for; token choice, the probability of each depth."""
 
     def __post_init__(self) -> None:
         self.num_tokens = len(self.prefix) - self.start
+        self.active = list(range(self.num_tokens))
+        self.depth = [0] * self.num_tokens
 
     @property
     def positions(self) -> range:
