@@ -1,7 +1,7 @@
 """How fast text is generated: our arms against our vanilla, and that against transformers. See bench/README.md.
 
 python -m bench.decode [--size NAME] [--device cpu|cuda] [--batches 1,32] [--budgets 8,32] [--length N] [--rounds N]
-                       [--threads N] [--clock wall|cpu] [--profile]
+                       [--threads N] [--clock wall|cpu] [--profile] [--arms A,B] [--without-transformers]
 """
 
 import argparse
@@ -28,8 +28,8 @@ from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.allocator import keep_freed_memory
+from orchestrator.throughput import in_flight_on, served, take_turns
 from orchestrator.throughput import lengths as drawn_lengths
-from orchestrator.throughput import served, take_turns
 
 VOCABULARY, CONTEXT, PROMPT = 4096, 512, 128
 
@@ -70,11 +70,11 @@ class Room:
 
 
 GROUPS = {
-    "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear"),
-    "attention": ("aten::_scaled_dot", "aten::scaled_dot"),
-    "reading and writing keys": ("aten::index_select", "aten::index_copy_", "aten::index_put", "aten::_index_put"),
+    "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "nvjet", "gemm", "gemv", "splitK"),
+    "attention": ("scaled_dot", "sdpa", "fmha", "flash"),
+    "gathering and scattering": ("index_select", "index_copy", "index_put", "gather", "index_elementwise"),
 }
-"""Beginnings of the names of operations -> what they are for."""
+"""What is in the names of operations of a CPU and kernels of a GPU -> what they are for."""
 
 
 class Task(NamedTuple):
@@ -140,7 +140,8 @@ def ours(name: str, model: Transformer) -> Contender:
     def prepare(lengths: list[int], room: Room) -> Task:
         memory = _enough_memory(model, room.sequences) if room.kv_bytes is None else room.kv_bytes
         engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=room.places, max_sequences=room.sequences))
-        requests = [Request(prompt=(1 + i,), max_new_tokens=n) for i, n in enumerate(lengths)]
+        requests = [Request(prompt=(1 + i % (VOCABULARY - 1),), max_new_tokens=n) for i, n in enumerate(lengths)]
+        engine.warm_up(requests)
         totals = engine.totals  # What is asked for later must not hold the engine's memory.
         return Task(parts=served(engine, requests), work=lambda: _work(totals))
 
@@ -239,23 +240,28 @@ def race(contenders: Sequence[Contender], lengths: list[int], room: Room, option
             f"{_against_flops(each, base, work, seconds)}"
         )
     if options.profile:
-        print("shares of the time of half a round more, recorded; what is in no operation is Python")
+        print("shares of the time of half a round more, recorded; without an operation Python runs, or a GPU waits")
         for each in contenders:
-            print(f"{each.name:18}{_shares(each.prepare(lengths[: len(lengths) // 2], room))}", flush=True)
+            task = each.prepare(lengths[: len(lengths) // 2], room)
+            print(f"{each.name:18}{_shares(task, options.device)}", flush=True)
 
 
-def _shares(task: Task) -> str:
-    """Where the time goes. Recording makes every operation some 2 us longer, so that small ones look larger."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+def _shares(task: Task, device: str) -> str:
+    """Where a device's time goes. Recording makes every operation of a CPU some 2 us longer, so that small ones look
+    larger."""
+    activity = torch.profiler.ProfilerActivity.CUDA if device == "cuda" else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as recorded:
         started = time.perf_counter()
         deque(task.parts, maxlen=0)
         total = time.perf_counter() - started
-    seconds = dict.fromkeys([*GROUPS, "other operations"], 0.0)
+    seconds, count = dict.fromkeys([*GROUPS, "other operations"], 0.0), 0
     for event in recorded.key_averages():
-        group = next((name for name, starts in GROUPS.items() if event.key.startswith(starts)), "other operations")
-        seconds[group] += event.self_cpu_time_total / 1e6
+        group = next((name for name, parts in GROUPS.items() if any(part in event.key for part in parts)), None)
+        own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        seconds[group or "other operations"] += own / 1e6
+        count += event.count
     seconds["no operation"] = max(0.0, total - sum(seconds.values()))
-    return ", ".join(f"{name} {each / total:.0%}" for name, each in seconds.items())
+    return ", ".join(f"{name} {each / total:.0%}" for name, each in seconds.items()) + f"; {count} operations"
 
 
 def _against_flops(each: Contender, base: Contender, work: dict[str, Work], seconds: dict[str, list[float]]) -> str:
@@ -276,29 +282,34 @@ def main() -> None:
     parser.add_argument("--budgets", default="", help="and with memory for so many of vanilla's texts, any batch")
     parser.add_argument("--length", type=int, default=128, help="mean tokens of a text")
     parser.add_argument("--texts", type=int, default=8, help="texts per place in a batch")
-    parser.add_argument("--in-flight", type=float, default=2.0, help="sequences in memory per place in a batch")
+    parser.add_argument("--in-flight", type=float, help="sequences in memory per place in a batch; 2, and 3 on a GPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--profile", action="store_true", help="say where the time goes (CPU)")
+    parser.add_argument("--profile", action="store_true", help="say where the time goes")
+    parser.add_argument("--arms", default=",".join(list(ARMS)[1:]), help="of this project, beside vanilla")
+    parser.add_argument("--without-transformers", action="store_true", help="leave transformers out")
     parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     options = parser.parse_args()
     if os.getloadavg()[0] > BUSY_LOAD and not options.force:
         sys.exit(f"the load is {os.getloadavg()[0]:.1f}: timings would mean little (--force measures all the same)")
     torch.set_num_threads(options.threads)
     keep_freed_memory()
+    arms = ["vanilla", *(each.strip() for each in options.arms.split(",") if each)]
+    if unknown := [each for each in arms if each not in ARMS]:
+        parser.error(f"no arm {unknown[0]!r}: expected some of {', '.join(ARMS)}")
     models = {
         name: calibrated(
             model_config(
                 SIZES[options.size],
                 vocab_size=VOCABULARY,
                 context_length=CONTEXT,
-                recursion=recursion,
-                routing=routing,
+                recursion=ARMS[name][0],
+                routing=ARMS[name][1],
             ),
             options.device,
         )
-        for name, (recursion, routing) in ARMS.items()
+        for name in arms
     }
     contenders = [ours(name, model) for name, model in models.items()]
     vanilla = contenders[0]
@@ -307,9 +318,10 @@ def main() -> None:
         return drawn_lengths(options.texts * places, options.length, CONTEXT)
 
     if batches := _numbers(options.batches):
-        everyone = [*contenders, theirs(models["vanilla"])]
+        everyone = [*contenders] if options.without_transformers else [*contenders, theirs(models["vanilla"])]
         for batch in batches:
-            room = Room(name=f"batch {batch}", places=batch, sequences=round(batch * options.in_flight))
+            in_flight = options.in_flight or in_flight_on(torch.device(options.device))
+            room = Room(name=f"batch {batch}", places=batch, sequences=round(batch * in_flight))
             race(everyone, texts_of(batch), room, options)
     for texts in _numbers(options.budgets):
         memory = round(texts * options.length * vanilla.kv_bytes)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
@@ -26,6 +27,10 @@ LENGTH_SPREAD = 0.25
 
 TURN_SECONDS = 0.25
 """How long an arm goes on before it is another's turn: short beside a machine's moods, long beside a step."""
+
+IN_FLIGHT = {"cpu": 2.0, "cuda": 3.0}
+"""Sequences in memory that keep every run of a place full. On a GPU, whose host takes note of one run while the next is
+computed, the sequences of both are away."""
 
 LARGEST = "max"
 """The batch that the memory for keys and values allows."""
@@ -42,9 +47,9 @@ class Load:
     of what is timed, and it takes more from arms that need several runs a token."""
     rounds: int = 3
     """Repetitions; figures are medians."""
-    in_flight: float = 2.0
-    """Sequences that hold memory per place in a batch, for every arm alike. Above 1, runs stay full while exited tokens
-    gather, as in the paper; with 1, tokens that exit leave their places empty."""
+    in_flight: float | None = None
+    """Sequences that hold memory per place in a batch, for every arm alike; None is IN_FLIGHT. Above 1, runs stay full
+    while exited tokens gather, as in the paper; with 1, tokens that exit leave their places empty."""
     rule: CausalRule = "threshold"
     """How expert-choice tokens go on."""
 
@@ -173,6 +178,8 @@ def _round(
 ) -> list[_Round]:
     """Cells generate texts of the same lengths in turns."""
     engines = [_engine(cell, batch, texts, load, kv_budget) for cell in cells]
+    for cell, engine in zip(cells, engines, strict=True):
+        engine.warm_up(_requests(cell, texts))
     tasks = [served(engine, _requests(cell, texts)) for cell, engine in zip(cells, engines, strict=True)]
     return [
         _Round(seconds=seconds, totals=engine.totals, kv_bytes=engine.cache.num_bytes)
@@ -185,10 +192,16 @@ def _engine(cell: TrainedCell, batch: int | None, texts: Sequence[int], load: Lo
         1, kv_budget // int(kv_bytes_per_token(cell.cell.model, number_bytes(cell), 1.0) * min(texts))
     )
     places = min(places, len(texts))
-    sequences = min(len(texts), max(places, round(places * load.in_flight)))
+    in_flight = load.in_flight or in_flight_on(cell.model.embedding.weight.device)
+    sequences = min(len(texts), max(places, round(places * in_flight)))
     # Pools are divided by planned depths: twice what the longest texts need holds them all at any depth.
     memory = kv_budget if batch is None else whole_memory(cell, sequences, 2 * max(texts))
     return Engine(cell.model, EngineOptions(kv_bytes=memory, max_batch=places, max_sequences=sequences, rule=load.rule))
+
+
+def in_flight_on(device: torch.device) -> float:
+    """Sequences in memory per place in a batch, where nothing else is asked for."""
+    return IN_FLIGHT["cuda" if device.type == "cuda" else "cpu"]
 
 
 def _requests(cell: TrainedCell, texts: Sequence[int]) -> list[Request]:

@@ -84,14 +84,16 @@ def rotate(x_BKHC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
     rotary: cosines and sines, each [B or 1, K, 1, C], in fp32 at least: bf16 is rounded once, at the end.
     """
-    if not torch.is_grad_enabled():
-        return _rotated(x_BKHC, *rotary, direction=1).to(x_BKHC.dtype)
+    # Compiled code fuses the passes that autograd's own gradient takes. (And torch 2.11 compiles a wrong gradient for a
+    # Function that returns what an operation in place has left, as _Rotation does.)
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _rotated(x_BKHC, *rotary).to(x_BKHC.dtype)
     return _Rotation.apply(x_BKHC, *rotary)  # pyright: ignore
 
 
 def rotate_in_place(x_BKHC: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
     """The same where no gradient is wanted and nobody needs what was there before."""
-    x_BKHC.copy_(_rotated(x_BKHC, *rotary, direction=1))
+    x_BKHC.copy_(_rotated(x_BKHC, *rotary))
 
 
 class _Rotation(torch.autograd.Function):
@@ -100,7 +102,7 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BKHC: Tensor, cos_BK1C: Tensor, sin_BK1C: Tensor) -> Tensor:
         ctx.save_for_backward(cos_BK1C, sin_BK1C)
-        return _rotated(x_BKHC, cos_BK1C, sin_BK1C, direction=1).to(x_BKHC.dtype)
+        return _rotated(x_BKHC, cos_BK1C, sin_BK1C).to(x_BKHC.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
@@ -108,7 +110,7 @@ class _Rotation(torch.autograd.Function):
         return _rotated(dy_BKHC, *ctx.saved_tensors, direction=-1).to(dy_BKHC.dtype), None, None
 
 
-def _rotated(x_BKHC: Tensor, cos_BK1C: Tensor, sin_BK1C: Tensor, direction: int) -> Tensor:
+def _rotated(x_BKHC: Tensor, cos_BK1C: Tensor, sin_BK1C: Tensor, direction: int = 1) -> Tensor:
     """In the precision of the angles, or of x where that is wider."""
     first, second = x_BKHC.chunk(2, dim=-1)
     partners_BKHC = torch.cat((second, first), dim=-1)

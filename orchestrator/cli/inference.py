@@ -119,7 +119,9 @@ def throughput(
         int | None, typer.Option(help="Mean tokens of a text; 256, or half of a short context.")
     ] = None,
     kv_budget: Annotated[int | None, typer.Option(help="Bytes for keys and values at batch max.", min=1)] = None,
-    in_flight: Annotated[float, typer.Option(help="Sequences in memory per place in a batch.", min=1.0)] = 2.0,
+    in_flight: Annotated[
+        float | None, typer.Option(help="Sequences in memory per place in a batch; 2, and 3 on a GPU.", min=1.0)
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Timed repetitions.", min=1)] = 3,
     rule: RuleChoice = Rule.threshold,
     precision: PrecisionChoice = InferencePrecision.fp32,

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from variants import variant
+from variants import spread_routers, variant
 
 from mor_core.config import TrainConfig
+from mor_core.model.layers import rotary_table, rotate
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer
@@ -39,3 +40,34 @@ def test_a_compiled_model_has_the_losses_of_an_eager_one_and_is_not_compiled_aga
     found += taken
     assert found == pytest.approx(eager, abs=1e-3)
     assert graphs == counters["stats"]["unique_graphs"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vanilla", "mor-3", "mor-shared-kv", "token-3"])
+def test_a_compiled_model_has_the_gradients_of_an_eager_one(name: str):
+    """Losses of a few steps would hide a wrong one."""
+    torch._dynamo.reset()
+    eager, compiled = (spread_routers(build_model(variant(name), 0)) for _ in range(2))
+    compiled.compile_for_training()
+    tokens_BT, gradients = torch.randint(0, 64, (4, 24), generator=torch.Generator().manual_seed(0)), []
+    for model in (eager, compiled):
+        output = model(tokens_BT)
+        loss = output.logits_BTV.square().mean() + (output.routed.loss if output.routed else 0.0)
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        gradients.append(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
+    for parameter, one, other in zip(names, *gradients, strict=True):
+        assert (one - other).norm() <= 1e-4 * one.norm() + 1e-9, parameter
+
+
+def test_a_compiled_rotation_has_the_gradient_of_an_eager_one():
+    torch._dynamo.reset()
+    config, generator = variant("vanilla"), torch.Generator().manual_seed(0)
+    cos_1T1C, sin_1T1C = rotary_table(config)[:, None, :, None]
+    shape = (2, config.context_length, 3, config.d_head)
+    x_BTHC, direction_BTHC = (torch.randn(shape, generator=generator) for _ in range(2))
+    x_BTHC.requires_grad_()
+    gradients = [
+        torch.autograd.grad(function(x_BTHC, (cos_1T1C, sin_1T1C)), x_BTHC, direction_BTHC)[0]
+        for function in (rotate, torch.compile(rotate))
+    ]
+    assert torch.allclose(*gradients, atol=1e-6)
