@@ -92,9 +92,9 @@ class Stages:
         self.first = [cast(Layer, layer) for layer in model.layers[:edge]]
         self.last = [cast(Layer, layer) for layer in model.layers[len(model.layers) - edge :]]
         self.block = block_applications(model)
-        self.x, self.entry, self.gates, self.noise = (Carried(cache.sequences) for _ in range(4))
-        """The residual stream; of token choice, the block's input at recursion 0; what each recursion's output is
-        scaled by, and of token choice also whether that input is added; of a random router, the logits."""
+        self.x, self.entry, self.routed, self.noise = (Carried(cache.sequences) for _ in range(4))
+        """The residual stream; of token choice, the block's input at recursion 0; what routing said of each recursion:
+        logits of expert choice, of token choice gates and whether that input is added; a random router's logits."""
         self.judge = Judge(model, rule, self.max_depth) if isinstance(self.routing, ExpertChoice) else None
         self.is_random = self.routing is not None and self.routing.router == "random"
         asks_the_host = self.is_random or (self.judge is not None and not self.judge.is_linear)
@@ -153,7 +153,7 @@ class Stages:
 
     def forget(self, waves: Sequence[Wave]) -> None:
         """Let go of what waves carry, which leave or are given up."""
-        for each in (self.x, self.entry, self.gates, self.noise):
+        for each in (self.x, self.entry, self.routed, self.noise):
             each.end(waves)
 
     @property
@@ -248,7 +248,7 @@ class Stages:
             case ExpertChoice() as routing:
                 scores_NR = self._scores(numbers.rows, x_ND, None, ragged)
                 if routing.gating == "weighted":
-                    self.gates.begin(numbers.rows, self._gates(routing, scores_NR, x_ND.dtype), ragged)
+                    self.routed.begin(numbers.rows, scores_NR, ragged)
                 return scores_NR
             case None:
                 return None
@@ -266,7 +266,7 @@ class Stages:
             return None
         scores_AR = self._scores(rows_W, x_AD, numbers.told, ragged)
         if self.routing.gating == "weighted":
-            self.gates.put_active(rows_W, self._gates(self.routing, scores_AR, x_AD.dtype), ragged)
+            self.routed.put_active(rows_W, scores_AR, ragged)
         return scores_AR
 
     def _leave(self, numbers: Numbers[Tensor], shape: Shape, ragged: Sequence[Wave]) -> Tensor:
@@ -303,10 +303,6 @@ class Stages:
         assert self.judge is not None
         return self.judge.scores(x_AD, recursion_A)
 
-    def _gates(self, routing: ExpertChoice, scores_AR: Tensor, dtype: torch.dtype) -> Tensor:
-        """What the output of each recursion is scaled by, but for alpha."""
-        return activated(routing, scores_AR[:, : self.passes]).to(dtype)
-
     def _choose_depths(self, rows_W: Tensor, x_ND: Tensor, routing: TokenChoice, ragged: Sequence[Wave]) -> Tensor:
         """Token choice: [N, 1 + R], each token's last recursion and the probabilities of all."""
         logits_NR = self.noise.all(rows_W, ragged) if self.is_random else self.model.routers[0](x_ND[None])[0]
@@ -319,7 +315,7 @@ class Stages:
         if routing.gating == "exit":
             gates_NR = gates_NR.where(is_last_NR, 1.0)
         self.entry.begin(rows_W, x_ND, ragged)
-        self.gates.begin(rows_W, torch.cat((gates_NR, is_last_NR), dim=1).to(x_ND.dtype), ragged)
+        self.routed.begin(rows_W, torch.cat((gates_NR, is_last_NR), dim=1).to(x_ND.dtype), ragged)
         return torch.cat((last_N1, probabilities_NR), dim=1)
 
     def _noise(self, waves: Sequence[Wave]) -> Tensor:
@@ -337,12 +333,12 @@ class Stages:
             case ExpertChoice(gating="additive"):
                 return x_AD + y_AD
             case ExpertChoice() as routing:
-                gates_A1 = self.gates.entry_of_active(numbers.rows, numbers.told, ragged)
-                return torch.addcmul(x_AD, gates_A1, y_AD, value=routing.alpha)
+                logits_A1 = self.routed.entry_of_active(numbers.rows, numbers.told, ragged)
+                return torch.addcmul(x_AD, activated(routing, logits_A1).to(y_AD.dtype), y_AD, value=routing.alpha)
             case TokenChoice():
                 # Equation 2.2.
-                gates_A1 = self.gates.entry_of_active(numbers.rows, numbers.told, ragged)
-                is_last_A1 = self.gates.entry_of_active(numbers.rows, numbers.told + self.passes, ragged)
+                gates_A1 = self.routed.entry_of_active(numbers.rows, numbers.told, ragged)
+                is_last_A1 = self.routed.entry_of_active(numbers.rows, numbers.told + self.passes, ragged)
                 entry_AD = self.entry.active(numbers.rows, ragged)
                 return torch.addcmul(gates_A1 * y_AD, is_last_A1, entry_AD)
 
