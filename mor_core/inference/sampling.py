@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def choose(logits_BV: Tensor, samplings: Sequence[Sampling], positions: Sequence
     uniforms = [uniform(samplings[i].seed, positions[i]) for i in drawing]
     if len(drawing) == len(samplings):
         return _draw(logits_BV, samplings, uniforms)
-    rows_D = to_device(drawing, torch.int64, logits_BV.device)
+    rows_D = to_device(drawing, np.int64, logits_BV.device)
     return tokens_B.index_copy(0, rows_D, _draw(logits_BV[rows_D], [samplings[i] for i in drawing], uniforms))
 
 
@@ -60,7 +61,7 @@ def _draw(logits_BV: Tensor, samplings: Sequence[Sampling], uniforms: list[float
         [each.temperature, each.top_p, each.top_k or logits_BV.shape[1], own]
         for each, own in zip(samplings, uniforms, strict=True)
     ]
-    table_B4 = to_device(rows, torch.float64, logits_BV.device).to(precise)
+    table_B4 = to_device(rows, np.float64, logits_BV.device).to(precise)
     temperature_B1, top_p_B1, top_k_B1, uniform_B1 = table_B4.split(1, dim=1)
     sorted_BV, order_BV = logits_BV.to(precise).sort(dim=-1, descending=True, stable=True)
     ranks_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -206,9 +207,9 @@ class Stages:
     def _done(self, work: Work, numbers: Numbers[Sequence[int]], shape: Shape, ragged: Sequence[Wave]) -> Tensor | None:
         """The device's part of a stage."""
         if ragged or self.recorder is None:
-            return work(columns(to_device(in_order(numbers), torch.int64, self.device), shape), shape, ragged)
+            return work(columns(to_device(in_order(numbers), np.int64, self.device), shape), shape, ragged)
         numbers, shape = evened(numbers, shape, self.cache.context_length)
-        return self.recorder(work, on_host(in_order(numbers), torch.int64, self.device), shape)
+        return self.recorder(work, on_host(in_order(numbers), np.int64, self.device), shape)
 
     def _take_note(self, waves: Sequence[Wave], routed_NR: Answer | None) -> None:
         """Decide which of the active tokens make another pass, by what routing said of them on the device."""
