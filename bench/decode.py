@@ -228,14 +228,14 @@ def race(contenders: Sequence[Contender], lengths: list[int], room: Room, option
     base = contenders[0]
     print(f"\n{room.name}: {len(lengths)} texts, {sum(lengths)} tokens")
     print(
-        f"{'':18}{'tokens/s':>10}{'depth':>7}{'a run':>8}{'KV B/token':>12}{'first token':>13}   "
+        f"{'':18}{'tokens/s':>10}{'depth':>7}{'a run':>10}{'KV B/token':>12}{'first token':>13}   "
         f"speed over {base.name:14}{'by FLOPs':>10}{'reached':>9}"
     )
     for each in contenders:
         rate = sum(lengths) / statistics.median(seconds[each.name])
         first = 1000 * statistics.median(firsts[each.name])
         print(
-            f"{each.name:18}{rate:10.0f}{work[each.name].depth:7.2f}{work[each.name].runs:>8}{each.kv_bytes:12.0f}"
+            f"{each.name:18}{rate:10.0f}{work[each.name].depth:7.2f}{work[each.name].runs:>10}{each.kv_bytes:12.0f}"
             f"{first:10.1f} ms   {ratio(seconds[each.name], seconds[base.name]):25}"
             f"{_against_flops(each, base, work, seconds)}"
         )

@@ -53,7 +53,8 @@ class _Recording(NamedTuple):
 class Recorder:
     """Does stages' work, from a recording where the same shape was there before."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._recordings: dict[tuple[str, Shape], _Recording | None] = {}
         self._memory = torch.cuda.graph_pool_handle()
 
@@ -64,10 +65,10 @@ class Recorder:
         if key not in self._recordings:
             # Done for what it does to memory, which cannot be done twice; and libraries make their plans.
             self._recordings[key] = None
-            return work(columns(numbers.to("cuda", non_blocking=True), shape), shape, ())
+            return work(columns(numbers.to(self._device, non_blocking=True), shape), shape, ())
         recording = self._recordings[key]
         if recording is None:
-            recording = self._recordings[key] = self._record(work, numbers.to("cuda", non_blocking=True), shape)
+            recording = self._recordings[key] = self._record(work, numbers.to(self._device, non_blocking=True), shape)
         else:
             recording.numbers.copy_(numbers, non_blocking=True)
         recording.graph.replay()

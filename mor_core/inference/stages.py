@@ -99,7 +99,7 @@ class Stages:
         self.judge = Judge(model, rule, self.max_depth) if isinstance(self.routing, ExpertChoice) else None
         self.is_random = self.routing is not None and self.routing.router == "random"
         asks_the_host = self.is_random or (self.judge is not None and not self.judge.is_linear)
-        self.recorder = Recorder() if self.device.type == "cuda" and not asks_the_host else None
+        self.recorder = Recorder(self.device) if self.device.type == "cuda" and not asks_the_host else None
         """Records runs of single tokens. None where a stage needs the host half-way, and on a CPU."""
 
     def enter(self, waves: Sequence[Wave]) -> None:

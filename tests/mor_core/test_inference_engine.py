@@ -107,6 +107,32 @@ def test_scarce_memory_delays_texts_and_changes_none(name: str):
     assert 1 < engine.totals.peak_sequences < 16
 
 
+@pytest.mark.parametrize("name", ["vanilla", "mor-3", "mor-shared-kv", "mor-random", "token-3"])
+def test_asking_for_a_run_before_the_one_before_is_done_changes_no_text(name: str):
+    """As a GPU has it; with memory so scarce that sequences under way give theirs back, and one that is cancelled."""
+    model = model_of(name)
+    if "mor" in name:
+        model.threshold_R.fill_(-1e9)
+    asked = [dataclasses.replace(request, max_new_tokens=12) for request in requests(24)]
+    budget = int(9 * 24 * kv_bytes_per_token(model.config, 8))
+    engine = Engine(model, EngineOptions(kv_bytes=budget, max_batch=3, max_sequences=16))
+    engine._ahead = 1
+    numbers = [engine.submit(request) for request in asked]
+    events: list[Event] = []
+    in_flight, cancelled = 0, None
+    while engine.num_unfinished:
+        events += engine.step()
+        in_flight = max(in_flight, len(engine._asked))
+        if len(events) >= 30 and cancelled is None:
+            cancelled = engine.cancel(numbers[5])
+            assert cancelled is not None
+    assert in_flight == 1
+    assert engine.totals.preemptions > 0 or name not in ("mor-3", "mor-random")
+    assert texts(events) == {i: alone(model, asked[i - 1]) for i in numbers if i != numbers[5]}
+    assert engine.cache.num_free_rows == 16
+    assert engine.cache.block.num_free == engine.cache.block.num_slots
+
+
 def test_a_sequence_that_goes_deeper_than_planned_gives_its_memory_back_and_starts_again():
     model = model_of("mor-3")
     model.threshold_R.fill_(-1e9)  # Every token goes all the way: half as much again as planned.
