@@ -72,7 +72,9 @@ class Prompt(NamedTuple):
     """Tokens of one sequence in a run."""
 
     start: int
+    """The first of them, among the run's."""
     stop: int
+    """The one behind the last."""
     table: int
     """Which they read."""
     longest: int

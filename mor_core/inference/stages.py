@@ -110,7 +110,7 @@ class Stages:
             new = self.cache.add_unshared(_rows_of_tokens(waves), positions)
             numbers, shape = self._unshared_numbers(waves, positions, new, tokens)
         else:
-            numbers, shape = numbers_of(0, Tokens([wave.row for wave in waves], (), (), (), ()), told=tokens)
+            numbers, shape = _rows_alone(waves, tokens)
         if self.keep_scores:
             for wave in waves:
                 wave.scores = [[] for _ in range(wave.num_tokens)]
@@ -144,7 +144,7 @@ class Stages:
             slots = self.cache.unshared_slots(_rows_of_tokens(waves), positions)
             numbers, shape = self._unshared_numbers(waves, positions, Entries(slots, [], []))
         else:
-            numbers, shape = numbers_of(0, Tokens([wave.row for wave in waves], (), (), (), ()))
+            numbers, shape = _rows_alone(waves)
         ragged = with_prompts(waves)
         work = self._leave_with_all if all_tokens and ragged else self._leave
         logits = self._done(work, numbers, shape, ragged)
@@ -346,6 +346,11 @@ class Stages:
 
 def _answer(result: Tensor | None) -> Answer | None:
     return None if result is None else Answer(result)
+
+
+def _rows_alone(waves: Sequence[Wave], told: Sequence[int] = ()) -> tuple[Numbers[Sequence[int]], Shape]:
+    """For a stage without layers."""
+    return numbers_of(0, Tokens([wave.row for wave in waves], (), (), (), ()), told=told)
 
 
 def _positions(waves: Sequence[Wave]) -> list[int]:
