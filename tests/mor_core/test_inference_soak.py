@@ -12,7 +12,7 @@ import torch
 from test_inference import model_of, random_tokens
 from test_inference_engine import PLENTY
 
-from mor_core.config import ExpertChoice
+from mor_core.config import ExpertChoice, TokenChoice
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import FinishedEvent, Request
@@ -61,7 +61,13 @@ class Optimist(Engine):
 
 
 def deep(model: Transformer) -> Transformer:
-    """Let most tokens go on, more than is planned for, where a threshold decides: memory then runs out on the way."""
+    """Let more tokens go on than is planned for: memory then runs out on the way."""
+    if isinstance(model.config.routing, TokenChoice):
+        # Nobody stops at the first of three recursions.
+        with torch.no_grad():
+            weight_RD = model.routers[0].score.weight
+            weight_RD[0].zero_()
+            weight_RD[1] = -weight_RD[2]
     if isinstance(model.config.routing, ExpertChoice):
         model.threshold_R.fill_(-torch.inf)
         scores = [each for text in trace(model, random_tokens(9, 8, 24).tolist()) for each in text.scores]
