@@ -28,7 +28,7 @@ from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.allocator import keep_freed_memory
-from orchestrator.throughput import in_flight_on, served, take_turns
+from orchestrator.throughput import IN_FLIGHT, served, take_turns
 from orchestrator.throughput import lengths as drawn_lengths
 
 VOCABULARY, CONTEXT, PROMPT = 4096, 512, 128
@@ -320,7 +320,7 @@ def main() -> None:
     if batches := _numbers(options.batches):
         everyone = [*contenders] if options.without_transformers else [*contenders, theirs(models["vanilla"])]
         for batch in batches:
-            in_flight = options.in_flight or in_flight_on(torch.device(options.device))
+            in_flight = options.in_flight or IN_FLIGHT[options.device]
             room = Room(name=f"batch {batch}", places=batch, sequences=round(batch * in_flight))
             race(everyone, texts_of(batch), room, options)
     for texts in _numbers(options.budgets):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
@@ -29,8 +28,8 @@ TURN_SECONDS = 0.25
 """How long an arm goes on before it is another's turn: short beside a machine's moods, long beside a step."""
 
 IN_FLIGHT = {"cpu": 2.0, "cuda": 3.0}
-"""Sequences in memory that keep every run of a place full. On a GPU, whose host takes note of one run while the next is
-computed, the sequences of both are away."""
+"""By device, sequences in memory per place that keep every run full. On a GPU, whose host takes note of one run while
+the next is computed, the sequences of both are away."""
 
 LARGEST = "max"
 """The batch that the memory for keys and values allows."""
@@ -192,16 +191,11 @@ def _engine(cell: TrainedCell, batch: int | None, texts: Sequence[int], load: Lo
         1, kv_budget // int(kv_bytes_per_token(cell.cell.model, number_bytes(cell), 1.0) * min(texts))
     )
     places = min(places, len(texts))
-    in_flight = load.in_flight or in_flight_on(cell.model.embedding.weight.device)
+    in_flight = load.in_flight or IN_FLIGHT[cell.model.embedding.weight.device.type]
     sequences = min(len(texts), max(places, round(places * in_flight)))
     # Pools are divided by planned depths: twice what the longest texts need holds them all at any depth.
     memory = kv_budget if batch is None else whole_memory(cell, sequences, 2 * max(texts))
     return Engine(cell.model, EngineOptions(kv_bytes=memory, max_batch=places, max_sequences=sequences, rule=load.rule))
-
-
-def in_flight_on(device: torch.device) -> float:
-    """Sequences in memory per place in a batch, where nothing else is asked for."""
-    return IN_FLIGHT["cuda" if device.type == "cuda" else "cpu"]
 
 
 def _requests(cell: TrainedCell, texts: Sequence[int]) -> list[Request]:

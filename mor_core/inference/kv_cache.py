@@ -152,7 +152,7 @@ class KeyValueCache:
 
     def add_to_block(
         self, rows: Sequence[int], recursions: Sequence[int], positions: Sequence[int]
-    ) -> tuple[Entries, list[int]]:
+    ) -> tuple[Entries, Sequence[int]]:
         """Slots for tokens that enter a pass which writes keys, and each token's place in its pass's table."""
         slots = self.block.take(len(rows))
         for row, slot in zip(rows, slots, strict=True):
@@ -175,4 +175,4 @@ class KeyValueCache:
             for each in range(recursion, self.passes if recursion == 0 else recursion + 1):
                 new.places.append(self.block_table(row, each) * length + position)
                 new.named.append(slot)
-        return new, list(positions)
+        return new, positions

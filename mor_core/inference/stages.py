@@ -200,7 +200,7 @@ class Stages:
             tables=[self.cache.block_table(wave.row, wave.recursion) for wave in waves],
             counts=[len(wave.active) for wave in waves],
             positions=positions,
-            visible=[place + 1 for place in (positions if self.cache.by_position else own)],
+            visible=[place + 1 for place in own],
         )
         return numbers_of(self.cache.context_length, tokens, new, writers, recursions)
 

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 
 from mor_core.config import ExpertChoice, ModelConfig, Recursion, Routing, TokenChoice
 from mor_core.model.transformer import Transformer
@@ -59,3 +60,12 @@ def spread_routers(model: Transformer, scale: float = 30.0) -> Transformer:
             noise = torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype)
             buffer.copy_(0.1 * noise)
     return model
+
+
+def loss_and_gradients(model: Transformer, tokens_BT: Tensor) -> tuple[float, dict[str, Tensor]]:
+    """Of a loss that every parameter has a part in, the routers' own included; zeros where one has none."""
+    output = model(tokens_BT)
+    loss = output.logits_BTV.square().mean() + (output.routed.loss if output.routed else 0.0)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return float(loss), dict(zip(names, gradients, strict=True))
