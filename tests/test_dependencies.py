@@ -78,7 +78,8 @@ def test_every_third_party_import_is_of_a_declared_dependency(module: str) -> No
         return
     extras = [extra for extra, names in EXTRAS.items() if distributions & names]
     assert extras, (
-        f"{', '.join(THIRD_PARTY[module])} imports {module}, which {' or '.join(sorted(distributions))} brings: declare it "
+        f"{', '.join(THIRD_PARTY[module])} imports {module}, which "
+        f"{' or '.join(sorted(distributions))} brings: declare it "
         "under [project.dependencies], or under an extra where only a function imports it"
     )
     at_once = [path for path, with_file in THIRD_PARTY[module].items() if with_file]

@@ -32,6 +32,10 @@ def cluster(*nodes: dict[str, Any]) -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         folder = Path(tempfile.mkdtemp(prefix="ms-", dir="/tmp"))  # A socket's path may have 107 bytes at most.
+        # Here a cluster writes its address, for commands that look for one; the default, /tmp/ray, is not there until
+        # a Ray without a folder of its own has run, and is shared by all that do.
+        patch.setenv("RAY_TMPDIR", str(folder))
+        (folder / "ray").mkdir()
         made = Cluster()
         try:
             for node in nodes:
