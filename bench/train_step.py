@@ -73,15 +73,24 @@ def training(batch_size: int, precision: Precision) -> TrainConfig:
 def race(contenders: Sequence[Contender], options: Options, steps: int = 1) -> list[list[float]]:
     """Seconds of each contender's step; in every round each takes as many as said, one contender after another."""
     runners = [Runner(contender) for contender in contenders]
+    rounds: list[list[float]] = []
     try:
         for runner in runners:
+            report(f"{runner.contender.name}: {'compiling and ' if runner.contender.compiled else ''}warming up")
             for _ in range(WARM_UP_STEPS):
                 runner.step()
-        rounds = [[options.seconds(runner.step(steps)) for runner in runners] for _ in range(options.rounds)]
+        for number in range(1, options.rounds + 1):
+            report(f"round {number} of {options.rounds}")
+            rounds.append([options.seconds(runner.step(steps)) for runner in runners])
     finally:
         for runner in runners:
             runner.close()
     return [list(times) for times in zip(*rounds, strict=True)]
+
+
+def report(progress: str) -> None:
+    """Say on stderr what is going on: on a slow machine a row takes a minute."""
+    print(f"  {progress}", file=sys.stderr, flush=True)
 
 
 def ratio(times: Sequence[float], base: Sequence[float]) -> str:
@@ -90,8 +99,21 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> str:
     return f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
+def timed_precision(options: Options) -> Precision:
+    """bf16, or fp32 where this processor has to emulate bf16: its products are then many times slower, and a step in
+    bf16 says nothing about either contender."""
+    if options.on_gpu:
+        return "bf16"
+    fp32_rate, bf16_rate = (matmul_rate(512, options, dtype, repeats=5) for dtype in (torch.float32, torch.bfloat16))
+    if bf16_rate > fp32_rate / 2:
+        return "bf16"
+    report("this processor emulates bf16: fp32 is timed instead")
+    return "fp32"
+
+
 def against_transformers(options: Options) -> None:
     """A vanilla transformer against LlamaForCausalLM of equal shape, batch, precision and optimiser."""
+    precision = timed_precision(options)
     model = ModelConfig(
         vocab_size=4096,
         context_length=256,
@@ -102,37 +124,40 @@ def against_transformers(options: Options) -> None:
         d_head=64,
         d_ff=688,
     )
-    batch_size = 32
+    batch_size = 32 if precision == "bf16" else 4
     if options.on_gpu:
         model, batch_size = model_config(SIZES["360M"], vocab_size=49152, context_length=2048), 8
     ours = Contender(
         name="mor-sweep compiled",
         model=model,
-        train=training(batch_size, "bf16"),
+        train=training(batch_size, precision),
         threads=options.threads,
         device=options.device,
         compiled=True,
     )
-    others = [
-        replace(ours, name="mor-sweep eager", compiled=False),
-        replace(ours, name="transformers eager", library="transformers", compiled=False),
-        replace(ours, name="transformers compiled", library="transformers"),
-    ]
-    print(f"{'':24}{'tokens/s':>10}   speed of mor-sweep compiled over it")
-    for other in others:
-        base, seconds = race([ours, other], options)
-        print(f"{other.name:24}{other.tokens / statistics.median(seconds):10.0f}   {ratio(seconds, base)}", flush=True)
+    eager = replace(ours, name="mor-sweep eager", compiled=False)
+    theirs = replace(ours, name="transformers compiled", library="transformers")
+    theirs_eager = replace(theirs, name="transformers eager", compiled=False)
+    print(f"{'':46}{'tokens/s':>18}   speed of the first over the second")
+    # Eager first: compilation takes a minute on a slow core, and a first row should not wait for it.
+    for first, second in ((eager, theirs_eager), (ours, eager), (ours, theirs_eager), (ours, theirs)):
+        ours_seconds, seconds = race([first, second], options)
+        speeds = " ".join(
+            f"{one.tokens / statistics.median(times):9.0f}" for one, times in ((first, ours_seconds), (second, seconds))
+        )
+        print(f"{first.name + ' over ' + second.name:46}{speeds:>18}   {ratio(seconds, ours_seconds)}", flush=True)
 
 
 def arms_at(options: Options, size: str, context_length: int, vocab_size: int, batch_size: int) -> None:
     """Each arm against vanilla, two at a time: time over what FLOPs predict, and peak bytes of live tensors."""
+    precision = timed_precision(options)
     contenders = [
         Contender(
             name=name,
             model=model_config(
                 SIZES[size], vocab_size=vocab_size, context_length=context_length, recursion=recursion, routing=routing
             ),
-            train=training(batch_size, "bf16"),
+            train=training(batch_size, precision),
             threads=options.threads,
             device=options.device,
             compiled=options.on_gpu,
@@ -172,7 +197,7 @@ def arms_360m(options: Options) -> None:
 def peak_share(options: Options) -> None:
     """Share of the measured bf16 matrix-product rate that a step reaches, and where its time goes."""
     side = 8192 if options.on_gpu else 2048
-    rate = matmul_rate(side, options)
+    rate = matmul_rate(side, options, torch.bfloat16, repeats=20)
     on = options.device if options.on_gpu else f"{options.threads} threads"
     print(f"bf16 product of {side} x {side} matrices: {rate / 1e9:.0f} GFLOP/s on {on}")
     shapes = (("10M", 256, 16), ("32M", 256, 16), ("135M", 1024, 1))
@@ -199,12 +224,12 @@ def peak_share(options: Options) -> None:
         print(f"{size:>6}: {flops / statistics.median(seconds) / rate:6.1%} of it; {parts}", flush=True)
 
 
-def matmul_rate(side: int, options: Options) -> float:
-    """FLOPs per second of the best of many bf16 products."""
+def matmul_rate(side: int, options: Options, dtype: torch.dtype, repeats: int) -> float:
+    """FLOPs per second of the best of several products of square matrices."""
     torch.set_num_threads(options.threads)
-    left, right = (torch.randn(side, side, device=options.device).bfloat16() for _ in range(2))
+    left, right = (torch.randn(side, side, device=options.device).to(dtype) for _ in range(2))
     best = float("inf")
-    for _ in range(20):
+    for _ in range(repeats):
         begin = time.process_time() if options.cpu_clock else time.perf_counter()
         torch.mm(left, right)
         if options.on_gpu:
