@@ -1,9 +1,9 @@
 """From a plan to its results: run what is missing, mirror it, write the table. The same call again is the resume."""
 
-import re
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +16,6 @@ from orchestrator.display import lost_arm_lines
 from orchestrator.drivers import driving
 from orchestrator.estimate import HOUR_SECONDS
 from orchestrator.executor import Executor
-from orchestrator.failures import RULES
 from orchestrator.identity import Segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
@@ -26,13 +25,12 @@ from orchestrator.pruned import steps_taken_again
 from orchestrator.quantities import short_budget
 from orchestrator.records import write_tables
 from orchestrator.remote_results import address_of, push
-from orchestrator.remote_stop import SharedStop
-from orchestrator.remote_work import fetch_outcome, share_revision, stop_of
+from orchestrator.remote_work import share_revision, stop_of
 from orchestrator.resources import fixed_gpus
+from orchestrator.run_loop import run_segments
 from orchestrator.segment_run import Job
 from orchestrator.spec import ExecutionSection, SweepSpec
-from orchestrator.stopping import GRACE_SECONDS, StopFile, Stopping, stoppable
-from orchestrator.store import Store, StoreError, remove_scratch
+from orchestrator.store import Store, StoreError
 from orchestrator.worker import Outcome, published_outcome
 
 EXIT_FAILED_CELLS = 3
@@ -173,80 +171,53 @@ def _run(
     allowance: Allowance,
 ) -> dict[str, Outcome]:
     """The outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop."""
-    assert job.stop is not None
     progress = Progress(plan=plan, store=store, pending=pending)
-    evaluations = {str(cell.evaluate_segment) for cell in plan.cells}
+    hours = _HoursUsed(store=store, allowance=allowance)
+
+    def report(line: str) -> None:
+        progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def on_event(outcome: Outcome | None) -> str:
+        if outcome is not None:
+            progress.record(outcome)
+        progress.refresh()
+        return hours.limit_reached(outcome) if outcome is not None else ""
+
     if allowance.canaries:
-        progress.console.print(
-            f"first {_canary_text(plan, allowance)} alone: the other cells start when it has finished",
-            highlight=False,
-            soft_wrap=True,
-        )
-    try:
-        with stoppable(job.stop) as stopping, progress, closing(executor.run(pending, job, published)) as events:
-            failures: list[Outcome] = []
-            has_finished, hours = False, 0.0
-            for outcome in events:
-                if outcome is not None:
-                    fetch_outcome(store, outcome.segment_id)
-                    progress.record(outcome)
-                    has_finished |= outcome.status == "finished" and outcome.segment_id in evaluations
-                    if outcome.failure is not None and RULES[outcome.failure].shared:
-                        failures.append(outcome)
-                        if len(failures) == 2 and not has_finished and fail_alike(*failures):
-                            said = f"the first two segments failed alike, so no other is started: {outcome.reason}"
-                            _launch_no_more(job.stop, progress, said)
-                    more = _hours(store, outcome, allowance)
-                    if allowance.max_hours is not None and hours < allowance.max_hours <= hours + more:
-                        said = (
-                            f"{hours + more:.3g} {allowance.hours_unit} are used, --max-gpu-hours "
-                            f"{allowance.max_hours:g} allows no more: what runs goes on to its end, nothing else starts"
-                        )
-                        _launch_no_more(job.stop, progress, said)
-                    hours += more
-                progress.refresh()
-                if isinstance(job.stop, SharedStop):
-                    job.stop.announce()
-                if stopping.number is not None and _may_leave(stopping, store, pending, on_this_host):
-                    break
-    except (KeyboardInterrupt, SystemExit):
-        progress.console.print("stopped: the same command goes on from the last checkpoints", highlight=False)
-        raise
-    finally:
-        remove_scratch(store, job.run)
+        report(f"first {_canary_text(plan, allowance)} alone: the other cells start when it has finished")
+    with progress:
+        run_segments(executor, store, pending, job, published, on_event, report, on_this_host=on_this_host)
     return progress.outcomes
 
 
-def _may_leave(stopping: Stopping, store: Store, pending: tuple[Segment, ...], on_this_host: bool) -> bool:
-    """Whether no worker is left that keeps a checkpoint, as far as locks tell, or one takes too long."""
-    if stopping.seconds() > GRACE_SECONDS:
-        return True
-    return on_this_host and not any(store.is_locked(segment.id) for segment in pending)
+@dataclass(kw_only=True)
+class _HoursUsed:
+    """What this run's published segments took, against what it may take."""
 
+    store: Store
+    """Where their results are."""
+    allowance: Allowance
+    """The limit, and the devices that a segment holds."""
+    total: float = 0.0
+    """Device-hours so far; of a failed segment nothing is known."""
 
-def fail_alike(first: Outcome, second: Outcome) -> bool:
-    """Whether two segments failed for what looks like one cause that all the others share."""
-    if first.failure is None or first.failure is not second.failure or not RULES[first.failure].shared:
-        return False
-    texts = {_ID_OR_NUMBER.sub("#", outcome.reason) for outcome in (first, second)}
-    return len(texts) == 1
+    def limit_reached(self, outcome: Outcome) -> str:
+        """A sentence where this segment's hours take the total to the limit; else empty."""
+        before, limit = self.total, self.allowance.max_hours
+        self.total += self._hours(outcome)
+        if limit is None or not before < limit <= self.total:
+            return ""
+        return (
+            f"{self.total:.3g} {self.allowance.hours_unit} are used, --max-gpu-hours {limit:g} allows no more: "
+            "what runs goes on to its end, nothing else starts"
+        )
 
-
-_ID_OR_NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
-
-
-def _launch_no_more(stop: StopFile, progress: Progress, said: str) -> None:
-    progress.console.print(said, highlight=False, markup=False, soft_wrap=True)
-    stop.ask("launch no more")
-
-
-def _hours(store: Store, outcome: Outcome, allowance: Allowance) -> float:
-    """Device-hours that a segment took which this run has published; of a failed one nothing is known."""
-    if outcome.status not in ("finished", "diverged"):
-        return 0.0
-    result = store.readable_results([outcome.segment_id]).get(outcome.segment_id, {})
-    devices = allowance.gpu_shares.get(outcome.segment_id, allowance.devices_per_segment)
-    return result.get("wall_seconds", 0.0) * devices / HOUR_SECONDS
+    def _hours(self, outcome: Outcome) -> float:
+        if outcome.status not in ("finished", "diverged"):
+            return 0.0
+        result = self.store.readable_results([outcome.segment_id]).get(outcome.segment_id, {})
+        devices = self.allowance.gpu_shares.get(outcome.segment_id, self.allowance.devices_per_segment)
+        return result.get("wall_seconds", 0.0) * devices / HOUR_SECONDS
 
 
 def _canary_text(plan: Plan, allowance: Allowance) -> str:

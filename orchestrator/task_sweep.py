@@ -3,12 +3,12 @@
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mor_core.config import CausalRule, ExpertChoice
+from mor_core.data.remote import origin_of
 from mor_core.interop.tasks import read_task
 from orchestrator.cell_names import cell_name
 from orchestrator.cells import Cell
@@ -20,10 +20,10 @@ from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
 from orchestrator.records import write_tables
 from orchestrator.remote_results import address_of
-from orchestrator.remote_work import fetch_outcome
+from orchestrator.remote_work import stop_of
 from orchestrator.revisions import Sweep
+from orchestrator.run_loop import run_segments
 from orchestrator.segment_run import Job
-from orchestrator.stopping import GRACE_SECONDS, new_stop_file, stoppable
 from orchestrator.store import Store
 from orchestrator.trained_cell import data_of, finished_weights
 from orchestrator.worker import Outcome, published_outcome
@@ -96,9 +96,17 @@ def ask(
 
 
 def evaluate_all(
-    store: Store, sweep: Sweep, asked: Asked, executor: Executor, report: Callable[[str], None]
+    store: Store,
+    sweep: Sweep,
+    asked: Asked,
+    executor: Executor,
+    report: Callable[[str], None],
+    *,
+    on_this_host: bool,
 ) -> Evaluated:
-    """Compute what is not published, write the sweep's tables, mirror them. Raises what stops a sweep's run."""
+    """Compute what is not published, write the sweep's tables, mirror them. Raises what stops a sweep's run.
+
+    `on_this_host` says whether the executor's workers see this process's folder and locks."""
     segments = {pair.segment.id: pair.segment for pair in asked.pairs}
     outcomes = {name: published_outcome(store, name) for name in segments if store.is_done(name)}
     pending = tuple(segment for name, segment in segments.items() if name not in outcomes)
@@ -108,7 +116,7 @@ def evaluate_all(
             return Evaluated(outcomes=outcomes, computed=0, warning="")
     with driving(store, sweep.name), following(store, sweep.name) as mirror:
         if pending:
-            outcomes |= _run(store, sweep, asked, pending, executor, report)
+            outcomes |= _run(store, sweep, asked, pending, executor, report, on_this_host=on_this_host)
         write_tables(store, sweep)
     return Evaluated(outcomes=outcomes, computed=len(pending), warning=mirror.warning)
 
@@ -120,34 +128,57 @@ def _run(
     pending: tuple[Segment, ...],
     executor: Executor,
     report: Callable[[str], None],
+    *,
+    on_this_host: bool,
 ) -> dict[str, Outcome]:
     """Outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop."""
-    stop = new_stop_file(store.sweep_folder(sweep.name))
     job = Job(
         results=store.root.absolute(),
         data_folder=asked.data_folder,
+        data_url=origin_of(asked.data_folder),
         task_folder=asked.task_folder,
         checkpoint_every_steps=1,
-        stop=stop,
+        stop=stop_of(store, sweep.name, on_this_host=on_this_host),
         run=secrets.token_hex(4),
         remote=address_of(store),
     )
     needed = {need: published_outcome(store, need) for segment in pending for need in segment.needs}
-    outcomes: dict[str, Outcome] = {}
-    said_at = time.monotonic()
-    with stoppable(stop) as stopping, closing(executor.run(pending, job, needed)) as events:
-        for outcome in events:
-            if outcome is not None:
-                fetch_outcome(store, outcome.segment_id)
-                outcomes[outcome.segment_id] = outcome
-                report(f"[{len(outcomes)}/{len(pending)}] {outcome_line(store, asked, outcome)}")
-            elif time.monotonic() - said_at > PROGRESS_SECONDS:
-                said_at = time.monotonic()
-                report(_progress_line(store, asked, pending, outcomes))
-            running = any(store.is_locked(segment.id) for segment in pending)
-            if stopping.number is not None and (not running or stopping.seconds() > GRACE_SECONDS):
-                break
-    return outcomes
+    lines = _Lines(store=store, asked=asked, pending=pending, report=report)
+    run_segments(executor, store, pending, job, needed, lines.add, report, on_this_host=on_this_host)
+    return lines.outcomes
+
+
+@dataclass(kw_only=True)
+class _Lines:
+    """Tells a reader how a run of evaluations goes, a line at a time."""
+
+    store: Store
+    """Where results and progress are."""
+    asked: Asked
+    """What the segments score."""
+    pending: tuple[Segment, ...]
+    """The segments of this run."""
+    report: Callable[[str], None]
+    """Gets the lines."""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """By segment id; one that was stopped is still to do."""
+    progress_at: float = field(default_factory=time.monotonic)
+    """time.monotonic() of the last line about progress."""
+
+    def add(self, outcome: Outcome | None) -> str:
+        """An event of the run. Nothing in it is a reason to start no more."""
+        if outcome is None:
+            self._tell_progress()
+        elif outcome.status != "interrupted":
+            self.outcomes[outcome.segment_id] = outcome
+            line = outcome_line(self.store, self.asked, outcome)
+            self.report(f"[{len(self.outcomes)}/{len(self.pending)}] {line}")
+        return ""
+
+    def _tell_progress(self) -> None:
+        if time.monotonic() - self.progress_at > PROGRESS_SECONDS:
+            self.progress_at = time.monotonic()
+            self.report(_progress_line(self.store, self.asked, self.pending, self.outcomes))
 
 
 def outcome_line(store: Store, asked: Asked, outcome: Outcome) -> str:

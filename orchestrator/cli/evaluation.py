@@ -61,7 +61,8 @@ def evaluate(
     store = Store(root=results.absolute())
     loaded = load_sweep(store, sweep)
     asked = _asked(store, loaded, cells, str(tasks), task_files, limit, rule)
-    done = evaluate_all(store, loaded, asked, _executor(executor, address, workers), _say)
+    chosen = _executor(executor, address, workers)
+    done = evaluate_all(store, loaded, asked, chosen, _say, on_this_host=address is None)
     rows = _score_rows(store, asked, done)
     if done.warning:
         typer.echo(done.warning, err=True)

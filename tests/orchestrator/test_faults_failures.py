@@ -18,9 +18,9 @@ from toy_sweep import ToySweep
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.failures import RULES, FailureClass
 from orchestrator.rehearsal import VARIABLE
+from orchestrator.run_loop import fail_alike
 from orchestrator.stopping import new_stop_file
 from orchestrator.store import LOCK, Store
-from orchestrator.sweep_run import fail_alike
 from orchestrator.worker import Outcome, run_segment
 
 HOUR_SECONDS = 3600
