@@ -10,6 +10,8 @@ from decimal import Decimal
 
 import polars as pl
 
+from mor_core.errors import UserError
+
 REQUIRED_COLUMNS = (
     "cell_id",
     "status",
@@ -26,10 +28,8 @@ LOSS_COLUMNS = ("loss", "loss_topk")
 CELL_KEY = ("arm", "size", "budget", "seed")
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """A run table that cannot be read as one: a column is missing, a budget is no integer, conventions are mixed."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

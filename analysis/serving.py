@@ -24,6 +24,7 @@ from analysis.contour import Contour
 from analysis.points import TableError
 from analysis.quadratic import Floats
 from analysis.size_curve import SizeCurve, size_curve, straight_curve
+from mor_core.errors import UserError
 
 FORWARD_SHARE = {"paper": 1.0}
 """Share of the forward pass in training FLOPs by convention; a third where the convention counts the backward pass."""
@@ -34,10 +35,8 @@ MEMORY_COLUMNS = ("total_params", "kv_numbers_kept", "kv_numbers_read")
 Per = Literal["flops", "bytes"]
 
 
-class DemandError(ValueError):
+class DemandError(UserError):
     """A demand that contradicts itself or leaves something out."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mor_core.errors import UserError
 from mor_core.file_hash import file_sha256
 from mor_core.training.manifest import OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
@@ -44,10 +45,8 @@ SWEEP_FILES = (
 FIGURE_SUFFIXES = (".png", ".svg", ".json", ".html")
 
 
-class BundleError(ValueError):
+class BundleError(UserError):
     """A bundle cannot be written or taken in; the message says why and what to do."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mor_core.errors import UserError
 from orchestrator.budgets import budget_text, parse_budget
 from orchestrator.cells import Cell
 from orchestrator.quantities import short_budget
@@ -11,10 +12,8 @@ SHORTEST_PREFIX = 4
 SHOWN_CANDIDATES = 6
 
 
-class NoSuchCell(ValueError):
+class NoSuchCell(UserError):
     """Nothing, or more than one cell, is called so; the message names cells that there are."""
-
-    exit_code = 2
 
 
 def find_cell(sweep: Sweep, name: str) -> Cell:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mor_core.data.shards import open_tokens
+from mor_core.errors import UserError
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import Request
 from mor_core.inference.sampling import Sampling
@@ -23,10 +24,8 @@ SEQUENCES_PER_TRACE = 8
 BATCH = 32
 
 
-class NoDepth(ValueError):
+class NoDepth(UserError):
     """A cell whose tokens have one depth only."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mor_core.errors import Refused
 from orchestrator.drivers import running_drivers
 from orchestrator.planned_work import PlannedWork, planned_work
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA
@@ -23,10 +24,8 @@ UNPUBLISHED = ("*.writing", "*.writing.*", "*.removed", "*.corrupt", "final", "p
 """What of an attempt nobody goes on with once its process is gone."""
 
 
-class GcRefused(ValueError):
+class GcRefused(Refused):
     """Nothing is deleted as things stand; the message says why and what to do."""
-
-    exit_code = 4
 
 
 @dataclass(frozen=True, kw_only=True)

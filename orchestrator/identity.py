@@ -16,14 +16,13 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from mor_core.config import CausalRule, LayerSelection, ModelConfig, TrainConfig
+from mor_core.errors import MorSweepError
 
 SegmentKind = Literal["stable", "decay", "evaluate"]
 
 
-class OtherVersion(Exception):
+class OtherVersion(MorSweepError):
     """A file of the results folder that another version of this program wrote."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from mor_core.errors import Unreachable
 from orchestrator.mirror_content import MetricPoint, RunContent, curve_points, isoflop_points, run_content
 from orchestrator.mirror_cursor import (
     Cursor,
@@ -31,7 +32,6 @@ from orchestrator.mirror_cursor import (
     summary_files,
     write_cursor,
 )
-from orchestrator.mirror_process import UNREACHABLE
 from orchestrator.mlflow_credentials import VARIABLE, use_credentials
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
@@ -63,10 +63,8 @@ SUMMARY = "frontier"
 """Name of the run that holds a sweep's figures and fits."""
 
 
-class MirrorError(Exception):
+class MirrorError(Unreachable):
     """MLflow could not be brought up to date. The results store is untouched; a later pass sends the rest."""
-
-    exit_code = UNREACHABLE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,15 +13,15 @@ import configparser
 import os
 from pathlib import Path
 
+from mor_core.errors import UserError
+
 VARIABLE = "MOR_SWEEP_MLFLOW_CREDENTIALS"
 SECTION = "mlflow"
 KEYS = ("mlflow_tracking_username", "mlflow_tracking_password", "mlflow_tracking_token")
 
 
-class CredentialsError(ValueError):
+class CredentialsError(UserError):
     """The file of credentials is of no use; the message names it, never what it holds."""
-
-    exit_code = 2
 
 
 def use_credentials() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from mor_core.errors import UserError
 from orchestrator.mirror import reading, runs_of
 from orchestrator.mirror_cursor import public_uri
 from orchestrator.store import replacing
@@ -13,10 +14,8 @@ from orchestrator.sweep_file import did_you_mean
 SUFFIXES = (".csv", ".parquet")
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """An experiment that is not there or holds no run, or a file that cannot be written."""
-
-    exit_code = 2
 
 
 def export_experiment(uri: str, name: str, out: Path) -> pl.DataFrame:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from mor_core.errors import Unreachable, UserError
 from orchestrator.mirror_content import isoflop_points
 from orchestrator.mirror_cursor import public_uri, read_cursor, sqlite_path, tracking_uri
-from orchestrator.mirror_process import UNREACHABLE, end_group
+from orchestrator.mirror_process import end_group
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
@@ -32,16 +33,12 @@ START_SECONDS = 120.0
 PROBE_SECONDS = 5.0
 
 
-class UiError(ValueError):
+class UiError(UserError):
     """The MLflow UI cannot be shown as asked."""
 
-    exit_code = 2
 
-
-class TrackingServerUnreachable(Exception):
+class TrackingServerUnreachable(Unreachable):
     """No server answers where MLFLOW_TRACKING_URI points; the message says what to do."""
-
-    exit_code = UNREACHABLE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mor_core.errors import Unreachable, UserError
 from orchestrator.store import StoreError
 
 Answer = TypeVar("Answer")
@@ -27,16 +28,12 @@ PART_BYTES = 16 * 2**20
 _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[^/\s?#]+)*)/?")
 
 
-class RemoteRefused(StoreError):
+class RemoteRefused(StoreError, UserError):
     """The object store cannot be used as asked; the message says what to do."""
 
-    exit_code = 2
 
-
-class RemoteUnreachable(StoreError):
+class RemoteUnreachable(StoreError, Unreachable):
     """The object store did not answer, or answered that it is out of order, for as long as was worth the wait."""
-
-    exit_code = 6
 
 
 class RemoteAbsent(StoreError):

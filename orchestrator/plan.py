@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mor_core.config import NUMERICS_VERSION
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.errors import Refused
 from mor_core.flops import Convention
 from orchestrator import cycle_collection
 from orchestrator.budgets import budget_text
@@ -30,10 +31,8 @@ from orchestrator.spec import SpecError, SweepSpec
 COSINE_NOTE = "a cosine falls to a cell's own last step: each cell is a run of its own, and no trunk is shared"
 
 
-class PlanError(ValueError):
+class PlanError(Refused):
     """A sweep that must not or cannot start as it stands."""
-
-    exit_code = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mor_core.errors import Unreachable
 from orchestrator.deferred_signals import deferred_signals
 from orchestrator.ray_folder import ray_folder
 from orchestrator.ray_processes import ended_with
@@ -44,10 +45,8 @@ CHILDREN_ENVIRONMENT = {
 }
 
 
-class ClusterUnreachable(Exception):
+class ClusterUnreachable(Unreachable):
     """No Ray cluster answers at the address, or it answers no longer; the message says what was tried."""
-
-    exit_code = 6
 
 
 @contextlib.contextmanager

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mor_core.errors import Refused
+
 CPUS_PER_WORKER = 1
 ROUNDING = 1e-9
 
 
-class Infeasible(Exception):
+class Infeasible(Refused):
     """No node will ever hold what a segment asks for; the message says what was asked and what there is."""
-
-    exit_code = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mor_core.errors import UserError
+
 ADDRESS = "remote.json"
 """In a local folder that stands for one in a bucket: which."""
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError):
     """The results folder cannot be used as asked; the message names it and what to do."""
-
-    exit_code = 2
 
 
 def check_is_folder(root: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mor_core.errors import Refused
 from orchestrator.cells import Cell
 from orchestrator.drivers import running_drivers
 from orchestrator.revisions import PlannedSegment, Sweep
@@ -16,10 +17,8 @@ from orchestrator.store import Store, fsync, iterate_attempts
 FOLDER = "retried"
 
 
-class RetryRefused(ValueError):
+class RetryRefused(Refused):
     """Nothing is changed as things stand; the message says why and what to do."""
-
-    exit_code = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from mor_core.config import ExpertChoice, TokenChoice
 from mor_core.data.shards import open_tokens
+from mor_core.errors import UserError
 from mor_core.inference.stages import CausalRule
 from mor_core.inference.trace import Trace, trace
 from orchestrator.trained_cell import TrainedCell
@@ -28,10 +29,8 @@ POSITION_BINS = 16
 UNDECODED = "\ufffd"
 
 
-class NoText(ValueError):
+class NoText(UserError):
     """A text without tokens."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mor_core.errors import MorSweepError
 from mor_core.plain_names import is_plain_name
 from orchestrator.identity import Segment, TaskEvaluation, canonical_json, trunk_id
 
@@ -40,10 +41,8 @@ _DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish")
 """What of an attempt only its own process would have gone on with."""
 
 
-class StoreError(Exception):
+class StoreError(MorSweepError):
     """Something in the results folder is not what this program wrote; the message names the file and what to do."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from analysis.suggest import Candidate, Suggestion
 from mor_core.data.shards import find
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
+from mor_core.errors import UserError
 from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell
 from orchestrator.estimate import segment_flops
@@ -28,10 +29,8 @@ RUNGS_BEYOND = 4
 """Untried sizes of the ladder on either side of those tried."""
 
 
-class NoAdvice(ValueError):
+class NoAdvice(UserError):
     """A sweep for which no command can be given; the message says what is missing."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

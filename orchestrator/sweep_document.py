@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mor_core.errors import UserError
 from mor_core.plain_names import is_plain_name
 from orchestrator.store import Store, StoreError
 
@@ -15,10 +16,8 @@ SCHEMA = "mor-sweep.sweep/1"
 MOVE_AWAY = "move it away and run the sweep's command again; trained segments are kept"
 
 
-class NoSuchSweep(ValueError):
+class NoSuchSweep(UserError):
     """A sweep that the results folder does not hold."""
-
-    exit_code = 2
 
 
 def find_document(store: Store, name: str | None = None) -> tuple[str, dict[str, Any]]:

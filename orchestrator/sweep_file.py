@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mor_core.errors import UserError
 
-class SpecError(ValueError):
+
+class SpecError(UserError):
     """A sweep file or a flag that cannot be used; one sentence a line."""
-
-    exit_code = 2
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from mor_core.errors import UserError
 from orchestrator.cells import Cell
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store
@@ -14,10 +15,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-class BadBatches(ValueError):
+class BadBatches(UserError):
     """A list of batch sizes that is none."""
-
-    exit_code = 2
 
 
 def parse_batches(text: str) -> list[int | None]:

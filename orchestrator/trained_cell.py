@@ -10,6 +10,7 @@ from mor_core.config import Precision
 from mor_core.data.shards import find_by_fingerprint
 from mor_core.data.snapshot import TOKENIZER_FILE, DataSnapshot
 from mor_core.data.tokenizer import load_tokenizer, read_tokenizer
+from mor_core.errors import UserError
 from mor_core.inference.stages import inference_model
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.checkpoint import load_checkpoint
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-class NotTrained(ValueError):
+class NotTrained(UserError):
     """A cell that has no weights, or none whose tokens can be read; the message says what to do."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,14 @@ import torch
 from filelock import FileLock, Timeout
 
 from mor_core.data.spec import DataError
+from mor_core.errors import UserError
 from mor_core.training.allocator import give_back_freed_memory
 from mor_core.training.checkpoint import CheckpointError
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
 from orchestrator.attempt_log import logged
 from orchestrator.failures import RULES, Failure, FailureClass
-from orchestrator.identity import Segment
+from orchestrator.identity import OtherVersion, Segment
 from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere, share_failure
 from orchestrator.segment_run import Job, SegmentRun, peak_memory_bytes
 from orchestrator.stopping import Interrupted, why_stop
@@ -242,9 +243,9 @@ def _failure_class(error: Exception) -> FailureClass:
         return FailureClass.oom
     if isinstance(error, DataError):
         return FailureClass.data
-    if isinstance(error, CheckpointError | StoreError | OSError):
+    if isinstance(error, CheckpointError | StoreError | OtherVersion | OSError):
         return FailureClass.store
-    if getattr(error, "exit_code", None) is not None:
+    if isinstance(error, UserError):
         return FailureClass.user
     return FailureClass.error
 

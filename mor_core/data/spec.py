@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from mor_core.errors import UserError
+
 PYTHON_SOURCES = "python-sources"
 """The name of the default corpus: the Python files of the installed libraries."""
 
@@ -21,10 +23,8 @@ SMALLEST_VOCABULARY = 258
 """256 bytes, the end-of-text token, and at least one merge."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Text or prepared tokens that cannot be used; the message says what was found and what to do."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from mor_core.config import ModelConfig
+from mor_core.errors import UserError
 
 CONFIG = "config.json"
 ROPE_THETA = 10000.0
 """transformers' rotary base where config.json names none."""
 
 
-class PretrainedError(ValueError):
+class PretrainedError(UserError):
     """Weights that cannot be used or written; the message says what was found and what to do."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ runs its own tasks, which it downloads. `mor-sweep eval` needs neither: it reads
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mor_core.errors import UserError
 from mor_core.inference.sampling import Sampling
 from mor_core.interop.text_model import Prompt, TextModel
 
@@ -21,10 +22,8 @@ DEFAULT_NEW_TOKENS = 256
 """What the harness generates where a task does not say."""
 
 
-class NoHarness(ImportError):
+class NoHarness(UserError, ImportError):
     """lm-eval is not installed."""
-
-    exit_code = 2
 
 
 def harness_model(text_model: TextModel) -> "LM":

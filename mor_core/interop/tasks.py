@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
+from mor_core.errors import UserError
 from mor_core.plain_names import is_plain_name
 
 Metric = Literal["acc", "acc_norm", "exact"]
@@ -36,10 +37,8 @@ AVERAGED = (("lambada",), ("hellaswag",), ("piqa",), ("winogrande",), ("arc_easy
 """The paper's average: of six numbers, ARC's being the mean of its two parts."""
 
 
-class TaskError(ValueError):
+class TaskError(UserError):
     """Task files that are missing or not what they should be; the message says what to do."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mor_core.errors import MorSweepError
 from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepArgument, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
@@ -19,10 +20,8 @@ STOP_SECONDS = 120.0
 """A driver writes checkpoints, ends Ray and the mirror before it leaves."""
 
 
-class StillStopping(Exception):
+class StillStopping(MorSweepError):
     """A driver that was asked to stop has not ended yet; the message names it."""
-
-    exit_code = 1
 
 
 def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_json: AsJson = False) -> None:

@@ -1,7 +1,7 @@
 """The command `mor-sweep`: its verbs, and how an error ends it.
 
-A user's mistake is one sentence on stderr and an exit code, never a traceback: an exception whose class names an
-`exit_code` ends with that. A file that the system refuses is a sentence too. Everything else is a defect and shows its
+A user's mistake is one sentence on stderr and an exit code, never a traceback: an error of `mor_core.errors` ends with
+the code of its class. A file that the system refuses is a sentence too. Everything else is a defect and shows its
 traceback (exit code 1).
 """
 
@@ -29,6 +29,7 @@ from orchestrator.cli import (
     transfer,
     tune,
 )
+from orchestrator.cli.exit_codes import exit_code_of
 
 UNEXPECTED = 1
 
@@ -82,7 +83,7 @@ def main() -> None:
     except OSError as error:
         _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), UNEXPECTED)
     except Exception as error:
-        code = getattr(error, "exit_code", None)
+        code = exit_code_of(error)
         if code is None:
             raise
         _end(str(error), code)

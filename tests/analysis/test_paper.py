@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from analysis.estimate import Estimate, RefusalKind
 from analysis.paper import TABLE, paper_runs, paper_study
 from analysis.points import TableError
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.plan import plan
 from orchestrator.spec import load_spec
@@ -61,7 +62,7 @@ def test_a_table_of_paper_flops_is_drawn_with_the_papers_study(tmp_path, figure)
     assert done.exit_code == 0, done.output
     assert "Bae et al. 2025" in (tmp_path / f"{figure}.svg").read_text()
     refused = CliRunner().invoke(app, [*asked, "--convention", "exact", "--paper"])
-    assert getattr(refused.exception, "exit_code", None) == 2
+    assert exit_code_of(refused.exception) == 2
     without = CliRunner().invoke(app, [*asked, "--convention", "paper"])
     assert without.exit_code == 0
     assert "Bae et al. 2025" not in (tmp_path / f"{figure}.svg").read_text()

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from analysis.estimate import Estimate, RefusalKind
 from analysis.frontier import fit_study
 from mor_core.data.shards import prepare
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.recipe_file import recipe_overrides
 from orchestrator.records import table
@@ -118,7 +119,7 @@ def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_help
 )
 def test_what_has_no_command_is_a_sentence(sweep, flags, words):
     refused = ask(sweep, *flags)
-    assert getattr(refused.exception, "exit_code", None) == 2
+    assert exit_code_of(refused.exception) == 2
     assert words in str(refused.exception)
 
 

@@ -24,6 +24,7 @@ from mor_core.inference.scoring import length_batches
 from mor_core.interop.tasks import read_task
 from mor_core.interop.text_model import TextModel
 from orchestrator.cell_names import find_cell
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.fsck import check_results
 from orchestrator.revisions import load_sweep
@@ -180,7 +181,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 ):
     places = {"TASKS": str(tasks), "NOTHING": str(tmp_path / "nothing.txt")}
     done = run(reference, "eval", CELLS[0], *(places.get(flag, flag) for flag in flags))
-    assert getattr(done.exception, "exit_code", getattr(done.exception, "code", None)) == 2, done.output
+    assert (exit_code_of(done.exception) or done.exit_code) == 2, done.output
     assert said in f"{done.exception} {done.stderr}"
     assert done.stdout == ""
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mor_core.data.shards import open_tokens
 from mor_core.training.evaluate import evaluate
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.text_loss import TextLoss, read_tokens, text_loss
 from orchestrator.trained_cell import TrainedCell
 
@@ -78,7 +79,7 @@ def test_tokens_that_cannot_be_measured_are_one_sentence(reference: ToySweep, tm
     path = tmp_path / "tokens.npy"
     path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
     done = run(reference, "eval", CELLS[0], "--text", str(path))
-    assert getattr(done.exception, "exit_code", None) == 2, done.output
+    assert exit_code_of(done.exception) == 2, done.output
     assert said in str(done.exception)
 
 
@@ -111,6 +112,6 @@ def test_an_exported_cell_has_the_same_logits_and_tokens_in_transformers(referen
 
 def test_a_routed_cell_is_refused_in_one_sentence(reference: ToySweep, tmp_path: Path):
     done = run(reference, "export", "mor-2/23k/2.4e9", str(tmp_path / "llama"))
-    assert getattr(done.exception, "exit_code", None) == 2
+    assert exit_code_of(done.exception) == 2
     assert "A routed model has no Llama that equals it" in str(done.exception)
     assert not (tmp_path / "llama").exists()

@@ -11,6 +11,7 @@ from click.testing import Result
 from toy_sweep import ToySweep
 from typer.testing import CliRunner
 
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.routing_view import token_class
 
@@ -57,7 +58,7 @@ def test_text_is_continued_the_same_way_for_the_same_seed_however_the_cell_is_na
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(reference: ToySweep, words: tuple[str, ...], said: str):
     done = run(reference, *words)
-    assert getattr(done.exception, "exit_code", None) == 2, done.output
+    assert exit_code_of(done.exception) == 2, done.output
     assert said in str(done.exception)
     assert done.stdout == ""
 

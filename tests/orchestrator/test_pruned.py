@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.sizes import SIZES
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.failures import FailureClass
 from orchestrator.fsck import check_results
@@ -96,5 +97,5 @@ def test_a_folder_that_does_not_exist_is_said_in_a_sentence(tmp_path: Path, verb
     assert str(done.exception) == (
         f"--results: there is no folder {tmp_path / 'nowhere'}: name the folder that a sweep was run in"
     )
-    assert getattr(done.exception, "exit_code", None) == 2
+    assert exit_code_of(done.exception) == 2
     assert not (tmp_path / "nowhere").exists()
