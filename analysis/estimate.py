@@ -32,6 +32,8 @@ class Refusal:
     """Why, for programs."""
     sentence: str
     """Why, for people: one sentence with the numbers that decided."""
+    cell_id: str = ""
+    """The run that decided; empty where no single one did."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -187,9 +187,11 @@ def _refuse_outlier(quadratic: Quadratic, rules: ParabolaRules) -> Refusal | Non
     if chance >= rules.outlier_level:
         return None
     offset = float(quadratic.residuals[worst] / room_n[worst])
+    cell_id = quadratic.curve.cell_ids[worst]
     return Refusal(
         kind=RefusalKind.OUTLIER,
-        sentence=f"cell {quadratic.curve.cell_ids[worst]} lies {offset:+.4f} nats off the parabola through the others "
+        cell_id=cell_id,
+        sentence=f"cell {cell_id} lies {offset:+.4f} nats off the parabola through the others "
         f"(chance {chance:.1e} among {len(t_n)} sound runs): look at that run, or leave the cell out by name.",
     )
 

@@ -206,12 +206,11 @@ def _lacking(
     new = list({each.size: each for each in sorted(new, key=lambda each: each.seed, reverse=True)}.values())
     label = budget_label(budget)
     if refusal.kind is RefusalKind.OUTLIER:
-        named = next(name for name in curve.cell_ids if f"cell {name} " in refusal.sentence)
-        place = curve.log_x[curve.cell_ids.index(named)]
+        place = curve.log_x[curve.cell_ids.index(refusal.cell_id)]
         again = sorted(
             (each for each in candidates if abs(np.log(each.params) - place) < SAME_SIZE), key=lambda each: each.seed
         )
-        reason = f"cell {named[:12]} of this size at {label} lies off the curve of the others: another seed decides"
+        reason = f"cell {refusal.cell_id[:12]} of this size at {label} lies off the curve of the others: another seed decides"
         return _suggested(again[:1], Need.outlier, reason)
     if refusal.kind is RefusalKind.TOO_FEW_SIZES:
         nearest = sorted(new, key=lambda each: abs(np.log(each.params) - places[best]))

@@ -95,6 +95,21 @@ def test_an_outlier_asks_for_another_seed_of_its_size():
     assert (first.candidate.budget, first.candidate.params, first.candidate.seed) == (wrong[0], wrong[1], 1)
 
 
+def test_an_outlier_is_named_by_the_fit_and_not_looked_for_in_its_words():
+    """Where one name begins as another does, a search would take the wrong one."""
+    cells = centred(9)
+    runs = table(cells)
+    wrong = cells[13]
+    moved = (pl.col("budget") == wrong[0]) & (pl.col("unique_params") == wrong[1])
+    names = [{10: "run", 13: "run 13"}.get(index, f"{index}") for index in range(len(cells))]
+    runs = runs.with_columns(
+        cell_id=pl.Series(names), loss=pl.when(moved).then(pl.col("loss") + 0.5).otherwise(pl.col("loss"))
+    )
+    first = rank_candidates(read_points(runs), candidates(cells))[0]
+    assert (first.need, first.candidate.params) == (Need.outlier, wrong[1])
+    assert "cell run 13 of this size" in first.reason
+
+
 def test_equal_budgets_are_served_by_width_and_equal_widths_by_cost():
     cells = centred(7)
     dear, cheap = (
