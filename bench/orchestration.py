@@ -33,12 +33,13 @@ from orchestrator.cells import Cell
 from orchestrator.estimate import assumed_throughput, estimate, segment_flops
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan, plan
+from orchestrator.published import RESULT_SCHEMA, result_content
 from orchestrator.ray_executor import RayExecutor
 from orchestrator.revisions import record_revision
 from orchestrator.schedule import chain_flops
 from orchestrator.segment_run import Job
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.store import RESULT_SCHEMA, Store, write_json
+from orchestrator.store import Store, write_json
 from orchestrator.sweep_file import Override
 
 SEGMENT_SECONDS = 60.0
@@ -112,7 +113,7 @@ def publish_made_up(store: Store, segments: Sequence[Segment]) -> None:
         result = {"schema": RESULT_SCHEMA, "segment_id": segment.id, "status": "finished", "kind": segment.kind}
         result |= {"step": segment.stop_step, "wall_seconds": 1.0, "attempts": 1, "numerics": [{}], "hostname": "h"}
         result |= {"evaluation": evaluation} if segment.kind == "evaluate" else {"train_seconds": 1.0}
-        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "result.json").write_bytes(result_content(result))
 
 
 def utilisation(options: Options) -> None:
@@ -141,11 +142,11 @@ def utilisation(options: Options) -> None:
         for place, _ in enumerate(events):
             ready = time.monotonic() if place == 0 else ready
         ended = time.monotonic()
-        results = [store.result(segment.id) or {} for segment in planned.segments]
+        results = [result for segment in planned.segments if (result := store.result(segment.id))]
     available = options.workers * (ended - ready)
-    training = sum(result.get("train_seconds", 0.0) for result in results)
-    evaluating = sum(result["wall_seconds"] for result in results if result["kind"] == "evaluate")
-    around = sum(result["wall_seconds"] for result in results) - training - evaluating
+    training = sum(result.train_seconds for result in results)
+    evaluating = sum(result.wall_seconds for result in results if result.kind == "evaluate")
+    around = sum(result.wall_seconds for result in results) - training - evaluating
     report(f"{len(results)} segments on {options.workers} workers: in steps", f"{training / available:.1%}", "> 90 %")
     report("  in steps or in evaluations, which cells need as much", f"{(training + evaluating) / available:.1%}")
     report("  in evaluations", f"{evaluating / available:.1%}")

@@ -70,7 +70,7 @@ def export_bundle(store: Store, sweep: str | None, target: Path, *, checkpoints:
         raise BundleError(f"{target.parent} is not a folder: name a file in one that exists")
     for segment_id, what in fetch_all(store) if checkpoints else ():
         raise StoreError(f"segment {segment_id} cannot be bundled: {what}")
-    segments = [each for each in sorted(_segment_ids(store, document)) if store.result(each) is not None]
+    segments = [each for each in sorted(_segment_ids(store, document)) if store.verified_result(each) is not None]
     contents = dict(_sweep_contents(store, name))
     for segment_id in segments:
         contents |= _segment_contents(store, segment_id, checkpoints=checkpoints)
@@ -146,12 +146,10 @@ def _segment_contents(store: Store, segment_id: str, *, checkpoints: bool) -> di
 
 
 def _had_checkpoint(store: Store, segment_id: str) -> bool:
-    result = store.result(segment_id) or {}
-    return (
-        result.get("status") == "finished"
-        and result.get("kind") in ("stable", "decay")
-        and read_pruned(store, segment_id) is None
-    )
+    result = store.result(segment_id)
+    if result is None or not result.is_finished or result.kind == "evaluate":
+        return False
+    return read_pruned(store, segment_id) is None
 
 
 def _left_out(segment_id: str) -> bytes:

@@ -156,7 +156,7 @@ def _verified_segments(staged: Store, bundle: Path) -> list[str]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
             segment = read_spec(path / "spec.json")
-            staged.hint(segment, staged.result(path.name) or {"status": ""})
+            staged.hint(segment, staged.result(path.name))
         except (StoreError, OtherVersion) as error:
             raise BundleError(f"{bundle}: segment {path.name} is not readable ({error})") from error
         wrong = [finding for finding in check_segment(staged, path).findings if not finding.is_note]
@@ -208,7 +208,7 @@ def _is_here(store: Store, staged: Store, name: str) -> bool:
 def _appear(store: Store, staged: Store, name: str) -> None:
     """One rename: a reader sees the whole segment or none. Hints first: readers ask whether the segment is done."""
     target = store.segment_folder(name)
-    store.hint(read_spec(staged.segment_folder(name) / "spec.json"), staged.result(name) or {"status": ""})
+    store.hint(read_spec(staged.segment_folder(name) / "spec.json"), staged.result(name))
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         staged.segment_folder(name).rename(target)

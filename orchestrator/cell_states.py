@@ -106,7 +106,7 @@ def _cell_state(cell: Mapping[str, Any], chains: _Chains) -> CellState:
     finished = evaluated.status == "finished"
     chain = [evaluated] if finished else chains.chain(cell["evaluate_segment"])
     status, reason = cell_status(chain)
-    evaluation = (evaluated.result or {}).get("evaluation", {}) if finished else {}
+    evaluation = evaluated.result.evaluation if finished and evaluated.result else None
     return CellState(
         cell_id=cell["cell_id"],
         arm=cell["arm"],
@@ -117,7 +117,7 @@ def _cell_state(cell: Mapping[str, Any], chains: _Chains) -> CellState:
         status=status,
         reason=reason,
         waits_for=next((each.segment_id for each in chain if each.result is None), None),
-        loss=evaluation.get("loss"),
-        loss_topk=evaluation.get("loss_topk"),
-        depth_mean=evaluation.get("depth_mean"),
+        loss=evaluation.loss if evaluation else None,
+        loss_topk=evaluation.loss_topk if evaluation else None,
+        depth_mean=evaluation.depth_mean if evaluation else None,
     )

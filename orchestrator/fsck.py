@@ -31,6 +31,8 @@ class Report:
     """Published segments checked."""
     num_bytes: int
     """Bytes of checkpoints whose sha256 was compared."""
+    num_unsummed: int
+    """Segments that were published before results had sums: of their small files only the shape was checked."""
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -53,6 +55,7 @@ def check_results(store: Store, *, ask_mlflow: bool = True) -> Report:
         num_sweeps=len(names),
         num_segments=len(segments),
         num_bytes=sum(segment.num_bytes for segment in segments.values()),
+        num_unsummed=sum(segment.is_unsummed for segment in segments.values()),
     )
 
 

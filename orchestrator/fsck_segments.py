@@ -1,12 +1,10 @@
 """Whether a published segment is whole, is the one that its folder's name says, and verifies to the last byte."""
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
 from orchestrator.fsck_findings import Finding, note, problem
@@ -22,10 +20,10 @@ from orchestrator.identity import (
     trunk_id,
 )
 from orchestrator.pruned import PRUNED, read_pruned
+from orchestrator.published import SegmentResult, wrong_files
 from orchestrator.store import Store, StoreError
 
 KNOWN = {"spec.json", "metrics.jsonl", "checkpoint", "result.json", PRUNED}
-STATUSES = ("finished", "diverged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,8 @@ class CheckedSegment:
     """finished or diverged; empty where its result cannot be read."""
     num_bytes: int = 0
     """Of its checkpoint, all of them hashed."""
+    is_unsummed: bool = False
+    """Whether its result, which can be read, was published before results had sums."""
 
     @property
     def verified(self) -> bool:
@@ -75,7 +75,8 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
         kind=segment.kind,
         trunk_id=trunk_id(segment.trunk),
         stop_step=segment.stop_step,
-        status=result["status"] if result else "",
+        status=result.status if result else "",
+        is_unsummed=result is not None and not result.sha256,
         num_bytes=tree_bytes(checkpoint) if checkpoint.is_dir() else 0,
     )
 
@@ -105,34 +106,30 @@ Wrong = tuple[Path, str]
 """(file, what is wrong with it)."""
 
 
-def _wrongs(store: Store, folder: Path, segment: Segment, result: dict[str, Any] | None) -> Iterator[Wrong]:
+def _wrongs(store: Store, folder: Path, segment: Segment, result: SegmentResult | None) -> Iterator[Wrong]:
     if named_by_content(segment) != folder.name:
         yield folder / "spec.json", "describes another segment than the folder's name says"
     if result is None:
         yield folder, "holds no result.json and stands in the way of publication"
         return
     path = folder / "result.json"
-    if result.get("status") not in STATUSES:
-        yield path, f"has status {result.get('status')!r}, expected one of {', '.join(STATUSES)}"
-        return
-    if result.get("kind") != segment.kind:
-        yield path, f"is of kind {result.get('kind')!r}, its spec of {segment.kind!r}"
-    if result["status"] == "finished":
-        if result.get("step") != segment.stop_step:
-            yield path, f"ends at step {result.get('step')}, its spec at {segment.stop_step}"
+    yield from wrong_files(result, folder)
+    if result.kind != segment.kind:
+        yield path, f"is of kind {result.kind!r}, its spec of {segment.kind!r}"
+    if result.is_finished:
+        if result.step != segment.stop_step:
+            yield path, f"ends at step {result.step}, its spec at {segment.stop_step}"
         if segment.kind == "evaluate":
             yield from _evaluation_wrongs(path, segment, result)
         else:
             yield from _checkpoint_wrongs(store, folder, segment)
-    yield from _metrics_wrongs(folder / "metrics.jsonl", segment, finished=result["status"] == "finished")
+    yield from _metrics_wrongs(folder / "metrics.jsonl", segment, finished=result.is_finished)
 
 
-def _evaluation_wrongs(path: Path, segment: Segment, result: dict[str, Any]) -> Iterator[Wrong]:
-    part, name = ("task", "score") if isinstance(segment.evaluation, TaskEvaluation) else ("evaluation", "loss")
-    measured = result.get(part)
-    value = measured.get(name) if isinstance(measured, dict) else None
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        yield path, f"has the {name} {value!r}, expected a finite number"
+def _evaluation_wrongs(path: Path, segment: Segment, result: SegmentResult) -> Iterator[Wrong]:
+    is_of_task = isinstance(segment.evaluation, TaskEvaluation)
+    if (result.task if is_of_task else result.evaluation) is None:
+        yield path, f"has no {'score on its task' if is_of_task else 'loss'}"
 
 
 def _checkpoint_wrongs(store: Store, folder: Path, segment: Segment) -> Iterator[Wrong]:

@@ -100,7 +100,7 @@ def _is_finished(store: Store, segment_id: str) -> bool:
         result = store.result(segment_id)
     except StoreError:
         return False
-    return result is not None and result.get("status") == "finished"
+    return result is not None and result.is_finished
 
 
 def _needed(store: Store, work: PlannedWork, finished: set[str], *, weights: bool) -> set[str]:

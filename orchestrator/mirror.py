@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from mor_core.errors import Unreachable
+from orchestrator.cells import Cell
 from orchestrator.mirror_content import MetricPoint, RunContent, curve_points, isoflop_points, run_content
 from orchestrator.mirror_cursor import (
     Cursor,
@@ -36,6 +37,7 @@ from orchestrator.mlflow_credentials import VARIABLE, use_credentials
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store, StoreError
+from orchestrator.verified_cells import VerifiedCells, fault_lines
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,7 +80,8 @@ class SyncReport:
     points: int
     """Metric points sent."""
     problems: tuple[str, ...]
-    """Cells that could not be read from the results store, one sentence each."""
+    """What could not be read from the results store, or was changed there, one sentence each: what MLflow has of the
+    cells that rest on it stays as it is."""
 
 
 def sync(store: Store, sweep: Sweep, uri: str, *, thorough: bool = False) -> SyncReport:
@@ -194,22 +197,27 @@ class _Pass:
         """Send every cell whose run is missing or shows another state, then the figures."""
         self.cursor.experiment_id = self._experiment(sqlite_path(uri) is not None)
         held = self._held_runs()
-        states, problems = cell_states(self.store, self.sweep), []
+        states, faults = cell_states(self.store, self.sweep), dict[Cell, str]()
+        verified = VerifiedCells(self.store, self.sweep)
         self._delete_left_out(held, states)
         for cell, row in zip(self.sweep.cells, table(self.store, self.sweep).iter_rows(named=True), strict=True):
             run, sent, state = held.get(row["cell_id"]), self.cursor.runs.get(row["cell_id"]), states[row["cell_id"]]
             known = run is not None and sent is not None and sent.run_id == run.info.run_id
             if known and sent is not None and sent.state == state and not self.thorough:
                 continue
+            if fault := verified.fault(cell):
+                faults[cell] = fault
+                continue
             try:
                 content = run_content(row, curve(self.store, self.sweep, cell), lineage_tags(self.sweep, cell))
             except StoreError as error:
-                problems.append(str(error))
+                faults[cell] = str(error)
                 continue
             self.cursor.runs[content.cell_id] = self._send(content, run, sent if known else None, state)
-        self._send_summary(held.get(SUMMARY))
+        if not faults:  # The IsoFLOP picture that MLflow has may hold the last good loss of a cell.
+            self._send_summary(held.get(SUMMARY))
         return SyncReport(
-            created=self.created, updated=self.updated, points=self.points, problems=tuple(dict.fromkeys(problems))
+            created=self.created, updated=self.updated, points=self.points, problems=tuple(fault_lines(faults))
         )
 
     def _experiment(self, local: bool) -> str:

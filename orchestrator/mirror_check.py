@@ -9,6 +9,7 @@ from orchestrator.mirror_cursor import files_sha256, lineage_tags, public_uri, s
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store, StoreError
+from orchestrator.verified_cells import VerifiedCells
 
 if TYPE_CHECKING:
     from orchestrator.mirror import MlflowClient
@@ -18,6 +19,9 @@ SHOWN_PER_RUN = 3
 
 def differences(store: Store, sweep: Sweep, uri: str) -> list[str]:
     """Where MLflow says something else than the store, one sentence each; empty where they are equal.
+
+    Cells that rest on a file which was changed (`VerifiedCells.faults`) are not compared: of them MLflow may hold what
+    the store has lost.
 
     Raises MirrorError where MLflow does not answer.
     """
@@ -32,13 +36,17 @@ def differences(store: Store, sweep: Sweep, uri: str) -> list[str]:
 
 
 def _differences(store: Store, sweep: Sweep, client: "MlflowClient", held: dict[str, list[Any]]) -> Iterator[str]:
+    verified, all_verify = VerifiedCells(store, sweep), True
     for cell, row in zip(sweep.cells, table(store, sweep).iter_rows(named=True), strict=True):
+        runs = held.pop(row["cell_id"], [])
+        if verified.fault(cell):
+            all_verify = False
+            continue
         try:
             content = run_content(row, curve(store, sweep, cell), lineage_tags(sweep, cell))
         except StoreError as error:
             yield str(error)
             continue
-        runs = held.pop(content.cell_id, [])
         if len(runs) != 1:
             yield f"{content.name}: MLflow has {len(runs)} runs of it, expected 1"
             continue
@@ -49,7 +57,7 @@ def _differences(store: Store, sweep: Sweep, client: "MlflowClient", held: dict[
     summaries = held.pop(SUMMARY, [])
     shown = [run.data.tags.get("mor.files", "") for run in summaries]
     wanted = files_sha256(summary_files(store, sweep.name))
-    if shown != ([wanted] if wanted or summaries else []):
+    if all_verify and shown != ([wanted] if wanted or summaries else []):
         yield "MLflow does not have the sweep's fits and figures as they are"
     yield from (f"MLflow has a run of a cell that the sweep does not have ({name[:12]})" for name in held)
 

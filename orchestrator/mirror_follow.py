@@ -17,6 +17,7 @@ from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import UNREACHABLE
 from orchestrator.revisions import Sweep, load_sweep
 from orchestrator.store import Store
+from orchestrator.verified_cells import shown_lines
 
 PASS_SECONDS = 5.0
 """Between passes."""
@@ -61,7 +62,7 @@ def follow(store: Store, name: str, uri: str, driver: int) -> int:
 def _send(store: Store, sweep: Sweep, uri: str) -> str:
     """One pass. Returns what went wrong, empty where nothing did."""
     try:
-        return "; ".join(sync(store, sweep, uri).problems)
+        return "; ".join(shown_lines(list(sync(store, sweep, uri).problems)))
     except MirrorError as error:
         return str(error)
 

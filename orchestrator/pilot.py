@@ -164,11 +164,11 @@ def _speeds(store: Store, planned: Plan) -> dict[str, float]:
     tokens: dict[str, int] = {}
     seconds: dict[str, float] = {}
     for segment in planned.segments:
-        found = results.get(segment.id, {})
-        if found.get("steps_executed"):
+        result = results.get(segment.id)
+        if result is not None and result.steps_executed:
             arm = arms[segment.trunk.model]
-            tokens[arm] = tokens.get(arm, 0) + found["steps_executed"] * _tokens_per_step(segment)
-            seconds[arm] = seconds.get(arm, 0.0) + found["train_seconds"]
+            tokens[arm] = tokens.get(arm, 0) + result.steps_executed * _tokens_per_step(segment)
+            seconds[arm] = seconds.get(arm, 0.0) + result.train_seconds
     return {arm: count / seconds[arm] for arm, count in tokens.items() if seconds[arm] > 0}
 
 

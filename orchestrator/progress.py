@@ -97,7 +97,7 @@ class Progress:
             result = self.store.result(segment_id)
         except StoreError as error:
             return str(error)
-        return f"{result['evaluation']['loss']:.4f}" if result else "not found"
+        return f"{result.evaluation.loss:.4f}" if result and result.evaluation else "not found"
 
     def _done_cells(self) -> int:
         waiting = ({segment.id for segment in self.pending} | self._left_out) - set(self.outcomes)

@@ -5,13 +5,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from mor_core.flops import training_flops_per_token
 from mor_core.training.chunks import Device
 from orchestrator.cells import training_cost
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
+from orchestrator.published import SegmentResult
 from orchestrator.work import Shape, segment_shape, shape_of
 
 ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
@@ -63,7 +63,7 @@ class Measured:
 def rates_of(
     plan: Plan,
     device: Device,
-    results: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, SegmentResult],
     probes: Mapping[Shape, Measured],
     *,
     sharing: int | Mapping[Shape, int] = 1,
@@ -90,13 +90,18 @@ def shapes_of(plan: Plan) -> list[Shape]:
     return sorted(dict.fromkeys(shape_of(cell) for cell in plan.cells), key=_log_flops)
 
 
-def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str, Mapping[str, Any]]) -> float | None:
+def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str, SegmentResult]) -> float | None:
     """Exact FLOPs per second of one worker on those of the segments that are finished; None where none took a step."""
-    trained = [segment for segment in segments if results.get(segment.id, {}).get("steps_executed")]
-    seconds = sum(results[segment.id]["train_seconds"] for segment in trained)
+    trained = [(segment, results[segment.id]) for segment in segments if _has_trained(segment, results)]
+    seconds = sum(result.train_seconds for _, result in trained)
     if not seconds:
         return None
-    return sum(flops_of_last_steps(segment, results[segment.id]["steps_executed"]) for segment in trained) / seconds
+    return sum(flops_of_last_steps(segment, result.steps_executed) for segment, result in trained) / seconds
+
+
+def _has_trained(segment: Segment, results: Mapping[str, SegmentResult]) -> bool:
+    """Whether a segment's result is there, and says that it took steps."""
+    return segment.id in results and results[segment.id].steps_executed > 0
 
 
 def flops_of_last_steps(segment: Segment, steps: int) -> int:
@@ -128,25 +133,25 @@ def _probed(shape: Shape, found: Measured, sharing: int) -> Rate:
     return Rate(flops_per_second=speed, basis=Basis.probe, memory_bytes=found.memory_bytes)
 
 
-def _earlier(segments: Sequence[Segment], results: Mapping[str, Mapping[str, Any]]) -> dict[Shape, Rate]:
+def _earlier(segments: Sequence[Segment], results: Mapping[str, SegmentResult]) -> dict[Shape, Rate]:
     """Rates of the shapes of which segments are finished."""
     by_shape: dict[Shape, list[Segment]] = defaultdict(list)
     for segment in segments:
-        if results.get(segment.id, {}).get("steps_executed"):
+        if _has_trained(segment, results):
             by_shape[segment_shape(segment)].append(segment)
     found = {}
     for shape, trained in by_shape.items():
         speed = measured_flops_per_second(trained, results)
-        peaks = [results[segment.id].get("peak_memory_bytes") or 0 for segment in trained]
+        peaks = [results[segment.id].peak_memory_bytes or 0 for segment in trained]
         if speed:
             found[shape] = Rate(flops_per_second=speed, basis=Basis.earlier_runs, memory_bytes=max(peaks) or None)
     return found
 
 
-def _is_on(device: Device, result: Mapping[str, Any]) -> bool:
+def _is_on(device: Device, result: SegmentResult) -> bool:
     """Whether a result was computed on this kind of device; one that does not say counts."""
-    said = (result.get("numerics") or [{}])[-1].get("device")
-    return said is None or str(said).startswith("cpu") == (device == "cpu")
+    name = result.last_numerics.get("device")
+    return name is None or str(name).startswith("cpu") == (device == "cpu")
 
 
 def _nearby(shape: Shape, measured: Mapping[Shape, Rate]) -> Rate | None:

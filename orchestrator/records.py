@@ -1,6 +1,7 @@
 """The results table: one row a cell, derived from the store alone. Every column is explained in results/README.md."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 from mor_core.config import ModelConfig
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token
 from orchestrator.cells import Cell, training_cost
+from orchestrator.published import PublishedEvaluation, SegmentResult
 from orchestrator.revisions import PlannedSegment, Sweep
 from orchestrator.segment_states import SegmentState, SegmentStates, cell_status
 from orchestrator.store import LOG_EVERY_STEPS, Store, read_metrics, replacing
@@ -147,7 +149,7 @@ def _states(store: Store, sweep: Sweep) -> dict[str, SegmentState]:
 
 
 def _segment(segment: PlannedSegment, state: SegmentState) -> SegmentRecord:
-    result = state.result or {}
+    result = state.result
     return SegmentRecord(
         segment_id=segment.id,
         kind=segment.kind,
@@ -155,22 +157,22 @@ def _segment(segment: PlannedSegment, state: SegmentState) -> SegmentRecord:
         stop_step=segment.stop_step,
         status=state.status,
         reason=state.reason,
-        steps_executed=result.get("steps_executed", 0),
-        train_seconds=result.get("train_seconds", 0.0),
-        wall_seconds=result.get("wall_seconds", 0.0),
-        attempts=result.get("attempts", 0),
-        numerics=json.dumps([json.dumps(each, sort_keys=True) for each in result.get("numerics", [])]),
-        loss_spikes=json.dumps(result.get("loss_spikes", [])),
+        steps_executed=result.steps_executed if result else 0,
+        train_seconds=result.train_seconds if result else 0.0,
+        wall_seconds=result.wall_seconds if result else 0.0,
+        attempts=result.attempts if result else 0,
+        numerics=json.dumps([json.dumps(numerics, sort_keys=True) for numerics in result.numerics] if result else []),
+        loss_spikes=json.dumps(result.loss_spikes if result else []),
     )
 
 
 def _record(
-    store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentRecord], evaluated: dict[str, Any] | None
+    store: Store, sweep: Sweep, cell: Cell, state: dict[str, SegmentRecord], evaluated: SegmentResult | None
 ) -> RunRecord:
     chain = [state[segment.id] for segment in sweep.chain(cell)]
     status, reason = cell_status(chain)
-    result = (evaluated if status == "finished" else None) or {}
-    evaluation, numerics = result.get("evaluation", {}), result.get("numerics", [{}])[-1]
+    result = evaluated if status == "finished" else None
+    evaluation, numerics = (result.evaluation, result.last_numerics) if result else (None, {})
     tasks = task_scores(store, sweep.segments[str(cell.evaluate_segment)].needs[0]) if evaluation else {}
     return RunRecord(
         sweep=sweep.name,
@@ -205,19 +207,19 @@ def _record(
         flops_exact=_flops(cell, "exact"),
         flops_paper=_flops(cell, "paper"),
         flops_6nd=_flops(cell, "6nd"),
-        loss=evaluation.get("loss"),
-        loss_half=evaluation.get("loss_half"),
-        loss_topk=evaluation.get("loss_topk"),
-        bits_per_byte=evaluation.get("bits_per_byte"),
-        evaluated_tokens=evaluation.get("tokens"),
-        depth_mean=evaluation.get("depth_mean"),
-        depth_histogram=_json(evaluation.get("depth_histogram")),
-        last_capacity=evaluation["realised_capacity"][-1] if evaluation else None,
-        realised_capacity=_json(evaluation.get("realised_capacity")),
-        realised_capacity_half=_json(evaluation.get("realised_capacity_half")),
-        forward_flops_per_token=evaluation.get("forward_flops_per_token"),
-        kv_numbers_kept=kv_bytes_per_token(cell.model, 1, evaluation["depth_mean"]) if evaluation else None,
-        kv_numbers_read=kv_bytes_read_per_token(cell.model, 1, evaluation["realised_capacity"]) if evaluation else None,
+        loss=evaluation.loss if evaluation else None,
+        loss_half=evaluation.loss_half if evaluation else None,
+        loss_topk=evaluation.loss_topk if evaluation else None,
+        bits_per_byte=evaluation.bits_per_byte if evaluation else None,
+        evaluated_tokens=evaluation.tokens if evaluation else None,
+        depth_mean=evaluation.depth_mean if evaluation else None,
+        depth_histogram=_json(evaluation.depth_histogram) if evaluation else None,
+        last_capacity=evaluation.realised_capacity[-1] if evaluation else None,
+        realised_capacity=_json(evaluation.realised_capacity) if evaluation else None,
+        realised_capacity_half=_json(evaluation.realised_capacity_half) if evaluation else None,
+        forward_flops_per_token=evaluation.forward_flops_per_token if evaluation else None,
+        kv_numbers_kept=kv_bytes_per_token(cell.model, 1, evaluation.depth_mean) if evaluation else None,
+        kv_numbers_read=kv_bytes_read_per_token(cell.model, 1, evaluation.realised_capacity) if evaluation else None,
         tasks=json.dumps(tasks) if tasks else None,
         task_average=average(tasks),
         flags=";".join((*cell.flags, *_measured_flags(evaluation, chain))),
@@ -225,9 +227,9 @@ def _record(
         evaluate_segment=str(cell.evaluate_segment),
         train_seconds=sum(segment.train_seconds for segment in chain) if evaluation else None,
         attempts=sum(segment.attempts for segment in chain),
-        device=numerics.get("device"),
-        torch=numerics.get("torch"),
-        peak_memory_bytes=result.get("peak_memory_bytes"),
+        device=_text(numerics.get("device")),
+        torch=_text(numerics.get("torch")),
+        peak_memory_bytes=result.peak_memory_bytes if result else None,
     )
 
 
@@ -242,15 +244,19 @@ def _flops(cell: Cell, convention: Convention) -> str:
     return str(round(training_cost(cell.model, cell.train.batch_size, cell.steps, convention)))
 
 
-def _json(values: list[float] | None) -> str | None:
+def _json(values: Sequence[float] | None) -> str | None:
     return None if values is None else json.dumps(values)
 
 
-def _measured_flags(evaluation: dict[str, Any], chain: list[SegmentRecord]) -> tuple[str, ...]:
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _measured_flags(evaluation: PublishedEvaluation | None, chain: list[SegmentRecord]) -> tuple[str, ...]:
     """capacity-off: under causal routing a recursion computed over 10 % more or fewer tokens than planned.
     mixed-numerics: the segments that lead to the cell were not all computed in one way.
     loss-spike: the training loss of one of them jumped to ten times that of the logged step before."""
-    pairs = zip(evaluation.get("realised_capacity", ()), evaluation.get("planned_capacity", ()), strict=True)
+    pairs = zip(evaluation.realised_capacity, evaluation.planned_capacity, strict=True) if evaluation else ()
     off = any(abs(realised - planned) > CAPACITY_TOLERANCE * planned for realised, planned in pairs)
     spiked = any(json.loads(segment.loss_spikes) for segment in chain)
     flags = {"capacity-off": off, "mixed-numerics": _is_mixed(chain), "loss-spike": spiked}

@@ -21,9 +21,10 @@ from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from orchestrator.fsck_segments import read_spec
 from orchestrator.identity import Segment, trunk_id
 from orchestrator.object_store import ObjectStore, RemoteUnreachable
+from orchestrator.published import ResultError, SegmentResult, parse_result, result_content
 from orchestrator.remote_failures import remote_name
 from orchestrator.remote_results import RemotePart
-from orchestrator.store import SCRATCH, StoreError, hints, write_json
+from orchestrator.store import SCRATCH, StoreError, hints, write_bytes
 
 PUBLISH_PATIENCE_SECONDS = 300.0
 """How long a finished segment waits for a server that does not answer; its work would be lost otherwise."""
@@ -67,15 +68,15 @@ class RemoteSegments(RemotePart):
         told = self.objects.read_all(f"segments/{name}/result.json" for name in missing)
         results = {name: told[key] for name in missing if (key := f"segments/{name}/result.json") in told}
         files = {name: small_files(name, result) for name, result in results.items()}
-        wanted = {_file(f"segments/{name}", part["sha256"]) for name in files for part in files[name].values()}
+        wanted = {_file(f"segments/{name}", digest) for name in files for digest in files[name].values()}
         contents = self.objects.read_all(sorted(wanted))
         for name, result in results.items():
             with self._incoming(name) as whole:
-                for path, part in files[name].items():
-                    key = _file(f"segments/{name}", part["sha256"])
+                for path, digest in files[name].items():
+                    key = _file(f"segments/{name}", digest)
                     data = contents.get(key)
-                    if data is None or hashlib.sha256(data).hexdigest() != part["sha256"]:
-                        self._download(key, part["sha256"], whole / path)
+                    if data is None or hashlib.sha256(data).hexdigest() != digest:
+                        self._download(key, digest, whole / path)
                     else:
                         (whole / path).write_bytes(data)
                 (whole / "result.json").write_bytes(result)
@@ -87,13 +88,14 @@ class RemoteSegments(RemotePart):
         result = self.store.result(segment_id)
         if target.exists() or result is None:
             return
-        parts = {path: part for path, part in _files(segment_id, result).items() if path.startswith("checkpoint/")}
-        if not parts:
+        files = _checked(segment_id, {path: file.sha256 for path, file in result.files.items()})
+        digests = {path: digest for path, digest in files.items() if path.startswith("checkpoint/")}
+        if not digests:
             return
         with self._incoming(segment_id) as whole:
             (whole / "checkpoint").mkdir()
-            for path, part in parts.items():
-                self._download(_file(f"segments/{segment_id}", part["sha256"]), part["sha256"], whole / path)
+            for path, digest in digests.items():
+                self._download(_file(f"segments/{segment_id}", digest), digest, whole / path)
             if not target.exists():
                 _rename_unless_there(whole / "checkpoint", target)
 
@@ -110,11 +112,10 @@ class RemoteSegments(RemotePart):
         sums = {name: {"sha256": file_sha256(path), "size": path.stat().st_size} for name, path in files.items()}
         for name, path in files.items():
             patient.upload(path, _file(top, sums[name]["sha256"]))
-        result = json.loads((whole / "result.json").read_text()) | {"files": sums}
-        for hint, text in hints(segment, result).items():
+        told = result_content(json.loads((whole / "result.json").read_text()) | {"files": sums})
+        for hint, text in hints(segment, parse_result(told, segment.id)).items():
             patient.replace(hint, text.encode())
-        write_json(whole / "result.json", result)
-        told = (whole / "result.json").read_bytes()
+        write_bytes(whole / "result.json", told)
         if not patient.create(f"{top}/result.json", told) and patient.read(f"{top}/result.json") != told:
             self.fetch_results([segment.id])
             return False
@@ -222,7 +223,7 @@ class RemoteSegments(RemotePart):
 
     def _appear(self, segment_id: str, whole: Path) -> None:
         """A fetched segment takes its place, with the hints that lead to it, unless another process was first."""
-        self.store.hint(read_spec(whole / "spec.json"), json.loads((whole / "result.json").read_text()))
+        self.store.hint(read_spec(whole / "spec.json"), _readable(segment_id, (whole / "result.json").read_bytes()))
         target = self.store.segment_folder(segment_id)
         target.parent.mkdir(parents=True, exist_ok=True)
         _rename_unless_there(whole, target)
@@ -260,27 +261,35 @@ class _Incoming:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def small_files(segment_id: str, result: bytes) -> Files:
-    """The files of a published segment beside its checkpoint. Raises StoreError where its result names none."""
+def small_files(segment_id: str, content: bytes) -> dict[str, str]:
+    """Path -> sha256 of the files of a published segment beside its checkpoint. Raises StoreError where its result
+    names none."""
     try:
-        return {path: part for path, part in _files(segment_id, json.loads(result)).items() if "/" not in path}
-    except ValueError as error:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"segments/{segment_id}/result.json in the bucket is not JSON ({error})") from error
+    files = document.get("files") if isinstance(document, dict) else None
+    parts = files if isinstance(files, dict) else {}
+    digests = {path: str(part.get("sha256")) if isinstance(part, dict) else "" for path, part in parts.items()}
+    return {path: digest for path, digest in _checked(segment_id, digests).items() if "/" not in path}
 
 
-def _files(segment_id: str, result: Any) -> Files:
-    files = result.get("files") if isinstance(result, dict) else None
-    usual = ("spec.json", "metrics.jsonl")
-    if not isinstance(files, dict) or "spec.json" not in files or not all(_is_part(part) for part in files.values()):
+def _checked(segment_id: str, files: dict[str, str]) -> dict[str, str]:
+    """Path -> sha256 of a segment's files. Raises StoreError for what no segment has."""
+    if "spec.json" not in files or not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in files.values()):
         raise StoreError(f"segments/{segment_id}/result.json in the bucket does not name its files")
     for path in files:
-        if not _is_inside(path, usual, "checkpoint"):
+        if not _is_inside(path, ("spec.json", "metrics.jsonl"), "checkpoint"):
             raise StoreError(f"segments/{segment_id}/result.json in the bucket names {path!r}, which is no file of it")
     return files
 
 
-def _is_part(part: Any) -> bool:
-    return isinstance(part, dict) and re.fullmatch("[0-9a-f]{64}", str(part.get("sha256"))) is not None
+def _readable(segment_id: str, content: bytes) -> SegmentResult | None:
+    """A result of the bucket; None for one that cannot be read, which every verb then says of this segment alone."""
+    try:
+        return parse_result(content, segment_id)
+    except ResultError:
+        return None
 
 
 def _is_inside(path: str, files: Iterable[str], folder: str) -> bool:

@@ -5,8 +5,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
+from orchestrator.published import SegmentResult
 from orchestrator.store import Store, StoreError, iterate_attempts, move_away
 
 CellStatus = Literal["finished", "pending", "failed", "diverged"]
@@ -28,7 +29,7 @@ class SegmentState:
     """That of its published result; else failed where its latest attempt is; else pending."""
     reason: str = ""
     """One sentence where it failed or diverged."""
-    result: dict[str, Any] | None = None
+    result: SegmentResult | None = None
     """Its published result, where it can be read."""
 
 
@@ -80,15 +81,18 @@ def _names(folder: Path) -> list[str]:
 
 
 def segment_state(store: Store, segment_id: str, kind: str, stop_step: int) -> SegmentState:
-    """Where a segment stands; a result that cannot be read, or says nothing known, is a failure."""
+    """Where a segment stands; a result that cannot be read is a failure."""
     status, reason, result = "pending", "", None
     try:
         result = store.result(segment_id)
     except StoreError as error:
         status, reason = "failed", str(error)
     else:
-        if result is not None:
-            status, reason = _published(store, segment_id, result)
+        if result is not None and (fault := _fault(result, kind)):
+            path = store.segment_folder(segment_id)
+            status, reason, result = "failed", f"{path}/result.json {fault}: {move_away(path)}", None
+        elif result is not None:
+            status, reason = result.status, result.reason
         elif failure := _latest_failure(store, segment_id):
             status, reason = "failed", failure
     return SegmentState(
@@ -96,13 +100,13 @@ def segment_state(store: Store, segment_id: str, kind: str, stop_step: int) -> S
     )
 
 
-def _published(store: Store, segment_id: str, result: dict[str, Any]) -> tuple[CellStatus, str]:
-    """What a published result says became of its segment."""
-    status = result.get("status")
-    if status == "finished" or status == "diverged":
-        return status, result.get("reason", "")
-    path = store.segment_folder(segment_id)
-    return "failed", f"{path}/result.json has status {status!r}: {move_away(path)}"
+def _fault(result: SegmentResult, kind: str) -> str:
+    """What keeps a result from being that of a planned segment; empty for nothing."""
+    if result.kind != kind:
+        return f"is of kind {result.kind!r}, and a segment of kind {kind!r} is planned"
+    if kind == "evaluate" and result.is_finished and result.evaluation is None:
+        return "has no loss"
+    return ""
 
 
 def cell_status(chain: Sequence[Stage]) -> tuple[CellStatus, str]:

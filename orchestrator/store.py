@@ -19,14 +19,25 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mor_core.errors import MorSweepError
+from mor_core.files import UnreadableFileError, read_regular_file
 from mor_core.plain_names import is_plain_name
 from orchestrator.identity import Segment, TaskEvaluation, canonical_json, trunk_id
+from orchestrator.published import (
+    LARGEST_RESULT_BYTES,
+    RESULT_SCHEMA,
+    ResultError,
+    SegmentResult,
+    parse_result,
+    result_content,
+    small_file_sums,
+    wrong_files,
+)
 
 LOG_EVERY_STEPS = 10
 """The step grid of training curves."""
@@ -35,7 +46,6 @@ LOCK = "lock"
 """In a segment's attempts folder: held by the process that computes it, and let go by the kernel with it."""
 
 SCRATCH = "scratch"
-RESULT_SCHEMA = "mor-sweep.result/1"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish")
 """What of an attempt only its own process would have gone on with."""
@@ -78,26 +88,29 @@ class Store:
         """Whether the segment has been published."""
         return (self.root / f"segments/{segment_id}/result.json").is_file()
 
-    def result(self, segment_id: str) -> dict[str, Any] | None:
-        """The published result, or None. Raises StoreError where it cannot be read."""
-        path = self.root / f"segments/{segment_id}/result.json"  # A status reads thousands: no buffer, joined once.
+    def result(self, segment_id: str) -> SegmentResult | None:
+        """The published result, or None. Raises StoreError where it cannot be read, or was changed since."""
+        path = Path(f"{self.root}/segments/{segment_id}/result.json")  # A status reads thousands: joined once.
         try:
-            with path.open("rb", buffering=0) as file:
-                data = json.loads(file.read())
+            return parse_result(read_regular_file(path, LARGEST_RESULT_BYTES), segment_id)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except UnreadableFileError as error:
+            raise StoreError(f"{error}: {move_away(path.parent)}") from error
+        except ResultError as error:
             raise StoreError(f"{path} cannot be read ({error}): {move_away(path.parent)}") from error
-        expected = {"schema": RESULT_SCHEMA, "segment_id": segment_id}
-        if not isinstance(data, dict) or {key: data.get(key) for key in expected} != expected:
-            raise StoreError(
-                f"{path} is not the result of its segment in schema {RESULT_SCHEMA}: {move_away(path.parent)}"
-            )
-        return data
 
-    def readable_results(self, segment_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def verified_result(self, segment_id: str) -> SegmentResult | None:
+        """The published result, or None. Raises StoreError also where a small file beside it was changed since."""
+        result, folder = self.result(segment_id), self.segment_folder(segment_id)
+        if result is not None:
+            for path, what in wrong_files(result, folder):
+                raise StoreError(f"{path} {what}: {move_away(folder)}")
+        return result
+
+    def readable_results(self, segment_ids: Iterable[str]) -> dict[str, SegmentResult]:
         """The published results among these segments, without those that cannot be read."""
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, SegmentResult] = {}
         for segment_id in segment_ids:
             with contextlib.suppress(StoreError):
                 result = self.result(segment_id)
@@ -182,24 +195,27 @@ class Store:
         segment: Segment,
         attempt: Path,
         checkpoint: Path | None,
-        result: dict[str, Any],
+        measured: Mapping[str, Any],
         elsewhere: Callable[[Path], bool] = lambda _: True,
     ) -> bool:
-        """Make the attempt's metrics, checkpoint and result the segment's. False where another attempt was first.
+        """Make the attempt's metrics, checkpoint and what it measured the segment's. False where another attempt was
+        first. `measured` has the fields of a SegmentResult, as plain values.
 
         `elsewhere` is given the whole folder before it appears here, and says whether it was the first there.
         """
         whole = attempt / "publish"
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
-        self.hint(segment, result)  # Before the result: readers ask whether the segment is done.
         write_json(whole / "spec.json", json.loads(canonical_json(segment)))
         metrics = attempt / "metrics.jsonl"
         if metrics.exists():
             shutil.copyfile(metrics, whole / "metrics.jsonl")
         if checkpoint is not None:
             checkpoint.rename(whole / "checkpoint")
-        write_json(whole / "result.json", {"schema": RESULT_SCHEMA, "segment_id": segment.id, **result})
+        own = {"schema": RESULT_SCHEMA, "segment_id": segment.id, "kind": segment.kind}
+        content = result_content({**own, **measured, "files": small_file_sums(whole)})
+        self.hint(segment, parse_result(content, segment.id))  # Before the result: readers ask whether it is done.
+        write_bytes(whole / "result.json", content)
         if not elsewhere(whole):
             return False
         target = self.segment_folder(segment.id)
@@ -220,7 +236,7 @@ class Store:
         if target.exists() and not self.is_done(segment_id):
             raise StoreError(f"{target} is in the way and holds no result: {move_away(target)}")
 
-    def hint(self, segment: Segment, result: dict[str, Any]) -> None:
+    def hint(self, segment: Segment, result: SegmentResult | None) -> None:
         """Write the hints that lead to a segment with this result."""
         for path, text in hints(segment, result).items():
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -242,11 +258,11 @@ class Store:
         return sorted(named, reverse=True)
 
 
-def hints(segment: Segment, result: dict[str, Any]) -> dict[str, str]:
+def hints(segment: Segment, result: SegmentResult | None) -> dict[str, str]:
     """Path in a results folder -> content, of the hints that lead to a segment with this result."""
     if isinstance(segment.evaluation, TaskEvaluation):
         return {f"tasks/{segment.needs[0]}/{segment.id}": segment.evaluation.task}
-    if segment.kind == "stable" and result["status"] == "finished":
+    if segment.kind == "stable" and result is not None and result.is_finished:
         return {f"trunks/{trunk_id(segment.trunk)}/{segment.stop_step}": segment.id}
     return {}
 
@@ -302,8 +318,13 @@ def _json_object(line: str) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: object) -> None:
     """Write or replace a JSON file, durably and whole."""
+    write_bytes(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write or replace a file, durably and whole."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
+        temporary.write_bytes(content)
         fsync(temporary)
 
 

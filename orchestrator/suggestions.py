@@ -17,6 +17,7 @@ from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell
 from orchestrator.estimate import segment_flops
 from orchestrator.plan import Plan, PlanError, plan
+from orchestrator.published import SegmentResult
 from orchestrator.rates import measured_flops_per_second
 from orchestrator.recipe import LADDERS
 from orchestrator.recipe_file import recipe_overrides
@@ -162,7 +163,7 @@ def candidate_cells(store: Store, sweep: Sweep, planned: Plan, runs: pl.DataFram
         if is_again and (cell.arm, cell.size) not in tried:
             continue
         chain = _chain(str(cell.evaluate_segment), needs)
-        if any(finished[each]["status"] != "finished" for each in chain if each in finished):
+        if any(not finished[each].is_finished for each in chain if each in finished):
             continue
         flops = sum(costs[each] for each in chain if each not in finished)
         found.append(_costed(cell, flops, speeds[cell.arm]))
@@ -217,7 +218,7 @@ def _chain(evaluate: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
     return chain
 
 
-def _speed(planned: Plan, arm: str, finished: dict[str, dict[str, Any]]) -> float | None:
+def _speed(planned: Plan, arm: str, finished: dict[str, SegmentResult]) -> float | None:
     """Exact FLOPs per second of one worker on an arm's segments, where some are finished."""
     models = {cell.model for cell in planned.cells if cell.arm == arm}
     return measured_flops_per_second([each for each in planned.segments if each.trunk.model in models], finished)

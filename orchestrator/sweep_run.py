@@ -215,9 +215,9 @@ class _HoursUsed:
     def _hours(self, outcome: Outcome) -> float:
         if outcome.status not in ("finished", "diverged"):
             return 0.0
-        result = self.store.readable_results([outcome.segment_id]).get(outcome.segment_id, {})
+        result = self.store.readable_results([outcome.segment_id]).get(outcome.segment_id)
         devices = self.allowance.gpu_shares.get(outcome.segment_id, self.allowance.devices_per_segment)
-        return result.get("wall_seconds", 0.0) * devices / HOUR_SECONDS
+        return result.wall_seconds * devices / HOUR_SECONDS if result is not None else 0.0
 
 
 def _canary_text(plan: Plan, allowance: Allowance) -> str:
@@ -252,11 +252,16 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, out
             highlight=False,
             soft_wrap=True,
         )
+    changed = _changed(store, outcomes, failed)
+    for outcome in changed[:SHOWN_FAILURES]:
+        console.print(f"  segment {outcome.segment_id[:12]}: {outcome.reason}", soft_wrap=True, markup=False)
+    if len(changed) > SHOWN_FAILURES:
+        console.print(f"  and {len(changed) - SHOWN_FAILURES} more: mor-sweep fsck", highlight=False)
     for line in lost_arm_lines(plan):
         console.print(f"note: {line}", highlight=False, soft_wrap=True)
     if count := unfinished.height - failed.height:
         console.print(f"{count} cells are left for later: the same command goes on with them", highlight=False)
-    if failed.height:
+    if failed.height or changed:
         return EXIT_FAILED_CELLS
     if unfinished.height:
         return 0
@@ -265,3 +270,14 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, out
     verbs = ("ui",) if plan.tokens else ("fit", "plot frontier", "ui")
     console.print("next: " + ", ".join(f"mor-sweep {verb}{where}" for verb in verbs), highlight=False, soft_wrap=True)
     return 0
+
+
+def _changed(store: Store, outcomes: Mapping[str, Outcome], failed: pl.DataFrame) -> list[Outcome]:
+    """Published segments that were changed since, of which no failed cell speaks: a cell may be finished that rests on
+    one."""
+    told = failed["reason"].str.join(" ").item() if failed.height else ""
+    return [
+        outcome
+        for outcome in outcomes.values()
+        if outcome.status == "failed" and store.is_done(outcome.segment_id) and outcome.reason not in told
+    ]

@@ -15,14 +15,11 @@ def task_scores(store: Store, weights_id: str) -> dict[str, dict[str, Any]]:
     Of two versions of a task's files the one with more items counts, then the one whose fingerprint comes first.
     """
     results = store.readable_results(store.published_task_scores(weights_id))
-    found: list[dict[str, Any]] = []
-    for result in results.values():
-        score = result.get("task")
-        if score and score["limit"] is None and score["rule"] == "threshold":
-            found.append(score)
+    published = [result.task for result in results.values() if result.task is not None]
+    whole = [score for score in published if score.limit is None and score.rule == "threshold"]
     scores: dict[str, dict[str, Any]] = {}
-    for score in sorted(found, key=lambda score: (score["task"], -score["items"], score["fingerprint"])):
-        scores.setdefault(score["task"], {name: score[name] for name in SHOWN})
+    for score in sorted(whole, key=lambda score: (score.task, -score.items, score.fingerprint)):
+        scores.setdefault(score.task, {name: getattr(score, name) for name in SHOWN})
     return scores
 
 

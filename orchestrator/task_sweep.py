@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mor_core.config import CausalRule, ExpertChoice
 from mor_core.data.remote import origin_of
@@ -18,6 +17,7 @@ from orchestrator.fsck_segments import read_spec
 from orchestrator.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
+from orchestrator.published import PublishedScore
 from orchestrator.records import write_tables
 from orchestrator.remote_results import address_of
 from orchestrator.remote_work import stop_of
@@ -188,14 +188,15 @@ def outcome_line(store: Store, asked: Asked, outcome: Outcome) -> str:
     if outcome.status != "finished":
         return f"{name}: {outcome.status}, {outcome.reason}"
     score = score_of(store, pair)
-    return f"{name}: {score['metric']} {score['score']:.4f}"
+    return f"{name}: {score.metric} {score.score:.4f}"
 
 
-def score_of(store: Store, pair: Scored) -> dict[str, Any]:
+def score_of(store: Store, pair: Scored) -> PublishedScore:
     """The published score of a cell on a task, which is finished."""
     result = store.result(pair.segment.id)
     assert result is not None
-    return result["task"]
+    assert result.task is not None
+    return result.task
 
 
 def _progress_line(store: Store, asked: Asked, pending: Sequence[Segment], outcomes: dict[str, Outcome]) -> str:

@@ -52,8 +52,11 @@ def with_losses(store: Store, cells: Sequence[TrainedCell], speeds: Sequence[Spe
     """The speeds as a frame, each with its arm's causal loss."""
     import polars as pl
 
-    losses = {}
-    for each in cells:
-        result = store.result(str(each.cell.evaluate_segment)) or {}
-        losses[each.cell.arm] = result["evaluation"]["loss"]
+    losses = {trained.cell.arm: _loss(store, trained.cell) for trained in cells}
     return pl.DataFrame([asdict(speed) | {"loss": losses[speed.arm]} for speed in speeds])
+
+
+def _loss(store: Store, cell: Cell) -> float | None:
+    """A cell's causal loss; None where its weights have not been measured."""
+    result = store.result(str(cell.evaluate_segment))
+    return result.evaluation.loss if result is not None and result.evaluation is not None else None

@@ -73,7 +73,8 @@ def finished_weights(store: Store, sweep: Sweep, cell: Cell) -> str:
     """Id of the segment that ends with a cell's weights. Raises NotTrained where they are not there, or no more."""
     weights = next(segment for segment in reversed(sweep.chain(cell)) if segment.kind != "evaluate")
     again = "give the sweep's command again to finish it (`mor-sweep status` shows what is)"
-    if (store.result(weights.id) or {}).get("status") != "finished":
+    result = store.result(weights.id)
+    if result is None or not result.is_finished:
         raise NotTrained(f"cell {cell_name(cell)} of sweep {sweep.name} is not trained: {again}")
     fetch_weights(store, weights.id)
     if not store.checkpoint_folder(weights.id).is_dir():

@@ -96,12 +96,13 @@ def run_segment(segment: Segment, job: Job) -> Outcome:
 
 
 def published_outcome(store: Store, segment_id: str) -> Outcome:
-    """The outcome that a published result records. Raises StoreError where the result cannot be read."""
-    result = store.result(segment_id)
+    """The outcome that a published result records. Raises StoreError where the result cannot be read, or it or a small
+    file beside it was changed since."""
+    result = store.verified_result(segment_id)
     if result is None:
         raise StoreError(f"segment {segment_id} has no result in {store.root}")
-    failure = FailureClass.diverged if result["status"] == "diverged" else None
-    return Outcome(segment_id=segment_id, status=result["status"], reason=result.get("reason", ""), failure=failure)
+    failure = None if result.is_finished else FailureClass.diverged
+    return Outcome(segment_id=segment_id, status=result.status, reason=result.reason, failure=failure)
 
 
 def failure_of(error: Exception, folder: Path) -> Failure:
@@ -185,15 +186,14 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path,
         on_checkpoint=lambda step: keep_elsewhere(store, segment, folder, step),
     )
     checkpoint: Path | None = None
-    result: dict[str, Any]
+    measured: dict[str, Any]
     try:
-        checkpoint, result = run.evaluate() if segment.kind == "evaluate" else run.train()
+        checkpoint, measured = run.evaluate() if segment.kind == "evaluate" else run.train()
     except Diverged as error:
         kept = [step for step, _ in store.attempt_checkpoints(segment.id)]
         last_good_step = max(kept, default=run.first_step())
-        result = {"status": "diverged", "reason": str(error), "step": error.step, "last_good_step": last_good_step}
-    result |= {
-        "kind": segment.kind,
+        measured = {"status": "diverged", "reason": str(error), "step": error.step, "last_good_step": last_good_step}
+    measured |= {
         "wall_seconds": time.monotonic() - started,
         "attempts": store.num_attempts(segment.id),
         "numerics": run.numerics_so_far(),
@@ -201,7 +201,7 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path,
         "peak_memory_bytes": peak_memory_bytes(),
         "hostname": platform.node(),
     }
-    store.publish(segment, folder, checkpoint, result, lambda whole: publish_elsewhere(store, segment, whole))
+    store.publish(segment, folder, checkpoint, measured, lambda whole: publish_elsewhere(store, segment, whole))
 
 
 def _record_stalled(segment: Segment, job: Job, store: Store) -> int:

@@ -44,12 +44,15 @@ def fsck(
             "sweeps": report.num_sweeps,
             "segments": report.num_segments,
             "bytes": report.num_bytes,
+            "unsummed": report.num_unsummed,
             "findings": [asdict(finding) for finding in report.findings],
         }
         print_json("mor-sweep.fsck/1", data)
     else:
         for finding in report.findings:
             typer.echo(finding.line())
+        if report.num_unsummed:
+            typer.echo(f"{report.num_unsummed} segments were published before sums existed")
         typer.echo(
             f"{report.num_sweeps} sweeps, {report.num_segments} segments, {bytes_text(report.num_bytes)} of "
             f"checkpoints hashed in {time.monotonic() - started:.1f} s: {len(report.problems)} problems, "

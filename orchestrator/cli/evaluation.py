@@ -125,7 +125,7 @@ def _score_rows(store: "Store", asked: "Asked", done: "Evaluated") -> list[dict[
         status = outcome.status if outcome else "not run"
         row: dict[str, Any] = {"cell": cell_name(pair.cell), "task": pair.task, "status": status}
         if outcome and status == "finished":
-            row |= {name: value for name, value in score_of(store, pair).items() if name != "task"}
+            row |= {name: value for name, value in vars(score_of(store, pair)).items() if name != "task"}
         else:
             row["reason"] = outcome.reason if outcome else ""
         rows.append(row | {"segment": pair.segment.id})

@@ -41,6 +41,7 @@ def sync(
     from orchestrator.mlflow_server import check_answers
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
+    from orchestrator.verified_cells import shown_lines
 
     store = Store(root=results)
     loaded = load_sweep(store, sweep)
@@ -50,8 +51,8 @@ def sync(
         _check(store, loaded, uri, as_json)
         return
     report = sync_sweep(store, loaded, uri, thorough=True)
-    for problem in report.problems:
-        typer.echo(f"left out: {problem}", err=True)
+    for line in shown_lines(list(report.problems)):
+        typer.echo(f"left out: {line}", err=True)
     if as_json:
         told = {"sweep": loaded.name, "uri": public_uri(uri), "cells": len(loaded.cells), **asdict(report)}
         print_json("mor-sweep.mlflow-sync/1", told)
@@ -88,16 +89,20 @@ def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
     """Print each difference; exit code 1 where there is one."""
     from orchestrator.mirror_check import differences
     from orchestrator.mirror_cursor import public_uri
+    from orchestrator.verified_cells import VerifiedCells, fault_lines, shown_lines
 
-    found = differences(store, sweep, uri)
+    found, left_out = differences(store, sweep, uri), fault_lines(VerifiedCells(store, sweep).faults())
     if as_json:
-        told = {"sweep": sweep.name, "uri": public_uri(uri), "cells": len(sweep.cells), "differences": found}
-        print_json("mor-sweep.mlflow-check/1", told)
-        raise typer.Exit(1 if found else 0)
+        told = {"sweep": sweep.name, "uri": public_uri(uri), "cells": len(sweep.cells)}
+        print_json("mor-sweep.mlflow-check/1", told | {"differences": found, "left_out": left_out})
+        raise typer.Exit(1 if found or left_out else 0)
     for line in found:
         typer.echo(f"differs: {line}", err=True)
+    for line in shown_lines(left_out):
+        typer.echo(f"left out: {line}", err=True)
     if found:
         say_next(f"mlflow sync {sweep.name}", results=store.root)
+    if found or left_out:
         raise typer.Exit(1)
     typer.echo(f"{sweep.name}: MLflow at {public_uri(uri)} equals the results of {len(sweep.cells)} cells")
     say_next(f"ui {sweep.name}", results=store.root)

@@ -17,6 +17,7 @@ from mirror_samples import (
     history,
     publish,
     query,
+    rewrite_curve,
     sample,
     status,
     tags,
@@ -202,7 +203,7 @@ def test_infinite_and_undefined_numbers_are_not_sent(small: Sample):
     path = small.store.segment_folder(segment.id) / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[1]["gradient_norm"], rows[2]["loss"] = float("inf"), float("nan")
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite_curve(small.store, segment, "".join(json.dumps(row) + "\n" for row in rows))
     send(small)
     # The stretch ends off the step grid, at a step that depends on the budgets: no point of any cell's curve.
     steps = {row["step"] for row in rows if row["step"] == 1 or row["step"] % LOG_EVERY_STEPS == 0}
@@ -216,7 +217,7 @@ def test_infinite_and_undefined_numbers_are_not_sent(small: Sample):
 def test_a_curve_that_cannot_be_read_is_reported_and_the_others_are_sent(small: Sample):
     small.publish_all()
     decay = next(segment for segment in small.plan.segments if segment.kind == "decay")
-    (small.store.segment_folder(decay.id) / "metrics.jsonl").write_text('{"step": 1}\ngarbage\n{"step": 2}\n')
+    rewrite_curve(small.store, decay, '{"step": 1}\ngarbage\n{"step": 2}\n')
     report = send(small)
     assert len(report.problems) == 1
     assert "line 2" in report.problems[0]

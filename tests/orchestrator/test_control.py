@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from disturbances import wait_for
 from filelock import FileLock
-from toy_sweep import MOR_SWEEP, ToySweep
+from toy_sweep import MOR_SWEEP, ToySweep, rewrite_result
 from typer.testing import CliRunner
 
 from orchestrator.attempt_log import logged
@@ -51,8 +51,7 @@ def make_diverged(toy: ToySweep) -> tuple[str, str]:
     evaluation = segments(toy, "evaluate")[0]
     (decay,) = json.loads((evaluation / "spec.json").read_text())["needs"]
     path = toy.results / "segments" / decay / "result.json"
-    result = json.loads(path.read_text()) | {"status": "diverged", "reason": "the loss is nan at step 40"}
-    path.write_text(json.dumps(result))
+    rewrite_result(path, lambda result: result.update(status="diverged", reason="the loss is nan at step 40"))
     shutil.rmtree(evaluation)
     return decay, evaluation.name
 

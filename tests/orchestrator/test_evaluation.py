@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 from single_segment import job_for
 from task_segment import task_segment
-from toy_sweep import ToySweep
+from toy_sweep import ToySweep, rewrite_result
 from typer.testing import CliRunner
 
 from mor_core.data.snapshot import DataSnapshot
@@ -27,6 +27,7 @@ from orchestrator.cell_names import find_cell
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.fsck import check_results
+from orchestrator.published import SegmentResult
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
 from orchestrator.trained_cell import TrainedCell, finished_weights, load_trained_cell
@@ -159,10 +160,10 @@ def test_a_lost_or_false_score_is_found(scored: tuple[ToySweep, Result], tmp_pat
     hints = sorted((tmp_path / "results" / "tasks").glob("*/*"))
     hints[0].unlink()
     path = tmp_path / "results" / "segments" / hints[1].name / "result.json"
-    path.write_text(path.read_text().replace('"score": ', '"score": "all", "was": '))
+    rewrite_result(path, lambda result: result["task"].update(score="all"))
     found = [finding.line() for finding in check_results(Store(root=tmp_path / "results"), ask_mlflow=False).problems]
     assert any(f"{hints[0].name}: is missing" in line for line in found)
-    assert any("has the score 'all'" in line for line in found)
+    assert any("task.score: input should be a valid number, not 'all'" in line for line in found)
     assert any("runs.parquet" in line for line in found)
 
 
@@ -194,7 +195,7 @@ def start(sweep: ToySweep, data: DataSnapshot, tasks: Path, weights: str, fault:
 def test_an_evaluation_that_is_killed_goes_on_and_ends_with_the_same_bits(
     reference: ToySweep, data: DataSnapshot, tasks: Path, tmp_path: Path
 ):
-    results: dict[str, dict] = {}
+    results: dict[str, SegmentResult] = {}
     scores: dict[str, list] = {}
     for name in ("undisturbed", "killed"):
         sweep = replace(reference, results=tmp_path / name)
@@ -212,13 +213,15 @@ def test_an_evaluation_that_is_killed_goes_on_and_ends_with_the_same_bits(
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
         assert run_segment(segment, job_for(sweep.results, data, task_folder=tasks)).status == "finished"
-        results[name] = store.result(segment.id) or {}
+        result = store.result(segment.id)
+        assert result
+        results[name] = result
         lines = (store.segment_folder(segment.id) / "metrics.jsonl").read_text().splitlines()
         scores[name] = sorted(map(json.loads, lines), key=lambda row: row["step"])
-    assert results["undisturbed"]["batches"] == results["undisturbed"]["batches_executed"] > 6
-    assert results["killed"]["batches_executed"] == results["killed"]["batches"] - 3
-    assert results["killed"]["attempts"] == 2
-    assert results["killed"]["task"] == results["undisturbed"]["task"]
+    assert results["undisturbed"].batches == results["undisturbed"].batches_executed > 6
+    assert results["killed"].batches_executed == results["killed"].batches - 3
+    assert results["killed"].attempts == 2
+    assert results["killed"].task == results["undisturbed"].task
     assert scores["killed"] == scores["undisturbed"]
 
 

@@ -64,5 +64,5 @@ def test_a_driver_that_is_ended_half_way_leaves_work_that_the_same_command_takes
     assert done.returncode == 0, done.stderr
     rows = {row["segment"]: row for row in json.loads(done.stdout)["data"]["rows"]}
     assert rows == expected
-    resumed = [store.result(name) or {} for name in rows]
-    assert any(0 < each["batches_executed"] < each["batches"] for each in resumed)
+    resumed = [result for name in rows if (result := store.result(name))]
+    assert any(0 < result.batches_executed < result.batches for result in resumed)

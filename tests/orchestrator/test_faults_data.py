@@ -151,9 +151,9 @@ def test_a_damaged_curve_is_reported_and_the_published_one_is_whole(
     store, segment_id = disturbed_curve(data, tmp_path / "results", monkeypatch, damage)
     result = store.result(segment_id)
     assert result
-    assert bool(result["notes"]) == bool(note)
-    assert all(note in each for each in result["notes"] if note)
-    assert result["steps_executed"] == steps
+    assert bool(result.notes) == bool(note)
+    assert all(note in each for each in result.notes if note)
+    assert result.steps_executed == steps
     rows = read_metrics(store.segment_folder(segment_id) / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 10, 20, 30, 40]
     monkeypatch.delenv(VARIABLE)

@@ -109,9 +109,9 @@ def test_a_damaged_newest_checkpoint_falls_back_one(
     assert run_segment(segment, job_for(store.root, data)).status == "finished"
     result = store.result(segment.id)
     assert result
-    assert result["steps_executed"] == 30, "from checkpoint 10"
+    assert result.steps_executed == 30, "from checkpoint 10"
     assert newest.with_name("checkpoint-20.corrupt").exists()
-    assert any("checkpoint-20 was set aside" in note for note in result["notes"])
+    assert any("checkpoint-20 was set aside" in note for note in result.notes)
 
 
 @pytest.fixture

@@ -40,11 +40,11 @@ def test_a_loss_that_is_not_finite_is_a_result_with_its_step_and_the_last_good_c
     assert (outcome.status, outcome.failure) == ("diverged", FailureClass.diverged)
     result = store.result(segment.id)
     assert result
-    assert result["step"] == 30, "the grid step at which the loss is looked at"
-    assert result["last_good_step"] == 20
+    assert result.step == 30, "the grid step at which the loss is looked at"
+    assert result.last_good_step == 20
     assert run_segment(segment, job_for(tmp_path, data)).status == "diverged"
     assert store.num_attempts(segment.id) == 1, "not tried again"
-    figures("F7", f"diverged at step {result['step']}, last good checkpoint {result['last_good_step']}")
+    figures("F7", f"diverged at step {result.step}, last good checkpoint {result.last_good_step}")
 
 
 @pytest.mark.faults("F7")
@@ -56,7 +56,7 @@ def test_a_spike_of_the_loss_is_flagged_and_training_goes_on(
     assert run_segment(segment, job_for(tmp_path, data)).status == "finished"
     result = store.result(segment.id)
     assert result
-    assert result["loss_spikes"] == [30]
+    assert result.loss_spikes == (30,)
     figures("F7", "a loss of ten times the one before is flagged with its step")
 
 
@@ -97,7 +97,7 @@ def test_the_furthest_checkpoint_is_chosen_by_step_whatever_the_clock_said(
     assert run_segment(segment, job_for(tmp_path, data)).status == "finished"
     result = store.result(segment.id)
     assert result
-    assert result["steps_executed"] == 20
+    assert result.steps_executed == 20
 
 
 JUMPING = """

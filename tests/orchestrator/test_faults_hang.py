@@ -49,7 +49,7 @@ def test_a_hang_is_ended_with_its_stacks_and_the_next_attempt_goes_on(
     assert str(attempt / STACKS) in failure["reason"]
     result = store.result(segment.id)
     assert result
-    assert result["steps_executed"] == 20
+    assert result.steps_executed == 20
     figures("F24", f"{fault}: ended {seconds:.1f} s after the start, stacks kept, went on from step 20")
 
 

@@ -49,8 +49,8 @@ def test_where_the_host_has_too_little_memory_half_the_micro_batch_gives_the_sam
     whole, half = tight.result(segment.id), roomy.result(segment.id)
     assert whole
     assert half
-    assert whole["numerics"][0]["micro_batch"] == 1024
-    assert half["numerics"][0]["micro_batch"] == 2048
+    assert whole.numerics[0]["micro_batch"] == 1024
+    assert half.numerics[0]["micro_batch"] == 2048
     apart = max(abs(a - b) for a, b in zip(losses(roomy, segment.id), losses(tight, segment.id), strict=True))
     assert apart < ROUNDING
     figures("F23", f"host limit of {MEGABYTES_FOR_HALF} MB: 1,024 of 2,048 sequences a pass, losses within {apart:.1e}")
@@ -81,8 +81,8 @@ def test_a_device_without_room_halves_from_the_last_checkpoint_and_says_so(
     assert run_segment(segment, job_for(store.root, data)).status == "finished"
     result = store.result(segment.id)
     assert result
-    assert result["steps_executed"] == 20
-    assert [each["micro_batch"] for each in result["numerics"]] == [4, 2]
+    assert result.steps_executed == 20
+    assert [each["micro_batch"] for each in result.numerics] == [4, 2]
     apart = max(abs(a - b) for a, b in zip(losses(store, segment.id), losses(other, segment.id), strict=True))
     assert apart < ROUNDING
     figures("F23", f"device: went on from step 20 with 2 of 4 sequences a pass, losses within {apart:.1e}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from filelock import FileLock
-from toy_sweep import ToySweep
+from toy_sweep import ToySweep, rewrite_result
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
@@ -94,11 +94,11 @@ def lose_the_result(store: Store) -> None:
 
 
 def swap_the_result(store: Store) -> None:
-    rewrite(segment(store, "evaluate") / "result.json", lambda result: result.update(segment_id="0" * 64))
+    rewrite_result(segment(store, "evaluate") / "result.json", lambda result: result.update(segment_id="0" * 64))
 
 
 def lose_the_loss(store: Store) -> None:
-    rewrite(segment(store, "evaluate") / "result.json", lambda result: result["evaluation"].update(loss=None))
+    rewrite_result(segment(store, "evaluate") / "result.json", lambda result: result["evaluation"].update(loss=None))
 
 
 def change_the_seed(store: Store) -> None:
@@ -171,7 +171,7 @@ def fit_other_numbers(store: Store) -> None:
     CliRunner().invoke(app, ["fit", "toy", "--results", str(store.root)])
     assert problems(store) == []
     evaluation = segment(store, "evaluate") / "result.json"
-    rewrite(evaluation, lambda result: result["evaluation"].update(loss=0.5))
+    rewrite_result(evaluation, lambda result: result["evaluation"].update(loss=0.5))
     for name in ("runs", "segments"):
         (store.sweep_folder("toy") / f"{name}.parquet").unlink()
 
@@ -193,7 +193,7 @@ DAMAGE = {
     empty_the_result: "result.json cannot be read",
     lose_the_result: "holds no result.json",
     swap_the_result: "is not the result of its segment",
-    lose_the_loss: "expected a finite number",
+    lose_the_loss: "evaluation.loss: input should be a valid number, not None",
     change_the_seed: "describes another segment than the folder's name says",
     write_another_version: "made by an earlier version",
     tear_the_curve: "is not whole lines of JSON",
@@ -280,7 +280,7 @@ def test_mlflow_is_compared_with_the_store(store: Store, monkeypatch):
     CliRunner().invoke(app, ["mlflow", "sync", "--results", str(store.root)])
     assert CliRunner().invoke(app, [*command, "--strict"]).exit_code == 0
     evaluation = segment(store, "evaluate") / "result.json"
-    rewrite(evaluation, lambda result: result["evaluation"].update(loss=0.5))
+    rewrite_result(evaluation, lambda result: result["evaluation"].update(loss=0.5))
     behind = CliRunner().invoke(app, command)
     assert "mlflow.db: is behind the store" in behind.output
 

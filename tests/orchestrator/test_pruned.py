@@ -67,11 +67,13 @@ def test_what_branches_from_a_pruned_state_takes_its_trunk_again_and_ends_with_t
     assert pruned.science().equals(whole.science())
     weights = whole.weights()
     assert pruned.weights() == {name: weights[name] for name in pruned.weights()}
-    again, once = (Store(root=toy.results).result(lost) or {} for toy in (pruned, whole))
-    taken = again["steps_executed"] - once["steps_executed"]
+    again, once = (Store(root=toy.results).result(lost) for toy in (pruned, whole))
+    assert again
+    assert once
+    taken = again.steps_executed - once.steps_executed
     assert taken > 0, "the stretch of the trunk that leads to it"
-    assert any(f"{taken} steps after step" in line and "gc had pruned" in line for line in again["notes"])
-    assert once["notes"] == []
+    assert any(f"{taken} steps after step" in line and "gc had pruned" in line for line in again.notes)
+    assert once.notes == ()
     assert int(said[1]) >= taken
     assert check_results(store, ask_mlflow=False).problems == ()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from toy_sweep import SCIENCE, TOY_PRESET, ToySweep, run_here
+from toy_sweep import SCIENCE, TOY_PRESET, ToySweep, rewrite_result, run_here
 
 from orchestrator.cells import training_cost
 from orchestrator.identity import OtherVersion
@@ -176,8 +176,7 @@ def test_segments_that_different_numbers_of_workers_trained_are_mixed_and_their_
     for path in results.glob("segments/*/result.json"):
         result = json.loads(path.read_text())
         if result["kind"] in kinds:
-            result["numerics"][0]["world_size"] = 2
-            path.write_text(json.dumps(result))
+            rewrite_result(path, lambda result: result["numerics"][0].update(world_size=2))
     store = Store(root=results)
     flags = table(store, load_sweep(store))["flags"]
     assert set(flags.str.contains("mixed-numerics")) == {mixed}

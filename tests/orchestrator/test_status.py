@@ -17,13 +17,14 @@ from orchestrator.cell_states import sweep_states
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan, plan
 from orchestrator.progress import Progress
+from orchestrator.published import RESULT_SCHEMA
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep, record_revision
 from orchestrator.segment_states import CellStatus
 from orchestrator.spec import load_spec
 from orchestrator.status import segments_under_way
 from orchestrator.status_tables import COLUMNS, MOST_ROWS
-from orchestrator.store import LOCK, RESULT_SCHEMA, Store
+from orchestrator.store import LOCK, Store
 from orchestrator.sweep_file import Override
 
 
@@ -113,7 +114,8 @@ def publish(store: Store, segment: Segment, status: str = "finished", **said) ->
     """A result as short as one can be."""
     folder = store.segment_folder(segment.id)
     folder.mkdir(parents=True)
-    result = {"schema": RESULT_SCHEMA, "segment_id": segment.id, "status": status, "numerics": [{}], **said}
+    result = {"schema": RESULT_SCHEMA, "segment_id": segment.id, "kind": segment.kind, "step": segment.stop_step}
+    result |= {"status": status, **said}
     if "evaluation" in said:
         result["evaluation"] |= {"realised_capacity": [1.0], "planned_capacity": [1.0]}
     (folder / "result.json").write_text(json.dumps(result))

@@ -39,7 +39,7 @@ def published(store: Store, segment: Segment, step: int, **result: object) -> bo
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     save_checkpoint(attempt / "final", model, optimizer, step)
-    return store.publish(segment, attempt, attempt / "final", {"status": "finished", **result})
+    return store.publish(segment, attempt, attempt / "final", {"status": "finished", "step": step, **result})
 
 
 def test_the_first_publication_wins_and_a_late_one_changes_nothing(tmp_path: Path):

@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import polars as pl
 import pytest
 
 from orchestrator.cli.main import main
+from orchestrator.published import summed_content
 
 MOR_SWEEP = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
 TOY_PRESET = Path(__file__).parent / "toy.toml"
@@ -116,6 +119,13 @@ class ToySweep:
         """The bytes of every published checkpoint's weights, by segment id."""
         found = self.results.glob("segments/*/checkpoint/weights.safetensors")
         return {path.parent.parent.name: path.read_bytes() for path in found}
+
+
+def rewrite_result(path: Path, change: Callable[[dict], object]) -> None:
+    """Change a result.json as this program would have written it: with the sum of what it says now."""
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_bytes(summed_content(document))
 
 
 def run_here(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mor_core.flops import total_params, training_flops_per_token
 from orchestrator.estimate import Throughput, assumed_throughput, estimate, segment_flops
 from orchestrator.plan import plan
+from orchestrator.published import RESULT_SCHEMA, SegmentResult
 from orchestrator.rates import Basis, Measured, Rate, basis_text, rates_of, shapes_of
 from orchestrator.work import evaluation_flops, shape_of, work_of
 
@@ -72,14 +73,24 @@ def test_earlier_runs_of_a_shape_give_its_speed_and_its_memory(small_sweep, snap
     flops = segment_flops(planned)
     stables = [segment for segment in planned.segments if segment.kind == "stable" and not segment.needs]
     results = {
-        s.id: {"steps_executed": s.stop_step, "train_seconds": flops[s.id] / 7e9, "peak_memory_bytes": 5}
-        for s in stables
+        segment.id: SegmentResult(
+            schema=RESULT_SCHEMA,
+            segment_id=segment.id,
+            status="finished",
+            kind="stable",
+            step=segment.stop_step,
+            steps_executed=segment.stop_step,
+            train_seconds=flops[segment.id] / 7e9,
+            peak_memory_bytes=5,
+        )
+        for segment in stables
     }
     rates = rates_of(planned, "cpu", results, {})
     assert {rate.basis for rate in rates.values()} == {Basis.earlier_runs}
     assert all(rate.flops_per_second == pytest.approx(7e9) for rate in rates.values())
     assert {rate.memory_bytes for rate in rates.values()} == {5}
-    on_gpu = {name: each | {"numerics": [{"device": "NVIDIA H100"}]} for name, each in results.items()}
+    numerics = ({"device": "NVIDIA H100"},)
+    on_gpu = {name: replace(result, numerics=numerics) for name, result in results.items()}
     assert {rate.basis for rate in rates_of(planned, "cpu", on_gpu, {}).values()} == {Basis.assumed}
     assert {rate.basis for rate in rates_of(planned, "cuda", on_gpu, {}).values()} == {Basis.earlier_runs}
 

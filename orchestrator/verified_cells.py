@@ -1,0 +1,62 @@
+"""Which cells rest only on published segments whose files are as they were published."""
+
+from collections.abc import Mapping
+from functools import cache
+
+from orchestrator.cell_names import cell_name
+from orchestrator.cells import Cell
+from orchestrator.revisions import Sweep
+from orchestrator.store import Store, StoreError
+
+SHOWN = 5
+"""Lines beyond which what is left out is only counted."""
+
+
+class VerifiedCells:
+    """The cells of a sweep, each of whose published segments is read and compared with its sums once."""
+
+    def __init__(self, store: Store, sweep: Sweep) -> None:
+        self._store = store
+        self._sweep = sweep
+        self._fault = cache(self._fault_of)
+
+    def fault(self, cell: Cell) -> str:
+        """What is wrong with a file that the cell's row or curve rests on, in a sentence that names it; else empty."""
+        return next((fault for name in self._segments(cell) if (fault := self._fault(name))), "")
+
+    def faults(self) -> dict[Cell, str]:
+        """The cells of the sweep that rest on a file with something wrong, each with what."""
+        return {cell: fault for cell in self._sweep.cells if (fault := self.fault(cell))}
+
+    def _segments(self, cell: Cell) -> list[str]:
+        """Those that lead to the cell, those of its trunk that its curve is read from, and its scores on tasks."""
+        chain = [segment.id for segment in self._sweep.chain(cell)]
+        published = self._store.published_trunk_steps(str(cell.trunk_id))
+        trunk = [name for step, name in published if step <= cell.decay_start]
+        weights = self._sweep.segments[str(cell.evaluate_segment)].needs[0]
+        return list(dict.fromkeys([*chain, *trunk, *self._store.published_task_scores(weights)]))
+
+    def _fault_of(self, segment_id: str) -> str:
+        try:
+            self._store.verified_result(segment_id)
+        except StoreError as error:
+            return str(error)
+        return ""
+
+
+def fault_lines(faults: Mapping[Cell, str]) -> list[str]:
+    """One line for each thing that is wrong, with the cells that rest on it."""
+    cells: dict[str, list[str]] = {}
+    for cell, fault in faults.items():
+        cells.setdefault(fault, []).append(cell_name(cell))
+    return [f"{_names(names)}: {fault}" for fault, names in cells.items()]
+
+
+def shown_lines(lines: list[str]) -> list[str]:
+    """The first few, and how many more there are."""
+    more = len(lines) - SHOWN
+    return lines if more <= 0 else [*lines[:SHOWN], f"and {more} more"]
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more cells"
