@@ -6,11 +6,18 @@ from pathlib import Path
 
 from orchestrator.drivers import running_drivers
 from orchestrator.fsck_findings import Finding, problem
+from orchestrator.ray_folder import abandoned_folders
+from orchestrator.ray_processes import processes_of
 from orchestrator.store import LOCK, Store
 
 
 def process_findings(store: Store) -> Iterator[Finding]:
-    """A worker that holds a segment's lock, or a mirror, while no driver runs."""
+    """What is left of a Ray whose driver was killed; a worker that holds a segment's lock, or a mirror, while no driver
+    runs."""
+    for folder in abandoned_folders(store.root.absolute()):
+        for pid, name in sorted((process.pid, process.name()) for process in processes_of(folder)):
+            what = f"process {pid} ({name}) is left of a Ray whose command is gone"
+            yield problem(folder, what, f"kill {pid}, or run a sweep: it ends them and removes the folder")
     if running_drivers(store):
         return
     for lock in sorted((store.root / "attempts").glob(f"*/{LOCK}")):

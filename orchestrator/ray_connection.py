@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from mor_core.errors import Unreachable
 from orchestrator.deferred_signals import deferred_signals
 from orchestrator.ray_folder import ray_folder
-from orchestrator.ray_processes import ended_with
+from orchestrator.ray_processes import end_processes_of, ended_with
 from orchestrator.resources import CPUS_PER_WORKER, Request
 
 CONNECT_SECONDS = 5.0
@@ -38,8 +38,8 @@ LOCAL_ENVIRONMENT = DRIVER_ENVIRONMENT | {
 
 CHILDREN_ENVIRONMENT = {
     # A worker that is just being started when the command is killed looks for Ray: for 70 seconds by default, for four
-    # with these whole seconds. Set after the import of ray, they are read by its processes alone: the command may
-    # itself have to wait longer until they are up.
+    # with these whole seconds. The part of Ray in the command itself must not read them: it would end the command
+    # after two seconds without an answer, natively and without a word.
     "RAY_gcs_rpc_server_connect_timeout_s": "1",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "2",
 }
@@ -50,9 +50,10 @@ class ClusterUnreachable(Unreachable):
 
 
 @contextlib.contextmanager
-def connected(address: str | None, cpus: int) -> Iterator[ModuleType]:
+def connected(address: str | None, cpus: int, results: Path | None = None) -> Iterator[ModuleType]:
     """Ray, connected to the cluster at `address` (`host:port`), or to a local one with so many CPUs.
 
+    `results` is the folder that the work is for: what is left of a local one after a kill is found from there.
     Whatever was started or submitted ends with it. Raises ClusterUnreachable.
     """
     if address is None:
@@ -62,7 +63,7 @@ def connected(address: str | None, cpus: int) -> Iterator[ModuleType]:
         os.environ.update(DRIVER_ENVIRONMENT)
     import ray
 
-    folder = ray_folder() if address is None else contextlib.nullcontext()
+    folder = ray_folder(results) if address is None else contextlib.nullcontext()
     with folder as local:
         try:
             # Cut short, Ray would leave processes or crash; and it puts handlers of its own in the command's place.
@@ -72,29 +73,61 @@ def connected(address: str | None, cpus: int) -> Iterator[ModuleType]:
                 else:
                     _connect(ray, str(address))
             yield ray
+        except ClusterUnreachable:
+            if local is not None:
+                end_processes_of(local)  # Before Ray's own end, which first asks those for ten seconds that are gone.
+            raise
         finally:
             with ended_with(local) if local is not None else contextlib.nullcontext():
                 ray.shutdown()
 
 
 def _start_local(ray: ModuleType, cpus: int, folder: Path) -> None:
-    os.environ.update(CHILDREN_ENVIRONMENT)
     try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            # Ray opens its folder to everybody; the one above it belongs to this user alone.
-            _temp_dir=str(folder / "ray"),
-        )
+        with _environment_of_children(ray):
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                # Ray opens its folder to everybody; the one above it belongs to this user alone.
+                _temp_dir=str(folder / "ray"),
+            )
     except Exception as error:  # Ray raises a bare Exception where one of its processes does not come up.
         cause = str(error).strip().partition("\n")[0]
         raise ClusterUnreachable(
             f"Ray did not start on this machine ({cause}): try again, or use --executor in-process"
         ) from error
+
+
+@contextlib.contextmanager
+def _environment_of_children(ray: ModuleType) -> Iterator[None]:
+    """CHILDREN_ENVIRONMENT for the processes that Ray starts in the body, and not for this one.
+
+    `ray.init` starts its processes, which inherit the environment, and then connects this process, which reads it.
+    Ray has no place for a word in between.
+    """
+    worker = ray._private.worker
+    connect = worker.connect
+
+    def connect_without(*arguments: Any, **settings: Any) -> Any:
+        _forget(CHILDREN_ENVIRONMENT)
+        return connect(*arguments, **settings)
+
+    os.environ.update(CHILDREN_ENVIRONMENT)
+    worker.connect = connect_without
+    try:
+        yield
+    finally:
+        worker.connect = connect
+        _forget(CHILDREN_ENVIRONMENT)
+
+
+def _forget(variables: Iterable[str]) -> None:
+    for name in variables:
+        os.environ.pop(name, None)
 
 
 def _connect(ray: ModuleType, address: str) -> None:
@@ -125,6 +158,21 @@ def connection_error(address: str) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def run_on_host(ray: ModuleType, host: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
+    """What a function returns on a node of this name, beside the node's other work; None where there is no such node.
+
+    Raises a RayError where it is not done after so many seconds.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerHostname"] == host]
+    if not nodes:
+        return None
+    on_node = NodeAffinitySchedulingStrategy(nodes[0], soft=False)
+    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=on_node)
+    return ray.get(task.remote(*arguments), timeout=seconds)
 
 
 def run_group(

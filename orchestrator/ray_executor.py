@@ -12,14 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from psutil import Process
+
 from orchestrator.distributed_segment import Rank, run_rank, with_ranks
 from orchestrator.executor import Events
-from orchestrator.failures import LOST_PROCESS_RETRIES, Failure, FailureClass
+from orchestrator.failures import LOST_PROCESS_RETRIES, RULES, Failure, FailureClass
 from orchestrator.identity import Segment
-from orchestrator.ray_connection import ClusterUnreachable, connected, connection_error, run_group
+from orchestrator.ray_connection import ClusterUnreachable, connected, connection_error, run_group, run_on_host
+from orchestrator.ray_processes import central_processes, lost_process
 from orchestrator.remote_work import last_step, local_store
 from orchestrator.resources import (
     CPUS_PER_WORKER,
@@ -32,6 +36,8 @@ from orchestrator.resources import (
 )
 from orchestrator.schedule import Schedule
 from orchestrator.segment_run import Job
+from orchestrator.stall_watch import Silence, StallWatch
+from orchestrator.stalled import Ending, end_frozen, record_stalled, stalled_failure
 from orchestrator.stopping import preemptible
 from orchestrator.worker import Outcome, failed, run_segment
 
@@ -42,6 +48,9 @@ TICK_SECONDS = 0.5
 LOST_SECONDS = 10.0
 """For how long nothing answers at a cluster's address before it counts as lost; Ray itself would end this process
 after a minute, without a word."""
+
+END_ELSEWHERE_SECONDS = 20.0
+"""For another node of the cluster to end a frozen process there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +72,10 @@ class RayExecutor:
 
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See orchestrator.executor.Executor. Raises ClusterUnreachable, and Infeasible before anything is started."""
-        with self._connected() as ray:
+        with self._connected(job.results) as ray:
             request = self._request(ray)
             shared = self.gpu_shares if request.gpus and request.workers == 1 else {}
-            run = _Run(ray=ray, job=job, request=request, shares=shared, where=self._name, head=self._head(ray))
+            run = _Run(ray=ray, job=job, request=request, shares=shared, cluster=self._cluster(ray))
             check_feasible(run.request, _nodes(ray), self._name)
             yield from run.events(Schedule(segments, published, self.canaries))
 
@@ -91,16 +100,22 @@ class RayExecutor:
         with self._connected() as ray:
             task = ray.remote(function).options(num_cpus=1, max_retries=LOST_PROCESS_RETRIES)
             holds = max(1, int(sum(node.cpus for node in _nodes(ray))))
-            remaining, running = iter(items), []
+            remaining, running, cluster = iter(items), [], self._cluster(ray)
             while True:
                 running += [task.remote(item) for item in islice(remaining, holds - len(running))]
                 if not running:
                     return
-                ready, running = ray.wait(running, num_returns=1)
-                yield _mapped(ray, ready[0])
+                ready, running = ray.wait(running, num_returns=1, timeout=TICK_SECONDS)
+                cluster.refuse_lost_processes()
+                for reference in ready:
+                    yield _mapped(ray, reference)
 
-    def _connected(self) -> contextlib.AbstractContextManager[ModuleType]:
-        return connected(self.address, self.workers * self.workers_per_segment * CPUS_PER_WORKER)
+    def _connected(self, results: Path | None = None) -> contextlib.AbstractContextManager[ModuleType]:
+        return connected(self.address, self.workers * self.workers_per_segment * CPUS_PER_WORKER, results)
+
+    def _cluster(self, ray: ModuleType) -> "_Cluster":
+        central = central_processes() if self.address is None else {}
+        return _Cluster(name=self._name, head=self._head(ray), central=central)
 
     def _request(self, ray: ModuleType) -> Request:
         gpus = default_gpus(_nodes(ray)) if self.gpus_per_segment is None else self.gpus_per_segment
@@ -118,6 +133,42 @@ class RayExecutor:
 
 
 @dataclass(kw_only=True)
+class _Cluster:
+    """Whether the cluster that a run is connected to is still there."""
+
+    name: str
+    """For messages."""
+    head: str
+    """host:port at which its head answers, for as long as it lives."""
+    central: Mapping[str, Process]
+    """By name, processes of a local one without which it is lost; empty for one at an address."""
+    silent_since: float | None = None
+    """Monotonic time since when nothing answers at its address."""
+
+    def answers(self) -> bool:
+        """Whether it answers now. Raises ClusterUnreachable once it is lost."""
+        self.refuse_lost_processes()
+        if connection_error(self.head) is None:
+            self.silent_since = None
+            return True
+        self.silent_since = self.silent_since or time.monotonic()
+        if time.monotonic() - self.silent_since > LOST_SECONDS:
+            raise self._lost(f"nothing answers at {self.head} any more", "on a cluster that answers ")
+        return False
+
+    def refuse_lost_processes(self) -> None:
+        """Raise ClusterUnreachable where a local cluster has lost a process that Ray does not start again."""
+        if name := lost_process(self.central):
+            raise self._lost(f"its process {name} has ended", "")
+
+    def _lost(self, why: str, where: str) -> ClusterUnreachable:
+        return ClusterUnreachable(
+            f"{self.name} is lost: {why}. What ran there is interrupted, not failed: the same command {where}goes on "
+            "from the last checkpoints"
+        )
+
+
+@dataclass(kw_only=True)
 class _Run:
     """One run of segments on a cluster that is connected."""
 
@@ -126,19 +177,18 @@ class _Run:
     request: Request
     shares: Mapping[str, float]
     """GPUs of the segments that do not take what `request` says."""
-    where: str
-    head: str
-    """host:port at which the head of the cluster answers, for as long as it lives."""
+    cluster: _Cluster
+    """What it is connected to."""
     nodes: list[Node] = field(default_factory=list)
     """The machines of the cluster, as last seen."""
     running: dict[object, Segment] = field(default_factory=dict)
     """By Ray's reference to the outcome that will come."""
     reached: dict[str, int] = field(default_factory=dict)
     """The last checkpoint's step when a segment was last submitted."""
-    silent_since: float | None = None
-    """Monotonic time since when nothing answers at the cluster's address."""
 
     def __post_init__(self) -> None:
+        self._store = local_store(self.job)
+        self._watch = StallWatch(store=self._store, run=self.job.run)
         # Once for all segments: Ray keeps the order of tasks of one function, and takes one made anew for another.
         remote = partial(self.ray.remote, max_retries=LOST_PROCESS_RETRIES)  # of processes and nodes that die
         self._compute = remote(num_cpus=CPUS_PER_WORKER, num_gpus=self.request.gpus)(_compute)
@@ -149,12 +199,14 @@ class _Run:
         yield from schedule.blocked_at_first
         looked = -math.inf
         while not schedule.is_done:
+            given_up: list[Outcome] = []
             if time.monotonic() - looked > TICK_SECONDS:
                 looked = time.monotonic()
                 self._look()
+                given_up = list(self._given_up())
                 yield None
             self._fill(schedule)
-            for outcome in self._ended():
+            for outcome in (*given_up, *self._ended()):
                 yield outcome
                 yield from schedule.settle(outcome)
 
@@ -175,17 +227,58 @@ class _Run:
     def _asks(self, segment: Segment) -> Request:
         return replace(self.request, gpus=self.shares.get(segment.id, self.request.gpus))
 
-    def _submit(self, segment: Segment) -> None:
+    def _submit(self, segment: Segment, cpus: int = CPUS_PER_WORKER) -> None:
         self.reached[segment.id] = self._last_checkpoint(segment)
-        several = self.request.workers > 1 and segment.kind != "evaluate"
         request, name = self._asks(segment), f"{segment.kind} {segment.id[:12]}"
         task = (
-            self._coordinate.options(name=name) if several else self._compute.options(name=name, num_gpus=request.gpus)
+            self._coordinate.options(name=name)
+            if self._is_shared(segment)
+            else self._compute.options(name=name, num_cpus=cpus, num_gpus=request.gpus)
         )
         self.running[task.remote(segment, self.job, request)] = segment
 
+    def _is_shared(self, segment: Segment) -> bool:
+        """Whether several workers compute it."""
+        return self.request.workers > 1 and segment.kind != "evaluate"
+
+    def _given_up(self) -> Iterator[Outcome]:
+        """End the processes that take no step, whose tasks Ray then runs again; the outcomes of segments that are not
+        tried again although their process cannot be ended."""
+        references = {segment.id: reference for reference, segment in self.running.items()}
+        for silence in self._watch.too_long(references, time.monotonic()):
+            if self._end(silence) == "left":
+                outcome = self._replace(references[silence.segment_id])
+                if outcome:
+                    yield outcome
+
+    def _end(self, silence: Silence) -> Ending:
+        arguments = (silence.attempt, silence.sign, silence.seconds)
+        if silence.sign.process.is_of_this_host:
+            return end_frozen(*arguments)
+        try:
+            host = silence.sign.process.host
+            ending = run_on_host(self.ray, host, end_frozen, *arguments, seconds=END_ELSEWHERE_SECONDS)
+        except self.ray.exceptions.RayError:
+            return "left"
+        return ending or "gone"  # Without its node it is gone too, and Ray runs its task elsewhere.
+
+    def _replace(self, reference: object) -> Outcome | None:
+        """Another attempt in the place of one whose process cannot be ended; the failure where there is to be none."""
+        segment = self.running.pop(reference)
+        self.ray.cancel(reference, force=True)
+        stalled = record_stalled(segment, self.job.run, self._store)
+        self._store.abandon_lock(segment.id)
+        # A device that hangs is not free for another attempt, which would wait for it for ever.
+        if stalled > RULES[FailureClass.stalled].retries or self._asks(segment).gpus or self._is_shared(segment):
+            failure = stalled_failure(segment, self._store)
+            return failed(segment, replace(failure, text=f"{failure.text}; its process cannot be ended"))
+        self._submit(segment, cpus=0)  # Ray still counts the frozen process's CPU as taken, which it does not use.
+        return None
+
     def _ended(self) -> Iterator[Outcome]:
         """Outcomes of the tasks that have ended, as soon as one has, or none after a while."""
+        if not self.running:
+            return
         ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=TICK_SECONDS)
         for reference in ready:
             segment = self.running.pop(reference)
@@ -211,27 +304,20 @@ class _Run:
             return failed(segment, Failure(kind=kind, text=reason))
 
     def _last_checkpoint(self, segment: Segment) -> int:
-        return last_step(local_store(self.job), segment.id)
+        return last_step(self._store, segment.id)
 
     def _wait_until_alive(self) -> None:
         """Return when the cluster answers; a task that died with the cluster has not failed."""
-        self._look()
-        while self.silent_since is not None:
+        while not self._look():
             time.sleep(TICK_SECONDS)
-            self._look()
 
-    def _look(self) -> None:
-        """See how much the cluster holds: nodes come and go. Raises ClusterUnreachable once it is lost."""
-        if connection_error(self.head) is None:
-            self.silent_since = None
-            self.nodes = _nodes(self.ray)
-            return
-        self.silent_since = self.silent_since or time.monotonic()
-        if time.monotonic() - self.silent_since > LOST_SECONDS:
-            raise ClusterUnreachable(
-                f"{self.where} is lost: nothing answers at {self.head} any more. What ran there is interrupted, not "
-                "failed: the same command on a cluster that answers goes on from the last checkpoints"
-            )
+    def _look(self) -> bool:
+        """See how much the cluster holds: nodes come and go. Whether it answers; raises ClusterUnreachable once it is
+        lost."""
+        if not self.cluster.answers():
+            return False
+        self.nodes = _nodes(self.ray)
+        return True
 
 
 def _mapped(ray: ModuleType, reference: object) -> Any:

@@ -1,6 +1,7 @@
 """The folder of a local Ray: this user's alone, gone with its owner, or with the next one after a kill -9.
 
-/tmp/mor-sweep-XXXXXXXX/owner    locked by the process that made the folder, for as long as it lives
+/tmp/mor-sweep-XXXXXXXX/owner    locked by the process that made the folder, for as long as it lives; says for which
+                                 results folder
 /tmp/mor-sweep-XXXXXXXX/ray/     Ray's own files
 """
 
@@ -12,6 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.drivers import is_held
+from orchestrator.ray_processes import end_processes_of
+
 PREFIX = "mor-sweep-"
 OWNER = "owner"
 
@@ -20,11 +24,11 @@ LONGEST_PARENT = 30
 
 
 @contextlib.contextmanager
-def ray_folder() -> Iterator[Path]:
-    """A fresh folder for the length of the body; removes those whose owner was killed."""
+def ray_folder(results: Path | None = None) -> Iterator[Path]:
+    """A fresh folder for the length of the body; removes those whose owner was killed, and ends what runs there."""
     parent = _parent()
     _remove_abandoned(parent)
-    folder, lock = _make(parent)
+    folder, lock = _make(parent, results)
     try:
         yield folder
     finally:
@@ -37,11 +41,35 @@ def _parent() -> Path:
     return Path(usual if len(usual) < LONGEST_PARENT else "/tmp")
 
 
-def _make(parent: Path) -> tuple[Path, int]:
+def abandoned_folders(results: Path) -> list[Path]:
+    """This user's folders of runs for a results folder whose owner is gone."""
+    return [
+        folder
+        for folder in sorted(_parent().glob(f"{PREFIX}*"))
+        if _is_ours(folder) and not is_held(folder / OWNER) and _results_of(folder) == str(results)
+    ]
+
+
+def _results_of(folder: Path) -> str:
+    try:
+        return (folder / OWNER).read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def _make(parent: Path, results: Path | None) -> tuple[Path, int]:
     """The folder and the descriptor that holds its lock. It gets its name when it is locked: nobody sees it free."""
     hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
     lock = os.open(hidden / OWNER, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, os.fsencode(str(results or "")))
     folder = hidden.with_name(hidden.name.removeprefix("."))
     hidden.rename(folder)
     return folder, lock
@@ -49,13 +77,12 @@ def _make(parent: Path) -> tuple[Path, int]:
 
 def _remove_abandoned(parent: Path) -> None:
     """Remove this user's folders whose owner is gone: its lock, which the kernel lets go with the process, is free."""
-    for folder in parent.glob(f"{PREFIX}*"):
+    for folder in filter(_is_ours, parent.glob(f"{PREFIX}*")):
         with contextlib.suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-                continue
             lock = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                end_processes_of(folder)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)

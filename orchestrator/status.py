@@ -1,12 +1,20 @@
 """Where every cell of a sweep stands at one moment, from the files of its results folder alone."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.cell_states import CellState, SweepStates, sweep_states
 from orchestrator.drivers import running_drivers
-from orchestrator.store import Store
+from orchestrator.store import Store, iterate_attempts
+from orchestrator.watchdog import SIGN, read_sign
+
+SILENT_SECONDS = 30.0
+"""Least time without a step that is worth a word."""
+
+SILENT_STEPS = 3.0
+"""And as many times the slowest step so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +33,8 @@ class UnderWay:
     """Whether a process of this host is at work on it; always False where another host's locks are not seen."""
     cell_ids: tuple[str, ...]
     """Cells."""
+    silent_seconds: int | None = None
+    """For how long a running one has taken no step, by this host's clock; None where that is as usual or not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,29 +76,51 @@ def segments_under_way(store: Store, states: SweepStates) -> list[UnderWay]:
     for cell in states.cells:
         if cell.waits_for is not None:
             cells.setdefault(cell.waits_for, []).append(cell.cell_id)
-    reached = {name: store.progress(name) for name in cells}
-    return [
-        UnderWay(
-            segment_id=name,
-            kind=states.segments[name]["kind"],
-            step=progress.step,
-            stop_step=progress.stop_step,
-            running=store.is_locked(name),
-            cell_ids=tuple(cells[name]),
-        )
-        for name, progress in reached.items()
-        if progress
-    ]
+    under_way = (_under_way(store, name, states.segments[name]["kind"], tuple(cells[name])) for name in cells)
+    return [each for each in under_way if each]
+
+
+def _under_way(store: Store, segment_id: str, kind: str, cell_ids: tuple[str, ...]) -> UnderWay | None:
+    progress = store.progress(segment_id)
+    if progress is None:
+        return None
+    running = store.is_locked(segment_id)
+    return UnderWay(
+        segment_id=segment_id,
+        kind=kind,
+        step=progress.step,
+        stop_step=progress.stop_step,
+        running=running,
+        cell_ids=cell_ids,
+        silent_seconds=silent_seconds(store, segment_id) if running else None,
+    )
+
+
+def silent_seconds(store: Store, segment_id: str) -> int | None:
+    """For how long the newest attempt has shown no sign of life, where that is much longer than its steps take.
+
+    The one place where a clock is compared with a file's time, which another machine may have set: for reading only.
+    """
+    attempt = next(reversed(list(iterate_attempts(store, segment_id))), None)
+    sign = read_sign(attempt) if attempt else None
+    if attempt is None or sign is None:
+        return None
+    try:
+        seconds = time.time() - (attempt / SIGN).stat().st_mtime
+    except OSError:  # It has just ended.
+        return None
+    return int(seconds) if seconds > max(SILENT_SECONDS, SILENT_STEPS * sign.slowest_step_seconds) else None
 
 
 def state_text(cell: CellState, under_way: UnderWay | None) -> str:
-    """Such as "running: stable at step 40 of 120", or what stopped the cell."""
+    """Such as "running: stable at step 40 of 120, no step for 75 s", or what stopped the cell."""
     if cell.status == "diverged":  # Its reason says so itself.
         return cell.reason
     if cell.reason or under_way is None:
         return f"{cell.status}: {cell.reason}" if cell.reason else cell.status
     state = "running" if under_way.running else cell.status
-    return f"{state}: {under_way.kind} at step {under_way.step} of {under_way.stop_step}"
+    silent = f", no step for {under_way.silent_seconds} s" if under_way.silent_seconds is not None else ""
+    return f"{state}: {under_way.kind} at step {under_way.step} of {under_way.stop_step}{silent}"
 
 
 def is_running(cell: CellState, under_way: UnderWay | None) -> bool:

@@ -177,6 +177,11 @@ class Store:
             os.close(lock)
         return False
 
+    def abandon_lock(self, segment_id: str) -> None:
+        """Let others at a segment whose lock is held by a process that cannot be ended: the next lock is another
+        file. Only for who has recorded that the holder's attempt failed."""
+        (self.attempts_folder(segment_id) / LOCK).unlink(missing_ok=True)
+
     def attempt_checkpoints(self, segment_id: str) -> list[tuple[int, Path]]:
         """(step, folder) of the checkpoints of all attempts at a segment, the latest step first."""
         found = []

@@ -2,9 +2,14 @@
 
 The timer is faulthandler's, a thread below Python: it fires also while a native call holds the interpreter. It counts
 this process's own monotonic seconds since the last step; no clock is compared, and none of another machine.
+
+A process that is frozen as a whole cannot end itself. So the watchdog says in a file of the attempt, each time that it
+is set, by which process and for how long; the driver ends the process when that file does not change any more (see
+stall_watch).
 """
 
 import faulthandler
+import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,8 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from orchestrator.process_identity import ProcessIdentity, this_process
+from orchestrator.store import replace_text
+
 STACKS = "stacks.txt"
-"""In an attempt: what its threads were doing when the watchdog ended it."""
+"""In an attempt: what its threads were doing when the watchdog, or the driver, ended it."""
+
+SIGN = "watchdog.json"
+"""In an attempt that is at work: its sign of life, written anew with its steps, about once a second."""
 
 FIRED = "Timeout ("
 """How faulthandler begins when its timer has run out."""
@@ -27,6 +38,29 @@ SLOWEST_STEP_FACTOR = 20.0
 REARM_SECONDS = 1.0
 """Setting the timer costs a thread: not for every step of a few milliseconds."""
 
+LOOK_SECONDS = 0.1
+"""Least time between two looks whether the attempt was given up."""
+
+
+class Superseded(Exception):
+    """The driver gave this attempt up while it took no step: another attempt has its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign:
+    """What an attempt's watchdog said when it was last set."""
+
+    run: str
+    """The run that makes the attempt."""
+    process: ProcessIdentity
+    """The process that takes the steps."""
+    steps: int
+    """Steps taken by it so far, and what took as long."""
+    limit_seconds: float
+    """After so long without a step the watchdog ends the process."""
+    slowest_step_seconds: float
+    """The slowest step so far; 0 before the second."""
+
 
 @dataclass(kw_only=True)
 class Watchdog:
@@ -39,12 +73,15 @@ class Watchdog:
     seconds: float
     """Least time without a step that ends the process; 20 times the slowest step so far where that is more."""
     _slowest: float = field(default=0.0, init=False)
+    _steps: int = field(default=0, init=False)
     _stepped_at: float | None = field(default=None, init=False)
     _armed_at: float = field(default=0.0, init=False)
+    _looked_at: float = field(default=0.0, init=False)
     _file: TextIO | None = field(default=None, init=False)
 
     def __enter__(self) -> "Watchdog":
-        self._file = (self.attempt / STACKS).open("w")
+        # Appended to: the driver may add what it saw of a process that is frozen.
+        self._file = (self.attempt / STACKS).open("a")
         self._file.write(f"run {self.run}\n")
         self._file.flush()
         self._arm(FIRST_STEP_FACTOR * self.seconds)
@@ -56,29 +93,61 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
         assert self._file is not None
         with suppress(OSError):  # A disk that is full or read-only must not hide what it caused.
+            (self.attempt / SIGN).unlink(missing_ok=True)
             self._file.close()
-            (self.attempt / STACKS).unlink(missing_ok=True)
+            if not isinstance(error, Superseded):  # Then the driver has written there.
+                (self.attempt / STACKS).unlink(missing_ok=True)
 
     def step(self) -> None:
-        """A step was taken, or as much was done in another way (a checkpoint was kept)."""
+        """A step was taken, or as much was done in another way (a checkpoint was kept). Raises Superseded."""
         now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self.refuse_superseded()
+        self._steps += 1
         if self._stepped_at is not None:
             self._slowest = max(self._slowest, now - self._stepped_at)
         self._stepped_at = now
         if now - self._armed_at >= REARM_SECONDS:
             self._arm(max(self.seconds, SLOWEST_STEP_FACTOR * self._slowest))
 
+    def refuse_superseded(self) -> None:
+        """Raise Superseded where the driver has given this attempt up: what it does from then on is for nobody."""
+        if (self.attempt / "failure.json").exists():
+            raise Superseded(f"{self.attempt} was given up while it took no step")
+
     def _arm(self, seconds: float) -> None:
         assert self._file is not None
         self._armed_at = time.monotonic()
+        # Before the timer: the driver's count of these seconds must not end before the timer does.
+        self._sign(seconds)
         # The timer is a thread, and needs memory for its stack. Where a step has taken the last there was, the step
         # itself is what fails, or goes on; the timer is set again a second later.
         with suppress(RuntimeError):
             faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
 
+    def _sign(self, seconds: float) -> None:
+        sign = {
+            "run": self.run,
+            "process": this_process().to_json(),
+            "steps": self._steps,
+            "limit_seconds": seconds,
+            "slowest_step_seconds": self._slowest,
+        }
+        replace_text(self.attempt / SIGN, json.dumps(sign))
+
+
+def read_sign(attempt: Path) -> Sign | None:
+    """An attempt's sign of life; None where it gives none."""
+    try:
+        content = json.loads((attempt / SIGN).read_text())
+        return Sign(**content | {"process": ProcessIdentity(**content["process"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
 
 def stalled_run(attempt: Path) -> str | None:
-    """The run whose watchdog ended this attempt; None where none did."""
+    """The run whose watchdog, or driver, ended this attempt; None where none did."""
     try:
         first, _, rest = (attempt / STACKS).read_text(errors="replace").partition("\n")
     except OSError:

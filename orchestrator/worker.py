@@ -26,9 +26,10 @@ from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import OtherVersion, Segment
 from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere, share_failure
 from orchestrator.segment_run import Job, SegmentRun, peak_memory_bytes
+from orchestrator.stalled import record_stalled, stalled_failure
 from orchestrator.stopping import Interrupted, why_stop
-from orchestrator.store import LOCK, Store, StoreError, iterate_attempts, remove_folder, write_json
-from orchestrator.watchdog import STACKS, Watchdog, stalled_run
+from orchestrator.store import LOCK, Store, StoreError, remove_folder, write_json
+from orchestrator.watchdog import Superseded, Watchdog
 
 LOCK_POLL_SECONDS = 0.5
 
@@ -124,9 +125,9 @@ def _tries(segment: Segment, job: Job, store: Store) -> Outcome | None:
     A rank makes one attempt only: whoever waits for its group starts the next.
     """
     is_rank = current_world().size > 1
-    failures = Counter({FailureClass.stalled: _record_stalled(segment, job, store)})
+    failures = Counter({FailureClass.stalled: record_stalled(segment, job.run, store)})
     if failures[FailureClass.stalled] > RULES[FailureClass.stalled].retries:
-        return failed(segment, _stalled(store, segment))
+        return failed(segment, stalled_failure(segment, store))
     while True:
         ended = _attempt(segment, job, store)
         if not isinstance(ended, Failure):
@@ -161,6 +162,8 @@ def _attempt(segment: Segment, job: Job, store: Store) -> Failure | Outcome | No
     except Interrupted as error:
         write_json(folder / "interrupted.json", {"step": error.step, "cause": error.cause})
         return Outcome(segment_id=segment.id, status="interrupted", reason=str(error))
+    except Superseded as error:  # Its failure is on file, and another attempt at work or done.
+        return failed(segment, Failure(kind=FailureClass.stalled, text=str(error)))
     except PeerLost:
         raise  # A new group goes on with the work: nothing has failed.
     except Exception as error:  # The one boundary where any failure of a segment becomes a record.
@@ -201,33 +204,8 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path,
         "peak_memory_bytes": peak_memory_bytes(),
         "hostname": platform.node(),
     }
+    watchdog.refuse_superseded()  # It may have been frozen since its last step.
     store.publish(segment, folder, checkpoint, measured, lambda whole: publish_elsewhere(store, segment, whole))
-
-
-def _record_stalled(segment: Segment, job: Job, store: Store) -> int:
-    """Say of attempts that a watchdog ended that they failed, as they could not; how many are of this run."""
-    of_this_run = 0
-    for attempt in iterate_attempts(store, segment.id):
-        run = stalled_run(attempt)
-        if run is None:
-            continue
-        of_this_run += run == job.run
-        if not (attempt / "failure.json").exists():
-            write_json(attempt / "failure.json", _stalled_at(store, segment, attempt).to_json())
-    return of_this_run
-
-
-def _stalled(store: Store, segment: Segment) -> Failure:
-    """The failure of a segment's newest stalled attempt."""
-    newest = [attempt for attempt in iterate_attempts(store, segment.id) if stalled_run(attempt) is not None][-1]
-    return _stalled_at(store, segment, newest)
-
-
-def _stalled_at(store: Store, segment: Segment, attempt: Path) -> Failure:
-    progress = store.attempt_progress(attempt)
-    where = f"after step {progress.step}" if progress else "before its first step"
-    text = f"no step was taken for too long {where} of {segment.stop_step}; {attempt / STACKS} has the stacks"
-    return Failure(kind=FailureClass.stalled, text=text)
 
 
 def half_micro_batch(segment: Segment, job: Job, workers: int = 1) -> int | None:
