@@ -8,7 +8,7 @@
 | user | what was asked for cannot be done | never | yes, once mended |
 | store | the results folder cannot be read or written | never | yes, once mended |
 | infrastructure | a process or a node was lost | as often as the executor retries | yes |
-| stalled | no step within the watchdog's time | once | yes |
+| stalled | no step within the watchdog's time, or the process is frozen | once | yes |
 | preempted | the process was asked to leave | as often as the executor retries | yes |
 | error | anything else: a defect | never | yes |
 

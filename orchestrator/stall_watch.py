@@ -42,7 +42,7 @@ class Silence:
 
 @dataclass(kw_only=True)
 class StallWatch:
-    """Looks at the newest attempts of the segments that one run has started."""
+    """Looks at the newest attempts of one run at the segments that it has started, but for those given up."""
 
     store: Store
     """Where they are."""
@@ -61,10 +61,11 @@ class StallWatch:
             yield silence
 
     def _silence(self, segment_id: str, passed: float) -> Silence | None:
-        attempt = next(reversed(list(iterate_attempts(self.store, segment_id))), None)
-        sign = read_sign(attempt) if attempt else None
-        if attempt is None or sign is None or sign.run != self.run:
-            return None
-        before = self._silences.get(segment_id)
-        seconds = before.seconds + passed if before and (before.attempt, before.sign) == (attempt, sign) else 0.0
-        return Silence(segment_id=segment_id, attempt=attempt, sign=sign, seconds=seconds)
+        for attempt in reversed(list(iterate_attempts(self.store, segment_id))):
+            sign = read_sign(attempt)
+            if sign and sign.run == self.run and not (attempt / "failure.json").exists():
+                before = self._silences.get(segment_id)
+                if before and (before.attempt, before.sign) == (attempt, sign):
+                    return replace(before, seconds=before.seconds + passed)
+                return Silence(segment_id=segment_id, attempt=attempt, sign=sign)
+        return None

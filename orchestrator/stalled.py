@@ -1,6 +1,7 @@
 """Attempts that took no step for too long: what is recorded of them, and how one is ended that cannot end itself."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +48,7 @@ def end_frozen(attempt: Path, sign: Sign, seconds: float) -> Ending:
         if read_sign(attempt) != sign:
             return "gone"
     # Before the kill: the next attempt starts at once, and counts the stalled ones by this file.
-    with (attempt / STACKS).open("a") as file:
+    with suppress(OSError), (attempt / STACKS).open("a") as file:  # A full disk must not keep it alive.
         file.write(f"{FIRED}the driver saw no step for {seconds:.0f} s)!\n{process.description()}\n")
     return "ended" if process.end(END_SECONDS) else "left"
 

@@ -124,19 +124,19 @@ def test_two_workers_that_are_told_to_stop_keep_their_step_and_lose_none(
 
 
 @pytest.mark.faults("F24", invariants=("I5",))
-@pytest.mark.parametrize("which", ["rank 0 hangs", "rank 1 hangs", "rank 1 is stopped"])
+@pytest.mark.parametrize("which", ["rank 0 hangs", "rank 1 hangs", "rank 0 is stopped", "rank 1 is stopped"])
 def test_a_group_of_which_one_rank_hangs_is_ended_and_replaced(
     toy: ToySweep, one_worker: ToySweep, two_workers: tuple[str, ...], figures, which: str
 ):
-    """Rank 0's watchdog sees that no step is taken, whoever is to blame."""
+    """Rank 0's watchdog sees that no step is taken, whoever is to blame; the driver that rank 0 itself is stopped."""
     text = Path(two_workers[1]).read_text()
     Path(two_workers[1]).write_text(f"{text}stall_seconds = {STALL_SECONDS}\n")
-    if which != "rank 1 is stopped":
+    if which.endswith("hangs"):
         toy.variables[VARIABLE] = f"native-hang step=25 attempts=1 kind=stable rank={which[5]}"
     driver = toy.start(*two_workers, *DENSE)
-    if which == "rank 1 is stopped":
+    if which.endswith("is stopped"):
         wait_for(lambda: checkpoints(toy))
-        os.kill(ranks_of(toy)[1].pop(), signal.SIGSTOP)
+        os.kill(ranks_of(toy)[int(which[5])].pop(), signal.SIGSTOP)
     output, _ = driver.communicate(timeout=800)
     assert driver.returncode == 0, output
     (failure,) = failures(toy)

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.fsck_processes import process_findings
 from orchestrator.ray_folder import ray_folder
+from orchestrator.store import Store
 
 OWNER = """
-import time
+import sys, time
+from pathlib import Path
 from orchestrator.ray_folder import ray_folder
-with ray_folder() as folder:
+with ray_folder(Path(sys.argv[1])) as folder:
     (folder / "ray").mkdir()
     print(folder, flush=True)
     time.sleep(600)
@@ -33,9 +36,9 @@ def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def owner() -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """Another process with a folder of its own."""
-    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as process:
+def owner(results: str = "results") -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Another process with a folder of its own, for a run in a results folder."""
+    with subprocess.Popen([sys.executable, "-c", OWNER, results], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process, Path(process.stdout.readline().strip())
@@ -52,6 +55,23 @@ def test_the_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(pare
             assert {mine, used} == set(parent.iterdir())
             assert (used / "ray").is_dir()
         assert set(parent.iterdir()) == {used}
+
+
+@pytest.mark.faults("F13", invariants=("I8",))
+def test_what_a_killed_process_left_running_is_found_by_fsck_and_ended_by_the_next_one(parent: Path, tmp_path: Path):
+    with owner(str(tmp_path)) as (killed, abandoned):
+        command = [sys.executable, "-c", "import time; time.sleep(600)", f"--temp-dir={abandoned}/ray"]
+        with subprocess.Popen(command) as left:
+            assert not list(process_findings(Store(root=tmp_path))), "its owner lives"
+            killed.kill()
+            killed.wait()
+            (finding,) = process_findings(Store(root=tmp_path))
+            assert f"problem: {abandoned}: process {left.pid} (" in finding.line()
+            assert f"kill {left.pid}, or run a sweep" in finding.line()
+            assert not list(process_findings(Store(root=tmp_path / "other"))), "of another results folder"
+            with ray_folder():
+                assert left.wait(10) is not None
+            assert not list(process_findings(Store(root=tmp_path)))
 
 
 def test_a_folder_of_the_same_name_that_is_not_ours_stays(parent: Path):
