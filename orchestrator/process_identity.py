@@ -35,7 +35,7 @@ class ProcessIdentity:
         """The process; None where it has ended. Only on its own host."""
         with suppress(psutil.Error):
             process = psutil.Process(self.pid)
-            if _started(self.pid) == self.started and process.status() != psutil.STATUS_ZOMBIE:
+            if started(self.pid) == self.started and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
 
@@ -74,11 +74,11 @@ class ProcessIdentity:
 
 def this_process() -> ProcessIdentity:
     """The process that asks."""
-    return ProcessIdentity(host=socket.gethostname(), pid=os.getpid(), started=_started(os.getpid()))
+    return ProcessIdentity(host=socket.gethostname(), pid=os.getpid(), started=started(os.getpid()))
 
 
-def _started(pid: int) -> float:
-    """Raises psutil.NoSuchProcess."""
+def started(pid: int) -> float:
+    """When a process of this host started, as ProcessIdentity has it. Raises psutil.NoSuchProcess."""
     stat = _text(Path(f"/proc/{pid}/stat"))
     # The second field is the command in brackets, and may hold anything.
     return float(stat.rpartition(")")[2].split()[19]) if stat else psutil.Process(pid).create_time()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -27,7 +28,8 @@ from orchestrator.watchdog import STACKS, stalled_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-STALL_SECONDS = 4.0
+STALL_SECONDS = 12.0
+"""Where several processes share the cores, what loads torch before the first step takes as long as a hang."""
 
 
 def verb(toy: ToySweep, *words: str) -> str:
@@ -61,8 +63,7 @@ def test_status_says_that_a_worker_takes_no_step(toy: ToySweep):
     driver = toy.start("--workers", "2", *TWO_CELLS)
     frozen = early(toy)
     os.kill(pid_of(frozen), signal.SIGSTOP)
-    text = wait_for(lambda: text if ", no step for 3" in (text := verb(toy, "status")) else None)
-    assert "running: stable at step " in text
+    assert wait_for(lambda: re.search(r"running: stable at step \d+ of \d+, no step for \d+ s", verb(toy, "status")))
     os.kill(pid_of(frozen), signal.SIGCONT)
     output, _ = driver.communicate(timeout=800)
     assert driver.returncode == 0, output
@@ -77,9 +78,8 @@ def test_a_local_ray_that_loses_a_central_process_is_lost_and_the_same_command_g
     driver = toy.start("--workers", "2", *TWO_CELLS)
     early(toy)
     children = psutil.Process(driver.pid).children(recursive=True)
-    (folder,) = {
-        word for child in children for word in child.cmdline() if "/mor-sweep-" in word and word.endswith("/ray")
-    }
+    commands = " ".join(word for child in children for word in child.cmdline())
+    (folder,) = set(re.findall(r"/\S*?/mor-sweep-\w+(?=/ray/)", commands))
     next(child for child in children if child.name() == name).kill()
     started = time.monotonic()
     output, _ = driver.communicate(timeout=400)

@@ -28,7 +28,7 @@ from orchestrator.resources import Node, Request
 from orchestrator.segment_run import Job
 from orchestrator.stall_watch import LONGEST_LOOK_SECONDS, MARGIN_SECONDS, StallWatch
 from orchestrator.stalled import end_frozen, record_stalled
-from orchestrator.status import SILENT_SECONDS, SILENT_STEPS, silent_seconds
+from orchestrator.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
 from orchestrator.store import LOCK, Store, write_json
 from orchestrator.watchdog import (
     FIRST_STEP_FACTOR,
@@ -377,6 +377,14 @@ def test_status_says_for_how_long_no_step_was_taken(data: DataSnapshot, tmp_path
     write_sign(attempt, replace(sign_of(), slowest_step_seconds=3 * SILENT_SECONDS / SILENT_STEPS))
     os.utime(attempt / SIGN, (then, then))
     assert silent_seconds(store, segment.id) is None, "its steps are slow"
+
+
+def test_status_shows_it_beside_the_step():
+    cell: Any = SimpleNamespace(status="pending", reason="")
+    under_way = UnderWay(segment_id="s", kind="stable", step=1, stop_step=46, running=True, cell_ids=("c",))
+    assert state_text(cell, under_way) == "running: stable at step 1 of 46"
+    silent = replace(under_way, silent_seconds=75)
+    assert state_text(cell, silent) == "running: stable at step 1 of 46, no step for 75 s"
 
 
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])

@@ -1,9 +1,12 @@
 """What a cluster holds, checked before anything is started; GPUs that only the scheduler believes in."""
 
 import json
+import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,14 @@ from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
 
 from mor_core.data.shards import prepare
 from orchestrator.plan import plan
-from orchestrator.ray_connection import connected
+from orchestrator.process_identity import started, this_process
+from orchestrator.ray_connection import connected, run_on_host
 from orchestrator.ray_executor import RayExecutor
 from orchestrator.segment_run import Job
 from orchestrator.spec import load_spec
+from orchestrator.stalled import end_frozen
 from orchestrator.sweep_file import Override
+from orchestrator.watchdog import STACKS, Sign, stalled_run
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +111,22 @@ def test_a_dry_run_for_a_cluster_plans_for_what_the_cluster_has(two_gpus: Any, t
     throughput = told["data"]["estimate"]["throughput"]
     assert (throughput["workers"], throughput["device"]) == (2, "cuda")
     assert told["data"]["estimate"]["hours_unit"] == "GPU-hours"
+
+
+@pytest.mark.slow
+@pytest.mark.faults("F24")
+def test_a_frozen_process_is_ended_by_a_task_on_its_own_node(two_gpus: Any, tmp_path: Path):
+    with connected(two_gpus.address, 1) as ray, subprocess.Popen(["sleep", "600"]) as frozen:
+        frozen.send_signal(signal.SIGSTOP)
+        (tmp_path / STACKS).write_text("run a run\n")
+        process = replace(this_process(), pid=frozen.pid, started=started(frozen.pid))
+        sign = Sign(run="a run", process=process, steps=1, limit_seconds=4.0, slowest_step_seconds=0.1)
+        arguments = (end_frozen, tmp_path, sign, 75.0)
+        assert run_on_host(ray, "no such node", *arguments, seconds=60.0) is None
+        assert frozen.poll() is None
+        assert run_on_host(ray, socket.gethostname(), *arguments, seconds=60.0) == "ended"
+        assert frozen.wait(10) == -signal.SIGKILL
+    assert stalled_run(tmp_path) == "a run"
 
 
 @pytest.mark.slow
