@@ -18,6 +18,7 @@ from single_segment import job_for, segment_on
 
 import orchestrator.segment_run
 from mor_core.data.snapshot import DataSnapshot
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.failures import FailureClass
 from orchestrator.identity import Segment
 from orchestrator.process_identity import ProcessIdentity, this_process
@@ -255,7 +256,7 @@ def test_a_frozen_attempt_that_wakes_after_the_retry_began_leaves_without_writin
     assert [outcome.status for outcome in retry] == ["finished"]
     result = store.result(segment.id)
     assert result
-    assert (result["steps_executed"], result["attempts"]) == (20, 2)
+    assert (result.steps_executed, result.attempts) == (20, 2)
     assert [path.name for path in (tmp_path / "segments").iterdir()] == [segment.id]
     left = tree(_first(store, segment))
     kept = {name: content for name, content in while_frozen.items() if name in left and name != "log.txt"}
@@ -396,7 +397,7 @@ def test_a_local_ray_without_one_of_its_central_processes_is_lost(tmp_path: Path
         process.kill()
         with pytest.raises(ClusterUnreachable, match=f"of this machine is lost: its process {name} has ended") as error:
             wait_until_raised(cluster.refuse_lost_processes)
-    assert error.value.exit_code == 6
+    assert exit_code_of(error.value) == 6
     assert "interrupted, not failed" in str(error.value)
 
 
