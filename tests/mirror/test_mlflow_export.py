@@ -1,16 +1,13 @@
 """Experiments that others logged, as tables to fit."""
 
 import math
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from command_line import run
 from mlflow import MlflowClient
-
-COMMAND = Path(sys.executable).with_name("mor-sweep")
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +30,17 @@ def elsewhere(planned_store, tmp_path_factory) -> str:
     return f"sqlite:///{path}"
 
 
-def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"MOR_SWEEP_CACHE": str(folder / "cache")}
-    return subprocess.run(
-        [COMMAND, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+def run_in(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A command in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return run(*map(str, arguments), MOR_SWEEP_CACHE=str(folder / "cache"))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_an_experiment_of_others_becomes_a_table_that_fits_take(elsewhere, tmp_path, suffix):
     out = tmp_path / f"runs.{suffix}"
-    done = run(tmp_path, "mlflow", "export", "their study", "--uri", elsewhere, "--out", out)
+    done = run_in(tmp_path, "mlflow", "export", "their study", "--uri", elsewhere, "--out", out)
     assert done.returncode == 0, done.stderr
     runs = pl.read_csv(out) if suffix == "csv" else pl.read_parquet(out)
     assert len(runs) == 21
@@ -53,7 +50,7 @@ def test_an_experiment_of_others_becomes_a_table_that_fits_take(elsewhere, tmp_p
         assert math.isclose(6 * row["params.N"] * row["params.D"], row["params.C"], rel_tol=1e-9)
         assert row["metrics.val_loss"] < 9
     names = "params=params.N,tokens=params.D,loss=metrics.val_loss,flops=params.C"
-    fitted = run(tmp_path, "fit", "--table", out, "--columns", names, "--approach", "parabola")
+    fitted = run_in(tmp_path, "fit", "--table", out, "--columns", names, "--approach", "parabola")
     assert fitted.returncode == 0, fitted.stderr
     assert "N*: " in fitted.stdout
 
@@ -69,13 +66,13 @@ def test_an_experiment_of_others_becomes_a_table_that_fits_take(elsewhere, tmp_p
 )
 def test_what_cannot_be_exported_is_one_sentence(elsewhere, tmp_path, arguments, words):
     (tmp_path / "taken.csv").write_text("mine")
-    done = run(tmp_path, "mlflow", "export", *arguments, "--uri", elsewhere)
+    done = run_in(tmp_path, "mlflow", "export", *arguments, "--uri", elsewhere)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert words in done.stderr
     assert (tmp_path / "taken.csv").read_text() == "mine"
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path):
-    done = run(tmp_path, "mlflow", "export", "x", "--uri", f"sqlite:///{tmp_path}/none.db", "--out", "runs.csv")
+    done = run_in(tmp_path, "mlflow", "export", "x", "--uri", f"sqlite:///{tmp_path}/none.db", "--out", "runs.csv")
     assert done.returncode == 2
     assert not (tmp_path / "none.db").exists()

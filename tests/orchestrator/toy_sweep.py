@@ -1,7 +1,5 @@
 """A toy sweep of 12 cells and the ways to run it through the command line."""
 
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -11,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
-import pytest
+from command_line import run
 
-from orchestrator.cli.main import main
 from orchestrator.published import summed_content
 
 MOR_SWEEP = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
@@ -130,18 +127,4 @@ def rewrite_result(path: Path, change: Callable[[dict], object]) -> None:
 
 def run_here(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """What the command line does with these arguments, as if in a process of its own."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-    ):
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.setattr(sys, "argv", ["mor-sweep", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
-    return subprocess.CompletedProcess(arguments, code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
+    return run(*arguments, **environment)
