@@ -28,6 +28,22 @@ RouterKind = Literal["linear", "mlp", "wide-mlp", "random"]
 NUMERICS_VERSION = 2
 """Raised whenever a change of code changes the losses that a given configuration trains to: part of every identity."""
 
+LARGEST = {
+    "vocab_size": 2**24,
+    "context_length": 2**24,
+    "num_layers": 10_000,
+    "d_model": 2**20,
+    "num_heads": 2**16,
+    "num_kv_heads": 2**16,
+    "d_head": 2**20,
+    "d_ff": 2**24,
+}
+"""Of each number that shapes a model: far above any that was ever trained. A shape is read from files of others, and
+what is made for each layer or token of one that is beyond all bounds would fill the memory."""
+
+MOST_CAPACITY_WARMUP_STEPS = 100_000
+"""The FLOPs of each of them are counted one by one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recursion:
@@ -97,6 +113,11 @@ class ExpertChoice:
         _check_positive("routing.alpha", self.alpha)
         for name in ("aux_loss_weight", "z_loss_weight", "capacity_warmup_steps"):
             _check_not_negative(f"routing.{name}", getattr(self, name))
+        if self.capacity_warmup_steps > MOST_CAPACITY_WARMUP_STEPS:
+            raise ValueError(
+                f"routing.capacity_warmup_steps {self.capacity_warmup_steps}: expected at most "
+                f"{MOST_CAPACITY_WARMUP_STEPS}"
+            )
         if not 0 <= self.threshold_decay < 1:
             raise ValueError(f"routing.threshold_decay {self.threshold_decay}: expected 0 or more and below 1")
         if self.capacities is not None:
@@ -200,18 +221,9 @@ class ModelConfig:
     """How tokens choose their depth; None gives every token the full depth."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "context_length",
-            "num_layers",
-            "d_model",
-            "num_heads",
-            "num_kv_heads",
-            "d_head",
-            "d_ff",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: expected a whole number of at least 1")
+        for name, largest in LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a whole number from 1 to {largest}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
         if self.d_head % 2:

@@ -7,6 +7,7 @@ start from are execution, not identity.
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from mor_core.config import CausalRule, LayerSelection, ModelConfig, TrainConfig
 from mor_core.errors import MorSweepError
 
 SegmentKind = Literal["stable", "decay", "evaluate"]
+
+_CONTENT_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class OtherVersion(MorSweepError):
@@ -148,6 +151,11 @@ def content_id(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def is_content_id(value: object) -> bool:
+    """Whether it has the form of an id: 64 hexadecimal digits, and so no way to another folder."""
+    return isinstance(value, str) and _CONTENT_ID.fullmatch(value) is not None
+
+
 def canonical_json(value: object) -> str:
     """One text for one value: sorted keys, no spaces, floats by their shortest exact form, no NaN or infinity."""
     return _ENCODER.encode(to_jsonable(value))
@@ -186,7 +194,7 @@ def from_jsonable(kind: Any, data: Any) -> Any:
     """The inverse of `to_jsonable` for a frozen dataclass type (or a field type within one).
 
     Of several dataclasses it reads the one whose `choice`, or else whose fields, are the data's. Raises OtherVersion
-    where data lacks a field or holds an unknown one, ValueError where it is no object at all.
+    where data lacks a field or holds an unknown one, ValueError where it is no object at all or no allowed value.
     """
     if kind in (int, float, str, Fraction):
         return kind(data)
@@ -197,6 +205,10 @@ def from_jsonable(kind: Any, data: Any) -> Any:
         return None if data is None else from_jsonable(_chosen(arguments, data), data)
     if origin is tuple:
         return tuple(from_jsonable(arguments[0], item) for item in data)
+    if origin is dict:
+        return {key: from_jsonable(arguments[1], item) for key, item in data.items()}
+    if origin is Literal and data not in arguments:
+        raise ValueError(f"{data!r:.80}: expected one of {', '.join(map(str, arguments))}")
     return data
 
 

@@ -1,6 +1,5 @@
 """Everything that any sweep of a results folder was ever asked for, settings left behind included."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from orchestrator.identity import from_jsonable
 from orchestrator.revisions import PlannedSegment
 from orchestrator.store import Store, StoreError
-from orchestrator.sweep_document import SCHEMA, sweep_names
+from orchestrator.sweep_document import damaged, read_document, sweep_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +29,8 @@ def planned_work(store: Store) -> PlannedWork:
     """Read every sweep.json. Raises StoreError where one cannot be read: what it needs is then unknown."""
     found: dict[str, dict[PlannedSegment, None]] = {}
     for name in sweep_names(store):
-        path = store.sweep_folder(name) / "sweep.json"
-        try:
-            for data in _segments(json.loads(path.read_text())):
-                segment = from_jsonable(PlannedSegment, data)
-                found.setdefault(segment.id, {})[segment] = None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path} cannot be read ({error}): move it away and run the sweep's command again; trained segments "
-                "are kept"
-            ) from error
+        for segment in _segments(store, name):
+            found.setdefault(segment.id, {})[segment] = None
     users: dict[str, set[str]] = {}
     for name, planned in found.items():
         for need in {need for each in planned for need in each.needs}:
@@ -50,18 +41,23 @@ def planned_work(store: Store) -> PlannedWork:
     )
 
 
-def _segments(document: Any) -> list[Any]:
-    if document["schema"] != SCHEMA:
-        raise ValueError(f"schema {document['schema']!r}, expected {SCHEMA!r}")
-    return [data for revision in document["revisions"] for data in revision["segments"]]
+def _segments(store: Store, name: str) -> list[PlannedSegment]:
+    """Those of every revision of one sweep."""
+    try:
+        revisions = _revisions(store, name)
+        return [from_jsonable(PlannedSegment, data) for revision in revisions for data in revision["segments"]]
+    except (ValueError, TypeError) as error:
+        raise damaged(store, name, error) from error
 
 
 def data_folder(store: Store, name: str) -> Path:
     """The data snapshot that a sweep's latest plan was made for. Raises StoreError."""
-    path = store.sweep_folder(name) / "sweep.json"
-    try:
-        return Path(json.loads(path.read_text())["revisions"][-1]["data_folder"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise StoreError(
-            f"{path} cannot be read ({error!r}): move it away and run the sweep's command again"
-        ) from error
+    revisions = _revisions(store, name)
+    if not revisions:
+        raise StoreError(f"{store.sweep_folder(name) / 'sweep.json'} is missing: run the sweep's command again")
+    return Path(revisions[-1].get("data_folder", ""))
+
+
+def _revisions(store: Store, name: str) -> list[dict[str, Any]]:
+    document = read_document(store.sweep_folder(name) / "sweep.json")
+    return [] if document is None else document["revisions"]

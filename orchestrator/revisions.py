@@ -18,6 +18,12 @@ from orchestrator.plan import Plan
 from orchestrator.store import Store, replace_text
 from orchestrator.sweep_document import SCHEMA, current_revisions, damaged, find_document, read_document
 
+LARGEST_COUNT = 2**63 - 1
+"""Of a whole number in a column of the run table."""
+
+COUNTS = ("steps", "tokens", "decay_start", "seed", "recursions", "unique_params", "unrolled_params", "total_params")
+"""Fields of a cell that are such columns."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSegment:
@@ -56,12 +62,10 @@ class Sweep:
 
     def chain(self, cell: Cell) -> list[PlannedSegment]:
         """The segments that lead to a cell: its stable stretches, its decay, its evaluation."""
-        chain: list[PlannedSegment] = []
-        pending = [str(cell.evaluate_segment)]
-        while pending:
-            segment = self.segments[pending.pop()]
-            chain.append(segment)
-            pending += segment.needs
+        chain = [self.segments[str(cell.evaluate_segment)]]
+        # This ends: a plan lists each segment after the one that it needs, which is checked when it is read.
+        while needs := chain[-1].needs:
+            chain.append(self.segments[needs[0]])
         return chain[::-1]
 
 
@@ -91,7 +95,7 @@ def load_sweep(store: Store, name: str | None = None) -> Sweep:
     name, document = find_document(store, name)
     try:
         return _merged(name, document)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise damaged(store, name, error) from error
 
 
@@ -100,7 +104,7 @@ def _merged(name: str, document: dict[str, Any]) -> Sweep:
     cells: dict[str, Cell] = {}
     segments: dict[str, PlannedSegment] = {}
     for revision in current_revisions(document):
-        cells |= {data["cell_id"]: from_jsonable(Cell, data) for data in revision["cells"]}
+        cells |= {data["cell_id"]: _counted(from_jsonable(Cell, data)) for data in revision["cells"]}
         segments |= {data["id"]: from_jsonable(PlannedSegment, data) for data in revision["segments"]}
     latest = document["revisions"][-1]
     all_cells = {data["cell_id"] for revision in document["revisions"] for data in revision["cells"]}
@@ -113,6 +117,16 @@ def _merged(name: str, document: dict[str, Any]) -> Sweep:
         data_folder=str(latest.get("data_folder", "")),
         left_out=len(all_cells) - len(cells),
     )
+
+
+def _counted(cell: Cell) -> Cell:
+    """The cell, whose counts the table's columns can hold. Raises ValueError."""
+    counts = {name: getattr(cell, name) for name in COUNTS}
+    counts |= {"train.batch_size": cell.train.batch_size, "train.warmup_steps": cell.train.warmup_steps}
+    for name, count in counts.items():
+        if not 0 <= count <= LARGEST_COUNT:
+            raise ValueError(f"cell {cell.cell_id} has {name} {count}, expected 0 to {LARGEST_COUNT}")
+    return cell
 
 
 def _planned(segment: Any) -> PlannedSegment:

@@ -3,17 +3,24 @@
 Light on purpose: what `mor-sweep status` needs of a sweep of thousands of cells is read without building them.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mor_core.errors import UserError
+from mor_core.files import UnreadableFileError, read_json_object
 from mor_core.plain_names import is_plain_name
+from orchestrator.identity import is_content_id
 from orchestrator.store import Store, StoreError
 
 SCHEMA = "mor-sweep.sweep/1"
 
 MOVE_AWAY = "move it away and run the sweep's command again; trained segments are kept"
+
+NEEDED_KINDS = {"stable": ("stable",), "decay": ("stable",), "evaluate": ("stable", "decay")}
+"""Kind of a segment -> kinds of the one segment that it may need; only a trunk's first stretch needs none."""
+
+CELL_TYPES = {"arm": str, "size": str, "budget": int, "seed": int, "steps": int}
+"""What a status reads of a cell. A cell of an earlier version may lack some."""
 
 
 class NoSuchSweep(UserError):
@@ -32,16 +39,69 @@ def find_document(store: Store, name: str | None = None) -> tuple[str, dict[str,
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
-    """A sweep.json; None where there is none. Raises StoreError for a file that is something else."""
+    """A sweep.json; None where there is none. Raises StoreError for a file that is something else.
+
+    What is returned has at least one revision, and every walk along `needs` ends.
+    """
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json_object(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error}): {MOVE_AWAY}") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+    except UnreadableFileError as error:
+        raise StoreError(f"{error}: {MOVE_AWAY}") from error
+    if document.get("schema") != SCHEMA:
         raise StoreError(f"{path} is not a sweep of schema {SCHEMA!r}: {MOVE_AWAY}")
+    try:
+        _check_revisions(document.get("revisions"))
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged ({error}): {MOVE_AWAY}") from error
     return document
+
+
+def _check_revisions(revisions: object) -> None:
+    """Raise ValueError, which says what is wrong, unless these are plans that lead somewhere."""
+    if not isinstance(revisions, list) or not revisions:
+        raise ValueError(f"revisions is {revisions!r:.80}, expected a list of plans")
+    for number, revision in enumerate(revisions, start=1):
+        if not isinstance(revision, dict):
+            raise ValueError(f"revision {number} is {revision!r:.80}, expected an object")
+        for key, kind in (("cells", list), ("segments", list), ("settings_id", str), ("data_folder", str)):
+            if not isinstance(revision.get(key, "" if key == "data_folder" else None), kind):
+                raise ValueError(f"revision {number} has {key} {revision.get(key)!r:.80}, expected a {kind.__name__}")
+        kinds: dict[str, str] = {}
+        for segment in revision["segments"]:
+            _check_segment(segment, kinds)
+            kinds[segment["id"]] = segment["kind"]
+        for cell in revision["cells"]:
+            _check_cell(cell, kinds)
+
+
+def _check_segment(segment: object, kinds: dict[str, str]) -> None:
+    """`kinds` has those before it. A plan lists each segment after what it needs, so that no need leads in a circle."""
+    if not isinstance(segment, dict) or not is_content_id(segment.get("id")):
+        raise ValueError(f"{segment!r:.80} is no segment with an id of 64 hexadecimal digits")
+    name, kind, stop_step, needs = (segment.get(key) for key in ("id", "kind", "stop_step", "needs"))
+    if not isinstance(kind, str) or kind not in NEEDED_KINDS or type(stop_step) is not int:
+        raise ValueError(f"segment {name} has kind {kind!r:.80} and stop_step {stop_step!r:.80}")
+    if not isinstance(needs, list) or len(needs) > 1 or not (needs or kind == "stable"):
+        raise ValueError(f"segment {name} of kind {kind} needs {needs!r:.200}, expected one segment")
+    for need in needs:
+        if not isinstance(need, str) or kinds.get(need) not in NEEDED_KINDS[kind]:
+            expected = " or ".join(NEEDED_KINDS[kind])
+            raise ValueError(f"segment {name} needs {need!r:.80}, expected a {expected} segment that comes before it")
+
+
+def _check_cell(cell: object, kinds: dict[str, str]) -> None:
+    if not isinstance(cell, dict) or not is_content_id(cell.get("cell_id")):
+        raise ValueError(f"{cell!r:.80} is no cell with an id of 64 hexadecimal digits")
+    evaluate = cell.get("evaluate_segment")
+    if not isinstance(evaluate, str) or kinds.get(evaluate) != "evaluate":
+        raise ValueError(
+            f"cell {cell['cell_id']} has evaluate_segment {evaluate!r:.80}, expected an evaluate segment of its plan"
+        )
+    for key, kind in CELL_TYPES.items():
+        if type(cell.get(key, kind())) is not kind:
+            raise ValueError(f"cell {cell['cell_id']} has {key} {cell[key]!r:.80}, expected {kind.__name__}")
 
 
 def current_revisions(document: dict[str, Any]) -> list[dict[str, Any]]:
