@@ -1,16 +1,18 @@
 """A sweep as one file, for machines that share no disk: a plain tar of what is published, with the sum of every file.
 
     manifest.json                    first: schema, sweep, and path -> sha256 and size of everything that follows
-    sweeps/<name>/...                its plans, tables, fits, figures and report
+    sweeps/<name>/...                its plans, tables, fits and figures
     segments/<id>/...                every published segment of any of its plans, with or without its checkpoint
 
 A checkpoint that is left out has a pruned.json in its place, as one that `gc` removed: work that needs it takes its
-steps again. What is only begun is left out, and so is MLflow's database, which `mlflow sync` makes anew.
+steps again. What is only begun is left out, and so is what other verbs make anew: MLflow's database (`mlflow sync`),
+and pages and drawings that could hold a script (`report`, `plot`). Bundles that have these are read, without them.
 """
 
 import hashlib
 import io
 import json
+import math
 import os
 import tarfile
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from typing import Any
 from mor_core.errors import UserError
 from mor_core.file_hash import file_sha256
 from mor_core.training.manifest import OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
+from orchestrator.identity import is_content_id
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
 from orchestrator.remote_work import fetch_all
 from orchestrator.store import Store, StoreError
@@ -43,6 +46,14 @@ SWEEP_FILES = (
     "report.html",
 )
 FIGURE_SUFFIXES = (".png", ".svg", ".json", ".html")
+
+SCRIPTED_SUFFIXES = (".svg", ".html")
+"""A browser runs what such a file says: it is made here or not at all."""
+
+SMALL_FILES = ("spec.json", "result.json", "manifest.json", PRUNED)
+LARGEST_SMALL_FILE = 2**24
+LARGEST_TEXT = 2**30
+"""Bytes. A reader takes these files into memory; weights and optimiser states have no bound but the disk."""
 
 
 class BundleError(UserError):
@@ -97,19 +108,27 @@ def is_bundled_path(path: str, sweep: str) -> bool:
         case ["sweeps", name, file]:
             return name == sweep and file in SWEEP_FILES
         case ["sweeps", name, "figures", file]:
-            plain = not file.startswith(".") and "\\" not in file and "\0" not in file
+            plain = file.isprintable() and not file.startswith(".") and "\\" not in file
             return name == sweep and plain and Path(file).suffix in FIGURE_SUFFIXES
         case ["segments", segment_id, file]:
-            return is_segment_id(segment_id) and file in SEGMENT_FILES
+            return is_content_id(segment_id) and file in SEGMENT_FILES
         case ["segments", segment_id, "checkpoint", file]:
-            return is_segment_id(segment_id) and file in CHECKPOINT_FILES
+            return is_content_id(segment_id) and file in CHECKPOINT_FILES
         case _:
             return False
 
 
-def is_segment_id(name: str) -> bool:
-    """Whether it is 64 hexadecimal digits."""
-    return len(name) == 64 and set(name) <= set("0123456789abcdef")
+def is_scripted(path: str | Path) -> bool:
+    """Whether a browser that opens the file may run what it says."""
+    return Path(path).suffix in SCRIPTED_SUFFIXES
+
+
+def largest_size(path: str) -> float:
+    """Bytes that a file of a bundle may have."""
+    name = Path(path).name
+    if name in SMALL_FILES:
+        return LARGEST_SMALL_FILE
+    return math.inf if name in (WEIGHTS, OPTIMIZER) else LARGEST_TEXT
 
 
 def _segment_ids(store: Store, document: dict[str, Any]) -> set[str]:
@@ -122,7 +141,8 @@ def _sweep_contents(store: Store, name: str) -> Iterator[tuple[str, Content]]:
     folder = store.sweep_folder(name)
     for path in [*(folder / each for each in SWEEP_FILES), *sorted((folder / "figures").glob("*"))]:
         inside = f"sweeps/{name}/{path.relative_to(folder).as_posix()}"
-        if path.is_file() and not path.is_symlink() and is_bundled_path(inside, name):
+        carried = is_bundled_path(inside, name) and not is_scripted(path)
+        if carried and path.is_file() and not path.is_symlink():
             yield inside, path
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mor_core.files import read_json_object
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.gc import tree_bytes
@@ -16,6 +17,7 @@ from orchestrator.identity import (
     decay_segment,
     evaluate_segment,
     from_jsonable,
+    is_content_id,
     stable_segment,
     trunk_id,
 )
@@ -82,24 +84,46 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
 
 
 def read_spec(path: Path) -> Segment:
-    """The segment that a spec.json describes. Raises StoreError, or OtherVersion for one of another version."""
+    """The segment that a spec.json describes, with needs that lead to nothing but segments.
+
+    Raises StoreError, or OtherVersion for one of another version.
+    """
     try:
-        return from_jsonable(Segment, json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        segment = from_jsonable(Segment, read_json_object(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise StoreError(f"{path} is not a readable spec ({error})") from error
+    # Hints are written below what a spec needs, so that an id must not be a path.
+    if not all(map(is_content_id, (segment.id, *segment.needs))):
+        raise StoreError(f"{path} is not a readable spec (it has an id that is not 64 hexadecimal digits)")
+    if segment.kind != "stable" and len(segment.needs) != 1:
+        raise StoreError(f"{path} is not a readable spec (a {segment.kind} needs one segment)")
+    return segment
 
 
 def named_by_content(segment: Segment) -> str:
     """The id that a segment's content has."""
     if segment.kind == "stable":
         return stable_segment(segment.trunk, segment.stop_step).id
-    if segment.decay_start is None:
-        weights = stable_segment(segment.trunk, segment.stop_step)
-    else:
-        weights = decay_segment(segment.trunk, segment.decay_start, segment.stop_step, ())
+    weights = _weights(segment)
     if segment.kind == "decay":
         return weights.id
     return evaluate_segment(weights, segment.evaluation).id if segment.evaluation else ""
+
+
+def needs_by_content(segment: Segment) -> tuple[str, ...]:
+    """What a segment must need by its content. A stretch of a trunk may start from any other, so it is as it says."""
+    if segment.kind == "stable":
+        return segment.needs
+    if segment.kind == "decay":
+        return (stable_segment(segment.trunk, segment.decay_start or 0).id,)
+    return (_weights(segment).id,)
+
+
+def _weights(segment: Segment) -> Segment:
+    """What a decay ends with, or an evaluation measures."""
+    if segment.decay_start is None:
+        return stable_segment(segment.trunk, segment.stop_step)
+    return decay_segment(segment.trunk, segment.decay_start, segment.stop_step, ())
 
 
 Wrong = tuple[Path, str]
@@ -107,8 +131,10 @@ Wrong = tuple[Path, str]
 
 
 def _wrongs(store: Store, folder: Path, segment: Segment, result: SegmentResult | None) -> Iterator[Wrong]:
-    if named_by_content(segment) != folder.name:
+    if not segment.id == named_by_content(segment) == folder.name:
         yield folder / "spec.json", "describes another segment than the folder's name says"
+    if segment.needs != needs_by_content(segment):
+        yield folder / "spec.json", "needs another segment than the one that it goes on from"
     if result is None:
         yield folder, "holds no result.json and stands in the way of publication"
         return

@@ -47,7 +47,7 @@ def sweep_findings(store: Store, name: str, segments: Checked, *, ask_mlflow: bo
         yield note(path, "the sweep is running: its tables, fits and MLflow are not compared", "ask again at its end")
         return
     yield from _table_findings(store, sweep, runs)
-    yield from _fit_findings(store, sweep, runs)
+    yield from fit_findings(store, sweep, runs)
     if ask_mlflow:
         yield from _mlflow_findings(store, sweep)
 
@@ -130,7 +130,7 @@ def _table_finding(path: Path, written: pl.DataFrame, current: pl.DataFrame, key
     return note(path, "is older than the store", again)
 
 
-def _fit_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Finding]:
+def fit_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Finding]:
     """I9: fits.json was made from exactly the finished cells of the store."""
     path = store.sweep_folder(sweep.name) / "fits.json"
     again = f"mor-sweep fit {sweep.name}"

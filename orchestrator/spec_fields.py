@@ -4,7 +4,6 @@ With spec.py and spec_arms.py this is the one door to pydantic.
 """
 
 import math
-import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from pydantic import (
     PlainValidator,
 )
 
+from mor_core.plain_names import is_folder_name
 from mor_core.sizes import SIZES
 from orchestrator.budgets import parse_budget
 from orchestrator.sweep_file import did_you_mean
@@ -37,7 +37,7 @@ def _known_size(name: str) -> str:
 
 
 def _folder_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+    if not is_folder_name(name):
         raise ValueError(
             f"{name!r} cannot name a folder: expected up to 100 letters, digits, dots, dashes and underscores, "
             "with a letter or digit first"

@@ -1,10 +1,10 @@
 """What a checkpoint folder says of itself, and whether its bytes are still those. Light: no torch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from mor_core.file_hash import file_sha256
+from mor_core.files import read_json_object
 from mor_core.plain_names import is_plain_name
 
 SCHEMA = "mor-sweep.checkpoint/1"
@@ -28,9 +28,9 @@ class Manifest:
 def verify_checkpoint(folder: Path) -> Manifest:
     """Read the manifest and compare every file with its sha256. Raises CheckpointError."""
     try:
-        data = json.loads((folder / MANIFEST).read_text())
+        data = read_json_object(folder / MANIFEST)
         manifest = Manifest(step=int(data["step"]), files=dict(data["files"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{folder / MANIFEST}: not a readable manifest ({error})") from error
     if data.get("schema") != SCHEMA:
         raise CheckpointError(f"{folder / MANIFEST}: schema {data.get('schema')!r}, expected {SCHEMA!r}")

@@ -69,4 +69,10 @@ def import_(
     with writing(results):
         done = import_bundle(store, bundle)
     typer.echo(f"{done.sweep}: {done.added} segments added, {done.kept} were here already", err=True)
+    if done.left_out:
+        typer.echo(
+            f"left out: {done.left_out} pages and drawings (HTML, SVG), which can hold scripts: `mor-sweep report` and "
+            "`mor-sweep plot` write them anew",
+            err=True,
+        )
     say_next(f"status {done.sweep}", results=results)
