@@ -25,10 +25,14 @@ from orchestrator.identity import (
     stable_segment,
     trunk_id,
 )
-from orchestrator.recipe import pretrained, windows
+from orchestrator.recipe import num_sizes, pretrained, windows
 from orchestrator.spec import SpecError, SweepSpec
 
 COSINE_NOTE = "a cosine falls to a cell's own last step: each cell is a run of its own, and no trunk is shared"
+
+
+MOST_CELLS = 100_000
+"""Of a plan. More is a slip of the pen, and would fill the memory before the plan could be shown."""
 
 
 class PlanError(Refused):
@@ -64,10 +68,23 @@ class Plan:
 def plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
     """Cells and segments of a sweep. Without data: cells, steps and FLOPs, no ids and no segments.
 
-    Raises PlanError where no cell is left, SpecError where the data cannot serve the models.
+    Raises PlanError where no cell is left or there are too many, SpecError where the data cannot serve the models.
     """
+    # Before anything is made for each of them.
+    count = num_combinations(spec)
+    if count > MOST_CELLS:
+        raise PlanError(
+            f"{spec.name} asks for {count:,} cells (arms {len(spec.members):,}, sizes {num_sizes(spec):,}, "
+            f"{'budgets' if spec.tokens is None else 'tokens'} {len(spec.goals):,}, seeds {len(spec.seeds):,}), and a "
+            f"plan holds at most {MOST_CELLS:,}: ask for fewer"
+        )
     with cycle_collection.paused():
         return _plan(spec, data)
+
+
+def num_combinations(spec: SweepSpec) -> int:
+    """Arms times sizes times goals times seeds of a sweep."""
+    return len(spec.members) * num_sizes(spec) * len(spec.goals) * len(spec.seeds)
 
 
 def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:

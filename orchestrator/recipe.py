@@ -210,6 +210,15 @@ def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
     return {budget: _window(auto, arm, budget, rungs, rung_params) for budget in spec.goals}
 
 
+def num_sizes(spec: SweepSpec) -> int:
+    """Sizes that `windows` names for each arm and goal."""
+    if spec.sizes is None:
+        return 1
+    if spec.sizes.auto is None:
+        return len(spec.sizes.names or ())
+    return min(spec.sizes.auto.count, len(LADDERS[spec.sizes.auto.ladder]))
+
+
 def expected_optimum(law: ExpectedOptimum, budget: int) -> float:
     """N*(C) in the arm's unique parameters."""
     return law.unique_params * (budget / law.budget) ** law.exponent

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mor_core.config import ModelConfig
+from mor_core.config import LARGEST, ModelConfig
 from mor_core.errors import UserError
 
 CONFIG = "config.json"
@@ -25,10 +25,10 @@ class _Settings:
     path: Path
     values: dict[str, Any]
 
-    def whole(self, key: str, default: int | None = None) -> int:
+    def whole(self, key: str, largest: int, default: int | None = None) -> int:
         value = default if self.values.get(key) is None else self.values[key]
-        if type(value) is not int or value < 1:
-            raise self.error(key, "expected a whole number of at least 1")
+        if type(value) is not int or not 1 <= value <= largest:
+            raise self.error(key, f"expected a whole number from 1 to {largest}")
         return value
 
     def positive(self, key: str, default: float) -> float:
@@ -60,18 +60,19 @@ def read_config(path: Path) -> ModelConfig:
     settings.expect(
         "tie_word_embeddings", True, False, "this project's output head is the embedding, so only tied weights fit"
     )
-    width, heads = settings.whole("hidden_size"), settings.whole("num_attention_heads")
+    width = settings.whole("hidden_size", LARGEST["d_model"])
+    heads = settings.whole("num_attention_heads", LARGEST["num_heads"])
     if settings.values.get("head_dim") is None and width % heads:
         raise settings.error("hidden_size", f"expected a multiple of num_attention_heads {heads}, or a head_dim")
     shape: dict[str, Any] = {
-        "vocab_size": settings.whole("vocab_size"),
-        "context_length": settings.whole("max_position_embeddings", 2048),
-        "num_layers": settings.whole("num_hidden_layers"),
+        "vocab_size": settings.whole("vocab_size", LARGEST["vocab_size"]),
+        "context_length": settings.whole("max_position_embeddings", LARGEST["context_length"], 2048),
+        "num_layers": settings.whole("num_hidden_layers", LARGEST["num_layers"]),
         "d_model": width,
         "num_heads": heads,
-        "num_kv_heads": settings.whole("num_key_value_heads", heads),
-        "d_head": settings.whole("head_dim", width // heads),
-        "d_ff": settings.whole("intermediate_size"),
+        "num_kv_heads": settings.whole("num_key_value_heads", LARGEST["num_kv_heads"], heads),
+        "d_head": settings.whole("head_dim", LARGEST["d_head"], width // heads),
+        "d_ff": settings.whole("intermediate_size", LARGEST["d_ff"]),
         "rope_theta": _rope_theta(settings),
         "norm_eps": settings.positive("rms_norm_eps", 1e-6),
         "init_std": settings.positive("initializer_range", 0.02),

@@ -196,6 +196,21 @@ def test_json_of_another_kind_is_named(folder: Path, name: str, content: str):
     assert name in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "bound"),
+    [
+        ("num_hidden_layers", 10_000),
+        ("hidden_size", 2**20),
+        ("intermediate_size", 2**24),
+        ("vocab_size", 2**24),
+        ("max_position_embeddings", 2**24),
+    ],
+)
+def test_a_shape_beyond_all_bounds_is_refused_with_the_value_and_the_bound(folder: Path, key: str, bound: int):
+    set_config(folder, **{key: 10**12})
+    assert f"{key} is 1000000000000; expected a whole number from 1 to {bound}" in refusal(folder)
+
+
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_a_missing_file_is_named(folder: Path, name: str):
     (folder / name).unlink()

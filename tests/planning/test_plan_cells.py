@@ -4,11 +4,13 @@ import math
 from dataclasses import replace
 
 import pytest
+from command_line import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mor_core.sizes import SMALL_LADDER
-from orchestrator.plan import plan
+from orchestrator import plan as planning
+from orchestrator.plan import PlanError, plan
 from orchestrator.spec import SpecError, load_spec
 
 ONE_SIZE = {"sizes": {"names": ["51k"]}, "arms.architectures": ["vanilla"]}
@@ -168,3 +170,54 @@ def grouped(cells):
     for cell in cells:
         groups.setdefault((cell.arm, cell.budget), []).append(cell)
     return groups
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({"budgets": [10**12 + number for number in range(10**5)]}, "1,200,000"),
+        ({"seeds": [*range(10**5)]}, "3,600,000"),
+        (ONE_SIZE | {"budgets": None, "tokens": [10**6 + number for number in range(10**5 + 1)]}, "100,001"),
+    ],
+    ids=["budgets", "seeds", "tokens"],
+)
+def test_a_plan_of_too_many_cells_is_refused_with_the_count_before_any_is_made(
+    small_sweep, changes, count, monkeypatch
+):
+    monkeypatch.setattr(planning, "cells_of", lambda *_: pytest.fail("cells were made"))
+    if "tokens" in changes:
+        changes = changes | {"schedule.warmup_budget": None, "schedule.warmup_fraction": 0.05}
+        changes |= {"schedule.warmup_steps": 10}
+    with pytest.raises(PlanError, match=rf"isoflop-cpu asks for {count} cells .* a plan holds at most 100,000"):
+        plan(small_sweep(changes), None)
+
+
+def test_a_plan_of_as_many_cells_as_one_may_hold_is_made(small_sweep, monkeypatch):
+    monkeypatch.setattr(planning, "MOST_CELLS", 36)
+    assert len(plan(small_sweep(), None).cells) + len(plan(small_sweep(), None).dropped) == 36
+    with pytest.raises(PlanError, match=r"asks for 72 cells \(arms 2, sizes 6, budgets 3, seeds 2\)"):
+        plan(small_sweep({"seeds": [0, 1]}), None)
+
+
+def test_a_dry_run_of_too_many_cells_is_one_sentence_and_exit_code_4(tmp_path):
+    seeds = ",".join(map(str, range(20_000)))
+    done = run("isoflop", "--preset", "cpu", "--dry-run", "--seeds", seeds, "--results", str(tmp_path))
+    assert (done.returncode, len(done.stderr.splitlines())) == (4, 1), done.stderr[:1000]
+    assert "a plan holds at most 100,000: ask for fewer" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"arms.recursions": [10**12]},
+            r"mor-1000000000000 \S+: num_layers \d+: expected a whole number from 1 to 10000",
+        ),
+        ({"model.context_length": 10**12}, r"context_length 1000000000000: expected a whole number from 1 to 16777216"),
+        ({"model.vocab_size": 10**12}, r"vocab_size 1000000000000: expected a whole number from 1 to 16777216"),
+    ],
+    ids=["recursions", "context", "vocabulary"],
+)
+def test_a_model_beyond_all_bounds_is_refused_with_the_value_and_the_bound(small_sweep, changes, sentence):
+    with pytest.raises(SpecError, match=sentence):
+        plan(small_sweep(changes), None)
