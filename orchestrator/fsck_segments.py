@@ -63,7 +63,8 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
         result = store.result(folder.name)
     except (StoreError, OtherVersion) as error:
         return CheckedSegment(findings=(problem(folder, str(error), again),))
-    findings = [problem(path, what, again) for path, what in _wrongs(store, folder, segment, result)]
+    wrongs = (*_spec_wrongs(folder, segment), *_wrongs(store, folder, segment, result))
+    findings = [problem(path, what, again) for path, what in wrongs]
     if isinstance(segment.evaluation, TaskEvaluation):
         hint = store.root / "tasks" / segment.needs[0] / folder.name
         if not hint.is_file():
@@ -130,11 +131,17 @@ Wrong = tuple[Path, str]
 """(file, what is wrong with it)."""
 
 
-def _wrongs(store: Store, folder: Path, segment: Segment, result: SegmentResult | None) -> Iterator[Wrong]:
-    if not segment.id == named_by_content(segment) == folder.name:
-        yield folder / "spec.json", "describes another segment than the folder's name says"
+def _spec_wrongs(folder: Path, segment: Segment) -> Iterator[Wrong]:
+    """What is no part of a segment's identity and must follow from it."""
+    if segment.id != folder.name:
+        yield folder / "spec.json", "has another id than the folder's name says"
     if segment.needs != needs_by_content(segment):
         yield folder / "spec.json", "needs another segment than the one that it goes on from"
+
+
+def _wrongs(store: Store, folder: Path, segment: Segment, result: SegmentResult | None) -> Iterator[Wrong]:
+    if named_by_content(segment) != folder.name:
+        yield folder / "spec.json", "describes another segment than the folder's name says"
     if result is None:
         yield folder, "holds no result.json and stands in the way of publication"
         return
