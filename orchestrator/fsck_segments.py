@@ -131,14 +131,6 @@ Wrong = tuple[Path, str]
 """(file, what is wrong with it)."""
 
 
-def _spec_wrongs(folder: Path, segment: Segment) -> Iterator[Wrong]:
-    """What is no part of a segment's identity and must follow from it."""
-    if segment.id != folder.name:
-        yield folder / "spec.json", "has another id than the folder's name says"
-    if segment.needs != needs_by_content(segment):
-        yield folder / "spec.json", "needs another segment than the one that it goes on from"
-
-
 def _wrongs(store: Store, folder: Path, segment: Segment, result: SegmentResult | None) -> Iterator[Wrong]:
     if named_by_content(segment) != folder.name:
         yield folder / "spec.json", "describes another segment than the folder's name says"
@@ -209,3 +201,11 @@ def _metrics_wrongs(path: Path, segment: Segment, *, finished: bool) -> Iterator
         yield path, "has steps that do not ascend"
     if finished and steps[-1:] != [segment.stop_step]:
         yield path, f"ends at step {steps[-1] if steps else 'none'}, its segment at {segment.stop_step}"
+
+
+def _spec_wrongs(folder: Path, segment: Segment) -> Iterator[Wrong]:
+    """What is no part of a segment's identity and must follow from it."""
+    if segment.id != folder.name:
+        yield folder / "spec.json", "has another id than the folder's name says"
+    if segment.needs != needs_by_content(segment):
+        yield folder / "spec.json", "needs another segment than the one that it goes on from"

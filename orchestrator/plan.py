@@ -28,11 +28,10 @@ from orchestrator.identity import (
 from orchestrator.recipe import num_sizes, pretrained, windows
 from orchestrator.spec import SpecError, SweepSpec
 
-COSINE_NOTE = "a cosine falls to a cell's own last step: each cell is a run of its own, and no trunk is shared"
-
-
 MOST_CELLS = 100_000
 """Of a plan. More is a slip of the pen, and would fill the memory before the plan could be shown."""
+
+COSINE_NOTE = "a cosine falls to a cell's own last step: each cell is a run of its own, and no trunk is shared"
 
 
 class PlanError(Refused):
