@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mor_core.errors import UserError
+from mor_core.printable import printable_label
 from orchestrator.budgets import budget_text, parse_budget
 from orchestrator.cells import Cell
 from orchestrator.quantities import short_budget
@@ -30,7 +31,12 @@ def find_cell(sweep: Sweep, name: str) -> Cell:
 
 def cell_name(cell: Cell) -> str:
     """Such as mor-2/135M/2e18/0: what `find_cell` takes."""
-    return f"{cell.arm}/{cell.size}/{budget_text(cell.budget)}/{cell.seed}"
+    return "/".join((*_labels(cell), budget_text(cell.budget), str(cell.seed)))
+
+
+def _labels(cell: Cell) -> tuple[str, str]:
+    """Arm and size as they are shown, and so as they are typed."""
+    return printable_label(cell.arm), printable_label(cell.size)
 
 
 def _by_prefix(sweep: Sweep, prefix: str) -> list[Cell]:
@@ -47,7 +53,7 @@ def _by_parts(sweep: Sweep, name: str) -> list[Cell]:
     return [
         cell
         for cell in sweep.cells
-        if (cell.arm, cell.size) == (arm, size) and _is_budget(cell, budget) and parts[3:] in ([], [str(cell.seed)])
+        if _labels(cell) == (arm, size) and _is_budget(cell, budget) and parts[3:] in ([], [str(cell.seed)])
     ]
 
 

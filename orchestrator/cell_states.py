@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mor_core.printable import printable_label
 from orchestrator import cycle_collection
 from orchestrator.identity import other_version
 from orchestrator.segment_states import CellStatus, SegmentState, SegmentStates, cell_status
@@ -109,8 +110,8 @@ def _cell_state(cell: Mapping[str, Any], chains: _Chains) -> CellState:
     evaluation = evaluated.result.evaluation if finished and evaluated.result else None
     return CellState(
         cell_id=cell["cell_id"],
-        arm=cell["arm"],
-        size=cell["size"],
+        arm=printable_label(cell["arm"]),
+        size=printable_label(cell["size"]),
         budget=cell["budget"],
         seed=cell["seed"],
         steps=cell["steps"],

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from orchestrator.estimate import Estimate, segment_flops
 from orchestrator.identity import to_jsonable, trunk_id
 from orchestrator.plan import Plan
 from orchestrator.quantities import count_text, power_text, short_budget
+from orchestrator.terminal import Console
 
 PLAN_SCHEMA = "mor-sweep.plan/1"
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mor_core.printable import printable_label
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -19,7 +21,7 @@ class Finding:
 
     def line(self) -> str:
         """One line for people."""
-        return f"{'note' if self.is_note else 'problem'}: {self.path}: {self.what}: {self.remedy}"
+        return printable_label(f"{'note' if self.is_note else 'problem'}: {self.path}: {self.what}: {self.remedy}")
 
 
 def problem(path: Path, what: str, remedy: str) -> Finding:

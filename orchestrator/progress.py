@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -14,6 +13,7 @@ from orchestrator.identity import Segment
 from orchestrator.plan import Plan
 from orchestrator.quantities import count_text, duration_text, short_budget
 from orchestrator.store import Store, StoreError, iterate_attempts
+from orchestrator.terminal import Console
 from orchestrator.worker import Outcome
 
 

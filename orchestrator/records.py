@@ -9,6 +9,7 @@ import polars as pl
 
 from mor_core.config import ModelConfig
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token
+from mor_core.printable import printable_label
 from orchestrator.cells import Cell, training_cost
 from orchestrator.published import PublishedEvaluation, SegmentResult
 from orchestrator.revisions import PlannedSegment, Sweep
@@ -179,13 +180,13 @@ def _record(
         cell_id=str(cell.cell_id),
         status=status,
         reason=reason,
-        arm=cell.arm,
+        arm=printable_label(cell.arm),
         architecture=cell.architecture,
         recursions=cell.recursions,
         sharing=cell.model.recursion.sharing if cell.recursions > 1 else "",
         kv=cell.model.recursion.kv if cell.recursions > 1 else "",
         routing=routing_text(cell.model),
-        size=cell.size,
+        size=printable_label(cell.size),
         budget=str(cell.budget),
         budget_convention=cell.budget_convention,
         seed=cell.seed,

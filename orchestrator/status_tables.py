@@ -7,13 +7,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from mor_core.printable import printable_label
 from orchestrator.budgets import budget_text
 from orchestrator.cell_states import CellState
 from orchestrator.status import Status, counted, counts_text, is_running, state_text
+from orchestrator.terminal import Console
 
 PIPED_WIDTH = 120
 """Columns of the table where nothing says how wide the reader's window is."""
@@ -50,7 +52,7 @@ def cells_table(status: Status) -> Table:
 
 def cell_lines(status: Status) -> Iterator[str]:
     """One line a cell under a line of names, in columns; what a cell's state is comes last."""
-    rows = [COLUMNS, *_rows(status)]
+    rows = [COLUMNS, *(tuple(map(printable_label, row)) for row in _rows(status))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = ["<" if name in WORDS else ">" for name in COLUMNS]
     layout = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides[:-1], widths, strict=False))

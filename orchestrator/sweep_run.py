@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from rich.console import Console
 
 from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
@@ -31,6 +30,7 @@ from orchestrator.run_loop import run_segments
 from orchestrator.segment_run import Job
 from orchestrator.spec import ExecutionSection, SweepSpec
 from orchestrator.store import Store, StoreError
+from orchestrator.terminal import Console
 from orchestrator.worker import Outcome, published_outcome
 
 EXIT_FAILED_CELLS = 3

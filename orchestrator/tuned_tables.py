@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from analysis.estimate import Estimate, Refusal
@@ -15,6 +14,7 @@ from orchestrator.identity import content_id
 from orchestrator.origin import data_label, package_version
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
+from orchestrator.terminal import Console
 from orchestrator.trials import TriedRung
 from orchestrator.tune_run import Shared, Tuned
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.live import Live
 
 from orchestrator.budgets import budget_text
@@ -11,6 +10,7 @@ from orchestrator.cell_states import CellState
 from orchestrator.status import Status, UnderWay, counts_text, is_running, read_status, state_text
 from orchestrator.status_tables import output_console, status_view
 from orchestrator.store import Store
+from orchestrator.terminal import Console
 
 PASS_SECONDS = 1.0
 

@@ -97,7 +97,8 @@ def _print_markdown(text: str) -> None:
     if not sys.stdout.isatty():
         typer.echo(text)
         return
-    from rich.console import Console
     from rich.markdown import Markdown
+
+    from orchestrator.terminal import Console
 
     Console().print(Markdown(text))

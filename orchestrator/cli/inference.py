@@ -271,8 +271,9 @@ def progress(text: str) -> None:
 
 def show_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """A table of what was measured."""
-    from rich.console import Console
     from rich.table import Table
+
+    from orchestrator.terminal import Console
 
     table = Table(title=title)
     for column, value in rows[0].items():

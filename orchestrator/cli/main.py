@@ -30,6 +30,7 @@ from orchestrator.cli import (
     tune,
 )
 from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.streams import clean_streams
 
 UNEXPECTED = 1
 
@@ -78,6 +79,11 @@ def verbs() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    with clean_streams():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except OSError as error:

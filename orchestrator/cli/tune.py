@@ -59,12 +59,11 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
-    from rich.console import Console
-
     from orchestrator.display import print_summary
     from orchestrator.mirror_process import bring_up_to_date
     from orchestrator.results_folder import check_writable
     from orchestrator.store import Store
+    from orchestrator.terminal import Console
     from orchestrator.tune_run import first_plan, result
     from orchestrator.tune_run import tune as run_trials
     from orchestrator.tuned_tables import document, print_tuned
