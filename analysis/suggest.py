@@ -210,8 +210,8 @@ def _lacking(
         again = sorted(
             (each for each in candidates if abs(np.log(each.params) - place) < SAME_SIZE), key=lambda each: each.seed
         )
-        cell = refusal.cell_id[:12]
-        reason = f"cell {cell} of this size at {label} lies off the curve of the others: another seed decides"
+        name = refusal.cell_id[:12]
+        reason = f"cell {name} of this size at {label} lies off the curve of the others: another seed decides"
         return _suggested(again[:1], Need.outlier, reason)
     if refusal.kind is RefusalKind.TOO_FEW_SIZES:
         nearest = sorted(new, key=lambda each: abs(np.log(each.params) - places[best]))

@@ -5,8 +5,9 @@ import pytest
 
 from analysis.estimate import Estimate
 from analysis.frontier import FitSettings, fit_study
-from analysis.report import CAVEAT, SCHEMA, count_text, short_count, study_as_json, study_as_markdown
+from analysis.report import CAVEAT, OWN_CORPUS_CAVEAT, SCHEMA, count_text, short_count, study_as_json, study_as_markdown
 
+BOTH_SIDES = ("20000000000000000", "50000000000000000", "200000000000000000")
 LARGE = ("2000000000000000000", "5000000000000000000", "16500000000000000000")
 
 
@@ -35,11 +36,20 @@ def test_a_refusal_keeps_its_reason_in_json_and_in_words(planted):
     assert "No number is supported" in text
 
 
-def test_the_caveat_stands_below_1e17_flops_alone(planted):
+def test_the_caveat_stands_where_every_budget_is_below_1e17_flops(planted):
     assert CAVEAT in study_as_markdown(fit_study(planted()))
-    large = fit_study(planted(budgets=LARGE))
-    assert CAVEAT not in study_as_markdown(large)
-    assert study_as_json(large)["caveat"] is None
+    for budgets in (LARGE, BOTH_SIDES):
+        study = fit_study(planted(budgets=budgets))
+        assert "1e17" not in study_as_markdown(study)
+        assert study_as_json(study)["caveat"] is None
+
+
+def test_a_caveat_speaks_of_the_tool_and_its_corpus_only_where_the_runs_are_its_own(planted):
+    foreign, own = fit_study(planted()), fit_study(planted(), on_own_corpus=True)
+    assert study_as_json(own)["caveat"] == OWN_CORPUS_CAVEAT
+    for words in ("this tool", "corpus"):
+        assert words in study_as_markdown(own)
+        assert words not in study_as_markdown(foreign)
 
 
 def test_every_optimum_is_printed_with_its_interval(planted):
