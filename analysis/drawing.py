@@ -47,6 +47,8 @@ WARN = "#8a1c1c"
 FAINT = "#666666"
 CHARACTERS_PER_INCH = 21.0
 """Of the smallest print."""
+TICK_CHARACTER_INCHES = 0.075
+"""Width of a digit beside an axis."""
 REASONS = {
     RefusalKind.TOO_FEW_SIZES: "too few sizes",
     RefusalKind.OUTLIER: "one run is an outlier",
@@ -69,6 +71,14 @@ REASONS = {
 def plain_text(text: str) -> str:
     """Text that is shown as it is: a name with two dollar signs is no formula."""
     return text.replace("$", r"\$")
+
+
+def shortened(text: str, most: int) -> str:
+    """A name of at most so many characters: its beginning and its end tell it from others better than its middle."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[-end:]}"
 
 
 def arm_style(arms: Sequence[str], arm: str) -> tuple[str, str]:
@@ -107,12 +117,16 @@ def budget_ticks(axes: Axes, budgets: list[int]) -> None:
     axes.xaxis.set_major_locator(FixedLocator([float(budget) for budget in budgets]))
     axes.xaxis.set_minor_locator(NullLocator())
     span = np.log(budgets[-1] / budgets[0] * 1.5**2)
-    texts, last = [], -np.inf
+    # Before the layout makes axes wider, so that what has room now has room then.
+    inches = axes.get_window_extent().width / axes.get_figure(root=True).dpi
+    texts: list[str] = []
+    last_end = -np.inf
     for budget in budgets:
-        place = np.log(float(budget)) / span
-        free = place - last > 0.12
-        texts.append(budget_label(str(budget)) if free else "")
-        last = place if free else last
+        label = budget_label(str(budget))
+        centre, width = np.log(float(budget)) / span * inches, len(label) * TICK_CHARACTER_INCHES
+        is_free = centre - width / 2 > last_end + 2 * TICK_CHARACTER_INCHES
+        texts.append(label if is_free else "")
+        last_end = centre + width / 2 if is_free else last_end
     axes.xaxis.set_major_formatter(FixedFormatter(texts))
 
 
@@ -134,10 +148,13 @@ def save(figure: Figure, out_paths: Iterable[Path], provenance: Provenance | Non
 
 
 def _write_foot(figure: Figure, provenance: Provenance) -> None:
-    """Below everything else, which includes legends outside the axes."""
-    figure.draw_without_rendering()
-    width, height = figure.get_size_inches()
-    foot = figure.get_tightbbox().y0 - 0.08  # inches
+    width = figure.get_size_inches()[0]
     lines = [line for each in provenance.lines() for line in textwrap.wrap(each, int(width * CHARACTERS_PER_INCH))]
-    text = plain_text("\n".join(lines))
-    figure.text(0.005, foot / height, text, fontsize=6.5, color=FAINT, va="top", linespacing=1.3)
+    write_below(figure, plain_text("\n".join(lines)), fontsize=6.5, color=FAINT, linespacing=1.3)
+
+
+def write_below(figure: Figure, text: str, **look: Any) -> None:
+    """Lines below everything that is drawn so far, which includes legends outside the axes."""
+    figure.draw_without_rendering()
+    foot = figure.get_tightbbox().y0 - 0.08  # inches
+    figure.text(0.005, foot / figure.get_size_inches()[1], text, va="top", **look)

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const WIDTH = 398, HEIGHT = 300, LEFT = 62, RIGHT = 12, TOP = 26, BOTTOM = 46, REACH = 28;
+  const WIDTH = 398, HEIGHT = 300, LEFT = 62, RIGHT = 12, TOP = 26, BOTTOM = 46, REACH = 28, CHARACTER = 6.5;
   const payload = JSON.parse(document.getElementById("payload").textContent);
   const tip = document.getElementById("tip");
   const hidden = new Set();
@@ -83,9 +83,13 @@
     const y = scaleOf(chart.y, [...zero, ...series.flatMap((each) => [...spread(each.points, "low", "y", "high"), ...each.line.map((place) => place[1]), ...each.band.flatMap((place) => place.slice(1))])], HEIGHT - BOTTOM, TOP);
     const svg = node("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${chart.title}: ${chart.y.label} against ${chart.x.label}` });
     svg.append(node("text", { x: LEFT, y: 15, class: "title" }, chart.title));
+    let labelled = -Infinity;
     for (const value of ticksOf(chart.x, x)) {
-      const at = x.place(value);
-      svg.append(node("line", { x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM, stroke: "#ececec" }), node("text", { x: at, y: HEIGHT - BOTTOM + 15, "text-anchor": "middle" }, say(chart.x, value)));
+      const at = x.place(value), text = say(chart.x, value), half = text.length * CHARACTER / 2;
+      svg.append(node("line", { x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM, stroke: "#ececec" }));
+      if (at - half < labelled + CHARACTER) continue; // Its label would touch the one before.
+      svg.append(node("text", { x: at, y: HEIGHT - BOTTOM + 15, "text-anchor": "middle" }, text));
+      labelled = at + half;
     }
     for (const value of ticksOf(chart.y, y)) {
       const at = y.place(value);

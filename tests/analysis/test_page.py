@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import polars as pl
 import pytest
@@ -192,6 +193,52 @@ def test_in_a_browser_figures_are_drawn_points_answer_and_arms_hide(planted, tmp
     assert f'data-drawn="{len(charts)}"' in intact, "the page's own policy lets its own script run"
     foreign = page.replace("</body>", "<script>document.body.dataset.foreign = 1</script></body>")
     assert "data-foreign" not in browse(foreign, tmp_path / "foreign.html").replace("dataset.foreign", "")
+
+
+LABELS = """
+const fs = require("fs");
+const element = (tag) => ({
+  tag, attributes: {}, children: [], dataset: {}, textContent: "",
+  setAttribute(name, value) { this.attributes[name] = value; },
+  append(...more) { this.children.push(...more); },
+  replaceChildren() { this.children = []; },
+  addEventListener() {},
+});
+const [script, payload] = process.argv.slice(1).map((path) => fs.readFileSync(path, "utf8"));
+const figure = ({ id }) => Object.assign(element("figure"), { dataset: { chart: id } });
+const figures = JSON.parse(payload).charts.map(figure);
+global.document = {
+  body: element("body"),
+  createElement: element,
+  createElementNS: (_, tag) => element(tag),
+  getElementById: (id) => Object.assign(element(id), { textContent: payload }),
+  querySelectorAll: (what) => (what === "[data-chart]" ? figures : []),
+};
+eval(script);
+const isText = (node) => node.tag === "text";
+const label = ({ attributes, textContent }) => ({ ...attributes, text: textContent });
+console.log(JSON.stringify(figures.map((figure) => figure.children[0].children.filter(isText).map(label))));
+"""
+CHARACTER = 6.0
+"""Width of a digit of the page's charts, in their own unit, seen in a browser."""
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="runs the page's script with node, which is not installed")
+def test_labels_of_many_budgets_do_not_overlap_in_the_page(planted, tmp_path):
+    budgets = tuple(f"{digits}{'0' * (13 + power)}" for power in range(3) for digits in (125, 251, 433, 794))
+    _, page = page_of(planted(budgets=budgets, cell_noise=0.004), FitSettings(resampling=Resampling(draws=100)))
+    payload, script = Elements(page).scripts
+    for name, text in (("payload.json", payload), ("report.js", script)):
+        (tmp_path / name).write_text(text)
+    command = ["node", "-e", LABELS, "--", str(tmp_path / "report.js"), str(tmp_path / "payload.json")]
+    charts = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    assert len(charts) >= 3
+    for chart in charts:
+        beneath = [label for label in chart if label.get("text-anchor") == "middle" and label["y"] == 300 - 46 + 15]
+        assert len(beneath) >= 3
+        for left, right in pairwise(beneath):
+            widths = (len(left["text"]) + len(right["text"])) * CHARACTER / 2
+            assert right["x"] - left["x"] > widths
 
 
 def browse(page, path):
