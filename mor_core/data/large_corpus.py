@@ -20,7 +20,7 @@ from mor_core.data.sources import PART_BYTES, Source, documents_of, load_source,
 from mor_core.data.spec import DataError, DataSpec
 from mor_core.data.tokenise import copy_tokenizer, dtype_for
 from mor_core.data.tokenizer import END_OF_TEXT_ID, GivenTokenizer, load_tokenizer, train_tokenizer
-from mor_core.data.user_text import common_root, source_files
+from mor_core.data.user_text import SourceGone, common_root, source_files
 from mor_core.file_hash import file_sha256
 
 POINTER = "current.json"
@@ -53,7 +53,10 @@ def is_large(spec: DataSpec) -> bool:
         return False
     if spec.is_hub or spec.deduplicate != "exact":
         return True
-    return sum(file.stat().st_size for file in source_files(spec.corpus)) >= LARGE
+    try:
+        return sum(file.stat().st_size for file in source_files(spec.corpus)) >= LARGE
+    except SourceGone:
+        return False  # Its text was frozen as a copy, or it is of no use any more.
 
 
 def find_source(spec: DataSpec, cache: Path) -> Source | None:

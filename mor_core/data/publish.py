@@ -34,7 +34,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of the cache; `FileNotFoundError` where there is none."""
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and run `mor-sweep data prepare`.") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} holds no JSON object as expected; delete it and run `mor-sweep data prepare`.")

@@ -36,7 +36,7 @@ from mor_core.data.snapshot import (
     load_snapshot,
     read_manifest,
 )
-from mor_core.data.source_hashes import remember_source_hashes
+from mor_core.data.source_hashes import remember_source_hashes, source_is_gone
 from mor_core.data.sources import PART_BYTES, Source, parts_needed
 from mor_core.data.spec import DataError, DataSpec, cache_folder
 from mor_core.data.tokenise import write_tokens
@@ -229,6 +229,8 @@ def _is_whole(folder: Path) -> bool:
 
 def _remember(spec: DataSpec, cache: Path, report: Callable[[str], None] | None) -> None:
     remember_source_hashes(spec, cache)
+    if report and source_is_gone(spec):
+        report(f"note: {spec.corpus} is gone; the text that was frozen when it was last prepared is used")
     corpus = find_corpus(spec, cache) if spec.is_python_sources else None
     if report and corpus and (note := environment_note(corpus)):
         report(note)

@@ -8,11 +8,12 @@ from typing import Any
 
 from mor_core.data.publish import read_json, write_json
 from mor_core.data.spec import DataSpec
-from mor_core.data.user_text import common_root, source_files
+from mor_core.data.user_text import SourceGone, common_root, source_files
 from mor_core.file_hash import file_sha256
 
 SETTLED_AFTER_NS = 2_000_000_000
-"""A file changed within this time of being hashed may change again under the same time stamp: hash it anew."""
+"""A file changed within this time of being hashed may change again under the same time stamp: it is kept without its
+stamp, and hashed anew."""
 
 
 def source_fingerprint(corpus: str, cache: Path) -> str:
@@ -32,19 +33,38 @@ def remember_source_hashes(spec: DataSpec, cache: Path) -> None:
     """Keep the hashes of a user's files, so that the next look-up reads only those that changed."""
     if not spec.is_files or not os.access(cache, os.W_OK):  # a shared cache may be read-only
         return
+    if source_is_gone(spec):
+        return
     settled_ns = time.time_ns() - SETTLED_AFTER_NS
     hashes = _source_hashes(spec.corpus, cache)
-    known = {path: entry for path, entry in hashes.items() if entry["stamp"][1] < settled_ns}
+    known = {
+        path: entry if entry["stamp"][1] < settled_ns else entry | {"stamp": None} for path, entry in hashes.items()
+    }
     file = _source_hash_file(spec.corpus, cache)
-    if known and not (file.is_file() and read_json(file) == known):
+    if not (file.is_file() and read_json(file) == known):
         write_json(file, known)
 
 
+def source_is_gone(spec: DataSpec) -> bool:
+    """Whether a user's files were deleted or moved away, so that only their frozen text may be left."""
+    try:
+        return spec.is_files and not source_files(spec.corpus)
+    except SourceGone:
+        return True
+
+
 def _source_hashes(corpus: str, cache: Path) -> dict[str, dict[str, Any]]:
+    """By path. Of files that are gone altogether, as they were when they were last prepared: their text is frozen."""
     known_file = _source_hash_file(corpus, cache)
     known = read_json(known_file) if known_file.is_file() else {}
     hashes: dict[str, dict[str, Any]] = {}
-    for path in source_files(corpus):
+    try:
+        files = source_files(corpus)
+    except SourceGone:
+        if known:
+            return known
+        raise
+    for path in files:
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         before = known.get(str(path), {})

@@ -86,7 +86,7 @@ def json_documents(file: str, start: int, stop: int | None, skipped: Counter[str
     for line in _lines(file, start, stop, skipped):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             skipped["not UTF-8" if isinstance(error, UnicodeDecodeError) else "not JSON"] += 1
             continue
         text = row.get(TEXT_KEY) if isinstance(row, dict) else None

@@ -180,8 +180,12 @@ def _described(file: Path, raw: bytes) -> dict[str, Any]:
         raise DataError(
             f"{file} is no tokenizer.json of the tokenizers library ({error!r}); give one, or leave the tokenizer out."
         ) from error
-    if (not added and not spelled) or any(token < 0 for _, token, *_ in (*added, *spelled)):
-        raise DataError(f"{file} has no tokens, or some with ids below 0; give the tokenizer.json of a model.")
+    if not spelled:
+        raise DataError(
+            f"{file} has an empty vocabulary, so no text can be encoded; give the tokenizer.json of a model."
+        )
+    if any(token < 0 for _, token, *_ in (*added, *spelled)):
+        raise DataError(f"{file} has tokens with ids below 0; give the tokenizer.json of a model.")
     return described
 
 
@@ -208,7 +212,7 @@ def _configured_ends(folder: Path) -> Iterator[str]:
             end = json.loads(path.read_bytes())["eos_token"]
         except KeyError:
             continue
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError(f"{path} is damaged ({error}); mend or remove it.") from error
         content = end.get("content") if isinstance(end, dict) else end
         if isinstance(content, str):

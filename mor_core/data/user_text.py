@@ -30,6 +30,10 @@ PIECES_AT_LEAST = 20
 READABLE_FILES = TEXT_FILES | JSON_LINES_FILES | PARQUET_FILES
 
 
+class SourceGone(DataError):
+    """A path of the user's that leads to nothing."""
+
+
 def source_files(corpus: str) -> list[Path]:
     """The files behind a path: itself, or all readable files below a folder in the order of their names.
 
@@ -68,7 +72,7 @@ def _matching(pattern: Path) -> Iterator[Path]:
 
 def _files_below(path: Path) -> list[Path]:
     if not path.exists():
-        raise DataError(
+        raise SourceGone(
             f"There is no file or folder {path} to take text from; give an existing path, "
             "or `python-sources` for the default corpus."
         )
@@ -167,7 +171,7 @@ def _json_lines_texts(file: Path) -> Iterator[str]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"Line {number} of {file} is not JSON ({error}); expected one object a line; mend or remove it."
             ) from error

@@ -52,6 +52,10 @@ class Item:
     label: int
     """Which choice is right."""
 
+    def __post_init__(self) -> None:
+        """Raises UnicodeEncodeError, a ValueError, for what is no text: JSON can spell half of a surrogate pair."""
+        "".join((*self.contexts, *self.choices)).encode()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -138,7 +142,12 @@ def _own_items(path: Path) -> Iterator[Item]:
         contexts = [context] * len(choices) if isinstance(context, str) else context
         if not _are_texts(contexts, allow_empty=True) or len(contexts) != len(choices):
             raise TaskError(f"{path} line {number}: expected context, a text or a list of one text a choice")
-        yield Item(contexts=tuple(contexts), choices=tuple(choices), label=label)
+        try:
+            yield Item(contexts=tuple(contexts), choices=tuple(choices), label=label)
+        except UnicodeEncodeError as error:
+            raise TaskError(
+                f"{path} line {number} holds half of a surrogate pair, which is not Unicode text: remove it"
+            ) from error
 
 
 def _are_texts(value: object, *, allow_empty: bool = False) -> TypeGuard[list[str]]:
@@ -158,6 +167,8 @@ def _rows(path: Path) -> Iterator[Row]:
                 if not isinstance(row, dict):
                     raise TaskError(f"{path} has a line that is no JSON object: copy the file again")
                 yield row
+    except RecursionError as error:
+        raise TaskError(f"{path} has a line that is nested too deeply: copy or write the file again") from error
     except (OSError, EOFError, zlib.error, ValueError) as error:
         if isinstance(error, TaskError):
             raise

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -200,3 +201,31 @@ def test_looking_up_and_opening_load_nothing_heavy(snapshot: DataSnapshot) -> No
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("age", [0, 100], ids=["just written", "settled"])
+def test_text_that_was_deleted_is_used_as_it_was_frozen(tmp_path: Path, cache: Path, kind: str, age: int) -> None:
+    corpus = tmp_path / "words" / "words.txt" if kind == "file" else tmp_path / "words"
+    file = write(tmp_path / "words" / "words.txt", sentences(seed=5, lines=600))
+    os.utime(file, (time.time() - age,) * 2)
+    spec, told = DataSpec(corpus=str(corpus), vocab_size=280), list[str]()
+    snapshot = prepare(spec, cache)
+    shutil.rmtree(tmp_path / "words")
+    assert find(spec, cache) == prepare(spec, cache, report=told.append) == snapshot
+    assert told == [f"note: {corpus} is gone; the text that was frozen when it was last prepared is used"]
+    for shard in snapshot.folder.glob("*.bin"):
+        shard.unlink()
+    assert prepare(spec, cache) == snapshot, "its tokens are made again from the frozen text"
+    write(tmp_path / "words" / "words.txt", sentences(seed=6, lines=600))
+    assert find(spec, cache) is None, "text that was changed is other text"
+    with pytest.raises(DataError, match="There is no file or folder"):
+        find(DataSpec(corpus=str(tmp_path / "never"), vocab_size=280), cache)
+
+
+def test_text_that_was_deleted_before_it_was_frozen_is_missed(spec: DataSpec, cache: Path) -> None:
+    prepare(spec, cache)
+    Path(spec.corpus).unlink()
+    shutil.rmtree(cache / "corpora")
+    with pytest.raises(DataError, match="There is no file or folder"):
+        prepare(spec, cache)

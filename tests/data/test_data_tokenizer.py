@@ -328,6 +328,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path: Path) -> None:
         ({"model": {"type": "BPE"}}, "no tokenizer.json of the tokenizers library"),
         ({"model": {"type": "BPE", "vocab": {"a": "b"}}}, "no tokenizer.json of the tokenizers library"),
         ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "ids below 0"),
+        ({"model": {"type": "Unigram", "unk_id": None, "vocab": []}}, "has an empty vocabulary"),
     ],
 )
 def test_a_tokenizer_that_loses_text_or_is_none_is_refused(

@@ -145,3 +145,16 @@ def test_the_real_files_have_the_published_sizes_and_baselines():
         assert score.chance == pytest.approx(0.0 if name == "lambada" else 1 / len(task.items[0].choices), abs=0.001)
         if name in longest:
             assert score.longest == pytest.approx(longest[name], abs=0.0006)
+
+
+def test_a_line_that_is_nested_without_end_is_one_sentence(tmp_path: Path):
+    (tmp_path / "deep.jsonl").write_text('{"context": ' + "[" * 100_000 + "\n")
+    with pytest.raises(TaskError, match=r"deep\.jsonl has a line that is nested too deeply"):
+        read_task("deep", tmp_path)
+
+
+@pytest.mark.parametrize("row", ['"context": "\\ud800", "choices": ["a"]', '"context": "a", "choices": ["\\udc00"]'])
+def test_half_of_a_surrogate_pair_is_refused_with_its_line(tmp_path: Path, row: str):
+    (tmp_path / "half.jsonl").write_text(f'{{"context": "a", "choices": ["b"], "label": 0}}\n{{{row}, "label": 0}}\n')
+    with pytest.raises(TaskError, match=r"half\.jsonl line 2 holds half of a surrogate pair"):
+        read_task("half", tmp_path)
