@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mor_core.errors import Refused
+from orchestrator.command_lines import command_line
 from orchestrator.drivers import running_drivers
 from orchestrator.planned_work import PlannedWork, planned_work
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA
@@ -77,9 +78,10 @@ def collect(store: Store, garbage: Garbage) -> int:
     """Delete it; returns the bytes freed. Raises GcRefused while a sweep runs: its plan may just have changed."""
     drivers = running_drivers(store)
     if drivers:
+        command = command_line("cancel", drivers[0].sweep, results=store.root)
         raise GcRefused(
             f"the sweep {drivers[0].sweep} is running in this results folder (process {drivers[0].pid} on "
-            f"{drivers[0].host}): wait for its end or `mor-sweep cancel {drivers[0].sweep}` first"
+            f"{drivers[0].host}): wait for its end or `{command}` first"
         )
     for checkpoint in garbage.checkpoints:
         _prune(store, checkpoint)

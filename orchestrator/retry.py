@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mor_core.errors import Refused
 from orchestrator.cells import Cell
+from orchestrator.command_lines import command_line
 from orchestrator.drivers import running_drivers
 from orchestrator.revisions import PlannedSegment, Sweep
 from orchestrator.segment_states import segment_state
@@ -57,9 +58,10 @@ def apply_retry(store: Store, sweep: Sweep, retry: Retry) -> list[Path]:
     """Do it; returns where published results were moved. Raises RetryRefused while the sweep runs."""
     drivers = running_drivers(store)
     if drivers:
+        command = command_line("cancel", drivers[0].sweep, results=store.root)
         raise RetryRefused(
             f"the sweep {drivers[0].sweep} is running in this results folder (process {drivers[0].pid} on "
-            f"{drivers[0].host}): wait for its end or `mor-sweep cancel {drivers[0].sweep}` first"
+            f"{drivers[0].host}): wait for its end or `{command}` first"
         )
     moved = [_move_aside(store, segment.id) for segment in retry.moved]
     for segment in (*retry.failed, *retry.moved):

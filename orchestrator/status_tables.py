@@ -14,6 +14,7 @@ from rich.text import Text
 from mor_core.printable import printable_label
 from orchestrator.budgets import budget_text
 from orchestrator.cell_states import CellState
+from orchestrator.command_lines import command_line
 from orchestrator.status import Status, counted, counts_text, is_running, state_text
 from orchestrator.terminal import Console
 
@@ -101,7 +102,7 @@ def summary_lines(status: Status) -> Iterator[str]:
         name = f"{first.arm}/{first.size}/{budget_text(first.budget)}/{first.seed}"
         yield f"{states}: {reason} ({name}{' and others' if len(stopped) > 1 else ''})"
     yield from _more(len(causes), "causes")
-    yield f"a line for each of the {len(cells):,} cells: mor-sweep status {status.name} --cells"
+    yield f"a line for each of the {len(cells):,} cells: {command_line('status', status.name, '--cells')}"
 
 
 def output_console() -> Console:

@@ -58,7 +58,7 @@ def ablate(
         print_json("mor-sweep.ablation/1", {"sweep": spec.name, "variants": rows})
     else:
         _print_variants(spec, rows)
-        say_next(f"status {spec.name}", f"ui {spec.name}", results=how.results)
+        say_next(["status", spec.name], ["ui", spec.name], results=how.results)
     raise typer.Exit(code)
 
 

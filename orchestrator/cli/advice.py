@@ -55,7 +55,7 @@ def table(
         sweep = load_sweep(store, asked.sweep)
         typer.echo(tabulate_tasks(run_table_of(store, sweep), wanted), nl=False)
         if wanted is not Format.json:
-            say_next(f"table {sweep.name}", results=asked.results)
+            say_next(["table", sweep.name], results=asked.results)
         return
     fitted = fit_of(asked, loss, BOTH)
     study = fitted.study

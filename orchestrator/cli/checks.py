@@ -61,7 +61,7 @@ def fsck(
     if failing:
         raise typer.Exit(FOUND_PROBLEMS)
     if not as_json:
-        say_next("status", results=results)
+        say_next(["status"], results=results)
 
 
 def doctor(
@@ -85,4 +85,4 @@ def doctor(
     if bad:
         raise typer.Exit(FOUND_PROBLEMS)
     if not as_json:
-        say_next("isoflop --preset cpu --dry-run", results=results)
+        say_next(["isoflop", "--preset", "cpu", "--dry-run"], results=results)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, print_json, say_next
+from orchestrator.cli.options import AsJson, print_json, say, say_next
 
 config = typer.Typer(help="What a sweep file resolves to, and what may stand in one.", no_args_is_help=True)
 
@@ -33,6 +33,7 @@ def show(
     """Print every value of the sweep that these flags ask for, defaults included, as a sweep file."""
     from orchestrator.cli.ablate import ablation_file
     from orchestrator.cli.launch import isoflop_overrides, items_of
+    from orchestrator.command_lines import command_line
     from orchestrator.recipe_file import recipe_overrides
     from orchestrator.spec import parse_spec
     from orchestrator.sweep_file import Override, is_path, read_sweep_file
@@ -63,7 +64,8 @@ def show(
     width = max(len(each.line()) for each in settings if len(each.line()) <= WIDE)
     for each in settings:
         typer.echo(f"{each.line():{width}s}  # {each.origin}" if origin else each.line())
-    say_next(f"{'isoflop' if ablation is None else f'ablate {ablation}'} with the same flags and --dry-run")
+    command = command_line(*(["isoflop"] if ablation is None else ["ablate", ablation]))
+    say(f"next: {command} with the same flags and --dry-run")
 
 
 WIDE = 70
@@ -81,9 +83,9 @@ def schema(
 
     if out is None:
         typer.echo(schema_text(), nl=False)
-        say_next("config schema --out FILE")
+        say_next(["config", "schema", "--out", "FILE"])
         return
     with writing(out):
         replace_text(out, schema_text())
     typer.echo(f"schema written to {out}; first line of a sweep file: #:schema {out}", err=True)
-    say_next("config show --preset FILE")
+    say_next(["config", "show", "--preset", "FILE"])

@@ -61,7 +61,7 @@ def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_j
     typer.echo(counts_text(shown))
     if asked and not elsewhere:
         typer.echo("stopped: the sweep's own command goes on from the last checkpoints", err=True)
-    say_next(f"status {name}", results=results)
+    say_next(["status", name], results=results)
 
 
 def retry(
@@ -105,7 +105,7 @@ def retry(
         typer.echo(f"moved aside: {path}")
     if names:
         typer.echo("the sweep's own command tries them again", err=True)
-    say_next(f"status {loaded.name}", results=results)
+    say_next(["status", loaded.name], results=results)
 
 
 def gc(
@@ -142,7 +142,7 @@ def gc(
         print_json("mor-sweep.gc/1", _garbage_json(store, garbage, freed=0))
     if dry_run or not found:
         if not as_json:
-            say_next(("gc --weights" if weights else "gc") if found else "status", results=results)
+            say_next((["gc", "--weights"] if weights else ["gc"]) if found else ["status"], results=results)
         return
     _agree(f"{bytes_text(garbage.num_bytes)} are deleted for good", yes=yes, refusal=GcRefused)
     with writing(store.root):
@@ -151,7 +151,7 @@ def gc(
         print_json("mor-sweep.gc/1", _garbage_json(store, garbage, freed=freed))
         return
     typer.echo(f"freed {bytes_text(freed)}")
-    say_next("fsck", results=results)
+    say_next(["fsck"], results=results)
 
 
 def _garbage_json(store: "Store", garbage: "Garbage", *, freed: int) -> dict[str, Any]:

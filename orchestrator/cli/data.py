@@ -1,7 +1,6 @@
 """`mor-sweep data`: prepare the text that a sweep trains on, once, and say what it holds."""
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,8 +157,8 @@ def _document(snapshot: "DataSnapshot") -> dict[str, Any]:
 
 
 def _say_next(preset: str, corpus: str | None) -> None:
-    given = f" --data {shlex.quote(corpus)}" if corpus else ""
-    say_next(f"isoflop --preset {shlex.quote(preset)}{given} --dry-run")
+    given = ["--data", corpus] if corpus else []
+    say_next(["isoflop", "--preset", preset, *given, "--dry-run"])
 
 
 def _print(snapshot: "DataSnapshot") -> None:

@@ -68,7 +68,7 @@ def evaluate(
         typer.echo(done.warning, err=True)
     _show_scores(loaded.name, rows, as_json)
     if not as_json:
-        say_next(f"table {loaded.name} --tasks", results=results)
+        say_next(["table", loaded.name, "--tasks"], results=results)
     if any(outcome.status != "finished" for outcome in done.outcomes.values()):
         raise typer.Exit(FAILED_SEGMENTS)
 
@@ -176,7 +176,7 @@ def _evaluate_text(
         by_rule = own.positions.pivot("rule", index=("position", "tokens"), values="loss")
         show_rows(f"{where}: loss by position in the window", by_rule.to_dicts())
         show_rows(f"{where}: loss by recursions", own.depths.to_dicts())
-    say_next(*(f"depth {name} --sweep {loaded.name}" for name in measured), results=results)
+    say_next(*(["depth", name, "--sweep", loaded.name] for name in measured), results=results)
 
 
 def export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> None:

@@ -106,7 +106,7 @@ def generate(
     if depths:
         mean = sum(depths) / len(depths)
         typer.echo(f"{len(depths)} tokens, {len(depths) / seconds:.0f} a second, mean depth {mean:.2f}", err=True)
-    say_next(f"routing {trained.name} --sweep {loaded.name}", results=results)
+    say_next(["routing", trained.name, "--sweep", loaded.name], results=results)
 
 
 def throughput(
@@ -157,7 +157,7 @@ def throughput(
         print_json("mor-sweep.throughput/1", {"sweep": loaded.name, "title": title, "rows": speeds.to_dicts()})
         return
     show_rows(title, speeds.to_dicts())
-    say_next(f"compare {loaded.name}", results=results)
+    say_next(["compare", loaded.name], results=results)
 
 
 def depth(
@@ -184,7 +184,7 @@ def depth(
         print_json("mor-sweep.depth/1", {"sweep": loaded.name, "cell": trained.name, "rows": rows})
         return
     show_rows(f"{trained.name}: tokens kept to a depth", rows)
-    say_next(f"routing {trained.name} --sweep {loaded.name}", results=results)
+    say_next(["routing", trained.name, "--sweep", loaded.name], results=results)
 
 
 def routing(
@@ -222,7 +222,7 @@ def routing(
         return
     for key, table in tables.items():
         show_rows(f"{trained.name}: depth by {key}" if key != "depth" else f"{trained.name}: depths", table.to_dicts())
-    say_next(f"depth {trained.name} --sweep {loaded.name}", results=results)
+    say_next(["depth", trained.name, "--sweep", loaded.name], results=results)
 
 
 def _sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":

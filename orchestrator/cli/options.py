@@ -1,7 +1,7 @@
 """Options that several verbs have in common."""
 
 import re
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,22 +73,11 @@ def say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def shown_results(results: Path) -> str:
-    """The folder, or the s3:// address that it stands for, as one types it."""
-    from orchestrator.results_folder import ADDRESS
+def say_next(*commands: Sequence[str], results: Path = Path("results")) -> None:
+    """What one may do now, to stderr: each command as its arguments."""
+    from orchestrator.command_lines import command_line
 
-    if not (results / ADDRESS).exists():
-        return shlex.quote(str(results))
-    from orchestrator.remote_results import address_of
-    from orchestrator.store import Store
-
-    return address_of(Store(root=results))
-
-
-def say_next(*commands: str, results: Path = Path("results")) -> None:
-    """What one may do now, to stderr."""
-    where = "" if results == Path("results") else f" --results {shown_results(results)}"
-    typer.echo("next: " + ", ".join(f"mor-sweep {command}{where}" for command in commands), err=True)
+    typer.echo("next: " + ", ".join(command_line(*command, results=results) for command in commands), err=True)
 
 
 PART_MEGABYTES = 256.0

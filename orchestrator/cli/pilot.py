@@ -97,7 +97,7 @@ def pilot(
         for line in summary_lines(found):
             typer.echo(f"- {line}")
     say(f"sweep file written to {path}")
-    say_next(f"isoflop --preset {path} --dry-run", results=how.results)
+    say_next(["isoflop", "--preset", str(path), "--dry-run"], results=how.results)
     raise typer.Exit(code or (0 if _says_something(found) else NOTHING_FOUND))
 
 

@@ -57,19 +57,19 @@ def status(
         typer.echo("next: the sweep's own command goes on with what is pending", err=True)
 
 
-def _after(shown: "Status") -> list[str]:
+def _after(shown: "Status") -> list[list[str]]:
     """What a sweep in this state asks for; nothing where that is its own command, which is not known here."""
     from orchestrator.budgets import budget_text
 
     if shown.is_running:
-        return [f"status {shown.name} --watch"]
+        return [["status", shown.name, "--watch"]]
     for cell in shown.cells:
         if cell.status in ("failed", "diverged"):
             name = f"{cell.arm}/{cell.size}/{budget_text(cell.budget)}/{cell.seed}"
-            return [f"logs {name} --sweep {shown.name}", f"retry --sweep {shown.name}"]
+            return [["logs", name, "--sweep", shown.name], ["retry", "--sweep", shown.name]]
     if any(cell.status == "pending" for cell in shown.cells):
         return []
-    return [f"fit {shown.name}", f"report {shown.name}", f"ui {shown.name}"]
+    return [[verb, shown.name] for verb in ("fit", "report", "ui")]
 
 
 def _status_data(store: "Store", sweep: str | None) -> dict[str, Any]:
@@ -116,4 +116,4 @@ def logs(
                 typer.echo(line)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
-    say_next(f"status {loaded.name}", results=results)
+    say_next(["status", loaded.name], results=results)

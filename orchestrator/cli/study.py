@@ -1,6 +1,5 @@
 """What verbs that read a fit have in common: which runs, how they are fitted, and where figures of them go."""
 
-import shlex
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -98,11 +97,11 @@ class Fitted:
 def say_next_of(asked: Runs, name: str, *verbs: str) -> None:
     """What one may do now with the same runs, to stderr."""
     if asked.table is None:
-        say_next(*(f"{verb} {name}" for verb in verbs), results=asked.results)
+        say_next(*([*verb.split(), name] for verb in verbs), results=asked.results)
         return
     flags = {"--table": asked.table, "--columns": asked.columns, "--convention": asked.convention}
-    given = " ".join(f"{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None)
-    say_next(*(f"{verb} {given}" for verb in verbs))
+    given = [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
+    say_next(*([*verb.split(), *given] for verb in verbs))
 
 
 def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool = False) -> Fitted:

@@ -61,4 +61,4 @@ def suggest(
     typer.echo("\nTo train them:")
     for line in lines:
         typer.echo(f"  {line}")
-    say_next(f"fit {name}", results=results)
+    say_next(["fit", name], results=results)

@@ -40,13 +40,14 @@ def export(
 
 def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) -> None:
     from orchestrator.bundle import export_bundle
+    from orchestrator.command_lines import command_line
     from orchestrator.quantities import bytes_text
     from orchestrator.store import Store
 
     done = export_bundle(Store(root=results), name, target, checkpoints=checkpoints)
     what = "" if checkpoints else " without checkpoints"
     typer.echo(f"{done.sweep}: {done.segments} segments{what}, {bytes_text(done.num_bytes)} in {target}", err=True)
-    typer.echo(f"next, where it is needed: mor-sweep import {target.name}", err=True)
+    typer.echo(f"next, where it is needed: {command_line('import', target.name)}", err=True)
 
 
 def import_(
@@ -75,4 +76,4 @@ def import_(
             "`mor-sweep plot` write them anew",
             err=True,
         )
-    say_next(f"status {done.sweep}", results=results)
+    say_next(["status", done.sweep], results=results)

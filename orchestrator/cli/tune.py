@@ -96,7 +96,8 @@ def tune(
         console = Console(highlight=False)
         print_tuned(found, console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH))
     if found.found:
-        say_next(f"isoflop --recipe {store.sweep_folder(found.name) / 'recipe.toml'}", "ui", results=how.results)
+        recipe = str(store.sweep_folder(found.name) / "recipe.toml")
+        say_next(["isoflop", "--recipe", recipe], ["ui"], results=how.results)
     raise typer.Exit(code or (0 if found.found else NOTHING_FOUND))
 
 
