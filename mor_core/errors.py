@@ -18,4 +18,4 @@ class Refused(UserError):
 
 
 class Unreachable(MorSweepError):
-    """A server that is needed does not answer."""
+    """A server or a folder that is needed does not answer, or is not there any more."""

@@ -75,7 +75,7 @@ def import_bundle(store: Store, bundle: Path) -> Imported:
         for name in new:
             _appear(store, staged, name)
         _appear_sweep(store, staged, sweep, document)
-    write_tables(store, load_sweep(store, sweep))
+    write_tables(store, sweep)
     return Imported(sweep=sweep, added=len(new), kept=len(segments) - len(new), left_out=left_out)
 
 

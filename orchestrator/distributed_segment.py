@@ -143,8 +143,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _scratch(store: Store, job: Job) -> Iterator[Path]:
     """A folder in the results folder, which all machines of a cluster share."""
-    parent = scratch_folder(store, job.run)
-    parent.mkdir(parents=True, exist_ok=True)
+    parent = store.make_folder(scratch_folder(store, job.run))
     folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
     try:
         yield folder

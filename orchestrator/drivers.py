@@ -41,8 +41,7 @@ class Driver:
 @contextlib.contextmanager
 def driving(store: Store, name: str) -> Iterator[None]:
     """Be known as a driver of a sweep for the length of the body. Removes what killed drivers of this host left."""
-    folder = store.sweep_folder(name) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = store.make_folder(store.sweep_folder(name) / FOLDER)
     for path in folder.glob(f"{socket.gethostname()}-*"):
         _remove_abandoned(path)
     path = folder / f"{socket.gethostname()}-{os.getpid()}"

@@ -1,10 +1,9 @@
 """Recipe files: laws of learning rate and batch, laid over a sweep file by --recipe. Those of publications ship."""
 
-import tomllib
 from importlib import resources
 from pathlib import Path
 
-from orchestrator.sweep_file import Override, SpecError, did_you_mean, is_path
+from orchestrator.sweep_file import Override, SpecError, did_you_mean, is_path, parse_toml
 
 KEYS = ("learning_rate", "batch_law")
 """Of [train]: what a recipe may hold."""
@@ -19,10 +18,7 @@ def recipe_names() -> list[str]:
 
 def recipe_overrides(recipe: str) -> list[Override]:
     """What a recipe, by name or path, changes in a sweep file. Raises SpecError."""
-    try:
-        document = tomllib.loads(_text(recipe))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{FLAG}: {recipe} is no TOML ({error})") from None
+    document = parse_toml(_text(recipe), f"{FLAG}: {recipe}")
     laws = document.get("train", {})
     unknown = [*(f"[{key}]" for key in document if key != "train"), *(key for key in laws if key not in KEYS)]
     if unknown or not laws:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,9 +13,9 @@ from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_tok
 from mor_core.printable import printable_label
 from orchestrator.cells import Cell, training_cost
 from orchestrator.published import PublishedEvaluation, SegmentResult
-from orchestrator.revisions import PlannedSegment, Sweep
+from orchestrator.revisions import PlannedSegment, Sweep, load_sweep, plans_locked
 from orchestrator.segment_states import SegmentState, SegmentStates, cell_status
-from orchestrator.store import LOG_EVERY_STEPS, Store, read_metrics, replacing
+from orchestrator.store import LOG_EVERY_STEPS, Store, StoreError, read_metrics, replacing
 from orchestrator.task_records import average, task_scores
 
 CAPACITY_TOLERANCE = 0.1
@@ -116,14 +117,24 @@ def segment_table(store: Store, sweep: Sweep) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_schema(SegmentRecord), orient="row")
 
 
-def write_tables(store: Store, sweep: Sweep) -> pl.DataFrame:
-    """Write runs.parquet and segments.parquet of a sweep; returns the run table."""
-    runs = table(store, sweep)
-    folder = store.sweep_folder(sweep.name)
-    for name, frame in (("runs", runs), ("segments", segment_table(store, sweep))):
-        with replacing(folder / f"{name}.parquet") as temporary:
-            frame.write_parquet(temporary)
+def write_tables(store: Store, name: str) -> pl.DataFrame:
+    """Write runs.parquet and segments.parquet of a sweep, as its plans stand now; returns the run table."""
+    folder = store.sweep_folder(name)
+    # Another command may have added cells since this one began. Held while both files are written, the lock makes the
+    # last writer the one that has read the most.
+    with plans_locked(store, name):
+        sweep = load_sweep(store, name)
+        runs = table(store, sweep)
+        for stem, frame in (("runs", runs), ("segments", segment_table(store, sweep))):
+            _write_parquet(folder / f"{stem}.parquet", frame)
     return runs
+
+
+def _write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder, expected a file: move it away and run the same command again")
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary)
 
 
 def curve(store: Store, sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:

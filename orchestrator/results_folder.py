@@ -1,12 +1,14 @@
-"""Whether a results folder can be read from or written to as asked: said before any work is done."""
+"""Whether a results folder can be read from or written to as asked, which is said before any work is done; and whether
+it is still there while work is done in it."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from mor_core.errors import UserError
+from mor_core.errors import Unreachable, UserError
 
 ADDRESS = "remote.json"
 """In a local folder that stands for one in a bucket: which."""
@@ -14,6 +16,59 @@ ADDRESS = "remote.json"
 
 class ResultsError(UserError):
     """The results folder cannot be used as asked; the message names it and what to do."""
+
+
+class ResultsGone(Unreachable):
+    """The results folder was moved, deleted or unmounted while a run worked in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldFolder:
+    """A results folder that a process works in, known by its device and inode and not by its path alone."""
+
+    root: Path
+    """Where it was when the work began."""
+    descriptor: int
+    """Of the folder itself. While it is open, its inode is given to no other folder."""
+
+    def check(self) -> None:
+        """Raises ResultsGone where the path leads to no folder any more, or to another one."""
+        try:
+            is_there = os.path.samestat(self.root.stat(), os.fstat(self.descriptor))
+        except (FileNotFoundError, NotADirectoryError):
+            is_there = False
+        if not is_there:
+            raise _gone(self.root)
+
+
+@contextlib.contextmanager
+def holding(root: Path) -> Iterator[HeldFolder]:
+    """Hold a results folder for the length of the body. Raises ResultsGone where there is none, or where the body fails
+    and the folder is gone: then that is why."""
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _gone(root) from None
+    folder = HeldFolder(root=root, descriptor=descriptor)
+    try:
+        yield folder
+    except ResultsGone:
+        raise
+    except Exception as error:
+        try:
+            folder.check()
+        except ResultsGone as gone:
+            raise gone from error
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _gone(root: Path) -> ResultsGone:
+    return ResultsGone(
+        f"the results folder is gone: {root} was moved, deleted or unmounted. What ran there is interrupted, not "
+        "failed: the same command, with --results naming the folder's new place, goes on from the last checkpoints"
+    )
 
 
 def check_is_folder(root: Path) -> None:

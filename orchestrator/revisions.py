@@ -71,15 +71,15 @@ class Sweep:
 
 def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
     """Append a plan to its sweep, unless it is the sweep's latest already, and make the sweep the last one used."""
-    folder = store.sweep_folder(plan.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    store.root.mkdir(parents=True, exist_ok=True)  # The only place where a run makes it: later it may have been moved.
+    folder = store.make_folder(store.sweep_folder(plan.name))
     revision = {
         "cells": [to_jsonable(cell) for cell in plan.cells],
         "segments": [to_jsonable(_planned(segment)) for segment in plan.segments],
         "data_folder": str(data.folder),
         "settings_id": plan.settings_id,
     }
-    with FileLock(folder / "sweep.lock"):
+    with plans_locked(store, plan.name):
         document = read_document(folder / "sweep.json") or {"schema": SCHEMA, "name": plan.name, "revisions": []}
         latest = document["revisions"][-1] if document["revisions"] else {}
         if {key: latest.get(key) for key in revision} != revision:
@@ -88,6 +88,11 @@ def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
             replace_text(folder / "sweep.json", json.dumps(document))
         replace_text(folder.parent / ".last", plan.name)
     return load_sweep(store, plan.name)
+
+
+def plans_locked(store: Store, name: str) -> FileLock:
+    """The lock of a sweep's plans and of the tables made from them, to hold in a `with` block."""
+    return FileLock(store.sweep_folder(name) / "sweep.lock")
 
 
 def load_sweep(store: Store, name: str | None = None) -> Sweep:

@@ -10,6 +10,7 @@ from orchestrator.failures import RULES
 from orchestrator.identity import Segment
 from orchestrator.remote_stop import SharedStop
 from orchestrator.remote_work import fetch_outcome
+from orchestrator.results_folder import holding
 from orchestrator.segment_run import Job
 from orchestrator.stopping import GRACE_SECONDS, Stopping, stoppable
 from orchestrator.store import Store, remove_scratch
@@ -34,13 +35,19 @@ def run_segments(
     `on_event` gets each outcome, once its result is in `store`, and None now and then. A sentence that it returns is
     reported, and no other segment is started. Without `on_this_host` the workers may see other folders and locks.
 
-    Raises KeyboardInterrupt or SystemExit where it was told to stop, after running segments have kept a checkpoint.
+    Raises KeyboardInterrupt or SystemExit where it was told to stop, after running segments have kept a checkpoint, and
+    ResultsGone where the results folder was moved away.
     """
     assert job.stop is not None
     alike = _FailuresAlike()
     try:
-        with stoppable(job.stop) as stopping, closing(executor.run(pending, job, published)) as events:
+        with (
+            holding(store.root) as folder,
+            stoppable(job.stop) as stopping,
+            closing(executor.run(pending, job, published)) as events,
+        ):
             for outcome in events:
+                folder.check()  # Before anything is read or written at a place that may be another's by now.
                 if outcome is not None:
                     # Whoever is told of an outcome reads its result, which may be on another host.
                     fetch_outcome(store, outcome.segment_id)

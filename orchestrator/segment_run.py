@@ -305,7 +305,8 @@ class SegmentRun:
         file.write(json.dumps({"step": metrics.step, "tokens": tokens, **metrics.to_floats()}) + "\n")
 
     def _report_progress(self, step: int) -> None:
-        replace_text(self.attempt / "progress.json", json.dumps({"step": step, "stop_step": self.segment.stop_step}))
+        progress = json.dumps({"step": step, "stop_step": self.segment.stop_step})
+        replace_text(self.attempt / "progress.json", progress, durable=False)
 
     def _drop_old_checkpoints(self) -> None:
         own = [path for _, path in self.store.attempt_checkpoints(self.segment.id) if path.parent == self.attempt]

@@ -51,7 +51,7 @@ class StopFile:
 
     def ask(self, how: How) -> None:
         """Tell the workers. Raises OSError where the file cannot be written."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.writing")
         temporary.write_text(how)
         temporary.replace(self.path)

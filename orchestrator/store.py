@@ -46,6 +46,7 @@ LOCK = "lock"
 """In a segment's attempts folder: held by the process that computes it, and let go by the kernel with it."""
 
 SCRATCH = "scratch"
+LARGEST_HINT_BYTES = 4096
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish")
 """What of an attempt only its own process would have gone on with."""
@@ -122,10 +123,21 @@ class Store:
         """The published checkpoint of a segment."""
         return self.segment_folder(segment_id) / "checkpoint"
 
+    def make_folder(self, folder: Path) -> Path:
+        """Make a folder of the store and those above it, up to the root. Raises FileNotFoundError where the root is
+        gone: one that was moved away must not come back empty."""
+        if folder == self.root:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.root))
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            self.make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+        return folder
+
     def new_attempt(self, segment: Segment) -> Path:
         """A new private folder for one try at a segment, numbered by trial."""
-        parent = self.attempts_folder(segment.id)
-        parent.mkdir(parents=True, exist_ok=True)
+        parent = self.make_folder(self.attempts_folder(segment.id))
         number = 1 + self.num_attempts(segment.id)
         while True:
             folder = parent / f"{number:03d}-{socket.gethostname()}-{os.getpid()}"
@@ -224,7 +236,7 @@ class Store:
         if not elsewhere(whole):
             return False
         target = self.segment_folder(segment.id)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self.make_folder(target.parent)
         try:
             whole.rename(target)
         except OSError as error:
@@ -244,7 +256,7 @@ class Store:
     def hint(self, segment: Segment, result: SegmentResult | None) -> None:
         """Write the hints that lead to a segment with this result."""
         for path, text in hints(segment, result).items():
-            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            self.make_folder((self.root / path).parent)
             replace_text(self.root / path, text)
 
     def published_task_scores(self, weights_id: str) -> list[str]:
@@ -258,9 +270,22 @@ class Store:
         folder = self.root / "trunks" / trunk
         if not folder.is_dir():
             return []
-        steps = [(int(path.name), path.read_text()) for path in folder.iterdir() if path.name.isdigit()]
+        steps = [(int(path.name), read_hint(path)) for path in folder.iterdir() if is_step(path.name)]
         named = ((step, name) for step, name in steps if is_plain_name(name) and self.is_done(name))
         return sorted(named, reverse=True)
+
+
+def is_step(name: str) -> bool:
+    """Whether a file's name in trunks/ is a step, as this program writes it."""
+    return name.isascii() and name.isdecimal()
+
+
+def read_hint(path: Path) -> str:
+    """What a hint says; empty for a file that no hint can be."""
+    try:
+        return read_regular_file(path, LARGEST_HINT_BYTES).decode()
+    except (FileNotFoundError, UnreadableFileError, UnicodeDecodeError):
+        return ""
 
 
 def hints(segment: Segment, result: SegmentResult | None) -> dict[str, str]:
@@ -333,10 +358,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         fsync(temporary)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write or replace a small file whole."""
+def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write or replace a small file whole. `durable`: whole also after a power cut. Without, that may leave it empty,
+    which is right for what is written again every second and read by nobody afterwards."""
     with replacing(path) as temporary:
         temporary.write_text(text)
+        if durable:
+            fsync(temporary)  # Before the rename, or the name may be on the disk before the content.
 
 
 @contextlib.contextmanager

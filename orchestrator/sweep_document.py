@@ -120,7 +120,11 @@ def last_sweep_name(store: Store) -> str:
     path = store.root / "sweeps" / ".last"
     if not path.is_file():
         raise NoSuchSweep(f"no sweep has been run in {store.root}; start one with `mor-sweep isoflop --preset cpu`")
-    return path.read_text().strip()
+    name = path.read_bytes().decode(errors="replace").strip()
+    if not is_plain_name(name) or not name.isprintable() or "\N{REPLACEMENT CHARACTER}" in name:
+        known = ", ".join(sweep_names(store)) or "none yet"
+        raise NoSuchSweep(f"{path} is damaged: delete it, and name the sweep in the command; there are: {known}")
+    return name
 
 
 def sweep_names(store: Store) -> list[str]:

@@ -53,13 +53,20 @@ def read_sweep_file(preset: str, overrides: Sequence[Override] = (), study: str 
     Raises SpecError.
     """
     source, text = _read(preset, study)
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{source} is no valid TOML: {error}") from None
+    document = parse_toml(text, source)
     for override in overrides:
         _lay_over(document, override, source)
     return SweepFile(source=source, document=document, overrides=tuple(overrides))
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """The tables of a TOML text; `source` is what errors call it. Raises SpecError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{source} is no valid TOML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{source} is nested too deeply: expected a table or two, one in the other") from None
 
 
 def preset_names(study: str = "isoflop") -> list[str]:

@@ -11,6 +11,7 @@ import polars as pl
 from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.allowance import Allowance
+from orchestrator.command_lines import command_line
 from orchestrator.display import lost_arm_lines
 from orchestrator.drivers import driving
 from orchestrator.estimate import HOUR_SECONDS
@@ -22,10 +23,12 @@ from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.pruned import steps_taken_again
 from orchestrator.quantities import short_budget
-from orchestrator.records import write_tables
+from orchestrator.records import table, write_tables
 from orchestrator.remote_results import address_of, push
 from orchestrator.remote_work import share_revision, stop_of
 from orchestrator.resources import fixed_gpus
+from orchestrator.results_folder import holding
+from orchestrator.revisions import Sweep
 from orchestrator.run_loop import run_segments
 from orchestrator.segment_run import Job
 from orchestrator.spec import ExecutionSection, SweepSpec
@@ -54,9 +57,11 @@ def run_sweep(
 
     Without `mlflow` nothing is mirrored: `mor-sweep mlflow sync` does that later.
 
-    Raises ClusterUnreachable where a Ray address does not answer, StoreError where the results cannot be read.
+    Raises ClusterUnreachable where a Ray address does not answer, StoreError where the results cannot be read, and
+    ResultsGone where their folder was moved away meanwhile, TrackingUriError where MLflow could never be reached.
     """
     store = Store(root=results.absolute())
+    uri = tracking_uri(store, plan.name) if mlflow else ""  # Said before anything is written, let alone trained.
     sweep = share_revision(store, plan, data)
     published = _published(store, plan.segments)
     allowance = allowance or Allowance(segments=frozenset(segment.id for segment in plan.segments))
@@ -85,11 +90,11 @@ def run_sweep(
         )
     if not pending:
         console.print("nothing to train: every segment of this plan is published", highlight=False)
-        table = write_tables(store, sweep)
-        if not mlflow or is_current(store, sweep, tracking_uri(store, sweep.name)):
-            return _report(console, plan, table, store, published)
+        runs = write_own_tables(store, sweep, console)
+        if not mlflow or is_current(store, sweep, uri):
+            return _report(console, plan, runs, store, published)
     mirroring = following(store, sweep.name) if mlflow else nullcontext()
-    with driving(store, sweep.name), mirroring as mirror:
+    with holding(store.root), driving(store, sweep.name), mirroring as mirror:
         if pending:
             console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
             if allowance.said:
@@ -112,11 +117,25 @@ def run_sweep(
                 on_this_host=address is None,
                 allowance=allowance,
             )
-        table = write_tables(store, sweep)
+        runs = write_own_tables(store, sweep, console)
         push(store)
     if mirror and mirror.warning:
-        console.print(mirror.warning, highlight=False, soft_wrap=True)
-    return _report(console, plan, table, store, published)
+        console.print(mirror.warning, highlight=False, markup=False, soft_wrap=True)
+    return _report(console, plan, runs, store, published)
+
+
+def write_own_tables(store: Store, sweep: Sweep, console: Console) -> pl.DataFrame:
+    """Write the sweep's tables; the rows of its run table, or of the cells that this run began with where another
+    command has left those out of the table meanwhile."""
+    written = write_tables(store, sweep.name)
+    if {str(cell.cell_id) for cell in sweep.cells} <= set(written["cell_id"]):
+        return written
+    console.print(
+        f"another command has given sweep {sweep.name} other settings meanwhile: its table leaves out the cells of "
+        "this one; use --name to keep both apart",
+        soft_wrap=True,
+    )
+    return table(store, sweep)
 
 
 def _pending(
@@ -170,7 +189,8 @@ def _run(
     on_this_host: bool,
     allowance: Allowance,
 ) -> dict[str, Outcome]:
-    """The outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop."""
+    """The outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop, and
+    ResultsGone."""
     progress = Progress(plan=plan, store=store, pending=pending)
     hours = _HoursUsed(store=store, allowance=allowance)
 
@@ -227,9 +247,9 @@ def _canary_text(plan: Plan, allowance: Allowance) -> str:
     return f"{cell.arm} {cell.size} at {short_budget(cell.budget)}"
 
 
-def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, outcomes: dict[str, Outcome]) -> int:
+def _report(console: Console, plan: Plan, runs: pl.DataFrame, store: Store, outcomes: dict[str, Outcome]) -> int:
     """What became of this plan's cells, and what to do next."""
-    planned = table.filter(pl.col("cell_id").is_in([str(cell.cell_id) for cell in plan.cells]))
+    planned = runs.filter(pl.col("cell_id").is_in([str(cell.cell_id) for cell in plan.cells]))
     unfinished = planned.filter(pl.col("status") != "finished")
     # Not started, or told to leave before the end: neither finished nor failed.
     later = (pl.col("status") == "pending") & ~pl.col("evaluate_segment").is_in(list(outcomes))
@@ -265,10 +285,10 @@ def _report(console: Console, plan: Plan, table: pl.DataFrame, store: Store, out
         return EXIT_FAILED_CELLS
     if unfinished.height:
         return 0
-    where = "" if store.root == Path("results").absolute() else f" --results {address_of(store) or store.root}"
     # Cells of equal tokens have no budget in common, so there is nothing to fit.
-    verbs = ("ui",) if plan.tokens else ("fit", "plot frontier", "ui")
-    console.print("next: " + ", ".join(f"mor-sweep {verb}{where}" for verb in verbs), highlight=False, soft_wrap=True)
+    verbs = (["ui"],) if plan.tokens else (["fit"], ["plot", "frontier"], ["ui"])
+    commands = ", ".join(command_line(*verb, results=store.root) for verb in verbs)
+    console.print(f"next: {commands}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

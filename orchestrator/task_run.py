@@ -131,7 +131,8 @@ class TaskRun:
                 if time.monotonic() - synced > SYNC_SECONDS:
                     os.fsync(file.fileno())
                     synced = time.monotonic()
-                replace_text(self.attempt / "progress.json", json.dumps({"step": len(done), "stop_step": len(batches)}))
+                progress = json.dumps({"step": len(done), "stop_step": len(batches)})
+                replace_text(self.attempt / "progress.json", progress, durable=False)
                 self.after_batch()
 
     def _check_finite(self, row: Row) -> None:

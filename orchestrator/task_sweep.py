@@ -21,6 +21,7 @@ from orchestrator.published import PublishedScore
 from orchestrator.records import write_tables
 from orchestrator.remote_results import address_of
 from orchestrator.remote_work import stop_of
+from orchestrator.results_folder import holding
 from orchestrator.revisions import Sweep
 from orchestrator.run_loop import run_segments
 from orchestrator.segment_run import Job
@@ -111,13 +112,13 @@ def evaluate_all(
     outcomes = {name: published_outcome(store, name) for name in segments if store.is_done(name)}
     pending = tuple(segment for name, segment in segments.items() if name not in outcomes)
     if not pending:
-        write_tables(store, sweep)
+        write_tables(store, sweep.name)
         if is_current(store, sweep, tracking_uri(store, sweep.name)):
             return Evaluated(outcomes=outcomes, computed=0, warning="")
-    with driving(store, sweep.name), following(store, sweep.name) as mirror:
+    with holding(store.root), driving(store, sweep.name), following(store, sweep.name) as mirror:
         if pending:
             outcomes |= _run(store, sweep, asked, pending, executor, report, on_this_host=on_this_host)
-        write_tables(store, sweep)
+        write_tables(store, sweep.name)
     return Evaluated(outcomes=outcomes, computed=len(pending), warning=mirror.warning)
 
 
@@ -131,7 +132,8 @@ def _run(
     *,
     on_this_host: bool,
 ) -> dict[str, Outcome]:
-    """Outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop."""
+    """Outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop, and
+    ResultsGone."""
     job = Job(
         results=store.root.absolute(),
         data_folder=asked.data_folder,

@@ -25,6 +25,7 @@ from orchestrator.attempt_log import logged
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import OtherVersion, Segment
 from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere, share_failure
+from orchestrator.results_folder import HeldFolder, ResultsGone, holding
 from orchestrator.segment_run import Job, SegmentRun, peak_memory_bytes
 from orchestrator.stalled import record_stalled, stalled_failure
 from orchestrator.stopping import Interrupted, why_stop
@@ -77,23 +78,31 @@ def run_segment(segment: Segment, job: Job) -> Outcome:
 
     A kernel-released lock keeps two processes of one host from doing the work twice; correctness rests on publication
     alone. A failure is an outcome, and is recorded in the attempt's failure.json; so is a request to stop, in
-    interrupted.json.
+    interrupted.json. Where the results folder is gone the segment is interrupted, and nothing is recorded.
     """
     store = local_store(job)
     try:
-        store.attempts_folder(segment.id).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(store.attempts_folder(segment.id) / LOCK)
-        while not store.is_done(segment.id):
-            if cause := why_stop(job.stop, running=False):
-                return Outcome(segment_id=segment.id, status="interrupted", reason=cause)
-            with contextlib.suppress(Timeout), lock.acquire(timeout=LOCK_POLL_SECONDS):
-                fetch_segment(store, segment)
-                if not store.is_done(segment.id) and (ended := _tries(segment, job, store)):
-                    share_failure(store, segment.id)
-                    return ended
-        return published_outcome(store, segment.id)
+        with holding(store.root) as folder:
+            return _run_once_locked(segment, job, store, folder)
+    except ResultsGone as error:
+        return Outcome(segment_id=segment.id, status="interrupted", reason=str(error))
     except (OSError, StoreError) as error:
         return failed(segment, failure_of(error, store.attempts_folder(segment.id)))
+
+
+def _run_once_locked(segment: Segment, job: Job, store: Store, folder: HeldFolder) -> Outcome:
+    """Compute a segment as soon as its lock is free, unless another process publishes it before."""
+    lock = FileLock(store.make_folder(store.attempts_folder(segment.id)) / LOCK)
+    while not store.is_done(segment.id):
+        if cause := why_stop(job.stop, running=False):
+            return Outcome(segment_id=segment.id, status="interrupted", reason=cause)
+        folder.check()  # FileLock would make the folders above its file again.
+        with contextlib.suppress(Timeout), lock.acquire(timeout=LOCK_POLL_SECONDS):
+            fetch_segment(store, segment)
+            if not store.is_done(segment.id) and (ended := _tries(segment, job, store, folder)):
+                share_failure(store, segment.id)
+                return ended
+    return published_outcome(store, segment.id)
 
 
 def published_outcome(store: Store, segment_id: str) -> Outcome:
@@ -119,7 +128,7 @@ def failure_of(error: Exception, folder: Path) -> Failure:
     return Failure(kind=kind, text=text)
 
 
-def _tries(segment: Segment, job: Job, store: Store) -> Outcome | None:
+def _tries(segment: Segment, job: Job, store: Store, folder: HeldFolder) -> Outcome | None:
     """Attempts, by the holder of the segment's lock, until the rules say no more; None where a result is published.
 
     A rank makes one attempt only: whoever waits for its group starts the next.
@@ -129,7 +138,7 @@ def _tries(segment: Segment, job: Job, store: Store) -> Outcome | None:
     if failures[FailureClass.stalled] > RULES[FailureClass.stalled].retries:
         return failed(segment, stalled_failure(segment, store))
     while True:
-        ended = _attempt(segment, job, store)
+        ended = _attempt(segment, job, store, folder)
         if not isinstance(ended, Failure):
             return ended
         failures[ended.kind] += 1
@@ -148,19 +157,22 @@ def _tries(segment: Segment, job: Job, store: Store) -> Outcome | None:
                 torch.cuda.empty_cache()
 
 
-def _attempt(segment: Segment, job: Job, store: Store) -> Failure | Outcome | None:
-    """One try. Its failure, or the outcome of one that was told to stop; None where a result is published."""
+def _attempt(segment: Segment, job: Job, store: Store, folder: HeldFolder) -> Failure | Outcome | None:
+    """One try. Its failure, or the outcome of one that was told to stop; None where a result is published.
+
+    Raises ResultsGone where it failed because the results folder is gone.
+    """
     store.refuse_obstructed(segment.id)
     store.remove_debris(segment.id)
-    folder = store.new_attempt(segment)
+    attempt = store.new_attempt(segment)
     try:
         with (
-            logged(folder, f"{segment.kind} segment {segment.id} to step {segment.stop_step}"),
-            Watchdog(attempt=folder, run=job.run, seconds=job.stall_seconds) as watchdog,
+            logged(attempt, f"{segment.kind} segment {segment.id} to step {segment.stop_step}"),
+            Watchdog(attempt=attempt, run=job.run, seconds=job.stall_seconds) as watchdog,
         ):
-            _compute_and_publish(segment, job, store, folder, watchdog)
+            _compute_and_publish(segment, job, store, attempt, watchdog)
     except Interrupted as error:
-        write_json(folder / "interrupted.json", {"step": error.step, "cause": error.cause})
+        write_json(attempt / "interrupted.json", {"step": error.step, "cause": error.cause})
         return Outcome(segment_id=segment.id, status="interrupted", reason=str(error))
     except Superseded as error:  # Its failure is on file, and another attempt at work or done.
         return failed(segment, Failure(kind=FailureClass.stalled, text=str(error)))
@@ -168,10 +180,11 @@ def _attempt(segment: Segment, job: Job, store: Store) -> Failure | Outcome | No
         raise  # A new group goes on with the work: nothing has failed.
     except Exception as error:  # The one boundary where any failure of a segment becomes a record.
         leave_world()
-        failure = failure_of(error, folder)
+        folder.check()
+        failure = failure_of(error, attempt)
         details = {"traceback": traceback.format_exc(), "peak_memory_bytes": peak_memory_bytes()}
         with contextlib.suppress(OSError):  # A full disk must not hide what it caused.
-            write_json(folder / "failure.json", failure.to_json(**details))
+            write_json(attempt / "failure.json", failure.to_json(**details))
         return failure
     for _, path in store.attempt_checkpoints(segment.id):
         remove_folder(path)

@@ -40,7 +40,7 @@ def save_checkpoint(folder: Path, model: Transformer, optimizer: torch.optim.Opt
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with _saying_what_is_needed(folder, model, optimizer):
-            temporary.mkdir(parents=True)
+            temporary.mkdir()  # Not those above it: a results folder that was moved away must not come back.
             manifest = _write(temporary, model, optimizer, step)
         if folder.exists():
             shutil.rmtree(folder)

@@ -33,7 +33,8 @@ def segment_on(data: DataSnapshot, *, batch_size: int = 4, stop_step: int = 40) 
 
 
 def job_for(results: Path, data: DataSnapshot, **settings) -> Job:
-    """A job with a checkpoint every 10 steps."""
+    """A job with a checkpoint every 10 steps, in a results folder that is there."""
+    results.mkdir(parents=True, exist_ok=True)
     return Job(**({"results": results, "data_folder": data.folder, "checkpoint_every_steps": 10} | settings))
 
 

@@ -1,6 +1,7 @@
 """The run table: explained, typed, and made from the store alone."""
 
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 from toy_sweep import SCIENCE, TOY_PRESET, ToySweep, rewrite_result, run_here
 
 from orchestrator.cells import training_cost
 from orchestrator.identity import OtherVersion
-from orchestrator.records import RunRecord, SegmentRecord, curve, segment_table, table
-from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.records import RunRecord, SegmentRecord, curve, segment_table, table, write_tables
+from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.store import Store, StoreError
+from orchestrator.sweep_run import write_own_tables
 
 EXPLANATION = Path(__file__).parents[2] / "results" / "README.md"
 
@@ -180,3 +183,49 @@ def test_segments_that_different_numbers_of_workers_trained_are_mixed_and_their_
     store = Store(root=results)
     flags = table(store, load_sweep(store))["flags"]
     assert set(flags.str.contains("mixed-numerics")) == {mixed}
+
+
+@pytest.fixture
+def grown(reference: ToySweep, tmp_path: Path) -> tuple[Store, Sweep]:
+    """A results folder of twelve cells, and its sweep as a command knew it that was started when it had four."""
+    shutil.copytree(reference.results, tmp_path / "results")
+    store = Store(root=tmp_path / "results")
+    path = store.sweep_folder("toy") / "sweep.json"
+    whole = json.loads(path.read_text())
+    revision = whole["revisions"][0]
+    first = [cell for cell in revision["cells"] if cell["budget"] == 600_000_000]
+    path.write_text(json.dumps(whole | {"revisions": [revision | {"cells": first}]}))
+    early = load_sweep(store, "toy")
+    assert len(early.cells) == 4
+    path.write_text(json.dumps(whole))
+    return store, early
+
+
+def test_a_table_holds_the_cells_that_another_command_has_added_since_this_one_began(grown: tuple[Store, Sweep]):
+    store, early = grown
+    assert write_tables(store, early.name).height == 12
+    assert pl.read_parquet(store.sweep_folder("toy") / "runs.parquet").height == 12
+    assert write_own_tables(store, early, Console(file=io.StringIO())).height == 12
+
+
+def test_a_command_whose_cells_another_has_left_out_of_the_table_still_reports_them(grown: tuple[Store, Sweep]):
+    store, early = grown
+    path = store.sweep_folder("toy") / "sweep.json"
+    whole = json.loads(path.read_text())
+    first = whole["revisions"][0]
+    others = [cell for cell in first["cells"] if cell["budget"] != 600_000_000]
+    path.write_text(json.dumps(whole | {"revisions": [first | {"cells": others, "settings_id": "others"}]}))
+    said = io.StringIO()
+    assert set(write_own_tables(store, early, Console(file=said))["cell_id"]) == {cell.cell_id for cell in early.cells}
+    assert "other settings meanwhile" in said.getvalue()
+    assert pl.read_parquet(store.sweep_folder("toy") / "runs.parquet").height == 8
+
+
+@pytest.mark.parametrize("name", ["runs", "segments"])
+def test_a_folder_in_the_place_of_a_table_is_named(grown: tuple[Store, Sweep], name: str):
+    store, early = grown
+    path = store.sweep_folder(early.name) / f"{name}.parquet"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreError, match=f"{re.escape(str(path))} is a folder, expected a file: move it away"):
+        write_tables(store, early.name)

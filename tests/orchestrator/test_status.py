@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from filelock import FileLock
 from rich.console import Console
-from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
+from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep, run_here
 
 from mor_core.data.shards import prepare
 from orchestrator.budgets import budget_text
@@ -160,3 +160,16 @@ def test_cells_prints_a_plain_line_for_every_cell_whatever_their_number(toy: Toy
     ]
     assert sum("  failed: decay to step" in line for line in lines) == 2
     assert sum(line.endswith("  2.5000     2.2500   1.00  finished") for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"", b"../../etc", b"a\x1b[2Jb"], ids=["bytes", "empty", "path", "escape"]
+)
+@pytest.mark.parametrize("verb", ["status", "fit", "report"])
+def test_a_damaged_note_of_the_last_sweep_is_one_sentence(toy: ToySweep, planned: Plan, verb: str, content: bytes):
+    path = toy.results / "sweeps" / ".last"
+    path.write_bytes(content)
+    done = run_here([verb, "--results", str(toy.results)], {})
+    assert done.returncode == 2
+    expected = f"error: {path} is damaged: delete it, and name the sweep in the command; there are: {planned.name}"
+    assert done.stderr.splitlines() == [expected]

@@ -1,6 +1,7 @@
 """Publication, hints and resume, one rule at a time."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from orchestrator.identity import Segment, TrunkRecipe, stable_segment, trunk_id
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
 from orchestrator.segment_run import Job, SegmentRun
-from orchestrator.store import Store, StoreError, read_metrics, write_json
+from orchestrator.store import Store, StoreError, read_metrics, replace_text, write_json
 from orchestrator.worker import run_segment
 
 TRUNK = TrunkRecipe(
@@ -210,3 +211,31 @@ def test_a_damaged_sweep_file_is_one_sentence_with_what_to_do(reference: ToySwee
         path.write_text(damage)
         with pytest.raises(StoreError, match=r"sweep\.json.*trained segments are kept"):
             load_sweep(Store(root=results), "toy")
+
+
+def test_hints_that_nobody_here_wrote_are_passed_over(tmp_path: Path):
+    store, segment = Store(root=tmp_path), stable_segment(TRUNK, 10)
+    assert published(store, segment, 10)
+    folder = tmp_path / "trunks" / trunk_id(TRUNK)
+    (folder / "20").write_bytes(b"\xff\xfe")
+    (folder / "\N{SUPERSCRIPT TWO}").write_text(segment.id)
+    (folder / "\N{ARABIC-INDIC DIGIT THREE}").write_text(segment.id)
+    (folder / "30").mkdir()
+    os.mkfifo(folder / "40")
+    assert store.published_trunk_steps(trunk_id(TRUNK)) == [(10, segment.id)]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool):
+    path, flushed = tmp_path / "sweep.json", []
+    path.write_text("before")
+    flush = os.fsync
+
+    def watched(descriptor: int) -> None:
+        flush(descriptor)
+        flushed.append((Path(f"/proc/self/fd/{descriptor}").resolve().read_text(), path.read_text()))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    replace_text(path, "after", durable=durable)
+    assert flushed == ([("after", "before")] if durable else [])
+    assert path.read_text() == "after"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from disturbances import SIX_CELLS, assert_as_undisturbed
-from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep
+from disturbances import ONE_CELL, SIX_CELLS, assert_as_undisturbed
+from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep, run_here
 
 from orchestrator.records import curve
 from orchestrator.revisions import load_sweep
@@ -257,4 +257,41 @@ def test_an_unreadable_data_file_is_refused_before_anything_is_written(toy: ToyS
     assert done.returncode == 2
     assert "absent.jsonl" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not toy.results.exists()
+
+
+@pytest.mark.slow
+def test_two_commands_on_different_budgets_at_once_leave_one_table_of_both(
+    toy: ToySweep, reference: ToySweep, tmp_path: Path
+):
+    budgets = ("6e8", "1.2e9")
+    running = [toy.start("--no-mlflow", "--sizes", "13k", "--budgets", each, executor="in-process") for each in budgets]
+    said = [process.communicate(timeout=400)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    whole = reference.science()
+    expected = whole.filter((pl.col("size") == "13k") & pl.col("budget").is_in(["600000000", "1200000000"]))
+    assert toy.science().equals(expected)
+
+
+def test_a_command_whose_text_was_deleted_goes_on_from_what_was_frozen(toy: ToySweep, tmp_path: Path):
+    own = replace(toy, text=tmp_path / "own.jsonl", cache=tmp_path / "cache")
+    shutil.copyfile(toy.text, own.text)
+    first = own.run(*ONE_CELL)
+    assert first.returncode == 0, first.stderr
+    own.text.unlink()
+    again = own.run(*ONE_CELL)
+    assert again.returncode == 0, again.stderr
+    assert f"note: {own.text} is gone; the text that was frozen" in again.stderr
+    assert "nothing to train" in again.stderr
+    own.text.write_text(toy.text.read_text().replace("model", "router"))
+    assert "nothing to train" not in own.run(*ONE_CELL, "--dry-run").stderr + own.run(*ONE_CELL).stderr
+
+
+@pytest.mark.parametrize("uri", ["http://me:secret@[::1", "postgresql://me:secret@host/db"])
+def test_a_tracking_uri_that_nobody_could_use_is_refused_before_anything_is_trained(toy: ToySweep, uri: str):
+    arguments = toy.command("--executor", "in-process", *ONE_CELL)[len(MOR_SWEEP) :]
+    done = run_here(arguments, toy.environment | {"MLFLOW_TRACKING_URI": uri})
+    assert done.returncode == 2, done.stderr
+    assert "error: MLFLOW_TRACKING_URI: " in done.stderr
+    assert "secret" not in done.stderr
     assert not toy.results.exists()

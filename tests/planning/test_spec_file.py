@@ -1,15 +1,18 @@
 """The sweep file and the flags: strict, exact, and clear about mistakes."""
 
 import tomllib
+from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.budgets import budget_text, parse_budget
+from orchestrator.recipe_file import recipe_overrides
 from orchestrator.spec import SweepSpec, load_spec, parse_spec
-from orchestrator.sweep_file import Override, SpecError, SweepFile, preset_names
+from orchestrator.sweep_file import Override, SpecError, SweepFile, preset_names, read_sweep_file
 
 
 def shipped(preset):
@@ -146,3 +149,11 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 def test_an_unknown_preset_gets_a_near_name():
     with pytest.raises(SpecError, match="'papre' is no shipped sweep: did you mean paper"):
         load_spec("papre")
+
+
+@pytest.mark.parametrize("read", [read_sweep_file, recipe_overrides], ids=["preset", "recipe"])
+def test_a_file_that_is_nested_without_end_is_one_sentence(tmp_path: Path, read: Callable[[str], object]):
+    path = tmp_path / "deep.toml"
+    path.write_text("budgets = " + "[" * 20_000)
+    with pytest.raises(SpecError, match=r"deep\.toml is nested too deeply"):
+        read(str(path))
