@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.command_lines import command_line
 from orchestrator.drivers import FOLDER, is_held, running_drivers
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.fsck_processes import process_findings
 from orchestrator.fsck_segments import CheckedSegment, check_segment
 from orchestrator.fsck_sweeps import sweep_findings
 from orchestrator.gc import leftovers
-from orchestrator.store import Store
+from orchestrator.store import Store, is_step, read_hint
 from orchestrator.sweep_document import sweep_names
 
 
@@ -67,9 +68,15 @@ def _hint_findings(store: Store, segments: dict[str, CheckedSegment]) -> Iterato
     """trunks/<trunk>/<step> names the stable segment that ends there, and every one of them is named."""
     named: dict[str, Path] = {}
     for path in sorted((store.root / "trunks").glob("*/*")):
-        if not path.name.isdecimal():
+        if path.name.endswith(".writing"):
             continue
-        segment_id = path.read_text(errors="replace").strip()
+        if not is_step(path.name):
+            yield note(path, "is no hint: its name is no step", "delete it")
+            continue
+        segment_id = read_hint(path).strip()
+        if not segment_id:
+            yield problem(path, "does not name a segment", "delete it")
+            continue
         named[segment_id] = path
         segment = segments.get(segment_id)
         if segment is None:
@@ -84,7 +91,7 @@ def _hint_findings(store: Store, segments: dict[str, CheckedSegment]) -> Iterato
 
 def _leftover_findings(store: Store) -> Iterator[Finding]:
     for path in leftovers(store):
-        yield note(path, "was left by an attempt that is gone", "mor-sweep gc")
+        yield note(path, "was left by an attempt that is gone", command_line("gc", results=store.root))
     if not running_drivers(store):
         for path in sorted((store.root / "sweeps").glob(f"*/{FOLDER}/*")):
             if not is_held(path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mor_core.files import read_json_object
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
+from orchestrator.command_lines import command_line
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.gc import tree_bytes
 from orchestrator.identity import (
@@ -70,8 +71,9 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
         if not hint.is_file():
             write = f"write {segment.evaluation.task} into it"
             findings.append(problem(hint, "is missing: its score is left out of tables", write))
+    collect = command_line("gc", results=store.root)
     unknown = sorted(path for path in folder.iterdir() if path.name not in KNOWN)
-    findings += [note(path, "is no part of a segment", "mor-sweep gc, or move it elsewhere") for path in unknown]
+    findings += [note(path, "is no part of a segment", f"{collect}, or move it elsewhere") for path in unknown]
     checkpoint = folder / "checkpoint"
     return CheckedSegment(
         findings=tuple(findings),

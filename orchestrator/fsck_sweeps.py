@@ -10,13 +10,14 @@ import polars as pl
 
 from analysis.points import TableError, read_points
 from orchestrator.cell_names import cell_name
+from orchestrator.command_lines import command_line
 from orchestrator.drivers import running_drivers
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.fsck_segments import CheckedSegment
 from orchestrator.identity import OtherVersion
-from orchestrator.mirror import MirrorError
+from orchestrator.mirror import DamagedStore, MirrorError
 from orchestrator.mirror_check import differences
-from orchestrator.mirror_cursor import is_current, public_uri, sqlite_path, tracking_uri
+from orchestrator.mirror_cursor import is_sent, public_uri, sqlite_path, tracking_uri
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.plan import cell_identity
 from orchestrator.pruned import is_pruned
@@ -133,7 +134,7 @@ def _table_finding(path: Path, written: pl.DataFrame, current: pl.DataFrame, key
 def fit_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Finding]:
     """I9: fits.json was made from exactly the finished cells of the store."""
     path = store.sweep_folder(sweep.name) / "fits.json"
-    again = f"mor-sweep fit {sweep.name}"
+    again = command_line("fit", sweep.name, results=store.root)
     try:
         fits = json.loads(path.read_text())
         settings = fits["settings"]
@@ -161,7 +162,7 @@ def _mlflow_findings(store: Store, sweep: Sweep) -> Iterator[Finding]:
     """I7: MLflow equals the store where it was brought up to date, and there is one to ask."""
     uri = tracking_uri(store, sweep.name)
     where = sqlite_path(uri) or Path(public_uri(uri))
-    again = f"mor-sweep mlflow sync {sweep.name}"
+    again = command_line("mlflow", "sync", sweep.name, results=store.root)
     if sqlite_path(uri) is not None and not where.exists():
         yield note(where, "there is no MLflow store yet", again)
         return
@@ -172,9 +173,11 @@ def _mlflow_findings(store: Store, sweep: Sweep) -> Iterator[Finding]:
             what = f"{len(left_out)} cells are not compared and keep what it has of them: their segments do not verify"
             yield note(where, what, "as said of the segments")
         found = differences(store, sweep, uri)
-        if is_current(store, sweep, uri):
+        if is_sent(store, sweep, uri):
             yield from (problem(where, line, again) for line in found)
         elif found:
             yield note(where, f"is behind the store: {found[0]}" + (" ..." if len(found) > 1 else ""), again)
+    except DamagedStore as error:
+        yield problem(where, str(error).removeprefix(f"{where} "), again)
     except (TrackingServerUnreachable, MirrorError) as error:
         yield note(where, f"is not compared: {error}", again)

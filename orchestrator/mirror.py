@@ -24,24 +24,27 @@ from orchestrator.mirror_cursor import (
     Cursor,
     SentRun,
     cell_states,
+    database_state,
     files_sha256,
     lineage_tags,
     public_uri,
     read_cursor,
     sha256_of,
     sqlite_path,
+    sqlite_uri,
     summary_files,
     write_cursor,
 )
 from orchestrator.mlflow_credentials import VARIABLE, use_credentials
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
+from orchestrator.sqlite_file import DamagedDatabase, require_whole
 from orchestrator.store import Store, StoreError
 from orchestrator.verified_cells import VerifiedCells, fault_lines
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -69,6 +72,10 @@ class MirrorError(Unreachable):
     """MLflow could not be brought up to date. The results store is untouched; a later pass sends the rest."""
 
 
+class DamagedStore(MirrorError):
+    """The file of an SQLite store is no whole database: no later pass sends anything until it is moved away."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
     """What one pass sent."""
@@ -94,7 +101,11 @@ def sync(store: Store, sweep: Sweep, uri: str, *, thorough: bool = False) -> Syn
         with FileLock(store.sweep_folder(sweep.name) / "mirror.lock", timeout=LOCK_SECONDS), _mlflow_errors(uri):
             cursor = read_cursor(store, sweep.name, uri)
             try:
-                return _Pass(store=store, sweep=sweep, client=_client(uri), cursor=cursor, thorough=thorough).run(uri)
+                report = _Pass(
+                    store=store, sweep=sweep, client=_client(uri, store), cursor=cursor, thorough=thorough
+                ).run(uri)
+                cursor.database = _database_state(uri)
+                return report
             finally:
                 write_cursor(store, sweep.name, uri, cursor)
     except Timeout as error:
@@ -125,13 +136,13 @@ def _mlflow_errors(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(uri: str) -> "Iterator[MlflowClient | None]":
-    """A client to ask a store with; None where an SQLite store does not exist yet. Raises MirrorError as `sync`."""
+    """A client to ask a store with; None where an SQLite store does not exist yet. Raises as `sync`."""
     _require_database(uri)
     path = sqlite_path(uri)
     with _mlflow_errors(uri):
         from mlflow import MlflowClient
 
-        yield None if path is not None and not path.exists() else MlflowClient(tracking_uri=uri)
+        yield None if path is not None and not path.exists() else MlflowClient(tracking_uri=engine_uri(uri))
 
 
 def runs_of(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":
@@ -146,27 +157,57 @@ def runs_of(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":
 
 
 def _require_database(uri: str) -> None:
-    """Raises MirrorError where a file that is no SQLite database is in the way: MLflow would retry for minutes."""
+    """Raises DamagedStore where the file of an SQLite store is none, or is damaged."""
     path = sqlite_path(uri)
-    if path is None or not path.is_file() or path.stat().st_size == 0:
+    if path is None:
         return
-    with path.open("rb") as file:
-        if file.read(16) != b"SQLite format 3\0":
-            raise MirrorError(f"{path} is not an SQLite database: move it away, it is rebuilt from the results")
+    try:
+        require_whole(path)
+    except DamagedDatabase as error:
+        raise DamagedStore(str(error)) from error
 
 
-def _client(uri: str) -> "MlflowClient":
-    """A client of a store whose schema exists."""
+def _database_state(uri: str) -> str:
+    path = sqlite_path(uri)
+    return "" if path is None else database_state(path)
+
+
+def engine_uri(uri: str) -> str:
+    """What MLflow is given for a tracking URI: for an SQLite file, what SQLAlchemy makes of its path.
+
+    The driver is named because MLflow makes the folders above the path of a bare `sqlite:///`: as they are written,
+    percent signs and all, and anew where they were moved away. Raises MirrorError for a path that cannot be written so.
+    """
+    path = sqlite_path(uri)
+    if path is None:
+        return uri
+    from sqlalchemy.engine import URL, make_url
+
+    _, mark, options = uri.partition("?")
+    engine = URL.create("sqlite+pysqlite", database=str(path)).render_as_string(hide_password=False)
+    if make_url(engine).database != str(path):
+        raise MirrorError(
+            f"{path}: SQLAlchemy cannot name this file; choose a results folder without ? and % in its path"
+        )
+    return f"{engine}{mark}{options}"
+
+
+def _client(uri: str, store: Store) -> "MlflowClient":
+    """A client of a store whose schema exists. Raises MirrorError where the folder of the results is gone."""
     from mlflow import MlflowClient
 
     path = sqlite_path(uri)
     if path is None:
         return MlflowClient(tracking_uri=uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_relative_to(store.root.resolve()):
+        if not path.parent.is_dir():  # Moved away while mlflow was loaded: it must not come back.
+            raise MirrorError(f"{path.parent} is gone")
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
         if not path.exists():
             _create_database(path)
-        return MlflowClient(tracking_uri=uri)
+        return MlflowClient(tracking_uri=engine_uri(uri))
 
 
 def _create_database(path: Path) -> None:
@@ -176,7 +217,7 @@ def _create_database(path: Path) -> None:
     unfinished = path.with_name(f"{path.name}.creating")
     for leftover in path.parent.glob(f"{unfinished.name}*"):
         leftover.unlink()
-    MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=engine_uri(sqlite_uri(unfinished))).search_experiments(max_results=1)
     unfinished.rename(path)
 
 
@@ -195,7 +236,7 @@ class _Pass:
 
     def run(self, uri: str) -> SyncReport:
         """Send every cell whose run is missing or shows another state, then the figures."""
-        self.cursor.experiment_id = self._experiment(sqlite_path(uri) is not None)
+        self.cursor.experiment_id = self._experiment(sqlite_path(uri))
         held = self._held_runs()
         states, faults = cell_states(self.store, self.sweep), dict[Cell, str]()
         verified = VerifiedCells(self.store, self.sweep)
@@ -220,14 +261,22 @@ class _Pass:
             created=self.created, updated=self.updated, points=self.points, problems=tuple(fault_lines(faults))
         )
 
-    def _experiment(self, local: bool) -> str:
-        """The sweep's experiment, made or brought back where it is gone."""
+    def _experiment(self, path: Path | None) -> str:
+        """The sweep's experiment, made or brought back where it is gone; `path` is an SQLite store's file.
+
+        Where the results folder was moved, the experiment in its own store would have MLflow write artifacts to the old
+        place, which no call can change: it steps aside for a new one.
+        """
         from mlflow.exceptions import MlflowException
 
         name = self.sweep.name
+        folder = self.store.sweep_folder(name).resolve()
+        artifacts = (folder / "artifacts").as_uri() if path is not None else None
         experiment = self.client.get_experiment_by_name(name)
+        if experiment and path == folder / "mlflow.db" and experiment.artifact_location != artifacts:
+            self._set_aside(experiment)
+            experiment = None
         if experiment is None:
-            artifacts = (self.store.sweep_folder(name) / "artifacts").resolve().as_uri() if local else None
             with contextlib.suppress(MlflowException):  # A mirror on another host may have made it just now.
                 return self.client.create_experiment(name, artifact_location=artifacts, tags={"mor.kind": "sweep"})
             experiment = self.client.get_experiment_by_name(name)
@@ -236,6 +285,14 @@ class _Pass:
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id
+
+    def _set_aside(self, experiment: "Experiment") -> None:
+        """Rename an experiment and delete it: a deleted one keeps its name."""
+        number, name = experiment.experiment_id, f"{experiment.name} at {experiment.artifact_location}"
+        if experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(number)
+        self.client.rename_experiment(number, f"{name} ({number})")
+        self.client.delete_experiment(number)
 
     def _held_runs(self) -> "dict[str, Run]":
         """cell id -> the run that MLflow holds; the summary run under its own key. Of doubles the oldest stays."""

@@ -1,20 +1,22 @@
 """What the MLflow mirror of a sweep has sent, kept beside the sweep, so that a pass with nothing new costs nothing.
 
-Light: no mlflow. The memory is only a shortcut. Where it is lost, the mirror asks MLflow what it holds.
+Light: no mlflow. The memory is only a shortcut. Where it is lost, the mirror asks MLflow what it holds. So it does
+where an SQLite store has been written to since: which runs it still holds is MLflow's to say, and not to be looked up
+in its tables.
 
     sweeps/<name>/mirror.json    tracking URI -> experiment, cell -> run, what was sent of it
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import sqlite3
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
+from mor_core.files import UnreadableFileError, read_json_object
 from orchestrator.cells import Cell
 from orchestrator.origin import package_version
 from orchestrator.records import table
@@ -27,8 +29,21 @@ LAYOUT = 2
 """Raised whenever runs say the same results in other words: every run is then sent anew."""
 
 
+VARIABLE = "MLFLOW_TRACKING_URI"
+SERVERS = ("http", "https")
+DATABASES = ("postgresql", "mysql", "mssql")
+"""Stores that need a driver, which is a package of its own."""
+
+_OR_UNSET = f", or unset {VARIABLE} to use the store in the sweep's own folder"
+
 MOST_SEGMENTS = 60
 """Of a chain that a tag shows, its last: MLflow refuses tags of more than a few thousand characters."""
+
+
+class TrackingUriError(ValueError):
+    """MLFLOW_TRACKING_URI names no store that MLflow could use; the message names it without its password."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,42 +72,104 @@ class Cursor:
     """sha256 of the figures and fits that were sent; empty where none were."""
     summary: str = ""
     """The run that holds them; empty where there is none."""
+    database: str = ""
+    """`database_state` of an SQLite store after the last whole pass; empty for any other store."""
 
 
 def tracking_uri(store: Store, name: str) -> str:
-    """MLFLOW_TRACKING_URI where it is set, else the SQLite file in the sweep's folder. SQLite paths are absolute."""
-    return absolute_uri(
-        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.sweep_folder(name).resolve() / 'mlflow.db'}"
-    )
+    """MLFLOW_TRACKING_URI where it is set, else the SQLite file in the sweep's folder. SQLite paths are absolute.
+
+    Raises TrackingUriError.
+    """
+    uri = os.environ.get(VARIABLE, "")
+    check_uri(uri)
+    return absolute_uri(uri or sqlite_uri(store.sweep_folder(name).resolve() / "mlflow.db"))
+
+
+def check_uri(uri: str, source: str = VARIABLE) -> None:
+    """Raises TrackingUriError for a URI that is malformed, or names a database whose driver is not installed. `source`
+    is where it was given."""
+    try:
+        parts = urlsplit(uri)
+        if parts.scheme in SERVERS and not (parts.hostname and (parts.port is None or parts.port)):
+            raise ValueError("it names no host")
+    except ValueError as error:
+        raise TrackingUriError(
+            f"{source}: {public_uri(uri)} is malformed ({error}), expected such as http://HOST:PORT or "
+            f"sqlite:///FILE: correct it{_OR_UNSET if source == VARIABLE else ''}"
+        ) from error
+    if parts.scheme.partition("+")[0] in DATABASES:
+        _check_driver(uri, source)
+
+
+def _check_driver(uri: str, source: str) -> None:
+    """Ask SQLAlchemy, which MLflow does too, only later."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except (ImportError, ArgumentError) as error:
+        cause = str(error).partition("\n")[0].replace(uri, public_uri(uri))
+        raise TrackingUriError(
+            f"{source}: MLflow cannot use {public_uri(uri)} ({cause}): install that driver beside MLflow"
+            f"{_OR_UNSET if source == VARIABLE else ''}"
+        ) from error
 
 
 def absolute_uri(uri: str) -> str:
     """A tracking URI that means the same from any folder: the path of an SQLite store is made absolute."""
     path = sqlite_path(uri)
-    return uri if path is None else f"sqlite:///{path}"
+    if path is None:
+        return uri
+    _, mark, options = uri.partition("?")
+    return f"{sqlite_uri(path)}{mark}{options}"
+
+
+def sqlite_uri(path: Path) -> str:
+    """The tracking URI of an SQLite file. What would end the path, or be decoded within it, is percent-quoted."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The absolute path of an SQLite store; None for any other kind of store."""
-    path = uri.removeprefix("sqlite:///")
-    return None if path == uri else Path(path).resolve()
+    location = uri.partition("?")[0]
+    path = location.removeprefix("sqlite:///")
+    return None if path == location else Path(unquote(path)).resolve()
 
 
 def public_uri(uri: str) -> str:
     """A tracking URI without user name and password: fit for files, logs and messages."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # Malformed: whatever stands before an @ may be a password.
+        return re.sub(r"//.*@", "//", uri)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
 def read_cursor(store: Store, name: str, uri: str) -> Cursor:
     """What has been sent to this tracking URI; an empty cursor where that is not known."""
-    known = _read(_path(store, name)).get(public_uri(uri))
-    if known is None:
+    try:
+        return _cursor(_read(_path(store, name))[public_uri(uri)])
+    except (KeyError, TypeError, AttributeError):
         return Cursor()
-    runs = {cell_id: SentRun(**sent) for cell_id, sent in known["runs"].items()}
-    return Cursor(
-        experiment_id=known["experiment_id"], runs=runs, files=known["files"], summary=known.get("summary", "")
+
+
+def _cursor(data: dict[str, Any]) -> Cursor:
+    """Raises KeyError, TypeError or AttributeError for what this program did not write."""
+    runs = {cell_id: SentRun(**sent) for cell_id, sent in data["runs"].items()}
+    cursor = Cursor(
+        experiment_id=data["experiment_id"],
+        runs=runs,
+        files=data["files"],
+        summary=data.get("summary", ""),
+        database=data.get("database", ""),  # Absent in what earlier versions wrote: MLflow is then asked once.
     )
+    texts = [cursor.experiment_id, cursor.files, cursor.summary, cursor.database]
+    texts += [text for run in runs.values() for text in (run.run_id, run.state, run.rows_sha256)]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(run.rows, int) for run in runs.values()):
+        raise TypeError("a cursor holds text, and whole numbers of rows")
+    return cursor
 
 
 def write_cursor(store: Store, name: str, uri: str, cursor: Cursor) -> None:
@@ -102,14 +179,33 @@ def write_cursor(store: Store, name: str, uri: str, cursor: Cursor) -> None:
     replace_text(path, json.dumps({"schema": SCHEMA, "stores": stores}))
 
 
-def is_current(store: Store, sweep: Sweep, uri: str) -> bool:
-    """Whether MLflow shows the sweep as the results store has it, as far as can be known without asking a server."""
+def is_sent(store: Store, sweep: Sweep, uri: str) -> bool:
+    """Whether everything that the results store has of the sweep was sent, whatever became of it in MLflow since."""
     cursor = read_cursor(store, sweep.name, uri)
     sent = {cell_id: run.state for cell_id, run in cursor.runs.items()}
-    if sent != cell_states(store, sweep) or cursor.files != files_sha256(summary_files(store, sweep.name)):
+    return sent == cell_states(store, sweep) and cursor.files == files_sha256(summary_files(store, sweep.name))
+
+
+def is_current(store: Store, sweep: Sweep, uri: str) -> bool:
+    """Whether MLflow shows the sweep as the results store has it, as far as can be known without asking MLflow.
+
+    An SQLite store counts as current while its file is the one that the last pass left behind. Where anything wrote to
+    it since (a run deleted in the UI, another sweep's mirror), the next pass asks MLflow, and finds most often that
+    there is nothing to send. A server is not asked.
+    """
+    if not is_sent(store, sweep, uri):
         return False
     path = sqlite_path(uri)
-    return path is None or {run.run_id for run in cursor.runs.values()} <= _active_runs(path)
+    return path is None or read_cursor(store, sweep.name, uri).database == database_state(path) != ""
+
+
+def database_state(path: Path) -> str:
+    """Which file an SQLite store is and when it was last written; empty where there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return ""
+    return f"{state.st_ino} {state.st_size} {state.st_mtime_ns}"
 
 
 def cell_states(store: Store, sweep: Sweep) -> dict[str, str]:
@@ -164,15 +260,6 @@ def _decay_id(sweep: Sweep, cell: Cell) -> str:
     return sweep.segments[str(cell.evaluate_segment)].needs[0]
 
 
-def _active_runs(path: Path) -> set[str]:
-    """Runs that an MLflow SQLite file holds and nobody has deleted; empty where it cannot be read."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-            return {run for (run,) in database.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'")}
-    except sqlite3.Error:
-        return set()
-
-
 def _path(store: Store, name: str) -> Path:
     return store.sweep_folder(name) / "mirror.json"
 
@@ -180,7 +267,8 @@ def _path(store: Store, name: str) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     """tracking URI -> cursor; empty where the file is missing, torn or of another version."""
     try:
-        document = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        document = read_json_object(path)
+    except (FileNotFoundError, UnreadableFileError):
         return {}
-    return document["stores"] if isinstance(document, dict) and document.get("schema") == SCHEMA else {}
+    stores = document.get("stores")
+    return stores if document.get("schema") == SCHEMA and isinstance(stores, dict) else {}

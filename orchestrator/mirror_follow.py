@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator.mirror import MirrorError, sync
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import UNREACHABLE
+from orchestrator.results_folder import HeldFolder, ResultsGone, holding
 from orchestrator.revisions import Sweep, load_sweep
 from orchestrator.store import Store
 from orchestrator.verified_cells import shown_lines
@@ -39,12 +40,23 @@ IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIE
 
 
 def follow(store: Store, name: str, uri: str, driver: int) -> int:
-    """Sync until standard input ends or the driver is gone, then once more. Returns the exit code of the last pass."""
+    """Sync until standard input ends or the driver is gone, then once more. Returns the exit code of the last pass, or
+    at once where the results folder is gone."""
+    try:
+        with holding(store.root) as folder:
+            return _follow(store, name, uri, driver, folder)
+    except ResultsGone as error:
+        print(error, flush=True)
+        return ResultsGone.exit_code
+
+
+def _follow(store: Store, name: str, uri: str, driver: int, folder: HeldFolder) -> int:
     said, ended, sent = "", False, False
     while True:
         busy = time.process_time()
         if ended and said:
             os.environ.update(IMPATIENT)
+        folder.check()  # A lock of what is gone would make its folders again.
         sweep = load_sweep(store, name)
         current = is_current(store, sweep, uri)
         problem = "" if current else _send(store, sweep, uri)

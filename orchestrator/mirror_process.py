@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.mirror_cursor import is_current, public_uri, tracking_uri
+from orchestrator.command_lines import command_line
+from orchestrator.mirror_cursor import is_current, is_sent, public_uri, tracking_uri
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
+from orchestrator.sweep_document import NoSuchSweep
 
 LAST_PASS_SECONDS = 60.0
 """How long the end of a sweep waits for the mirror's last pass."""
@@ -44,7 +46,8 @@ class Following:
 def following(store: Store, name: str) -> Iterator[Following]:
     """Mirror a sweep (whose sweep.json exists) into MLflow while the body runs; leaves no process.
 
-    Afterwards `complete` and `warning` say how it went. Nothing that goes wrong with MLflow raises.
+    Afterwards `complete` and `warning` say how it went. Nothing that goes wrong with MLflow raises, but for a tracking
+    URI that nobody could use: that is said before the body (TrackingUriError).
     """
     uri = tracking_uri(store, name)
     mirror = _start(store, name, uri)
@@ -54,12 +57,19 @@ def following(store: Store, name: str) -> Iterator[Following]:
         limit = LAST_PASS_SECONDS
     finally:
         code = _end(mirror.process, limit)
-        mirror.complete = code == 0 and is_current(store, load_sweep(store, name), uri)
+        mirror.complete = code == 0 and _shows_everything(store, name, uri)
         if not mirror.complete:
             cause = _cause(code, limit, public_uri(uri), mirror.log)
-            mirror.warning = (
-                f"MLflow mirror incomplete: {cause}; run `mor-sweep mlflow sync {name} --results {store.root}`"
-            )
+            again = command_line("mlflow", "sync", name, results=store.root)
+            mirror.warning = f"MLflow mirror incomplete: {cause}; run `{again}`"
+
+
+def _shows_everything(store: Store, name: str, uri: str) -> bool:
+    """Whether MLflow was sent the whole sweep; also False where the sweep itself can no longer be read."""
+    try:
+        return is_sent(store, load_sweep(store, name), uri)
+    except (NoSuchSweep, StoreError, OSError):
+        return False
 
 
 def bring_up_to_date(store: Store, name: str) -> str:

@@ -17,11 +17,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mor_core.errors import Unreachable, UserError
+from orchestrator.command_lines import command_line
+from orchestrator.mirror import engine_uri
 from orchestrator.mirror_content import isoflop_points
 from orchestrator.mirror_cursor import public_uri, read_cursor, sqlite_path, tracking_uri
 from orchestrator.mirror_process import end_group
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
+from orchestrator.sqlite_file import require_whole
 from orchestrator.store import Store
 
 HOST = "127.0.0.1"
@@ -55,12 +58,16 @@ class MlflowServer:
 def serving(store: Store, name: str, port: int | None) -> Iterator[MlflowServer]:
     """An MLflow UI of a sweep on this machine only, for the length of the body; leaves no process.
 
-    Raises UiError where there is nothing to show yet, the port is taken or the server does not start.
+    Raises UiError where there is nothing to show yet, the port is taken or the server does not start, and
+    DamagedDatabase.
     """
     uri = tracking_uri(store, name)
     path = sqlite_path(uri)
+    if path is not None:
+        require_whole(path)
     if path is not None and not path.exists():
-        raise UiError(f"the sweep {name!r} has no MLflow store yet: run it, or `mor-sweep mlflow sync {name}`")
+        command = command_line("mlflow", "sync", name, results=store.root)
+        raise UiError(f"the sweep {name!r} has no MLflow store yet: run it, or `{command}`")
     port = free_port(port)
     folder = store.sweep_folder(name)
     process = _start(uri, port, folder)
@@ -170,7 +177,7 @@ def _start(uri: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
     """One worker and no job queue: a quarter of the memory and of the start-up time. The URI stays out of `ps`."""
     environment = {
         **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_BACKEND_STORE_URI": engine_uri(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

@@ -64,7 +64,7 @@ def sync(
     if report.problems:
         raise typer.Exit(1)
     if not as_json:
-        say_next(f"ui {loaded.name}", results=results)
+        say_next(["ui", loaded.name], results=results)
 
 
 @mlflow_app.command("export")
@@ -74,15 +74,16 @@ def export(
     uri: Annotated[str, typer.Option(metavar="URI", envvar="MLFLOW_TRACKING_URI", help="A server, or sqlite:///FILE.")],
 ) -> None:
     """Write an experiment's parameters and last metrics as a table, which `fit --table` and the others read."""
-    from orchestrator.mirror_cursor import absolute_uri
+    from orchestrator.mirror_cursor import absolute_uri, check_uri
     from orchestrator.mlflow_export import export_experiment
     from orchestrator.mlflow_server import check_answers
 
+    check_uri(uri, "--uri")
     uri = absolute_uri(uri)
     check_answers(uri)
     runs = export_experiment(uri, experiment, out)
     typer.echo(f"{experiment}: {len(runs)} runs, {len(runs.columns)} columns in {out}", err=True)
-    say_next(f"fit --table {out} --columns params=…,tokens=…,loss=…")
+    say_next(["fit", "--table", str(out), "--columns", "params=…,tokens=…,loss=…"])
 
 
 def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
@@ -101,11 +102,11 @@ def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
     for line in shown_lines(left_out):
         typer.echo(f"left out: {line}", err=True)
     if found:
-        say_next(f"mlflow sync {sweep.name}", results=store.root)
+        say_next(["mlflow", "sync", sweep.name], results=store.root)
     if found or left_out:
         raise typer.Exit(1)
     typer.echo(f"{sweep.name}: MLflow at {public_uri(uri)} equals the results of {len(sweep.cells)} cells")
-    say_next(f"ui {sweep.name}", results=store.root)
+    say_next(["ui", sweep.name], results=store.root)
 
 
 def ui(
@@ -154,7 +155,7 @@ def _show(address: str, store: "Store", name: str, browser: bool, as_json: bool)
             typer.echo(f"isoflop {picture}")
         for each in found:
             typer.echo(f"filter  {each}")
-        say_next(f"fit {name}", f"report {name}", results=store.root)
+        say_next(["fit", name], ["report", name], results=store.root)
     if browser:
         webbrowser.open(charts)
 

@@ -1,10 +1,11 @@
 """An MLflow store that is created once for all tests, since its schema takes seconds, and copied for each."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mirror_samples import Sample, change, sample
+from mirror_samples import ODD_FOLDER, Sample, change, sample
 
 from orchestrator.mirror import sync
 
@@ -34,8 +35,10 @@ def schema(planned_store: Sample, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def small(tmp_path: Path, schema: Path) -> Sample:
-    """Four cells (vanilla and mor-2, two budgets) whose results are not published yet, and an empty MLflow store."""
-    made = sample(tmp_path / "results", "1.5e11", "5e11", sizes=("70k",))
+def small(tmp_path: Path, schema: Path) -> Iterator[Sample]:
+    """Four cells (vanilla and mor-2, two budgets) whose results are not published yet, and an empty MLflow store. In a
+    folder with an odd name, and no other folder may appear beside it."""
+    made = sample(tmp_path / ODD_FOLDER / "results", "1.5e11", "5e11", sizes=("70k",))
     shutil.copyfile(schema, made.database)
-    return made
+    yield made
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("a") and path.name != ODD_FOLDER]

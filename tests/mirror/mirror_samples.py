@@ -10,6 +10,7 @@ from pathlib import Path
 from made_up_data import MADE_UP_DATA
 
 from orchestrator.identity import Segment, trunk_id
+from orchestrator.mirror_cursor import sqlite_uri
 from orchestrator.plan import Plan, plan
 from orchestrator.published import small_file_sums, summed_content
 from orchestrator.revisions import Sweep, load_sweep, record_revision
@@ -18,6 +19,9 @@ from orchestrator.store import Store
 from orchestrator.sweep_file import Override
 
 NAME = "sample"
+
+ODD_FOLDER = "a b ü%41#x?y=1&z"
+"""A folder whose name means something else where a URI is made of it carelessly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class Sample:
 
     @property
     def uri(self) -> str:
-        return f"sqlite:///{self.database}"
+        return sqlite_uri(self.database)
 
     def publish_all(self) -> None:
         """Every segment that is not published yet, with made-up numbers."""

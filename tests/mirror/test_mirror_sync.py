@@ -1,6 +1,7 @@
 """MLflow equals the results store after a sync, whatever it held before."""
 
 import json
+import os
 import shutil
 import socket
 import time
@@ -22,11 +23,15 @@ from mirror_samples import (
     status,
     tags,
 )
+from typer.testing import CliRunner
 
+from orchestrator.cli.main import app
 from orchestrator.mirror import MirrorError, sync
-from orchestrator.mirror_cursor import is_current
+from orchestrator.mirror_check import differences
+from orchestrator.mirror_cursor import is_current, is_sent
+from orchestrator.mirror_follow import follow
 from orchestrator.records import curve, table
-from orchestrator.store import LOG_EVERY_STEPS
+from orchestrator.store import LOG_EVERY_STEPS, Store
 
 STORED = ("runs", "metrics", "latest_metrics", "params", "tags")
 
@@ -287,3 +292,57 @@ def test_a_database_whose_making_was_cut_short_is_made_anew(planned_store: Sampl
     send(made)
     assert_equal_to_the_store(made)
     assert not (made.folder / "mlflow.db.creating").exists()
+
+
+def test_a_truncated_database_is_named_with_its_remedy(small: Sample):
+    small.publish_all()
+    send(small)
+    small.database.write_bytes(small.database.read_bytes()[:-100_000])
+    for command in (["mlflow", "sync", NAME], ["ui", NAME]):
+        result = CliRunner().invoke(app, [*command, "--results", str(small.store.root)])
+        assert str(result.exception).startswith(f"{small.database} is damaged (")
+        assert "move it away, and `mor-sweep mlflow sync` builds it anew from the results" in str(result.exception)
+        assert getattr(result.exception, "exit_code", None) == 6
+    assert not is_current(small.store, small.sweep, small.uri)
+    small.database.rename(small.database.with_name("damaged.db"))
+    assert send(small).created == 4
+    assert_equal_to_the_store(small)
+
+
+def test_a_store_that_somebody_wrote_to_is_asked_again_and_then_counts_as_current(small: Sample):
+    small.publish_all()
+    send(small)
+    assert is_current(small.store, small.sweep, small.uri)
+    change(small.database, "CREATE TABLE other (x)")
+    assert not is_current(small.store, small.sweep, small.uri)
+    assert is_sent(small.store, small.sweep, small.uri)
+    report = send(small)
+    assert (report.created, report.updated, report.points) == (0, 0, 0)
+    assert is_current(small.store, small.sweep, small.uri)
+
+
+def test_a_results_folder_that_was_moved_is_mirrored_where_it_is_now(small: Sample):
+    small.publish_all()
+    (small.folder / "fits.json").write_text("{}")
+    send(small)
+    old, new = small.store.root, small.store.root.with_name("moved")
+    old.rename(new)
+    moved = Sample(store=Store(root=new), plan=small.plan)
+    assert not is_current(moved.store, moved.sweep, moved.uri)
+    send(moved)
+    assert not old.exists()
+    assert_equal_to_the_store(moved)
+    assert differences(moved.store, moved.sweep, moved.uri) == []
+    kept = [path for path in (moved.folder / "artifacts").rglob("fits.json") if path.is_file()]
+    assert len(kept) == 2, "what was sent before it was moved, and what was sent after"
+    (moved.folder / "fits.json").write_text("[]")
+    send(moved)
+    assert not old.exists()
+
+
+def test_a_mirror_whose_results_are_gone_leaves_and_makes_nothing(small: Sample, capfd):
+    small.publish_all()
+    small.store.root.rename(small.store.root.with_name("moved"))
+    assert follow(small.store, NAME, small.uri, os.getppid()) == 6
+    assert "the results folder is gone" in capfd.readouterr().out
+    assert not small.store.root.exists()

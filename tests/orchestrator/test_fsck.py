@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from orchestrator.cli.main import app
 from orchestrator.drivers import driving
 from orchestrator.fsck import check_results
+from orchestrator.mirror_cursor import is_current, sqlite_uri
+from orchestrator.revisions import load_sweep
 from orchestrator.store import LOCK, Store, write_json
 
 
@@ -292,3 +294,42 @@ def test_fsck_loads_no_torch_and_no_ray(store: Store):
         "sys.exit(bool({'torch', 'ray', 'mlflow'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(store.root)], check=False).returncode == 0
+
+
+def test_hints_that_nobody_here_wrote_are_said(store: Store):
+    folder = next(path for path in (store.root / "trunks").iterdir())
+    (folder / "99999").write_bytes(b"\xff\xfe")
+    (folder / "\N{SUPERSCRIPT TWO}").write_text("x")
+    report = check_results(store, ask_mlflow=False)
+    assert [finding.line() for finding in report.problems] == [
+        f"problem: {folder / '99999'}: does not name a segment: delete it"
+    ]
+    assert f"note: {folder / chr(178)}: is no hint: its name is no step: delete it" in [
+        finding.line() for finding in report.findings
+    ]
+
+
+def test_remedies_can_be_copied_from_a_folder_whose_name_a_shell_would_cut(store: Store):
+    spaced = Store(root=store.root.with_name("my results"))
+    store.root.rename(spaced.root)
+    (segment(spaced, "stable") / "stray").write_text("")
+    command = f"mor-sweep gc --results '{spaced.root}', or move it elsewhere"
+    assert command in [finding.remedy for finding in check_results(spaced, ask_mlflow=False).findings]
+
+
+@pytest.mark.parametrize("damage", ["[]", '{"schema": "mor-sweep.mirror/1", "stores": []}', "[" * 100_000])
+def test_a_memory_of_mlflow_that_makes_no_sense_is_no_memory(store: Store, damage: str, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = store.sweep_folder("toy")
+    (folder / "mirror.json").write_text(damage)
+    assert not is_current(store, load_sweep(store, "toy"), sqlite_uri(folder / "mlflow.db"))
+
+
+def test_a_damaged_mlflow_store_is_a_problem_with_its_remedy(store: Store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = store.sweep_folder("toy") / "mlflow.db"
+    path.write_bytes(b"SQLite format 3\0" + bytes(5000))
+    found = [finding for finding in check_results(store).problems if finding.path == str(path)]
+    assert len(found) == 1
+    assert "is damaged" in found[0].what
+    assert "move it away, and `mor-sweep mlflow sync` builds it anew" in found[0].what
