@@ -23,10 +23,11 @@ from packaging.specifiers import SpecifierSet
 from mor_core.data.snapshot import SPLITS, read_manifest
 from mor_core.data.spec import DataError, cache_folder
 from mor_core.file_hash import file_sha256
-from orchestrator.mirror_cursor import public_uri, tracking_uri
+from orchestrator.mirror_cursor import VARIABLE, TrackingUriError, check_uri, public_uri, tracking_uri
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.planned_work import data_folder
 from orchestrator.quantities import bytes_text
+from orchestrator.ray_connection import SHARED_MEMORY, ClusterUnreachable, check_shared_memory
 from orchestrator.results_folder import ResultsError, check_writable
 from orchestrator.spec import load_spec
 from orchestrator.store import Store, StoreError
@@ -96,11 +97,8 @@ def _machine_lines(store: Store) -> Iterator[Line]:
     yield Line(level="warn" if little else "ok", name="machine", found=found + (": use --workers 1" if little else ""))
     for name, folder in (("results", store.root), ("cache", cache_folder())):
         yield _disk_line(name, folder)
-    if Path("/dev/shm").is_dir():
-        free = shutil.disk_usage("/dev/shm").free
-        few = free < LITTLE_SHARED_MEMORY_BYTES
-        advice = ": Ray will use the disk; give /dev/shm more (docker: --shm-size 1g)" if few else ""
-        yield Line(level="warn" if few else "ok", name="shared memory", found=f"{bytes_text(free)} free{advice}")
+    if SHARED_MEMORY.is_dir():
+        yield _shared_memory_line()
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = files < FEW_OPEN_FILES
     yield Line(
@@ -108,6 +106,17 @@ def _machine_lines(store: Store) -> Iterator[Line]:
         name="open files",
         found=f"at most {files}" + (f": ulimit -n {4 * FEW_OPEN_FILES}" if few else ""),
     )
+
+
+def _shared_memory_line() -> Line:
+    try:
+        check_shared_memory()
+    except ClusterUnreachable as error:
+        return Line(level="bad", name="shared memory", found=str(error))
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    little = free < LITTLE_SHARED_MEMORY_BYTES
+    advice = f": Ray will use the disk; give {SHARED_MEMORY} more (docker: --shm-size 1g)" if little else ""
+    return Line(level="warn" if little else "ok", name="shared memory", found=f"{bytes_text(free)} free{advice}")
 
 
 def _disk_line(name: str, folder: Path) -> Line:
@@ -186,10 +195,14 @@ def _ray_line() -> Line:
 
 
 def _tracking_line(store: Store) -> Line:
+    uri = os.environ.get(VARIABLE, "")
     try:
+        check_uri(uri)
         uri = tracking_uri(store, last_sweep_name(store))
     except NoSuchSweep:
-        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        pass
+    except TrackingUriError as error:
+        return Line(level="bad", name="mlflow", found=str(error))
     try:
         check_answers(uri)
     except TrackingServerUnreachable as error:

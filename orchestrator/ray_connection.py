@@ -20,6 +20,10 @@ from orchestrator.resources import CPUS_PER_WORKER, Request
 
 CONNECT_SECONDS = 5.0
 
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Ray keeps what its processes share. Where that is too small, Ray takes the disk. Where it is read-only, Ray
+tries for a minute and does not name it."""
+
 OBJECT_STORE_BYTES = 100 * 2**20
 """Outcomes are a few hundred bytes; Ray's default would claim a third of the memory."""
 
@@ -57,6 +61,7 @@ def connected(address: str | None, cpus: int, results: Path | None = None) -> It
     Whatever was started or submitted ends with it. Raises ClusterUnreachable.
     """
     if address is None:
+        check_shared_memory()
         os.environ.update(LOCAL_ENVIRONMENT)
     else:
         _check_reachable(address)
@@ -80,6 +85,15 @@ def connected(address: str | None, cpus: int, results: Path | None = None) -> It
         finally:
             with ended_with(local) if local is not None else contextlib.nullcontext():
                 ray.shutdown()
+
+
+def check_shared_memory() -> None:
+    """Raises ClusterUnreachable where a local Ray could never start. Light: Ray is not loaded."""
+    if SHARED_MEMORY.is_dir() and not os.access(SHARED_MEMORY, os.W_OK):
+        raise ClusterUnreachable(
+            f"Ray needs to write to {SHARED_MEMORY}, which is read-only: mount it anew "
+            f"(mount -o remount,rw {SHARED_MEMORY}), or use --executor in-process"
+        )
 
 
 def _start_local(ray: ModuleType, cpus: int, folder: Path) -> None:

@@ -37,8 +37,9 @@ def ray_folder(results: Path | None = None) -> Iterator[Path]:
 
 
 def _parent() -> Path:
+    """The usual folder for temporary files, or /tmp where Ray cannot use that: it takes short ASCII paths only."""
     usual = tempfile.gettempdir()
-    return Path(usual if len(usual) < LONGEST_PARENT else "/tmp")
+    return Path(usual if len(usual) < LONGEST_PARENT and usual.isascii() else "/tmp")
 
 
 def abandoned_folders(results: Path) -> list[Path]:

@@ -33,6 +33,8 @@ from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.streams import clean_streams
 
 UNEXPECTED = 1
+NO_MEMORY = ("Cannot allocate memory", "failed to map segment from shared object")
+"""How the system's loader says that a shared library did not fit."""
 
 app = typer.Typer(
     help="From FLOP budgets to a compute-optimal frontier, for vanilla, recursive and routed transformers.",
@@ -88,6 +90,10 @@ def _run() -> None:
         app()
     except OSError as error:
         _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), UNEXPECTED)
+    except ImportError as error:
+        if not any(cause in str(error) for cause in NO_MEMORY):
+            raise
+        _end(f"there is not enough memory to load a library ({error}): raise the limit (ulimit -v)", UNEXPECTED)
     except Exception as error:
         code = exit_code_of(error)
         if code is None:

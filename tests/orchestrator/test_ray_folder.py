@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.fsck_processes import process_findings
+from orchestrator import doctor, ray_connection
+from orchestrator.ray_connection import ClusterUnreachable, connected
 from orchestrator.ray_folder import ray_folder
 from orchestrator.store import Store
 
@@ -90,3 +93,35 @@ def test_the_folder_is_this_users_alone(parent: Path):
     with ray_folder() as folder:
         assert folder.parent == parent
         assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_for_temporary_files_that_is_not_ascii_is_not_used(parent: Path, monkeypatch: pytest.MonkeyPatch):
+    odd = parent / "für"
+    odd.mkdir()
+    monkeypatch.setenv("TMPDIR", str(odd))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with ray_folder() as folder:
+        assert folder.parent == Path("/tmp")
+    assert not list(odd.iterdir())
+
+
+def test_a_read_only_dev_shm_is_named_before_ray_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    monkeypatch.setattr(ray_connection, "SHARED_MEMORY", folder)
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", folder)
+    started = time.monotonic()
+    try:
+        with pytest.raises(ClusterUnreachable, match=f"write to {folder}, which is read-only") as caught:
+            connected(None, 1).__enter__()
+        lines = doctor.examine(Store(root=tmp_path / "results"), deep=False)
+        line = next(line for line in lines if line.name == "shared memory")
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    assert caught.value.exit_code == 6
+    assert "--executor in-process" in str(caught.value)
+    assert (line.level, line.found) == ("bad", str(caught.value))
+    assert time.monotonic() - started < 20
