@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, read_json_object
 from orchestrator.cells import Cell
 from orchestrator.origin import package_version
@@ -40,10 +41,8 @@ MOST_SEGMENTS = 60
 """Of a chain that a tag shows, its last: MLflow refuses tags of more than a few thousand characters."""
 
 
-class TrackingUriError(ValueError):
+class TrackingUriError(UserError):
     """MLFLOW_TRACKING_URI names no store that MLflow could use; the message names it without its password."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)

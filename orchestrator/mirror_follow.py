@@ -47,7 +47,7 @@ def follow(store: Store, name: str, uri: str, driver: int) -> int:
             return _follow(store, name, uri, driver, folder)
     except ResultsGone as error:
         print(error, flush=True)
-        return ResultsGone.exit_code
+        return UNREACHABLE
 
 
 def _follow(store: Store, name: str, uri: str, driver: int, folder: HeldFolder) -> int:

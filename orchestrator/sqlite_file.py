@@ -7,13 +7,13 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+from mor_core.errors import Unreachable
+
 MAGIC = b"SQLite format 3\0"
 
 
-class DamagedDatabase(Exception):
+class DamagedDatabase(Unreachable):
     """A file is no whole SQLite database; the message names it and what to do."""
-
-    exit_code = 6
 
 
 def require_whole(path: Path) -> None:
