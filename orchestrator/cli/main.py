@@ -79,13 +79,9 @@ def verbs() -> None:
     """From FLOP budgets to a compute-optimal frontier, for vanilla, recursive and routed transformers."""
 
 
+@clean_streams()
 def main() -> None:
     """Run the command line and exit."""
-    with clean_streams():
-        _run()
-
-
-def _run() -> None:
     try:
         app()
     except OSError as error:
