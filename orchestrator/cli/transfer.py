@@ -69,11 +69,11 @@ def import_(
     check_writable(results)
     with writing(results):
         done = import_bundle(store, bundle)
-    typer.echo(f"{done.sweep}: {done.added} segments added, {done.kept} were here already", err=True)
     if done.left_out:
         typer.echo(
             f"left out: {done.left_out} pages and drawings (HTML, SVG), which can hold scripts: `mor-sweep report` and "
             "`mor-sweep plot` write them anew",
             err=True,
         )
+    typer.echo(f"{done.sweep}: {done.added} segments added, {done.kept} were here already", err=True)
     say_next(["status", done.sweep], results=results)
