@@ -25,13 +25,16 @@ from mirror_samples import (
 )
 from typer.testing import CliRunner
 
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
+from orchestrator.fsck import check_results
 from orchestrator.mirror import MirrorError, sync
 from orchestrator.mirror_check import differences
 from orchestrator.mirror_cursor import is_current, is_sent
 from orchestrator.mirror_follow import follow
 from orchestrator.records import curve, table
 from orchestrator.store import LOG_EVERY_STEPS, Store
+from orchestrator.verified_cells import VerifiedCells, shown_lines
 
 STORED = ("runs", "metrics", "latest_metrics", "params", "tags")
 
@@ -302,7 +305,7 @@ def test_a_truncated_database_is_named_with_its_remedy(small: Sample):
         result = CliRunner().invoke(app, [*command, "--results", str(small.store.root)])
         assert str(result.exception).startswith(f"{small.database} is damaged (")
         assert "move it away, and `mor-sweep mlflow sync` builds it anew from the results" in str(result.exception)
-        assert getattr(result.exception, "exit_code", None) == 6
+        assert exit_code_of(result.exception) == 6
     assert not is_current(small.store, small.sweep, small.uri)
     small.database.rename(small.database.with_name("damaged.db"))
     assert send(small).created == 4
@@ -346,3 +349,41 @@ def test_a_mirror_whose_results_are_gone_leaves_and_makes_nothing(small: Sample,
     assert follow(small.store, NAME, small.uri, os.getppid()) == 6
     assert "the results folder is gone" in capfd.readouterr().out
     assert not small.store.root.exists()
+
+
+@pytest.mark.parametrize("file", ["result.json", "metrics.jsonl"])
+def test_what_mlflow_has_of_a_cell_whose_results_were_edited_stays_and_no_advice_would_change_it(
+    small: Sample, file: str
+):
+    """MLflow is then the only witness of what was measured."""
+    small.publish_all()
+    (small.folder / "fits.json").write_text("{}")
+    send(small)
+    before, runs = contents(small.database), active_runs(small.database)
+    kind = "evaluate" if file == "result.json" else "decay"
+    segment = next(segment for segment in small.plan.segments if segment.kind == kind)
+    path = small.store.segment_folder(segment.id) / file
+    path.write_text(path.read_text().replace('"loss": ', '"loss": 0', 1))
+    (small.folder / "fits.json").write_text('{"made": "without the cell"}')
+    for thorough in (False, True):
+        report = sync(small.store, small.sweep, small.uri, thorough=thorough)
+        if thorough or file == "result.json":  # A pass that is not thorough does not look at what has been sent.
+            (problem,) = report.problems
+            assert problem.startswith(("vanilla/", "mor-2/"))
+            assert str(path) in problem
+        assert report.created == 0
+    assert active_runs(small.database) == runs
+    if file == "result.json":
+        assert contents(small.database) == before
+    assert len(VerifiedCells(small.store, small.sweep).faults()) == 1
+    notes = [finding for finding in check_results(small.store).findings if finding.path == str(small.database)]
+    assert [(finding.what[:25], finding.remedy) for finding in notes][:1] == [
+        ("1 cells are not compared ", "as said of the segments")
+    ]
+    if file == "result.json":
+        assert len(notes) == 1, "mlflow sync is not advised"
+
+
+def test_many_cells_that_are_left_out_are_counted():
+    lines = shown_lines([f"cell {number}" for number in range(12)])
+    assert lines[4:] == ["cell 4", "and 7 more"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.fsck_processes import process_findings
 from orchestrator import doctor, ray_connection
+from orchestrator.fsck_processes import process_findings
 from orchestrator.ray_connection import ClusterUnreachable, connected
 from orchestrator.ray_folder import ray_folder
 from orchestrator.store import Store

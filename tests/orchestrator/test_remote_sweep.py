@@ -22,9 +22,10 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.file_hash import file_sha256
 from orchestrator import object_store, remote_segment
 from orchestrator.object_store import ObjectStore
+from orchestrator.published import SMALL_FILES, parse_result
 from orchestrator.remote_results import open_remote
 from orchestrator.remote_segment import RemoteSegments
-from orchestrator.store import StoreError
+from orchestrator.store import Store, StoreError
 from orchestrator.worker import run_segment
 
 
@@ -99,8 +100,12 @@ def test_a_kill_in_the_middle_of_an_upload_loses_less_than_an_interval(
     assert names == ["checkpoint-10.json"]
     assert other.attempt(segment_on(data), data).status == "finished"
     assert _sums(machine.url) == undisturbed
-    (result,) = _results(machine.url).values()
-    assert json.loads(result)["steps_executed"] == 30
+    (content,) = _results(machine.url).values()
+    result = parse_result(content, segment_on(data).id)
+    assert result.steps_executed == 30
+    assert result.sha256, "compared with the bytes when it was parsed"
+    assert {*SMALL_FILES, "checkpoint/weights.safetensors"} <= {*result.files}
+    assert Store(root=other.folder).verified_result(segment_on(data).id) == result
     assert not objects_of(machine.url, "attempts")
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.resources import Infeasible, Node, Request, check_feasible, default_gpus, has_room, parallel_segments
 
 TWO_NODES = [Node(cpus=16, gpus=2), Node(cpus=3, gpus=8)]
@@ -82,4 +83,4 @@ def test_what_can_never_start_is_refused_with_what_was_asked_and_what_there_is(
     with pytest.raises(Infeasible) as refused:
         check_feasible(request_, nodes, "the cluster")
     assert str(refused.value) == said
-    assert refused.value.exit_code == 4
+    assert exit_code_of(refused.value) == 4
