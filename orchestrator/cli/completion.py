@@ -15,6 +15,7 @@ def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
 def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Cells of the sweep that is named on the line, or of the last one used: arm/size/budget/seed, and their ids where
     one has been begun."""
+    from mor_core.printable import printable_label
     from orchestrator.budgets import budget_text
     from orchestrator.store import StoreError
     from orchestrator.sweep_document import NoSuchSweep, current_revisions, find_document
@@ -23,7 +24,9 @@ def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, st
         _, document = find_document(_store(context), context.params.get("sweep"))
         cells = [cell for revision in current_revisions(document) for cell in revision["cells"]]
         named = {
-            f"{cell['arm']}/{cell['size']}/{budget_text(cell['budget'])}/{cell['seed']}": str(cell["cell_id"])
+            printable_label(f"{cell['arm']}/{cell['size']}/{budget_text(cell['budget'])}/{cell['seed']}"): cell[
+                "cell_id"
+            ]
             for cell in cells
         }
     except (NoSuchSweep, StoreError, KeyError, TypeError):

@@ -103,7 +103,6 @@ RESULTS: dict[str, tuple[str, Callable[[dict], object]]] = {
     "a depth that is a word": ("evaluate", _measured(depth_mean="x")),
     "a top-k loss that is a word": ("evaluate", _measured(loss_topk="x")),
     "a loss that is too large": ("evaluate", _measured(loss=10**400)),
-    "a loss that is true": ("evaluate", _measured(loss=True)),
     "numerics that are a number": ("evaluate", lambda result: result.update(numerics=7)),
     "attempts that are a word": ("evaluate", lambda result: result.update(attempts="7")),
     "no status": ("evaluate", lambda result: result.pop("status")),

@@ -5,13 +5,17 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.live import Live
 from rich.table import Table
 from toy_sweep import run_here
+from typer import Context
 
 from mor_core.printable import printable_label, printable_text
+from orchestrator.cli.completion import complete_cell
 from orchestrator.terminal import Console
 
 FIRST_STUDY = Path(__file__).parent.parent / "fixtures" / "first_study"
@@ -64,6 +68,14 @@ def test_logs_of_a_cell_are_found_under_the_label_that_is_shown(results: Path) -
     assert shown.replace("\n", "").isprintable()
     assert "it says" in shown
     assert "no luck" in shown
+
+
+def test_a_shell_is_offered_the_label_that_is_shown(results: Path) -> None:
+    line = SimpleNamespace(params={"sweep": "first", "results": results})
+    offered = [name for name, _ in complete_cell(cast("Context", line), "mor-4/5.5k p")]
+    assert len(offered) == 1
+    assert offered[0].startswith("mor-4/5.5k problem: all is lost")
+    assert offered[0].isprintable()
 
 
 def test_a_table_on_a_terminal_keeps_its_own_colours_and_no_command_of_a_cell() -> None:
