@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made_up_data import MADE_UP_DATA
 from toy_sweep import run_here
 
 from orchestrator.gc import find_garbage
+from orchestrator.plan import plan
 from orchestrator.planned_work import data_folder
-from orchestrator.revisions import load_sweep
+from orchestrator.revisions import load_sweep, record_revision
+from orchestrator.spec import load_spec
 from orchestrator.store import Store, StoreError
 from orchestrator.sweep_document import read_document
+from orchestrator.sweep_file import Override
 
 FIRST_STUDY = Path(__file__).parent.parent / "fixtures" / "first_study"
 
@@ -140,6 +144,18 @@ def test_every_verb_ends_with_the_sentence(what: str, results: Path) -> None:
     checked = run_here(["fsck", "--no-mlflow", "--results", str(results)], dict(os.environ))
     assert checked.returncode == 1
     assert f"problem: {path}" in checked.stdout
+
+
+@pytest.mark.parametrize("revisions", ["none", None, [1, 2]], ids=["a string", "null", "whole numbers"])
+def test_a_sweep_that_goes_on_says_so_too_and_leaves_the_file_as_it_is(revisions: object, results: Path) -> None:
+    path = results / "sweeps/first/sweep.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"revisions": revisions}))
+    before = path.read_bytes()
+    preset = Path(__file__).parent.parent / "planning/small.toml"
+    spec = load_spec(str(preset), [Override(flag="--name", path=("name",), value="first")])
+    with pytest.raises(StoreError, match=r"sweep\.json is damaged \(revision"):
+        record_revision(Store(root=results), plan(spec, MADE_UP_DATA), MADE_UP_DATA)
+    assert path.read_bytes() == before
 
 
 MODELS = {"num_layers": 10**9, "d_model": 10**12, "context_length": 10**12, "vocab_size": 10**12, "num_heads": 10**9}
