@@ -79,7 +79,8 @@ def test_what_was_published_before_the_end_of_a_sweep_is_in_mlflow_after_it(smal
     assert subprocess.run(idle, stdin=subprocess.DEVNULL, check=False).returncode == 0  # and without importing mlflow
 
 
-@pytest.mark.parametrize("racers", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("racers", [2, 8])
 def test_mirrors_that_race_on_a_fresh_database_leave_it_whole(tmp_path, racers: int):
     made = sample(tmp_path, "1.5e11", sizes=("70k",))
     made.publish_all()

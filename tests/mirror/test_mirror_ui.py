@@ -30,6 +30,7 @@ app.add_typer(system.mlflow_app, name="mlflow")
 UI = "import typer; from orchestrator.cli import system; app = typer.Typer(); app.command()(system.ui); app()"
 
 
+@pytest.mark.slow
 def test_the_ui_serves_the_sweep_takes_another_and_leaves_no_process(small: Sample, tmp_path):
     small.publish_all()
     sync(small.store, small.sweep, small.uri)

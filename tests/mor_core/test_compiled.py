@@ -55,6 +55,7 @@ def test_a_compiled_model_has_the_gradients_of_an_eager_one(name: str):
         assert (gradient - found[parameter]).norm() <= 1e-4 * gradient.norm() + 1e-9, parameter
 
 
+@pytest.mark.slow
 def test_a_compiled_rotation_has_the_gradient_of_an_eager_one():
     torch._dynamo.reset()
     config, generator = variant("vanilla"), torch.Generator().manual_seed(0)

@@ -167,6 +167,7 @@ def test_two_workers_have_the_losses_of_one_and_end_with_equal_weights(alone):
         group.end()
 
 
+@pytest.mark.slow
 def test_a_group_goes_on_from_the_state_of_rank_0(alone):
     group = Group(resume, 2)
     try:
@@ -176,6 +177,7 @@ def test_a_group_goes_on_from_the_state_of_rank_0(alone):
         group.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", ["leaves", "dies"])
 def test_the_loss_of_a_rank_is_told_to_the_others_at_once(leave: str):
     group = Group(lose_a_peer, 2)

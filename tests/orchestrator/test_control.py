@@ -56,6 +56,7 @@ def make_diverged(toy: ToySweep) -> tuple[str, str]:
     return decay, evaluation.name
 
 
+@pytest.mark.slow
 def test_a_running_sweep_is_followed_and_cancelled_by_other_processes(toy: ToySweep):
     store = Store(root=toy.results)
     driver = toy.start(executor="in-process")

@@ -192,6 +192,7 @@ def start(sweep: ToySweep, data: DataSnapshot, tasks: Path, weights: str, fault:
     return subprocess.Popen(command, env=sweep.environment | {"MOR_SWEEP_REHEARSE": fault})
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_killed_goes_on_and_ends_with_the_same_bits(
     reference: ToySweep, data: DataSnapshot, tasks: Path, tmp_path: Path
 ):

@@ -43,6 +43,7 @@ def test_after_the_driver_is_killed_nothing_is_left_running_and_the_same_command
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.faults("F2", invariants=("I4", "I5"))
 def test_a_killed_worker_is_replaced_by_a_new_attempt_that_resumes(toy: ToySweep, reference: ToySweep, figures):
     """Each goes on from the newest checkpoint there was at the kill, or a later one: an interval of steps is lost."""
@@ -64,6 +65,7 @@ def test_a_killed_worker_is_replaced_by_a_new_attempt_that_resumes(toy: ToySweep
     figures("F2", f"3 workers killed after steps {sorted(kept.values())} or more: none of these was taken again")
 
 
+@pytest.mark.slow
 @pytest.mark.faults("F12", invariants=("I8",))
 def test_ctrl_c_keeps_checkpoints_leaves_nothing_running_and_exits_130(toy: ToySweep):
     driver = toy.start("--workers", "2", *TWO_CELLS)

@@ -23,6 +23,7 @@ def copy_of(reference: ToySweep, folder: Path) -> ToySweep:
     return replace(reference, results=folder, variables={})
 
 
+@pytest.mark.slow
 @pytest.mark.faults("F19", invariants=("I1", "I4"))
 def test_where_a_trunk_fails_its_branches_wait_and_the_same_command_runs_them_and_counts_it_once(
     toy: ToySweep, reference: ToySweep, figures

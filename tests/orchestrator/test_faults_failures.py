@@ -60,6 +60,7 @@ def test_a_spike_of_the_loss_is_flagged_and_training_goes_on(
     figures("F7", "a loss of ten times the one before is flagged with its step")
 
 
+@pytest.mark.slow
 @pytest.mark.faults("F9", invariants=("I2", "I3"))
 def test_a_worker_that_was_paused_while_another_finished_publishes_nothing(data: DataSnapshot, tmp_path: Path, figures):
     """Two hosts do not see each other's locks: here the paused one's lock file is replaced."""

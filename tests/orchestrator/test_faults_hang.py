@@ -30,7 +30,8 @@ def alone(results: Path, data: DataSnapshot) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.faults("F24", invariants=("I5",))
-@pytest.mark.parametrize("fault", [pytest.param("hang", marks=pytest.mark.slow), "native-hang"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["hang", "native-hang"])
 def test_a_hang_is_ended_with_its_stacks_and_the_next_attempt_goes_on(
     data: DataSnapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures, fault: str
 ):

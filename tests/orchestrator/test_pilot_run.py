@@ -15,6 +15,7 @@ def pilot(toy: ToySweep, *flags: str):
     return run_here(["pilot", *where, *grid, *how, *flags], toy.environment)
 
 
+@pytest.mark.slow
 def test_a_pilot_trains_says_what_it_saw_and_writes_a_sweep_that_plans(toy: ToySweep):
     done = pilot(toy, "--json")
     assert done.returncode in (0, 5), done.stderr

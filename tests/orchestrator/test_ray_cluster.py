@@ -84,6 +84,7 @@ def test_segments_take_the_share_of_their_shape_and_a_whole_gpu_beside_them(two_
     assert {1.125, 1.25, 1.375} & taken, "a whole GPU and eighths were taken at the same time"
 
 
+@pytest.mark.slow
 @pytest.mark.faults("F15")
 def test_more_workers_than_the_cluster_has_gpus_are_refused_before_anything_is_tried(
     two_gpus: Any, toy: ToySweep, tmp_path: Path
@@ -99,7 +100,8 @@ def test_more_workers_than_the_cluster_has_gpus_are_refused_before_anything_is_t
     assert not toy.published()
 
 
-@pytest.mark.parametrize("verb", ["isoflop", pytest.param("tune", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["isoflop", "tune"])
 def test_a_dry_run_for_a_cluster_plans_for_what_the_cluster_has(two_gpus: Any, toy: ToySweep, verb: str):
     where = ["--preset", str(TOY_PRESET), "--data", str(toy.text), "--results", str(toy.results)]
     flags = {"isoflop": [], "tune": ["--only", "vanilla", "--sizes", "13k", "--tokens-per-param", "1"]}[verb]
@@ -149,6 +151,7 @@ def test_rounds_of_a_search_share_gpus_as_a_sweep_does(two_gpus: Any, toy: ToySw
     assert all(round(share * 8) / 8 == share and share < 1 for share in shares), "each trial takes an eighth of a GPU"
 
 
+@pytest.mark.slow
 @pytest.mark.faults("F15")
 def test_a_gpu_that_this_machine_does_not_have_is_refused_and_nothing_waits_for_it(
     toy: ToySweep, tmp_path: Path, figures

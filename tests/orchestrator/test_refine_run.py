@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from toy_sweep import ToySweep
 
 from orchestrator.revisions import load_sweep
@@ -10,6 +11,7 @@ from orchestrator.store import Store
 RECIPE = '[train.learning_rate.default]\nbase = 2e-2\nreference_params = 23000\nexponent = -0.3\nsource = "made up"\n'
 
 
+@pytest.mark.slow
 def test_a_sweep_by_a_recipe_refines_itself_with_cells_by_that_recipe(toy: ToySweep, tmp_path: Path):
     """Two sizes are too few for a minimum, so it goes on to others; the target is wide, so it soon ends."""
     recipe = tmp_path / "recipe.toml"

@@ -81,6 +81,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: DataSnapshot) ->
     return {segment.id: file_sha256(folder / "segments" / segment.id / "checkpoint/weights.safetensors")}
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_an_upload_loses_less_than_an_interval(
     machine: Machine, other: Machine, data: DataSnapshot, faulty: FaultyServer, undisturbed: dict[str, str]
 ) -> None:

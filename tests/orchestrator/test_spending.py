@@ -19,6 +19,7 @@ def plan_of(toy: ToySweep, *flags: str) -> dict:
     return json.loads(done.stdout)["data"]
 
 
+@pytest.mark.slow
 def test_so_many_cells_are_finished_at_a_time_until_the_sweep_is_whole(toy: ToySweep, reference: ToySweep):
     first = toy.run("--max-cells", "5")
     assert first.returncode == 0, first.stderr

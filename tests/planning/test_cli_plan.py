@@ -95,7 +95,9 @@ def test_an_expensive_sweep_without_a_terminal_is_not_started(mor_sweep, tmp_pat
     for index in range(160):
         words = " ".join(f"word{(index * 7919 + k * k) % 5003} and {k * index % 97}" for k in range(1500))
         (text / f"{index}.txt").write_text(words)
-    done = mor_sweep("isoflop", "--preset", SMALL, "--data", str(text), "--budgets", "1e17", "--sizes", "1.1M")
+    done = mor_sweep(
+        "isoflop", "--preset", SMALL, "--data", str(text), "--budgets", "1e17", "--sizes", "1.1M", "--no-probe"
+    )
     assert done.returncode == 4, done.stderr
     assert "there is no terminal to ask: add --yes" in done.stderr
     assert not (tmp_path / "results").exists()
