@@ -208,7 +208,7 @@ def test_looking_up_and_opening_load_nothing_heavy(snapshot: DataSnapshot) -> No
 def test_text_that_was_deleted_is_used_as_it_was_frozen(tmp_path: Path, cache: Path, kind: str, age: int) -> None:
     corpus = tmp_path / "words" / "words.txt" if kind == "file" else tmp_path / "words"
     file = write(tmp_path / "words" / "words.txt", sentences(seed=5, lines=600))
-    os.utime(file, (time.time() - age,) * 2)
+    os.utime(file, (time.time() - age, time.time() - age))
     spec, told = DataSpec(corpus=str(corpus), vocab_size=280), list[str]()
     snapshot = prepare(spec, cache)
     shutil.rmtree(tmp_path / "words")

@@ -297,7 +297,7 @@ def test_a_database_whose_making_was_cut_short_is_made_anew(planned_store: Sampl
     assert not (made.folder / "mlflow.db.creating").exists()
 
 
-def test_a_truncated_database_is_named_with_its_remedy(small: Sample):
+def test_a_truncated_database_is_named_with_its_remedy(small: Sample, schema: Path):
     small.publish_all()
     send(small)
     small.database.write_bytes(small.database.read_bytes()[:-100_000])
@@ -307,7 +307,7 @@ def test_a_truncated_database_is_named_with_its_remedy(small: Sample):
         assert "move it away, and `mor-sweep mlflow sync` builds it anew from the results" in str(result.exception)
         assert exit_code_of(result.exception) == 6
     assert not is_current(small.store, small.sweep, small.uri)
-    small.database.rename(small.database.with_name("damaged.db"))
+    shutil.copyfile(schema, small.database)  # In its place: this process holds the damaged one open.
     assert send(small).created == 4
     assert_equal_to_the_store(small)
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,18 @@ def test_verbs_that_train_are_run_alike(verb: str):
         here, there = parameter(verb, field.name), parameter("isoflop", field.name)
         assert (here.opts, here.secondary_opts, here.help) == (there.opts, there.secondary_opts, there.help), field.name
     assert parameter(verb, "price").opts == ["--price-per-gpu-hour"]
+
+
+def test_a_library_that_does_not_fit_into_memory_is_one_sentence():
+    """The kernel's own limit, set once the command line is loaded and before torch is."""
+    code = (
+        "import resource; from pathlib import Path; from orchestrator.cli import main\n"
+        "held = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (held + 2**27, held + 2**27))\n"
+        "main.app = lambda: __import__('torch'); main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is not enough memory to load a library (")
+    assert "raise the limit (ulimit -v)" in done.stderr
+    assert "Traceback" not in done.stderr
