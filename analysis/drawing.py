@@ -112,19 +112,15 @@ def _tick_text(count: float) -> str:
     return f"{float(number):g}{unit}"
 
 
-def _figure_of(axes: Axes) -> Figure:
-    figure = axes.get_figure(root=True)
-    assert isinstance(figure, Figure)
-    return figure
-
-
 def budget_ticks(axes: Axes, budgets: list[int]) -> None:
     """A tick at every budget, a label where there is room for one."""
     axes.xaxis.set_major_locator(FixedLocator([float(budget) for budget in budgets]))
     axes.xaxis.set_minor_locator(NullLocator())
     span = np.log(budgets[-1] / budgets[0] * 1.5**2)
     # Before the layout makes axes wider, so that what has room now has room then.
-    inches = axes.get_window_extent().width / _figure_of(axes).dpi
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = axes.get_window_extent().width / figure.dpi
     texts: list[str] = []
     last_end = -np.inf
     for budget in budgets:

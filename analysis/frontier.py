@@ -120,8 +120,8 @@ class Study:
     """Arms against each other at equal FLOPs, by the first approach of the settings."""
     recursion: RecursionFit | Refusal | None = None
     """What a recursion is worth, over all arms; None without the surface approach or without recursive arms."""
-    on_own_corpus: bool = False
-    """Whether this tool trained the runs on its own small corpus; nothing is known of the corpus of a foreign table."""
+    on_small_corpus: bool = False
+    """Whether this tool trained the runs on a small corpus; nothing is known of the corpus of a foreign table."""
 
     @property
     def refused(self) -> bool:
@@ -163,7 +163,7 @@ APPROACHES: dict[str, Approach] = {
 """The one list of fitting approaches."""
 
 
-def fit_study(table: pl.DataFrame, settings: FitSettings | None = None, *, on_own_corpus: bool = False) -> Study:
+def fit_study(table: pl.DataFrame, settings: FitSettings | None = None, *, on_small_corpus: bool = False) -> Study:
     """Fit a run table (one row a cell; required columns: `analysis.points.REQUIRED_COLUMNS` and the loss).
 
     What the data do not support comes back as a `Refusal` in the place of its number.
@@ -187,7 +187,7 @@ def fit_study(table: pl.DataFrame, settings: FitSettings | None = None, *, on_ow
         frontiers=tuple(_frontier(arm, name, fit, settings) for (arm, name), fit in fits.items()),
         comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits)),
         recursion=_recursion(table, points, settings),
-        on_own_corpus=on_own_corpus,
+        on_small_corpus=on_small_corpus,
     )
 
 

@@ -215,7 +215,7 @@ def plot_frontier(
             references |= {handle.get_label(): handle for handle in drawn}
         _write_exponents(figure.add_subplot(grid[1, :]), study, list(references.values()))
         if footer := _footer(study):
-            write_below(figure, footer, fontsize=7.5, color=WARN, linespacing=1.4)
+            write_below(figure, plain_text(footer), fontsize=7.5, color=WARN, linespacing=1.4)
         save(figure, out_paths, provenance)
 
 

@@ -20,7 +20,7 @@ from analysis.surface_report import surface_as_json, surface_lines
 SCHEMA = "mor-sweep.fits/1"
 SMALL_BUDGET = 10**17
 CAVEAT = "These budgets are below 1e17 FLOPs: what holds for models this small need not hold for larger ones."
-OWN_CORPUS_CAVEAT = (
+SMALL_CORPUS_CAVEAT = (
     "These budgets are below 1e17 FLOPs on a small corpus: the exponents say how this tool behaves, "
     "not how language models scale."
 )
@@ -35,7 +35,7 @@ def caveat_of(study: Study) -> str | None:
     budgets = [int(optimum.budget) for frontier in study.frontiers for optimum in frontier.optima]
     if not budgets or max(budgets) >= SMALL_BUDGET:
         return None
-    return OWN_CORPUS_CAVEAT if study.on_own_corpus else CAVEAT
+    return SMALL_CORPUS_CAVEAT if study.on_small_corpus else CAVEAT
 
 
 def study_as_json(study: Study) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from analysis.surface import SurfaceRules
 from orchestrator.budgets import budget_text
 from orchestrator.cell_curves import cell_curves
 from orchestrator.html_tables import html_list, html_table
-from orchestrator.origin import is_on_own_corpus
+from orchestrator.origin import is_on_small_corpus
 from orchestrator.quantities import count_text as short
 from orchestrator.records import segment_table, table
 from orchestrator.revisions import Sweep as StoredSweep
@@ -98,7 +98,7 @@ class Sweep:
     def fit(self, approaches: tuple[str, ...] = ("parabola",), *, loss: str = "loss", tied: bool = False) -> "SweepFit":
         """The frontier as `mor-sweep fit` finds it; `loss` is a column of the table. Raises TableError."""
         settings = FitSettings(loss_column=loss, approaches=approaches, surface=SurfaceRules(tied=tied))
-        study = fit_study(self.table(), settings, on_own_corpus=is_on_own_corpus(self._load()))
+        study = fit_study(self.table(), settings, on_small_corpus=is_on_small_corpus(self._load()))
         return SweepFit(name=self.name, study=study)
 
     def figure(self, name: FigureName, *, loss: str = "loss") -> "Drawing":

@@ -4,8 +4,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
-from mor_core.data.spec import PYTHON_SOURCES, DataError
+from mor_core.data.spec import DataError
 from orchestrator.revisions import Sweep
+
+SMALL_CORPUS_TOKENS = 10**9
 
 
 def data_label(sweep: Sweep) -> str:
@@ -17,10 +19,10 @@ def data_label(sweep: Sweep) -> str:
     return f"{snapshot.name} {snapshot.fingerprint[:12]}"
 
 
-def is_on_own_corpus(sweep: Sweep) -> bool:
-    """Whether a sweep trained on the Python files of the installed libraries; False where its data is gone."""
+def is_on_small_corpus(sweep: Sweep) -> bool:
+    """Whether a sweep trained on less text than language models take; True where its data is gone."""
     snapshot = _snapshot_of(sweep)
-    return snapshot is not None and snapshot.name == PYTHON_SOURCES
+    return snapshot is None or snapshot.train_tokens < SMALL_CORPUS_TOKENS
 
 
 def _snapshot_of(sweep: Sweep) -> DataSnapshot | None:

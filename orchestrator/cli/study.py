@@ -183,7 +183,7 @@ def study_of(
     """The sweep's name, its fit, and its table as it stands now."""
     from analysis.frontier import FitSettings, fit_study
     from analysis.surface import SurfaceRules
-    from orchestrator.origin import is_on_own_corpus
+    from orchestrator.origin import is_on_small_corpus
     from orchestrator.records import table
     from orchestrator.revisions import load_sweep
 
@@ -195,7 +195,7 @@ def study_of(
         leave_out_cells=leave_out,
         surface=SurfaceRules(tied=tied),
     )
-    return loaded.name, fit_study(runs, settings, on_own_corpus=is_on_own_corpus(loaded)), runs
+    return loaded.name, fit_study(runs, settings, on_small_corpus=is_on_small_corpus(loaded)), runs
 
 
 LOSS_COLUMNS = {Loss.causal: "loss", Loss.top_k: "loss_topk"}

@@ -5,7 +5,15 @@ import pytest
 
 from analysis.estimate import Estimate
 from analysis.frontier import FitSettings, fit_study
-from analysis.report import CAVEAT, OWN_CORPUS_CAVEAT, SCHEMA, count_text, short_count, study_as_json, study_as_markdown
+from analysis.report import (
+    CAVEAT,
+    SCHEMA,
+    SMALL_CORPUS_CAVEAT,
+    count_text,
+    short_count,
+    study_as_json,
+    study_as_markdown,
+)
 
 BOTH_SIDES = ("20000000000000000", "50000000000000000", "200000000000000000")
 LARGE = ("2000000000000000000", "5000000000000000000", "16500000000000000000")
@@ -45,8 +53,8 @@ def test_the_caveat_stands_where_every_budget_is_below_1e17_flops(planted):
 
 
 def test_a_caveat_speaks_of_the_tool_and_its_corpus_only_where_the_runs_are_its_own(planted):
-    foreign, own = fit_study(planted()), fit_study(planted(), on_own_corpus=True)
-    assert study_as_json(own)["caveat"] == OWN_CORPUS_CAVEAT
+    foreign, own = fit_study(planted()), fit_study(planted(), on_small_corpus=True)
+    assert study_as_json(own)["caveat"] == SMALL_CORPUS_CAVEAT
     for words in ("this tool", "corpus"):
         assert words in study_as_markdown(own)
         assert words not in study_as_markdown(foreign)

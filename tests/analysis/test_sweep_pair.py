@@ -8,6 +8,7 @@ from planted_sweep import SNAPSHOT, Law, PlantedSweep, overrides
 from typer.testing import CliRunner
 
 from analysis.points import TableError
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.store import Store
 from orchestrator.sweep_pair import fit_pair, pair_sweeps
@@ -101,7 +102,7 @@ def test_sweeps_without_an_arm_in_common_are_compared_arm_by_arm(store):
 def test_sweeps_that_cannot_be_compared_are_a_usage_error_that_says_why(store, other, said):
     with pytest.raises(TableError, match=said) as caught:
         fit_pair(pair_sweeps(store, "base", other), "loss")
-    assert caught.value.exit_code == 2
+    assert exit_code_of(caught.value) == 2
     shown = run(store, "base", "--with", other)
     assert isinstance(shown.exception, TableError)
 

@@ -136,17 +136,17 @@ def test_the_script_makes_such_a_notebook_from_any_sweep(reference: ToySweep, tm
     assert "toy: 12 finished" in made.cells[1].outputs[0].data["text/html"]
 
 
-def test_a_fit_speaks_of_the_tools_own_corpus_only_where_the_sweep_was_trained_on_it(
-    reference: ToySweep, tmp_path: Path
-):
+def test_a_fit_speaks_of_a_small_corpus_only_where_the_sweep_was_trained_on_one(reference: ToySweep, tmp_path: Path):
     results, snapshot = tmp_path / "results", tmp_path / "snapshot"
     shutil.copytree(reference.results / "sweeps", results / "sweeps")
     shutil.copytree(Sweep.open(results=results)._load().data_folder, snapshot)
-    assert not Sweep.open(results=results).fit().study.on_own_corpus
+    assert Sweep.open(results=results).fit().study.on_small_corpus
     manifest = snapshot / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"name": "python-sources"}))
+    content = json.loads(manifest.read_text())
+    content["splits"]["train"]["tokens"] = 10**10
+    manifest.write_text(json.dumps(content))
     document = results / "sweeps/toy/sweep.json"
     recorded = json.loads(document.read_text())
     recorded["revisions"][-1]["data_folder"] = str(snapshot)
     document.write_text(json.dumps(recorded))
-    assert Sweep.open(results=results).fit().study.on_own_corpus
+    assert not Sweep.open(results=results).fit().study.on_small_corpus

@@ -9,6 +9,7 @@ from plan_samples import models, train_configs
 
 from mor_core.config import ExpertChoice, ModelConfig, TokenChoice, TrainConfig
 from orchestrator.cells import Cell
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.identity import (
     EvaluationSpec,
     OtherVersion,
@@ -75,7 +76,7 @@ def test_what_another_version_wrote_is_one_sentence_with_what_to_do(kind, data, 
     assert named in str(refused.value)
     assert "use another --results folder, or move this one away" in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert refused.value.exit_code == 1
+    assert exit_code_of(refused.value) == 1
 
 
 def test_what_is_no_object_is_no_other_version_but_damage():

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.budgets import budget_text, parse_budget
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.recipe_file import recipe_overrides
 from orchestrator.spec import SweepSpec, load_spec, parse_spec
 from orchestrator.sweep_file import Override, SpecError, SweepFile, preset_names, read_sweep_file
@@ -29,7 +30,7 @@ def refusal(path, value, preset="cpu"):
     target[key] = value
     with pytest.raises(SpecError) as refused:
         parse_spec(SweepFile(source="my.toml", document=document))
-    assert refused.value.exit_code == 2
+    assert exit_code_of(refused.value) == 2
     return str(refused.value)
 
 
