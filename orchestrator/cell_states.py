@@ -13,7 +13,7 @@ from orchestrator import cycle_collection
 from orchestrator.identity import other_version
 from orchestrator.segment_states import CellStatus, SegmentState, SegmentStates, cell_status
 from orchestrator.store import Store
-from orchestrator.sweep_document import current_revisions, damaged, find_document
+from orchestrator.sweep_document import current_revisions, damaged, find_document, other_settings, revisions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,12 @@ class SweepStates:
     """The sweep's name."""
     cells: tuple[CellState, ...]
     """Each once, in the order in which they were first planned."""
+    settings_id: str
+    """Content id of the settings that they have in common."""
+    others: tuple[str, ...]
+    """Ids of the settings that the sweep had before its latest ones."""
+    num_others: int
+    """Cells under those settings alone."""
     segments: Mapping[str, Mapping[str, Any]]
     """Every planned segment as sweep.json has it, by id."""
 
@@ -78,18 +84,24 @@ class _Chains:
         return chain[::-1]
 
 
-def sweep_states(store: Store, name: str | None = None) -> SweepStates:
-    """The cells of a sweep, or of the last one used. Raises NoSuchSweep, StoreError and OtherVersion."""
+def sweep_states(store: Store, name: str | None = None, settings_id: str | None = None) -> SweepStates:
+    """The cells of a sweep, or of the last one used, under its latest settings or under those of an id.
+
+    Raises NoSuchSweep, StoreError and OtherVersion."""
     with cycle_collection.paused():
-        return _sweep_states(store, name)
+        return _sweep_states(store, name, settings_id)
 
 
-def _sweep_states(store: Store, name: str | None) -> SweepStates:
+def _sweep_states(store: Store, name: str | None, settings_id: str | None) -> SweepStates:
     name, document = find_document(store, name)
     planned: dict[str, Mapping[str, Any]] = {}
     cells: dict[str, Mapping[str, Any]] = {}
     try:
-        for revision in current_revisions(document):
+        settings_id = settings_id or str(document["revisions"][-1]["settings_id"])
+        others = other_settings(document)
+        all_cells = {cell["cell_id"] for revision in document["revisions"] for cell in revision["cells"]}
+        current = {cell["cell_id"] for revision in current_revisions(document) for cell in revision["cells"]}
+        for revision in revisions_of(document, settings_id):
             cells |= {cell["cell_id"]: cell for cell in revision["cells"]}
             planned |= {segment["id"]: segment for segment in revision["segments"]}
     except (KeyError, TypeError, IndexError) as error:
@@ -99,7 +111,14 @@ def _sweep_states(store: Store, name: str | None) -> SweepStates:
         found = tuple(_cell_state(cell, chains) for cell in cells.values())
     except KeyError as error:
         raise other_version("a cell", str(error)) from error
-    return SweepStates(name=name, cells=found, segments=planned)
+    return SweepStates(
+        name=name,
+        cells=found,
+        settings_id=settings_id,
+        others=tuple(others),
+        num_others=len(all_cells - current),
+        segments=planned,
+    )
 
 
 def _cell_state(cell: Mapping[str, Any], chains: _Chains) -> CellState:

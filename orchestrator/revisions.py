@@ -16,7 +16,7 @@ from orchestrator.cells import Cell
 from orchestrator.identity import from_jsonable, to_jsonable, trunk_id
 from orchestrator.plan import Plan
 from orchestrator.store import Store, replace_text
-from orchestrator.sweep_document import SCHEMA, current_revisions, damaged, find_document, read_document
+from orchestrator.sweep_document import SCHEMA, current_revisions, damaged, find_document, read_document, revisions_of
 
 LARGEST_COUNT = 2**63 - 1
 """Of a whole number in a column of the run table."""
@@ -102,6 +102,20 @@ def load_sweep(store: Store, name: str | None = None) -> Sweep:
         return _merged(name, document)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise damaged(store, name, error) from error
+
+
+def cells_leaving(store: Store, plan: Plan) -> tuple[Cell, ...]:
+    """Finished cells of a plan's sweep that its table would not hold any more once the plan is recorded, because the
+    plan has other settings. Raises StoreError where sweep.json cannot be read."""
+    document = read_document(store.sweep_folder(plan.name) / "sweep.json")
+    if document is None:
+        return ()
+    current = load_sweep(store, plan.name)
+    kept = {cell.cell_id for cell in plan.cells}
+    kept |= {data["cell_id"] for revision in revisions_of(document, plan.settings_id) for data in revision["cells"]}
+    return tuple(
+        cell for cell in current.cells if cell.cell_id not in kept and store.is_done(str(cell.evaluate_segment))
+    )
 
 
 def _merged(name: str, document: dict[str, Any]) -> Sweep:

@@ -36,7 +36,8 @@ def _known_size(name: str) -> str:
     return name
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
+    """The name of a sweep. Raises ValueError where no folder can be called so."""
     if not is_folder_name(name):
         raise ValueError(
             f"{name!r} cannot name a folder: expected up to 100 letters, digits, dots, dashes and underscores, "
@@ -110,7 +111,7 @@ Depth = Annotated[
 ]
 PaperNLL = Annotated[float | str, PlainValidator(_paper_nll, json_schema_input_type=float | Literal["diverged"])]
 """A loss that the paper prints, or "diverged" where it has none to print."""
-FolderName = Annotated[str, AfterValidator(_folder_name)]
+FolderName = Annotated[str, AfterValidator(folder_name)]
 SizeName = Annotated[str, AfterValidator(_known_size), Field(json_schema_extra={"enum": [*SIZES]})]
 ProperFraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
 Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]

@@ -49,24 +49,34 @@ class Status:
     """What has been begun and is not published."""
     is_running: bool
     """Whether a driver or a worker is at work, as far as this host can see."""
+    settings_id: str = ""
+    """Content id of the settings that the cells have in common."""
+    others: tuple[str, ...] = ()
+    """Ids of the settings that the sweep had before its latest ones."""
+    num_others: int = 0
+    """Cells under those settings alone."""
 
     def by_cell(self) -> dict[str, UnderWay]:
         """What each cell waits for, where that has been begun."""
         return {cell_id: each for each in self.under_way for cell_id in each.cell_ids}
 
 
-def read_status(store: Store, name: str | None) -> Status:
-    """A sweep, or the last one used, as it stands. Raises what `sweep_states` raises."""
-    states = sweep_states(store, name)
+def read_status(store: Store, name: str | None, settings_id: str | None = None) -> Status:
+    """A sweep, or the last one used, as it stands, under its latest settings or under those of an id. Raises what
+    `sweep_states` raises."""
+    states = sweep_states(store, name, settings_id)
     driven = bool(running_drivers(store, states.name))
     under_way = segments_under_way(store, states)
     if driven or under_way:  # What ended since the first look is in the second.
-        states = sweep_states(store, name)
+        states = sweep_states(store, name, settings_id)
     return Status(
         name=states.name,
         cells=states.cells,
         under_way=tuple(under_way),
         is_running=driven or any(each.running for each in under_way),
+        settings_id=states.settings_id,
+        others=states.others,
+        num_others=states.num_others,
     )
 
 

@@ -27,8 +27,12 @@ class NoSuchSweep(UserError):
     """A sweep that the results folder does not hold."""
 
 
+class UnreadableSweep(StoreError, UserError):
+    """A sweep.json that is damaged; the message names it and says what to do."""
+
+
 def find_document(store: Store, name: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Name and sweep.json of a sweep, or of the last one used. Raises NoSuchSweep and StoreError."""
+    """Name and sweep.json of a sweep, or of the last one used. Raises NoSuchSweep and UnreadableSweep."""
     name = name or last_sweep_name(store)
     # A name is one folder's, never a way out of the results folder.
     document = read_document(store.sweep_folder(name) / "sweep.json") if is_plain_name(name) else None
@@ -39,7 +43,7 @@ def find_document(store: Store, name: str | None = None) -> tuple[str, dict[str,
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
-    """A sweep.json; None where there is none. Raises StoreError for a file that is something else.
+    """A sweep.json; None where there is none. Raises UnreadableSweep for a file that is something else.
 
     What is returned has at least one revision, and every walk along `needs` ends.
     """
@@ -48,13 +52,13 @@ def read_document(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except UnreadableFileError as error:
-        raise StoreError(f"{error}: {MOVE_AWAY}") from error
+        raise UnreadableSweep(f"{error}: {MOVE_AWAY}") from error
     if document.get("schema") != SCHEMA:
-        raise StoreError(f"{path} is not a sweep of schema {SCHEMA!r}: {MOVE_AWAY}")
+        raise UnreadableSweep(f"{path} is not a sweep of schema {SCHEMA!r}: {MOVE_AWAY}")
     try:
         _check_revisions(document.get("revisions"))
     except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}): {MOVE_AWAY}") from error
+        raise UnreadableSweep(f"{path} is damaged ({error}): {MOVE_AWAY}") from error
     return document
 
 
@@ -106,25 +110,48 @@ def _check_cell(cell: object, kinds: dict[str, str]) -> None:
 
 def current_revisions(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The revisions that have the latest one's settings, oldest first: their cells may share a table."""
-    revisions = document["revisions"]
-    return [each for each in revisions if each["settings_id"] == revisions[-1]["settings_id"]]
+    return revisions_of(document, document["revisions"][-1]["settings_id"])
 
 
-def damaged(store: Store, name: str, error: Exception) -> StoreError:
+def revisions_of(document: dict[str, Any], settings_id: str) -> list[dict[str, Any]]:
+    """The revisions of some settings, oldest first."""
+    return [revision for revision in document["revisions"] if revision["settings_id"] == settings_id]
+
+
+def other_settings(document: dict[str, Any]) -> list[str]:
+    """Settings that a sweep had before its latest ones, the first first: their cells are in no table of it."""
+    latest = document["revisions"][-1]["settings_id"]
+    return [name for name in dict.fromkeys(each["settings_id"] for each in document["revisions"]) if name != latest]
+
+
+def damaged(store: Store, name: str, error: Exception) -> UnreadableSweep:
     """What to say of a sweep.json that is JSON and makes no sense."""
-    return StoreError(f"{store.sweep_folder(name) / 'sweep.json'} is damaged ({error!r}): {MOVE_AWAY}")
+    return UnreadableSweep(f"{store.sweep_folder(name) / 'sweep.json'} is damaged ({error!r}): {MOVE_AWAY}")
 
 
 def last_sweep_name(store: Store) -> str:
-    """The sweep that was run last. Raises NoSuchSweep where there is none."""
+    """The sweep that was run last. Raises NoSuchSweep where there is none, UnreadableSweep where none can be read."""
     path = store.root / "sweeps" / ".last"
-    if not path.is_file():
-        raise NoSuchSweep(f"no sweep has been run in {store.root}; start one with `mor-sweep isoflop --preset cpu`")
-    name = path.read_bytes().decode(errors="replace").strip()
-    if not is_plain_name(name) or not name.isprintable() or "\N{REPLACEMENT CHARACTER}" in name:
-        known = ", ".join(sweep_names(store)) or "none yet"
-        raise NoSuchSweep(f"{path} is damaged: delete it, and name the sweep in the command; there are: {known}")
-    return name
+    names = sweep_names(store)
+    if path.is_file():
+        name = path.read_bytes().decode(errors="replace").strip()
+        if not is_plain_name(name) or not name.isprintable() or "\N{REPLACEMENT CHARACTER}" in name:
+            known = ", ".join(names) or "none yet"
+            raise NoSuchSweep(f"{path} is damaged: delete it, and name the sweep in the command; there are: {known}")
+        return name
+    if unreadable := [name for name in names if not _is_readable(store, name)]:
+        count = "1 sweep" if len(unreadable) == 1 else f"{len(unreadable)} sweeps"
+        raise UnreadableSweep(f"{count} in {store.root} cannot be read: {', '.join(unreadable)}; name a sweep for more")
+    if names:
+        raise NoSuchSweep(f"{store.root} does not say which sweep was run last: name one of {', '.join(names)}")
+    raise NoSuchSweep(f"no sweep has been run in {store.root}; start one with `mor-sweep isoflop --preset cpu`")
+
+
+def _is_readable(store: Store, name: str) -> bool:
+    try:
+        return read_document(store.sweep_folder(name) / "sweep.json") is not None
+    except UnreadableSweep:
+        return False
 
 
 def sweep_names(store: Store) -> list[str]:

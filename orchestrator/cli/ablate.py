@@ -52,7 +52,7 @@ def ablate(
     if how.dry_run:
         print_plan(spec, how, machine, spending, as_json=as_json)
         return
-    code = run(spec, how, machine, spending)
+    code, spec = run(spec, how, machine, spending)
     rows = _variant_rows(spec, how.results)
     if as_json:
         print_json("mor-sweep.ablation/1", {"sweep": spec.name, "variants": rows})

@@ -1,6 +1,7 @@
 """What every verb that trains a sweep does with it: show the plan, ask before much is spent, run."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -131,14 +132,19 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     from mor_core.data.shards import find
     from orchestrator import display
     from orchestrator.plan import plan
+    from orchestrator.revisions import cells_leaving
+    from orchestrator.store import Store
 
-    planned = plan(spec, find(spec.data_spec))
+    data = find(spec.data_spec)
+    planned = plan(spec, data)
     known = costed(planned, spec, how.results, machine, measures=how.is_here and bool(spending.probe), here=how.is_here)
     cost, limited = known.cost, allowed(planned, spec, known, spending).said
     if not as_json:
         display.print_plan(planned, cost, spending.price)
         if limited:
             say(f"note: {limited}")
+        if data is not None and (leaving := cells_leaving(Store(root=how.results), planned)):
+            say(f"note: {len(leaving)} finished cells of other settings would leave the table of {planned.name}")
     tip = (
         "; --probe measures how fast this machine trains it"
         if how.is_here and "assumed" in cost.throughput.basis
@@ -206,8 +212,9 @@ def train_round(
     return train(planned, spec, data, how, workers=known.cost.throughput.workers, allowance=allowance)
 
 
-def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending) -> int:
-    """Show what the sweep costs, ask where that is much, train what is missing. Returns the exit code."""
+def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending) -> "tuple[int, SweepSpec]":
+    """Show what the sweep costs, ask where that is much or where finished cells would leave its table, train what is
+    missing. Returns the exit code, and what was run: the user may have given it another name."""
     from mor_core.data.shards import find
     from orchestrator.display import print_news, print_summary
     from orchestrator.plan import plan
@@ -224,10 +231,12 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
         ask_if_expensive(known.cost, spending)
     snapshot = prepared(spec)
     planned = asked if snapshot == found else plan(spec, snapshot)
+    if not how.yes:
+        spec, planned = settle_name(spec, planned, snapshot, how.results)
     print_news(asked, planned)
     if planned is not asked:
         known = costed(planned, spec, how.results, machine, measures=False, here=how.is_here)
-    return train(
+    code = train(
         planned,
         spec,
         snapshot,
@@ -235,6 +244,58 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
         workers=known.cost.throughput.workers,
         allowance=allowed(planned, spec, known, spending),
     )
+    return code, spec
+
+
+def settle_name(spec: "SweepSpec", planned: "Plan", data: "DataSnapshot", results: Path) -> "tuple[SweepSpec, Plan]":
+    """Ask before a sweep of other settings takes the name of one that has finished cells; nothing is written before.
+
+    Raises PlanError where the user says no, or where there is no terminal to ask.
+    """
+    from orchestrator.plan import PlanError, plan
+    from orchestrator.revisions import cells_leaving
+    from orchestrator.store import Store
+
+    while leaving := cells_leaving(Store(root=results), planned):
+        count = f"{len(leaving)} finished cell{'' if len(leaving) == 1 else 's'}"
+        leave = f"{count} would leave the table of `{planned.name}`, which had other settings"
+        if not sys.stdin.isatty():
+            raise PlanError(
+                f"{leave}, and there is no terminal to ask: give this one a name with --name, or add --yes to replace "
+                "the table (trained cells are kept, and the old settings bring them back)"
+            )
+        answer = typer.prompt(f"{leave}. [n]ame the new one / replace / cancel", value_proc=_answer, err=True)
+        if answer == "cancel":
+            raise PlanError("not started: nothing was trained")
+        if answer == "replace":
+            break
+        spec = _renamed(spec)
+        planned = plan(spec, data)
+    return spec, planned
+
+
+def _answer(text: str) -> str:
+    """One of the words, of which the first letter will do. Raises BadParameter, after which the terminal is asked
+    again."""
+    for word in ("name", "replace", "cancel"):
+        if (start := text.strip().lower()) and word.startswith(start):
+            return word
+    raise typer.BadParameter(f"found {text!r}, expected name, replace or cancel")
+
+
+def _renamed(spec: "SweepSpec") -> "SweepSpec":
+    """Under a name from the terminal."""
+    return spec.model_copy(update={"name": typer.prompt("name", value_proc=_sweep_name, err=True)})
+
+
+def _sweep_name(text: str) -> str:
+    """Raises BadParameter, after which the terminal is asked again."""
+    from orchestrator.spec_fields import folder_name
+
+    try:
+        return folder_name(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def machine_of(how: Launch, execution: "ExecutionSection") -> "Throughput":

@@ -21,6 +21,9 @@ def status(
     as_json: AsJson = False,
     cells: Annotated[bool, typer.Option("--cells", help="Print a plain line for each cell, however many.")] = False,
     follow: Annotated[bool, typer.Option("--watch", help="Follow the sweep until nothing runs, or Ctrl-C.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Also the cells that the sweep had under other settings.")
+    ] = False,
 ) -> None:
     """Say which cells are finished, pending, failed or diverged, with their losses or reasons.
 
@@ -34,7 +37,7 @@ def status(
         raise typer.BadParameter(f"--json prints the table once: leave {'--watch' if follow else '--cells'} out")
     store = Store(root=results)
     if as_json:
-        print_json("mor-sweep.runs/1", _status_data(store, sweep))
+        print_json("mor-sweep.runs/1", _status_data(store, sweep, every=every))
         return
     if follow:
         from orchestrator.watch import watch
@@ -45,10 +48,16 @@ def status(
             raise typer.Exit(INTERRUPTED) from None
     else:
         shown = read_status(store, sweep)
-    if cells:
-        typer.echo("\n".join(cell_lines(shown)))
-    else:
-        output_console().print(status_view(shown))
+    others = [read_status(store, shown.name, settings_id) for settings_id in shown.others] if every else []
+    for view in (shown, *others):
+        if view is not shown:
+            typer.echo(f"under other settings ({view.settings_id[:12]}), in no table or fit of {shown.name}:")
+        if cells:
+            typer.echo("\n".join(cell_lines(view)))
+        else:
+            output_console().print(status_view(view))
+    if shown.num_others and not every:
+        typer.echo(f"{shown.num_others} cells under other settings: mor-sweep status {shown.name} --all", err=True)
     if follow:
         typer.echo(f"nothing runs the sweep {shown.name}", err=True)
     if commands := _after(shown):
@@ -72,19 +81,30 @@ def _after(shown: "Status") -> list[list[str]]:
     return [[verb, shown.name] for verb in ("fit", "report", "ui")]
 
 
-def _status_data(store: "Store", sweep: str | None) -> dict[str, Any]:
-    """The run table, with every column, and what is under way."""
+def _status_data(store: "Store", sweep: str | None, *, every: bool) -> dict[str, Any]:
+    """The run table, with every column, what is under way, and how many cells have other settings; `every` names them
+    too, with their settings."""
     from orchestrator.records import table
     from orchestrator.revisions import load_sweep
     from orchestrator.status import read_status
 
-    under_way = read_status(store, sweep).under_way  # Before the table: what ends meanwhile is in it.
+    shown = read_status(store, sweep)  # Before the table: what ends meanwhile is in it.
     loaded = load_sweep(store, sweep)
-    return {
+    data = {
         "name": loaded.name,
         "runs": table(store, loaded).to_dicts(),
-        "under_way": [asdict(each) for each in under_way],
+        "under_way": [asdict(segment) for segment in shown.under_way],
+        "num_under_other_settings": shown.num_others,
     }
+    if every:
+        data["under_other_settings"] = [
+            {
+                "settings_id": settings_id,
+                "cells": [asdict(cell) for cell in read_status(store, loaded.name, settings_id).cells],
+            }
+            for settings_id in shown.others
+        ]
+    return data
 
 
 def logs(

@@ -75,7 +75,7 @@ def isoflop(
         return
     goes_on = refine or replicate_near_optimum is not None
     before = hours_so_far(spec, how, machine) if goes_on else 0.0
-    code = run(spec, how, machine, spending)
+    code, spec = run(spec, how, machine, spending)
     if replicate_near_optimum is not None and code == 0:
         code = replicate(spec, how, machine, replicate_near_optimum, max_hours=spending.max_hours, before=before)
     if refine and spending.max_hours is not None and code == 0:

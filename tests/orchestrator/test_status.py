@@ -173,3 +173,27 @@ def test_a_damaged_note_of_the_last_sweep_is_one_sentence(toy: ToySweep, planned
     assert done.returncode == 2
     expected = f"error: {path} is damaged: delete it, and name the sweep in the command; there are: {planned.name}"
     assert done.stderr.splitlines() == [expected]
+
+
+@pytest.mark.parametrize("content", [b'{"schema"', b"\xff\xfe", b"[]", b'{"schema": "mor-sweep.sweep/1"}'])
+def test_a_sweep_that_cannot_be_read_is_named_and_no_defect(tmp_path: Path, content: bytes):
+    folder = tmp_path / "sweeps" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_bytes(content)
+    named = run_here(["status", "mine", "--results", str(tmp_path)], {})
+    assert named.returncode == 2
+    assert f"{folder / 'sweep.json'} " in named.stderr
+    assert "move it away" in named.stderr
+
+
+def test_without_a_name_sweeps_that_cannot_be_read_are_not_passed_over(tmp_path: Path):
+    folder = tmp_path / "sweeps" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text("{")
+    unnamed = run_here(["status", "--results", str(tmp_path)], {})
+    assert unnamed.returncode == 2
+    assert f"1 sweep in {tmp_path} cannot be read: mine" in unnamed.stderr
+    (folder / "sweep.json").write_text('{"schema": "mor-sweep.sweep/1", "name": "mine", "revisions": []}')
+    unnamed = run_here(["status", "--results", str(tmp_path)], {})
+    assert unnamed.returncode == 2
+    assert "name one of mine" in unnamed.stderr
