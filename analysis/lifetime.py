@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.bootstrap import interval
 from analysis.estimate import Estimate, Refusal, RefusalKind
@@ -14,8 +15,13 @@ from analysis.surface import SEARCH_DECADES
 from analysis.surface_fit import SurfaceFit, refuse_reach
 from analysis.surface_law import ALPHA, BETA, A, B, E
 
-PLACES = 400
-"""Sizes tried between the ends of the search."""
+PLACES = 160
+"""Models tried between the ends of the search."""
+NEAR_PLACES = 9
+"""Models tried around the cheapest one so far, in each of further rounds."""
+ROUNDS = 7
+LEAST_LOGIT = -25.0
+"""Where the share of D is as good as nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,42 +189,92 @@ def _refuse_unreached(surface: SurfaceFit, target: float, price: Price, demand: 
     )
 
 
+def _ends(surface: SurfaceFit) -> tuple[float, float]:
+    """ln N at the ends of the search."""
+    reach, log_params = SEARCH_DECADES / 2 * np.log(10), surface.contour.log_params
+    return float(log_params[0] - reach), float(log_params[-1] + reach)
+
+
 def _sizes(surface: SurfaceFit) -> Floats:
     """(m,) parameters between the ends of the search."""
-    reach, log_params = SEARCH_DECADES / 2 * np.log(10), surface.contour.log_params
-    return np.exp(np.linspace(log_params[0] - reach, log_params[-1] + reach, PLACES))
+    return np.exp(np.linspace(*_ends(surface), PLACES))
 
 
 def _cheapest(
     surface: SurfaceFit, theta_kp: Floats, target: float, served: float, price: Price
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """N, D, training and serving costs of K laws, each (K,); inf where the target is out of reach."""
-    x_m = np.log(_sizes(surface))
-    x_km = np.broadcast_to(x_m, (len(theta_kp), PLACES))
-    serving_m = price.serving(np.exp(x_m))
-    fixed_m = np.where(np.isfinite(serving_m), served * np.nan_to_num(serving_m, posinf=0.0), np.inf)
-    total_km = np.log(price.training(np.exp(x_m)) * _tokens(surface, theta_kp, x_km, target) + fixed_m)
+    """N, D, training and serving costs of K laws, each (K,); inf where the target is out of reach.
+
+    The search is over t = logit of the share that D has in the loss to be reached above E. Over N it would have to be
+    ever finer towards the smallest N that reaches the target, where D grows without bound.
+    """
+    laws = _Laws(theta_kp=theta_kp, centre=surface.best.problem.centre, target=target)
+    low_k, high_k = laws.shares_between(*_ends(surface))
+    reached_k = high_k > low_k
+    low_k, high_k = np.where(reached_k, low_k, 0.0), np.where(reached_k, high_k, 1.0)
+
+    def total(t_km: Floats) -> Floats:
+        x_km, y_km = laws.at(t_km)
+        params_km = np.exp(x_km)
+        serving_km = price.serving(params_km)
+        fixed_km = np.where(np.isfinite(serving_km), served * np.nan_to_num(serving_km, posinf=0.0), np.inf)
+        return np.log(price.training(params_km) * np.exp(np.minimum(y_km, 300)) + fixed_km)
+
+    t_km = low_k[:, None] + (high_k - low_k)[:, None] * np.linspace(0, 1, PLACES)
+    total_km = total(t_km)
     best_k = total_km.argmin(axis=1)
     # An end of the search is no minimum: the cheapest model lies beyond.
-    inside_k = (best_k > 0) & (best_k < PLACES - 1) & np.isfinite(total_km.min(axis=1))
-    rows, middle_k = np.arange(len(theta_kp)), np.clip(best_k, 1, PLACES - 2)
-    left_k, centre_k, right_k = (total_km[rows, middle_k + shift] for shift in (-1, 0, 1))
-    sound_k = inside_k & np.isfinite(left_k) & np.isfinite(centre_k) & np.isfinite(right_k)
-    left_k, centre_k, right_k = (np.where(sound_k, each, 0.0) for each in (left_k, centre_k, right_k))
-    bend_k = left_k - 2 * centre_k + right_k
-    move_k = np.where(bend_k > 0, (left_k - right_k) / np.where(bend_k > 0, 2 * bend_k, 1.0), 0.0)
-    x_k1 = (x_m[middle_k] + move_k * (x_m[1] - x_m[0]))[:, None]
-    tokens_k = np.where(inside_k, _tokens(surface, theta_kp, x_k1, target)[:, 0], np.inf)
-    params_k = np.exp(x_k1[:, 0])
+    inside_k = reached_k & (best_k > 0) & (best_k < PLACES - 1) & np.isfinite(total_km.min(axis=1))
+    rows, step_k = np.arange(len(theta_kp)), (high_k - low_k) / (PLACES - 1)
+    t_k = t_km[rows, best_k]
+    for _ in range(ROUNDS):
+        near_km = t_k[:, None] + step_k[:, None] * np.linspace(-1, 1, NEAR_PLACES)
+        t_k = near_km[rows, total(near_km).argmin(axis=1)]
+        step_k = step_k * 2 / (NEAR_PLACES - 1)
+    x_k1, y_k1 = laws.at(t_k[:, None])
+    params_k, tokens_k = np.exp(x_k1[:, 0]), np.where(inside_k, np.exp(np.minimum(y_k1[:, 0], 300)), np.inf)
     return params_k, tokens_k, price.training(params_k) * tokens_k, price.serving(params_k) * served
 
 
-def _tokens(surface: SurfaceFit, theta_kp: Floats, x_km: Floats, target: float) -> Floats:
-    """(K, m) D at which K laws reach the target with ln N = x; inf where no number of tokens does."""
-    log_n, log_d = surface.best.problem.centre
-    first_km = np.exp(theta_kp[:, A, None] - theta_kp[:, ALPHA, None] * (x_km - log_n))
-    left_km = target - np.exp(theta_kp[:, E, None]) - first_km
-    positive = (left_km > 0) & (theta_kp[:, BETA, None] > 0)
-    beta_k1 = np.where(theta_kp[:, BETA, None] > 0, theta_kp[:, BETA, None], 1.0)
-    log_tokens_km = log_d + (theta_kp[:, B, None] - np.log(np.where(positive, left_km, 1.0))) / beta_k1
-    return np.where(positive, np.exp(np.minimum(log_tokens_km, 300)), np.inf)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Laws:
+    """K laws at one loss: every N and D that reach it, by how much of the loss above E is left to D."""
+
+    theta_kp: Floats
+    """(K, P) parameters."""
+    centre: tuple[float, float]
+    """ln N and ln D at which their terms are given."""
+    target: float
+    """nats/token."""
+
+    def shares_between(self, low: float, high: float) -> tuple[Floats, Floats]:
+        """(K,) logits of the share at ln N = low and high; not ascending where no N between them reaches the loss."""
+        return self._logit(low), self._logit(high)
+
+    def at(self, t_km: Floats) -> tuple[Floats, Floats]:
+        """(K, m) ln N and ln D at logits of the share."""
+        log_n, log_d = self.centre
+        log_left_k1 = np.log(self._left_k())[:, None]
+        # ln of the two shares, exact also where one of them is next to 0.
+        first_km, second_km = log_left_k1 - np.logaddexp(0.0, t_km), log_left_k1 - np.logaddexp(0.0, -t_km)
+        alpha_k1, beta_k1 = (np.where(self._sound_k()[:, None], self.theta_kp[:, [i]], 1.0) for i in (ALPHA, BETA))
+        x_km = log_n + (self.theta_kp[:, [A]] - first_km) / alpha_k1
+        y_km = log_d + (self.theta_kp[:, [B]] - second_km) / beta_k1
+        return x_km, y_km
+
+    def _logit(self, log_params: float) -> Floats:
+        first_k = np.exp(self.theta_kp[:, A] - self.theta_kp[:, ALPHA] * (log_params - self.centre[0]))
+        of_first_k = first_k / self._left_k()
+        share_k = np.clip(1.0 - of_first_k, 0.0, 1.0)
+        with np.errstate(divide="ignore"):
+            logit_k = np.log(share_k) - np.log(of_first_k)
+        return np.where(self._sound_k(), np.maximum(logit_k, LEAST_LOGIT), LEAST_LOGIT)
+
+    def _left_k(self) -> Floats:
+        """Of the target above E; 1 for a law that never reaches it."""
+        left_k = self.target - np.exp(self.theta_kp[:, E])
+        return np.where(left_k > 0, left_k, 1.0)
+
+    def _sound_k(self) -> NDArray[np.bool_]:
+        reaches_k = self.target > np.exp(self.theta_kp[:, E])
+        return reaches_k & (self.theta_kp[:, ALPHA] > 0) & (self.theta_kp[:, BETA] > 0)

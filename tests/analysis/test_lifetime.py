@@ -244,3 +244,37 @@ def test_what_a_served_token_costs_follows_the_depth_that_was_realised(study):
     fewer = lifetime_optimum(surface, target, Demand(tokens=0.8e9), "exact")
     assert shallow.total.value == pytest.approx(fewer.total.value)
     assert shallow.total.value < planned.total.value
+
+
+def fine_solution(surface, target, served):
+    """(N, D) of least training and serving FLOPs, over the share of the loss above E that is left to D."""
+    law = surface.law
+
+    def shape(t):
+        share = 1 / (1 + np.exp(-t))
+        rest = target - law.E
+        return (law.A / ((1 - share) * rest)) ** (1 / law.alpha), (law.B / (share * rest)) ** (1 / law.beta)
+
+    def total(t):
+        n, d = shape(t)
+        return float(np.log(surface.contour.flops_per_token(np.array([n]))[0] * (d + served / 3)))
+
+    coarse = np.linspace(-20, 5, 2001)
+    start = coarse[np.argmin([total(t) for t in coarse])]
+    bounds = (start - 0.02, start + 0.02)
+    return shape(minimize_scalar(total, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x)
+
+
+def test_next_to_the_smallest_model_that_reaches_a_loss_the_answer_is_that_of_a_fine_search(study):
+    surface, target = study.frontiers[0].surface, 8.0
+    served = np.geomspace(1e8, 1e15, 15)
+    answers = [lifetime_optimum(surface, target, Demand(tokens=tokens), "6nd", forced=True) for tokens in served]
+    for answer, tokens in zip(answers, served, strict=True):
+        params, data = fine_solution(surface, target, tokens)
+        assert answer.params.value == pytest.approx(params, rel=1e-4)
+        assert answer.tokens.value == pytest.approx(data, rel=1e-3)
+    # Served tokens are a geometric series, and ln D nears a straight line in their logarithm: without a kink.
+    steps = np.diff(np.log([answer.tokens.value for answer in answers]))
+    assert np.all(np.diff(steps) > 0)
+    assert np.all(np.diff(steps, n=2) < 0)
+    assert len({answer.params.high for answer in answers}) == len(answers)
