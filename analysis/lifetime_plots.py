@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.drawing import STYLE, WARN, arm_style, count_ticks, plain_text, save
+from analysis.drawing import FAINT, STYLE, WARN, arm_style, count_ticks, plain_text, save
 from analysis.estimate import Estimate, Refusal, RefusalKind
 from analysis.frontier import Study
 from analysis.lifetime import Lifetime, lifetime_study
@@ -41,7 +41,7 @@ class LifetimeStudy:
     target: float
     """The loss to reach, nats/token."""
     demand: Demand
-    """What is made small, and the memory that serves; its tokens are those of the places."""
+    """What is made small, and the memory that serves; its tokens, where there are any, are marked."""
     places: tuple[LifetimePlace, ...]
     """By arm, then by tokens served."""
 
@@ -57,7 +57,8 @@ def study_lifetime(
     """The cheapest models over numbers of served tokens from a tenth of the largest D trained to a thousand times it.
 
     Without a target: the highest of the arms' L* at the largest budget that all of them have, so that each can reach
-    it. `arms` are those of `analysis.serving.served_arms`.
+    it. The tokens of the demand, where there are any, are a place of their own. `arms` are those of
+    `analysis.serving.served_arms`.
     """
     surfaces = [each.surface for each in study.frontiers if isinstance(each.surface, SurfaceFit)]
     if not surfaces:
@@ -69,6 +70,8 @@ def study_lifetime(
         target = max(surface.law.l_opt(surface.largest_flops, surface.contour) for surface in surfaces)
     largest = float(study.points.frame["tokens"].to_numpy().max())
     served = np.geomspace(largest / 10, largest * 1000, NUM_PLACES)
+    if demand.tokens > 0:
+        served = np.unique(np.append(served, demand.tokens))
     answers = [lifetime_study(study, target, replace(demand, tokens=float(tokens)), arms) for tokens in served]
     places = (
         LifetimePlace(arm=surface.arm, served=float(tokens), answer=each[surface.arm])
@@ -92,6 +95,8 @@ def plot_lifetime(
             axes.set(xscale="log", yscale="log", xlabel="tokens served", ylabel=label)
             for arm in dict.fromkeys(each.arm for each in lifetime.places):
                 _draw_lifetime(axes, study, lifetime, arm, quantity)
+            if lifetime.demand.tokens > 0:
+                axes.axvline(lifetime.demand.tokens, color=FAINT, linestyle=":", linewidth=1.0)
             count_ticks(axes.xaxis, 1e4)
             if axes.has_data() and quantity != "total":
                 low, high = axes.get_ylim()

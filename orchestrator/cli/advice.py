@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.memory import Memory, arms_served, demand_of
-from orchestrator.cli.options import AsJson, print_json, say_next
+from orchestrator.cli.options import AsJson, above_zero, print_json, say_next
 from orchestrator.cli.spread import spread
 from orchestrator.cli.study import (
     BOTH,
@@ -151,7 +151,7 @@ def _buildable(fitted: Fitted, answers: "Sequence[Advice]", flops: int) -> "list
 def lifetime(
     asked: Runs,
     memory: Memory,
-    target_loss: Annotated[float, typer.Option(help="Loss to reach, nats/token.")],
+    target_loss: Annotated[float, typer.Option(help="Loss to reach, nats/token.", callback=above_zero)],
     served_tokens: Annotated[float, typer.Option(help="Tokens that will go through the trained model.")],
     loss: LossChoice = Loss.causal,
     force: Force = False,

@@ -1,5 +1,6 @@
 """Options that several verbs have in common."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,13 @@ CellsOrAll = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CELL...]", help=f"{_CELL}; all by default.", autocompletion=complete_cell),
 ]
+
+
+def above_zero(value: float | None) -> float | None:
+    """Raises BadParameter for what is no amount: nan, infinity, 0 and less."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"found {value:g}, expected a number above 0")
+    return value
 
 
 def say(line: str) -> None:

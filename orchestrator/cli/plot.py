@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.memory import Memory, arms_served, demand_of
-from orchestrator.cli.options import Results
+from orchestrator.cli.options import Results, above_zero
 from orchestrator.cli.spread import spread
 from orchestrator.cli.study import (
     FigureRuns,
@@ -124,7 +124,11 @@ def lifetime(
     memory: Memory,
     loss: LossChoice = Loss.causal,
     target_loss: Annotated[
-        float | None, typer.Option(help="Loss to reach, nats/token; by default one that every arm reaches.")
+        float | None,
+        typer.Option(help="Loss to reach, nats/token; by default one that every arm reaches.", callback=above_zero),
+    ] = None,
+    served_tokens: Annotated[
+        float | None, typer.Option(help="Mark this number of tokens served.", callback=above_zero)
     ] = None,
     tied: Tied = False,
 ) -> None:
@@ -134,7 +138,7 @@ def lifetime(
     from analysis.lifetime_plots import plot_lifetime, study_lifetime
 
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
-    demand = demand_of(memory, 0.0, drawn.runs)
+    demand = demand_of(memory, served_tokens or 0.0, drawn.runs)
     answer = study_lifetime(drawn.study, target_loss, demand, arms_served(drawn.runs, demand))
     if isinstance(answer, Refusal):
         end_refused([answer.sentence])

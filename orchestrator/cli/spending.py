@@ -1,6 +1,5 @@
 """What a sweep may cost: the options of every verb that trains, the estimate, and what is asked before it starts."""
 
-import math
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from orchestrator.cli.options import above_zero
 
 if TYPE_CHECKING:
     from orchestrator.allowance import Allowance
@@ -22,19 +23,12 @@ EXPENSIVE_SECONDS = 3600
 """A sweep that is estimated to take longer asks first."""
 
 
-def _above_zero(value: float | None) -> float | None:
-    """Raises BadParameter for what is no amount of money or time."""
-    if value is not None and not 0 < value < math.inf:
-        raise typer.BadParameter(f"found {value:g}, expected a number above 0")
-    return value
-
-
 Price = Annotated[
     float | None,
     typer.Option(
         "--price-per-gpu-hour",
         help="Also print money: the price of a GPU-hour, or of a core-hour on a CPU.",
-        callback=_above_zero,
+        callback=above_zero,
     ),
 ]
 MaxHours = Annotated[
@@ -42,7 +36,7 @@ MaxHours = Annotated[
     typer.Option(
         "--max-gpu-hours",
         help="Start no more than fits into so many GPU-hours (core-hours on a CPU) of this command.",
-        callback=_above_zero,
+        callback=above_zero,
     ),
 ]
 MaxCells = Annotated[int | None, typer.Option(min=1, help="Finish at most so many further cells in this command.")]

@@ -110,6 +110,26 @@ def test_a_lifetime_moves_to_smaller_models_as_more_is_served(planted, truths):
     assert study_lifetime(study, 1.0, Demand(tokens=0)).refused
 
 
+def test_a_number_of_tokens_served_is_a_place_of_its_own_and_is_marked(planted, truths, tmp_path):
+    table = planted(truths["chinchilla"], sizes=7, cell_noise=0.004)
+    path = tmp_path / "runs.csv"
+    table.select(N="unique_params", D="tokens", L="loss", C=pl.col("budget").cast(pl.Float64)).write_csv(path)
+    where = ["--table", path, "--columns", "params=N,tokens=D,loss=L,flops=C", "--out", tmp_path / "drawn"]
+    done = run("plot", "lifetime", *where, "--served-tokens", "3e9")
+    assert done.exit_code == 0, done.output
+    data = json.loads((tmp_path / "drawn" / "lifetime.json").read_text())["data"]
+    assert data["served_tokens"] == 3e9
+    assert [place["served"] for place in data["places"]].count(3e9) == 1
+
+
+@pytest.mark.parametrize("verb", [("lifetime", "--served-tokens", "1e9"), ("plot", "lifetime")])
+@pytest.mark.parametrize("loss", ["nan", "inf", "0", "-1"])
+def test_a_loss_that_is_none_is_a_usage_error(verb, loss, tmp_path):
+    done = run(*verb, "--target-loss", loss, "--results", tmp_path)
+    assert done.exit_code == 2
+    assert "expected a number above 0" in done.output
+
+
 def test_the_line_through_a_curve_follows_it_and_leaves_single_batches_out():
     steps = np.arange(1, 1001)
     loss = 3 + 2 / np.sqrt(steps)
