@@ -34,7 +34,7 @@ def parse_json_object(content: bytes, path: Path) -> dict[str, Any]:
     return document
 
 
-def read_regular_file(path: Path, largest_bytes: int) -> bytes:
+def read_regular_file(path: Path | str, largest_bytes: int) -> bytes:
     """A file's bytes. Raises FileNotFoundError where there is none, UnreadableFileError where it cannot be read."""
     try:
         # A FIFO without a writer would block open(), and with one, read(): not waiting, its kind is looked at first.
@@ -49,7 +49,7 @@ def read_regular_file(path: Path, largest_bytes: int) -> bytes:
         raise UnreadableFileError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _regular_bytes(descriptor: int, path: Path, largest_bytes: int) -> bytes:
+def _regular_bytes(descriptor: int, path: Path | str, largest_bytes: int) -> bytes:
     state = os.fstat(descriptor)
     if not stat.S_ISREG(state.st_mode):
         raise UnreadableFileError(f"{path} cannot be read (it is not a regular file)")

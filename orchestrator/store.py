@@ -91,15 +91,16 @@ class Store:
 
     def result(self, segment_id: str) -> SegmentResult | None:
         """The published result, or None. Raises StoreError where it cannot be read, or was changed since."""
-        path = Path(f"{self.root}/segments/{segment_id}/result.json")  # A status reads thousands: joined once.
+        path = f"{self.root}/segments/{segment_id}/result.json"  # A status reads thousands: no Path is made of it.
         try:
             return parse_result(read_regular_file(path, LARGEST_RESULT_BYTES), segment_id)
         except FileNotFoundError:
             return None
         except UnreadableFileError as error:
-            raise StoreError(f"{error}: {move_away(path.parent)}") from error
+            raise StoreError(f"{error}: {move_away(self.segment_folder(segment_id))}") from error
         except ResultError as error:
-            raise StoreError(f"{path} cannot be read ({error}): {move_away(path.parent)}") from error
+            what = f"{path} cannot be read ({error})"
+            raise StoreError(f"{what}: {move_away(self.segment_folder(segment_id))}") from error
 
     def verified_result(self, segment_id: str) -> SegmentResult | None:
         """The published result, or None. Raises StoreError also where a small file beside it was changed since."""

@@ -19,6 +19,7 @@ class VerifiedCells:
         self._store = store
         self._sweep = sweep
         self._fault = cache(self._fault_of)
+        self._trunk_steps = cache(store.published_trunk_steps)
 
     def fault(self, cell: Cell) -> str:
         """What is wrong with a file that the cell's row or curve rests on, in a sentence that names it; else empty."""
@@ -31,7 +32,7 @@ class VerifiedCells:
     def _segments(self, cell: Cell) -> list[str]:
         """Those that lead to the cell, those of its trunk that its curve is read from, and its scores on tasks."""
         chain = [segment.id for segment in self._sweep.chain(cell)]
-        published = self._store.published_trunk_steps(str(cell.trunk_id))
+        published = self._trunk_steps(str(cell.trunk_id))
         trunk = [name for step, name in published if step <= cell.decay_start]
         weights = self._sweep.segments[str(cell.evaluate_segment)].needs[0]
         return list(dict.fromkeys([*chain, *trunk, *self._store.published_task_scores(weights)]))
