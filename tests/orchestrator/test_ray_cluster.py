@@ -23,7 +23,7 @@ from orchestrator.segment_run import Job
 from orchestrator.spec import load_spec
 from orchestrator.stalled import end_frozen
 from orchestrator.sweep_file import Override
-from orchestrator.watchdog import STACKS, Sign, stalled_run
+from orchestrator.watchdog import SIGN, STACKS, Sign, stalled_run
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,7 @@ def test_a_frozen_process_is_ended_by_a_task_on_its_own_node(two_gpus: Any, tmp_
         (tmp_path / STACKS).write_text("run a run\n")
         process = replace(this_process(), pid=frozen.pid, started=started(frozen.pid))
         sign = Sign(run="a run", process=process, steps=1, limit_seconds=4.0, slowest_step_seconds=0.1)
+        (tmp_path / SIGN).write_text(json.dumps(vars(sign) | {"process": process.to_json()}))
         arguments = (end_frozen, tmp_path, sign, 75.0)
         assert run_on_host(ray, "no such node", *arguments, seconds=60.0) is None
         assert frozen.poll() is None
