@@ -274,10 +274,11 @@ def test_two_commands_on_different_budgets_at_once_leave_one_table_of_both(
 
 
 def test_a_command_whose_text_was_deleted_goes_on_from_what_was_frozen(toy: ToySweep, tmp_path: Path):
-    own = replace(toy, text=tmp_path / "own.jsonl", cache=tmp_path / "cache")
+    own = replace(toy, results=tmp_path / "my results", text=tmp_path / "own.jsonl", cache=tmp_path / "cache")
     shutil.copyfile(toy.text, own.text)
     first = own.run(*ONE_CELL)
     assert first.returncode == 0, first.stderr
+    assert f"next: mor-sweep fit --results '{own.results}', mor-sweep plot frontier --results '" in first.stderr
     own.text.unlink()
     again = own.run(*ONE_CELL)
     assert again.returncode == 0, again.stderr
