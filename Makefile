@@ -26,8 +26,9 @@ demo: $(READY)
 	$(BIN)/mor-sweep plot isoflop || [ $$? -eq 5 ]
 	$(BIN)/mor-sweep plot frontier || [ $$? -eq 5 ]
 
+## The default tests in a random order, whose seed is printed; `make test SEED=1` takes that order again.
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(if $(SEED),--randomly-seed=$(SEED))
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

@@ -48,6 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """See fault_report."""
+    """How to repeat this order of the tests; and see fault_report."""
+    seed = config.getoption("randomly_seed", None)
+    if isinstance(seed, int):
+        terminalreporter.write_line(f"this order of the tests again: make test SEED={seed}, or pytest --randomly-seed={seed}")
     if config.getoption("markexpr") == "faults":
         write_summary(terminalreporter)
