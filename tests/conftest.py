@@ -51,6 +51,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """How to repeat this order of the tests; and see fault_report."""
     seed = config.getoption("randomly_seed", None)
     if isinstance(seed, int):
-        terminalreporter.write_line(f"this order of the tests again: make test SEED={seed}, or pytest --randomly-seed={seed}")
+        terminalreporter.write_line(
+            f"this order of the tests again: make test SEED={seed}, or pytest --randomly-seed={seed}"
+        )
     if config.getoption("markexpr") == "faults":
         write_summary(terminalreporter)

@@ -18,6 +18,7 @@ from mirror_samples import NAME, Sample, active_runs, history, sample
 from typer.testing import CliRunner
 
 from orchestrator.cli import system
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.mirror import sync
 from orchestrator.mirror_cursor import is_current
 from orchestrator.mlflow_server import TrackingServerUnreachable, UiError, free_port
@@ -69,7 +70,7 @@ def test_a_sweep_without_a_store_is_one_sentence(tmp_path):
     made = sample(tmp_path, "1.5e11", sizes=("70k",))
     result = CliRunner().invoke(app, ["ui", "--results", str(made.store.root)])
     assert isinstance(result.exception, UiError)
-    assert result.exception.exit_code == 2
+    assert exit_code_of(result.exception) == 2
     assert str(result.exception).startswith(f"the sweep '{NAME}' has no MLflow store yet")
 
 
@@ -93,7 +94,7 @@ def test_a_tracking_server_that_does_not_answer_is_one_sentence_with_what_to_do(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     result = CliRunner().invoke(app, [*verb, "--results", str(small.store.root)])
     assert isinstance(result.exception, TrackingServerUnreachable)
-    assert result.exception.exit_code == 6
+    assert exit_code_of(result.exception) == 6
     sentence = str(result.exception)
     assert sentence.startswith("no MLflow server answers at http://127.0.0.1:9 (")
     assert "start it or correct MLFLOW_TRACKING_URI" in sentence

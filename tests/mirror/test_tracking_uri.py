@@ -6,6 +6,7 @@ import pytest
 from mirror_samples import NAME, ODD_FOLDER, sample
 from typer.testing import CliRunner
 
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.doctor import examine
 from orchestrator.mirror_cursor import (
@@ -40,7 +41,7 @@ def test_a_uri_that_mlflow_could_never_use_is_one_sentence_without_its_password(
     assert "unset" in said
     assert "secret" not in said
     assert "\n" not in said
-    assert caught.value.exit_code == 2
+    assert exit_code_of(caught.value) == 2
 
 
 @pytest.mark.parametrize("uri", ["http://me:secret@host:5000/", "https://host", "databricks", "file:///x", "foo://x"])

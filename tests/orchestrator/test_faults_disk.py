@@ -40,6 +40,7 @@ def test_a_kill_at_any_point_of_a_commit_leaves_a_whole_checkpoint(data: DataSna
     points = newest = 0
     while newest < 2 or points < 20:
         folder = tmp_path / str(points)
+        folder.mkdir()
         save_checkpoint(folder / "checkpoint-1", model, optimizer, 1)
         child = os.fork()
         if child == 0:

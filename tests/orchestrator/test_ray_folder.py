@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import doctor, ray_connection
+from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.fsck_processes import process_findings
 from orchestrator.ray_connection import ClusterUnreachable, connected
 from orchestrator.ray_folder import ray_folder
@@ -121,7 +122,7 @@ def test_a_read_only_dev_shm_is_named_before_ray_is_started(tmp_path: Path, monk
         line = next(line for line in lines if line.name == "shared memory")
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
-    assert caught.value.exit_code == 6
+    assert exit_code_of(caught.value) == 6
     assert "--executor in-process" in str(caught.value)
     assert (line.level, line.found) == ("bad", str(caught.value))
     assert time.monotonic() - started < 20

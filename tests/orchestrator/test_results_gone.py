@@ -77,7 +77,7 @@ def test_a_segment_whose_folder_is_moved_away_is_interrupted_and_goes_on_at_the_
     assert run_segment(segment, job_for(new, data)).status == "finished"
     result = Store(root=new).result(segment.id)
     assert result
-    assert result["steps_executed"] < 120, "it goes on from a checkpoint"
+    assert result.steps_executed < 120, "it goes on from a checkpoint"
 
 
 def test_a_sweep_whose_folder_is_moved_away_says_so_and_its_command_goes_on_at_the_new_place(

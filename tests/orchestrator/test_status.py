@@ -193,7 +193,10 @@ def test_without_a_name_sweeps_that_cannot_be_read_are_not_passed_over(tmp_path:
     unnamed = run_here(["status", "--results", str(tmp_path)], {})
     assert unnamed.returncode == 2
     assert f"1 sweep in {tmp_path} cannot be read: mine" in unnamed.stderr
-    (folder / "sweep.json").write_text('{"schema": "mor-sweep.sweep/1", "name": "mine", "revisions": []}')
-    unnamed = run_here(["status", "--results", str(tmp_path)], {})
+
+
+def test_without_a_name_and_a_note_of_the_last_sweep_those_that_there_are_are_named(toy: ToySweep, planned: Plan):
+    (toy.results / "sweeps" / ".last").unlink()
+    unnamed = run_here(["status", "--results", str(toy.results)], {})
     assert unnamed.returncode == 2
-    assert "name one of mine" in unnamed.stderr
+    assert f"name one of {planned.name}" in unnamed.stderr

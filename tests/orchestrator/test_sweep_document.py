@@ -140,7 +140,7 @@ def test_every_verb_ends_with_the_sentence(what: str, results: Path) -> None:
     path.write_text(json.dumps(document))
     for verb in ("status", "fit", "report"):
         done = run_here([verb, "first", "--results", str(results)], dict(os.environ))
-        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     checked = run_here(["fsck", "--no-mlflow", "--results", str(results)], dict(os.environ))
     assert checked.returncode == 1
     assert f"problem: {path}" in checked.stdout

@@ -133,7 +133,7 @@ def test_shipped_recipes_give_rates_and_batches_that_a_large_model_can_use(name:
         ("[train]\npeak_learning_rate = 1.0\n", "peak_learning_rate"),
         ("[model]\nvocab_size = 3\n", r"\[model\]"),
         ("", "it is empty"),
-        ("[train", "is no TOML"),
+        ("[train", "is no valid TOML"),
     ],
 )
 def test_a_recipe_that_is_none_says_so(tmp_path: Path, content: str, said: str):
