@@ -4,6 +4,7 @@ import contextlib
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,10 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         except SystemExit as left:
             code = int(left.code or 0)
     return subprocess.CompletedProcess(arguments, code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
+
+
+def run_in(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in a folder, with its own cache of data and 120 columns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return run(*map(str, arguments), MOR_SWEEP_CACHE=str(folder / "cache"), COLUMNS="120")

@@ -62,6 +62,7 @@ def third_party() -> dict[str, dict[str, bool]]:
 
 
 THIRD_PARTY = third_party()
+DISTRIBUTIONS = metadata.packages_distributions()
 
 
 def test_the_packages_import_what_this_test_looks_for() -> None:
@@ -72,7 +73,7 @@ def test_the_packages_import_what_this_test_looks_for() -> None:
 
 @pytest.mark.parametrize("module", sorted(THIRD_PARTY))
 def test_every_third_party_import_is_of_a_declared_dependency(module: str) -> None:
-    distributions = {normalised(name) for name in metadata.packages_distributions().get(module, ())}
+    distributions = {normalised(name) for name in DISTRIBUTIONS.get(module, ())}
     assert distributions, f"{module} is imported by {', '.join(THIRD_PARTY[module])}, and no distribution here has it"
     if distributions & ALWAYS:
         return

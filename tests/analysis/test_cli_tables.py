@@ -1,16 +1,11 @@
 """`fit --table`, `table`, `predict`, `lifetime` and `compare` as a user runs them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-
-COMMAND = [str(Path(sys.executable).with_name("mor-sweep"))]
+from command_line import run_in
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +25,12 @@ def runs(tmp_path_factory):
     return path
 
 
-def run(folder, *arguments):
-    environment = os.environ | {"MOR_SWEEP_CACHE": str(folder / "cache"), "COLUMNS": "120"}
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-
-
 def columns(extra=",arm=model"):
     return ("--columns", f"params=N,tokens=D,loss=L,flops=C{extra}")
 
 
 def test_an_outside_table_is_fitted_from_the_command_line(tmp_path, runs):
-    done = run(tmp_path, "fit", "--table", runs, *columns(), "--out", tmp_path / "fits.json")
+    done = run_in(tmp_path, "fit", "--table", runs, *columns(), "--out", tmp_path / "fits.json")
     assert done.returncode == 0, done.stderr
     assert "## dense (parabola)" in done.stdout
     assert "## looped (surface)" in done.stdout
@@ -68,7 +56,7 @@ def test_an_outside_table_is_fitted_from_the_command_line(tmp_path, runs):
     ],
 )
 def test_what_cannot_be_answered_ends_with_its_code_and_a_sentence(tmp_path, runs, arguments, code, words):
-    done = run(tmp_path, *arguments, "--table", runs)
+    done = run_in(tmp_path, *arguments, "--table", runs)
     assert done.returncode == code, done.stderr
     assert words in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -78,7 +66,9 @@ def test_what_cannot_be_answered_ends_with_its_code_and_a_sentence(tmp_path, run
 def test_a_figure_without_any_number_is_drawn_with_its_reason_and_ends_with_5(tmp_path, figure):
     bent = [{"N": 1e5 * 2**step, "D": 1e13 / 6e5 / 2**step, "L": 3.0 - 0.1 * (step - 3) ** 2} for step in range(7)]
     pl.DataFrame(bent).write_csv(tmp_path / "bent.csv")
-    done = run(tmp_path, "plot", figure, "--table", "bent.csv", "--columns", "params=N,tokens=D,loss=L", "--out", ".")
+    done = run_in(
+        tmp_path, "plot", figure, "--table", "bent.csv", "--columns", "params=N,tokens=D,loss=L", "--out", "."
+    )
     assert done.returncode == 5, done.stderr
     assert "refused: all runs: the parabola through the points opens downwards" in done.stderr
     assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
@@ -91,7 +81,7 @@ def test_bytes_moved_are_counted_for_a_table_that_says_what_memory_holds(tmp_pat
     table.write_csv(tmp_path / "runs.csv")
     asked = ("lifetime", "--target-loss", "2.6", "--served-tokens", "1e9", "--per", "bytes", "--memory-bytes", "8e10")
     where = ("--context", "2048", "--table", "runs.csv", *columns(",arm=model,total_params=W,kv=KV"))
-    done = run(tmp_path, *asked, *where, "--format", "json")
+    done = run_in(tmp_path, *asked, *where, "--format", "json")
     assert done.returncode == 0, done.stderr
     arms = json.loads(done.stdout)["data"]["arms"]
     for arm in arms.values():
@@ -104,10 +94,10 @@ def test_bytes_moved_are_counted_for_a_table_that_says_what_memory_holds(tmp_pat
 
 
 def test_a_budget_is_predicted_and_arms_are_compared(tmp_path, runs):
-    predicted = run(tmp_path, "predict", "--budget", "1e20", "--table", runs, *columns())
+    predicted = run_in(tmp_path, "predict", "--budget", "1e20", "--table", runs, *columns())
     assert predicted.returncode == 0, predicted.stderr
     assert "dense (surface): N* " in predicted.stdout
-    compared = run(tmp_path, "compare", "--table", runs, *columns())
+    compared = run_in(tmp_path, "compare", "--table", runs, *columns())
     assert compared.returncode == 0, compared.stderr
     assert "looped is better" in compared.stdout
     assert "compute multiplier of dense: 0." in compared.stdout

@@ -57,7 +57,9 @@ def test_outages_at_the_start_in_the_middle_and_at_the_end_are_made_good_by_a_sy
         assert is_current(small.store, small.sweep, server.address)
 
 
-@pytest.mark.parametrize("mode", ["500", "cut", pytest.param("hang", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("500", marks=pytest.mark.slow), "cut", pytest.param("hang", marks=pytest.mark.slow)]
+)
 def test_a_server_that_fails_at_the_end_is_not_waited_for_long(small: Sample, monkeypatch, mode: str):
     """The mirror of a sweep whose server fails: the sweep ends soon after its last cell."""
     with misbehaving(None, mode) as server:

@@ -1,12 +1,10 @@
 """Experiments that others logged, as tables to fit."""
 
 import math
-import subprocess
-from pathlib import Path
 
 import polars as pl
 import pytest
-from command_line import run
+from command_line import run_in
 from mlflow import MlflowClient
 
 
@@ -28,13 +26,6 @@ def elsewhere(planned_store, tmp_path_factory) -> str:
             client.log_metric(run, "val_loss", 1.8 + 480 / params**0.35 + 2100 / tokens**0.37, step=1)
             client.set_terminated(run)
     return f"sqlite:///{path}"
-
-
-def run_in(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """A command in a folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return run(*map(str, arguments), MOR_SWEEP_CACHE=str(folder / "cache"))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -112,6 +112,7 @@ def test_ray_workers_compute_what_one_process_computes(toy: ToySweep, reference:
     assert toy.weights() == reference.weights()
 
 
+@pytest.mark.slow
 def test_two_drivers_at_once_compute_each_segment_once(toy: ToySweep, reference: ToySweep):
     drivers = [toy.start(*SIX_CELLS, executor="in-process") for _ in range(2)]
     outputs = [driver.communicate(timeout=800)[0] for driver in drivers]

@@ -107,6 +107,7 @@ def test_the_best_rate_that_it_finds_loses_little_against_a_fine_scan(toy: ToySw
     assert "exponent = 0" in recipe, "one rung cannot tell how the rate grows"
 
 
+@pytest.mark.slow
 def test_a_search_space_that_diverges_ends_with_a_verdict(toy: ToySweep):
     flags = ["--sizes", "5.5k", "--trials", "2", "--learning-rate", "1e6:1e9", "--tokens-per-param", "1"]
     process = start(toy, *flags)

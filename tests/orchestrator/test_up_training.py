@@ -81,6 +81,7 @@ def up(tmp_path_factory: pytest.TempPathFactory, toy_text: Path, toy_cache: Path
     return up
 
 
+@pytest.mark.slow
 def test_a_sweep_starts_from_the_weights_it_names_in_every_arm(up: UpTraining):
     done = up.run(up.preset())
     assert done.returncode == 0, done.stderr

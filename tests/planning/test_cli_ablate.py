@@ -2,12 +2,10 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 from importlib import resources
 
 import pytest
+from command_line import run_in
 from rich.console import Console
 
 from orchestrator.cli.ablate import variants_table
@@ -16,18 +14,9 @@ from orchestrator.cli.ablate import variants_table
 @pytest.fixture
 def ablate(tmp_path):
     """Runs the command in an empty folder without a terminal, with an empty data cache."""
-    script = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
 
     def run(*arguments):
-        environment = os.environ | {"MOR_SWEEP_CACHE": str(tmp_path / "cache"), "COLUMNS": "120"}
-        return subprocess.run(
-            [*script, "ablate", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
+        return run_in(tmp_path, "ablate", *arguments)
 
     return run
 

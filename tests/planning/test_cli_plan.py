@@ -1,16 +1,15 @@
 """`mor-sweep isoflop`: what it prints, what it refuses and with which exit code, and how light it starts."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_line import run_in
 
 HEAVY = ("torch", "ray", "mlflow", "pydantic", "polars", "numpy", "pandas", "scipy", "matplotlib", "rich")
 SMALL = str(Path(__file__).parent / "small.toml")
-COMMAND = [str(Path(sys.executable).with_name("mor-sweep"))]
 
 
 @pytest.fixture
@@ -18,15 +17,7 @@ def mor_sweep(tmp_path):
     """Runs the command in an empty folder with an empty data cache and no terminal."""
 
     def run(*arguments):
-        environment = os.environ | {"MOR_SWEEP_CACHE": str(tmp_path / "cache"), "COLUMNS": "120"}
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
+        return run_in(tmp_path, *arguments)
 
     return run
 

@@ -74,6 +74,7 @@ def test_a_probe_takes_few_shapes_of_each_arm_and_none_that_this_machine_cannot_
     assert to_probe(huge, setting, {}) == []
 
 
+@pytest.mark.slow
 def test_a_probe_whose_process_is_killed_is_reported_and_the_other_shapes_are_measured(
     small_sweep, setting, cache, monkeypatch
 ):
