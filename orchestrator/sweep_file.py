@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
@@ -104,4 +105,5 @@ def _lay_over(document: dict[str, Any], override: Override, source: str) -> None
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise SpecError(f"{source}: {key} = {table!r}: expected a table")
-    table[override.path[-1]] = override.value
+    # A copy, since a later flag may lay a key into a table that this one brought, which is its caller's.
+    table[override.path[-1]] = deepcopy(override.value)

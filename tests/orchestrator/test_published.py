@@ -129,7 +129,7 @@ BATCH = 12
 VERBS = (["status"], ["status", "--json"], ["fit"], ["report"], ["fsck", "--no-mlflow"])
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)  # A FIFO must not be waited for.
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_result_of_a_wrong_shape_is_one_sentence_that_names_the_file_and_what_to_do(shape: str, tmp_path: Path):
     shutil.copytree(FIRST_STUDY / "results" / "segments", tmp_path / "segments")
@@ -144,7 +144,7 @@ def test_a_result_of_a_wrong_shape_is_one_sentence_that_names_the_file_and_what_
     assert reason in str(error.value)
     assert f"move {path.parent} away and run the same command again" in str(error.value)
     assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 500
+    assert len(str(error.value).replace(str(tmp_path), "")) < 400
     (finding,) = check_segment(store, path.parent).findings
     assert (finding.is_note, str(error.value) in finding.what) == (False, True)
 

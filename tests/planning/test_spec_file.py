@@ -158,3 +158,12 @@ def test_a_file_that_is_nested_without_end_is_one_sentence(tmp_path: Path, read:
     path.write_text("budgets = " + "[" * 20_000)
     with pytest.raises(SpecError, match=r"deep\.toml is nested too deeply"):
         read(str(path))
+
+
+def test_a_flag_laid_into_a_table_of_another_changes_nothing_of_its_caller():
+    table: dict[str, object] = {"kind": "trapezoid"}
+    whole = Override(flag="schedule", path=("schedule",), value=table)
+    share = Override(flag="schedule.cooldown_fraction", path=("schedule", "cooldown_fraction"), value=0.5)
+    schedule = read_sweep_file("cpu", [whole, share]).document["schedule"]
+    assert schedule == {"kind": "trapezoid", "cooldown_fraction": 0.5}
+    assert table == {"kind": "trapezoid"}
