@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from test_inference import model_of, random_tokens, rules
-from variants import VARIANTS
+from variants import family
 
 from mor_core.flops import RecursionWork, forward_flops, kv_bytes_per_token, planned_work
 from mor_core.inference.engine import Engine, EngineOptions
@@ -44,7 +44,7 @@ def alone(model: Transformer, request: Request, **options: object) -> tuple[int,
     return texts(events)[1]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_generated_logits_are_those_of_the_full_forward_pass(name: str):
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
         model = model_of(name, dtype=dtype)
@@ -61,7 +61,7 @@ def test_generated_logits_are_those_of_the_full_forward_pass(name: str):
                 assert torch.allclose(generated_TV, logits_TV, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", [each for each in VARIANTS if not each.endswith("random")])
+@pytest.mark.parametrize("name", family("mor-random", "token-random"))
 def test_a_run_brought_to_few_shapes_gives_what_it_gives_as_it_is(name: str):
     """As a GPU has it, where recordings fit one shape; here the runs are only filled."""
     model, asked, shapes = model_of(name, dtype=torch.float64), requests(30, keep_logits=True), set()
@@ -144,7 +144,7 @@ def test_a_sequence_that_goes_deeper_than_planned_gives_its_memory_back_and_star
     assert together == {i: alone(model, request) for i, request in enumerate(asked, 1)}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_all_memory_is_free_again_when_nothing_runs(name: str):
     engine = Engine(model_of(name), EngineOptions(kv_bytes=PLENTY, max_batch=4))
     for i, request in enumerate(requests(8)):
@@ -245,7 +245,7 @@ def test_a_request_larger_than_all_memory_is_refused():
         engine.submit(Request(prompt=(1,), max_new_tokens=23))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_keys_and_values_take_the_memory_that_is_predicted(name: str):
     model = model_of(name)
     engine = Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=1))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from variants import EXPERT, ROUTED, VARIANTS, spread_routers, variant
+from variants import EXPERT, ROUTED, family, spread_routers, variant
 
 from mor_core.config import ExpertChoice, ModelConfig, TrainConfig
 from mor_core.flops import FORWARD_AND_BACKWARD, RecursionWork, forward_flops, planned_work, total_params
@@ -26,7 +26,7 @@ def rules(name: str) -> tuple[str, ...]:
     return ("top-k", "threshold", "half") if name in EXPERT else ("top-k",)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 1000), length=st.integers(3, 24), batch=st.integers(1, 3))
 def test_packed_computation_is_the_dense_masked_formula(name: str, seed: int, length: int, batch: int):
@@ -65,7 +65,7 @@ def influence(model: Transformer, rule: str, position: int) -> Tensor:
     return embedded.grad.abs().sum(dim=(0, 2))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_no_later_token_influences_a_position_under_causal_rules(name: str):
     model = spread_routers(build_model(variant(name), seed=1).double()).eval()
     for rule in rules(name)[1:] or ("top-k",):
@@ -75,7 +75,7 @@ def test_no_later_token_influences_a_position_under_causal_rules(name: str):
             assert (moved_T[position + 1 :] == 0).all()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_what_a_position_computes_does_not_depend_on_what_follows_under_causal_rules(name: str):
     """Gradients do not see a choice, such as which tokens pass; changed tokens do."""
     model = spread_routers(build_model(variant(name), seed=1).double()).eval()
@@ -103,7 +103,7 @@ def test_top_k_is_not_causal_by_design_so_it_cannot_generate(name: str):
     assert changed > 0
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_a_sequence_computes_the_same_alone_and_among_others(name: str):
     model = spread_routers(build_model(variant(name), seed=2).double()).eval()
     tokens_BT = torch.randint(0, 64, (6, 24), generator=torch.Generator().manual_seed(6))
@@ -113,7 +113,7 @@ def test_a_sequence_computes_the_same_alone_and_among_others(name: str):
         assert torch.allclose(together, alone, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_parameters_are_those_of_the_built_model(name: str):
     config = variant(name)
     assert sum(parameter.numel() for parameter in build_model(config, 0).parameters()) == total_params(config)
@@ -140,7 +140,7 @@ def realised_work(config: ModelConfig, model: Transformer, tokens_BT: Tensor) ->
     return work, wasted
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_exact_flops_are_what_pytorch_counts_once_the_masked_pairs_are_taken_off(name: str):
     config = variant(name)
     model = build_model(config, seed=5)
@@ -182,7 +182,7 @@ def trained(config: ModelConfig, stop: int, micro_batch: int | None = None) -> t
     return model, [metrics.to_floats()["loss"] for metrics in steps]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_the_same_configuration_gives_the_same_bits_and_resumes_to_them(name: str, tmp_path):
     config = variant(name)
     undisturbed, losses = trained(config, 8)
@@ -201,7 +201,7 @@ def test_the_same_configuration_gives_the_same_bits_and_resumes_to_them(name: st
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_the_micro_batch_changes_rounding_only(name: str):
     whole, losses = trained(variant(name), 3)
     halves, losses_of_halves = trained(variant(name), 3, micro_batch=2)
@@ -223,7 +223,7 @@ def test_keeping_fewer_activations_changes_no_bit(name: str):
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_evaluation_measures_each_rule_and_the_depth_that_tokens_reached(name: str):
     config = variant(name)
     model, _ = trained(config, 5)

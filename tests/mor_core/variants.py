@@ -1,7 +1,9 @@
 """Every variant of the family, small: what a test of the whole family runs over."""
 
 from fractions import Fraction
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -37,6 +39,29 @@ VARIANTS: dict[str, tuple[Recursion, Routing | None]] = {
     "token-random": (Recursion(count=2, sharing="cycle"), TokenChoice(router="random", balancing="none")),
     "token-shared-kv": (Recursion(count=3, kv="shared"), TokenChoice()),
 }
+
+IN_DETAIL = [
+    "recursive-2",
+    "recursive-sequence",
+    "recursive-sequence-shared-kv",
+    "mor-2",
+    "mor-mlp",
+    "mor-wide-mlp",
+    "mor-additive",
+    "mor-aux-router",
+    "token-exit",
+    "token-loss-free",
+    "token-random",
+]
+"""Variants that share all but one part with another."""
+
+
+def family(*left_out: str) -> list[Any]:
+    """Names of the variants, to check a costly invariant over: those that differ in a detail are for the slow tests."""
+    names = [name for name in VARIANTS if name not in left_out]
+    return [pytest.param(name, marks=pytest.mark.slow) if name in IN_DETAIL else name for name in names]
+
+
 ROUTED = [name for name, (_, routing) in VARIANTS.items() if routing is not None]
 EXPERT = [name for name, (_, routing) in VARIANTS.items() if isinstance(routing, ExpertChoice)]
 TOKEN = [name for name, (_, routing) in VARIANTS.items() if isinstance(routing, TokenChoice)]
