@@ -185,6 +185,7 @@ def test_ray_workers_keep_their_batches_when_an_evaluation_is_told_to_stop(copy:
     resumed = score(copy, words(copy, tasks, "many", "--executor", "in-process"))
     assert resumed.returncode == 0, resumed.stderr
     for name, batch in stopped.items():
-        result = Store(root=copy.results).result(name) or {}
-        assert result["batches_executed"] == result["batches"] - batch
+        result = Store(root=copy.results).result(name)
+        assert result
+        assert result.batches_executed == result.batches - batch
     figures("F12", f"Ctrl-C during eval: {len(stopped)} workers kept their batches, none was computed twice")

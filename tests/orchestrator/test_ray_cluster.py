@@ -47,6 +47,7 @@ def test_a_share_of_a_gpu_is_what_each_task_takes_and_what_the_cluster_is_filled
     spec = load_spec(str(TOY_PRESET), [Override(flag="--data", path=("data", "corpus"), value=str(toy.text))])
     data = prepare(spec.data_spec, toy.cache)
     segments = plan(spec, data).segments
+    toy.results.mkdir()
     job = Job(results=toy.results, data_folder=data.folder, checkpoint_every_steps=20)
     events = executor.run(segments, job, {})
     free: list[float] = []
@@ -71,6 +72,7 @@ def test_segments_take_the_share_of_their_shape_and_a_whole_gpu_beside_them(two_
     assert len(segments) == 4
     shares = {segment.id: 0.125 if place else 1.0 for place, segment in enumerate(segments)}
     executor = RayExecutor(workers=1, address=two_gpus.address, gpu_shares=shares)
+    toy.results.mkdir()
     job = Job(results=toy.results, data_folder=data.folder, checkpoint_every_steps=20)
     taken, done = set(), []
     for outcome in executor.run(segments, job, {}):
