@@ -36,6 +36,7 @@ def coverage(planted, truth, *, studies, sizes, seeds, shared):
     return {name: np.mean(each) for name, each in hits.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "seeds", "shared"), [(7, 1, 0.5), (5, 1, 0.5)])
 def test_intervals_hold_the_truth_about_as_often_as_stated(planted, truths, sizes, seeds, shared):
     found = coverage(planted, truths["bowl"], studies=120, sizes=sizes, seeds=seeds, shared=shared)

@@ -108,6 +108,7 @@ def planted(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
     return Planted(tmp_path / "results", text)
 
 
+@pytest.mark.slow
 def test_rounds_go_on_until_every_minimum_is_known_as_well_as_asked(planted: Planted):
     data = planted.grid()
     assert unsettled(planted.study, TARGET), "a grid that settles everything leaves nothing to refine"

@@ -41,6 +41,7 @@ def planted_rungs(random: np.random.Generator) -> list[TunedRung]:
     ]
 
 
+@pytest.mark.slow
 def test_intervals_of_a_law_hold_the_planted_one_about_as_often_as_they_say():
     random = np.random.default_rng(0)
     base_held, exponent_held, laws = 0, 0, 0

@@ -75,6 +75,7 @@ def test_a_sweep_by_a_recipe_is_advised_with_that_recipe(tmp_path, text, monkeyp
     assert isinstance(ask(planted, "--data", text).exception, NoAdvice)
 
 
+@pytest.mark.slow
 def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_helps(sweep, text):
     asked = ask(sweep, "--data", text, "--json")
     assert asked.exit_code == 0, asked.output

@@ -58,6 +58,7 @@ def test_a_better_sweep_is_better_at_every_budget_by_the_planted_gap(store):
     assert "compute multiplier of vanilla (base)" in shown.stdout
 
 
+@pytest.mark.slow
 def test_two_sweeps_are_drawn_against_each_other_with_both_names_on_the_figure(store):
     drawn = CliRunner().invoke(app, ["plot", "compare", "base", "--with", "better", "--results", str(store.root)])
     assert drawn.exit_code == 0, drawn.output

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mor_core.data.corpus import CorpusSnapshot, read_texts
@@ -46,6 +46,7 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(
     np.testing.assert_array_equal(used.train_batch(seed, step, batch, length), expected)
 
 
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**63),
     batch=st.integers(1, 9),

@@ -65,6 +65,7 @@ def has_ended(pid: int, seconds: float) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_what_was_published_before_the_end_of_a_sweep_is_in_mlflow_after_it(small: Sample):
     with following(small.store, NAME) as mirror:
         small.publish_all()

@@ -248,6 +248,7 @@ def test_a_segment_that_differs_is_refused_with_both_sums(toy: ToySweep, referen
     assert _files(toy.results) == before
 
 
+@pytest.mark.slow
 def test_an_import_that_was_killed_leaves_whole_segments_and_is_repeated(
     toy: ToySweep, reference: ToySweep, bundle: Path
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_results_folder_that_cannot_be_made_is_bad_and_exits_1(tmp_path: Path)
     assert "is not a folder" in found.found
 
 
+@pytest.mark.slow
 def test_a_changed_or_missing_shard_is_bad_and_named(reference: ToySweep, tmp_path: Path):
     shutil.copytree(reference.results, tmp_path / "results")
     document = json.loads((tmp_path / "results/sweeps/toy/sweep.json").read_text())

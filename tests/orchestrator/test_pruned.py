@@ -47,6 +47,7 @@ def lose_a_cooldown(toy: ToySweep) -> str:
     return decay.name
 
 
+@pytest.mark.slow
 def test_what_branches_from_a_pruned_state_takes_its_trunk_again_and_ends_with_the_same_bits(
     reference: ToySweep, tmp_path: Path
 ):

@@ -80,6 +80,7 @@ def test_a_segment_whose_folder_is_moved_away_is_interrupted_and_goes_on_at_the_
     assert result.steps_executed < 120, "it goes on from a checkpoint"
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_folder_is_moved_away_says_so_and_its_command_goes_on_at_the_new_place(
     toy: ToySweep, reference: ToySweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

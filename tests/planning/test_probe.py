@@ -33,6 +33,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "probes"
 
 
+@pytest.mark.slow
 def test_a_probe_measures_once_and_is_found_again_only_for_equal_numerics(small_sweep, setting, cache):
     planned, said = plan(small_sweep(TINY), None), []
     found = probe(planned, setting, said.append)
