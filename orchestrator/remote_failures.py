@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mor_core.plain_names import is_plain_name
 from orchestrator.remote_results import RemotePart
-from orchestrator.store import Store, iterate_attempts
+from orchestrator.store import iterate_attempts, newest_attempt
 
 FAILURE, RETRIED = "failure.json", "failure.retried.json"
 IN_BUCKET = "failure.shared"
@@ -31,7 +31,7 @@ class RemoteFailures(RemotePart):
     def upload(self, segment_ids: Iterable[str]) -> None:
         """Create the failures of newest attempts that the bucket does not have yet."""
         for segment_id in segment_ids:
-            attempt = _newest(self.store, segment_id)
+            attempt = newest_attempt(self.store, segment_id)
             if attempt is None or self.store.is_done(segment_id):
                 continue
             if (attempt / FAILURE).exists() and not (attempt / IN_BUCKET).exists():
@@ -46,7 +46,7 @@ class RemoteFailures(RemotePart):
         for segment_id in self.begun():
             for attempt in iterate_attempts(self.store, segment_id):
                 known.add(f"attempts/{segment_id}/{_known_name(attempt)}/{FAILURE}")
-            newest = _newest(self.store, segment_id)
+            newest = newest_attempt(self.store, segment_id)
             if newest is not None and (newest / IN_BUCKET).exists() and (newest / FAILURE).exists():
                 name = f"attempts/{segment_id}/{_known_name(newest)}/{FAILURE}"
                 if name not in there:
@@ -83,10 +83,6 @@ def remote_name(attempt: Path) -> str:
 def _known_name(attempt: Path) -> str:
     path = attempt / ATTEMPT_NAME
     return path.read_text() if path.exists() else attempt.name
-
-
-def _newest(store: Store, segment_id: str) -> Path | None:
-    return next(reversed(list(iterate_attempts(store, segment_id))), None)
 
 
 def _is_failure(name: str) -> bool:

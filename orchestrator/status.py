@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.cell_states import CellState, SweepStates, sweep_states
 from orchestrator.drivers import running_drivers
-from orchestrator.store import Store, iterate_attempts
+from orchestrator.store import Store, newest_attempt
 from orchestrator.watchdog import SIGN, read_sign
 
 SILENT_SECONDS = 30.0
@@ -111,7 +111,7 @@ def silent_seconds(store: Store, segment_id: str) -> int | None:
 
     The one place where a clock is compared with a file's time, which another machine may have set: for reading only.
     """
-    attempt = next(reversed(list(iterate_attempts(store, segment_id))), None)
+    attempt = newest_attempt(store, segment_id)
     sign = read_sign(attempt) if attempt else None
     if attempt is None or sign is None:
         return None

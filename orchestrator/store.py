@@ -413,3 +413,8 @@ def iterate_attempts(store: Store, segment_id: str) -> Iterator[Path]:
     folder = store.attempts_folder(segment_id)
     if folder.is_dir():
         yield from sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def newest_attempt(store: Store, segment_id: str) -> Path | None:
+    """The last attempt at a segment; None before the first."""
+    return max(iterate_attempts(store, segment_id), default=None)
