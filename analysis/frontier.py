@@ -13,14 +13,14 @@ from analysis.bootstrap import Resampling, Sample, interval
 from analysis.compare import Comparison, compare_arms
 from analysis.envelope import fit_envelope
 from analysis.estimate import Estimate, Refusal
-from analysis.isoflop import ApproachFit, Isoflop, SampledOptimum, fit_isoflops, parabola_residuals
+from analysis.isoflop import ApproachFit, Isoflop, IsoflopFit, SampledOptimum, fit_isoflops, parabola_residuals
 from analysis.pairing import shared_between_arms
 from analysis.parabola import ParabolaRules
 from analysis.points import Exclusion, Points, read_points
 from analysis.power_law import FittedPowerLaw, fit_power_law
 from analysis.recursion import RecursionFit, fit_recursion
 from analysis.surface import SurfaceRules
-from analysis.surface_approach import fit_surface_approach
+from analysis.surface_approach import SurfaceApproachFit, fit_surface_approach
 from analysis.surface_fit import SurfaceFit
 
 
@@ -202,7 +202,11 @@ def _paired(points: Points, settings: FitSettings) -> FitSettings:
 
 def _surfaces(fits: dict[tuple[str, str], ApproachFit]) -> dict[str, SurfaceFit]:
     """Arm -> its surface, where one is supported."""
-    return {arm: fit.surface for (arm, _), fit in fits.items() if isinstance(fit.surface, SurfaceFit)}
+    return {
+        arm: fit.surface
+        for (arm, _), fit in fits.items()
+        if isinstance(fit, SurfaceApproachFit) and isinstance(fit.surface, SurfaceFit)
+    }
 
 
 def _recursion(table: pl.DataFrame, points: Points, settings: FitSettings) -> RecursionFit | Refusal | None:
@@ -233,8 +237,8 @@ def _frontier(arm: str, approach: str, fit: ApproachFit, settings: FitSettings) 
         tokens_law=tokens_law,
         loss_law=loss_law,
         exponent_sum=_exponent_sum(params_law, tokens_law, level),
-        isoflops=fit.isoflops,
-        surface=fit.surface,
+        isoflops=fit.isoflops if isinstance(fit, IsoflopFit) else (),
+        surface=fit.surface if isinstance(fit, SurfaceApproachFit) else None,
     )
 
 

@@ -10,7 +10,6 @@ from analysis.estimate import Refusal
 from analysis.pairing import ArmResiduals, arm_residuals
 from analysis.parabola import Parabola, ParabolaRules, choose_window, judge_curvature, refuse_few_sizes, refuse_shape
 from analysis.quadratic import Axis, Curve, Quadratic, least_squares, pool_noise
-from analysis.surface_fit import SurfaceFit
 from analysis.trunk_noise import TrunkNoise
 
 
@@ -46,10 +45,14 @@ class ApproachFit:
 
     optima: tuple[SampledOptimum, ...]
     """One per budget, ascending."""
-    isoflops: tuple[Isoflop, ...] = ()
-    """One per budget, ascending; empty for an approach without parabolas."""
-    surface: SurfaceFit | Refusal | None = None
-    """The surface behind the optima; None for an approach without one."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IsoflopFit(ApproachFit):
+    """What a parabola per budget says about one arm."""
+
+    isoflops: tuple[Isoflop, ...]
+    """One per budget, ascending."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,10 +65,10 @@ class _Judged:
 
 def fit_isoflops(
     frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules: ParabolaRules, resampling: Resampling
-) -> ApproachFit:
+) -> IsoflopFit:
     """Fit every budget of `arm`; `frame` holds that arm's points (see `analysis.points.Points.frame`)."""
     params, tokens = (_fit_axis(frame, axis, arm, budgets, rules, resampling) for axis in Axis)
-    return ApproachFit(
+    return IsoflopFit(
         optima=tuple(_optimum(budget, params[budget], tokens[budget], resampling) for budget in budgets),
         isoflops=tuple(
             Isoflop(budget=budget, params=params[budget].answer, tokens=tokens[budget].answer) for budget in budgets

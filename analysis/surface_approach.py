@@ -1,5 +1,7 @@
 """Approach 3 as a fitting approach: the optimum at every budget from one surface per arm."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
@@ -11,18 +13,26 @@ from analysis.surface import SurfaceRules
 from analysis.surface_fit import SurfaceFit, fit_surface
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SurfaceApproachFit(ApproachFit):
+    """What a loss surface says about one arm."""
+
+    surface: SurfaceFit | Refusal
+    """The surface behind the optima."""
+
+
 def fit_surface_approach(
     frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules: SurfaceRules, resampling: Resampling
-) -> ApproachFit:
+) -> SurfaceApproachFit:
     """N*, D* and L* of `arm` at `budgets` (decimal FLOPs); `frame` holds that arm's points."""
     if frame.is_empty():
         refusal = Refusal(kind=RefusalKind.TOO_FEW_POINTS, sentence="no run of this arm is finished.")
-        return ApproachFit(optima=tuple(_refused(budget, refusal) for budget in budgets), surface=refusal)
+        return SurfaceApproachFit(optima=tuple(_refused(budget, refusal) for budget in budgets), surface=refusal)
     contour = contour_of_runs(*(frame[name].to_numpy() for name in ("params", "tokens", "flops")))
     surface = fit_surface(frame, arm, contour, rules, resampling)
     if isinstance(surface, Refusal):
-        return ApproachFit(optima=tuple(_refused(budget, surface) for budget in budgets), surface=surface)
-    return ApproachFit(optima=tuple(surface_optimum(surface, budget) for budget in budgets), surface=surface)
+        return SurfaceApproachFit(optima=tuple(_refused(budget, surface) for budget in budgets), surface=surface)
+    return SurfaceApproachFit(optima=tuple(surface_optimum(surface, budget) for budget in budgets), surface=surface)
 
 
 def surface_optimum(surface: SurfaceFit, budget: str) -> SampledOptimum:

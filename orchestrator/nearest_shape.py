@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from mor_core.config import ModelConfig
-from mor_core.flops import training_flops_per_token, unique_params
+from mor_core.flops import Convention, training_flops_per_token, unique_params
 from mor_core.sizes import SIZES, Size, model_config
-from orchestrator.cells import Cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +27,20 @@ class NearestShape:
     """What the budget trains it on."""
 
 
-def nearest_shape(cell: Cell, params: float, budget: int) -> NearestShape:
-    """The shape whose unique parameters, built as the arm of `cell` is, come nearest to `params` by their ratio.
+def nearest_shape(model: ModelConfig, convention: Convention, params: float, budget: int) -> NearestShape:
+    """The shape whose unique parameters, built as `model` is, come nearest to `params` by their ratio.
 
-    `budget` is in FLOPs, counted as the cell's. A model's vocabulary, context and routing are the cell's own.
+    `budget` is in FLOPs, counted by `convention`. Vocabulary, context, recursion and routing are those of `model`.
     """
-    models = [(size, _as_arm_of(cell.model, size)) for size in SIZES.values()]
-    size, model = min(models, key=lambda each: abs(math.log(unique_params(each[1]) / params)))
+    shapes = [(size, _as_arm_of(model, size)) for size in SIZES.values()]
+    size, nearest = min(shapes, key=lambda shape: abs(math.log(unique_params(shape[1]) / params)))
     return NearestShape(
         size=size.name,
-        num_layers=model.num_layers,
-        d_model=model.d_model,
-        unique_params=unique_params(model),
-        of_optimum=unique_params(model) / params,
-        tokens=float(Fraction(budget) / training_flops_per_token(model, cell.budget_convention)),
+        num_layers=nearest.num_layers,
+        d_model=nearest.d_model,
+        unique_params=unique_params(nearest),
+        of_optimum=unique_params(nearest) / params,
+        tokens=float(Fraction(budget) / training_flops_per_token(nearest, convention)),
     )
 
 

@@ -5,13 +5,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Protocol
 
 from mor_core.flops import training_flops_per_token
 from mor_core.training.chunks import Device
 from orchestrator.cells import training_cost
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
-from orchestrator.published import SegmentResult
 from orchestrator.work import Shape, segment_shape, shape_of
 
 ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
@@ -19,6 +19,30 @@ ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
     "cpu": (10e9, "assumed: 10 GFLOP/s for a CPU core on small models"),
 }
 """Per worker, with the sentence that is shown beside it."""
+
+
+class FinishedTraining(Protocol):
+    """What a published result says about the speed of a segment's training."""
+
+    @property
+    def train_seconds(self) -> float:
+        """Of the steps that were executed."""
+        ...
+
+    @property
+    def steps_executed(self) -> int:
+        """The last so many of the segment's steps."""
+        ...
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """See Rate."""
+        ...
+
+    @property
+    def last_numerics(self) -> Mapping[str, Any]:
+        """What it was computed on."""
+        ...
 
 
 class Basis(StrEnum):
@@ -63,7 +87,7 @@ class Measured:
 def rates_of(
     plan: Plan,
     device: Device,
-    results: Mapping[str, SegmentResult],
+    results: Mapping[str, FinishedTraining],
     probes: Mapping[Shape, Measured],
     *,
     sharing: int | Mapping[Shape, int] = 1,
@@ -90,7 +114,7 @@ def shapes_of(plan: Plan) -> list[Shape]:
     return sorted(dict.fromkeys(shape_of(cell) for cell in plan.cells), key=_log_flops)
 
 
-def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str, SegmentResult]) -> float | None:
+def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str, FinishedTraining]) -> float | None:
     """Exact FLOPs per second of one worker on those of the segments that are finished; None where none took a step."""
     trained = [(segment, results[segment.id]) for segment in segments if _has_trained(segment, results)]
     seconds = sum(result.train_seconds for _, result in trained)
@@ -99,7 +123,7 @@ def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str,
     return sum(flops_of_last_steps(segment, result.steps_executed) for segment, result in trained) / seconds
 
 
-def _has_trained(segment: Segment, results: Mapping[str, SegmentResult]) -> bool:
+def _has_trained(segment: Segment, results: Mapping[str, FinishedTraining]) -> bool:
     """Whether a segment's result is there, and says that it took steps."""
     return segment.id in results and results[segment.id].steps_executed > 0
 
@@ -133,7 +157,7 @@ def _probed(shape: Shape, found: Measured, sharing: int) -> Rate:
     return Rate(flops_per_second=speed, basis=Basis.probe, memory_bytes=found.memory_bytes)
 
 
-def _earlier(segments: Sequence[Segment], results: Mapping[str, SegmentResult]) -> dict[Shape, Rate]:
+def _earlier(segments: Sequence[Segment], results: Mapping[str, FinishedTraining]) -> dict[Shape, Rate]:
     """Rates of the shapes of which segments are finished."""
     by_shape: dict[Shape, list[Segment]] = defaultdict(list)
     for segment in segments:
@@ -148,7 +172,7 @@ def _earlier(segments: Sequence[Segment], results: Mapping[str, SegmentResult]) 
     return found
 
 
-def _is_on(device: Device, result: SegmentResult) -> bool:
+def _is_on(device: Device, result: FinishedTraining) -> bool:
     """Whether a result was computed on this kind of device; one that does not say counts."""
     name = result.last_numerics.get("device")
     return name is None or str(name).startswith("cpu") == (device == "cpu")

@@ -135,15 +135,15 @@ def _buildable(fitted: Fitted, answers: "Sequence[Advice]", flops: int) -> "list
     """The named shape nearest to each predicted N*; None where it is refused, and for a table, which has no shapes."""
     from analysis.estimate import Estimate
     from orchestrator.nearest_shape import nearest_shape
-    from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
 
-    if fitted.asked.table is not None:
+    if fitted.sweep is None:
         return [None] * len(answers)
-    cells = {cell.arm: cell for cell in load_sweep(Store(root=fitted.asked.results), fitted.name).cells}
-    found = [(cells[each.arm], each.params) for each in answers]
+    cells = {cell.arm: cell for cell in fitted.sweep.cells}
     return [
-        nearest_shape(cell, params.value, flops) if isinstance(params, Estimate) else None for cell, params in found
+        nearest_shape(cells[answer.arm].model, cells[answer.arm].budget_convention, answer.params.value, flops)
+        if isinstance(answer.params, Estimate)
+        else None
+        for answer in answers
     ]
 
 

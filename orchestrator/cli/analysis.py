@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.cli.options import AsJson, print_json
 from orchestrator.cli.spread import spread
-from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, Runs, Tied, imported_study, say_next_of, study_of
+from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, Runs, Tied, fit_of_table, say_next_of, study_of
 
 if TYPE_CHECKING:
     from analysis.frontier import Study
@@ -43,7 +43,9 @@ def fit(
     """Fit the compute-optimal frontier of a sweep or of any run table; exit code 5 where no number is supported."""
     names = tuple(each.value for each in approach or (Approach.parabola, Approach.surface))
     if asked.table is not None:
-        study, _ = imported_study(asked, budgets, names if approach else (), tied, tuple(leave_out or ()))
+        approaches = names if approach else ()
+        left_out = tuple(leave_out or ())
+        study = fit_of_table(asked, asked.table, budgets, approaches=approaches, tied=tied, leave_out=left_out).study
         _print_fit(study, as_json)
         if out is not None:
             _write_fit(study, out, "fit written to")
@@ -53,9 +55,10 @@ def fit(
     from orchestrator.store import Store
 
     store = Store(root=asked.results)
-    name, study, runs = study_of(store, asked.sweep, loss, names, tied, tuple(leave_out or ()))
+    fitted = study_of(store, asked.sweep, loss, names, tied, tuple(leave_out or ()))
+    study, name = fitted.study, fitted.name
     if not as_json:
-        for line in next_sizes(study, runs):
+        for line in next_sizes(study, fitted.runs):
             typer.echo(line, err=True)
     _print_fit(study, as_json)
     _write_fit(study, store.sweep_folder(name) / "fits.json", f"fit of sweep {name} written to")

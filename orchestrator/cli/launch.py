@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.options import Results, corpus_override, print_json, say
-from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, costed, worth_a_probe
+from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, costed
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
@@ -216,6 +216,7 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     """Show what the sweep costs, ask where that is much or where finished cells would leave its table, train what is
     missing. Returns the exit code, and what was run: the user may have given it another name."""
     from mor_core.data.shards import find
+    from orchestrator.cost_plan import worth_a_probe
     from orchestrator.display import print_news, print_summary
     from orchestrator.plan import plan
     from orchestrator.results_folder import check_writable
@@ -224,7 +225,7 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     found = find(spec.data_spec)
     asked = plan(spec, found)
     known = costed(asked, spec, how.results, machine, measures=False, here=how.is_here)
-    if worth_a_probe(known, spending, here=how.is_here):
+    if worth_a_probe(known, spending.probe, here=how.is_here):
         known = costed(asked, spec, how.results, machine, measures=True, here=how.is_here)
     print_summary(asked, known.cost, spending.price)
     if not how.yes:
@@ -316,10 +317,10 @@ def this_machine(workers: int | None, execution: "ExecutionSection") -> "Through
     from orchestrator.gpus import asked_of_driver
     from orchestrator.resources import Node
 
-    return _machine_of([Node(cpus=os.cpu_count() or 1, gpus=len(asked_of_driver("name")))], workers, execution)
+    return machine_of_nodes([Node(cpus=os.cpu_count() or 1, gpus=len(asked_of_driver("name")))], workers, execution)
 
 
-def _machine_of(nodes: "Sequence[Node]", workers: int | None, execution: "ExecutionSection") -> "Throughput":
+def machine_of_nodes(nodes: "Sequence[Node]", workers: int | None, execution: "ExecutionSection") -> "Throughput":
     """What the nodes hold of segments at a time, and how fast one is assumed to be. Where each shape gets a share of a
     GPU, the speed of whole ones, and how many there are to share."""
     from orchestrator.estimate import assumed_throughput
@@ -360,4 +361,4 @@ def _held_by_cluster(machine: "Throughput", execution: "ExecutionSection", addre
         gpus_per_segment=fixed_gpus(execution.gpus_per_segment),
         workers_per_segment=execution.workers_per_segment,
     )
-    return _machine_of(executor.nodes(), None, execution)
+    return machine_of_nodes(executor.nodes(), None, execution)

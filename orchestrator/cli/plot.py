@@ -14,6 +14,7 @@ from orchestrator.cli.study import (
     Loss,
     LossChoice,
     Other,
+    Runs,
     SweepName,
     Tied,
     compared,
@@ -48,7 +49,7 @@ def isoflop(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = Fa
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "parabola", paper)
     paths = paths_of(drawn, asked, "isoflop")
     plot_isoflop(drawn.study, paths, provenance, reference)
-    _write_data(drawn, "isoflop", paths, provenance, isoflop_data(drawn.study))
+    _write_data(drawn, asked, "isoflop", paths, provenance, isoflop_data(drawn.study))
     _end_without_number(drawn.study)
 
 
@@ -63,7 +64,7 @@ def frontier(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = F
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "surface", paper)
     paths = paths_of(drawn, asked, "frontier")
     plot_frontier(drawn.study, paths, provenance, reference)
-    _write_data(drawn, "frontier", paths, provenance, frontier_data(drawn.study))
+    _write_data(drawn, asked, "frontier", paths, provenance, frontier_data(drawn.study))
     _end_without_number(drawn.study)
 
 
@@ -77,7 +78,7 @@ def surface(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fals
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
     paths = paths_of(drawn, asked, "surface")
     plot_surface(drawn.study, paths, drawn.provenance)
-    _write_data(drawn, "surface", paths, drawn.provenance, surface_data(drawn.study))
+    _write_data(drawn, asked, "surface", paths, drawn.provenance, surface_data(drawn.study))
     _end_without_surface(drawn.study)
 
 
@@ -91,7 +92,7 @@ def residuals(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fa
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
     paths = paths_of(drawn, asked, "residuals")
     plot_residuals(drawn.study, paths, drawn.provenance)
-    _write_data(drawn, "residuals", paths, drawn.provenance, residuals_data(drawn.study))
+    _write_data(drawn, asked, "residuals", paths, drawn.provenance, residuals_data(drawn.study))
     _end_without_surface(drawn.study)
 
 
@@ -111,7 +112,7 @@ def compare(asked: FigureRuns, other: Other = None) -> None:
         studies += [top_k] if not _same_losses(drawn.study, top_k) else []
     paths = paths_of(drawn, asked, "compare" if other is None else f"compare-with-{other}")
     plot_compare(studies, paths, drawn.provenance)
-    _write_data(drawn, "compare", paths, drawn.provenance, compare_data(studies))
+    _write_data(drawn, asked, "compare", paths, drawn.provenance, compare_data(studies))
     pairs = [pair for study in studies for pair in study.comparisons]
     if not any(isinstance(pair.gap, Estimate) for pair in pairs):
         end_refused([pair.sentence for pair in drawn.study.comparisons] or ["fewer than two arms: nothing to compare"])
@@ -144,7 +145,7 @@ def lifetime(
         end_refused([answer.sentence])
     paths = paths_of(drawn, asked, "lifetime")
     plot_lifetime(drawn.study, answer, paths, drawn.provenance)
-    _write_data(drawn, "lifetime", paths, drawn.provenance, lifetime_data(answer))
+    _write_data(drawn, asked, "lifetime", paths, drawn.provenance, lifetime_data(answer))
     if answer.refused:
         end_refused([each.answer.sentence for each in answer.places if isinstance(each.answer, Refusal)])
 
@@ -169,15 +170,17 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
     method = "the median over 2 % of each curve; a dot is the evaluation after the cooldown"
     provenance = replace(drawn.provenance, method=method)
     plot_curves(found, loss_column, paths, provenance)
-    _write_data(drawn, "curves", paths, provenance, curves_data(found))
+    _write_data(drawn, asked, "curves", paths, provenance, curves_data(found))
     if not found:
         end_refused([f"no cell of sweep {drawn.name} has logged a step: there is no curve to draw"])
 
 
-def _write_data(drawn: Fitted, figure: str, paths: list[Path], provenance: "Provenance", data: Any) -> None:
+def _write_data(
+    drawn: Fitted, asked: Runs, figure: str, paths: list[Path], provenance: "Provenance", data: Any
+) -> None:
     """The JSON beside a figure, and the next step."""
     write_figure_data(figure, paths, provenance, data)
-    say_next_of(drawn.asked, drawn.name, "report")
+    say_next_of(asked, drawn.name, "report")
 
 
 def _beside_paper(

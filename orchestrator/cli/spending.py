@@ -1,11 +1,10 @@
 """What a sweep may cost: the options of every verb that trains, the estimate, and what is asked before it starts."""
 
 import sys
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,14 +12,10 @@ from orchestrator.cli.options import above_zero
 
 if TYPE_CHECKING:
     from orchestrator.allowance import Allowance
+    from orchestrator.cost_plan import Costed
     from orchestrator.estimate import Estimate, Throughput
     from orchestrator.plan import Plan
-    from orchestrator.rates import Measured, Rate
-    from orchestrator.spec import ExecutionSection, SweepSpec
-    from orchestrator.work import Shape
-
-EXPENSIVE_SECONDS = 3600
-"""A sweep that is estimated to take longer asks first."""
+    from orchestrator.spec import SweepSpec
 
 
 Price = Annotated[
@@ -80,99 +75,30 @@ class Spending(Priced):
     """Whether one cell goes first; None where that is worth it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Costed:
-    """A plan with its cost and what that rests on."""
-
-    cost: "Estimate"
-    """Time, device-hours, memory and disk."""
-    rates: "Mapping[Shape, Rate]"
-    """The speed of each shape."""
-    finished: Collection[str]
-    """Ids of the published segments."""
-
-
 def costed(
     planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throughput", *, measures: bool, here: bool = True
-) -> Costed:
-    """The plan's cost at the speeds of finished runs, of a probe, or assumed. `measures` runs the probe where it would
-    tell something new; a probe and the driver tell of this machine only, so nothing is made of them unless training is
-    `here`. A machine with `devices` gives each shape a share of one of them."""
-    from orchestrator.estimate import estimate
-    from orchestrator.gpu_shares import card_of, parts_of, segments_at_a_time, shares_of, sharing_text
-    from orchestrator.gpus import driver_memories
-    from orchestrator.rates import rates_of
+) -> "Costed":
+    """The cost of a plan, of which a results folder may hold segments already; what a probe does goes to stderr."""
+    from orchestrator.cost_plan import cost_of
     from orchestrator.store import Store
 
     finished = Store(root=results).readable_results(segment.id for segment in planned.segments)
-    probes = _probes(planned, spec.execution, machine, measures=measures) if here else {}
-    sharing = round(1 / machine.devices_per_segment) if 0 < machine.devices_per_segment < 1 else 1
-    rates = rates_of(planned, machine.device, finished, probes, sharing=sharing)
-    of_plan = partial(
-        estimate,
-        planned,
-        num_evaluation_sequences=spec.evaluation.num_sequences,
-        micro_batch=spec.execution.micro_batch,
-        checkpoint_activations=spec.execution.activation_checkpointing,
-        finished=finished,
-    )
-    cost = of_plan(machine, rates)
-    if machine.devices is not None:
-        card = card_of(spec.execution.gpu_memory_gigabytes, driver_memories() if here else [])
-        shares = shares_of(planned, cost.cells, card)
-        by_shape = {shape: parts_of(share) for shape, share in shares.items()}
-        rates = rates_of(planned, machine.device, finished, probes, sharing=by_shape)
-        held = min(machine.slots or machine.workers, segments_at_a_time(shares, machine.devices))
-        cost = of_plan(replace(machine, workers=held), rates, shares=shares)
-        cost = replace(cost, sharing=sharing_text(cost.cells, card))
-    return Costed(cost=cost, rates=rates, finished=finished)
+    report = partial(typer.echo, err=True)
+    return cost_of(planned, spec, finished, machine, measures=measures, here=here, report=report)
 
 
-def _probes(
-    planned: "Plan", execution: "ExecutionSection", machine: "Throughput", *, measures: bool
-) -> "dict[Shape, Measured]":
-    from orchestrator.probe import cached_probes, probe, this_setting
-
-    setting = this_setting(
-        machine.device,
-        micro_batch=execution.micro_batch,
-        compiled=execution.compile,
-        activation_checkpointing=execution.activation_checkpointing,
-        deterministic=execution.deterministic,
-    )
-    return (probe if measures else cached_probes)(planned, setting, _say)
-
-
-def worth_a_probe(found: Costed, spending: Spending, *, here: bool) -> bool:
-    """Whether to measure before more is decided: as asked, else where much or a limit rests on an assumption."""
-    from orchestrator.rates import Basis
-
-    if not here or spending.probe is False:
-        return False
-    assumed = any(rate.basis is Basis.assumed for rate in found.rates.values())
-    return bool(spending.probe) or (assumed and found.cost.seconds > EXPENSIVE_SECONDS)
-
-
-def allowed(planned: "Plan", spec: "SweepSpec", found: Costed, spending: Spending) -> "Allowance":
+def allowed(planned: "Plan", spec: "SweepSpec", cost: "Costed", spending: Spending) -> "Allowance":
     """What this command starts. Raises PlanError where the limits allow not one cell."""
-    from orchestrator.allowance import Limits, allowance_of
-    from orchestrator.estimate import unit_seconds
-    from orchestrator.work import work_of
+    from orchestrator.allowance import Limits
+    from orchestrator.cost_plan import within_limits
 
-    units = work_of(planned, spec.evaluation.num_sequences)
-    return allowance_of(
-        planned,
-        units,
-        found.cost,
-        unit_seconds(units, found.rates, found.finished),
-        Limits(max_cells=spending.max_cells, max_hours=spending.max_hours),
-        finished=found.finished,
-        canary=spending.canary,
-    )
+    limits = Limits(max_cells=spending.max_cells, max_hours=spending.max_hours)
+    return within_limits(planned, spec, cost, limits, canary=spending.canary)
 
 
 def ask_if_expensive(cost: "Estimate", spending: Spending) -> None:
     """Raises PlanError unless the sweep is cheap, limited, or someone at the terminal agrees."""
+    from orchestrator.cost_plan import EXPENSIVE_SECONDS
     from orchestrator.plan import PlanError
     from orchestrator.quantities import duration_text, money_text
 
@@ -188,7 +114,3 @@ def ask_if_expensive(cost: "Estimate", spending: Spending) -> None:
         raise PlanError(f"{takes}, and there is no terminal to ask: add --yes to start it")
     if not typer.confirm(f"{takes[0].upper()}{takes[1:]}. Start it?", err=True):
         raise PlanError("not started: nothing was trained")
-
-
-def _say(line: Any) -> None:
-    typer.echo(line, err=True)

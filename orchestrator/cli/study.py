@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -11,10 +12,13 @@ import typer
 from orchestrator.cli.options import Results, SweepArgument, say_next
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import polars as pl
 
     from analysis.frontier import Study
     from analysis.provenance import Provenance
+    from orchestrator.revisions import Sweep
     from orchestrator.store import Store
 
 FIT_REFUSED = 5
@@ -74,10 +78,10 @@ class Fitted:
     """The fit."""
     name: str
     """The sweep's, or the table's."""
-    asked: Runs
-    """Which runs were asked for."""
     runs: "pl.DataFrame"
     """The run table that was fitted."""
+    sweep: "Sweep | None" = None
+    """The sweep; None for a table."""
     other: str | None = None
     """The sweep that it is compared with."""
 
@@ -86,10 +90,8 @@ class Fitted:
         """What a figure or a page says about its origin."""
         from analysis.provenance import provenance_of
         from orchestrator.origin import data_label, package_version
-        from orchestrator.revisions import load_sweep
-        from orchestrator.store import Store
 
-        data = "" if self.asked.table else data_label(load_sweep(Store(root=self.asked.results), self.name))
+        data = "" if self.sweep is None else data_label(self.sweep)
         source = self.name if self.other is None else f"{self.name} with {self.other}"
         return provenance_of(self.study, source=source, data=data, version=package_version())
 
@@ -106,13 +108,33 @@ def say_next_of(asked: Runs, name: str, *verbs: str) -> None:
 
 def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool = False) -> Fitted:
     """Fit the runs asked for. Raises NoSuchSweep and TableError."""
+    if asked.table is not None:
+        return fit_of_table(asked, asked.table, approaches=approaches, tied=tied)
     from orchestrator.store import Store
 
-    if asked.table is not None:
-        study, runs = imported_study(asked, None, approaches, tied, ())
-        return Fitted(study=study, name=asked.table.name, asked=asked, runs=runs)
-    name, study, runs = study_of(Store(root=asked.results), asked.sweep, loss, approaches, tied)
-    return Fitted(study=study, name=name, asked=asked, runs=runs)
+    return study_of(Store(root=asked.results), asked.sweep, loss, approaches, tied)
+
+
+def fit_of_table(
+    asked: Runs,
+    table: Path,
+    budgets: str | None = None,
+    *,
+    approaches: tuple[str, ...],
+    tied: bool,
+    leave_out: tuple[str, ...] = (),
+) -> Fitted:
+    """Fit anyone's table; assumptions and suspicions go to stderr. Raises TableError."""
+    return imported_study(
+        table,
+        columns=asked.columns,
+        convention=asked.convention,
+        budgets=budgets,
+        approaches=approaches,
+        tied=tied,
+        leave_out=leave_out,
+        report=partial(typer.echo, err=True),
+    )
 
 
 def compared(asked: Runs, other: str | None, loss: Loss) -> Fitted:
@@ -127,16 +149,24 @@ def compared(asked: Runs, other: str | None, loss: Loss) -> Fitted:
     if asked.table is not None:
         raise TableError("--with names a sweep, to be compared with a sweep: leave --table out.")
     store = Store(root=asked.results)
-    name = load_sweep(store, asked.sweep).name
-    pair = pair_sweeps(store, name, other)
-    return Fitted(study=fit_pair(pair, LOSS_COLUMNS[loss]), name=name, asked=asked, runs=pair.runs, other=other)
+    sweep = load_sweep(store, asked.sweep)
+    pair = pair_sweeps(store, sweep.name, other)
+    study = fit_pair(pair, LOSS_COLUMNS[loss])
+    return Fitted(study=study, name=sweep.name, sweep=sweep, runs=pair.runs, other=other)
 
 
 def imported_study(
-    asked: Runs, budgets: str | None, approaches: tuple[str, ...], tied: bool, leave_out: tuple[str, ...]
-) -> "tuple[Study, pl.DataFrame]":
-    """The fit of anyone's table, and the run table made of it; assumptions and suspicions go to stderr. Raises
-    TableError.
+    table: Path,
+    *,
+    columns: str | None,
+    convention: str | None,
+    budgets: str | None,
+    approaches: tuple[str, ...],
+    tied: bool,
+    leave_out: tuple[str, ...],
+    report: "Callable[[str], None]",
+) -> Fitted:
+    """The fit of anyone's table; assumptions and suspicions are reported. Raises TableError.
 
     Without `approaches`, a surface, and parabolas where most runs lie on budgets.
     """
@@ -147,29 +177,26 @@ def imported_study(
     from analysis.tables import import_table, read_table
     from orchestrator.budgets import parse_budget
 
-    assert asked.table is not None
-    if asked.columns is None:
+    if columns is None:
         raise TableError("--table needs --columns, such as params=N,tokens=D,loss=val_loss,flops=C.")
     try:
-        wanted = tuple(parse_budget(each) for each in budgets.split(",")) if budgets else ()
+        meant = tuple(parse_budget(budget) for budget in budgets.split(",")) if budgets else ()
     except ValueError as error:
         raise TableError(f"--budgets: {error}") from error
-    imported = import_table(
-        read_table(asked.table), parse_columns(asked.columns), convention=asked.convention, budgets=wanted
-    )
+    imported = import_table(read_table(table), parse_columns(columns), convention=convention, budgets=meant)
     for note in imported.notes:
-        typer.echo(f"note: {note}", err=True)
+        report(f"note: {note}")
     for suspicion in imported.suspicions:
-        typer.echo(f"suspected: {suspicion.sentence}", err=True)
+        report(f"suspected: {suspicion.sentence}")
     if not imported.on_budgets and not approaches:
-        typer.echo("note: most runs are on no common budget, so that only a surface is fitted", err=True)
+        report("note: most runs are on no common budget, so that only a surface is fitted")
     settings = FitSettings(
         approaches=approaches or (BOTH if imported.on_budgets else ("surface",)),
         leave_out_cells=leave_out,
         optima_at=imported.optima_at,
         surface=SurfaceRules(tied=tied),
     )
-    return fit_study(imported.frame, settings), imported.frame
+    return Fitted(study=fit_study(imported.frame, settings), name=table.name, runs=imported.frame)
 
 
 def study_of(
@@ -179,8 +206,8 @@ def study_of(
     approaches: tuple[str, ...] = ("parabola",),
     tied: bool = False,
     leave_out: tuple[str, ...] = (),
-) -> "tuple[str, Study, pl.DataFrame]":
-    """The sweep's name, its fit, and its table as it stands now."""
+) -> Fitted:
+    """The fit of a sweep's table as it stands now; of the last sweep without a name. Raises NoSuchSweep."""
     from analysis.frontier import FitSettings, fit_study
     from analysis.surface import SurfaceRules
     from orchestrator.origin import is_on_small_corpus
@@ -195,7 +222,8 @@ def study_of(
         leave_out_cells=leave_out,
         surface=SurfaceRules(tied=tied),
     )
-    return loaded.name, fit_study(runs, settings, on_small_corpus=is_on_small_corpus(loaded)), runs
+    study = fit_study(runs, settings, on_small_corpus=is_on_small_corpus(loaded))
+    return Fitted(study=study, name=loaded.name, sweep=loaded, runs=runs)
 
 
 LOSS_COLUMNS = {Loss.causal: "loss", Loss.top_k: "loss_topk"}

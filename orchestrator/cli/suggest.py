@@ -35,10 +35,11 @@ def suggest(
     from orchestrator.suggestions import candidate_cells, commands, find_origin, wide_plan
 
     store = Store(root=results)
-    name, study, runs = study_of(store, sweep, loss)
+    fitted = study_of(store, sweep, loss)
+    study, name = fitted.study, fitted.name
     loaded = load_sweep(store, name)
     origin = find_origin(loaded, preset, data, recipe)
-    costed = candidate_cells(store, loaded, wide_plan(loaded, origin.spec, origin.data), runs)
+    costed = candidate_cells(store, loaded, wide_plan(loaded, origin.spec, origin.data), fitted.runs)
     found = rank_candidates(study.points, [each.candidate for each in costed], count=count)
     if isinstance(found, Refusal):
         typer.echo(f"refused: {found.sentence}", err=True)

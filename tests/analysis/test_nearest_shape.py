@@ -26,7 +26,7 @@ def cells() -> list[Cell]:
 
 def test_a_trained_size_is_the_nearest_to_its_own_parameters_and_trains_on_its_own_tokens(cells: list[Cell]) -> None:
     for cell in cells:
-        found = nearest_shape(cell, cell.unique_params, cell.budget)
+        found = nearest_shape(cell.model, cell.budget_convention, cell.unique_params, cell.budget)
         assert (found.size, found.unique_params, found.of_optimum) == (cell.size, cell.unique_params, 1)
         assert found.tokens == pytest.approx(cell.tokens, abs=cell.tokens_per_step)
 
@@ -39,7 +39,7 @@ def test_no_other_shape_is_nearer(cells: list[Cell], exponent: float, place: int
         model_config(size, vocab_size=512, context_length=64, recursion=model.recursion, routing=model.routing)
         for size in SIZES.values()
     ]
-    distance = abs(math.log(nearest_shape(cell, params, 10**15).of_optimum))
+    distance = abs(math.log(nearest_shape(model, cell.budget_convention, params, 10**15).of_optimum))
     assert distance == pytest.approx(min(abs(math.log(unique_params(shape) / params)) for shape in shapes), abs=1e-9)
 
 

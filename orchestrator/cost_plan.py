@@ -1,0 +1,95 @@
+"""What a plan costs on a machine: how fast its shapes train, the estimate, and what limits leave of it."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from orchestrator.allowance import Allowance, Limits, allowance_of
+from orchestrator.estimate import Estimate, Throughput, estimate, unit_seconds
+from orchestrator.gpu_shares import card_of, parts_of, segments_at_a_time, shares_of, sharing_text
+from orchestrator.gpus import driver_memories
+from orchestrator.plan import Plan
+from orchestrator.probe import cached_probes, probe, this_setting
+from orchestrator.rates import Basis, FinishedTraining, Measured, Rate, rates_of
+from orchestrator.spec import ExecutionSection, SweepSpec
+from orchestrator.work import Shape, work_of
+
+EXPENSIVE_SECONDS = 3600
+"""A sweep that is estimated to take longer asks first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costed:
+    """A plan with its cost and what that rests on."""
+
+    cost: Estimate
+    """Time, device-hours, memory and disk."""
+    rates: Mapping[Shape, Rate]
+    """The speed of each shape."""
+    finished: Collection[str]
+    """Ids of the published segments."""
+
+
+def cost_of(
+    planned: Plan,
+    spec: SweepSpec,
+    finished: Mapping[str, FinishedTraining],
+    machine: Throughput,
+    *,
+    measures: bool,
+    here: bool,
+    report: Callable[[str], None],
+) -> Costed:
+    """The plan's cost at the speeds of finished runs, of a probe, or assumed. `measures` runs the probe where it would
+    tell something new; a probe and the driver tell of this machine only, so nothing is made of them unless training is
+    `here`. A machine with `devices` gives each shape a share of one of them."""
+    probes = _probes(planned, spec.execution, machine, measures=measures, report=report) if here else {}
+    sharing = round(1 / machine.devices_per_segment) if 0 < machine.devices_per_segment < 1 else 1
+    rates = rates_of(planned, machine.device, finished, probes, sharing=sharing)
+    of_plan = partial(
+        estimate,
+        planned,
+        num_evaluation_sequences=spec.evaluation.num_sequences,
+        micro_batch=spec.execution.micro_batch,
+        checkpoint_activations=spec.execution.activation_checkpointing,
+        finished=finished,
+    )
+    cost = of_plan(machine, rates)
+    if machine.devices is not None:
+        card = card_of(spec.execution.gpu_memory_gigabytes, driver_memories() if here else [])
+        shares = shares_of(planned, cost.cells, card)
+        by_shape = {shape: parts_of(share) for shape, share in shares.items()}
+        rates = rates_of(planned, machine.device, finished, probes, sharing=by_shape)
+        held = min(machine.slots or machine.workers, segments_at_a_time(shares, machine.devices))
+        cost = of_plan(replace(machine, workers=held), rates, shares=shares)
+        cost = replace(cost, sharing=sharing_text(cost.cells, card))
+    return Costed(cost=cost, rates=rates, finished=finished)
+
+
+def _probes(
+    planned: Plan, execution: ExecutionSection, machine: Throughput, *, measures: bool, report: Callable[[str], None]
+) -> dict[Shape, Measured]:
+
+    setting = this_setting(
+        machine.device,
+        micro_batch=execution.micro_batch,
+        compiled=execution.compile,
+        activation_checkpointing=execution.activation_checkpointing,
+        deterministic=execution.deterministic,
+    )
+    return (probe if measures else cached_probes)(planned, setting, report)
+
+
+def worth_a_probe(found: Costed, asked: bool | None, *, here: bool) -> bool:
+    """Whether to measure before more is decided: as asked, else where much or a limit rests on an assumption."""
+    if not here or asked is False:
+        return False
+    assumed = any(rate.basis is Basis.assumed for rate in found.rates.values())
+    return bool(asked) or (assumed and found.cost.seconds > EXPENSIVE_SECONDS)
+
+
+def within_limits(planned: Plan, spec: SweepSpec, cost: Costed, limits: Limits, *, canary: bool | None) -> Allowance:
+    """What may be started. Raises PlanError where the limits allow not one cell."""
+    units = work_of(planned, spec.evaluation.num_sequences)
+    seconds = unit_seconds(units, cost.rates, cost.finished)
+    return allowance_of(planned, units, cost.cost, seconds, limits, finished=cost.finished, canary=canary)
