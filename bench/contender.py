@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bench.live_memory import LiveMemory, training_state
 from mor_core.config import ModelConfig, TrainConfig
+from mor_core.model.device import keep_freed_memory
 from mor_core.model.transformer import build_model
-from mor_core.training.allocator import keep_freed_memory
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer
 

@@ -25,9 +25,9 @@ from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
 from mor_core.inference.request import FinishedEvent, Request, TokenEvent
 from mor_core.inference.trace import trace
 from mor_core.interop.hugging_face import export_llama
+from mor_core.model.device import keep_freed_memory
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
-from mor_core.training.allocator import keep_freed_memory
 from orchestrator.throughput import IN_FLIGHT, served, take_turns
 from orchestrator.throughput import lengths as drawn_lengths
 

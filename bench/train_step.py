@@ -17,8 +17,7 @@ from bench.contender import Contender, Runner, Timing
 from mor_core.config import ExpertChoice, ModelConfig, Precision, Recursion, TrainConfig
 from mor_core.flops import training_flops_per_token
 from mor_core.sizes import SIZES, model_config
-from mor_core.training.chunks import Device
-from orchestrator.memory import training_memory_bytes
+from mor_core.training.memory import Device, training_memory_bytes
 
 BUSY_LOAD = 0.5
 """One-minute load average from which timings mean little."""

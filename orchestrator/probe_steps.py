@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from mor_core.config import ModelConfig, TrainConfig
+from mor_core.model.device import keep_freed_memory, peak_memory_bytes
 from mor_core.model.transformer import build_model
-from mor_core.training.allocator import keep_freed_memory
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer
+from mor_core.training.rehearsal import rehearse
 from orchestrator.identity import from_jsonable
-from orchestrator.rehearsal import rehearse
-from orchestrator.segment_run import peak_memory_bytes
 
 WARM_UP_STEPS = 2
 """Not timed: they compile, and take their memory for the first time."""

@@ -8,8 +8,6 @@ import json
 import math
 import os
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,17 +24,17 @@ from mor_core.data.spec import DataError
 from mor_core.data.verified import ShardCheck
 from mor_core.interop.hugging_face import initialise
 from mor_core.interop.llama_folder import read_llama
+from mor_core.model.device import default_device, keep_freed_memory
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.training.allocator import keep_freed_memory
 from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, verify_checkpoint
 from mor_core.training.distributed import current_world
 from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import Diverged, StepMetrics, train_steps
 from mor_core.training.optim import build_optimizer
+from mor_core.training.rehearsal import rehearse
 from orchestrator.curves import curve_until, loss_spikes
 from orchestrator.identity import Segment, TaskEvaluation, to_jsonable, trunk_id
 from orchestrator.pruned import is_pruned, pruned_step
-from orchestrator.rehearsal import rehearse
 from orchestrator.stopping import Interrupted, StopFile, StopWatch
 from orchestrator.store import (
     LOG_EVERY_STEPS,
@@ -328,7 +326,7 @@ class SegmentRun:
         return reader, shards
 
     def _new_model(self) -> Transformer:
-        device = _device()
+        device = default_device()
         if device.type == "cpu":
             torch.set_num_threads(self.job.threads)
             keep_freed_memory()
@@ -435,7 +433,7 @@ class SegmentRun:
 
 def numerics(segment: Segment, job: Job) -> dict[str, Any]:
     """What bits depend on beside the recipe: results are comparable bit for bit between equal numerics only."""
-    device = _device()
+    device = default_device()
     return {
         "precision": segment.trunk.train.precision,
         "micro_batch": job.micro_batch or segment.trunk.train.batch_size,
@@ -446,15 +444,3 @@ def numerics(segment: Segment, job: Job) -> dict[str, Any]:
         "compile": job.compile,
         "deterministic": job.deterministic or device.type == "cpu",
     }
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def peak_memory_bytes() -> int:
-    """Largest memory so far: of the GPU's allocator, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -4,14 +4,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from mor_core.config import Precision
 from mor_core.data.shards import find_by_fingerprint
 from mor_core.data.snapshot import TOKENIZER_FILE, DataSnapshot
 from mor_core.data.tokenizer import load_tokenizer, read_tokenizer
 from mor_core.errors import UserError
 from mor_core.inference.stages import inference_model
+from mor_core.model.device import default_device
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.checkpoint import load_checkpoint
 from orchestrator.cell_names import cell_name
@@ -56,8 +55,7 @@ def load_trained_cell(store: Store, sweep: Sweep, cell: Cell, precision: Precisi
     """
     weights = finished_weights(store, sweep, cell)
     data = data_of(store, weights)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(cell.model, cell.seed, device)
+    model = build_model(cell.model, cell.seed, default_device())
     load_checkpoint(store.checkpoint_folder(weights), model, None)
     file = data.folder / TOKENIZER_FILE
     return TrainedCell(

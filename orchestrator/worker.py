@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from mor_core.data.spec import DataError
 from mor_core.errors import UserError
-from mor_core.training.allocator import give_back_freed_memory
+from mor_core.model.device import give_back_freed_memory, peak_memory_bytes
 from mor_core.training.checkpoint import CheckpointError
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
@@ -26,7 +26,7 @@ from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import OtherVersion, Segment
 from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere, share_failure
 from orchestrator.results_folder import HeldFolder, ResultsGone, holding
-from orchestrator.segment_run import Job, SegmentRun, peak_memory_bytes
+from orchestrator.segment_run import Job, SegmentRun
 from orchestrator.stalled import record_stalled, stalled_failure
 from orchestrator.stopping import Interrupted, why_stop
 from orchestrator.store import LOCK, Store, StoreError, remove_folder, write_json

@@ -28,8 +28,8 @@ from mor_core.inference.request import Event, FinishedEvent, FinishReason, Reque
 from mor_core.inference.sampling import choose
 from mor_core.inference.stages import CausalRule, Stages
 from mor_core.inference.trace import check_depth
-from mor_core.inference.transfer import Answer
 from mor_core.inference.wave import NOWHERE, Wave
+from mor_core.model.device import Answer
 from mor_core.model.transformer import Transformer
 
 PROMPT_TOKENS_PER_RUN = 4096

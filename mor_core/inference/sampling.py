@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mor_core.inference.errors import RequestError
-from mor_core.inference.transfer import to_device
+from mor_core.model.device import to_device
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -26,8 +26,8 @@ from mor_core.inference.judge import Judge
 from mor_core.inference.kv_cache import Entries, KeyValueCache
 from mor_core.inference.ragged import Numbers, Run, Shape, Tokens, apply_layer, columns, in_order, numbers_of, run_of
 from mor_core.inference.recorded import Recorder, Work, evened
-from mor_core.inference.transfer import Answer, on_host, to_device
 from mor_core.inference.wave import Wave
+from mor_core.model.device import Answer, on_host, to_device
 from mor_core.model.layers import Layer
 from mor_core.model.router import random_logits
 from mor_core.model.transformer import Transformer, activated

@@ -11,7 +11,7 @@ of a block, Q = K H / G queries that share a head's keys, S keys that a block lo
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import BlockMask
 
+from mor_core.model.device import device_kind
 from mor_core.model.sparse_prefix import SPARSE_MIN_D_HEAD, sparse_prefix_attention, sparse_prefix_of
 
 HALF = (torch.bfloat16, torch.float16)
@@ -43,11 +44,6 @@ class Prefix(NamedTuple):
 
 QUERIES_PER_RUN = {"cpu": 64, "cuda": 256}
 """Fewer would save more of the masked work and pay for it in calls."""
-
-
-def device_kind(tensor: Tensor) -> Literal["cpu", "cuda"]:
-    """What choices of block sizes depend on; every device that is no processor counts as a GPU."""
-    return "cpu" if tensor.device.type == "cpu" else "cuda"
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

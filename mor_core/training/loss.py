@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mor_core.model.attention import compute_dtype, device_kind
-from mor_core.training.chunks import CHUNK_TOKENS, PIECE_ENTRIES
+from mor_core.model.attention import compute_dtype
+from mor_core.model.device import device_kind
+from mor_core.training.memory import CHUNK_TOKENS, PIECE_ENTRIES
 
 
 def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:

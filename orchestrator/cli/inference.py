@@ -130,7 +130,7 @@ def throughput(
 ) -> None:
     """Measure how fast the arms of a sweep generate, each against vanilla, and draw speed against loss."""
     from analysis.inference_plots import plot_throughput
-    from mor_core.training.allocator import keep_freed_memory
+    from mor_core.model.device import keep_freed_memory
     from orchestrator.throughput import Load, default_kv_budget, measure
     from orchestrator.throughput_arms import arms_to_measure, parse_batches, with_losses
 

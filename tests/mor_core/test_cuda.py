@@ -19,8 +19,8 @@ from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import train_steps
+from mor_core.training.memory import training_memory_bytes
 from mor_core.training.optim import build_optimizer
-from orchestrator.memory import training_memory_bytes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -14,7 +14,7 @@ from mor_core.inference.ragged import Shape, columns
 from mor_core.inference.recorded import Work
 from mor_core.inference.request import Event, FinishedEvent, Request, TokenEvent
 from mor_core.inference.sampling import Sampling
-from mor_core.inference.transfer import Answer
+from mor_core.model.device import Answer
 from mor_core.model.transformer import Transformer
 
 PLENTY = 10_000_000

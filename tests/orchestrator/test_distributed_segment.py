@@ -7,9 +7,9 @@ import pytest
 from single_segment import job_for, segment_on
 
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.training.rehearsal import VARIABLE
 from orchestrator.distributed_segment import Rank, run_rank, with_ranks
 from orchestrator.failures import FailureClass
-from orchestrator.rehearsal import VARIABLE
 from orchestrator.stopping import new_stop_file
 
 

@@ -17,11 +17,11 @@ from disturbances import interruptions, wait_for
 from test_evaluation import CELLS, tasks
 from toy_sweep import MOR_SWEEP, ToySweep, run_here
 
+from mor_core.training.rehearsal import VARIABLE
 from orchestrator import task_sweep
 from orchestrator.cli import evaluation
 from orchestrator.executor import Events
 from orchestrator.identity import Segment
-from orchestrator.rehearsal import VARIABLE
 from orchestrator.remote_results import remote_of
 from orchestrator.results_folder import ADDRESS
 from orchestrator.segment_run import Job

@@ -9,8 +9,8 @@ import pytest
 from toy_sweep import TOY_PRESET, ToySweep
 from typer.testing import CliRunner
 
+from mor_core.training.rehearsal import VARIABLE
 from orchestrator.cli.main import app
-from orchestrator.rehearsal import VARIABLE
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
 

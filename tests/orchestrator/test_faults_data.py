@@ -14,8 +14,8 @@ from single_segment import job_for, segment_on
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.data.verified import VERIFIED
+from mor_core.training.rehearsal import VARIABLE
 from orchestrator.failures import FailureClass
-from orchestrator.rehearsal import VARIABLE
 from orchestrator.store import Store, read_metrics
 from orchestrator.worker import run_segment
 

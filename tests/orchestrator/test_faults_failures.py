@@ -16,8 +16,8 @@ from single_segment import job_for, segment_on
 from toy_sweep import ToySweep
 
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.training.rehearsal import VARIABLE
 from orchestrator.failures import RULES, FailureClass
-from orchestrator.rehearsal import VARIABLE
 from orchestrator.run_loop import fail_alike
 from orchestrator.stopping import new_stop_file
 from orchestrator.store import LOCK, Store

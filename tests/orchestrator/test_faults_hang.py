@@ -13,7 +13,7 @@ from single_segment import segment_on
 from toy_sweep import ToySweep
 
 from mor_core.data.snapshot import DataSnapshot
-from orchestrator.rehearsal import VARIABLE
+from mor_core.training.rehearsal import VARIABLE
 from orchestrator.store import Store
 from orchestrator.watchdog import STACKS
 

@@ -10,8 +10,8 @@ import single_segment
 from single_segment import job_for, segment_on
 
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.training.rehearsal import VARIABLE
 from orchestrator.failures import FailureClass
-from orchestrator.rehearsal import VARIABLE
 from orchestrator.store import Store, read_metrics
 from orchestrator.watchdog import stalled_run
 from orchestrator.worker import run_segment

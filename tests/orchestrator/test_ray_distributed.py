@@ -11,7 +11,7 @@ import pytest
 from disturbances import checkpoints, executed, failures, interruptions, processes_of, signalled, wait_for
 from toy_sweep import TOY_PRESET, ToySweep
 
-from orchestrator.rehearsal import VARIABLE
+from mor_core.training.rehearsal import VARIABLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

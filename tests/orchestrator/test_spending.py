@@ -7,7 +7,7 @@ import pytest
 from disturbances import failures
 from toy_sweep import MOR_SWEEP, ToySweep, run_here
 
-from orchestrator.rehearsal import VARIABLE
+from mor_core.training.rehearsal import VARIABLE
 
 FEW = ("--sizes", "13k", "--arms", "vanilla")
 """Three cells: nine segments."""

@@ -8,8 +8,8 @@ from mor_core.config import ExpertChoice, Precision, Recursion, Routing, TrainCo
 from mor_core.model.transformer import build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.loop import train_steps
+from mor_core.training.memory import training_memory_bytes
 from mor_core.training.optim import build_optimizer
-from orchestrator.memory import training_memory_bytes
 
 ARMS: dict[str, tuple[Recursion, Routing | None]] = {
     "vanilla": (Recursion(), None),

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mor_core.training.rehearsal import VARIABLE
 from orchestrator.plan import plan
 from orchestrator.probe import cached_probes, probe, probe_file, this_setting, to_probe
 from orchestrator.rates import Basis, rates_of, shapes_of
-from orchestrator.rehearsal import VARIABLE
 
 SMALL = str(Path(__file__).parent / "small.toml")
 TINY = {"sizes": {"names": ["13k"]}, "budgets": ["1.5e11"], "arms.architectures": ["vanilla"]}

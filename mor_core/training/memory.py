@@ -1,12 +1,25 @@
-"""Peak memory of training a model: bytes of tensors alive at the same time. Pure; bench/train_step.py measures it.
+"""Peak memory of training a model: bytes of tensors alive at the same time. Pure, no torch; bench/train_step.py
+measures it.
 
-The formula follows what one step of `mor_core` keeps. It leaves out what a kernel takes and frees inside one operation,
-what the allocator holds on to, and compiled code, which keeps less.
+The formula follows what one step of `mor_core` keeps, and how much of the loss is computed at a time, which is chosen
+here. It leaves out what a kernel takes and frees inside one operation, what the allocator holds on to, and compiled
+code, which keeps less.
 """
+
+from typing import Literal
 
 from mor_core.config import ModelConfig, TrainConfig
 from mor_core.flops import total_params
-from mor_core.training.chunks import CHUNK_TOKENS, Device
+
+Device = Literal["cpu", "cuda"]
+"""What a choice depends on."""
+
+CHUNK_TOKENS: dict[Device, int] = {"cpu": 1024, "cuda": 4096}
+"""Tokens of one matrix product of the loss. Each chunk reads and writes the weight's whole gradient, which many tokens
+repay."""
+
+PIECE_ENTRIES: dict[Device, int] = {"cpu": 2**19, "cuda": 2**24}
+"""Logits that are in fp32 at once: 2 MB stay in a processor's cache; 64 MB are enough work for each kernel of a GPU."""
 
 FP32, BF16 = 4, 2
 """Bytes of a number."""
