@@ -37,7 +37,7 @@ from orchestrator.published import RESULT_SCHEMA, result_content
 from orchestrator.ray_executor import RayExecutor
 from orchestrator.revisions import record_revision
 from orchestrator.schedule import chain_flops
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.store import Store, write_json
 from orchestrator.sweep_file import Override

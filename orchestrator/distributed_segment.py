@@ -21,7 +21,8 @@ from mor_core.training.loop import Diverged
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import Segment
 from orchestrator.remote_work import local_store
-from orchestrator.segment_run import Job, SegmentRun
+from orchestrator.segment_job import Job, SegmentRun
+from orchestrator.segment_run import run_as_peer
 from orchestrator.stopping import why_stop
 from orchestrator.store import Store, StoreError, iterate_attempts, replace_text, scratch_folder, write_json
 from orchestrator.worker import Outcome, failed, failure_of, half_micro_batch, published_outcome, run_segment
@@ -102,7 +103,7 @@ def _follow(rank: Rank) -> bool:
     with tempfile.TemporaryDirectory(dir=rank.scratch) as folder, contextlib.suppress(Diverged):
         run = SegmentRun(segment=rank.segment, job=rank.job, store=local_store(rank.job), attempt=Path(folder))
         try:
-            run.follow()
+            run_as_peer(run)
         except (PeerLost, Diverged):
             raise
         except Exception as error:  # This rank's one boundary, as an attempt is rank 0's.

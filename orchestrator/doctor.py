@@ -57,7 +57,7 @@ print(json.dumps({"version": torch.__version__, "gpus": names, "bf16": not gpu o
 RAY_PROBE = """
 from pathlib import Path
 from orchestrator.ray_executor import RayExecutor
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 job = Job(results=Path("unused"), data_folder=Path("unused"), checkpoint_every_steps=1)
 print(len(list(RayExecutor(workers=1).run([], job, {}))))
 """

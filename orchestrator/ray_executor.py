@@ -35,7 +35,7 @@ from orchestrator.resources import (
     parallel_segments,
 )
 from orchestrator.schedule import Schedule
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.stall_watch import Silence, StallWatch
 from orchestrator.stalled import Ending, end_frozen, record_stalled, stalled_failure
 from orchestrator.stopping import preemptible

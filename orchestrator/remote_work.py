@@ -24,7 +24,7 @@ from orchestrator.stopping import StopFile, new_stop_file
 from orchestrator.store import Store, StoreError
 
 if TYPE_CHECKING:
-    from orchestrator.segment_run import Job
+    from orchestrator.segment_job import Job
 
 NOTES = "notes.txt"
 FETCH_PATIENCE_SECONDS = 60.0

@@ -11,7 +11,7 @@ from orchestrator.identity import Segment
 from orchestrator.remote_stop import SharedStop
 from orchestrator.remote_work import fetch_outcome
 from orchestrator.results_folder import holding
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.stopping import GRACE_SECONDS, Stopping, stoppable
 from orchestrator.store import Store, remove_scratch
 from orchestrator.worker import Outcome

@@ -30,7 +30,7 @@ from orchestrator.resources import fixed_gpus
 from orchestrator.results_folder import holding
 from orchestrator.revisions import Sweep
 from orchestrator.run_loop import run_segments
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.spec import ExecutionSection, SweepSpec
 from orchestrator.store import Store, StoreError
 from orchestrator.terminal import Console

@@ -24,7 +24,7 @@ from orchestrator.remote_work import stop_of
 from orchestrator.results_folder import holding
 from orchestrator.revisions import Sweep
 from orchestrator.run_loop import run_segments
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.store import Store
 from orchestrator.trained_cell import data_of, finished_weights
 from orchestrator.worker import Outcome, published_outcome

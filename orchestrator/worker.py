@@ -26,8 +26,11 @@ from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import OtherVersion, Segment
 from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere, share_failure
 from orchestrator.results_folder import HeldFolder, ResultsGone, holding
-from orchestrator.segment_run import Job, SegmentRun
+from orchestrator.segment_evaluate import evaluate
+from orchestrator.segment_job import Job, SegmentRun
+from orchestrator.segment_run import train
 from orchestrator.stalled import record_stalled, stalled_failure
+from orchestrator.start_state import first_step
 from orchestrator.stopping import Interrupted, why_stop
 from orchestrator.store import LOCK, Store, StoreError, remove_folder, write_json
 from orchestrator.watchdog import Superseded, Watchdog
@@ -204,10 +207,13 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path,
     checkpoint: Path | None = None
     measured: dict[str, Any]
     try:
-        checkpoint, measured = run.evaluate() if segment.kind == "evaluate" else run.train()
+        if segment.kind == "evaluate":
+            measured = evaluate(run)
+        else:
+            checkpoint, measured = train(run)
     except Diverged as error:
         kept = [step for step, _ in store.attempt_checkpoints(segment.id)]
-        last_good_step = max(kept, default=run.first_step())
+        last_good_step = max(kept, default=first_step(run))
         measured = {"status": "diverged", "reason": str(error), "step": error.step, "last_good_step": last_good_step}
     measured |= {
         "wall_seconds": time.monotonic() - started,

@@ -15,7 +15,7 @@ from mor_core.config import TrainConfig
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.sizes import SIZES, model_config
 from orchestrator.identity import Segment, TrunkRecipe, stable_segment
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.worker import run_segment
 
 

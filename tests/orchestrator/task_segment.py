@@ -9,7 +9,7 @@ from pathlib import Path
 from mor_core.interop.tasks import read_task
 from orchestrator.fsck_segments import read_spec
 from orchestrator.identity import Segment, TaskEvaluation, evaluate_segment
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.store import Store
 from orchestrator.worker import run_segment
 

@@ -24,7 +24,7 @@ from orchestrator.executor import Events
 from orchestrator.identity import Segment
 from orchestrator.remote_results import remote_of
 from orchestrator.results_folder import ADDRESS
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.store import SCRATCH, Store, scratch_folder
 from orchestrator.worker import Outcome
 

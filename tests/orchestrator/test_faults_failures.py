@@ -131,6 +131,9 @@ def test_nothing_that_decides_over_a_segment_reads_a_clock():
     package = Path(__file__).parents[2] / "orchestrator"
     deciding = [
         "worker",
+        "segment_job",
+        "start_state",
+        "segment_evaluate",
         "segment_run",
         "store",
         "stopping",

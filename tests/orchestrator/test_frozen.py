@@ -26,7 +26,7 @@ from orchestrator.ray_connection import CHILDREN_ENVIRONMENT, ClusterUnreachable
 from orchestrator.ray_executor import _Cluster, _Run
 from orchestrator.ray_processes import central_processes
 from orchestrator.resources import Node, Request
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.stall_watch import LONGEST_LOOK_SECONDS, MARGIN_SECONDS, StallWatch
 from orchestrator.stalled import end_frozen, record_stalled
 from orchestrator.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
@@ -243,11 +243,11 @@ def test_a_frozen_attempt_that_wakes_after_the_retry_began_leaves_without_writin
 
     frozen_at(25, meanwhile)
     with pytest.MonkeyPatch.context() as patch:
-        follow = orchestrator.segment_run.SegmentRun._is_logged
+        is_logged = orchestrator.segment_run._is_logged
         patch.setattr(
-            orchestrator.segment_run.SegmentRun,
+            orchestrator.segment_run,
             "_is_logged",
-            lambda run, step: (hold(step) if run.attempt.name.startswith("002") else None) or follow(run, step),
+            lambda run, step: (hold(step) if run.attempt.name.startswith("002") else None) or is_logged(run, step),
         )
         first = run_segment(segment, job)
         woken.set()

@@ -19,7 +19,7 @@ from orchestrator.plan import plan
 from orchestrator.process_identity import started, this_process
 from orchestrator.ray_connection import connected, run_on_host
 from orchestrator.ray_executor import RayExecutor
-from orchestrator.segment_run import Job
+from orchestrator.segment_job import Job
 from orchestrator.spec import load_spec
 from orchestrator.stalled import end_frozen
 from orchestrator.sweep_file import Override

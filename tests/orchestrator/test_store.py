@@ -10,14 +10,15 @@ import torch
 from toy_sweep import ToySweep
 
 from mor_core.config import TrainConfig
-from mor_core.model.transformer import build_model
+from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.identity import Segment, TrunkRecipe, stable_segment, trunk_id
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
-from orchestrator.segment_run import Job, SegmentRun
+from orchestrator.segment_job import Job, SegmentRun
+from orchestrator.start_state import start_state
 from orchestrator.store import Store, StoreError, read_metrics, replace_text, write_json
 from orchestrator.worker import run_segment
 
@@ -136,16 +137,13 @@ def left_behind(store: Store, segment: Segment, step: int, weights_only: bool = 
     return attempt
 
 
-def restored_step(store: Store, segment: Segment, model: torch.nn.Module | None = None) -> int:
+def restored_step(store: Store, segment: Segment, model: Transformer | None = None) -> int:
     """The step that a new attempt at the segment would start from."""
     attempt = store.new_attempt(segment)
     write_json(attempt / "numerics.json", [{"device": "this"}])
     job = Job(results=store.root, data_folder=store.root, checkpoint_every_steps=5)
-    model = model or build_model(TRUNK.model, seed=0)
-    return SegmentRun(segment=segment, job=job, store=store, attempt=attempt)._restore(
-        model,  # pyright: ignore[reportArgumentType]
-        build_optimizer(model, TRUNK.train),  # pyright: ignore[reportArgumentType]
-    )
+    run = SegmentRun(segment=segment, job=job, store=store, attempt=attempt)
+    return start_state(run, model or build_model(TRUNK.model, seed=0)).step
 
 
 def test_an_attempt_that_takes_over_anothers_state_remembers_both_numerics(tmp_path: Path):

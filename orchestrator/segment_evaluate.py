@@ -1,0 +1,73 @@
+"""What an attempt at an evaluation does: load a decay's weights and measure them, on validation data or on a task."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from mor_core.model.transformer import Transformer
+from mor_core.training.checkpoint import load_checkpoint
+from mor_core.training.evaluate import evaluate as evaluate_model
+from mor_core.training.loop import Diverged
+from mor_core.training.rehearsal import rehearse
+from orchestrator.identity import TaskEvaluation, to_jsonable
+from orchestrator.pruned import is_pruned
+from orchestrator.segment_job import SegmentRun
+from orchestrator.start_state import new_model, open_data
+from orchestrator.stopping import Interrupted, StopWatch
+from orchestrator.store import StoreError, move_away
+from orchestrator.task_run import TaskRun
+
+Item = TypeVar("Item")
+
+
+def evaluate(run: SegmentRun) -> dict[str, Any]:
+    """Load the decay's weights and measure them: what the segment publishes."""
+    reader, shards = open_data(run)
+    segment, recipe, spec = run.segment, run.segment.trunk, run.segment.evaluation
+    assert spec is not None
+    weights = segment.needs[0]
+    if is_pruned(run.store, weights):
+        folder = run.store.segment_folder(weights)
+        raise StoreError(f"gc --weights removed the weights that are to be measured; {move_away(folder)}")
+    model = new_model(run)
+    load_checkpoint(run.store.checkpoint_folder(weights), model, None)
+    if isinstance(spec, TaskEvaluation):
+        return _task_run(run, model).result(model)
+    sequences = run.job.sequences(segment)
+    batches = reader.valid_batches(spec.num_sequences, recipe.model.context_length, sequences)
+    evaluation = evaluate_model(model, recipe.train, _until_stopped(run, batches, model), reader.token_bytes)
+    shards.check()
+    if not math.isfinite(evaluation.loss):
+        raise Diverged(segment.stop_step, evaluation.loss)
+    return {"status": "finished", "step": segment.stop_step, "evaluation": to_jsonable(evaluation)}
+
+
+def _task_run(run: SegmentRun, model: Transformer) -> TaskRun:
+    assert run.job.task_folder is not None
+    stop = StopWatch(stop=run.job.stop)
+
+    def before_batch(step: int) -> None:
+        rehearse(model, lambda: run.where(step))
+        if cause := stop.check():
+            raise Interrupted(step - 1, cause)
+
+    return TaskRun(
+        segment=run.segment,
+        store=run.store,
+        attempt=run.attempt,
+        data_folder=run.job.data_folder,
+        task_folder=run.job.task_folder,
+        before_batch=before_batch,
+        after_batch=run.on_step,
+    )
+
+
+def _until_stopped(run: SegmentRun, batches: Iterator[Item], model: Transformer) -> Iterator[Item]:
+    """The batches of an evaluation, as long as nobody asks to stop: there is no state to keep."""
+    stop = StopWatch(stop=run.job.stop)
+    for batch in batches:
+        rehearse(model, lambda: run.where(run.segment.stop_step))
+        if cause := stop.check():
+            raise Interrupted(run.segment.stop_step, cause)
+        yield batch
+        run.on_step()

@@ -1,0 +1,131 @@
+"""How a segment is executed, and one attempt at it: what every part of an attempt is told.
+
+What a segment computes is in `Segment`; how it is executed here is in `Job` and is recorded as `numerics`, since bits
+are promised equal between equal numerics only.
+"""
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mor_core.model.device import default_device
+from mor_core.training.distributed import current_world
+from orchestrator.identity import Segment
+from orchestrator.stopping import StopFile
+from orchestrator.store import Store
+
+EVALUATION_BATCH = 32
+"""Most sequences of a training batch that an evaluation takes at once."""
+EVALUATION_TOKENS = 2048
+"""An evaluation takes at least so many tokens at once, however small the batches of training: without gradients they
+need less memory than a training step, and tiny models spend half of a smaller pass on calls."""
+NOTES = "notes.txt"
+STALL_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """How segments are executed: nothing here changes what they compute beyond rounding."""
+
+    results: Path
+    """The results folder."""
+    data_folder: Path
+    """Folder of the data snapshot."""
+    data_url: str | None = None
+    """Where a machine that has no such folder fetches it from."""
+    checkpoint_every_steps: int
+    """Steps between checkpoints within a segment: the work that a fault can cost."""
+    micro_batch: int | None = None
+    """Sequences per forward pass; None takes the whole batch."""
+    threads: int = 1
+    """torch threads of a CPU worker."""
+    init_folder: Path | None = None
+    """Folder of the pretrained weights that trunks start from, if they do."""
+    task_folder: Path | None = None
+    """Folder of the task files, where tasks are scored."""
+    compile: bool = False
+    """Whether the model goes through torch.compile: up to a minute on a CPU core, for cells that take far longer."""
+    checkpoint_activations: bool = False
+    """Whether layers keep their inputs only and compute the rest again in the backward pass: less memory, more time."""
+    deterministic: bool = True
+    """Whether a GPU must use operations with a fixed order of sums; a CPU worker always does."""
+    stall_seconds: float = STALL_SECONDS
+    """Without a step for so long, or for 20 times the slowest step where that is longer, an attempt is ended."""
+    stop: StopFile | None = None
+    """What its driver writes to make the segments stop; None for work that has no driver."""
+    run: str = ""
+    """Names the run of a command that this work belongs to: retries are counted within one run."""
+    remote: str = ""
+    """s3:// address of the results, where `results` is only this host's folder for them; each host has its own."""
+
+    def sequences(self, segment: Segment, workers: int = 1) -> int:
+        """Sequences in one forward pass of a segment, whose batches so many workers share."""
+        share = segment.trunk.train.batch_size // workers
+        sequences = min(self.micro_batch or share, share)
+        if segment.kind != "evaluate":
+            return sequences
+        at_least = EVALUATION_TOKENS // segment.trunk.model.context_length if self.micro_batch is None else 0
+        return max(at_least, min(EVALUATION_BATCH, sequences))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRun:
+    """One attempt at one segment."""
+
+    segment: Segment
+    """What is computed."""
+    job: Job
+    """How it is executed."""
+    store: Store
+    """Where earlier attempts and published states are."""
+    attempt: Path
+    """Its private folder."""
+    on_step: Callable[[], None] = lambda: None
+    """Told of every step, and of other work that took as long."""
+    on_checkpoint: Callable[[int], None] = lambda _: None
+    """Told of the step of every checkpoint that was kept."""
+
+    def numerics_so_far(self) -> list[dict[str, Any]]:
+        """The distinct numerics of this attempt and of those whose state it took over; more than one is a mix."""
+        return json.loads((self.attempt / "numerics.json").read_text())
+
+    def note(self, text: str) -> None:
+        """Something that the result is to say, beside its numbers."""
+        with (self.attempt / NOTES).open("a") as file:
+            file.write(text + "\n")
+
+    def notes_so_far(self) -> list[str]:
+        """What happened on the way that the result is to say."""
+        path = self.attempt / NOTES
+        return path.read_text().splitlines() if path.exists() else []
+
+    def where(self, step: int) -> dict[str, str | int]:
+        """What a rehearsed fault can ask for."""
+        return {
+            "segment": self.segment.id,
+            "kind": self.segment.kind,
+            "step": step,
+            "attempt": self.store.num_attempts(self.segment.id),
+            "rank": current_world().rank,
+            "micro_batch": self.job.sequences(self.segment, current_world().size),
+        }
+
+
+def numerics(segment: Segment, job: Job) -> dict[str, Any]:
+    """What bits depend on beside the recipe: results are comparable bit for bit between equal numerics only."""
+    device = default_device()
+    return {
+        "precision": segment.trunk.train.precision,
+        "micro_batch": job.micro_batch or segment.trunk.train.batch_size,
+        "threads": job.threads if device.type == "cpu" else 0,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu {platform.machine()}",
+        "torch": torch.__version__,
+        "world_size": current_world().size,
+        "compile": job.compile,
+        "deterministic": job.deterministic or device.type == "cpu",
+    }
