@@ -1,8 +1,10 @@
 """Reading small files that somebody else may have written: whatever lies at a path, reading ends, with a value or with
-one sentence."""
+one sentence. And deleting a folder, which nobody sees half deleted."""
 
+import contextlib
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -61,3 +63,11 @@ def _regular_bytes(descriptor: int, path: Path | str, largest_bytes: int) -> byt
     while len(content) < state.st_size and (more := os.read(descriptor, state.st_size - len(content))):
         content += more  # One read returns less on some network file systems, and never more than 2 GiB.
     return content
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that nobody sees it half deleted: it loses its name first."""
+    gone = path if path.name.endswith(".removed") else path.with_name(f"{path.name}.removed")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -25,8 +25,9 @@ from mor_core.file_hash import file_sha256
 from mor_core.training.manifest import OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
 from orchestrator.identity import is_content_id
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
+from orchestrator.published import StoreError
 from orchestrator.remote_work import fetch_all
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 from orchestrator.sweep_document import find_document
 
 BUNDLE_SCHEMA = "mor-sweep.bundle/1"

@@ -20,7 +20,7 @@ def shown_results(results: Path) -> str:
     """The folder, or the s3:// address that it stands for; not quoted yet."""
     if not (results / ADDRESS).exists():
         return str(results)
-    from orchestrator.remote_results import address_of
+    from orchestrator.remote_address import address_of
     from orchestrator.store import Store
 
     return address_of(Store(root=results))

@@ -18,13 +18,15 @@ from typing import Any
 
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
+from orchestrator.attempts import scratch_folder
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import Segment
+from orchestrator.published import StoreError
 from orchestrator.remote_work import local_store
 from orchestrator.segment_job import Job, SegmentRun
 from orchestrator.segment_run import run_as_peer
 from orchestrator.stopping import why_stop
-from orchestrator.store import Store, StoreError, iterate_attempts, replace_text, scratch_folder, write_json
+from orchestrator.store import Store, replace_text, write_json
 from orchestrator.worker import Outcome, failed, failure_of, half_micro_batch, published_outcome, run_segment
 
 OUTCOME = "outcome.json"
@@ -53,13 +55,13 @@ def with_ranks(segment: Segment, job: Job, train: Callable[[Rank], str | None], 
 
     `train` runs `run_rank` on every rank and returns, when all have ended, a sentence where the group was lost.
     """
-    store = local_store(job)
+    store = local_store(job.results, job.remote)
     lost, left, out_of_memory = None, tries, 0
     while left:
         left -= 1
         if cause := why_stop(job.stop, running=False):
             return Outcome(segment_id=segment.id, status="interrupted", reason=cause)
-        reached = store.last_attempt_step(segment.id)
+        reached = store.attempts(segment.id).last_step()
         with _scratch(store, job) as scratch:
             lost = train(Rank(segment=segment, job=job, scratch=scratch))
             outcome = _outcome(scratch, store, segment)
@@ -73,7 +75,7 @@ def with_ranks(segment: Segment, job: Job, train: Callable[[Rank], str | None], 
                 continue
         if outcome:
             return outcome
-        if store.last_attempt_step(segment.id) > reached:
+        if store.attempts(segment.id).last_step() > reached:
             left = tries
     return failed(segment, Failure(kind=FailureClass.infrastructure, text=lost or "its workers ended without a result"))
 
@@ -101,7 +103,12 @@ def run_rank(rank: Rank) -> bool:
 def _follow(rank: Rank) -> bool:
     """The part of a rank that writes nothing of its own; False where it failed. Raises PeerLost."""
     with tempfile.TemporaryDirectory(dir=rank.scratch) as folder, contextlib.suppress(Diverged):
-        run = SegmentRun(segment=rank.segment, job=rank.job, store=local_store(rank.job), attempt=Path(folder))
+        run = SegmentRun(
+            segment=rank.segment,
+            job=rank.job,
+            store=local_store(rank.job.results, rank.job.remote),
+            attempt=Path(folder),
+        )
         try:
             run_as_peer(run)
         except (PeerLost, Diverged):
@@ -126,7 +133,7 @@ def _outcome(scratch: Path, store: Store, segment: Segment) -> Outcome | None:
         failure = FailureClass(found["failure"]) if found["failure"] else None
         return Outcome(segment_id=segment.id, status=found["status"], reason=found["reason"], failure=failure)
     if found := _read(scratch / FAILURE):
-        for attempt in list(iterate_attempts(store, segment.id))[-1:]:
+        for attempt in list(store.attempts(segment.id))[-1:]:
             write_json(attempt / FAILURE, found)  # Rank 0 left without a word in it.
         return Outcome(
             segment_id=segment.id, status="failed", reason=found["reason"], failure=FailureClass(found["class"])
@@ -144,7 +151,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _scratch(store: Store, job: Job) -> Iterator[Path]:
     """A folder in the results folder, which all machines of a cluster share."""
-    parent = store.make_folder(scratch_folder(store, job.run))
+    parent = store.make_folder(scratch_folder(store.root, job.run))
     folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
     try:
         yield folder

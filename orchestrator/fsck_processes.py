@@ -4,11 +4,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.attempts import LOCK
 from orchestrator.drivers import running_drivers
 from orchestrator.fsck_findings import Finding, problem
 from orchestrator.ray_folder import abandoned_folders
 from orchestrator.ray_processes import processes_of
-from orchestrator.store import LOCK, Store
+from orchestrator.store import Store
 
 
 def process_findings(store: Store) -> Iterator[Finding]:
@@ -21,7 +22,7 @@ def process_findings(store: Store) -> Iterator[Finding]:
     if running_drivers(store):
         return
     for lock in sorted((store.root / "attempts").glob(f"*/{LOCK}")):
-        if store.is_locked(lock.parent.name):
+        if store.attempts(lock.parent.name).is_locked():
             what = "is held by a process, though no driver of this host runs a sweep here"
             yield problem(lock, what, "wait for a driver on another host, else end the process that `fuser` names")
     for pid, command in running_commands():

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mor_core.files import read_json_object
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
 from orchestrator.command_lines import command_line
 from orchestrator.fsck_findings import Finding, note, problem
@@ -17,14 +16,12 @@ from orchestrator.identity import (
     TaskEvaluation,
     decay_segment,
     evaluate_segment,
-    from_jsonable,
-    is_content_id,
     stable_segment,
     trunk_id,
 )
 from orchestrator.pruned import PRUNED, read_pruned
-from orchestrator.published import SegmentResult, wrong_files
-from orchestrator.store import Store, StoreError
+from orchestrator.published import SegmentResult, StoreError, wrong_files
+from orchestrator.store import Store, read_spec
 
 KNOWN = {"spec.json", "metrics.jsonl", "checkpoint", "result.json", PRUNED}
 
@@ -84,23 +81,6 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
         is_unsummed=result is not None and not result.sha256,
         num_bytes=tree_bytes(checkpoint) if checkpoint.is_dir() else 0,
     )
-
-
-def read_spec(path: Path) -> Segment:
-    """The segment that a spec.json describes, with needs that lead to nothing but segments.
-
-    Raises StoreError, or OtherVersion for one of another version.
-    """
-    try:
-        segment = from_jsonable(Segment, read_json_object(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise StoreError(f"{path} is not a readable spec ({error})") from error
-    # Hints are written below what a spec needs, so that an id must not be a path.
-    if not all(map(is_content_id, (segment.id, *segment.needs))):
-        raise StoreError(f"{path} is not a readable spec (it has an id that is not 64 hexadecimal digits)")
-    if segment.kind != "stable" and len(segment.needs) != 1:
-        raise StoreError(f"{path} is not a readable spec (a {segment.kind} needs one segment)")
-    return segment
 
 
 def named_by_content(segment: Segment) -> str:

@@ -21,10 +21,11 @@ from orchestrator.mirror_cursor import is_sent, public_uri, sqlite_path, trackin
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.plan import cell_identity
 from orchestrator.pruned import is_pruned
+from orchestrator.published import StoreError
 from orchestrator.records import segment_table, table
 from orchestrator.revisions import PlannedSegment, Sweep, load_sweep
 from orchestrator.segment_states import CellStatus
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 from orchestrator.verified_cells import VerifiedCells
 
 EXECUTION = ["reason", "flags", "train_seconds", "attempts"]

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mor_core.errors import Refused
+from mor_core.files import remove_folder
+from orchestrator.attempts import SCRATCH
 from orchestrator.command_lines import command_line
 from orchestrator.drivers import running_drivers
 from orchestrator.planned_work import PlannedWork, planned_work
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA
-from orchestrator.store import SCRATCH, Store, StoreError, iterate_attempts, remove_folder, write_json
+from orchestrator.published import StoreError
+from orchestrator.store import Store, write_json
 
 UNPUBLISHED = ("*.writing", "*.writing.*", "*.removed", "*.corrupt", "final", "publish")
 """What of an attempt nobody goes on with once its process is gone."""
@@ -162,11 +165,11 @@ def leftovers(store: Store) -> Iterator[Path]:
         yield from sorted((store.root / SCRATCH).glob("*"))
     for folder in sorted((store.root / "attempts").glob("*")):
         segment_id = folder.name
-        if not folder.is_dir() or store.is_locked(segment_id):
+        if not folder.is_dir() or store.attempts(segment_id).is_locked():
             continue
         done = store.is_done(segment_id)
         patterns = (*UNPUBLISHED, "checkpoint-*") if done else UNPUBLISHED
-        for attempt in iterate_attempts(store, segment_id):
+        for attempt in store.attempts(segment_id):
             # Whether an attempt of another host is at work cannot be seen for certain.
             if done or re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", attempt.name):
                 yield from sorted({path for pattern in patterns for path in attempt.glob(pattern)})

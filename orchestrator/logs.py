@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attempt_log import LOG
+from orchestrator.attempts import LOG
 from orchestrator.cell_names import cell_name
 from orchestrator.cells import Cell
 from orchestrator.drivers import running_drivers
 from orchestrator.records import table
 from orchestrator.revisions import Sweep
-from orchestrator.store import Store, iterate_attempts
+from orchestrator.store import Store
 
 POLL_SECONDS = 0.5
 STACKS = "stacks.txt"
@@ -79,7 +79,7 @@ def cell_attempts(store: Store, sweep: Sweep, cell: Cell) -> list[AttemptFiles]:
     return [
         AttemptFiles(title=f"{segment.kind} to step {segment.stop_step}, attempt {folder.name}", folder=folder)
         for segment in sweep.chain(cell)
-        for folder in iterate_attempts(store, segment.id)
+        for folder in store.attempts(segment.id)
     ]
 
 
@@ -101,7 +101,7 @@ def follow_cell(store: Store, sweep: Sweep, cell: Cell) -> Iterator[str]:
 def _is_going_on(store: Store, sweep: Sweep, cell: Cell) -> bool:
     if store.is_done(str(cell.evaluate_segment)):
         return False
-    at_work = any(store.is_locked(segment.id) for segment in sweep.chain(cell))
+    at_work = any(store.attempts(segment.id).is_locked() for segment in sweep.chain(cell))
     return at_work or bool(running_drivers(store, sweep.name))
 
 

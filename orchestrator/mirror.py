@@ -36,10 +36,11 @@ from orchestrator.mirror_cursor import (
     write_cursor,
 )
 from orchestrator.mlflow_credentials import VARIABLE, use_credentials
+from orchestrator.published import StoreError
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
 from orchestrator.sqlite_file import DamagedDatabase, require_whole
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 from orchestrator.verified_cells import VerifiedCells, fault_lines
 
 if TYPE_CHECKING:

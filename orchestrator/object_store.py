@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mor_core.errors import Unreachable, UserError
-from orchestrator.store import StoreError
+from orchestrator.published import StoreError
 
 Answer = TypeVar("Answer")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.identity import from_jsonable
+from orchestrator.published import StoreError
 from orchestrator.revisions import PlannedSegment
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 from orchestrator.sweep_document import damaged, read_document, sweep_names
 
 

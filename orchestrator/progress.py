@@ -11,8 +11,9 @@ from orchestrator.cells import Cell
 from orchestrator.estimate import segment_flops
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
+from orchestrator.published import StoreError
 from orchestrator.quantities import count_text, duration_text, short_budget
-from orchestrator.store import Store, StoreError, iterate_attempts
+from orchestrator.store import Store
 from orchestrator.terminal import Console
 from orchestrator.worker import Outcome
 
@@ -110,11 +111,11 @@ class Progress:
         """Started and not ended: it has an attempt, and what it needs is done."""
         if segment.id in self.outcomes or not all(self.store.is_done(need) for need in segment.needs):
             return False
-        return any(iterate_attempts(self.store, segment.id))
+        return any(self.store.attempts(segment.id))
 
     def _step(self, segment: Segment) -> int | None:
         """The step that the newest attempt has reached."""
-        reached = self.store.progress(segment.id)
+        reached = self.store.attempts(segment.id).progress()
         return reached.step if reached else None
 
     def _fraction(self, segment: Segment) -> float:

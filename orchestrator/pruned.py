@@ -11,7 +11,8 @@ import json
 from typing import Any
 
 from orchestrator.identity import Segment, trunk_id
-from orchestrator.store import Store, StoreError
+from orchestrator.published import StoreError
+from orchestrator.store import Store
 
 PRUNED = "pruned.json"
 PRUNED_SCHEMA = "mor-sweep.pruned/1"

@@ -1,4 +1,4 @@
-"""result.json: what a published segment says of itself, with the sums by which it is known again.
+"""What a published segment says: result.json, with the sums by which it is known again, and its curve, metrics.jsonl.
 
     {"schema": ..., "segment_id": ..., "status": ..., ..., "files": {"spec.json": {"sha256": ..., "size": ...}, ...},
      "sha256": the hash of these very bytes with its own 64 digits replaced by zeros}
@@ -11,17 +11,25 @@ before sums have neither key; keys that are not known here are passed over.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
+from mor_core.errors import MorSweepError
 from mor_core.file_hash import file_sha256
 
 RESULT_SCHEMA = "mor-sweep.result/1"
 LARGEST_RESULT_BYTES = 64 * 2**20
+
+LOG_EVERY_STEPS = 10
+"""The step grid of training curves."""
+
+SPIKE_FACTOR = 10.0
+"""A loss so many times the one logged before it is a spike: flagged, never a reason to stop."""
 
 CHECKPOINT_MANIFEST = "checkpoint/manifest.json"
 SMALL_FILES = ("spec.json", "metrics.jsonl", CHECKPOINT_MANIFEST)
@@ -183,6 +191,10 @@ class SegmentResult:
         return self.numerics[-1] if self.numerics else {}
 
 
+class StoreError(MorSweepError):
+    """Something in the results folder is not what this program wrote; the message names the file and what to do."""
+
+
 class ResultError(ValueError):
     """The bytes of a result.json are not a result; the message says why, without the file's name."""
 
@@ -280,3 +292,71 @@ def _sentence(error: ValidationError) -> str:
     value = repr(first["input"])
     shown = value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}..."
     return f"{place}: {message}, not {shown}"
+
+
+def move_away(folder: Path) -> str:
+    """What to do about a segment whose files make no sense."""
+    return f"move {folder} away and run the same command again; only this segment is computed anew"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What a metrics.jsonl says."""
+
+    rows: list[dict[str, Any]]
+    """Its lines, as they stand; a step may occur more than once."""
+    notes: tuple[str, ...]
+    """What was wrong with it and did no harm."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; see `read_curve`."""
+    return read_curve(path).rows
+
+
+def read_curve(path: Path) -> Curve:
+    """The lines of a metrics.jsonl. A torn last line, which a killed writer leaves, is dropped with a note.
+
+    Raises StoreError for a line in the middle that cannot be read.
+    """
+    if not path.exists():
+        return Curve(rows=[], notes=())
+    *lines, tail = path.read_text(errors="replace").split("\n")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        row = _json_object(line)
+        if row is None:
+            raise StoreError(f"{path} line {number} is not JSON: {move_away(path.parent)}")
+        rows.append(row)
+    last = _json_object(tail)
+    notes = (f"{path} ended in the middle of line {len(lines) + 1}, which was dropped",) if tail and not last else ()
+    return Curve(rows=[*rows, last] if last else rows, notes=notes)
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "step" in value else None
+
+
+def curve_until(path: Path, step: int) -> Curve:
+    """The rows of a metrics.jsonl up to a step, each step once and in order.
+
+    Raises StoreError where a line in the middle cannot be read, or one of the step grid is not there.
+    """
+    curve = read_curve(path)
+    rows = {row["step"]: row for row in curve.rows if row["step"] <= step}
+    first = min(rows, default=step)
+    for row_step in range(first, step + 1):
+        if row_step % LOG_EVERY_STEPS == 0 and row_step not in rows:
+            raise StoreError(f"{path} has no line of step {row_step}")
+    return Curve(rows=[rows[row_step] for row_step in sorted(rows)], notes=curve.notes)
+
+
+def loss_spikes(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """The logged steps at which the loss was ten times that of the logged step before."""
+    return [after["step"] for before, after in pairwise(rows) if after["loss"] > SPIKE_FACTOR * before["loss"]]

@@ -187,7 +187,7 @@ class _Run:
     """The last checkpoint's step when a segment was last submitted."""
 
     def __post_init__(self) -> None:
-        self._store = local_store(self.job)
+        self._store = local_store(self.job.results, self.job.remote)
         self._watch = StallWatch(store=self._store, run=self.job.run)
         # Once for all segments: Ray keeps the order of tasks of one function, and takes one made anew for another.
         remote = partial(self.ray.remote, max_retries=LOST_PROCESS_RETRIES)  # of processes and nodes that die
@@ -267,7 +267,7 @@ class _Run:
         segment = self.running.pop(reference)
         self.ray.cancel(reference, force=True)
         stalled = record_stalled(segment, self.job.run, self._store)
-        self._store.abandon_lock(segment.id)
+        self._store.attempts(segment.id).abandon_lock()
         # A device that hangs is not free for another attempt, which would wait for it for ever.
         if stalled > RULES[FailureClass.stalled].retries or self._asks(segment).gpus or self._is_shared(segment):
             failure = stalled_failure(segment, self._store)

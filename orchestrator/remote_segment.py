@@ -18,13 +18,13 @@ from typing import Any
 from mor_core.file_hash import file_sha256
 from mor_core.plain_names import is_plain_name
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
-from orchestrator.fsck_segments import read_spec
+from orchestrator.attempts import SCRATCH
 from orchestrator.identity import Segment, trunk_id
 from orchestrator.object_store import ObjectStore, RemoteUnreachable
-from orchestrator.published import ResultError, SegmentResult, parse_result, result_content
+from orchestrator.published import ResultError, SegmentResult, StoreError, parse_result, result_content
+from orchestrator.remote_address import Remote
 from orchestrator.remote_failures import remote_name
-from orchestrator.remote_results import RemotePart
-from orchestrator.store import SCRATCH, StoreError, hints, write_bytes
+from orchestrator.store import hints, read_spec, write_bytes
 
 PUBLISH_PATIENCE_SECONDS = 300.0
 """How long a finished segment waits for a server that does not answer; its work would be lost otherwise."""
@@ -42,8 +42,11 @@ Files = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteSegments(RemotePart):
+class RemoteSegments:
     """The segments of a bucket, from one machine's side."""
+
+    remote: Remote
+    """The bucket and the local folder."""
 
     def fetch(self, segment: Segment) -> None:
         """Bring what an attempt at the segment needs: its result where there is one, else the checkpoints that it may
@@ -52,7 +55,7 @@ class RemoteSegments(RemotePart):
         Raises StoreError where something published cannot be read.
         """
         self.fetch_results([segment.id])
-        if self.store.is_done(segment.id):
+        if self.remote.store.is_done(segment.id):
             return
         self.fetch_results(segment.needs)
         reached = self._fetch_attempt(segment)
@@ -64,12 +67,12 @@ class RemoteSegments(RemotePart):
 
     def fetch_results(self, segment_ids: Sequence[str]) -> None:
         """Bring published segments, without their checkpoints. Those that are not published are passed over."""
-        missing = [name for name in segment_ids if not self.store.is_done(name)]
-        told = self.objects.read_all(f"segments/{name}/result.json" for name in missing)
+        missing = [name for name in segment_ids if not self.remote.store.is_done(name)]
+        told = self.remote.objects.read_all(f"segments/{name}/result.json" for name in missing)
         results = {name: told[key] for name in missing if (key := f"segments/{name}/result.json") in told}
         files = {name: small_files(name, result) for name, result in results.items()}
         wanted = {_file(f"segments/{name}", digest) for name in files for digest in files[name].values()}
-        contents = self.objects.read_all(sorted(wanted))
+        contents = self.remote.objects.read_all(sorted(wanted))
         for name, result in results.items():
             with self._incoming(name) as whole:
                 for path, digest in files[name].items():
@@ -84,8 +87,8 @@ class RemoteSegments(RemotePart):
 
     def fetch_checkpoint(self, segment_id: str) -> None:
         """Bring the checkpoint of a published segment, verified. Nothing where it is here, or where it has none."""
-        target = self.store.checkpoint_folder(segment_id)
-        result = self.store.result(segment_id)
+        target = self.remote.store.checkpoint_folder(segment_id)
+        result = self.remote.store.result(segment_id)
         if target.exists() or result is None:
             return
         files = _checked(segment_id, {path: file.sha256 for path, file in result.files.items()})
@@ -105,7 +108,7 @@ class RemoteSegments(RemotePart):
 
         Raises RemoteUnreachable where the server does not come back in time.
         """
-        patient = replace(self.objects, patience=PUBLISH_PATIENCE_SECONDS)
+        patient = replace(self.remote.objects, patience=PUBLISH_PATIENCE_SECONDS)
         top = f"segments/{segment.id}"
         paths = sorted(path for path in whole.rglob("*") if path.is_file() and path.name != "result.json")
         files = {path.relative_to(whole).as_posix(): path for path in paths}
@@ -123,14 +126,14 @@ class RemoteSegments(RemotePart):
 
     def forget_attempts(self, segment_id: str) -> None:
         """Delete what attempts at a published segment uploaded. A late attempt may add to it; nothing reads that."""
-        self.objects.remove(self.objects.etags(f"attempts/{segment_id}"))
+        self.remote.objects.remove(self.remote.objects.etags(f"attempts/{segment_id}"))
 
     def keep(self, segment: Segment, attempt: Path, step: int) -> None:
         """Upload an attempt's checkpoint with the curve that leads to it, so that another machine can go on there.
 
         Raises RemoteUnreachable.
         """
-        brief = replace(self.objects, patience=KEEP_PATIENCE_SECONDS)
+        brief = replace(self.remote.objects, patience=KEEP_PATIENCE_SECONDS)
         top = f"attempts/{segment.id}/{remote_name(attempt)}"
         folder = attempt / f"checkpoint-{step}"
         files = {f"{folder.name}/{path.name}": path for path in sorted(folder.iterdir())}
@@ -147,12 +150,12 @@ class RemoteSegments(RemotePart):
     def last_step(self, segment_id: str) -> int:
         """The furthest step that an attempt of any machine has kept a checkpoint of; 0 without one."""
         steps = [step for step, _ in self._uploaded(segment_id)]
-        return max([self.store.last_attempt_step(segment_id), *steps])
+        return max([self.remote.store.attempts(segment_id).last_step(), *steps])
 
     def _uploaded(self, segment_id: str) -> list[tuple[int, str]]:
         """(step, name of its list of files) of the checkpoints that attempts uploaded, the latest step first."""
         found = []
-        for name in self.objects.etags(f"attempts/{segment_id}"):
+        for name in self.remote.objects.etags(f"attempts/{segment_id}"):
             parts = name.split("/")
             match = _CHECKPOINT.fullmatch(parts[-1])
             if match and len(parts) == 4 and is_plain_name(parts[2]):
@@ -161,11 +164,11 @@ class RemoteSegments(RemotePart):
 
     def _fetch_attempt(self, segment: Segment) -> int:
         """Bring the furthest uploaded checkpoint that verifies, unless one as far is here; the step that is reached."""
-        here = self.store.last_attempt_step(segment.id)
+        here = self.remote.store.attempts(segment.id).last_step()
         for step, name in self._uploaded(segment.id):
             if step <= here or step >= segment.stop_step:
                 continue
-            attempt = self.store.attempts_folder(segment.id) / name.split("/")[2]
+            attempt = self.remote.store.attempts_folder(segment.id) / name.split("/")[2]
             if (attempt / f"checkpoint-{step}.corrupt").exists():
                 continue  # It was brought before, and set aside.
             try:
@@ -178,14 +181,16 @@ class RemoteSegments(RemotePart):
         return here
 
     def _bring_attempt(self, name: str, segment_id: str, attempt: Path, step: int) -> None:
-        told = self.objects.read(name)
+        told = self.remote.objects.read(name)
         files = json.loads(told or b"{}")["files"]
         checkpoint = f"checkpoint-{step}"
         with self._incoming(segment_id) as whole:
             (whole / checkpoint).mkdir()
             for path, part in files.items():
                 if not _is_inside(path, ("metrics.jsonl", "numerics.json"), checkpoint):
-                    raise StoreError(f"{self.objects.url}/{name} names {path!r}, which is no file of a checkpoint")
+                    raise StoreError(
+                        f"{self.remote.objects.url}/{name} names {path!r}, which is no file of a checkpoint"
+                    )
                 self._download(_file(str(Path(name).parent), part["sha256"]), part["sha256"], whole / path)
             verify_checkpoint(whole / checkpoint)
             attempt.mkdir(parents=True, exist_ok=True)
@@ -195,42 +200,44 @@ class RemoteSegments(RemotePart):
 
     def _fetch_trunk_state(self, segment: Segment, after: int) -> None:
         """Bring the furthest published state of the trunk before the segment's end, where it is beyond `after`."""
-        hints = self.objects.etags(f"trunks/{trunk_id(segment.trunk)}")
+        hints = self.remote.objects.etags(f"trunks/{trunk_id(segment.trunk)}")
         steps = sorted(
             (int(name.rsplit("/", 1)[1]) for name in hints if name.rsplit("/", 1)[1].isdecimal()), reverse=True
         )
         for step in steps:
             if after < step < segment.stop_step:
-                told = self.objects.read(f"trunks/{trunk_id(segment.trunk)}/{step}")
+                told = self.remote.objects.read(f"trunks/{trunk_id(segment.trunk)}/{step}")
                 found = told.decode(errors="replace") if told else ""
                 if re.fullmatch("[0-9a-f]{64}", found):
                     self.fetch_results([found])
                     self.fetch_checkpoint(found)
-                    if self.store.checkpoint_folder(found).is_dir():
+                    if self.remote.store.checkpoint_folder(found).is_dir():
                         return
 
     def _download(self, name: str, digest: str, path: Path) -> None:
         """An object whose bytes have the sha256 that is asked for. Raises StoreError where they do not."""
         for _ in range(TRIES):
-            self.objects.download(name, path)
+            self.remote.objects.download(name, path)
             if file_sha256(path) == digest:
                 return
         folder = name.partition("/files/")[0]
         raise StoreError(
-            f"{self.objects.url}/{name} has other bytes than its name says: delete {folder}/ in the bucket and run the "
-            "same command again; only this segment is computed anew"
+            f"{self.remote.objects.url}/{name} has other bytes than its name says: delete {folder}/ in the bucket and "
+            "run the same command again; only this segment is computed anew"
         )
 
     def _appear(self, segment_id: str, whole: Path) -> None:
         """A fetched segment takes its place, with the hints that lead to it, unless another process was first."""
-        self.store.hint(read_spec(whole / "spec.json"), _readable(segment_id, (whole / "result.json").read_bytes()))
-        target = self.store.segment_folder(segment_id)
+        self.remote.store.hint(
+            read_spec(whole / "spec.json"), _readable(segment_id, (whole / "result.json").read_bytes())
+        )
+        target = self.remote.store.segment_folder(segment_id)
         target.parent.mkdir(parents=True, exist_ok=True)
         _rename_unless_there(whole, target)
 
     def _incoming(self, segment_id: str) -> "_Incoming":
         name = f"incoming-{segment_id[:16]}-{os.getpid()}-{secrets.token_hex(4)}"
-        return _Incoming(folder=self.store.root / SCRATCH / name)
+        return _Incoming(folder=self.remote.store.root / SCRATCH / name)
 
     def _drop_old(self, top: str, objects: ObjectStore) -> None:
         """Delete this attempt's checkpoints but the latest, and the files that none of those names."""

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from orchestrator.object_store import ObjectStore, RemoteRefused, RemoteUnreachable
-from orchestrator.stopping import StopFile
+from orchestrator.stop_request import StopFile
 
 LOOK_SECONDS = 3.0
 """Between two looks of a worker at the bucket."""

@@ -9,47 +9,32 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mor_core.data.snapshot import DataSnapshot
 from orchestrator.identity import Segment
 from orchestrator.object_store import RemoteRefused, RemoteUnreachable
-from orchestrator.plan import Plan
-from orchestrator.remote_failures import RemoteFailures
-from orchestrator.remote_results import open_remote, remote_of
+from orchestrator.published import StoreError
+from orchestrator.remote_address import open_remote, remote_of
+from orchestrator.remote_failures import fetch_failures, upload_failures, withdraw_failures
+from orchestrator.remote_results import push
 from orchestrator.remote_segment import KEEP_PATIENCE_SECONDS, RemoteSegments
 from orchestrator.remote_stop import SharedStop
-from orchestrator.revisions import Sweep, record_revision
-from orchestrator.stopping import StopFile, new_stop_file
-from orchestrator.store import Store, StoreError
-
-if TYPE_CHECKING:
-    from orchestrator.segment_job import Job
+from orchestrator.stop_request import StopFile, new_stop_file
+from orchestrator.store import Store
 
 NOTES = "notes.txt"
 FETCH_PATIENCE_SECONDS = 60.0
 """How long a segment that is to be started waits for a server that does not answer."""
 
 
-def local_store(job: "Job") -> Store:
-    """The folder that this host works in."""
-    return open_remote(job.remote).store if job.remote else Store(root=job.results)
+def local_store(results: Path, remote: str) -> Store:
+    """The folder that this host works in: of an s3:// address its own; without one, the results folder itself."""
+    return open_remote(remote).store if remote else Store(root=results)
 
 
-def share_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
-    """Record a plan as its sweep's latest revision, in the bucket too where there is one.
-
-    Raises RemoteRefused where the server cannot be used, or would let two machines overwrite each other's results.
-    """
-    remote = remote_of(store)
-    if remote is None:
-        return record_revision(store, plan, data)
-    remote.require_conditional_creation()
-    while True:  # Until no other machine has appended a revision of the same number in between.
-        remote.pull_revisions(plan.name)
-        sweep = record_revision(store, plan, data)
-        if remote.push_revision(plan.name):
-            return sweep
+def share_sweep_files(store: Store) -> None:
+    """What verbs wrote of sweeps goes to the bucket, where there is one."""
+    if remote := remote_of(store):
+        push(remote)
 
 
 def stop_of(store: Store, sweep: str, *, on_this_host: bool) -> StopFile:
@@ -67,14 +52,14 @@ def fetch_segment(store: Store, segment: Segment) -> None:
     if segments := segments_of(store, patience=FETCH_PATIENCE_SECONDS):
         segments.fetch(segment)
         if not store.is_done(segment.id):
-            RemoteFailures(remote=segments.remote).withdraw(segment.id)
+            withdraw_failures(segments.remote, segment.id)
 
 
 def share_failure(store: Store, segment_id: str) -> None:
     """Tell the bucket that the newest attempt failed. Where the server is away, the end of the next command does."""
     if segments := segments_of(store, patience=KEEP_PATIENCE_SECONDS):
         with contextlib.suppress(RemoteUnreachable, RemoteRefused, OSError):
-            RemoteFailures(remote=segments.remote).upload([segment_id])
+            upload_failures(segments.remote, [segment_id])
 
 
 def keep_elsewhere(store: Store, segment: Segment, attempt: Path, step: int) -> None:
@@ -103,7 +88,7 @@ def fetch_outcome(store: Store, segment_id: str) -> None:
     if segments := segments_of(store):
         segments.fetch_results([segment_id])
         if not store.is_done(segment_id):
-            RemoteFailures(remote=segments.remote).fetch()
+            fetch_failures(segments.remote)
 
 
 def fetch_weights(store: Store, segment_id: str) -> None:
@@ -130,17 +115,17 @@ def withdraw(store: Store, segment_ids: Sequence[str]) -> None:
     stay in retried/."""
     if segments := segments_of(store):
         for name in segment_ids:
-            RemoteFailures(remote=segments.remote).withdraw(name)
-            told = segments.objects.read(f"segments/{name}/result.json")
+            withdraw_failures(segments.remote, name)
+            told = segments.remote.objects.read(f"segments/{name}/result.json")
             if told is not None:
-                segments.objects.create(f"retried/{name}-{secrets.token_hex(4)}.json", told)
-                segments.objects.remove([f"segments/{name}/result.json"])
+                segments.remote.objects.create(f"retried/{name}-{secrets.token_hex(4)}.json", told)
+                segments.remote.objects.remove([f"segments/{name}/result.json"])
 
 
 def last_step(store: Store, segment_id: str) -> int:
     """The furthest step of which an attempt, on whichever host, has kept a checkpoint; 0 without one."""
     segments = segments_of(store)
-    return segments.last_step(segment_id) if segments else store.last_attempt_step(segment_id)
+    return segments.last_step(segment_id) if segments else store.attempts(segment_id).last_step()
 
 
 def segments_of(store: Store, patience: float | None = None) -> RemoteSegments | None:

@@ -13,7 +13,7 @@ from orchestrator.command_lines import command_line
 from orchestrator.drivers import running_drivers
 from orchestrator.revisions import PlannedSegment, Sweep
 from orchestrator.segment_states import segment_state
-from orchestrator.store import Store, fsync, iterate_attempts
+from orchestrator.store import Store, fsync
 
 FOLDER = "retried"
 
@@ -65,7 +65,7 @@ def apply_retry(store: Store, sweep: Sweep, retry: Retry) -> list[Path]:
         )
     moved = [_move_aside(store, segment.id) for segment in retry.moved]
     for segment in (*retry.failed, *retry.moved):
-        for attempt in iterate_attempts(store, segment.id):
+        for attempt in store.attempts(segment.id):
             failure = attempt / "failure.json"
             if failure.is_file():
                 failure.rename(attempt / "failure.retried.json")

@@ -15,6 +15,8 @@ from mor_core.data.snapshot import DataSnapshot
 from orchestrator.cells import Cell
 from orchestrator.identity import from_jsonable, to_jsonable, trunk_id
 from orchestrator.plan import Plan
+from orchestrator.remote_address import remote_of
+from orchestrator.remote_results import pull_revisions, push_revision, require_conditional_creation
 from orchestrator.store import Store, replace_text
 from orchestrator.sweep_document import SCHEMA, current_revisions, damaged, find_document, read_document, revisions_of
 
@@ -88,6 +90,22 @@ def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
             replace_text(folder / "sweep.json", json.dumps(document))
         replace_text(folder.parent / ".last", plan.name)
     return load_sweep(store, plan.name)
+
+
+def share_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
+    """Record a plan as its sweep's latest revision, in the bucket too where there is one.
+
+    Raises RemoteRefused where the server cannot be used, or would let two machines overwrite each other's results.
+    """
+    remote = remote_of(store)
+    if remote is None:
+        return record_revision(store, plan, data)
+    require_conditional_creation(remote)
+    while True:  # Until no other machine has appended a revision of the same number in between.
+        pull_revisions(remote, plan.name)
+        sweep = record_revision(store, plan, data)
+        if push_revision(remote, plan.name):
+            return sweep
 
 
 def plans_locked(store: Store, name: str) -> FileLock:

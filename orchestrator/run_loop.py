@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from orchestrator.attempts import remove_scratch
 from orchestrator.executor import Executor
 from orchestrator.failures import RULES
 from orchestrator.identity import Segment
@@ -13,7 +14,7 @@ from orchestrator.remote_work import fetch_outcome
 from orchestrator.results_folder import holding
 from orchestrator.segment_job import Job
 from orchestrator.stopping import GRACE_SECONDS, Stopping, stoppable
-from orchestrator.store import Store, remove_scratch
+from orchestrator.store import Store
 from orchestrator.worker import Outcome
 
 _ID_OR_NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
@@ -64,14 +65,14 @@ def run_segments(
         raise
     finally:
         # Last: workers that are still there use it until the executor's events are closed.
-        remove_scratch(store, job.run)
+        remove_scratch(store.root, job.run)
 
 
 def _may_leave(stopping: Stopping, store: Store, pending: Sequence[Segment], on_this_host: bool) -> bool:
     """Whether no worker is left that keeps a checkpoint, as far as locks tell, or one takes too long."""
     if stopping.seconds() > GRACE_SECONDS:
         return True
-    return on_this_host and not any(store.is_locked(segment.id) for segment in pending)
+    return on_this_host and not any(store.attempts(segment.id).is_locked() for segment in pending)
 
 
 @dataclass(kw_only=True)

@@ -11,10 +11,10 @@ from mor_core.training.loop import Diverged
 from mor_core.training.rehearsal import rehearse
 from orchestrator.identity import TaskEvaluation, to_jsonable
 from orchestrator.pruned import is_pruned
+from orchestrator.published import StoreError, move_away
 from orchestrator.segment_job import SegmentRun
 from orchestrator.start_state import new_model, open_data
 from orchestrator.stopping import Interrupted, StopWatch
-from orchestrator.store import StoreError, move_away
 from orchestrator.task_run import TaskRun
 
 Item = TypeVar("Item")

@@ -16,7 +16,7 @@ import torch
 from mor_core.model.device import default_device
 from mor_core.training.distributed import current_world
 from orchestrator.identity import Segment
-from orchestrator.stopping import StopFile
+from orchestrator.stop_request import StopFile
 from orchestrator.store import Store
 
 EVALUATION_BATCH = 32
@@ -110,7 +110,7 @@ class SegmentRun:
             "segment": self.segment.id,
             "kind": self.segment.kind,
             "step": step,
-            "attempt": self.store.num_attempts(self.segment.id),
+            "attempt": self.store.attempts(self.segment.id).count(),
             "rank": current_world().rank,
             "micro_batch": self.job.sequences(self.segment, current_world().size),
         }

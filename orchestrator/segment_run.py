@@ -18,16 +18,17 @@ import numpy as np
 
 from mor_core.data.shards import TokenReader
 from mor_core.data.verified import ShardCheck
+from mor_core.files import remove_folder
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.distributed import current_world
 from mor_core.training.loop import StepMetrics, train_steps
 from mor_core.training.rehearsal import rehearse
-from orchestrator.curves import loss_spikes
 from orchestrator.identity import Segment
+from orchestrator.published import LOG_EVERY_STEPS, loss_spikes, read_metrics
 from orchestrator.segment_job import SegmentRun
 from orchestrator.start_state import StartState, new_model, open_data, start_state
 from orchestrator.stopping import Interrupted, StopWatch
-from orchestrator.store import LOG_EVERY_STEPS, read_metrics, remove_folder, replace_text
+from orchestrator.store import replace_text
 
 KEPT_CHECKPOINTS = 2
 PROGRESS_SECONDS = 1.0
@@ -132,6 +133,6 @@ def _report_progress(run: SegmentRun, step: int) -> None:
 
 
 def _drop_old_checkpoints(run: SegmentRun) -> None:
-    checkpoints = [path for _, path in run.store.attempt_checkpoints(run.segment.id) if path.parent == run.attempt]
+    checkpoints = [path for _, path in run.store.attempts(run.segment.id).checkpoints() if path.parent == run.attempt]
     for path in checkpoints[KEPT_CHECKPOINTS:]:
         remove_folder(path)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from orchestrator.published import SegmentResult
-from orchestrator.store import Store, StoreError, iterate_attempts, move_away
+from orchestrator.published import SegmentResult, StoreError, move_away
+from orchestrator.store import Store
 
 CellStatus = Literal["finished", "pending", "failed", "diverged"]
 """Each planned cell is in exactly one. A cell whose run was interrupted is pending: the same command goes on with it;
@@ -124,7 +124,7 @@ def cell_status(chain: Sequence[Stage]) -> tuple[CellStatus, str]:
 
 def _latest_failure(store: Store, segment_id: str) -> str | None:
     """The reason of the newest attempt, if that attempt failed."""
-    attempts = list(iterate_attempts(store, segment_id))
+    attempts = list(store.attempts(segment_id))
     if not attempts:
         return None
     path = attempts[-1] / "failure.json"

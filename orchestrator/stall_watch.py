@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.store import Store, iterate_attempts
+from orchestrator.store import Store
 from orchestrator.watchdog import Sign, read_sign
 
 MARGIN_SECONDS = 10.0
@@ -61,7 +61,7 @@ class StallWatch:
             yield silence
 
     def _silence(self, segment_id: str, passed: float) -> Silence | None:
-        for attempt in reversed(list(iterate_attempts(self.store, segment_id))):
+        for attempt in reversed(list(self.store.attempts(segment_id))):
             sign = read_sign(attempt)
             if sign and sign.run == self.run and not (attempt / "failure.json").exists():
                 before = self._silences.get(segment_id)

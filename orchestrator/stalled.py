@@ -5,9 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.attempts import attempt_progress
 from orchestrator.failures import Failure, FailureClass
 from orchestrator.identity import Segment
-from orchestrator.store import Store, iterate_attempts, write_json
+from orchestrator.store import Store, write_json
 from orchestrator.watchdog import FIRED, STACKS, Sign, read_sign, stalled_run
 
 Ending = Literal["gone", "ended", "left"]
@@ -54,11 +55,11 @@ def end_frozen(attempt: Path, sign: Sign, seconds: float) -> Ending:
 
 
 def _stalled_attempts(segment: Segment, store: Store) -> Iterator[Path]:
-    return (attempt for attempt in iterate_attempts(store, segment.id) if stalled_run(attempt) is not None)
+    return (attempt for attempt in store.attempts(segment.id) if stalled_run(attempt) is not None)
 
 
 def _failure_of(segment: Segment, attempt: Path, store: Store) -> Failure:
-    progress = store.attempt_progress(attempt)
+    progress = attempt_progress(attempt)
     where = f"after step {progress.step}" if progress else "before its first step"
     text = f"no step was taken for too long {where} of {segment.stop_step}; {attempt / STACKS} has the stacks"
     return Failure(kind=FailureClass.stalled, text=text)

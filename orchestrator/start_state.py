@@ -20,11 +20,11 @@ from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.checkpoint import CheckpointError, load_checkpoint, verify_checkpoint
 from mor_core.training.distributed import current_world
 from mor_core.training.optim import build_optimizer
-from orchestrator.curves import curve_until
 from orchestrator.identity import trunk_id
 from orchestrator.pruned import is_pruned, pruned_step
+from orchestrator.published import StoreError, curve_until
 from orchestrator.segment_job import SegmentRun, numerics
-from orchestrator.store import StoreError, write_json
+from orchestrator.store import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def first_step(run: SegmentRun) -> int:
 
 def _restore(run: SegmentRun, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
     """Load the furthest state that verifies, of any attempt or of the trunk; returns its step."""
-    states = [(step, path, True) for step, path in run.store.attempt_checkpoints(run.segment.id)]
+    states = [(step, path, True) for step, path in run.store.attempts(run.segment.id).checkpoints()]
     states += [(step, path, False) for step, path in _trunk_states(run)]
     # Newest first: all of them lead to the same state, and the furthest one leaves the fewest steps to take again. An
     # attempt's that does not verify is set aside, so that no later attempt tries it and no bucket brings it back, and

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.cell_states import CellState, SweepStates, sweep_states
 from orchestrator.drivers import running_drivers
-from orchestrator.store import Store, newest_attempt
+from orchestrator.store import Store
 from orchestrator.watchdog import SIGN, read_sign
 
 SILENT_SECONDS = 30.0
@@ -91,10 +91,10 @@ def segments_under_way(store: Store, states: SweepStates) -> list[UnderWay]:
 
 
 def _under_way(store: Store, segment_id: str, kind: str, cell_ids: tuple[str, ...]) -> UnderWay | None:
-    progress = store.progress(segment_id)
+    progress = store.attempts(segment_id).progress()
     if progress is None:
         return None
-    running = store.is_locked(segment_id)
+    running = store.attempts(segment_id).is_locked()
     return UnderWay(
         segment_id=segment_id,
         kind=kind,
@@ -111,7 +111,7 @@ def silent_seconds(store: Store, segment_id: str) -> int | None:
 
     The one place where a clock is compared with a file's time, which another machine may have set: for reading only.
     """
-    attempt = newest_attempt(store, segment_id)
+    attempt = store.attempts(segment_id).newest()
     sign = read_sign(attempt) if attempt else None
     if attempt is None or sign is None:
         return None

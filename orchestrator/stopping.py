@@ -5,17 +5,15 @@ step and leaves. A worker that is itself sent SIGTERM does the same.
 """
 
 import os
-import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
-from typing import Literal
+
+from orchestrator.stop_request import StopFile
 
 POLL_SECONDS = 0.1
 """Least time between two looks at the file."""
@@ -25,9 +23,6 @@ GRACE_SECONDS = 60.0
 
 EXIT_PREEMPTED = 85
 """Of a worker process that was sent SIGTERM."""
-
-How = Literal["now", "launch no more"]
-"""Whether running segments leave at their next step, or run to their end and only no new one starts."""
 
 _TERMINATED = threading.Event()
 """Set in a worker process that was sent SIGTERM."""
@@ -40,39 +35,6 @@ class Interrupted(Exception):
         super().__init__(f"{cause} at step {step}")
         self.step = step
         self.cause = cause
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopFile:
-    """The file by which one driver tells its workers to stop."""
-
-    path: Path
-    """On the disk that driver and workers share."""
-
-    def ask(self, how: How) -> None:
-        """Tell the workers. Raises OSError where the file cannot be written."""
-        self.path.parent.mkdir(exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.writing")
-        temporary.write_text(how)
-        temporary.replace(self.path)
-
-    def asked(self) -> str | None:
-        """How the workers are to stop; None while they are to go on."""
-        try:
-            return self.path.read_text()
-        except OSError:
-            return None
-
-    def remove(self) -> None:
-        """Take the request back: its run is over."""
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
-            self.path.parent.rmdir()  # Fails while another run's file is there.
-
-
-def new_stop_file(folder: Path) -> StopFile:
-    """A stop file of this process's own, in a folder that its workers see too. Nothing is written yet."""
-    return StopFile(path=folder / "stop" / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def why_stop(stop: StopFile | None, *, running: bool) -> str | None:

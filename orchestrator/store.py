@@ -13,57 +13,32 @@ it by one rename, which fails where the folder is already there: the first wins,
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
-import re
 import shutil
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mor_core.errors import MorSweepError
-from mor_core.files import UnreadableFileError, read_regular_file
+from mor_core.files import UnreadableFileError, read_json_object, read_regular_file
 from mor_core.plain_names import is_plain_name
-from orchestrator.identity import Segment, TaskEvaluation, canonical_json, trunk_id
+from orchestrator.attempts import Attempts
+from orchestrator.identity import Segment, TaskEvaluation, canonical_json, from_jsonable, is_content_id, trunk_id
 from orchestrator.published import (
     LARGEST_RESULT_BYTES,
     RESULT_SCHEMA,
     ResultError,
     SegmentResult,
+    StoreError,
+    move_away,
     parse_result,
     result_content,
     small_file_sums,
     wrong_files,
 )
 
-LOG_EVERY_STEPS = 10
-"""The step grid of training curves."""
-
-LOCK = "lock"
-"""In a segment's attempts folder: held by the process that computes it, and let go by the kernel with it."""
-
-SCRATCH = "scratch"
 LARGEST_HINT_BYTES = 4096
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish")
-"""What of an attempt only its own process would have gone on with."""
-
-
-class StoreError(MorSweepError):
-    """Something in the results folder is not what this program wrote; the message names the file and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentProgress:
-    """Where an attempt at a segment is."""
-
-    step: int
-    """Steps taken, from the start of the trunk."""
-    stop_step: int
-    """The step at which the segment ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,77 +111,14 @@ class Store:
             folder.mkdir(exist_ok=True)
         return folder
 
+    def attempts(self, segment_id: str) -> Attempts:
+        """The attempts at a segment."""
+        return Attempts(folder=self.attempts_folder(segment_id))
+
     def new_attempt(self, segment: Segment) -> Path:
-        """A new private folder for one try at a segment, numbered by trial."""
-        parent = self.make_folder(self.attempts_folder(segment.id))
-        number = 1 + self.num_attempts(segment.id)
-        while True:
-            folder = parent / f"{number:03d}-{socket.gethostname()}-{os.getpid()}"
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                return folder
-
-    def remove_debris(self, segment_id: str) -> None:
-        """Remove what attempts that were killed on this host left half done. Only for who holds the segment's lock.
-
-        An attempt of another host, where the lock may not be seen, may still be at work: its files stay.
-        """
-        for attempt in iterate_attempts(self, segment_id):
-            if re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", attempt.name):
-                for path in [path for pattern in _DEBRIS for path in attempt.glob(pattern)]:
-                    remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-    def num_attempts(self, segment_id: str) -> int:
-        """How many tries there have been."""
-        return sum(1 for _ in iterate_attempts(self, segment_id))
-
-    def progress(self, segment_id: str) -> SegmentProgress | None:
-        """How far the newest attempt that has taken a step is; None where none has."""
-        attempts = reversed(list(iterate_attempts(self, segment_id)))
-        return next((said for said in map(self.attempt_progress, attempts) if said), None)
-
-    def attempt_progress(self, attempt: Path) -> SegmentProgress | None:
-        """How far one attempt is; None where it has not said so."""
-        try:
-            said = json.loads((attempt / "progress.json").read_text())
-            return SegmentProgress(step=said["step"], stop_step=said["stop_step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def is_locked(self, segment_id: str) -> bool:
-        """Whether a process is at work on the segment, as far as this host can see its lock."""
-        try:
-            lock = os.open(self.attempts_folder(segment_id) / LOCK, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno == errno.EWOULDBLOCK
-        finally:
-            os.close(lock)
-        return False
-
-    def abandon_lock(self, segment_id: str) -> None:
-        """Let others at a segment whose lock is held by a process that cannot be ended: the next lock is another
-        file. Only for who has recorded that the holder's attempt failed."""
-        (self.attempts_folder(segment_id) / LOCK).unlink(missing_ok=True)
-
-    def attempt_checkpoints(self, segment_id: str) -> list[tuple[int, Path]]:
-        """(step, folder) of the checkpoints of all attempts at a segment, the latest step first."""
-        found = []
-        for path in self.attempts_folder(segment_id).glob("*/checkpoint-*"):
-            match = _CHECKPOINT.fullmatch(path.name)
-            if match:
-                found.append((int(match[1]), path))
-        return sorted(found, reverse=True)
-
-    def last_attempt_step(self, segment_id: str) -> int:
-        """The furthest step that any attempt at a segment has kept a checkpoint of; 0 without one."""
-        return max((step for step, _ in self.attempt_checkpoints(segment_id)), default=0)
+        """A new private folder for one try at a segment. Raises FileNotFoundError where the root is gone."""
+        self.make_folder(self.attempts_folder(segment.id))
+        return self.attempts(segment.id).new()
 
     def publish(
         self,
@@ -276,6 +188,23 @@ class Store:
         return sorted(named, reverse=True)
 
 
+def read_spec(path: Path) -> Segment:
+    """The segment that a spec.json describes, with needs that lead to nothing but segments.
+
+    Raises StoreError, or OtherVersion for one of another version.
+    """
+    try:
+        segment = from_jsonable(Segment, read_json_object(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise StoreError(f"{path} is not a readable spec ({error})") from error
+    # Hints are written below what a spec needs, so that an id must not be a path.
+    if not all(map(is_content_id, (segment.id, *segment.needs))):
+        raise StoreError(f"{path} is not a readable spec (it has an id that is not 64 hexadecimal digits)")
+    if segment.kind != "stable" and len(segment.needs) != 1:
+        raise StoreError(f"{path} is not a readable spec (a {segment.kind} needs one segment)")
+    return segment
+
+
 def is_step(name: str) -> bool:
     """Whether a file's name in trunks/ is a step, as this program writes it."""
     return name.isascii() and name.isdecimal()
@@ -296,55 +225,6 @@ def hints(segment: Segment, result: SegmentResult | None) -> dict[str, str]:
     if segment.kind == "stable" and result is not None and result.is_finished:
         return {f"trunks/{trunk_id(segment.trunk)}/{segment.stop_step}": segment.id}
     return {}
-
-
-def move_away(folder: Path) -> str:
-    """What to do about a segment whose files make no sense."""
-    return f"move {folder} away and run the same command again; only this segment is computed anew"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """What a metrics.jsonl says."""
-
-    rows: list[dict[str, Any]]
-    """Its lines, as they stand; a step may occur more than once."""
-    notes: tuple[str, ...]
-    """What was wrong with it and did no harm."""
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; see `read_curve`."""
-    return read_curve(path).rows
-
-
-def read_curve(path: Path) -> Curve:
-    """The lines of a metrics.jsonl. A torn last line, which a killed writer leaves, is dropped with a note.
-
-    Raises StoreError for a line in the middle that cannot be read.
-    """
-    if not path.exists():
-        return Curve(rows=[], notes=())
-    *lines, tail = path.read_text(errors="replace").split("\n")
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        row = _json_object(line)
-        if row is None:
-            raise StoreError(f"{path} line {number} is not JSON: {move_away(path.parent)}")
-        rows.append(row)
-    last = _json_object(tail)
-    notes = (f"{path} ended in the middle of line {len(lines) + 1}, which was dropped",) if tail and not last else ()
-    return Curve(rows=[*rows, last] if last else rows, notes=notes)
-
-
-def _json_object(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and "step" in value else None
 
 
 def write_json(path: Path, value: object) -> None:
@@ -379,14 +259,6 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_folder(path: Path) -> None:
-    """Delete a folder so that nobody sees it half deleted: it loses its name first."""
-    gone = path if path.name.endswith(".removed") else path.with_name(f"{path.name}.removed")
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
 def fsync(path: Path) -> None:
     """Make a file's content, or a rename inside a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -394,27 +266,3 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def scratch_folder(store: Store, run: str) -> Path:
-    """Where the workers that share a segment meet, for the length of one run of a command."""
-    return store.root / SCRATCH / (run or "alone")
-
-
-def remove_scratch(store: Store, run: str) -> None:
-    """Remove what workers that were ended with their run left there."""
-    shutil.rmtree(scratch_folder(store, run), ignore_errors=True)
-    with contextlib.suppress(OSError):  # Another run is using it, or nobody has.
-        (store.root / SCRATCH).rmdir()
-
-
-def iterate_attempts(store: Store, segment_id: str) -> Iterator[Path]:
-    """The attempts at a segment, the first first."""
-    folder = store.attempts_folder(segment_id)
-    if folder.is_dir():
-        yield from sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def newest_attempt(store: Store, segment_id: str) -> Path | None:
-    """The last attempt at a segment; None before the first."""
-    return max(iterate_attempts(store, segment_id), default=None)

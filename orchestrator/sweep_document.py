@@ -10,7 +10,8 @@ from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, read_json_object
 from mor_core.plain_names import is_plain_name
 from orchestrator.identity import is_content_id
-from orchestrator.store import Store, StoreError
+from orchestrator.published import StoreError
+from orchestrator.store import Store
 
 SCHEMA = "mor-sweep.sweep/1"
 

@@ -22,17 +22,18 @@ from orchestrator.mirror_process import following
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.pruned import steps_taken_again
+from orchestrator.published import StoreError
 from orchestrator.quantities import short_budget
 from orchestrator.records import table, write_tables
-from orchestrator.remote_results import address_of, push
-from orchestrator.remote_work import share_revision, stop_of
+from orchestrator.remote_address import address_of
+from orchestrator.remote_work import share_sweep_files, stop_of
 from orchestrator.resources import fixed_gpus
 from orchestrator.results_folder import holding
-from orchestrator.revisions import Sweep
+from orchestrator.revisions import Sweep, share_revision
 from orchestrator.run_loop import run_segments
 from orchestrator.segment_job import Job
 from orchestrator.spec import ExecutionSection, SweepSpec
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 from orchestrator.terminal import Console
 from orchestrator.worker import Outcome, published_outcome
 
@@ -118,7 +119,7 @@ def run_sweep(
                 allowance=allowance,
             )
         runs = write_own_tables(store, sweep, console)
-        push(store)
+        share_sweep_files(store)
     if mirror and mirror.warning:
         console.print(mirror.warning, highlight=False, markup=False, soft_wrap=True)
     return _report(console, plan, runs, store, published)

@@ -25,7 +25,8 @@ from mor_core.interop.text_model import TextModel
 from mor_core.model.transformer import Transformer
 from mor_core.training.loop import Diverged
 from orchestrator.identity import Segment, TaskEvaluation, to_jsonable
-from orchestrator.store import Store, StoreError, iterate_attempts, read_curve, replace_text, write_json
+from orchestrator.published import StoreError, read_curve
+from orchestrator.store import Store, replace_text, write_json
 
 SYNC_SECONDS = 5.0
 """A crash of the machine, not of the process, costs the batches of so long."""
@@ -144,7 +145,7 @@ class TaskRun:
         """By step: the batches that earlier attempts have done, written to this one's file too."""
         rows: dict[int, Row] = {}
         numerics: list[Any] = json.loads((self.attempt / NUMERICS).read_text())
-        for attempt in iterate_attempts(self.store, self.segment.id):
+        for attempt in self.store.attempts(self.segment.id):
             if attempt == self.attempt or not (attempt / NUMERICS).is_file():
                 continue
             found = {row["step"]: row for row in _whole_rows(attempt / METRICS, owners)}

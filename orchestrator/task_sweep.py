@@ -13,19 +13,18 @@ from orchestrator.cell_names import cell_name
 from orchestrator.cells import Cell
 from orchestrator.drivers import driving
 from orchestrator.executor import Executor
-from orchestrator.fsck_segments import read_spec
 from orchestrator.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
 from orchestrator.published import PublishedScore
 from orchestrator.records import write_tables
-from orchestrator.remote_results import address_of
+from orchestrator.remote_address import address_of
 from orchestrator.remote_work import stop_of
 from orchestrator.results_folder import holding
 from orchestrator.revisions import Sweep
 from orchestrator.run_loop import run_segments
 from orchestrator.segment_job import Job
-from orchestrator.store import Store
+from orchestrator.store import Store, read_spec
 from orchestrator.trained_cell import data_of, finished_weights
 from orchestrator.worker import Outcome, published_outcome
 
@@ -205,5 +204,5 @@ def _progress_line(store: Store, asked: Asked, pending: Sequence[Segment], outco
     """How far the segments under way are."""
     names = {pair.segment.id: f"{cell_name(pair.cell)} {pair.task}" for pair in asked.pairs}
     waiting = [segment.id for segment in pending if segment.id not in outcomes]
-    there = [(name, store.progress(name)) for name in waiting]
+    there = [(name, store.attempts(name).progress()) for name in waiting]
     return ", ".join(f"{names[name]}: batch {said.step} of {said.stop_step}" for name, said in there if said)

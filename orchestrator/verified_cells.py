@@ -5,8 +5,9 @@ from functools import cache
 
 from orchestrator.cell_names import cell_name
 from orchestrator.cells import Cell
+from orchestrator.published import StoreError
 from orchestrator.revisions import Sweep
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 
 SHOWN = 5
 """Lines beyond which what is left out is only counted."""

@@ -17,13 +17,15 @@ from filelock import FileLock, Timeout
 
 from mor_core.data.spec import DataError
 from mor_core.errors import UserError
+from mor_core.files import remove_folder
 from mor_core.model.device import give_back_freed_memory, peak_memory_bytes
 from mor_core.training.checkpoint import CheckpointError
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
-from orchestrator.attempt_log import logged
+from orchestrator.attempts import LOCK, logged
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import OtherVersion, Segment
+from orchestrator.published import StoreError
 from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere, share_failure
 from orchestrator.results_folder import HeldFolder, ResultsGone, holding
 from orchestrator.segment_evaluate import evaluate
@@ -32,7 +34,7 @@ from orchestrator.segment_run import train
 from orchestrator.stalled import record_stalled, stalled_failure
 from orchestrator.start_state import first_step
 from orchestrator.stopping import Interrupted, why_stop
-from orchestrator.store import LOCK, Store, StoreError, remove_folder, write_json
+from orchestrator.store import Store, write_json
 from orchestrator.watchdog import Superseded, Watchdog
 
 LOCK_POLL_SECONDS = 0.5
@@ -83,7 +85,7 @@ def run_segment(segment: Segment, job: Job) -> Outcome:
     alone. A failure is an outcome, and is recorded in the attempt's failure.json; so is a request to stop, in
     interrupted.json. Where the results folder is gone the segment is interrupted, and nothing is recorded.
     """
-    store = local_store(job)
+    store = local_store(job.results, job.remote)
     try:
         with holding(store.root) as folder:
             return _run_once_locked(segment, job, store, folder)
@@ -166,7 +168,7 @@ def _attempt(segment: Segment, job: Job, store: Store, folder: HeldFolder) -> Fa
     Raises ResultsGone where it failed because the results folder is gone.
     """
     store.refuse_obstructed(segment.id)
-    store.remove_debris(segment.id)
+    store.attempts(segment.id).remove_debris()
     attempt = store.new_attempt(segment)
     try:
         with (
@@ -189,7 +191,7 @@ def _attempt(segment: Segment, job: Job, store: Store, folder: HeldFolder) -> Fa
         with contextlib.suppress(OSError):  # A full disk must not hide what it caused.
             write_json(attempt / "failure.json", failure.to_json(**details))
         return failure
-    for _, path in store.attempt_checkpoints(segment.id):
+    for _, path in store.attempts(segment.id).checkpoints():
         remove_folder(path)
     return None
 
@@ -212,12 +214,12 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path,
         else:
             checkpoint, measured = train(run)
     except Diverged as error:
-        kept = [step for step, _ in store.attempt_checkpoints(segment.id)]
+        kept = [step for step, _ in store.attempts(segment.id).checkpoints()]
         last_good_step = max(kept, default=first_step(run))
         measured = {"status": "diverged", "reason": str(error), "step": error.step, "last_good_step": last_good_step}
     measured |= {
         "wall_seconds": time.monotonic() - started,
-        "attempts": store.num_attempts(segment.id),
+        "attempts": store.attempts(segment.id).count(),
         "numerics": run.numerics_so_far(),
         "notes": run.notes_so_far(),
         "peak_memory_bytes": peak_memory_bytes(),

@@ -24,7 +24,7 @@ def fsck(
     from orchestrator.fsck import check_results
     from orchestrator.fsck_findings import problem
     from orchestrator.quantities import bytes_text
-    from orchestrator.remote_results import address_of
+    from orchestrator.remote_address import address_of
     from orchestrator.remote_work import fetch_all
     from orchestrator.results_folder import check_exists
     from orchestrator.store import Store

@@ -17,7 +17,7 @@ def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, st
     one has been begun."""
     from mor_core.printable import printable_label
     from orchestrator.budgets import budget_text
-    from orchestrator.store import StoreError
+    from orchestrator.published import StoreError
     from orchestrator.sweep_document import NoSuchSweep, current_revisions, find_document
 
     try:

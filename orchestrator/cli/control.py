@@ -123,7 +123,7 @@ def gc(
     """
     from orchestrator.gc import GcRefused, collect, find_garbage
     from orchestrator.quantities import bytes_text
-    from orchestrator.remote_results import address_of
+    from orchestrator.remote_address import address_of
     from orchestrator.results_folder import check_exists, writing
     from orchestrator.store import Store
 

@@ -338,7 +338,7 @@ def machine_of_nodes(nodes: "Sequence[Node]", workers: int | None, execution: "E
 
 def _check_disk(execution: "ExecutionSection", results: Path) -> None:
     """Raises ResultsError where workers of one segment would have no folder to meet in."""
-    from orchestrator.remote_results import address_of
+    from orchestrator.remote_address import address_of
     from orchestrator.results_folder import ResultsError
     from orchestrator.store import Store
 

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,11 +30,12 @@ def _folder(context: typer.Context, results: Path) -> Path:
     if address is None:
         check_is_folder(results)
         return results
-    from orchestrator.remote_results import open_remote
+    from orchestrator.remote_address import open_remote
+    from orchestrator.remote_results import pull, push
 
     remote = open_remote(f"{address[1]}://{address[2]}")
-    remote.pull()
-    context.call_on_close(remote.push)
+    pull(remote)
+    context.call_on_close(partial(push, remote))
     return remote.store.root
 
 

@@ -57,7 +57,7 @@ def import_(
     """Add a bundle's sweep to the results, once all of it is verified; what is there already stays as it is."""
     from orchestrator.bundle import BundleError
     from orchestrator.bundle_import import import_bundle
-    from orchestrator.remote_results import address_of
+    from orchestrator.remote_address import address_of
     from orchestrator.results_folder import check_writable, writing
     from orchestrator.store import Store
 

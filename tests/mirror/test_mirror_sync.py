@@ -32,8 +32,9 @@ from orchestrator.mirror import MirrorError, sync
 from orchestrator.mirror_check import differences
 from orchestrator.mirror_cursor import is_current, is_sent
 from orchestrator.mirror_follow import follow
+from orchestrator.published import LOG_EVERY_STEPS
 from orchestrator.records import curve, table
-from orchestrator.store import LOG_EVERY_STEPS, Store
+from orchestrator.store import Store
 from orchestrator.verified_cells import VerifiedCells, shown_lines
 
 STORED = ("runs", "metrics", "latest_metrics", "params", "tags")

@@ -6,7 +6,7 @@ from pathlib import Path
 from single_segment import job_for, segment_on
 
 from mor_core.data.snapshot import load_snapshot
-from orchestrator.remote_results import open_remote
+from orchestrator.remote_address import open_remote
 from orchestrator.worker import run_segment
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from toy_sweep import MOR_SWEEP, TOY_PRESET, run_here
 
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.identity import Segment
-from orchestrator.remote_results import local_folder, open_remote
+from orchestrator.remote_address import local_folder, open_remote
 from orchestrator.segment_job import Job
 from orchestrator.worker import Outcome, run_segment
 

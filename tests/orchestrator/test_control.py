@@ -16,7 +16,7 @@ from filelock import FileLock
 from toy_sweep import MOR_SWEEP, ToySweep, rewrite_result
 from typer.testing import CliRunner
 
-from orchestrator.attempt_log import logged
+from orchestrator.attempts import LOCK, logged, scratch_folder
 from orchestrator.cell_names import NoSuchCell, find_cell
 from orchestrator.cli.main import app
 from orchestrator.drivers import driving, running_drivers
@@ -24,7 +24,7 @@ from orchestrator.fsck import check_results
 from orchestrator.gc import GcRefused, find_garbage
 from orchestrator.retry import RetryRefused
 from orchestrator.revisions import load_sweep
-from orchestrator.store import LOCK, Store, scratch_folder
+from orchestrator.store import Store
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_every_attempt_of_a_sweep_keeps_a_log(copy: ToySweep):
 
 def test_a_log_keeps_prints_warnings_and_records_and_shows_them_still(tmp_path: Path):
     code = (
-        "import logging, sys, warnings; from pathlib import Path; from orchestrator.attempt_log import logged\n"
+        "import logging, sys, warnings; from pathlib import Path; from orchestrator.attempts import logged\n"
         "with logged(Path(sys.argv[1]), 'title'):\n"
         "    print('printed'); warnings.warn('warned'); logging.getLogger('some.library').warning('recorded')\n"
         "print('after')"
@@ -267,7 +267,7 @@ def test_gc_removes_what_dead_attempts_left_and_nothing_of_one_at_work(copy: Toy
         left[name] = attempt / "checkpoint-20"
         left[name].mkdir()
         (left[name] / "weights.safetensors").write_bytes(b"x" * 1000)
-    scratch = scratch_folder(store, "a run that was killed")
+    scratch = scratch_folder(store.root, "a run that was killed")
     scratch.mkdir(parents=True)
     with FileLock(store.attempts_folder(stable) / LOCK):
         done = CliRunner().invoke(app, ["gc", "--yes", "--results", str(copy.results)])

@@ -10,7 +10,7 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator.distributed_segment import Rank, run_rank, with_ranks
 from orchestrator.failures import FailureClass
-from orchestrator.stopping import new_stop_file
+from orchestrator.stop_request import new_stop_file
 
 
 @pytest.mark.parametrize("how", ["now", "launch no more"])

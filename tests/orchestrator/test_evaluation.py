@@ -207,7 +207,7 @@ def test_an_evaluation_that_is_killed_goes_on_and_ends_with_the_same_bits(
         if name == "killed":
             process = start(sweep, data, tasks, weights, "hang step=4 kind=evaluate")
             deadline = time.monotonic() + 120
-            while (said := store.progress(segment.id)) is None or said.step < 3:
+            while (said := store.attempts(segment.id).progress()) is None or said.step < 3:
                 assert time.monotonic() < deadline
                 assert process.poll() is None
                 time.sleep(0.02)

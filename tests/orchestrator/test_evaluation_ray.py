@@ -28,7 +28,8 @@ def command(sweep: ToySweep, folder: Path) -> list[str]:
 def under_way(store: Store) -> int:
     """Most batches that any attempt has done."""
     return max(
-        (said.step for each in (store.root / "attempts").iterdir() if (said := store.progress(each.name))), default=0
+        (said.step for each in (store.root / "attempts").iterdir() if (said := store.attempts(each.name).progress())),
+        default=0,
     )
 
 

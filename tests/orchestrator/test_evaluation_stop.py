@@ -19,13 +19,14 @@ from toy_sweep import MOR_SWEEP, ToySweep, run_here
 
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator import task_sweep
+from orchestrator.attempts import SCRATCH, scratch_folder
 from orchestrator.cli import evaluation
 from orchestrator.executor import Events
 from orchestrator.identity import Segment
-from orchestrator.remote_results import remote_of
+from orchestrator.remote_address import remote_of
 from orchestrator.results_folder import ADDRESS
 from orchestrator.segment_job import Job
-from orchestrator.store import SCRATCH, Store, scratch_folder
+from orchestrator.store import Store
 from orchestrator.worker import Outcome
 
 __all__ = ["tasks"]  # The fixture.
@@ -68,7 +69,7 @@ def leftovers(sweep: ToySweep) -> list[Path]:
 def batches(sweep: ToySweep) -> int:
     """Most batches that any attempt has done."""
     store = Store(root=sweep.results)
-    reached = [store.progress(path.name) for path in (sweep.results / "attempts").iterdir()]
+    reached = [store.attempts(path.name).progress() for path in (sweep.results / "attempts").iterdir()]
     return max((progress.step for progress in reached if progress), default=0)
 
 
@@ -113,7 +114,7 @@ class FarAwayExecutor:
 
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See orchestrator.executor.Executor."""
-        scratch_folder(Store(root=job.results), job.run).mkdir(parents=True)
+        scratch_folder(job.results, job.run).mkdir(parents=True)
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(LOOKS):
             yield None

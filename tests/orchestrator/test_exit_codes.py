@@ -15,8 +15,8 @@ from orchestrator.failures import FailureClass
 from orchestrator.identity import OtherVersion
 from orchestrator.object_store import RemoteRefused, RemoteUnreachable
 from orchestrator.plan import PlanError
+from orchestrator.published import StoreError
 from orchestrator.resources import Infeasible
-from orchestrator.store import StoreError
 from orchestrator.sweep_file import SpecError
 from orchestrator.worker import failure_of
 

@@ -16,7 +16,8 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.data.verified import VERIFIED
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator.failures import FailureClass
-from orchestrator.store import Store, read_metrics
+from orchestrator.published import read_metrics
+from orchestrator.store import Store
 from orchestrator.worker import run_segment
 
 
@@ -84,7 +85,7 @@ def test_nothing_that_a_shard_changed_in_mid_run_led_to_is_kept(
     assert reason.startswith(f"data: The token shard {shard} is not the one that was prepared")
     with shard.open("r+b") as file:
         file.write(good)
-    kept = store.attempt_checkpoints(segment.id)[0][0]
+    kept = store.attempts(segment.id).checkpoints()[0][0]
     assert run_segment(segment, job_for(store.root, own)).status == "finished"
     assert run_segment(segment, job_for(other.root, data)).status == "finished"
     assert weights(store, segment.id) == weights(other, segment.id)

@@ -18,11 +18,12 @@ from single_segment import job_for, segment_on
 from toy_sweep import ToySweep
 
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.files import remove_folder
 from mor_core.model.transformer import build_model
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint, verify_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.failures import FailureClass
-from orchestrator.store import Store, remove_folder
+from orchestrator.store import Store
 from orchestrator.worker import run_segment
 
 FILE_SYSTEM_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
@@ -104,7 +105,7 @@ def test_a_damaged_newest_checkpoint_falls_back_one(
     segment, store = segment_on(data), Store(root=tmp_path / "results")
     monkeypatch.setenv("MOR_SWEEP_REHEARSE", "raise step=25 attempts=1")
     assert run_segment(segment, job_for(store.root, data)).status == "failed"
-    step, newest = store.attempt_checkpoints(segment.id)[0]
+    step, newest = store.attempts(segment.id).checkpoints()[0]
     assert step == 20
     damage(newest / name)
     assert run_segment(segment, job_for(store.root, data)).status == "finished"
@@ -140,7 +141,7 @@ def test_a_full_disk_is_named_with_the_bytes_needed_and_once_freed_the_segment_f
     assert outcome.failure is FailureClass.store
     assert "bytes, and no space is left for it: free some and run the same command again" in outcome.reason
     assert str(small_disk) in outcome.reason
-    kept = store.attempt_checkpoints(segment.id)
+    kept = store.attempts(segment.id).checkpoints()
     for _, path in kept:
         verify_checkpoint(path)
     assert not list(small_disk.rglob("*.writing*"))
@@ -162,7 +163,7 @@ def test_wherever_a_disk_fills_up_nothing_torn_is_read(data: DataSnapshot, small
     outcome = run_segment(segment, job_for(small_disk, data))
     assert outcome.failure is FailureClass.store, outcome
     assert str(small_disk) in outcome.reason
-    for _, path in store.attempt_checkpoints(segment.id):
+    for _, path in store.attempts(segment.id).checkpoints():
         verify_checkpoint(path)
     ballast.unlink()
     assert run_segment(segment, job_for(small_disk, data)).status == "finished"
@@ -202,7 +203,7 @@ def test_a_folder_that_turns_read_only_is_said_within_seconds(data: DataSnapshot
     segment, store = segment_on(data, stop_step=5000), Store(root=tmp_path / "results")
     command = [sys.executable, single_segment.__file__, *map(str, [store.root, data.folder, 4, 5000, 600, 0])]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        wait_for(lambda: store.attempt_checkpoints(segment.id))
+        wait_for(lambda: store.attempts(segment.id).checkpoints())
         (attempt,) = (path for path in store.attempts_folder(segment.id).iterdir() if path.is_dir())
         if not _set_read_only(attempt, True):
             process.kill()
@@ -216,7 +217,7 @@ def test_a_folder_that_turns_read_only_is_said_within_seconds(data: DataSnapshot
     reason = json.loads(output)["reason"]
     assert reason.startswith(f"store: {attempt}")
     assert seconds < busy_seconds(5) + 2
-    for _, path in store.attempt_checkpoints(segment.id):
+    for _, path in store.attempts(segment.id).checkpoints():
         verify_checkpoint(path)
     figures("F6", f"said {seconds:.1f} s after it turned read-only")
 

@@ -17,10 +17,11 @@ from toy_sweep import ToySweep
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
+from orchestrator.attempts import LOCK
 from orchestrator.failures import RULES, FailureClass
 from orchestrator.run_loop import fail_alike
-from orchestrator.stopping import new_stop_file
-from orchestrator.store import LOCK, Store
+from orchestrator.stop_request import new_stop_file
+from orchestrator.store import Store
 from orchestrator.worker import Outcome, run_segment
 
 HOUR_SECONDS = 3600
@@ -43,7 +44,7 @@ def test_a_loss_that_is_not_finite_is_a_result_with_its_step_and_the_last_good_c
     assert result.step == 30, "the grid step at which the loss is looked at"
     assert result.last_good_step == 20
     assert run_segment(segment, job_for(tmp_path, data)).status == "diverged"
-    assert store.num_attempts(segment.id) == 1, "not tried again"
+    assert store.attempts(segment.id).count() == 1, "not tried again"
     figures("F7", f"diverged at step {result.step}, last good checkpoint {result.last_good_step}")
 
 
@@ -67,7 +68,7 @@ def test_a_worker_that_was_paused_while_another_finished_publishes_nothing(data:
     segment, store = segment_on(data, stop_step=100), Store(root=tmp_path)
     command = [sys.executable, single_segment.__file__, *map(str, [tmp_path, data.folder, 4, 100, 600, 0])]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as late:
-        wait_for(lambda: store.attempt_checkpoints(segment.id))
+        wait_for(lambda: store.attempts(segment.id).checkpoints())
         late.send_signal(signal.SIGSTOP)
         assert not store.is_done(segment.id)
         (store.attempts_folder(segment.id) / LOCK).unlink()
@@ -90,7 +91,7 @@ def test_the_furthest_checkpoint_is_chosen_by_step_whatever_the_clock_said(
     segment, store = segment_on(data), Store(root=tmp_path)
     monkeypatch.setenv(VARIABLE, "raise step=25 attempts=1")
     assert run_segment(segment, job_for(tmp_path, data)).status == "failed"
-    (late, newest), (early, _) = store.attempt_checkpoints(segment.id)
+    (late, newest), (early, _) = store.attempts(segment.id).checkpoints()
     assert (late, early) == (20, 10)
     stamp = time.time() + hours * HOUR_SECONDS
     for path in (newest, *newest.iterdir()):
@@ -173,7 +174,7 @@ def test_a_run_that_launches_no_more_starts_nothing_and_lets_what_runs_go_on(dat
     stop.ask("launch no more")
     outcome = run_segment(segment, job_for(tmp_path, data, stop=stop))
     assert (outcome.status, outcome.reason) == ("interrupted", "the run launches no more segments")
-    assert store.num_attempts(segment.id) == 0
+    assert store.attempts(segment.id).count() == 0
     stop.remove()
     assert not stop.path.parent.exists()
     assert run_segment(segment, job_for(tmp_path, data, stop=stop)).status == "finished"

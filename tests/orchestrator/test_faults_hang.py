@@ -62,7 +62,7 @@ def test_what_hangs_again_has_failed(data: DataSnapshot, tmp_path: Path, monkeyp
     outcome = json.loads(alone(tmp_path, data).stdout)
     assert outcome["status"] == "failed"
     assert outcome["reason"].startswith("stalled: no step was taken for too long after step ")
-    assert Store(root=tmp_path).num_attempts(segment_on(data).id) == 2
+    assert Store(root=tmp_path).attempts(segment_on(data).id).count() == 2
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from single_segment import job_for, segment_on
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator.failures import FailureClass
-from orchestrator.store import Store, read_metrics
+from orchestrator.published import read_metrics
+from orchestrator.store import Store
 from orchestrator.watchdog import stalled_run
 from orchestrator.worker import run_segment
 
@@ -122,4 +123,4 @@ def test_one_sequence_a_pass_is_not_halved(data: DataSnapshot, tmp_path: Path, m
     monkeypatch.setenv(VARIABLE, "device-oom")
     segment = segment_on(data)
     assert run_segment(segment, job_for(tmp_path, data, micro_batch=1)).failure is FailureClass.oom
-    assert Store(root=tmp_path).num_attempts(segment.id) == 1
+    assert Store(root=tmp_path).attempts(segment.id).count() == 1

@@ -18,6 +18,7 @@ from single_segment import job_for, segment_on
 
 import orchestrator.segment_run
 from mor_core.data.snapshot import DataSnapshot
+from orchestrator.attempts import LOCK
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.failures import FailureClass
 from orchestrator.identity import Segment
@@ -30,7 +31,7 @@ from orchestrator.segment_job import Job
 from orchestrator.stall_watch import LONGEST_LOOK_SECONDS, MARGIN_SECONDS, StallWatch
 from orchestrator.stalled import end_frozen, record_stalled
 from orchestrator.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
-from orchestrator.store import LOCK, Store, write_json
+from orchestrator.store import Store, write_json
 from orchestrator.watchdog import (
     FIRST_STEP_FACTOR,
     REARM_SECONDS,
@@ -203,7 +204,7 @@ def give_up(segment: Segment, store: Store) -> None:
     with (attempt / STACKS).open("a") as file:
         file.write("Timeout (the driver saw no step for 75 s)!\n")
     assert record_stalled(segment, RUN, store) == 1
-    store.abandon_lock(segment.id)
+    store.attempts(segment.id).abandon_lock()
 
 
 def tree(folder: Path) -> dict[str, bytes]:

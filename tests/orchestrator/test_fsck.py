@@ -13,12 +13,13 @@ from filelock import FileLock
 from toy_sweep import ToySweep, rewrite_result
 from typer.testing import CliRunner
 
+from orchestrator.attempts import LOCK
 from orchestrator.cli.main import app
 from orchestrator.drivers import driving
 from orchestrator.fsck import check_results
 from orchestrator.mirror_cursor import is_current, sqlite_uri
 from orchestrator.revisions import load_sweep
-from orchestrator.store import LOCK, Store, write_json
+from orchestrator.store import Store, write_json
 
 
 @pytest.fixture

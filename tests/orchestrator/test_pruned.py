@@ -16,8 +16,7 @@ from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.failures import FailureClass
 from orchestrator.fsck import check_results
-from orchestrator.fsck_segments import read_spec
-from orchestrator.store import Store
+from orchestrator.store import Store, read_spec
 from orchestrator.worker import run_segment
 
 GRID = ("--sizes", "13k", "--arms", "mor")

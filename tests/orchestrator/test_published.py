@@ -12,8 +12,8 @@ import pytest
 from toy_sweep import ToySweep, rewrite_result, run_here
 
 from orchestrator.fsck_segments import check_segment
-from orchestrator.published import SMALL_FILES, ResultError, result_content
-from orchestrator.store import Store, StoreError
+from orchestrator.published import SMALL_FILES, ResultError, StoreError, result_content
+from orchestrator.store import Store
 
 FIRST_STUDY = Path(__file__).parent.parent / "fixtures" / "first_study"
 

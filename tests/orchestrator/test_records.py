@@ -14,9 +14,10 @@ from toy_sweep import SCIENCE, TOY_PRESET, ToySweep, rewrite_result, run_here
 
 from orchestrator.cells import training_cost
 from orchestrator.identity import OtherVersion
+from orchestrator.published import StoreError
 from orchestrator.records import RunRecord, SegmentRecord, curve, segment_table, table, write_tables
 from orchestrator.revisions import Sweep, load_sweep
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 from orchestrator.sweep_run import write_own_tables
 
 EXPLANATION = Path(__file__).parents[2] / "results" / "README.md"

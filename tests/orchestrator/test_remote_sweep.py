@@ -22,10 +22,10 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.file_hash import file_sha256
 from orchestrator import object_store, remote_segment
 from orchestrator.object_store import ObjectStore
-from orchestrator.published import SMALL_FILES, parse_result
-from orchestrator.remote_results import open_remote
+from orchestrator.published import SMALL_FILES, StoreError, parse_result
+from orchestrator.remote_address import open_remote
 from orchestrator.remote_segment import RemoteSegments
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 from orchestrator.worker import run_segment
 
 
@@ -194,12 +194,12 @@ def test_wrong_bytes_of_a_published_segment_are_read_again_and_then_refused(
         segments = RemoteSegments(remote=open_remote(other.url))
         segments.fetch_checkpoint(segment.id)  # Wrong at first, right at the next try.
         assert len(flipped) == 2
-        shutil.rmtree(segments.store.checkpoint_folder(segment.id))
+        shutil.rmtree(segments.remote.store.checkpoint_folder(segment.id))
         weights = f"segments/{segment.id}/files/{_sums(other.url)[segment.id]}"
-        segments.objects.replace(weights, b"something else")
+        segments.remote.objects.replace(weights, b"something else")
         with pytest.raises(StoreError, match="has other bytes than its name says: delete"):
             segments.fetch_checkpoint(segment.id)
-        assert not segments.store.checkpoint_folder(segment.id).exists()
+        assert not segments.remote.store.checkpoint_folder(segment.id).exists()
         found = other.run("fsck", "--no-mlflow")
         assert found.returncode == 1
         assert "has other bytes than its name says" in found.stdout

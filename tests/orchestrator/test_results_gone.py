@@ -12,7 +12,7 @@ from toy_sweep import SCIENCE, ToySweep
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator import sweep_run
 from orchestrator.results_folder import ResultsGone, holding
-from orchestrator.stopping import StopFile
+from orchestrator.stop_request import StopFile
 from orchestrator.store import Store
 from orchestrator.worker import run_segment
 

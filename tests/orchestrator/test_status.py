@@ -12,6 +12,7 @@ from rich.console import Console
 from toy_sweep import MOR_SWEEP, TOY_PRESET, ToySweep, run_here
 
 from mor_core.data.shards import prepare
+from orchestrator.attempts import LOCK
 from orchestrator.budgets import budget_text
 from orchestrator.cell_states import sweep_states
 from orchestrator.identity import Segment
@@ -24,7 +25,7 @@ from orchestrator.segment_states import CellStatus
 from orchestrator.spec import load_spec
 from orchestrator.status import segments_under_way
 from orchestrator.status_tables import COLUMNS, MOST_ROWS
-from orchestrator.store import LOCK, Store
+from orchestrator.store import Store
 from orchestrator.sweep_file import Override
 
 

@@ -15,11 +15,12 @@ from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.identity import Segment, TrunkRecipe, stable_segment, trunk_id
+from orchestrator.published import StoreError, read_metrics
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
 from orchestrator.segment_job import Job, SegmentRun
 from orchestrator.start_state import start_state
-from orchestrator.store import Store, StoreError, read_metrics, replace_text, write_json
+from orchestrator.store import Store, replace_text, write_json
 from orchestrator.worker import run_segment
 
 TRUNK = TrunkRecipe(

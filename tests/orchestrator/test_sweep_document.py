@@ -13,9 +13,10 @@ from toy_sweep import run_here
 from orchestrator.gc import find_garbage
 from orchestrator.plan import plan
 from orchestrator.planned_work import data_folder
+from orchestrator.published import StoreError
 from orchestrator.revisions import load_sweep, record_revision
 from orchestrator.spec import load_spec
-from orchestrator.store import Store, StoreError
+from orchestrator.store import Store
 from orchestrator.sweep_document import read_document
 from orchestrator.sweep_file import Override
 
