@@ -1,7 +1,7 @@
 """How often intervals like a study's held the truth in simulated studies of a similar grid, where that is too rarely.
 
-Measured by `tests/analysis/coverage_study.py`, which writes the table. Nothing is corrected here: a factor that widens
-the intervals under one law and one kind of noise would be as much of a guess as what it corrects.
+Measured by `tests/analysis/frontier/coverage_study.py`, which writes the table. Nothing is corrected here: a factor
+that widens the intervals under one law and one kind of noise would be as much of a guess as what it corrects.
 """
 
 from dataclasses import dataclass

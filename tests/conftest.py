@@ -6,11 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_report import mark_reports, write_summary
+from hypothesis import settings
+
+from tests.faults.fault_report import mark_reports, write_summary
 
 # Read when torch is first imported, here and in every command that a test starts: several threads in each of several
 # processes wait for one another on a busy machine, and give other bits.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+pytest_plugins = ["tests.helpers.toy_fixtures"]
+"""Named and not imported, since that would bring NumPy before the line above."""
+
+# A busy machine is no failure of the code under test.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT
+
 PACKAGES = ("mor_core", "analysis", "orchestrator", "sweeps")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -1,12 +1,11 @@
 """The README promises nothing that the tool does not have."""
 
 import re
-from pathlib import Path
 
 import pytest
-from command_line import run
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.command_line import run
+from tests.helpers.paths import ROOT
 
 
 def commands_in_the_readme() -> set[tuple[str, ...]]:

@@ -24,8 +24,8 @@ from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
 from orchestrator.sweep_document import NoSuchSweep
+from tests.helpers.paths import ROOT, TOY_PRESET
 
-ROOT = Path(__file__).parents[1]
 PACKAGES = ("mor_core", "orchestrator", "analysis", "sweeps")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 FORBIDDEN_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "pty"}
@@ -257,8 +257,17 @@ def holding(folder: Path, secret: str) -> list[Path]:
 def test_a_running_sweep_hears_this_machine_alone_and_writes_no_secret(toy_text: Path, tmp_path: Path):
     """With Ray, a tracking server that is down and wants a password, and a token in the environment."""
     results, cache = tmp_path / "results", tmp_path / "cache"
-    preset = str(ROOT / "tests" / "orchestrator" / "toy.toml")
-    command = [*MOR_SWEEP, "isoflop", "--preset", preset, "--data", str(toy_text), "--results", str(results), "--yes"]
+    command = [
+        *MOR_SWEEP,
+        "isoflop",
+        "--preset",
+        str(TOY_PRESET),
+        "--data",
+        str(toy_text),
+        "--results",
+        str(results),
+        "--yes",
+    ]
     environment = os.environ | {
         "MOR_SWEEP_CACHE": str(cache),
         "MLFLOW_TRACKING_URI": f"http://someone:{SECRETS[0]}@127.0.0.1:9",

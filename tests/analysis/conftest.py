@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import polars as pl
 import pytest
-from planted_runs import Bowl, Truth, planted_table
+
+from tests.helpers.runs.planted_runs import Bowl, Truth, planted_table
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from variants import EXPERT, VARIANTS, loss_and_gradients, spread_routers, variant
 
 from mor_core.config import ExpertChoice, Precision, Recursion, Routing, TrainConfig
 from mor_core.inference.engine import Engine, EngineOptions
@@ -21,6 +20,7 @@ from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import train_steps
 from mor_core.training.memory import training_memory_bytes
 from mor_core.training.optim import build_optimizer
+from tests.helpers.models.variants import EXPERT, VARIANTS, loss_and_gradients, spread_routers, variant
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -1,41 +1,36 @@
-"""A toy sweep in a fresh results folder, the same sweep undisturbed for reference, a bucket in a local S3 server."""
+"""A prepared data snapshot as plans see it, sweeps with a few flags, and a bucket in a local S3 server."""
 
 import logging
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faulty_server import FaultyServer
-from remote_machine import Machine
-from toy_sweep import ToySweep
 
-from mor_core.data.shards import prepare
-from mor_core.data.snapshot import DataSnapshot
-from mor_core.data.spec import DataSpec
-
-
-@pytest.fixture
-def toy(tmp_path: Path, toy_text: Path, toy_cache: Path) -> ToySweep:
-    """A fresh results folder."""
-    return ToySweep(results=tmp_path / "results", text=toy_text, cache=toy_cache)
+from orchestrator.spec import load_spec
+from orchestrator.sweep_file import Override
+from tests.faults.faulty_server import FaultyServer
+from tests.helpers.made_up_data import MADE_UP_DATA
+from tests.helpers.paths import SMALL_PRESET
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory, toy_text: Path, toy_cache: Path) -> ToySweep:
-    """The toy sweep, run once without disturbance in one process. Nobody may change it."""
-    sweep = ToySweep(results=tmp_path_factory.mktemp("reference") / "results", text=toy_text, cache=toy_cache)
-    done = sweep.run()
-    assert done.returncode == 0, done.stderr
+def snapshot():
+    return MADE_UP_DATA
+
+
+@pytest.fixture(scope="session")
+def small_sweep():
+    """small.toml with dotted keys replaced: small_sweep({"budgets": ["1e12"], "train.batch_size": 8})."""
+
+    def sweep(changes=None):
+        changes = changes or {}
+        return load_spec(
+            str(SMALL_PRESET), [Override(flag=key, path=tuple(key.split(".")), value=changes[key]) for key in changes]
+        )
+
     return sweep
-
-
-@pytest.fixture(scope="session")
-def data(toy_text: Path, toy_cache: Path) -> DataSnapshot:
-    """The toy corpus, prepared."""
-    return prepare(DataSpec(corpus=str(toy_text), vocab_size=300, max_megabytes=None), toy_cache)
 
 
 @pytest.fixture(scope="session")
@@ -74,15 +69,3 @@ def bucket(faulty: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     fsspec.filesystem("s3", use_listings_cache=False).mkdir(name)
     return f"s3://{name}"
-
-
-@pytest.fixture
-def machine(bucket: str, tmp_path: Path, toy_text: Path, toy_cache: Path) -> Machine:
-    """A machine and an empty bucket."""
-    return Machine(url=f"{bucket}/study", scratch=tmp_path / "one", text=toy_text, cache=toy_cache)
-
-
-@pytest.fixture
-def other(machine: Machine, tmp_path: Path) -> Machine:
-    """Another machine with the same bucket."""
-    return replace(machine, scratch=tmp_path / "two")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from toy_sweep import ToySweep
 
 from orchestrator.notebook import Sweep
 from orchestrator.sweep_document import NoSuchSweep
+from tests.helpers.paths import ROOT
+from tests.helpers.toy_sweep import ToySweep
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "docs/notebook.ipynb"
 
 

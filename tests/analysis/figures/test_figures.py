@@ -1,0 +1,204 @@
+"""Surfaces, residuals, comparisons, lifetimes and curves: drawn whatever the study, with what they show as JSON."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from analysis.bootstrap import Resampling
+from analysis.compare_plots import plot_compare
+from analysis.curve_plots import smoothed
+from analysis.estimate import Estimate, Refusal
+from analysis.figure_data import curves_data, figure_document, frontier_data
+from analysis.frontier import FitSettings, fit_study
+from analysis.lifetime_plots import LifetimeStudy, plot_lifetime, study_lifetime
+from analysis.provenance import provenance_of
+from analysis.report import study_as_json
+from analysis.serving import Demand
+from analysis.surface_plots import plot_residuals, plot_surface
+from orchestrator.cell_curves import cell_curves
+from orchestrator.cli.main import app
+from orchestrator.revisions import load_sweep
+from orchestrator.store import Store
+from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
+
+ARMS = ("mor-2", "recursive-2", "vanilla")
+SETTINGS = FitSettings(approaches=("parabola", "surface"), resampling=Resampling(draws=100))
+CASES = {
+    "two arms": {"arms": ARMS[:2], "cell_noise": 0.01, "arm_gap": 0.05, "sizes": 5},
+    "one arm, one budget": {"budgets": ("1000000000000",)},
+    "one size a budget": {"sizes": 1},
+}
+FIGURES = [
+    "surface",
+    "curves",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("isoflop", "frontier", "residuals", "compare", "lifetime")
+    ),
+]
+
+
+def origin(study, **changes):
+    return provenance_of(study, **({"source": "a sweep", "data": "a corpus", "version": "9.9"} | changes))
+
+
+def draw(study, folder):
+    """Everything that a table can be drawn as; svg files by name."""
+    plots = {"surface": plot_surface, "residuals": plot_residuals}
+    for name, plot in plots.items():
+        plot(study, [folder / f"{name}.svg"], origin(study))
+    plot_compare([study], [folder / "compare.svg"], origin(study))
+    lifetime = study_lifetime(study, None, Demand(tokens=0))
+    if isinstance(lifetime, LifetimeStudy):
+        plot_lifetime(study, lifetime, [folder / "lifetime.svg"], origin(study))
+    return {path.stem: path.read_text() for path in folder.glob("*.svg")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_figures_are_drawn_whatever_the_study_and_say_where_they_come_from(planted, tmp_path, case):
+    study = fit_study(planted(**CASES[case]), SETTINGS)
+    for name, text in draw(study, tmp_path).items():
+        assert "a sweep on a corpus" in text, name
+        assert study.points.inputs_sha256[:16] in text, name
+        assert f"{study.points.frame.height} cells used, 0 left out" in text, name
+
+
+def test_refused_surfaces_are_words_on_the_figures_and_no_lifetime(planted, tmp_path):
+    study = fit_study(planted(sizes=1), SETTINGS)
+    drawn = draw(study, tmp_path)
+    assert "no surface: " in drawn["surface"]
+    assert "no surface: " in drawn["residuals"]
+    assert "lifetime" not in drawn
+    assert isinstance(study_lifetime(study, None, Demand(tokens=0)), Refusal)
+
+
+def test_an_empty_table_draws_words(planted, tmp_path):
+    drawn = draw(fit_study(planted().clear(), SETTINGS), tmp_path)
+    assert "no points to draw" in drawn["surface"]
+    assert "nothing to compare" in drawn["compare"].replace("\n", " ")
+
+
+def test_reasons_for_rows_left_out_are_counted_in_the_provenance(planted):
+    table = planted(sizes=5)
+    reasons = {0: ("diverged", "diverged"), 1: ("pending", ""), 2: ("pending", "")}
+    rows = [
+        row | ({"status": reasons[number][0], "reason": reasons[number][1]} if number in reasons else {})
+        for number, row in enumerate(table.to_dicts())
+    ]
+    study = fit_study(pl.DataFrame(rows, schema_overrides={"reason": pl.Utf8}))
+    assert origin(study).left_out == {"diverged": 1, "pending": 2}
+    assert "3 left out (diverged 1, pending 2)" in origin(study).lines()[0]
+
+
+def test_a_name_with_dollar_signs_is_no_formula(planted, tmp_path):
+    study = fit_study(planted(arms=("$\\frac{a}$", "vanilla"), sizes=5), SETTINGS)
+    plot_surface(study, [tmp_path / "surface.png"], origin(study, source="$\\frac{x}$"))
+    assert (tmp_path / "surface.png").stat().st_size > 10_000
+
+
+def test_a_lifetime_moves_to_smaller_models_as_more_is_served(planted, truths):
+    study = fit_study(planted(truths["chinchilla"], sizes=9, cell_noise=0.004), SETTINGS)
+    found = study_lifetime(study, None, Demand(tokens=0))
+    params = [each.answer.params.value for each in found.places]
+    assert all(later < earlier for earlier, later in pairwise(params))
+    surface = study.frontiers[1].surface
+    assert found.target == pytest.approx(surface.law.l_opt(surface.largest_flops, surface.contour))
+    assert study_lifetime(study, 1.0, Demand(tokens=0)).refused
+
+
+def test_a_number_of_tokens_served_is_a_place_of_its_own_and_is_marked(planted, truths, tmp_path):
+    table = planted(truths["chinchilla"], sizes=7, cell_noise=0.004)
+    path = tmp_path / "runs.csv"
+    table.select(N="unique_params", D="tokens", L="loss", C=pl.col("budget").cast(pl.Float64)).write_csv(path)
+    where = ["--table", path, "--columns", "params=N,tokens=D,loss=L,flops=C", "--out", tmp_path / "drawn"]
+    done = run("plot", "lifetime", *where, "--served-tokens", "3e9")
+    assert done.exit_code == 0, done.output
+    data = json.loads((tmp_path / "drawn" / "lifetime.json").read_text())["data"]
+    assert data["served_tokens"] == 3e9
+    assert [place["served"] for place in data["places"]].count(3e9) == 1
+
+
+@pytest.mark.parametrize("verb", [("lifetime", "--served-tokens", "1e9"), ("plot", "lifetime")])
+@pytest.mark.parametrize("loss", ["nan", "inf", "0", "-1"])
+def test_a_loss_that_is_none_is_a_usage_error(verb, loss, tmp_path):
+    done = run(*verb, "--target-loss", loss, "--results", tmp_path)
+    assert done.exit_code == 2
+    assert "expected a number above 0" in done.output
+
+
+def test_the_line_through_a_curve_follows_it_and_leaves_single_batches_out():
+    steps = np.arange(1, 1001)
+    loss = 3 + 2 / np.sqrt(steps)
+    loss[500] += 5
+    line = smoothed(loss)
+    assert np.abs(line[100:] - (3 + 2 / np.sqrt(steps[100:]))).max() < 0.01
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two arms, seven sizes, three budgets, one minimum at an edge."""
+    planted = PlantedSweep(store=Store(root=tmp_path_factory.mktemp("results")))
+    names = ["10k", "13k", "23k", "35k", "51k", "70k", "115k"]
+    planned = planted.plan(SNAPSHOT, overrides(budgets=["8e10", "1.6e11", "3.2e11"], sizes={"names": names}))
+    planted.publish(planned)
+    return planted
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_each_figure_of_a_sweep_is_a_picture_a_vector_file_and_its_data(sweep, figure):
+    done = run("plot", figure, sweep.name, "--results", sweep.store.root)
+    assert done.exit_code == 0, done.output
+    folder = sweep.store.sweep_folder(sweep.name) / "figures"
+    assert (folder / f"{figure}.png").stat().st_size > 20_000
+    assert "planted on data snapshot" in (folder / f"{figure}.svg").read_text()
+    document = json.loads((folder / f"{figure}.json").read_text())
+    assert (document["schema"], document["figure"]) == ("mor-sweep.figure/1", figure)
+    assert document["provenance"]["num_used"] == 42
+    assert document["provenance"]["budget_convention"] == "exact"
+    assert document["data"]
+
+
+def test_the_data_of_a_figure_are_the_numbers_of_the_fit(planted):
+    study = fit_study(planted(sizes=5, cell_noise=0.004))
+    document = json.loads(json.dumps(figure_document("frontier", origin(study), frontier_data(study))))
+    fitted = json.loads(json.dumps(study_as_json(study)))["frontiers"]
+    assert [each["optima"] for each in document["data"]] == [each["optima"] for each in fitted]
+
+
+def test_curves_end_at_the_cells_own_tokens_and_losses(sweep):
+    loaded = load_sweep(sweep.store, sweep.name)
+    curves = json.loads(json.dumps(curves_data(cell_curves(sweep.store, loaded, "loss"))))
+    assert len(curves) == 42
+    one = next(each for each in curves if each["cell"] == "mor-2/23k/8e10/0")
+    assert one["final_loss"] == pytest.approx(one["line"][-1], abs=0.5)
+    assert one["tokens"] == sorted(one["tokens"])
+
+
+@pytest.mark.parametrize("figure", ["surface", "residuals", "compare", "lifetime", "curves"])
+def test_what_cannot_be_drawn_ends_with_5_and_a_reason(tmp_path, figure):
+    planted = PlantedSweep(store=Store(root=tmp_path))
+    planted.plan(SNAPSHOT, overrides(budgets=["8e10"], sizes={"names": ["10k"]}))
+    done = run("plot", figure, planted.name, "--results", tmp_path)
+    assert done.exit_code == 5, done.output
+    assert "refused: " in done.output
+
+
+def test_an_outside_table_is_drawn_into_a_folder(planted, tmp_path):
+    path = tmp_path / "runs.csv"
+    table = planted(sizes=7, cell_noise=0.004)
+    table.select(N="unique_params", D="tokens", L="loss", C=pl.col("budget").cast(pl.Float64)).write_csv(path)
+    columns = "params=N,tokens=D,loss=L,flops=C"
+    done = run("plot", "surface", "--table", path, "--columns", columns, "--out", tmp_path / "drawn")
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "drawn" / "surface.json").read_text())
+    assert document["provenance"]["source"] == "runs.csv"
+    assert isinstance(document["data"][0]["surface"]["law"]["alpha"], float)
+    assert Estimate.__name__ not in json.dumps(document)

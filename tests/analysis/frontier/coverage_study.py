@@ -1,0 +1,220 @@
+"""How often 95 % intervals hold the truth, by the grid of a study: planted vanilla, recursive and routed arms.
+
+Run as a program it prints the table and writes it: `python tests/analysis/frontier/coverage_study.py STUDIES PATH.csv`.
+"""
+
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy.optimize import brentq, minimize_scalar
+
+from analysis.bootstrap import Resampling
+from analysis.estimate import Estimate
+from analysis.frontier import FitSettings, fit_study
+from analysis.recursion import RecursionFit
+
+E, A, ALPHA, B, BETA = 1.6, 55.0, 0.4, 135.0, 0.4
+NOISE = 0.006
+DRAWS = 300
+APPROACHES = ("parabola", "surface", "akima")
+FEW = 0.3
+"""Share of the studies below which a quantity was given too rarely to say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """An arm: a quarter of a vanilla model's layers is passed once, the rest are shared by two recursions."""
+
+    arm: str
+    architecture: str
+    recursions: int
+    depth: float
+    phi: float
+
+    def split(self, width):
+        """(N_once, N_rec) of the arm made from a vanilla model of `width` parameters."""
+        return (0.25 * width, 0.75 * width / self.recursions) if self.recursions > 1 else (width, 0.0 * width)
+
+    def unique(self, width):
+        return sum(self.split(width))
+
+    def flops_per_token(self, width):
+        once, block = self.split(width)
+        return 6 * (once + self.depth * block)
+
+    def loss(self, width, tokens):
+        once, block = self.split(width)
+        return E + A / (once + self.depth**self.phi * block) ** ALPHA + B / tokens**BETA
+
+    def best(self, flops):
+        """(width, loss) at the optimum."""
+        found = minimize_scalar(
+            lambda x: self.loss(np.exp(x), flops / self.flops_per_token(np.exp(x))), bounds=(5, 20), method="bounded"
+        )
+        return float(np.exp(found.x)), float(found.fun)
+
+
+FAMILIES = (
+    Family(arm="mor-2", architecture="mor", recursions=2, depth=1.5, phi=0.7),
+    Family(arm="recursive-2", architecture="recursive", recursions=2, depth=2.0, phi=0.5),
+    Family(arm="vanilla", architecture="vanilla", recursions=1, depth=1.0, phi=1.0),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is trained."""
+
+    name: str
+    sizes: int
+    budgets: tuple[float, ...]
+    seeds: int = 1
+    step: float = 0.17
+    """Decades of N between sizes."""
+    shared: float = 0.5
+    """Share of the noise variance that the cells of a trunk have in common."""
+    common: float = 0.0
+    """Share of that which arms of one size and seed have in common."""
+
+
+THREE = (8e10, 1.6e11, 3.2e11)
+FOUR = (1e11, 3e11, 1e12, 3e12)
+GRIDS = (
+    Grid(name="paper: 4 sizes, 3 budgets, 1 seed", sizes=4, budgets=(2e12, 5e12, 1.65e13), step=0.39),
+    Grid(name="demo: 6 sizes, 3 budgets, 1 seed", sizes=6, budgets=THREE),
+    Grid(name="demo, noise of the cells alone", sizes=6, budgets=THREE, shared=0.0),
+    Grid(name="demo, noise of the trunks alone", sizes=6, budgets=THREE, shared=0.95),
+    Grid(name="demo, 3 seeds", sizes=6, budgets=THREE, seeds=3),
+    Grid(name="demo, trunks alone, arms alike", sizes=6, budgets=THREE, shared=0.95, common=0.9),
+    Grid(name="7 sizes, 4 budgets, 1 seed", sizes=7, budgets=FOUR),
+    Grid(name="7 sizes, 4 budgets, trunks alone", sizes=7, budgets=FOUR, shared=0.95),
+    Grid(name="9 sizes, 4 budgets, 2 seeds", sizes=9, budgets=FOUR, seeds=2, step=0.14),
+)
+
+
+def table(grid: Grid, study: int) -> pl.DataFrame:
+    """A run table of three arms; runs of a trunk have a part of their noise in common, and arms a part of that."""
+    rng = np.random.default_rng([study, len(grid.name)])
+    trunk: dict[tuple, float] = defaultdict(rng.normal)
+    rows = []
+    for family in FAMILIES:
+        for budget in grid.budgets:
+            middle = round(np.log10(family.best(budget)[0]) / grid.step)
+            for rung in range(grid.sizes):
+                width = 10 ** (grid.step * (middle + rung - (grid.sizes - 1) / 2))
+                tokens = budget / family.flops_per_token(width)
+                once, block = family.split(width)
+                for seed in range(grid.seeds):
+                    name = f"{width:.5g}"
+                    alone, together, own = trunk[name, family.arm, seed], trunk[name, seed], rng.normal()
+                    along = np.sqrt(grid.common) * together + np.sqrt(1 - grid.common) * alone
+                    noise = NOISE * (np.sqrt(grid.shared) * along + np.sqrt(1 - grid.shared) * own)
+                    rows.append(
+                        {
+                            "cell_id": f"{family.arm}/{name}/{budget:.0f}/{seed}", "status": "finished",
+                            "arm": family.arm, "architecture": family.architecture, "size": name,
+                            "budget": f"{budget:.0f}", "budget_convention": "exact", "seed": seed,
+                            "unique_params": once + block, "unrolled_params": once + family.recursions * block,
+                            "recursions": family.recursions, "depth_mean": family.depth, "tokens": tokens,
+                            "loss": family.loss(width, tokens) + noise, "trunk_id": f"{family.arm}/{name}/{seed}",
+                        }
+                    )  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def truths(grid: Grid) -> dict[tuple, float]:
+    """What the intervals should hold, by (quantity, arm[, other], budget)."""
+    found = {}
+    by_arm = {family.arm: family for family in FAMILIES}
+    for family in FAMILIES:
+        for budget in grid.budgets:
+            width, loss = family.best(budget)
+            found["N*", family.arm, f"{budget:.0f}"] = family.unique(width)
+            found["L*", family.arm, f"{budget:.0f}"] = loss
+    for one, other in (("mor-2", "recursive-2"), ("mor-2", "vanilla"), ("recursive-2", "vanilla")):
+        for budget in grid.budgets:
+            arm, reference = by_arm[one], by_arm[other]
+            (width, loss), (_, target) = arm.best(budget), reference.best(budget)
+            place = (one, other, f"{budget:.0f}")
+            found["gap", *place] = loss - target
+            needed = brentq(
+                lambda x, arm=arm, target=target: arm.best(np.exp(x))[1] - target,
+                np.log(budget) - 5,
+                np.log(budget) + 5,
+            )
+            found["compute multiplier", *place] = budget / np.exp(needed)
+            tokens = budget / arm.flops_per_token(width)
+            equal = brentq(lambda x, other=reference, d=tokens, loss=loss: other.loss(np.exp(x), d) - loss, 3, 30)
+            found["parameter multiplier", *place] = reference.unique(np.exp(equal)) / arm.unique(width)
+    return found
+
+
+def measure(grid: Grid, studies: int) -> dict[str, tuple[float, float]]:
+    """By quantity: (share of the given intervals that hold the truth, share that was given)."""
+    settings = FitSettings(approaches=APPROACHES, resampling=Resampling(draws=DRAWS))
+    truth = truths(grid)
+    hits: dict[str, list[bool | None]] = defaultdict(list)
+
+    def note(name, answer, value):
+        hits[name].append(answer.low <= value <= answer.high if isinstance(answer, Estimate) else None)
+
+    for number in range(studies):
+        study = fit_study(table(grid, number), settings)
+        for frontier in study.frontiers:
+            for each in frontier.optima:
+                note(f"N* {frontier.approach}", each.params, truth["N*", frontier.arm, each.budget])
+                note(f"L* {frontier.approach}", each.loss, truth["L*", frontier.arm, each.budget])
+            law = frontier.params_law
+            note(f"a {frontier.approach}", getattr(law, "exponent", None), BETA / (ALPHA + BETA))
+        for each in study.comparisons:
+            place = (each.arm, each.other, each.budget)
+            note("gap", each.gap, truth["gap", *place])
+            note("compute multiplier", each.compute, truth["compute multiplier", *place])
+            note("parameter multiplier", each.params, truth["parameter multiplier", *place])
+        for family in FAMILIES[:2]:
+            given = study.recursion.phi.get(family.architecture) if isinstance(study.recursion, RecursionFit) else None
+            note("phi", given, family.phi)
+    return {name: _shares(each) for name, each in hits.items()}
+
+
+def _shares(hits: list[bool | None]) -> tuple[float, float]:
+    given = [hit for hit in hits if hit is not None]
+    return (float(np.mean(given)) if given else float("nan")), len(given) / len(hits)
+
+
+def lines(measured: dict[str, dict[str, tuple[float, float]]]) -> list[str]:
+    """A Markdown table: one row a grid, coverage in per cent, and in brackets how often a number was given at all."""
+    names = list(next(iter(measured.values())))
+    found = [f"| grid | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for grid, shares in measured.items():
+        cells = [
+            "refused" if given < FEW else f"{100 * held:.0f}" + (f" ({100 * given:.0f})" if given < 0.995 else "")
+            for held, given in (shares[name] for name in names)
+        ]
+        found.append(f"| {grid} | {' | '.join(cells)} |")
+    return found
+
+
+def rows(grid: Grid, shares: dict[str, tuple[float, float]], studies: int) -> list[dict]:
+    """The lines of analysis/reference/coverage.csv for one grid."""
+    shape = {"grid": grid.name, "sizes": grid.sizes, "budgets": len(grid.budgets), "seeds": grid.seeds}
+    return [
+        shape | {"shared": grid.shared, "quantity": name, "held": round(held, 3), "given": round(given, 3)}
+        | {"studies": studies}
+        for name, (held, given) in shares.items()
+        if given > 0
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    number, path = int(sys.argv[1]), sys.argv[2]
+    measured, found = {}, []
+    for grid in GRIDS:
+        measured[grid.name] = measure(grid, number)
+        found += rows(grid, measured[grid.name], number)
+        pl.DataFrame(found).write_csv(path)
+        print(lines(measured)[-1], flush=True)
+    print("\n".join(lines(measured)))

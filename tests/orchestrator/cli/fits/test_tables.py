@@ -1,0 +1,104 @@
+"""`fit --table`, `table`, `predict`, `lifetime` and `compare` as a user runs them."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.helpers.command_line import run_in
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two arms of someone else's study, on four budgets of seven sizes."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for arm, worth in (("dense", 1.0), ("looped", 1.5)):
+        for budget in (1e18, 3e18, 1e19, 3e19):
+            for step in range(7):
+                params = 1e8 * (budget / 1e18) ** 0.5 * 1.6 ** (step - 3)
+                tokens = budget / 6 / params
+                loss = 1.8 + 480 / (worth * params) ** 0.35 + 2100 / tokens**0.37 + rng.normal(0, 0.002)
+                rows.append({"N": params, "D": tokens, "C": budget, "L": loss, "model": arm})
+    path = tmp_path_factory.mktemp("tables") / "runs.csv"
+    pl.DataFrame(rows).write_csv(path)
+    return path
+
+
+def columns(extra=",arm=model"):
+    return ("--columns", f"params=N,tokens=D,loss=L,flops=C{extra}")
+
+
+def test_an_outside_table_is_fitted_from_the_command_line(tmp_path, runs):
+    done = run_in(tmp_path, "fit", "--table", runs, *columns(), "--out", tmp_path / "fits.json")
+    assert done.returncode == 0, done.stderr
+    assert "## dense (parabola)" in done.stdout
+    assert "## looped (surface)" in done.stdout
+    assert "one of its parameters is worth" in done.stdout
+    document = json.loads((tmp_path / "fits.json").read_text())
+    surface = next(each["surface"] for each in document["frontiers"] if each["approach"] == "surface")
+    assert surface["share_reached"] == 1.0
+    assert "4 budgets found" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("fit",), 2, "--columns"),
+        (("fit", "--columns", "params=N,tokens=D,loss=Q"), 2, "no column 'Q'"),
+        (("fit", "--columns", "params=N,tokens=D*1e-9,loss=L,flops=C"), 2, "tokens=COLUMN*1e9"),
+        (("predict", "--budget", "1e23", *columns()), 5, "times the largest budget"),
+        (("predict", "--budget", "lots", *columns()), 2, "--budget: 'lots' is not a number"),
+        (("lifetime", "--target-loss", "1.0", "--served-tokens", "1e12", *columns()), 5, "not reached"),
+        (("lifetime", "--target-loss", "2.5", "--served-tokens", "1e9", "--per", "bytes", *columns()), 2, "memory"),
+        (("plot", "isoflop", *columns(",budget=C"), "--out", "drawn"), 0, "isoflop.png"),
+        (("table", "--format", "word", *columns()), 2, "expected markdown, latex, csv, json"),
+    ],
+)
+def test_what_cannot_be_answered_ends_with_its_code_and_a_sentence(tmp_path, runs, arguments, code, words):
+    done = run_in(tmp_path, *arguments, "--table", runs)
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("figure", ["isoflop", "frontier"])
+def test_a_figure_without_any_number_is_drawn_with_its_reason_and_ends_with_5(tmp_path, figure):
+    bent = [{"N": 1e5 * 2**step, "D": 1e13 / 6e5 / 2**step, "L": 3.0 - 0.1 * (step - 3) ** 2} for step in range(7)]
+    pl.DataFrame(bent).write_csv(tmp_path / "bent.csv")
+    done = run_in(
+        tmp_path, "plot", figure, "--table", "bent.csv", "--columns", "params=N,tokens=D,loss=L", "--out", "."
+    )
+    assert done.returncode == 5, done.stderr
+    assert "refused: all runs: the parabola through the points opens downwards" in done.stderr
+    assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
+    drawn = " ".join((tmp_path / f"{figure}.svg").read_text().split())
+    assert "opens downwards" in drawn
+
+
+def test_bytes_moved_are_counted_for_a_table_that_says_what_memory_holds(tmp_path, runs):
+    table = pl.read_csv(runs).with_columns((pl.col("N") * 1.2).alias("W"), (pl.col("N") / 5000).alias("KV"))
+    table.write_csv(tmp_path / "runs.csv")
+    asked = ("lifetime", "--target-loss", "2.6", "--served-tokens", "1e9", "--per", "bytes", "--memory-bytes", "8e10")
+    where = ("--context", "2048", "--table", "runs.csv", *columns(",arm=model,total_params=W,kv=KV"))
+    done = run_in(tmp_path, *asked, *where, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    arms = json.loads(done.stdout)["data"]["arms"]
+    for arm in arms.values():
+        params = arm["params"]["value"]
+        sequences = (8e10 - 2 * 1.2 * params) / (2 * params / 5000 * 2048)
+        assert arm["sequences"] == pytest.approx(sequences, rel=1e-6)
+        assert arm["kv_bytes"] == pytest.approx(2 * params / 5000 * 2048, rel=1e-6)
+        assert arm["weight_bytes"] == pytest.approx(2 * 1.2 * params / sequences, rel=1e-6)
+    assert arms["looped"]["total"]["high"] < arms["dense"]["total"]["low"]
+
+
+def test_a_budget_is_predicted_and_arms_are_compared(tmp_path, runs):
+    predicted = run_in(tmp_path, "predict", "--budget", "1e20", "--table", runs, *columns())
+    assert predicted.returncode == 0, predicted.stderr
+    assert "dense (surface): N* " in predicted.stdout
+    compared = run_in(tmp_path, "compare", "--table", runs, *columns())
+    assert compared.returncode == 0, compared.stderr
+    assert "looped is better" in compared.stdout
+    assert "compute multiplier of dense: 0." in compared.stdout

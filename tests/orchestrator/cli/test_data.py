@@ -1,0 +1,89 @@
+"""`mor-sweep data`: from a mirror of FineWeb-Edu to tokens on two workers, and what is said about them."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from mor_core.data.large_corpus import freeze_source
+from mor_core.data.spec import DataError
+from orchestrator.cli.main import app
+from orchestrator.cli.options import corpus_override
+from orchestrator.spec import load_spec
+from tests.helpers.corpora.data_samples import write
+from tests.helpers.corpora.large_samples import mirror_of, story
+
+STORIES = [story(seed) for seed in range(200)]
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`mor-sweep data VERB fineweb-edu` on a mirror of two files."""
+    mirror = mirror_of([[*STORIES[:100], STORIES[3]], STORIES[100:]], tmp_path / "mirror")
+    monkeypatch.setenv("MOR_SWEEP_HF_MIRROR", str(mirror))
+    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+    return lambda *flags: CliRunner().invoke(app, ["data", *flags], catch_exceptions=False)
+
+
+FLAGS = ("fineweb-edu", "--deduplicate", "near")
+
+
+@pytest.mark.slow
+def test_fineweb_edu_is_prepared_on_ray_as_in_this_process(data: Callable[..., Result]) -> None:
+    by_ray = data("prepare", *FLAGS, "--part-megabytes", "0.01", "--workers", "2")
+    assert "Part 2 of" in by_ray.stderr
+    again = data("prepare", *FLAGS, "--refresh", "--part-megabytes", "0.01", "--workers", "1")
+    assert again.stdout == by_ray.stdout
+
+
+def test_what_prepared_text_holds_is_said(data: Callable[..., Result]) -> None:
+    prepared = data("prepare", *FLAGS, "--part-megabytes", "0.01", "--workers", "1")
+    assert "Part 2 of" in prepared.stderr
+    assert "fingerprint" in prepared.stdout
+    documents = [json.loads(data(verb, *FLAGS, "--json").stdout) for verb in ("prepare", "info")]
+    assert [each["schema"] for each in documents] == ["mor-sweep.data/1"] * 2
+    assert documents[0]["data"].items() <= documents[1]["data"].items()
+    said = data("info", *FLAGS).stdout
+    assert re.search(r"documents +\d+ to train on, \d+ for validation", said)
+    assert re.search(r"near dups +0\.00% of the distinct documents", said) or "near duplicate" in said
+    assert "licence     odc-by" in said
+    assert "1 duplicate" in said
+    passes = re.findall(r"([\d.e+]+) FLOPs: .* passes; (\d+) repeat it more than 4 times", said)
+    assert [float(budget) for budget, _ in passes] == [3.2e11, 1.6e11, 8e10]
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("verb", [["isoflop", "--preset", "cpu"], ["tune"], ["pilot"], ["ablate", "kv"]])
+def test_a_sweep_does_not_prepare_a_large_corpus_itself(tmp_path: Path, verb: list[str]) -> None:
+    spec = load_spec("cpu", corpus_override("fineweb-edu")).data_spec
+    freeze_source(spec, tmp_path / "cache", part_bytes=4_000)
+    flags = ["--data", "fineweb-edu", "--results", str(tmp_path / "results"), "--yes"]
+    with pytest.raises(DataError, match=r"has \d+ parts of text, expected at most 2 .* run `mor-sweep data prepare`"):
+        CliRunner().invoke(app, [*verb, *flags], catch_exceptions=False)
+    assert not [*(tmp_path / "cache").rglob("part-*")]
+
+
+def test_what_is_not_prepared_or_named_twice_is_refused(data: Callable[..., Result], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the data of fineweb-edu is not prepared"):
+        data("info", "fineweb-edu")
+    assert data("prepare", "fineweb-edu", "--data", "python-sources").exit_code == 2
+    with pytest.raises(DataError, match=f"{tmp_path} is no URL"):
+        data("publish", str(tmp_path), "--data", "fineweb-edu")
+
+
+def test_several_files_are_prepared_and_published(data: Callable[..., Result], tmp_path: Path) -> None:
+    files = [str(write(tmp_path / f"{number}.txt", "".join(STORIES[number::2]))) for number in range(2)]
+    assert data("prepare", *files, "--workers", "1").exit_code == 0
+    published = data("publish", f"file://{tmp_path}/bucket", "--data", ",".join(files))
+    url = published.stdout.strip()
+    assert f"next: mor-sweep isoflop --preset cpu --data {url} --dry-run" in published.stderr
+    again = json.loads(data("publish", f"file://{tmp_path}/bucket", "--data", ",".join(files), "--json").stdout)
+    assert (again["schema"], again["data"]["url"]) == ("mor-sweep.published-data/1", url)
+    assert Path(url.removeprefix("file://"), "manifest.json").is_file()
+    here = data("info", *files).stdout.splitlines()
+    there = data("prepare", url, "--workers", "1").stdout.splitlines()
+    assert there[1:4] == here[1:4]

@@ -1,0 +1,129 @@
+"""Limits on what one command takes, and canaries: through the command line, with cells that are really trained."""
+
+import json
+import subprocess
+
+import pytest
+
+from mor_core.training.rehearsal import VARIABLE
+from tests.faults.disturbances import failures
+from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here
+
+FEW = ("--sizes", "13k", "--arms", "vanilla")
+"""Three cells: nine segments."""
+
+
+def plan_of(toy: ToySweep, *flags: str) -> dict:
+    done = run_here(toy.command("--dry-run", "--json", *flags)[len(MOR_SWEEP) :], toy.environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["data"]
+
+
+@pytest.mark.slow
+def test_so_many_cells_are_finished_at_a_time_until_the_sweep_is_whole(toy: ToySweep, reference: ToySweep):
+    first = toy.run("--max-cells", "5")
+    assert first.returncode == 0, first.stderr
+    said = " ".join(first.stderr.split())
+    assert "--max-cells 5 leaves 7 of 12 open cells for later; the same command goes on with them" in said
+    assert "[5/12]" in said
+    assert "5 of 12 cells finished" in said
+    assert "7 cells are left for later: the same command goes on with them" in said
+    assert "plot frontier" not in said, "nothing to fit yet"
+    status = run_here(["status", "--results", str(toy.results), "--json"], toy.environment)
+    states = [row["status"] for row in json.loads(status.stdout)["data"]["runs"]]
+    assert sorted(states) == ["finished"] * 5 + ["pending"] * 7
+    assert toy.run("--max-cells", "7").returncode == 0
+    assert toy.science().equals(reference.science())
+    assert "left for later" not in toy.run("--max-cells", "1").stderr
+
+
+def test_hours_are_spent_on_whole_cells_and_the_same_command_goes_on(toy: ToySweep):
+    cost = plan_of(toy, *FEW)["estimate"]
+    assert (cost["hours_unit"], cost["price_per_hour"], cost["money"]) == ("core-hours", None, None)
+    limited = toy.run(*FEW, "--max-gpu-hours", str(cost["hours"] / 2))
+    assert limited.returncode == 0, limited.stderr
+    assert "open cells for later" in limited.stderr
+    finished = plan_of(toy, *FEW)
+    assert 0 < finished["estimate"]["hours_remaining"] < finished["estimate"]["hours"]
+    assert {cell["cost"]["basis"] for cell in finished["cells"]} == {"earlier runs"}
+    assert "cells are left for later" not in toy.run(*FEW).stderr
+    assert len(toy.published()) == 9
+
+
+def test_where_the_estimate_was_far_too_low_nothing_more_starts_once_the_hours_are_used(toy: ToySweep):
+    """At the assumed speed all cells fit; on this machine the first segments already take longer than was allowed."""
+    cost = plan_of(toy, *FEW)["estimate"]
+    done = toy.run(*FEW, "--max-gpu-hours", str(cost["hours"] * 1.01))
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "core-hours are used, --max-gpu-hours" in said
+    assert said.count("nothing else starts") == 1
+    assert "cells are left for later: the same command goes on with them" in said
+    assert 0 < len(toy.published()) < 9
+    assert toy.run(*FEW).returncode == 0
+    assert len(toy.published()) == 9
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "sentence"),
+    [
+        (["--price-per-gpu-hour", "-2"], 2, "found -2, expected a number above 0"),
+        (["--price-per-gpu-hour", "nan"], 2, "found nan, expected a number above 0"),
+        (["--max-gpu-hours", "0"], 2, "found 0, expected a number above 0"),
+        (["--max-gpu-hours", "inf"], 2, "found inf, expected a number above 0"),
+        (["--max-cells", "0"], 2, "Invalid value for '--max-cells'"),
+        (["--max-gpu-hours", "1e-9"], 4, "error: --max-gpu-hours 1e-09 is less than any cell takes"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused_and_nothing_is_trained(
+    toy: ToySweep, flags: list[str], code: int, sentence: str
+):
+    done = toy.run(*flags)
+    assert done.returncode == code
+    assert sentence in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert not toy.published()
+
+
+def test_money_is_hours_times_their_price(toy: ToySweep):
+    priced = plan_of(toy, "--price-per-gpu-hour", "3.5")
+    assert priced["estimate"]["money"] == pytest.approx(3.5 * priced["estimate"]["hours"])
+    assert sum(cell["cost"]["money"] for cell in priced["cells"]) == pytest.approx(priced["estimate"]["money"])
+    shown = run_here(toy.command("--dry-run", "--price-per-gpu-hour", "3.5")[len(MOR_SWEEP) :], toy.environment)
+    assert "at 3.5 a core-hour" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 120
+
+
+@pytest.mark.slow
+def test_a_canary_goes_first_on_ray_and_the_rest_follows(toy: ToySweep, reference: ToySweep):
+    done = toy.run("--workers", "2", "--canary", executor="ray")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    (promised,) = [line for line in lines if "alone: the other cells start when it has finished" in line]
+    first = next(line for line in lines if line.startswith("[1/12]"))
+    cell = promised.removeprefix("first ").partition(" alone")[0]
+    assert first.startswith(f"[1/12] {cell}: loss")
+    assert toy.science().equals(reference.science())
+
+
+def test_a_defect_that_only_evaluations_have_stops_after_two_canaries(toy: ToySweep):
+    toy.variables[VARIABLE] = "raise kind=evaluate"
+    done = toy.run("--canary")
+    assert done.returncode == 3
+    said = " ".join(done.stderr.split())
+    assert said.count("failed alike, so no other is started: error: RuntimeError: a defect was rehearsed") == 1
+    assert len(failures(toy)) == 2
+    kinds = [json.loads(data)["kind"] for data in toy.published().values()]
+    assert sorted(kinds) == ["decay", "decay", "stable", "stable"], "two canaries and nothing else"
+
+
+@pytest.mark.slow
+def test_a_probe_before_a_dry_run_is_shown_as_the_basis_and_used_again(toy: ToySweep, tmp_path):
+    toy.variables["MOR_SWEEP_CACHE"] = str(tmp_path / "fresh")
+    command = toy.command("--dry-run", "--probe")
+    once = subprocess.run(command, env=toy.environment, capture_output=True, text=True, timeout=280, check=False)
+    assert once.returncode == 0, once.stderr
+    assert once.stderr.count("tokens/s over") == 4
+    assert "measured by a probe: 4 shapes" in once.stdout
+    again = plan_of(toy)
+    assert {cell["cost"]["basis"] for cell in again["cells"]} == {"probe"}

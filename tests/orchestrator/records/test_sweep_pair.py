@@ -1,0 +1,114 @@
+"""Whole sweep against sweep: at equal FLOPs, and refused where losses or budgets do not mean the same."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.points import TableError
+from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import app
+from orchestrator.store import Store
+from orchestrator.sweep_pair import fit_pair, pair_sweeps
+from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep, overrides
+
+GAP = 0.05
+SIZES = {"names": ["13k", "23k", "35k", "51k", "70k", "115k"]}
+
+
+def make(store, name, *, data=SNAPSHOT, law=None, **changes):
+    wanted = {"budgets": ["8e10", "1.6e11", "3.2e11"], "sizes": SIZES, "arms__architectures": ["vanilla"]} | changes
+    sweep = PlantedSweep(store=store, name=name, law=law or Law())
+    sweep.publish(sweep.plan(data, overrides(**wanted)))
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Sweeps that differ in one thing each."""
+    store = Store(root=tmp_path_factory.mktemp("results"))
+    make(store, "base")
+    better = Law(bottom=1.6 - GAP)
+    make(store, "better", law=better, seeds=[1])
+    make(store, "between", law=better, seeds=[2], budgets=["1.1e11", "1.3e11", "2.3e11"])
+    make(store, "beyond", seeds=[3], budgets=["1e12", "2e12", "4e12"])
+    make(store, "paper", seeds=[4], budget_convention="paper", budgets=["3e10", "6e10", "1.2e11"])
+    make(store, "other-text", data=replace(SNAPSHOT, fingerprint="f" * 64), seeds=[5])
+    make(store, "other-tokens", data=replace(SNAPSHOT, tokenizer_fingerprint="e" * 64), seeds=[6])
+    make(store, "routed", arms__architectures=["mor"], arms__recursions=[2], seeds=[7])
+    return store
+
+
+def run(store, *words):
+    return CliRunner().invoke(app, ["compare", *words, "--results", str(store.root)])
+
+
+def test_a_better_sweep_is_better_at_every_budget_by_the_planted_gap(store):
+    pair = pair_sweeps(store, "base", "better")
+    study = fit_pair(pair, "loss")
+    assert {(each.arm, each.other) for each in study.comparisons} == {("vanilla (base)", "vanilla (better)")}
+    assert len(study.comparisons) == 3
+    for each in study.comparisons:
+        assert each.gap.low < GAP < each.gap.high
+        assert each.gap.low > 0
+    shown = run(store, "base", "--with", "better")
+    assert shown.exit_code == 0
+    assert shown.stdout.count("vanilla (better) is better") == 3, "once a budget: nothing is routed"
+    assert "compute multiplier of vanilla (base)" in shown.stdout
+
+
+@pytest.mark.slow
+def test_two_sweeps_are_drawn_against_each_other_with_both_names_on_the_figure(store):
+    drawn = CliRunner().invoke(app, ["plot", "compare", "base", "--with", "better", "--results", str(store.root)])
+    assert drawn.exit_code == 0, drawn.output
+    folder = store.sweep_folder("base") / "figures"
+    document = json.loads((folder / "compare-with-better.json").read_text())
+    assert {(pair["arm"], pair["other"]) for pair in document["data"]["loss"]} == {
+        ("vanilla (base)", "vanilla (better)")
+    }
+    assert document["provenance"]["source"] == "base with better"
+    assert (folder / "compare-with-better.png").stat().st_size > 10_000
+    told = json.loads(run(store, "base", "--with", "better", "--json").stdout)
+    assert told["schema"] == "mor-sweep.compare/1"
+    gaps = [pair["gap"]["value"] for pair in told["data"]["losses"]["loss"]["comparisons"]]
+    assert gaps == [pair["gap"]["value"] for pair in document["data"]["loss"]]
+
+
+def test_sweeps_without_a_budget_in_common_meet_on_their_surfaces(store):
+    study = fit_pair(pair_sweeps(store, "base", "between"), "loss")
+    assert [each.budget for each in study.comparisons] == [
+        "110000000000",
+        "130000000000",
+        "160000000000",
+        "230000000000",
+    ]
+    assert all(each.gap.low < GAP < each.gap.high for each in study.comparisons)
+
+
+def test_sweeps_without_an_arm_in_common_are_compared_arm_by_arm(store):
+    assert pair_sweeps(store, "base", "routed").pairs == (("vanilla (base)", "mor-2 (routed)"),)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("other-text", "not comparable: their validation data"),
+        ("other-tokens", "not comparable: their"),
+        ("paper", "budgets counted differently"),
+        ("beyond", "do not overlap"),
+        ("base", "a sweep against itself"),
+    ],
+)
+def test_sweeps_that_cannot_be_compared_are_a_usage_error_that_says_why(store, other, said):
+    with pytest.raises(TableError, match=said) as caught:
+        fit_pair(pair_sweeps(store, "base", other), "loss")
+    assert exit_code_of(caught.value) == 2
+    shown = run(store, "base", "--with", other)
+    assert isinstance(shown.exception, TableError)
+
+
+def test_a_table_is_not_compared_with_a_sweep(store, tmp_path):
+    shown = run(store, "base", "--with", "better", "--table", str(tmp_path / "runs.csv"), "--columns", "params=N")
+    assert isinstance(shown.exception, TableError)
+    assert "--with" in str(shown.exception)

@@ -1,0 +1,141 @@
+"""`mor-sweep suggest` on a planned sweep: what it prints can be run, and running it helps."""
+
+import json
+import random
+import shlex
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.estimate import Estimate, RefusalKind
+from analysis.frontier import fit_study
+from mor_core.data.shards import prepare
+from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import app
+from orchestrator.recipe_file import recipe_overrides
+from orchestrator.records import table
+from orchestrator.revisions import load_sweep
+from orchestrator.spec import load_spec
+from orchestrator.store import Store
+from orchestrator.suggestions import NoAdvice
+from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
+
+SIZES = ["10k", "13k", "23k", "35k", "51k", "70k", "115k"]
+BUDGETS = ["8e10", "1.6e11", "3.2e11"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Enough words for the validation sequences of the CPU preset."""
+    generator = random.Random(0)
+    documents = [
+        " ".join(f"{generator.choice('abcdefgh')}{generator.randrange(10**5)}" for _ in range(250)) for _ in range(1800)
+    ]
+    path = tmp_path_factory.mktemp("text") / "words.jsonl"
+    path.write_text("\n".join(json.dumps({"text": document}) for document in documents))
+    return path
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, text):
+    """The CPU preset on that text, trained by a planted law; the routed arm's minimum at 3.2e11 is at an end."""
+    with pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setenv("MOR_SWEEP_CACHE", str(cache))
+        grid = overrides(budgets=BUDGETS, sizes={"names": SIZES}, data__corpus=str(text))
+        data = prepare(load_spec("cpu", grid).data_spec)
+        planted = PlantedSweep(store=Store(root=tmp_path_factory.mktemp("results")))
+        planted.publish(planted.plan(data, grid))
+        yield planted
+
+
+def ask(planted, *flags):
+    return CliRunner().invoke(app, ["suggest", planted.name, "--results", str(planted.store.root), *map(str, flags)])
+
+
+def optima(planted):
+    study = fit_study(table(planted.store, load_sweep(planted.store, planted.name)))
+    return {(frontier.arm, each.budget): each.params for frontier in study.frontiers for each in frontier.optima}
+
+
+def test_a_sweep_by_a_recipe_is_advised_with_that_recipe(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+    grid = [*overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:]}, only=["vanilla"], data__corpus=str(text))]
+    recipe = tmp_path / "laws.toml"
+    laws = {"base": 9e-3, "reference_params": 50_000, "exponent": -0.3, "source": "'made up'"}
+    recipe.write_text("[train.learning_rate.default]\n" + "".join(f"{key} = {value}\n" for key, value in laws.items()))
+    grid += recipe_overrides(str(recipe))
+    planted = PlantedSweep(store=Store(root=tmp_path / "results"))
+    planted.publish(planted.plan(prepare(load_spec("cpu", grid).data_spec), grid))
+    asked = ask(planted, "--data", text, "--recipe", recipe)
+    assert asked.exit_code == 0, asked.output
+    commands = [line for line in asked.stdout.splitlines() if line.startswith("  mor-sweep isoflop")]
+    assert commands
+    assert all(f"--recipe {recipe}" in command for command in commands)
+    assert isinstance(ask(planted, "--data", text).exception, NoAdvice)
+
+
+@pytest.mark.slow
+def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_helps(sweep, text):
+    asked = ask(sweep, "--data", text, "--json")
+    assert asked.exit_code == 0, asked.output
+    told = json.loads(asked.stdout)
+    assert told["schema"] == "mor-sweep.suggest/1"
+    document = told["data"]
+    named = {
+        tuple(each["candidate"][key] for key in ("arm", "size", "budget", "seed")) for each in document["suggestions"]
+    }
+    first = document["suggestions"][0]
+    assert (first["need"], first["candidate"]["arm"], first["candidate"]["size"]) == ("edge", "mor-2", "170k")
+    assert all(each["flops"] > 0 and each["seconds"] > 0 for each in document["suggestions"])
+
+    planned = set()
+    for command in document["commands"]:
+        program, *arguments = shlex.split(command)
+        assert program == "mor-sweep"
+        dry = CliRunner().invoke(app, [*arguments, "--dry-run", "--json"])
+        assert dry.exit_code == 0, dry.output
+        cells = json.loads(dry.stdout)["data"]["cells"]
+        planned |= {(each["arm"], each["size"], str(each["budget"]), each["seed"]) for each in cells}
+    assert planned == named
+
+    before = optima(sweep)
+    assert before["mor-2", "320000000000"].kind is RefusalKind.MINIMUM_AT_EDGE
+    for arm, size, budget, seed in named:
+        architecture = "mor" if arm == "mor-2" else arm
+        grid = overrides(budgets=[budget], sizes={"names": [size]}, seeds=[seed], data__corpus=str(text))
+        data = prepare(load_spec("cpu", grid).data_spec)
+        sweep.publish(sweep.plan(data, [*grid, *overrides(arms__architectures=[architecture])]))
+    assert len(load_sweep(sweep.store, sweep.name).cells) == 42 + len(named), "all joined the sweep's table"
+    assert isinstance(optima(sweep)["mor-2", "320000000000"], Estimate)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "give the --data that it was started with"),
+        (("--preset", "paper"), "'paper' has other settings than sweep 'planted'"),
+        (("--preset", "nowhere.toml"), "nowhere.toml cannot be read"),
+    ],
+)
+def test_what_has_no_command_is_a_sentence(sweep, flags, words):
+    refused = ask(sweep, *flags)
+    assert exit_code_of(refused.exception) == 2
+    assert words in str(refused.exception)
+
+
+def test_a_sweep_whose_data_are_gone_is_a_sentence(tmp_path):
+    planted = PlantedSweep(store=Store(root=tmp_path))
+    planted.plan(SNAPSHOT, overrides(budgets=["8e10"], sizes={"names": ["10k"]}))
+    refused = ask(planted)
+    assert isinstance(refused.exception, NoAdvice)
+    assert "trained on is not at" in str(refused.exception)
+
+
+def test_without_a_finished_cell_the_advice_is_to_train(sweep, text, tmp_path):
+    planted = PlantedSweep(store=Store(root=tmp_path))
+    grid = overrides(budgets=["8e10"], sizes={"names": ["10k"]}, data__corpus=str(text))
+    planted.plan(prepare(load_spec("cpu", grid).data_spec), grid)
+    refused = ask(planted, "--data", text)
+    assert refused.exit_code == 5, refused.output
+    assert "train the sweep as it is planned first" in refused.output

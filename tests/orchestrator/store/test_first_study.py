@@ -1,0 +1,82 @@
+"""A results folder of the first version is read, verified, fitted to the same numbers and continued."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.helpers.paths import FIRST_STUDY
+from tests.helpers.toy_sweep import run_here
+
+"""See tests/fixtures/README.md."""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the study as its author left it: the working folder of every command below."""
+    folder = tmp_path / "study"
+    shutil.copytree(FIRST_STUDY, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run(study: Path, *arguments: str, expected: int = 0) -> str:
+    """stdout of a command in the study's folder, which must end with the expected code."""
+    done = run_here(list(arguments), os.environ | {"MOR_SWEEP_CACHE": str(study / "cache")})
+    assert done.returncode == expected, done.stderr
+    return done.stdout
+
+
+def planned_ids(study: Path) -> set[str]:
+    """Ids of all cells and segments that the study's sweep.json plans."""
+    document = json.loads((study / "results/sweeps/first/sweep.json").read_text())
+    rows = [row for revision in document["revisions"] for row in (*revision["cells"], *revision["segments"])]
+    return {row.get("cell_id") or row["id"] for row in rows}
+
+
+def test_its_cells_are_read_with_the_losses_that_were_written(study: Path) -> None:
+    written = pl.read_parquet(study / "results/sweeps/first/runs.parquet")
+    document = json.loads(run(study, "status", "first", "--json"))
+    losses = {row["cell_id"]: row["loss"] for row in document["data"]["runs"] if row["status"] == "finished"}
+    assert losses == dict(written.select("cell_id", "loss").iter_rows())
+    assert len(losses) == 13
+
+
+def test_it_verifies(study: Path) -> None:
+    document = json.loads(run(study, "fsck", "--json"))
+    assert [row for row in document["data"]["findings"] if not row["is_note"]] == []
+    assert document["data"]["segments"] == 39
+
+
+def test_its_files_are_those_that_the_first_version_wrote() -> None:
+    """A fixture that a test or a tool had written to would prove nothing."""
+    files = sorted(path for path in FIRST_STUDY.rglob("*") if path.is_file())
+    assert sum(path.stat().st_size for path in files) < 2**20
+    results = [json.loads(path.read_text()) for path in files if path.name == "result.json"]
+    assert {result["schema"] for result in results} == {"mor-sweep.result/1"}
+    assert not any("sha256" in result for result in results)
+
+
+def test_it_is_fitted_to_the_same_numbers(study: Path) -> None:
+    before = json.loads((study / "results/sweeps/first/fits.json").read_text())
+    run(study, "fit", "first")
+    assert json.loads((study / "results/sweeps/first/fits.json").read_text()) == before
+
+
+def test_its_sweep_file_is_planned_to_the_ids_on_disk_and_its_unfinished_trunk_is_continued(study: Path) -> None:
+    ids = planned_ids(study)
+    published = {path.name: (path / "result.json").read_bytes() for path in (study / "results/segments").iterdir()}
+    flags = ("--executor", "in-process", "--no-mlflow", "--yes", "--preset", "sweep.toml")
+    run(study, "isoflop", *flags, "--only", "mor-4")
+    run(study, "isoflop", *flags, "--only", "mor-4", "--sizes", "5.5k", "--budgets", "4e9", "--seeds", "1")
+    assert planned_ids(study) == ids
+    now = {path.name: (path / "result.json").read_bytes() for path in (study / "results/segments").iterdir()}
+    assert now | published == now, "nothing that was published is written again"
+    stable = [json.loads(content) for name, content in now.items() if name not in published]
+    executed = next(result["steps_executed"] for result in stable if result["kind"] == "stable")
+    assert executed == 1383 - 549, "the attempt's checkpoint is where the trunk goes on"
+    runs = pl.read_parquet(study / "results/sweeps/first/runs.parquet")
+    assert runs["status"].to_list() == ["finished"] * 14

@@ -1,0 +1,23 @@
+"""Somebody else's results: reading and fitting them needs no right to write."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep
+
+
+def test_a_fit_is_printed_before_anything_is_written_and_a_refused_file_is_one_sentence(
+    reference: ToySweep, tmp_path: Path
+):
+    """A folder where fits.json should go refuses the write for every user, root included."""
+    results = tmp_path / "results"
+    shutil.copytree(reference.results, results)
+    (results / "sweeps/toy/fits.json").mkdir()
+    command = [*MOR_SWEEP, "fit", "toy", "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "## vanilla" in done.stdout
+    assert "--results: " in done.stderr
+    assert "fits.json cannot be written (Is a directory): name a folder that you may write to" in done.stderr
+    assert "Traceback" not in done.stderr
