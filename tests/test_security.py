@@ -76,9 +76,10 @@ def dangers(tree: ast.AST) -> Iterator[str]:
             yield f"address {node.value}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_source_file_executes_data_or_listens_to_the_world(path: Path):
-    assert list(dangers(ast.parse(path.read_text()))) == []
+def test_no_source_file_executes_data_or_listens_to_the_world():
+    assert len(SOURCES) > 200
+    by_file = {str(path.relative_to(ROOT)): list(dangers(ast.parse(path.read_text()))) for path in SOURCES}
+    assert {name: found for name, found in by_file.items() if found} == {}
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,18 @@ def assert_goes_on_without_losing_a_step(toy: ToySweep, stopped: dict[str, int])
 
 @pytest.mark.faults("F11", "F12", invariants=("I4", "I5"))
 @pytest.mark.parametrize(
-    ("number", "grace"), [(signal.SIGTERM, GRACE_SECONDS), pytest.param(signal.SIGINT, 200.0, marks=pytest.mark.slow)]
+    ("number", "grace", "flags"),
+    [
+        (signal.SIGTERM, GRACE_SECONDS, ("--no-mlflow",)),
+        pytest.param(signal.SIGTERM, GRACE_SECONDS, (), marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 200.0, (), marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_told_to_stop_keeps_its_step_and_loses_none(
-    toy: ToySweep, reference: ToySweep, figures, number: signal.Signals, grace: float
+    toy: ToySweep, reference: ToySweep, figures, number: signal.Signals, grace: float, flags: tuple[str, ...]
 ):
     """SIGKILL after 3 s may cut off what follows the checkpoint: the mirror's last pass."""
-    driver = toy.start(*ONE_CELL, executor="in-process")
+    driver = toy.start(*ONE_CELL, *flags, executor="in-process")
     wait_for(lambda: bool(checkpoints(toy)))
     seconds, output = signalled(driver, number, grace=grace)
     assert driver.returncode in (128 + number, -signal.SIGKILL), output

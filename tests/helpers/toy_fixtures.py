@@ -1,5 +1,7 @@
 """A toy sweep in a fresh results folder, the same sweep undisturbed for reference, and its corpus, as fixtures."""
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,18 @@ def toy(tmp_path: Path, toy_text: Path, toy_cache: Path) -> ToySweep:
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory, toy_text: Path, toy_cache: Path) -> ToySweep:
-    """The toy sweep, run once without disturbance in one process. Nobody may change it."""
-    sweep = ToySweep(results=tmp_path_factory.mktemp("reference") / "results", text=toy_text, cache=toy_cache)
-    done = sweep.run()
-    assert done.returncode == 0, done.stderr
+    """The toy sweep, run once without disturbance in one process. Nobody may change it: where several processes share
+    the tests, one of them trains it for all."""
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp().parent if several else tmp_path_factory.mktemp("shared")
+    sweep = ToySweep(results=folder / "reference" / "results", text=toy_text, cache=toy_cache)
+    trained = folder / "reference-is-trained"
+    with (folder / "reference.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not trained.exists():
+            done = sweep.run()
+            assert done.returncode == 0, done.stderr
+            trained.touch()
     return sweep
 
 

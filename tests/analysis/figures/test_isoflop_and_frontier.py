@@ -14,8 +14,9 @@ SEVEN = tuple(str(int(flops)) for flops in (1e12, 2e12, 5e12, 1e13, 2e13, 5e13, 
 LONG = tuple(f"rw__{part}__short__const__standard__val" for part in ("tuned", "untuned", "tuned__twice" * 9))
 TWELVE = tuple(f"{digits}{'0' * (13 + power)}" for power in range(3) for digits in (125, 251, 433, 794))
 CASES = {
-    "one arm": {},
+    "six arms, three budgets": {"arms": ARMS, "budgets": SEVEN[::3], "cell_noise": 0.01},
     "six arms, seven budgets": {"arms": ARMS, "budgets": SEVEN, "cell_noise": 0.01},
+    "one arm, seven budgets": {"arms": ARMS[:1], "budgets": SEVEN, "cell_noise": 0.01},
     "two budgets": {"arms": ARMS[:2], "budgets": SEVEN[:2]},
     "one size a budget": {"sizes": 1},
     "all refused": {"arms": ARMS[:3], "shift": 8.0},
@@ -28,7 +29,9 @@ def draw(study, folder, suffixes=(".png", ".svg")):
     return folder / "isoflop.svg", folder / "frontier.svg"
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case == "six arms, seven budgets")) for case in CASES]
+)
 def test_figures_are_written_whatever_the_study(planted, tmp_path, case):
     study = fit_study(planted(**CASES[case]))
     for path in draw(study, tmp_path):

@@ -20,7 +20,7 @@ from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer
 
 TRAIN = TrainConfig(batch_size=8, peak_learning_rate=0.01, warmup_steps=4)
-STEPS = 30
+STEPS = 16
 CONFIGS = {
     "vanilla": model_config(SIZES["13k"], vocab_size=64, context_length=16),
     "mor-2": model_config(

@@ -18,6 +18,11 @@ from tests.helpers.paths import TOY_PRESET
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here
 
 
+def in_this_process(toy: ToySweep, *flags: str) -> subprocess.CompletedProcess[str]:
+    """A sweep on Ray that ends before it trains anything."""
+    return run_here(toy.command("--executor", "ray", "--no-mlflow", *flags)[len(MOR_SWEEP) :], toy.environment)
+
+
 def test_every_cell_of_the_sweep_has_a_loss_below_a_uniform_guess(reference: ToySweep):
     table = pl.read_parquet(reference.results / "sweeps/toy/runs.parquet")
     assert table.height == 12
@@ -38,7 +43,7 @@ def test_without_mlflow_nothing_is_mirrored(reference: ToySweep):
 
 def test_the_same_command_again_trains_nothing_and_changes_nothing(reference: ToySweep):
     before, table = reference.published(), reference.science()
-    again = reference.run(executor="ray")
+    again = in_this_process(reference)
     assert again.returncode == 0
     assert "nothing to train" in again.stderr
     assert reference.published() == before
@@ -185,7 +190,7 @@ def test_a_damaged_checkpoint_of_a_trunk_is_named_and_the_cells_that_do_not_need
 
 def test_an_unreachable_ray_address_is_said_within_seconds_with_exit_code_6(toy: ToySweep):
     started = time.monotonic()
-    done = toy.run("--address", "127.0.0.1:9", executor="ray")
+    done = in_this_process(toy, "--address", "127.0.0.1:9")
     assert done.returncode == 6
     assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
@@ -194,7 +199,7 @@ def test_an_unreachable_ray_address_is_said_within_seconds_with_exit_code_6(toy:
 
 @pytest.mark.parametrize("address", ["nonsense", "host:port"])
 def test_a_malformed_ray_address_says_what_was_expected(toy: ToySweep, address: str):
-    done = toy.run("--address", address, executor="ray")
+    done = in_this_process(toy, "--address", address)
     assert done.returncode == 6
     assert "expected host:port" in done.stderr
 
@@ -202,8 +207,7 @@ def test_a_malformed_ray_address_says_what_was_expected(toy: ToySweep, address: 
 def test_a_results_folder_that_is_a_file_is_one_clear_sentence(toy: ToySweep):
     toy.results.write_text("not a folder")
     below = replace(toy, results=toy.results / "deeper" / "still")
-    reading = [*MOR_SWEEP, "status", "--results", str(toy.results)]
-    for done in (toy.run(), below.run(), subprocess.run(reading, capture_output=True, text=True, check=False)):
+    for done in (toy.run(), below.run(), run_here(["status", "--results", str(toy.results)], toy.environment)):
         assert done.returncode == 2
         assert (
             done.stderr
@@ -244,7 +248,7 @@ def test_an_arm_of_which_nothing_can_be_trained_is_named_in_the_plan_and_in_the_
 
 def test_an_empty_data_flag_says_what_was_expected(toy: ToySweep):
     for verb in (["isoflop"], ["data", "info"]):
-        done = subprocess.run([*MOR_SWEEP, *verb, "--data", ""], capture_output=True, text=True, check=False)
+        done = run_here([*verb, "--data", ""], toy.environment)
         assert done.returncode == 2
         assert done.stderr.startswith(
             "error: --data: found '', expected python-sources, fineweb-edu, hf:NAME, or the path of"
@@ -252,8 +256,8 @@ def test_an_empty_data_flag_says_what_was_expected(toy: ToySweep):
 
 
 def test_an_unreadable_data_file_is_refused_before_anything_is_written(toy: ToySweep, tmp_path: Path):
-    command = [*MOR_SWEEP, "isoflop", "--preset", str(tmp_path / "none.toml"), "--results", str(toy.results)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    arguments = ["isoflop", "--preset", str(tmp_path / "none.toml"), "--results", str(toy.results)]
+    done = run_here(arguments, toy.environment)
     assert done.returncode == 2
     done = ToySweep(results=toy.results, text=tmp_path / "absent.jsonl", cache=toy.cache).run()
     assert done.returncode == 2

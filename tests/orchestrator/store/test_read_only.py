@@ -1,10 +1,9 @@
 """Somebody else's results: reading and fitting them needs no right to write."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
-from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep
+from tests.helpers.toy_sweep import ToySweep, run_here
 
 
 def test_a_fit_is_printed_before_anything_is_written_and_a_refused_file_is_one_sentence(
@@ -14,8 +13,7 @@ def test_a_fit_is_printed_before_anything_is_written_and_a_refused_file_is_one_s
     results = tmp_path / "results"
     shutil.copytree(reference.results, results)
     (results / "sweeps/toy/fits.json").mkdir()
-    command = [*MOR_SWEEP, "fit", "toy", "--results", str(results)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = run_here(["fit", "toy", "--results", str(results)], reference.environment)
     assert done.returncode == 2
     assert "## vanilla" in done.stdout
     assert "--results: " in done.stderr
