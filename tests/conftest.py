@@ -27,7 +27,16 @@ gc.disable()
 
 
 @pytest.fixture(scope="session")
-def toy_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes share which the tests are dealt to."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_text(shared: Path) -> Path:
     """Sentences with a grammar, so that there is something to learn; a JSON Lines file of 400 documents."""
     generator = random.Random(0)
     subjects, verbs = ["the model", "a token", "the router", "one layer"], ["reads", "keeps", "drops", "repeats"]
@@ -37,15 +46,20 @@ def toy_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"{generator.choice(subjects)} {generator.choice(verbs)} {generator.randrange(100)}." for _ in range(40)
         )
         lines.append(f'{{"text": "{words}"}}')
-    path = tmp_path_factory.mktemp("text") / "toy.jsonl"
-    path.write_text("\n".join(lines))
+    path = shared / "toy.jsonl"
+    if not path.exists():
+        written = shared / f"toy.jsonl.{os.getpid()}"
+        written.write_text("\n".join(lines))
+        written.rename(path)  # Whole at once, for the other processes.
     return path
 
 
 @pytest.fixture(scope="session")
-def toy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy_cache(shared: Path) -> Path:
     """Where prepared data goes during the tests; commands are given it as MOR_SWEEP_CACHE."""
-    return tmp_path_factory.mktemp("cache")
+    folder = shared / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A toy sweep in a fresh results folder, the same sweep undisturbed for reference, and its corpus, as fixtures."""
 
 import fcntl
-import os
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,12 @@ def toy(tmp_path: Path, toy_text: Path, toy_cache: Path) -> ToySweep:
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory, toy_text: Path, toy_cache: Path) -> ToySweep:
+def reference(shared: Path, toy_text: Path, toy_cache: Path) -> ToySweep:
     """The toy sweep, run once without disturbance in one process. Nobody may change it: where several processes share
     the tests, one of them trains it for all."""
-    several = "PYTEST_XDIST_WORKER" in os.environ
-    folder = tmp_path_factory.getbasetemp().parent if several else tmp_path_factory.mktemp("shared")
-    sweep = ToySweep(results=folder / "reference" / "results", text=toy_text, cache=toy_cache)
-    trained = folder / "reference-is-trained"
-    with (folder / "reference.lock").open("w") as lock:
+    sweep = ToySweep(results=shared / "reference" / "results", text=toy_text, cache=toy_cache)
+    trained = shared / "reference-is-trained"
+    with (shared / "reference.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not trained.exists():
             done = sweep.run()
