@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mor_core.printable import printable_label
-from orchestrator import cycle_collection
+from orchestrator.cycle_collection import cycle_collection_paused
 from orchestrator.identity import other_version
 from orchestrator.segment_states import CellStatus, SegmentState, SegmentStates, cell_status
 from orchestrator.store import Store
@@ -88,7 +88,7 @@ def sweep_states(store: Store, name: str | None = None, settings_id: str | None 
     """The cells of a sweep, or of the last one used, under its latest settings or under those of an id.
 
     Raises NoSuchSweep, StoreError and OtherVersion."""
-    with cycle_collection.paused():
+    with cycle_collection_paused():
         return _sweep_states(store, name, settings_id)
 
 

@@ -11,9 +11,9 @@ from mor_core.config import NUMERICS_VERSION
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import Refused
 from mor_core.flops import Convention
-from orchestrator import cycle_collection
 from orchestrator.budgets import budget_text
 from orchestrator.cells import Cell, Dropped, cells_of
+from orchestrator.cycle_collection import cycle_collection_paused
 from orchestrator.identity import (
     EvaluationSpec,
     Initialisation,
@@ -77,7 +77,7 @@ def plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
             f"{'budgets' if spec.tokens is None else 'tokens'} {len(spec.goals):,}, seeds {len(spec.seeds):,}), and a "
             f"plan holds at most {MOST_CELLS:,}: ask for fewer"
         )
-    with cycle_collection.paused():
+    with cycle_collection_paused():
         return _plan(spec, data)
 
 
@@ -125,7 +125,7 @@ def plan_of_cells(spec: SweepSpec, data: DataSnapshot, cells: Sequence[Cell]) ->
     Raises SpecError where the data cannot serve the models.
     """
     _check_data(spec, data)
-    with cycle_collection.paused():
+    with cycle_collection_paused():
         evaluation = EvaluationSpec(num_sequences=spec.evaluation.num_sequences)
         named, segments = _with_segments(cells, data, _initialisation(spec), evaluation)
     return Plan(

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-import orchestrator.segment_run
 from mor_core.data.snapshot import DataSnapshot
+from orchestrator import segment_run
 from orchestrator.attempts import LOCK
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.failures import FailureClass
@@ -193,7 +193,7 @@ def frozen_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], No
             if (at["step"], at["attempt"]) == (step, 1):
                 meanwhile()
 
-        monkeypatch.setattr(orchestrator.segment_run, "rehearse", rehearse)
+        monkeypatch.setattr(segment_run, "rehearse", rehearse)
 
     return freeze
 
@@ -244,9 +244,9 @@ def test_a_frozen_attempt_that_wakes_after_the_retry_began_leaves_without_writin
 
     frozen_at(25, meanwhile)
     with pytest.MonkeyPatch.context() as patch:
-        is_logged = orchestrator.segment_run._is_logged
+        is_logged = segment_run._is_logged
         patch.setattr(
-            orchestrator.segment_run,
+            segment_run,
             "_is_logged",
             lambda run, step: (hold(step) if run.attempt.name.startswith("002") else None) or is_logged(run, step),
         )
@@ -274,14 +274,14 @@ def test_an_attempt_that_was_frozen_after_its_last_step_does_not_publish(
     data: DataSnapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     segment, store = segment_on(data), Store(root=tmp_path)
-    save = orchestrator.segment_run.save_checkpoint
+    save = segment_run.save_checkpoint
 
     def save_and_freeze(folder: Path, *arguments: Any) -> None:
         save(folder, *arguments)
         if folder.name == "final":
             give_up(segment, store)
 
-    monkeypatch.setattr(orchestrator.segment_run, "save_checkpoint", save_and_freeze)
+    monkeypatch.setattr(segment_run, "save_checkpoint", save_and_freeze)
     assert run_segment(segment, job_for(tmp_path, data, run=RUN)).failure is FailureClass.stalled
     assert not store.is_done(segment.id)
 
