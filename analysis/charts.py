@@ -13,8 +13,8 @@ from analysis.estimate import Estimate, Refusal
 from analysis.figure_data import frontier_data, isoflop_data, residuals_data
 from analysis.frontier import Frontier, Study
 from analysis.parabola import Parabola
-from analysis.points import budget_label
-from analysis.report import QUANTITIES, SYMBOLS, count_text, loss_text, short_count
+from analysis.report import QUANTITIES, SYMBOLS, count_text, loss_text
+from mor_core.units import budget_label, short_count
 
 Chart = dict[str, Any]
 """id, title, arm (empty where several share it), x and y axes, series."""

@@ -9,8 +9,8 @@ from itertools import combinations
 from analysis.bootstrap import Sample, interval
 from analysis.estimate import Estimate, Refusal, RefusalKind
 from analysis.multiplier import compute_multiplier, parameter_multiplier
-from analysis.points import budget_label
 from analysis.surface_fit import SurfaceFit
+from mor_core.units import budget_label
 
 
 @dataclass(frozen=True, kw_only=True)

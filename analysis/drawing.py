@@ -20,9 +20,8 @@ from matplotlib.ticker import (
 )
 
 from analysis.estimate import RefusalKind
-from analysis.points import budget_label
 from analysis.provenance import Provenance
-from analysis.report import short_count
+from mor_core.units import budget_label, short_count
 
 # Okabe and Ito's colours, safe for the common kinds of colour blindness; yellow is left out (too pale on white).
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")

@@ -21,7 +21,6 @@ from analysis.coverage import coverage_notes
 from analysis.curve_plots import CellCurve
 from analysis.estimate import Refusal
 from analysis.frontier import Frontier, Study
-from analysis.points import budget_label
 from analysis.provenance import Provenance
 from analysis.recursion import recursion_lines
 from analysis.report import (
@@ -35,9 +34,9 @@ from analysis.report import (
     loss_text,
     number_text,
     plain,
-    short_count,
 )
 from analysis.surface_report import surface_lines
+from mor_core.units import budget_label, short_count
 
 SCHEMA = "mor-sweep.report/1"
 SECTIONS = {

@@ -25,9 +25,10 @@ from analysis.bootstrap import Resampling, Sample, interval
 from analysis.estimate import Estimate, Refusal, RefusalKind
 from analysis.isoflop import SampledOptimum, fit_isoflops
 from analysis.parabola import ParabolaRules
-from analysis.points import Points, budget_label, read_points
+from analysis.points import Points, read_points
 from analysis.quadratic import Floats
 from analysis.trunk_noise import split_noise
+from mor_core.units import budget_label
 
 ASSUMED_EXPONENT = 0.5
 """Growth of N* with C where the pilot does not say: Hoffmann et al. 2022 (arXiv:2203.15556) find 0.46 to 0.50."""

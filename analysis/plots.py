@@ -31,11 +31,11 @@ from analysis.estimate import Estimate, Refusal, RefusalKind
 from analysis.frontier import Frontier, Study
 from analysis.isoflop import Isoflop
 from analysis.parabola import Parabola
-from analysis.points import budget_label
 from analysis.power_law import FittedPowerLaw
 from analysis.provenance import Provenance
 from analysis.reference_marks import REFERENCE_LOOK, Reference, draw_reference_optima, draw_reference_runs
 from analysis.report import EXPONENTS, QUANTITIES, caveat_of
+from mor_core.units import budget_label
 
 PANEL_INCHES = (3.5, 3.1)
 FRONTIER_INCHES = (12.0, 3.9)

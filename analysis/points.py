@@ -6,7 +6,6 @@ Any table with the required columns can enter here; nothing below this file sees
 import hashlib
 import math
 from dataclasses import dataclass
-from decimal import Decimal
 
 import polars as pl
 
@@ -78,16 +77,6 @@ class Points:
         mine = {exclusion.budget for exclusion in self.exclusions if exclusion.arm == arm}
         mine |= set(self.frame.filter(pl.col("arm") == arm)["budget"].to_list())
         return tuple(sorted(mine, key=int))
-
-
-def budget_label(budget: str) -> str:
-    """A budget for people, exact: "16500000000000000000" -> "1.65e19"."""
-    sign, digits, exponent = Decimal(budget).normalize().as_tuple()
-    assert sign == 0
-    assert isinstance(exponent, int)
-    power = len(digits) - 1 + exponent
-    fraction = "".join(map(str, digits[1:]))
-    return f"{digits[0]}{'.' + fraction if fraction else ''}e{power}"
 
 
 def read_points(

@@ -11,11 +11,12 @@ from analysis.compare import Comparison
 from analysis.coverage import coverage_notes
 from analysis.estimate import Estimate, Refusal
 from analysis.frontier import Frontier, Optimum, Study
-from analysis.points import Exclusion, budget_label
+from analysis.points import Exclusion
 from analysis.power_law import FittedPowerLaw
 from analysis.recursion import RecursionFit, recursion_as_json, recursion_lines
 from analysis.surface_fit import SurfaceFit
 from analysis.surface_report import surface_as_json, surface_lines
+from mor_core.units import budget_label, short_count
 
 SCHEMA = "mor-sweep.fits/1"
 SMALL_BUDGET = 10**17
@@ -194,14 +195,6 @@ def count_text(answer: Estimate | Refusal) -> str:
     low = f"{'≤ ' if answer.low_open else ''}{short_count(answer.low)}"
     high = f"{'≥ ' if answer.high_open else ''}{short_count(answer.high)}"
     return f"{short_count(answer.value)} [{low}, {high}]"
-
-
-def short_count(count: float) -> str:
-    """Four significant digits with k, M, B or T."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if float(f"{count:.4g}") >= size:
-            return f"{count / size:#.4g}".rstrip(".") + unit
-    return f"{count:.4g}"
 
 
 def comparison_lines(comparisons: tuple[Comparison, ...]) -> list[str]:

@@ -18,8 +18,8 @@ from analysis.estimate import Refusal, RefusalKind
 from analysis.hyperparameter_law import TunedRung
 from analysis.provenance import Provenance
 from analysis.quadratic import Floats
-from analysis.report import short_count
 from analysis.response import Response, Trial
+from mor_core.units import short_count
 
 PANEL_INCHES = (3.4, 2.7)
 SURFACE_INCHES = (4.4, 3.0)

@@ -22,8 +22,9 @@ from scipy import stats
 from analysis.estimate import Refusal, RefusalKind
 from analysis.isoflop import curve_of, first_fit
 from analysis.parabola import LN10, ParabolaRules, choose_window, mean_by_place, noise_of
-from analysis.points import Points, budget_label
+from analysis.points import Points
 from analysis.quadratic import Axis, Curve, Floats, Noise, Quadratic, least_squares, pool_noise
+from mor_core.units import budget_label
 
 BEYOND_AN_END = 2
 """Sizes to add where the lowest loss is at the last one: a minimum wants two on either side."""

@@ -29,10 +29,10 @@ from analysis.drawing import (
 )
 from analysis.estimate import Estimate, Refusal
 from analysis.frontier import Frontier, Study
-from analysis.points import budget_label
 from analysis.provenance import Provenance
 from analysis.quadratic import Floats
 from analysis.surface_fit import SurfaceFit
+from mor_core.units import budget_label
 
 PANEL_INCHES = (3.9, 3.4)
 SHADES = "cividis"

@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from analysis.estimate import Estimate, Refusal
 from analysis.frontier import Frontier, Study
-from analysis.points import budget_label
 from analysis.report import EXPONENTS, QUANTITIES, count_text, loss_text, number_text
+from mor_core.units import budget_label
 
 COUNTED = ("params", "tokens")
 HEADS = {"params": "N*", "tokens": "D* (tokens)", "loss": "L* (nats/token)"}

@@ -5,8 +5,9 @@ from typing import Any
 
 import polars as pl
 
-from analysis.points import TableError, budget_label
+from analysis.points import TableError
 from analysis.tabulate import Format, as_csv, as_json, as_latex, as_markdown
+from mor_core.units import budget_label
 
 SCHEMA = "mor-sweep.task-table/1"
 CELL = ("arm", "size", "budget", "seed")

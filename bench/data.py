@@ -24,15 +24,15 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from mor_core.data.large_corpus import freeze_source, write_large
-from mor_core.data.part_work import PartJob, prepare_part
-from mor_core.data.python_sources import site_folders
-from mor_core.data.reader import TokenReader
-from mor_core.data.shards import open_tokens
+from mor_core.data.batches import TokenReader
+from mor_core.data.large.corpus import freeze_source, write_large
+from mor_core.data.large.parts import PartJob, prepare_part
+from mor_core.data.large.sources import Piece
+from mor_core.data.prepare import open_tokens
 from mor_core.data.snapshot import load_snapshot
-from mor_core.data.sources import Piece
 from mor_core.data.spec import DataSpec
-from mor_core.data.tokenizer import END_OF_TEXT, read_tokenizer
+from mor_core.data.text.python_sources import site_folders
+from mor_core.data.tokens.tokenizer import END_OF_TEXT, read_tokenizer
 
 VOCABULARY = 49152
 SEQUENCES, CONTEXT = 1024, 2048
@@ -44,7 +44,7 @@ H100_TOKENS = 91_701
 READING = """
 import sys
 from pathlib import Path
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from mor_core.data.spec import DataSpec
 corpus, tokenizer, cache, part_bytes = sys.argv[1:]
 spec = DataSpec(corpus=corpus, vocab_size=49152, tokenizer=tokenizer, deduplicate="none")

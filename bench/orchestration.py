@@ -22,8 +22,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.files import write_json
 from mor_core.model.transformer import build_model
 from mor_core.sizes import SMALL_LADDER
 from mor_core.training.checkpoint import save_checkpoint
@@ -39,7 +40,7 @@ from orchestrator.revisions import record_revision
 from orchestrator.schedule import chain_flops
 from orchestrator.segment_job import Job
 from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store
 from orchestrator.sweep_file import Override
 
 SEGMENT_SECONDS = 60.0

@@ -17,9 +17,9 @@ import polars as pl
 
 from analysis.estimate import Refusal
 from analysis.frontier import FitSettings, Optimum, fit_study
-from analysis.points import budget_label
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.units import budget_label
 from orchestrator.estimate import segment_flops
 from orchestrator.plan import Plan, plan, plan_of_cells
 from orchestrator.records import table

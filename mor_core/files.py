@@ -1,11 +1,15 @@
-"""Reading small files that somebody else may have written: whatever lies at a path, reading ends, with a value or with
-one sentence. And deleting a folder, which nobody sees half deleted."""
+"""Files that somebody else may read or have written. Small ones are read whatever lies at a path: reading ends, with a
+value or with one sentence. Writing shows the old file or the new one whole, and a folder is nowhere seen half deleted.
+A file is known again by its sha256, and its name is taken only where it leads nowhere else."""
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +75,69 @@ def remove_folder(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
+
+
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether it is the name of one entry of a folder: no way up, down or elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a sweep file may call a sweep or an arm so: up to 100 letters, digits, dots, dashes and underscores."""
+    return _FOLDER_NAME.fullmatch(name) is not None
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(each.lstat().st_size for each in files if not each.is_dir() or each.is_symlink())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write or replace a JSON file, durably and whole."""
+    write_bytes(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write or replace a file, durably and whole."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        fsync(temporary)
+
+
+def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write or replace a small file whole. `durable`: whole also after a power cut. Without, that may leave it empty,
+    which is right for what is written again every second and read by nobody afterwards."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+        if durable:
+            fsync(temporary)  # Before the rename, or the name may be on the disk before the content.
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file of this process that becomes `path` by one rename: a reader sees the old or the new, whole."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Make a file's content, or a rename inside a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -15,6 +15,7 @@ Plans count a token-choice model at a perfect balance of depths, and shared keys
 evenly over the sequence: k_r (T + 1) / 2 pairs. What really happened is a second number, from evaluation.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -268,3 +269,33 @@ def warmup_surplus(config: ModelConfig, steps: int, convention: Convention) -> F
 def training_flops(config: ModelConfig, tokens: int, convention: Convention) -> int:
     """FLOPs to train on `tokens` tokens at the settled capacities, rounded to a whole number."""
     return round(training_flops_per_token(config, convention) * tokens)
+
+
+def nearest_steps(model: ModelConfig, batch_size: int, budget: int, convention: Convention) -> int:
+    """The whole number of optimiser steps whose FLOPs come nearest to the budget."""
+    unsettled = model.capacity_warmup_steps
+    settled = training_flops_per_token(model, convention) * model.context_length
+    steps = round((Fraction(budget, batch_size) - _surplus(model, unsettled, convention)) / settled)
+    if steps >= unsettled:
+        return steps
+    above = bisect_left(
+        range(unsettled + 1), budget, key=lambda steps: training_cost(model, batch_size, steps, convention)
+    )
+    near = [steps for steps in (above - 1, above) if steps >= 0]
+    return min(near, key=lambda steps: abs(training_cost(model, batch_size, steps, convention) - budget))
+
+
+def training_cost(model: ModelConfig, batch_size: int, steps: int, convention: Convention) -> Fraction:
+    """FLOPs of the first `steps` optimiser steps on batches of full-length sequences, capacity warm-up included."""
+    settled = training_flops_per_token(model, convention) * model.context_length
+    return batch_size * (steps * settled + _surplus(model, steps, convention))
+
+
+def _surplus(model: ModelConfig, steps: int, convention: Convention) -> Fraction:
+    """What capacity warm-up adds to the first `steps` steps, FLOPs per sequence of a step."""
+    return _warmup_surplus(model, min(steps, model.capacity_warmup_steps), convention)
+
+
+@lru_cache(maxsize=4096)
+def _warmup_surplus(model: ModelConfig, steps: int, convention: Convention) -> Fraction:
+    return warmup_surplus(model, steps, convention)

@@ -6,8 +6,7 @@ A size is the vanilla shape; `model_config` turns it into an arm by sharing and 
 from dataclasses import dataclass
 from typing import Literal
 
-from mor_core.config import ModelConfig, Recursion, Routing
-from mor_core.sharing import raised_depth, shrunk_depth
+from mor_core.config import ModelConfig, Recursion, Routing, raised_depth, shrunk_depth
 
 DepthFit = Literal["raise", "shrink"]
 """What happens to a depth that does not divide into recursions."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
 from orchestrator.cells import Cell
 from orchestrator.estimate import HOUR_SECONDS, Estimate, Throughput
 from orchestrator.plan import Plan, PlanError

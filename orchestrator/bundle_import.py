@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mor_core.file_hash import file_sha256
-from mor_core.files import parse_json_object, read_json_object
+from mor_core.files import file_sha256, is_folder_name, is_plain_name, parse_json_object, read_json_object, replace_text
 from mor_core.flops import total_params, unique_params, unrolled_params
-from mor_core.plain_names import is_folder_name, is_plain_name
 from orchestrator.attempts import SCRATCH
 from orchestrator.bundle import BUNDLE_SCHEMA, MANIFEST, BundleError, is_bundled_path, is_scripted, largest_size
 from orchestrator.cells import Cell
@@ -33,7 +31,7 @@ from orchestrator.plan import cell_identity
 from orchestrator.published import StoreError
 from orchestrator.records import segment_table, table, write_tables
 from orchestrator.revisions import Sweep, load_sweep
-from orchestrator.store import Store, read_spec, replace_text
+from orchestrator.store import Store, read_spec
 from orchestrator.sweep_document import read_document
 
 LARGEST_MANIFEST = 256 * 2**20

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from mor_core.errors import UserError
 from mor_core.printable import printable_label
-from orchestrator.budgets import budget_text, parse_budget
+from mor_core.units import budget_text, parse_budget, short_budget
 from orchestrator.cells import Cell
-from orchestrator.quantities import short_budget
 from orchestrator.revisions import Sweep
 
 SHORTEST_PREFIX = 4

@@ -3,27 +3,26 @@
 Planned tokens are a budget's to within half an optimiser step.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 from mor_core.config import Architecture, ModelConfig, TrainConfig
 from mor_core.flops import (
     CONVENTIONS,
     Convention,
+    nearest_steps,
     total_params,
-    training_flops_per_token,
+    training_cost,
     unique_params,
     unrolled_params,
-    warmup_surplus,
 )
 from mor_core.sizes import Size
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
 from orchestrator.recipe import batch_size, resolve_model, train_config
-from orchestrator.spec import Arm, SweepSpec
+from orchestrator.spec import SweepSpec
+from orchestrator.spec_arms import Arm
 
 FEWEST_STEPS = 10
 """A cell with fewer optimiser steps is not worth a row."""
@@ -199,36 +198,6 @@ def _warmup_steps(spec: SweepSpec, column: _Column, steps: int) -> int:
     if schedule.warmup_budget is not None and spec.shares_trunks:
         steps = nearest_steps(column.model, column.batch_size, schedule.warmup_budget, spec.budget_convention)
     return round(_exact(schedule.warmup_fraction) * steps)
-
-
-def nearest_steps(model: ModelConfig, batch_size: int, budget: int, convention: Convention) -> int:
-    """The whole number of optimiser steps whose FLOPs come nearest to the budget."""
-    unsettled = model.capacity_warmup_steps
-    settled = training_flops_per_token(model, convention) * model.context_length
-    steps = round((Fraction(budget, batch_size) - _surplus(model, unsettled, convention)) / settled)
-    if steps >= unsettled:
-        return steps
-    above = bisect_left(
-        range(unsettled + 1), budget, key=lambda steps: training_cost(model, batch_size, steps, convention)
-    )
-    near = [steps for steps in (above - 1, above) if steps >= 0]
-    return min(near, key=lambda steps: abs(training_cost(model, batch_size, steps, convention) - budget))
-
-
-def training_cost(model: ModelConfig, batch_size: int, steps: int, convention: Convention) -> Fraction:
-    """FLOPs of the first `steps` optimiser steps on batches of full-length sequences, capacity warm-up included."""
-    settled = training_flops_per_token(model, convention) * model.context_length
-    return batch_size * (steps * settled + _surplus(model, steps, convention))
-
-
-def _surplus(model: ModelConfig, steps: int, convention: Convention) -> Fraction:
-    """What capacity warm-up adds to the first `steps` steps, FLOPs per sequence of a step."""
-    return _warmup_surplus(model, min(steps, model.capacity_warmup_steps), convention)
-
-
-@lru_cache(maxsize=4096)
-def _warmup_surplus(model: ModelConfig, steps: int, convention: Convention) -> Fraction:
-    return warmup_surplus(model, steps, convention)
 
 
 def _exact(fraction: float) -> Fraction:

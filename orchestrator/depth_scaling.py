@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mor_core.data.shards import open_tokens
+from mor_core.config import CausalRule
+from mor_core.data.prepare import open_tokens
 from mor_core.errors import UserError
 from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.request import Request
-from mor_core.inference.sampling import Sampling
-from mor_core.inference.stages import CausalRule, num_passes
+from mor_core.inference.request import Request, Sampling
+from mor_core.inference.stages import num_passes
 from mor_core.inference.trace import trace
 from orchestrator.generation import whole_memory
 from orchestrator.trained_cell import TrainedCell

@@ -9,13 +9,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text, count_text, power_text, short_budget
 from orchestrator.cells import Cell
 from orchestrator.cost_tables import cost_heading, cost_json, cost_table, totals_json, totals_table
 from orchestrator.estimate import Estimate, segment_flops
 from orchestrator.identity import to_jsonable, trunk_id
 from orchestrator.plan import Plan
-from orchestrator.quantities import count_text, power_text, short_budget
 from orchestrator.terminal import Console
 
 PLAN_SCHEMA = "mor-sweep.plan/1"

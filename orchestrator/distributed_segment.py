@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mor_core.files import replace_text, write_json
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
 from orchestrator.attempts import scratch_folder
@@ -26,7 +27,7 @@ from orchestrator.remote_work import local_store
 from orchestrator.segment_job import Job, SegmentRun
 from orchestrator.segment_run import run_as_peer
 from orchestrator.stopping import why_stop
-from orchestrator.store import Store, replace_text, write_json
+from orchestrator.store import Store
 from orchestrator.worker import Outcome, failed, failure_of, half_micro_batch, published_outcome, run_segment
 
 OUTCOME = "outcome.json"

@@ -22,12 +22,12 @@ from packaging.specifiers import SpecifierSet
 
 from mor_core.data.snapshot import SPLITS, read_manifest
 from mor_core.data.spec import DataError, cache_folder
-from mor_core.file_hash import file_sha256
+from mor_core.files import file_sha256
+from mor_core.units import bytes_text
 from orchestrator.mirror_cursor import VARIABLE, TrackingUriError, check_uri, public_uri, tracking_uri
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.planned_work import data_folder
 from orchestrator.published import StoreError
-from orchestrator.quantities import bytes_text
 from orchestrator.ray_connection import SHARED_MEMORY, ClusterUnreachable, check_shared_memory
 from orchestrator.results_folder import ResultsError, check_writable
 from orchestrator.spec import load_spec

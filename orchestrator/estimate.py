@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from mor_core.flops import training_cost
 from mor_core.training.memory import Device, training_memory_bytes
-from orchestrator.cells import Cell, training_cost
+from orchestrator.cells import Cell
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
 from orchestrator.rates import ASSUMED_FLOPS_PER_SECOND, Basis, Rate, basis_text, flops_of_last_steps

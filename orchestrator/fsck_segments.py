@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mor_core.files import tree_bytes
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
 from orchestrator.command_lines import command_line
 from orchestrator.fsck_findings import Finding, note, problem
-from orchestrator.gc import tree_bytes
 from orchestrator.identity import (
     OtherVersion,
     Segment,

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mor_core.errors import Refused
-from mor_core.files import remove_folder
+from mor_core.files import remove_folder, tree_bytes, write_json
 from orchestrator.attempts import SCRATCH
 from orchestrator.command_lines import command_line
 from orchestrator.drivers import running_drivers
 from orchestrator.planned_work import PlannedWork, planned_work
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA
 from orchestrator.published import StoreError
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store
 
 UNPUBLISHED = ("*.writing", "*.writing.*", "*.removed", "*.corrupt", "final", "publish")
 """What of an attempt nobody goes on with once its process is gone."""
@@ -44,6 +44,23 @@ class PrunableCheckpoint:
     """On disk."""
     reason: str
     """Why nothing needs it."""
+
+
+def leftovers(store: Store) -> Iterator[Path]:
+    """What dead attempts, and deletions that were cut short, left. An attempt at work holds its segment's lock."""
+    yield from sorted(store.root.glob("segments/*/*.removed"))
+    if not running_drivers(store):
+        yield from sorted((store.root / SCRATCH).glob("*"))
+    for folder in sorted((store.root / "attempts").glob("*")):
+        segment_id = folder.name
+        if not folder.is_dir() or store.attempts(segment_id).is_locked():
+            continue
+        done = store.is_done(segment_id)
+        patterns = (*UNPUBLISHED, "checkpoint-*") if done else UNPUBLISHED
+        for attempt in store.attempts(segment_id):
+            # Whether an attempt of another host is at work cannot be seen for certain.
+            if done or re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", attempt.name):
+                yield from sorted({path for pattern in patterns for path in attempt.glob(pattern)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +108,6 @@ def collect(store: Store, garbage: Garbage) -> int:
     for path, _ in garbage.leftovers:
         remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
     return garbage.num_bytes
-
-
-def tree_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    return sum(each.lstat().st_size for each in files if not each.is_dir() or each.is_symlink())
 
 
 def _is_finished(store: Store, segment_id: str) -> bool:
@@ -156,20 +167,3 @@ def _prune(store: Store, checkpoint: PrunableCheckpoint) -> None:
     said = {"schema": PRUNED_SCHEMA, "segment_id": checkpoint.segment_id, "reason": checkpoint.reason}
     write_json(checkpoint.folder.parent / PRUNED, said | kept | {"bytes": checkpoint.num_bytes})
     remove_folder(checkpoint.folder)
-
-
-def leftovers(store: Store) -> Iterator[Path]:
-    """What dead attempts, and deletions that were cut short, left. An attempt at work holds its segment's lock."""
-    yield from sorted(store.root.glob("segments/*/*.removed"))
-    if not running_drivers(store):
-        yield from sorted((store.root / SCRATCH).glob("*"))
-    for folder in sorted((store.root / "attempts").glob("*")):
-        segment_id = folder.name
-        if not folder.is_dir() or store.attempts(segment_id).is_locked():
-            continue
-        done = store.is_done(segment_id)
-        patterns = (*UNPUBLISHED, "checkpoint-*") if done else UNPUBLISHED
-        for attempt in store.attempts(segment_id):
-            # Whether an attempt of another host is at work cannot be seen for certain.
-            if done or re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", attempt.name):
-                yield from sorted({path for pattern in patterns for path in attempt.glob(pattern)})

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mor_core.config import CausalRule
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.request import Request, TokenEvent
-from mor_core.inference.sampling import Sampling
-from mor_core.inference.stages import CausalRule
+from mor_core.inference.request import Request, Sampling, TokenEvent
 from orchestrator.trained_cell import TrainedCell
 
 UNFINISHED = "\ufffd"

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mor_core.units import bytes_text
 from orchestrator.estimate import CellCost
 from orchestrator.plan import Plan
-from orchestrator.quantities import bytes_text
 from orchestrator.work import Shape, shape_of
 
 PARTS = (8, 5, 4, 3, 2, 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
 
 MOST_POINTS = 2000
 """Points of a curve beyond which it is thinned: the MLflow UI samples longer ones itself, and slowly."""

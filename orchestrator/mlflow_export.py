@@ -6,9 +6,9 @@ from typing import Any
 import polars as pl
 
 from mor_core.errors import UserError
+from mor_core.files import replacing
 from orchestrator.mirror import reading, runs_of
 from orchestrator.mirror_cursor import public_uri
-from orchestrator.store import replacing
 from orchestrator.sweep_file import did_you_mean
 
 SUFFIXES = (".csv", ".parquet")

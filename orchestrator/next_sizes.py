@@ -6,7 +6,7 @@ import polars as pl
 
 from analysis.estimate import Refusal, RefusalKind
 from analysis.frontier import Frontier, Study
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
 from orchestrator.recipe import LADDERS
 
 BEYOND_AN_END = 2

@@ -23,11 +23,11 @@ import polars as pl
 from analysis.frontier import FitSettings, Study, fit_study
 from analysis.report import count_text, law_text, loss_text, study_as_markdown
 from analysis.surface import SurfaceRules
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
+from mor_core.units import count_text as short
 from orchestrator.cell_curves import cell_curves
 from orchestrator.html_tables import html_list, html_table
 from orchestrator.origin import is_on_small_corpus
-from orchestrator.quantities import count_text as short
 from orchestrator.records import segment_table, table
 from orchestrator.revisions import Sweep as StoredSweep
 from orchestrator.revisions import load_sweep

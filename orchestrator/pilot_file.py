@@ -6,9 +6,8 @@ from typing import Any
 
 from analysis.estimate import Estimate, Refusal
 from analysis.pilot import ASSUMED_EXPONENT, FoundOptimum, SeedNoise
-from analysis.points import budget_label
 from analysis.power import PairAdvice, Wanted
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_label, budget_text
 from orchestrator.pilot import Found, Pilot
 from orchestrator.recipe import LADDERS
 from orchestrator.spec import SizesSection, SweepSpec

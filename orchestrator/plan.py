@@ -11,7 +11,7 @@ from mor_core.config import NUMERICS_VERSION
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import Refused
 from mor_core.flops import Convention
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
 from orchestrator.cells import Cell, Dropped, cells_of
 from orchestrator.cycle_collection import cycle_collection_paused
 from orchestrator.identity import (
@@ -26,7 +26,8 @@ from orchestrator.identity import (
     trunk_id,
 )
 from orchestrator.recipe import num_sizes, pretrained, windows
-from orchestrator.spec import SpecError, SweepSpec
+from orchestrator.spec import SweepSpec
+from orchestrator.sweep_file import SpecError
 
 MOST_CELLS = 100_000
 """Of a plan. More is a slip of the pen, and would fill the memory before the plan could be shown."""

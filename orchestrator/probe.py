@@ -20,13 +20,13 @@ from typing import Any
 
 from mor_core.config import NUMERICS_VERSION, TrainConfig
 from mor_core.data.spec import cache_folder
+from mor_core.files import write_json
 from mor_core.flops import training_flops_per_token
 from mor_core.training.memory import Device, training_memory_bytes
 from orchestrator.gpus import asked_of_driver
 from orchestrator.identity import content_id, to_jsonable
 from orchestrator.plan import Plan
 from orchestrator.rates import ASSUMED_FLOPS_PER_SECOND, Measured, shapes_of
-from orchestrator.store import write_json
 from orchestrator.work import Shape, shape_of
 
 SCHEMA = "mor-sweep.probe/1"

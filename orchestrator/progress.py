@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from rich.live import Live
 from rich.table import Table
 
+from mor_core.units import count_text, duration_text, short_budget
 from orchestrator.cells import Cell
 from orchestrator.estimate import segment_flops
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
 from orchestrator.published import StoreError
-from orchestrator.quantities import count_text, duration_text, short_budget
 from orchestrator.store import Store
 from orchestrator.terminal import Console
 from orchestrator.worker import Outcome

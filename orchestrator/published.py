@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from mor_core.errors import MorSweepError
-from mor_core.file_hash import file_sha256
+from mor_core.files import file_sha256
 
 RESULT_SCHEMA = "mor-sweep.result/1"
 LARGEST_RESULT_BYTES = 64 * 2**20

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from mor_core.flops import training_flops_per_token
+from mor_core.flops import training_cost, training_flops_per_token
 from mor_core.training.memory import Device
-from orchestrator.cells import training_cost
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan
 from orchestrator.work import Shape, segment_shape, shape_of

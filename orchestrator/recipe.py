@@ -16,8 +16,10 @@ from mor_core.interop.layer_selection import source_layers
 from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import PretrainedLlama, read_llama
 from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, Size, model_config
-from orchestrator.budgets import budget_text
-from orchestrator.spec import Arm, AutoSizes, BatchLaw, ExpectedOptimum, LearningRateLaw, SpecError, SweepSpec
+from mor_core.units import budget_text
+from orchestrator.spec import AutoSizes, BatchLaw, ExpectedOptimum, LearningRateLaw, SweepSpec
+from orchestrator.spec_arms import Arm
+from orchestrator.sweep_file import SpecError
 
 LADDERS: dict[str, tuple[Size, ...]] = {"small": SMALL_LADDER, "paper": PAPER_SIZES}
 

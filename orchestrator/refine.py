@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from analysis.estimate import Estimate, Refusal
 from analysis.frontier import FitSettings, Study, fit_study
-from analysis.points import budget_label
 from analysis.suggest import Suggestion, rank_candidates
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.units import budget_label
 from orchestrator.cells import Cell
 from orchestrator.plan import Plan, plan_of_cells
 from orchestrator.records import segment_table, table

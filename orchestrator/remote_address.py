@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mor_core.data.spec import cache_folder
+from mor_core.files import write_json
 from orchestrator.object_store import ObjectStore, checked_address
 from orchestrator.results_folder import ADDRESS
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store
 
 SCRATCH_VARIABLE = "MOR_SWEEP_SCRATCH"
 

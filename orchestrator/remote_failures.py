@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from mor_core.plain_names import is_plain_name
+from mor_core.files import is_plain_name
 from orchestrator.remote_address import Remote
 from orchestrator.store import Store
 

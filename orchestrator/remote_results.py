@@ -28,13 +28,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from mor_core.file_hash import file_sha256
-from mor_core.plain_names import is_plain_name
+from mor_core.files import file_sha256, is_plain_name, replace_text
 from orchestrator.object_store import RemoteRefused
 from orchestrator.remote_address import Remote
 from orchestrator.remote_failures import fetch_failures, segments_begun, upload_failures
 from orchestrator.remote_segment import RemoteSegments
-from orchestrator.store import replace_text
 from orchestrator.sweep_document import SCHEMA as SWEEP_SCHEMA
 from orchestrator.sweep_document import read_document, sweep_names
 

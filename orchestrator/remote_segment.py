@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mor_core.file_hash import file_sha256
-from mor_core.plain_names import is_plain_name
+from mor_core.files import file_sha256, is_plain_name, write_bytes
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from orchestrator.attempts import SCRATCH
 from orchestrator.identity import Segment, trunk_id
@@ -24,7 +23,7 @@ from orchestrator.object_store import ObjectStore, RemoteUnreachable
 from orchestrator.published import ResultError, SegmentResult, StoreError, parse_result, result_content
 from orchestrator.remote_address import Remote
 from orchestrator.remote_failures import remote_name
-from orchestrator.store import hints, read_spec, write_bytes
+from orchestrator.store import hints, read_spec
 
 PUBLISH_PATIENCE_SECONDS = 300.0
 """How long a finished segment waits for a server that does not answer; its work would be lost otherwise."""

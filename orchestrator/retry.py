@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mor_core.errors import Refused
+from mor_core.files import fsync
 from orchestrator.cells import Cell
 from orchestrator.command_lines import command_line
 from orchestrator.drivers import running_drivers
 from orchestrator.revisions import PlannedSegment, Sweep
 from orchestrator.segment_states import segment_state
-from orchestrator.store import Store, fsync
+from orchestrator.store import Store
 
 FOLDER = "retried"
 

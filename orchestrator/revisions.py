@@ -12,12 +12,13 @@ from typing import Any
 from filelock import FileLock
 
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.files import replace_text
 from orchestrator.cells import Cell
 from orchestrator.identity import from_jsonable, to_jsonable, trunk_id
 from orchestrator.plan import Plan
 from orchestrator.remote_address import remote_of
 from orchestrator.remote_results import pull_revisions, push_revision, require_conditional_creation
-from orchestrator.store import Store, replace_text
+from orchestrator.store import Store
 from orchestrator.sweep_document import SCHEMA, current_revisions, damaged, find_document, read_document, revisions_of
 
 LARGEST_COUNT = 2**63 - 1

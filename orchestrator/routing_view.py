@@ -13,10 +13,9 @@ import polars as pl
 import torch
 import torch.nn.functional as F
 
-from mor_core.config import ExpertChoice, TokenChoice
-from mor_core.data.shards import open_tokens
+from mor_core.config import CausalRule, ExpertChoice, TokenChoice
+from mor_core.data.prepare import open_tokens
 from mor_core.errors import UserError
-from mor_core.inference.stages import CausalRule
 from mor_core.inference.trace import Trace, trace
 from orchestrator.trained_cell import TrainedCell
 

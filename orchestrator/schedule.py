@@ -4,7 +4,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from orchestrator.cells import training_cost
+from mor_core.flops import training_cost
 from orchestrator.identity import Segment
 from orchestrator.worker import Outcome, blocked
 

@@ -16,9 +16,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from mor_core.data.shards import TokenReader
+from mor_core.data.batches import TokenReader
 from mor_core.data.verified import ShardCheck
-from mor_core.files import remove_folder
+from mor_core.files import remove_folder, replace_text
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.distributed import current_world
 from mor_core.training.loop import StepMetrics, train_steps
@@ -28,7 +28,6 @@ from orchestrator.published import LOG_EVERY_STEPS, loss_spikes, read_metrics
 from orchestrator.segment_job import SegmentRun
 from orchestrator.start_state import StartState, new_model, open_data, start_state
 from orchestrator.stopping import Interrupted, StopWatch
-from orchestrator.store import replace_text
 
 KEPT_CHECKPOINTS = 2
 PROGRESS_SECONDS = 1.0

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, FiniteFloat, Tag, model_validator
 
-from mor_core.config import Architecture, ExpertChoice, KVStrategy, RouterKind, Routing, TokenChoice
-from mor_core.sharing import SharingStrategy
+from mor_core.config import Architecture, ExpertChoice, KVStrategy, RouterKind, Routing, SharingStrategy, TokenChoice
 from mor_core.sizes import DepthFit
 from orchestrator.spec_fields import Ascending, Depth, ExactFraction, Merged, NotEmpty, PaperNLL, Section, SizeName
 

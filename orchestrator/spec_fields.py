@@ -18,9 +18,9 @@ from pydantic import (
     PlainValidator,
 )
 
-from mor_core.plain_names import is_folder_name
+from mor_core.files import is_folder_name
 from mor_core.sizes import SIZES
-from orchestrator.budgets import parse_budget
+from mor_core.units import parse_budget
 from orchestrator.sweep_file import did_you_mean
 
 

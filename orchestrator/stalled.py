@@ -5,10 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from mor_core.files import write_json
 from orchestrator.attempts import attempt_progress
 from orchestrator.failures import Failure, FailureClass
 from orchestrator.identity import Segment
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store
 from orchestrator.watchdog import FIRED, STACKS, Sign, read_sign, stalled_run
 
 Ending = Literal["gone", "ended", "left"]

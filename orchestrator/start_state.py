@@ -8,23 +8,25 @@ from typing import Any
 
 import torch
 
+from mor_core.data.batches import TokenReader
+from mor_core.data.prepare import open_tokens
 from mor_core.data.remote import fetch_folder
-from mor_core.data.shards import TokenReader, load_snapshot, open_tokens
-from mor_core.data.snapshot import MANIFEST
+from mor_core.data.snapshot import MANIFEST, load_snapshot
 from mor_core.data.spec import DataError
 from mor_core.data.verified import ShardCheck
+from mor_core.files import write_json
 from mor_core.interop.hugging_face import initialise
 from mor_core.interop.llama_folder import read_llama
 from mor_core.model.device import default_device, keep_freed_memory
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.training.checkpoint import CheckpointError, load_checkpoint, verify_checkpoint
+from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.distributed import current_world
+from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.identity import trunk_id
 from orchestrator.pruned import is_pruned, pruned_step
 from orchestrator.published import StoreError, curve_until
 from orchestrator.segment_job import SegmentRun, numerics
-from orchestrator.store import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

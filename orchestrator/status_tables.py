@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mor_core.printable import printable_label
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
 from orchestrator.cell_states import CellState
 from orchestrator.command_lines import command_line
 from orchestrator.status import Status, counted, counts_text, is_running, state_text

@@ -16,13 +16,21 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mor_core.files import UnreadableFileError, read_json_object, read_regular_file
-from mor_core.plain_names import is_plain_name
+from mor_core.files import (
+    UnreadableFileError,
+    fsync,
+    is_plain_name,
+    read_json_object,
+    read_regular_file,
+    replace_text,
+    write_bytes,
+    write_json,
+)
 from orchestrator.attempts import Attempts
 from orchestrator.identity import Segment, TaskEvaluation, canonical_json, from_jsonable, is_content_id, trunk_id
 from orchestrator.published import (
@@ -225,44 +233,3 @@ def hints(segment: Segment, result: SegmentResult | None) -> dict[str, str]:
     if segment.kind == "stable" and result is not None and result.is_finished:
         return {f"trunks/{trunk_id(segment.trunk)}/{segment.stop_step}": segment.id}
     return {}
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write or replace a JSON file, durably and whole."""
-    write_bytes(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write or replace a file, durably and whole."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-        fsync(temporary)
-
-
-def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write or replace a small file whole. `durable`: whole also after a power cut. Without, that may leave it empty,
-    which is right for what is written again every second and read by nobody afterwards."""
-    with replacing(path) as temporary:
-        temporary.write_text(text)
-        if durable:
-            fsync(temporary)  # Before the rename, or the name may be on the disk before the content.
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file of this process that becomes `path` by one rename: a reader sees the old or the new, whole."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def fsync(path: Path) -> None:
-    """Make a file's content, or a rename inside a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 
 from analysis.suggest import Candidate, Suggestion
-from mor_core.data.shards import find
+from mor_core.data.prepare import find
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
 from mor_core.errors import UserError
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
 from orchestrator.cells import Cell
 from orchestrator.estimate import segment_flops
 from orchestrator.plan import Plan, PlanError, plan

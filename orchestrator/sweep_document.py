@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mor_core.errors import UserError
-from mor_core.files import UnreadableFileError, read_json_object
-from mor_core.plain_names import is_plain_name
+from mor_core.files import UnreadableFileError, is_plain_name, read_json_object
 from orchestrator.identity import is_content_id
 from orchestrator.published import StoreError
 from orchestrator.store import Store

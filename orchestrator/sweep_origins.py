@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep_file import SweepFile, is_bare_key
 

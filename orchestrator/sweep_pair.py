@@ -8,7 +8,8 @@ import polars as pl
 
 from analysis.compare import Comparison
 from analysis.frontier import FitSettings, Study, fit_study
-from analysis.points import TableError, budget_label
+from analysis.points import TableError
+from mor_core.units import budget_label
 from orchestrator.records import table
 from orchestrator.revisions import Sweep, load_sweep
 from orchestrator.store import Store

@@ -10,6 +10,7 @@ import polars as pl
 
 from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.units import short_budget
 from orchestrator.allowance import Allowance
 from orchestrator.command_lines import command_line
 from orchestrator.display import lost_arm_lines
@@ -23,7 +24,6 @@ from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.pruned import steps_taken_again
 from orchestrator.published import StoreError
-from orchestrator.quantities import short_budget
 from orchestrator.records import table, write_tables
 from orchestrator.remote_address import address_of
 from orchestrator.remote_work import share_sweep_files, stop_of

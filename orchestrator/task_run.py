@@ -17,8 +17,9 @@ from typing import Any
 
 from mor_core.data.snapshot import TOKENIZER_FILE
 from mor_core.data.spec import DataError
-from mor_core.data.tokenizer import load_tokenizer, read_tokenizer
-from mor_core.inference.scoring import NOTHING, Span, SpanScore, length_batches, score_batch
+from mor_core.data.tokens.tokenizer import load_tokenizer, read_tokenizer
+from mor_core.files import replace_text, write_json
+from mor_core.interop.scoring import NOTHING, Span, SpanScore, length_batches, score_batch
 from mor_core.interop.task_scores import TaskScore, score_task
 from mor_core.interop.tasks import Task, read_task
 from mor_core.interop.text_model import TextModel
@@ -26,7 +27,7 @@ from mor_core.model.transformer import Transformer
 from mor_core.training.loop import Diverged
 from orchestrator.identity import Segment, TaskEvaluation, to_jsonable
 from orchestrator.published import StoreError, read_curve
-from orchestrator.store import Store, replace_text, write_json
+from orchestrator.store import Store
 
 SYNC_SECONDS = 5.0
 """A crash of the machine, not of the process, costs the batches of so long."""

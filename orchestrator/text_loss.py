@@ -10,11 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mor_core.config import ExpertChoice
-from mor_core.data.encoding import encoded
 from mor_core.data.snapshot import TOKENIZER_FILE
 from mor_core.data.spec import DataError
-from mor_core.data.tokenizer import token_bytes
-from mor_core.data.user_text import whole_documents
+from mor_core.data.text.user_files import whole_documents
+from mor_core.data.tokens.encoding import encoded
+from mor_core.data.tokens.tokenizer import token_bytes
 from mor_core.model.transformer import RoutingRule
 from mor_core.training.token_evaluation import measure_tokens, text_windows
 from orchestrator.trained_cell import TrainedCell

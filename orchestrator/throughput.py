@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mor_core.config import CausalRule
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
-from mor_core.inference.request import Request, TokenEvent
-from mor_core.inference.sampling import Sampling
-from mor_core.inference.stages import CausalRule
+from mor_core.inference.request import Request, Sampling, TokenEvent
 from orchestrator.generation import number_bytes, whole_memory
 from orchestrator.trained_cell import TrainedCell
 

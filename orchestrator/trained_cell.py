@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mor_core.config import Precision
-from mor_core.data.shards import find_by_fingerprint
+from mor_core.data.prepare import find_by_fingerprint
 from mor_core.data.snapshot import TOKENIZER_FILE, DataSnapshot
-from mor_core.data.tokenizer import load_tokenizer, read_tokenizer
+from mor_core.data.tokens.tokenizer import load_tokenizer, read_tokenizer
 from mor_core.errors import UserError
 from mor_core.inference.stages import inference_model
 from mor_core.model.device import default_device

@@ -19,8 +19,9 @@ from mor_core.sizes import SIZES
 from orchestrator.cells import Cell
 from orchestrator.plan import plan
 from orchestrator.recipe import batch_size, peak_learning_rate, resolve_model, windows
-from orchestrator.spec import Arm, SpecError, SweepSpec, parse_spec
-from orchestrator.sweep_file import SweepFile, did_you_mean
+from orchestrator.spec import SweepSpec, parse_spec
+from orchestrator.spec_arms import Arm
+from orchestrator.sweep_file import SpecError, SweepFile, did_you_mean
 
 LEARNING_RATE, BATCH_SIZE, WEIGHT_DECAY, WARMUP = "learning_rate", "batch_size", "weight_decay", "warmup"
 

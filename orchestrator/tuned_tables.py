@@ -8,8 +8,9 @@ from rich.table import Table
 from analysis.estimate import Estimate, Refusal
 from analysis.hyperparameter_law import HyperparameterLaw, TunedRung
 from analysis.provenance import Provenance
-from analysis.report import plain, short_count
+from analysis.report import plain
 from analysis.response import DRAWS, LEVEL, Response
+from mor_core.units import short_count
 from orchestrator.identity import content_id
 from orchestrator.origin import data_label, package_version
 from orchestrator.revisions import load_sweep

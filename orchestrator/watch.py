@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from rich.live import Live
 
-from orchestrator.budgets import budget_text
+from mor_core.units import budget_text
 from orchestrator.cell_states import CellState
 from orchestrator.status import Status, UnderWay, counts_text, is_running, read_status, state_text
 from orchestrator.status_tables import output_console, status_view

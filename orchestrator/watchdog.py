@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from mor_core.files import replace_text
 from orchestrator.process_identity import ProcessIdentity, this_process
-from orchestrator.store import replace_text
 
 STACKS = "stacks.txt"
 """In an attempt: what its threads were doing when the watchdog, or the driver, ended it."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mor_core.config import ExpertChoice, ModelConfig, Precision
-from mor_core.flops import FORWARD_AND_BACKWARD, training_flops_per_token
-from orchestrator.cells import Cell, training_cost
+from mor_core.flops import FORWARD_AND_BACKWARD, training_cost, training_flops_per_token
+from orchestrator.cells import Cell
 from orchestrator.identity import Segment, SegmentKind
 from orchestrator.plan import Plan
 

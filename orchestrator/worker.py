@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 
 from mor_core.data.spec import DataError
 from mor_core.errors import UserError
-from mor_core.files import remove_folder
+from mor_core.files import remove_folder, write_json
 from mor_core.model.device import give_back_freed_memory, peak_memory_bytes
-from mor_core.training.checkpoint import CheckpointError
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
+from mor_core.training.manifest import CheckpointError
 from orchestrator.attempts import LOCK, logged
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.identity import OtherVersion, Segment
@@ -34,7 +34,7 @@ from orchestrator.segment_run import train
 from orchestrator.stalled import record_stalled, stalled_failure
 from orchestrator.start_state import first_step
 from orchestrator.stopping import Interrupted, why_stop
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store
 from orchestrator.watchdog import Superseded, Watchdog
 
 LOCK_POLL_SECONDS = 0.5

@@ -68,7 +68,7 @@ DISTRIBUTIONS = metadata.packages_distributions()
 
 def test_the_packages_import_what_this_test_looks_for() -> None:
     """The reader of imports sees those of a whole file and those within a function."""
-    assert THIRD_PARTY["numpy"]["mor_core/data/reader.py"] or any(THIRD_PARTY["numpy"].values())
+    assert THIRD_PARTY["numpy"]["mor_core/data/batches.py"] or any(THIRD_PARTY["numpy"].values())
     assert any(not at_once for at_once in THIRD_PARTY["ray"].values())
 
 

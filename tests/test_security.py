@@ -17,10 +17,12 @@ import pytest
 import torch
 
 from mor_core.config import ModelConfig
-from mor_core.data.shards import load_snapshot, open_tokens, prepare
+from mor_core.data.prepare import open_tokens, prepare
+from mor_core.data.snapshot import load_snapshot
 from mor_core.data.spec import DataError, DataSpec
 from mor_core.model.transformer import build_model
-from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
+from mor_core.training.manifest import CheckpointError
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
 from orchestrator.sweep_document import NoSuchSweep

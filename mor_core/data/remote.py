@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from mor_core.data.publish import PARTIAL, naming_what_cannot_be_written, read_json, write_json
+from mor_core.data.cache_files import PARTIAL, naming_what_cannot_be_written, read_json, write_json
 from mor_core.data.snapshot import MANIFEST, SPLITS, TOKENIZER_FILE, read_manifest
 from mor_core.data.spec import DataError
-from mor_core.file_hash import file_sha256
-from mor_core.plain_names import is_plain_name
+from mor_core.files import file_sha256, is_plain_name
 
 ORIGIN_FILE = "origin.json"
 TRANSFERS_AT_ONCE = 8

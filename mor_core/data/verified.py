@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mor_core.data.publish import write_json
-from mor_core.data.reader import MEND, Shard, check_size
+from mor_core.data.batches import Shard
+from mor_core.data.cache_files import MEND, check_size, write_json
 from mor_core.data.spec import DataError
-from mor_core.file_hash import file_sha256
+from mor_core.files import file_sha256
 
 VERIFIED = "verified.json"
 

@@ -21,14 +21,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mor_core.config import CausalRule
 from mor_core.flops import RecursionWork, forward_flops, kv_bytes_per_token
-from mor_core.inference.errors import RequestError
+from mor_core.inference.in_flight import NOWHERE, Wave
 from mor_core.inference.kv_cache import KeyValueCache, SlotPool, pool_sizes
-from mor_core.inference.request import Event, FinishedEvent, FinishReason, Request, TokenEvent
+from mor_core.inference.request import Event, FinishedEvent, FinishReason, Request, RequestError, TokenEvent
 from mor_core.inference.sampling import choose
-from mor_core.inference.stages import CausalRule, Stages
+from mor_core.inference.stages import Stages
 from mor_core.inference.trace import check_depth
-from mor_core.inference.wave import NOWHERE, Wave
 from mor_core.model.device import Answer
 from mor_core.model.transformer import Transformer
 

@@ -1,13 +1,36 @@
-"""What is asked of an engine, and what it tells."""
+"""What is asked of an engine, what may be asked wrongly, and what it tells."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from mor_core.inference.sampling import Sampling
+from mor_core.errors import UserError
 
 FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How one request's tokens are chosen."""
+
+    temperature: float = 0.0
+    """Logits are divided by it; 0 takes the most likely token."""
+    top_k: int | None = None
+    """Draw among the k most likely tokens; None among all."""
+    top_p: float = 1.0
+    """Draw among the fewest most likely tokens that together have at least this probability."""
+    seed: int = 0
+    """Of the draws; any whole number."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise RequestError(f"temperature {self.temperature}: expected 0 or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise RequestError(f"top_k {self.top_k}: expected 1 or more tokens")
+        if not 0 < self.top_p <= 1:
+            raise RequestError(f"top_p {self.top_p}: expected a number above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +75,7 @@ class FinishedEvent:
 
 
 Event = TokenEvent | FinishedEvent
+
+
+class RequestError(UserError):
+    """Something that the engine cannot do; the message says what was found, what is expected and what to change."""

@@ -4,41 +4,17 @@ A draw is a function of the request's seed and the position alone, so that a req
 else is in the batch. Shapes: B requests, V vocabulary.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.inference.errors import RequestError
+from mor_core.inference.request import Sampling
 from mor_core.model.device import to_device
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How one request's tokens are chosen."""
-
-    temperature: float = 0.0
-    """Logits are divided by it; 0 takes the most likely token."""
-    top_k: int | None = None
-    """Draw among the k most likely tokens; None among all."""
-    top_p: float = 1.0
-    """Draw among the fewest most likely tokens that together have at least this probability."""
-    seed: int = 0
-    """Of the draws; any whole number."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise RequestError(f"temperature {self.temperature}: expected 0 or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise RequestError(f"top_k {self.top_k}: expected 1 or more tokens")
-        if not 0 < self.top_p <= 1:
-            raise RequestError(f"top_p {self.top_p}: expected a number above 0 and at most 1")
 
 
 def choose(logits_BV: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> Tensor:

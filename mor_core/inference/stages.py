@@ -21,12 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mor_core.config import CausalRule, ExpertChoice, ModelConfig, Precision, TokenChoice
-from mor_core.inference.carried import Carried, with_prompts
-from mor_core.inference.judge import Judge
+from mor_core.inference.causal_routing import Judge
+from mor_core.inference.cuda_graphs import Recorder, Work, evened
+from mor_core.inference.in_flight import Carried, Wave, with_prompts
 from mor_core.inference.kv_cache import Entries, KeyValueCache
 from mor_core.inference.ragged import Numbers, Run, Shape, Tokens, apply_layer, columns, in_order, numbers_of, run_of
-from mor_core.inference.recorded import Recorder, Work, evened
-from mor_core.inference.wave import Wave
 from mor_core.model.device import Answer, on_host, to_device
 from mor_core.model.layers import Layer
 from mor_core.model.router import random_logits

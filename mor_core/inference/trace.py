@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mor_core.inference.errors import RequestError
+from mor_core.config import CausalRule
+from mor_core.inference.in_flight import Wave
 from mor_core.inference.kv_cache import KeyValueCache, PoolSizes
-from mor_core.inference.stages import CausalRule, Stages
-from mor_core.inference.wave import Wave
+from mor_core.inference.request import RequestError
+from mor_core.inference.stages import Stages
 from mor_core.model.transformer import Transformer
 
 

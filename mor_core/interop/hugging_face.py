@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mor_core.config import LayerSelection, ModelConfig
-from mor_core.data.tokenizer import GivenTokenizer, read_tokenizer
+from mor_core.data.tokens.tokenizer import GivenTokenizer, read_tokenizer
 from mor_core.interop.layer_selection import source_layers
 from mor_core.interop.llama_config import CONFIG, PretrainedError, written_config
 from mor_core.interop.llama_folder import WEIGHTS, PretrainedLlama

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mor_core.errors import UserError
-from mor_core.inference.sampling import Sampling
+from mor_core.inference.request import Sampling
 from mor_core.interop.text_model import Prompt, TextModel
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mor_core.inference.scoring import SpanScore
+from mor_core.interop.scoring import SpanScore
 from mor_core.interop.tasks import Item, Metric, Task
 
 Value = TypeVar("Value")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from mor_core.errors import UserError
-from mor_core.plain_names import is_plain_name
+from mor_core.files import is_plain_name
 
 Metric = Literal["acc", "acc_norm", "exact"]
 """acc: the choice with the highest log-likelihood; acc_norm: the highest per character of the choice; exact: every

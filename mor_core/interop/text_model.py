@@ -13,17 +13,9 @@ from typing import TYPE_CHECKING
 from mor_core.config import CausalRule, Precision
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.request import FinishedEvent, Request, TokenEvent
-from mor_core.inference.sampling import Sampling
-from mor_core.inference.scoring import (
-    NOTHING,
-    Span,
-    SpanScore,
-    continuation_spans,
-    length_batches,
-    score_batch,
-)
+from mor_core.inference.request import FinishedEvent, Request, Sampling, TokenEvent
 from mor_core.inference.stages import inference_model
+from mor_core.interop.scoring import NOTHING, Span, SpanScore, continuation_spans, length_batches, score_batch
 from mor_core.model.transformer import Transformer
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mor_core.file_hash import file_sha256
+from mor_core.files import file_sha256
 from mor_core.model.transformer import Transformer
 from mor_core.training.manifest import (
     MANIFEST,

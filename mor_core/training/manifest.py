@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mor_core.file_hash import file_sha256
-from mor_core.files import read_json_object
-from mor_core.plain_names import is_plain_name
+from mor_core.files import file_sha256, is_plain_name, read_json_object
 
 SCHEMA = "mor-sweep.checkpoint/1"
 MANIFEST, WEIGHTS, OPTIMIZER = "manifest.json", "weights.safetensors", "optimizer.safetensors"

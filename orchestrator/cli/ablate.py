@@ -36,7 +36,8 @@ def ablate(
     as_json: AsJson = False,
 ) -> None:
     """Train every variant of an ablation for the same tokens, and list the variants by their loss."""
-    from orchestrator.spec import Override, load_spec
+    from orchestrator.spec import load_spec
+    from orchestrator.sweep_file import Override
 
     flags = [
         Override(flag="--tokens", path=("tokens",), value=items_of(tokens)),
@@ -126,7 +127,7 @@ def variants_table(rows: Sequence[Mapping[str, Any]], paper_nll: Mapping[str, Ma
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    from orchestrator.quantities import count_text
+    from mor_core.units import count_text
 
     losses = [_number(row[name], 4) for name in ("loss", "loss_half", "loss_topk")]
     depths = [_number(row["depth_mean"], 2), _number(row["last_capacity"], 3)]

@@ -79,7 +79,7 @@ def predict(
     from analysis.advice import predict_budget
     from analysis.points import TableError
     from analysis.report import plain
-    from orchestrator.budgets import budget_text, parse_budget
+    from mor_core.units import budget_text, parse_budget
 
     try:
         flops = parse_budget(budget)
@@ -111,7 +111,8 @@ def predict(
 
 def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str]:
     from analysis.estimate import Refusal
-    from analysis.report import count_text, loss_text, short_count
+    from analysis.report import count_text, loss_text
+    from mor_core.units import short_count
 
     lines = [
         f"{answer.arm} ({answer.approach}): N* {count_text(answer.params)}, D* {count_text(answer.tokens)}, "

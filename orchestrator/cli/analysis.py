@@ -78,8 +78,8 @@ def _print_fit(study: "Study", as_json: bool) -> None:
 
 def _write_fit(study: "Study", path: Path, written: str) -> None:
     from analysis.report import study_as_json
+    from mor_core.files import write_json
     from orchestrator.results_folder import writing
-    from orchestrator.store import write_json
 
     with writing(path):
         write_json(path, study_as_json(study))

@@ -21,9 +21,9 @@ def fsck(
     """Prove that the results folder is whole: ids, sums, states, tables, fits, MLflow. Reads only; exit 1 if not.
 
     A folder that does not exist is an error (exit 2), not an empty store."""
+    from mor_core.units import bytes_text
     from orchestrator.fsck import check_results
     from orchestrator.fsck_findings import problem
-    from orchestrator.quantities import bytes_text
     from orchestrator.remote_address import address_of
     from orchestrator.remote_work import fetch_all
     from orchestrator.results_folder import check_exists

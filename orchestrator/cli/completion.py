@@ -16,7 +16,7 @@ def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, st
     """Cells of the sweep that is named on the line, or of the last one used: arm/size/budget/seed, and their ids where
     one has been begun."""
     from mor_core.printable import printable_label
-    from orchestrator.budgets import budget_text
+    from mor_core.units import budget_text
     from orchestrator.published import StoreError
     from orchestrator.sweep_document import NoSuchSweep, current_revisions, find_document
 

@@ -77,8 +77,8 @@ def schema(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead of printing it.")] = None,
 ) -> None:
     """Print the JSON Schema of sweep files; a first line `#:schema FILE` makes editors complete and check them."""
+    from mor_core.files import replace_text
     from orchestrator.results_folder import writing
-    from orchestrator.store import replace_text
     from orchestrator.sweep_schema import schema_text
 
     if out is None:

@@ -121,8 +121,8 @@ def gc(
     there), the final weights of cells (unless --weights), and segments that no sweep of this folder has planned.
     A budget added later below the largest takes its trunk's steps again; the run says how many.
     """
+    from mor_core.units import bytes_text
     from orchestrator.gc import GcRefused, collect, find_garbage
-    from orchestrator.quantities import bytes_text
     from orchestrator.remote_address import address_of
     from orchestrator.results_folder import check_exists, writing
     from orchestrator.store import Store
@@ -167,7 +167,7 @@ def _garbage_json(store: "Store", garbage: "Garbage", *, freed: int) -> dict[str
 
 
 def _say(store: "Store", garbage: "Garbage") -> None:
-    from orchestrator.quantities import bytes_text
+    from mor_core.units import bytes_text
 
     for checkpoint in garbage.checkpoints:
         typer.echo(f"checkpoint {bytes_text(checkpoint.num_bytes):>9s}  {checkpoint.folder.relative_to(store.root)}")

@@ -42,8 +42,8 @@ def prepare(
     as_json: AsJson = False,
 ) -> None:
     """Freeze the text and tokenise it; does nothing where that has been done. Stopped at any moment, it goes on."""
-    from mor_core.data import shards
-    from mor_core.data.large_corpus import one_after_another
+    from mor_core.data import prepare as preparation
+    from mor_core.data.large.corpus import one_after_another
 
     spread = one_after_another
     if address or (workers or os.cpu_count() or 1) > 1:
@@ -51,7 +51,7 @@ def prepare(
 
         spread = RayExecutor(workers=workers or os.cpu_count() or 1, address=address).map
     spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate)
-    snapshot = shards.prepare(
+    snapshot = preparation.prepare(
         spec.data_spec,
         refresh=refresh,
         report=lambda line: typer.echo(line, err=True),
@@ -79,7 +79,7 @@ def info(
     spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate)
     snapshot = _prepared(spec)
     if as_json:
-        from mor_core.data.contents import contents_of
+        from mor_core.data.snapshot import contents_of
 
         print_json(
             SCHEMA, _document(snapshot) | {"contents": vars(contents_of(snapshot)), "passes": _passes(spec, snapshot)}
@@ -117,7 +117,7 @@ def publish(
 
 
 def _prepared(spec: "SweepSpec") -> "DataSnapshot":
-    from mor_core.data.shards import find
+    from mor_core.data.prepare import find
     from mor_core.data.spec import DataError
 
     snapshot = find(spec.data_spec)
@@ -174,7 +174,7 @@ def _print(snapshot: "DataSnapshot") -> None:
 
 
 def _print_contents(snapshot: "DataSnapshot") -> None:
-    from mor_core.data.contents import contents_of
+    from mor_core.data.snapshot import contents_of
 
     held = contents_of(snapshot)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in held.left_out.items()) or "nothing"

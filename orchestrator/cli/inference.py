@@ -84,7 +84,7 @@ def generate(
     """Go on with a text, token by token, by a trained cell."""
     import time
 
-    from mor_core.inference.sampling import Sampling
+    from mor_core.inference.request import Sampling
     from orchestrator.generation import generate_text
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)

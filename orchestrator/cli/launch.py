@@ -129,7 +129,7 @@ def sweep_file_of(preset: str, only: str | None, data: str | None) -> "SweepFile
 
 def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending, *, as_json: bool) -> None:
     """The plan and its cost, for reading or as JSON. Measures nothing unless --probe was given."""
-    from mor_core.data.shards import find
+    from mor_core.data.prepare import find
     from orchestrator import display
     from orchestrator.plan import plan
     from orchestrator.revisions import cells_leaving
@@ -165,8 +165,8 @@ def end_dry_run(planned: "Plan", cost: "Estimate", price: float | None, as_json:
 
 def prepared(spec: "SweepSpec") -> "DataSnapshot":
     """The sweep's data, made now where it is small. Raises DataError where preparing it is a task of its own."""
-    from mor_core.data.large_corpus import MOST_PARTS_BESIDE
-    from mor_core.data.shards import prepare
+    from mor_core.data.large.corpus import MOST_PARTS_BESIDE
+    from mor_core.data.prepare import prepare
 
     return prepare(spec.data_spec, report=say, most_parts=MOST_PARTS_BESIDE)
 
@@ -215,7 +215,7 @@ def train_round(
 def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending) -> "tuple[int, SweepSpec]":
     """Show what the sweep costs, ask where that is much or where finished cells would leave its table, train what is
     missing. Returns the exit code, and what was run: the user may have given it another name."""
-    from mor_core.data.shards import find
+    from mor_core.data.prepare import find
     from orchestrator.cost_plan import worth_a_probe
     from orchestrator.display import print_news, print_summary
     from orchestrator.plan import plan

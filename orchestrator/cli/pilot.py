@@ -52,13 +52,14 @@ def pilot(
     as_json: AsJson = False,
 ) -> None:
     """Train a few small cells of a sweep and write the sweep file they advise; exit code 5 where they say nothing."""
-    from mor_core.data.shards import find
+    from mor_core.data.prepare import find
+    from mor_core.files import replace_text
     from orchestrator.display import print_summary
     from orchestrator.mirror_process import bring_up_to_date
     from orchestrator.pilot import pilot_plan, read_pilot, result
     from orchestrator.pilot_file import summary_lines, sweep_text
     from orchestrator.results_folder import check_writable, writing
-    from orchestrator.store import Store, replace_text
+    from orchestrator.store import Store
 
     asked = read_pilot(
         sweep_file_of(preset, only, data),
@@ -103,7 +104,7 @@ def pilot(
 
 def _budgets(text: str | None) -> list[int] | None:
     """Raises SpecError."""
-    from orchestrator.budgets import parse_budget
+    from mor_core.units import parse_budget
     from orchestrator.sweep_file import SpecError
 
     try:

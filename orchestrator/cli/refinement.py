@@ -99,7 +99,7 @@ def _machine(machine: "Throughput") -> "Machine":
 
 
 def _report(found: "Refined", hours_unit: str) -> None:
-    from analysis.points import budget_label
+    from mor_core.units import budget_label
 
     spent = f"{found.cells} cells in {found.rounds} rounds; {found.hours:.3g} {hours_unit} in this command"
     say(f"refined: {found.reason} ({spent})")

@@ -21,10 +21,11 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: frontiers, curves, goodness of fit, comparisons, and what stays unknown."""
     from analysis.page import render_page
+    from mor_core.files import replace_text
     from orchestrator.cell_curves import cell_curves
     from orchestrator.results_folder import writing
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store, replace_text
+    from orchestrator.store import Store
 
     fitted = fit_of(asked, loss, BOTH, tied=tied)
     if asked.table is not None:

@@ -68,7 +68,7 @@ def status(
 
 def _after(shown: "Status") -> list[list[str]]:
     """What a sweep in this state asks for; nothing where that is its own command, which is not known here."""
-    from orchestrator.budgets import budget_text
+    from mor_core.units import budget_text
 
     if shown.is_running:
         return [["status", shown.name, "--watch"]]

@@ -98,9 +98,9 @@ def allowed(planned: "Plan", spec: "SweepSpec", cost: "Costed", spending: Spendi
 
 def ask_if_expensive(cost: "Estimate", spending: Spending) -> None:
     """Raises PlanError unless the sweep is cheap, limited, or someone at the terminal agrees."""
+    from mor_core.units import duration_text, money_text
     from orchestrator.cost_plan import EXPENSIVE_SECONDS
     from orchestrator.plan import PlanError
-    from orchestrator.quantities import duration_text, money_text
 
     hours, unit = cost.hours_remaining, cost.throughput.hours_unit
     seconds = cost.seconds

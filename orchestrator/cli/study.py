@@ -175,7 +175,7 @@ def imported_study(
     from analysis.points import TableError
     from analysis.surface import SurfaceRules
     from analysis.tables import import_table, read_table
-    from orchestrator.budgets import parse_budget
+    from mor_core.units import parse_budget
 
     if columns is None:
         raise TableError("--table needs --columns, such as params=N,tokens=D,loss=val_loss,flops=C.")
@@ -259,7 +259,7 @@ def paths_of(fitted: Fitted, asked: FigureRuns, figure: str) -> list[Path]:
 def write_figure_data(figure: str, paths: list[Path], provenance: "Provenance", data: Any) -> None:
     """The JSON beside a figure."""
     from analysis.figure_data import figure_document
-    from orchestrator.store import write_json
+    from mor_core.files import write_json
 
     write_json(paths[0].with_suffix(".json"), figure_document(figure, provenance, data))
 

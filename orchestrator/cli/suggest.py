@@ -28,8 +28,7 @@ def suggest(
 
     from analysis.estimate import Refusal
     from analysis.suggest import rank_candidates
-    from orchestrator.budgets import budget_text
-    from orchestrator.quantities import duration_text
+    from mor_core.units import budget_text, duration_text
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
     from orchestrator.suggestions import candidate_cells, commands, find_origin, wide_plan

@@ -39,9 +39,9 @@ def export(
 
 
 def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) -> None:
+    from mor_core.units import bytes_text
     from orchestrator.bundle import export_bundle
     from orchestrator.command_lines import command_line
-    from orchestrator.quantities import bytes_text
     from orchestrator.store import Store
 
     done = export_bundle(Store(root=results), name, target, checkpoints=checkpoints)

@@ -16,7 +16,8 @@ import torch
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.files import remove_folder
 from mor_core.model.transformer import build_model
-from mor_core.training.checkpoint import load_checkpoint, save_checkpoint, verify_checkpoint
+from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
+from mor_core.training.manifest import verify_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.failures import FailureClass
 from orchestrator.store import Store

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.data.spec import DataSpec
 from tests.helpers.toy_sweep import ToySweep

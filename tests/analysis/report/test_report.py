@@ -5,15 +5,8 @@ import pytest
 
 from analysis.estimate import Estimate
 from analysis.frontier import FitSettings, fit_study
-from analysis.report import (
-    CAVEAT,
-    SCHEMA,
-    SMALL_CORPUS_CAVEAT,
-    count_text,
-    short_count,
-    study_as_json,
-    study_as_markdown,
-)
+from analysis.report import CAVEAT, SCHEMA, SMALL_CORPUS_CAVEAT, count_text, study_as_json, study_as_markdown
+from mor_core.units import short_count
 
 BOTH_SIDES = ("20000000000000000", "50000000000000000", "200000000000000000")
 LARGE = ("2000000000000000000", "5000000000000000000", "16500000000000000000")

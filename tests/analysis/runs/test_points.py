@@ -3,7 +3,8 @@ import math
 import polars as pl
 import pytest
 
-from analysis.points import REQUIRED_COLUMNS, TableError, budget_label, read_points
+from analysis.points import REQUIRED_COLUMNS, TableError, read_points
+from mor_core.units import budget_label
 
 
 def reasons(points):

@@ -56,14 +56,14 @@ def mirror_of(texts_of_files: list[list[str]], folder: Path, rows: int = 10) -> 
 DRIVER = """
 import sys
 from pathlib import Path
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from mor_core.data.spec import DataSpec
 corpus, cache, deduplicate, workers, part_bytes = sys.argv[1:]
 if int(workers) > 1:
     from orchestrator.ray_executor import RayExecutor
     spread = RayExecutor(workers=int(workers)).map
 else:
-    from mor_core.data.large_corpus import one_after_another as spread
+    from mor_core.data.large.corpus import one_after_another as spread
 spec = DataSpec(corpus=corpus, vocab_size=400, deduplicate=deduplicate)
 print(prepare(spec, Path(cache), spread=spread, part_bytes=int(part_bytes)).fingerprint)
 """

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mor_core.data.corpus import CorpusSnapshot, find_corpus
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.data.spec import DataSpec
+from mor_core.data.text.frozen_corpus import CorpusSnapshot, find_corpus
 from tests.helpers.corpora.data_samples import module, sentences, write
 
 

@@ -19,15 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.data import reader
-from mor_core.data.contents import contents_of
-from mor_core.data.large_corpus import freeze_source
-from mor_core.data.shards import find, open_tokens, prepare
-from mor_core.data.snapshot import DataSnapshot, read_manifest
-from mor_core.data.sources import documents_of
+from mor_core.data import batches
+from mor_core.data.large.corpus import freeze_source
+from mor_core.data.large.sources import documents_of
+from mor_core.data.prepare import find, open_tokens, prepare
+from mor_core.data.snapshot import DataSnapshot, contents_of, read_manifest
 from mor_core.data.spec import DataError, DataSpec
-from mor_core.data.text_files import LONGEST_PIECE, json_documents, parquet_documents, text_documents
-from mor_core.data.tokenizer import load_tokenizer
+from mor_core.data.text.file_formats import LONGEST_PIECE, json_documents, parquet_documents, text_documents
+from mor_core.data.tokens.tokenizer import load_tokenizer
 from tests.helpers.corpora.data_samples import write
 from tests.helpers.corpora.large_samples import CONFIG, REPOSITORY, mirror_of, preparing, story
 
@@ -248,7 +247,7 @@ def test_a_text_cut_anywhere_is_whole_again_when_joined(
 
 
 def test_a_line_of_many_megabytes_is_cut_or_passed_over_in_flat_memory(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("mor_core.data.text_files.LONGEST_LINE", 1_000_000)
+    monkeypatch.setattr("mor_core.data.text.file_formats.LONGEST_LINE", 1_000_000)
     line = json.dumps({"text": "é" * 2_000_000}, ensure_ascii=False)
     file = write(tmp_path / "a.jsonl", f'{{"text": "a"}}\n{line}\n{{"text": "b"}}\n')
     skipped: Counter[str] = Counter()
@@ -264,7 +263,7 @@ READING = """
 import json, sys
 from collections import Counter
 from pathlib import Path
-from mor_core.data.text_files import json_documents, kind_of, text_documents
+from mor_core.data.text.file_formats import json_documents, kind_of, text_documents
 file, part_bytes = sys.argv[1], 256_000_000
 size, skipped, found = Path(file).stat().st_size, Counter(), Counter()
 read = text_documents if kind_of(file) == "text" else json_documents
@@ -436,7 +435,7 @@ def test_a_full_disk_is_named_and_once_there_is_space_the_same_command_ends(mirr
 
 
 def test_more_shards_than_open_files_are_allowed_are_read_like_one(tmp_path: Path, cache: Path, monkeypatch) -> None:
-    monkeypatch.setattr("mor_core.data.reader._mapped", lru_cache(4)(reader._mapped.__wrapped__))
+    monkeypatch.setattr("mor_core.data.batches._mapped", lru_cache(4)(batches._mapped.__wrapped__))
     rows = "".join(json.dumps({"text": text}) + "\n" for text in STORIES)
     snapshot = prepare(spec_of(str(write(tmp_path / "a.jsonl", rows)), deduplicate="none"), cache, part_bytes=2_000)
     tokens = open_tokens(snapshot)

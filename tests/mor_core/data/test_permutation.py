@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.data.permutation import epoch_keys, permuted, splitmix64
+from mor_core.data.batches import epoch_keys, permuted, splitmix64
 
 SEEDS = st.integers(0, 2**64 - 1)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mor_core.data.publish import naming_what_cannot_be_written, published_folder
-from mor_core.data.shards import find, find_by_fingerprint, open_tokens, prepare
+from mor_core.data.cache_files import naming_what_cannot_be_written, published_folder
+from mor_core.data.prepare import find, find_by_fingerprint, open_tokens, prepare
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError, DataSpec, cache_folder
 from tests.helpers.corpora.data_samples import sentences, write
@@ -195,7 +195,7 @@ def test_leftovers_of_killed_processes_are_removed_after_a_day(tmp_path: Path) -
 
 def test_looking_up_and_opening_load_nothing_heavy(snapshot: DataSnapshot) -> None:
     program = (
-        "import sys; from pathlib import Path; from mor_core.data.shards import load_snapshot, open_tokens; "
+        "import sys; from pathlib import Path; from mor_core.data.prepare import load_snapshot, open_tokens; "
         f"open_tokens(load_snapshot(Path({str(snapshot.folder)!r}))).train_batch(0, 0, 2, 8); "
         "print([m for m in ('torch', 'tokenizers', 'datasketch', 'pyarrow', 'scipy') if m in sys.modules])"
     )

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.data.documents import bytes_by_package, split_by_package, validation_packages
-from mor_core.data.near_duplicates import NearDuplicates, jaccard, line_hashes
-from mor_core.data.python_sources import clean_text, installed_versions, package_names, scan_python_sources
 from mor_core.data.spec import DataError
+from mor_core.data.text.documents import bytes_by_package, split_by_package, validation_packages
+from mor_core.data.text.near_duplicates import NearDuplicates, jaccard, line_hashes
+from mor_core.data.text.python_sources import clean_text, installed_versions, package_names, scan_python_sources
 from tests.helpers.corpora.data_samples import module, write
 
 

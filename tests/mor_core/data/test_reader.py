@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mor_core.data.corpus import CorpusSnapshot, read_texts
-from mor_core.data.reader import READ_AHEAD_TOKENS
-from mor_core.data.shards import open_tokens
+from mor_core.data.batches import READ_AHEAD_TOKENS
+from mor_core.data.prepare import open_tokens
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
-from mor_core.data.tokenise import dtype_for, write_tokens
-from mor_core.data.tokenizer import END_OF_TEXT_ID, load_tokenizer
+from mor_core.data.text.frozen_corpus import CorpusSnapshot, read_texts
+from mor_core.data.tokens.tokenizer import END_OF_TEXT_ID, load_tokenizer
+from mor_core.data.tokens.write_shards import dtype_for, write_tokens
 from mor_core.training.distributed import World
 
 T = 64

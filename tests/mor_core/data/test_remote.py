@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mor_core.data.prepare import find, open_tokens, prepare
 from mor_core.data.remote import ORIGIN_FILE, fetch_folder, local_folder, publish_folder
-from mor_core.data.shards import find, open_tokens, prepare
 from mor_core.data.snapshot import MANIFEST, DataSnapshot
 from mor_core.data.spec import DataError, DataSpec
 

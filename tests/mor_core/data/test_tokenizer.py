@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from mor_core.data.corpus import CorpusSnapshot, prepare_corpus, read_texts
-from mor_core.data.encoding import ASCII_WORD, encoded
-from mor_core.data.shards import find, find_by_fingerprint, open_tokens, prepare
+from mor_core.data.prepare import find, find_by_fingerprint, open_tokens, prepare
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError, DataSpec
-from mor_core.data.tokenise import write_tokens
-from mor_core.data.tokenizer import (
+from mor_core.data.text.frozen_corpus import CorpusSnapshot, prepare_corpus, read_texts
+from mor_core.data.tokens.encoding import ASCII_WORD, encoded
+from mor_core.data.tokens.tokenizer import (
     END_OF_TEXT,
     END_OF_TEXT_ID,
     load_tokenizer,
@@ -23,6 +22,7 @@ from mor_core.data.tokenizer import (
     token_bytes,
     train_tokenizer,
 )
+from mor_core.data.tokens.write_shards import write_tokens
 from tests.helpers.corpora.data_samples import sentences, write
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.request import FinishedEvent, Request
-from mor_core.inference.sampling import Sampling
+from mor_core.inference.request import FinishedEvent, Request, Sampling
 from mor_core.inference.stages import inference_model
 from mor_core.inference.trace import trace
 from tests.helpers.models.variants import VARIANTS

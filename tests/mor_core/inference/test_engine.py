@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from mor_core.flops import RecursionWork, forward_flops, kv_bytes_per_token, planned_work
+from mor_core.inference.cuda_graphs import Work
 from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.errors import RequestError
 from mor_core.inference.ragged import Shape, columns
-from mor_core.inference.recorded import Work
-from mor_core.inference.request import Event, FinishedEvent, Request, TokenEvent
-from mor_core.inference.sampling import Sampling
+from mor_core.inference.request import Event, FinishedEvent, Request, RequestError, Sampling, TokenEvent
 from mor_core.model.device import Answer
 from mor_core.model.transformer import Transformer
 from tests.helpers.models.variants import family

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mor_core.inference.errors import RequestError
-from mor_core.inference.sampling import Sampling, choose, uniform
+from mor_core.inference.request import RequestError, Sampling
+from mor_core.inference.sampling import choose, uniform
 
 
 def logits(*probabilities: float) -> torch.Tensor:

@@ -13,8 +13,7 @@ import torch
 from mor_core.config import ExpertChoice, TokenChoice
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.request import FinishedEvent, Request
-from mor_core.inference.sampling import Sampling
+from mor_core.inference.request import FinishedEvent, Request, Sampling
 from mor_core.inference.trace import trace
 from mor_core.model.transformer import Transformer
 from tests.mor_core.inference.test_causal_routing import model_of, random_tokens

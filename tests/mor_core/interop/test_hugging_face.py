@@ -11,13 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mor_core.config import ExpertChoice, Recursion, TokenChoice
-from mor_core.data.tokenizer import train_tokenizer
+from mor_core.config import ExpertChoice, Recursion, SharingStrategy, TokenChoice
+from mor_core.data.tokens.tokenizer import train_tokenizer
 from mor_core.interop.hugging_face import export_llama, initialise, llama_tensors
 from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import read_llama
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.sharing import SharingStrategy
 
 TOLERANCE = 1e-5
 SHAPES = {

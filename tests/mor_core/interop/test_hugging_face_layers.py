@@ -8,13 +8,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mor_core.config import ExpertChoice, LayerSelection, ModelConfig, Recursion, TokenChoice
+from mor_core.config import (
+    ExpertChoice,
+    LayerSelection,
+    ModelConfig,
+    Recursion,
+    SharingStrategy,
+    TokenChoice,
+    raised_depth,
+    shrunk_depth,
+)
 from mor_core.interop.hugging_face import export_llama, initialise
 from mor_core.interop.layer_selection import source_layers
 from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import PretrainedLlama, read_llama
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.sharing import SharingStrategy, raised_depth, shrunk_depth
 
 SELECTIONS = get_args(LayerSelection)
 

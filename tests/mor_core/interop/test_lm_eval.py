@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from mor_core.data.tokenizer import END_OF_TEXT_ID, load_tokenizer, train_tokenizer
-from mor_core.inference.sampling import Sampling
+from mor_core.data.tokens.tokenizer import END_OF_TEXT_ID, load_tokenizer, train_tokenizer
+from mor_core.inference.request import Sampling
 from mor_core.interop.hugging_face import export_llama
 from mor_core.interop.lm_eval import NoHarness, harness_model
 from mor_core.interop.task_scores import score_task
@@ -188,7 +188,7 @@ def test_pairs_are_encoded_and_windows_cut_as_the_harness_does_it(exported: Expo
         assert own.scored == len(after)
     tokens = exported.tokenizer.encode(WORDS[:700]).ids
     windows = map(make_disjoint_window, get_rolling_token_windows(tokens, END_OF_TEXT_ID, CONTEXT, 1))
-    from mor_core.inference.scoring import continuation_spans
+    from mor_core.interop.scoring import continuation_spans
 
     spans = continuation_spans([END_OF_TEXT_ID], tokens, CONTEXT)
     for (before, after), span in zip(windows, spans, strict=True):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.inference.scoring import Span, continuation_spans, length_batches, score_batch
+from mor_core.interop.scoring import Span, continuation_spans, length_batches, score_batch
 from mor_core.model.transformer import Transformer
 from tests.helpers.models.variants import EXPERT, VARIANTS
 from tests.mor_core.inference.test_causal_routing import model_of, random_tokens, rules

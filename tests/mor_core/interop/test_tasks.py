@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mor_core.inference.scoring import SpanScore
+from mor_core.interop.scoring import SpanScore
 from mor_core.interop.task_scores import score_task
 from mor_core.interop.tasks import TASKS, Item, Task, TaskError, read_task, task_average
 from tests.helpers.corpora.task_files import write_own, write_package

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mor_core.config import TrainConfig
-from mor_core.data.shards import TokenReader, open_tokens, prepare
+from mor_core.data.batches import TokenReader
+from mor_core.data.prepare import open_tokens, prepare
 from mor_core.data.spec import DataSpec
 from mor_core.model.transformer import build_model
 from mor_core.training.evaluate import evaluate

@@ -12,9 +12,10 @@ from mor_core.config import ExpertChoice, ModelConfig, Recursion, TrainConfig
 from mor_core.flops import training_flops_per_token
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
-from mor_core.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, verify_checkpoint
+from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import Diverged, train_steps
+from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from mor_core.training.optim import build_optimizer, learning_rate
 
 TRAIN = TrainConfig(batch_size=8, peak_learning_rate=0.01, warmup_steps=4)

@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from mor_core.data.large_corpus import freeze_source
+from mor_core.data.large.corpus import freeze_source
 from mor_core.data.spec import DataError
 from orchestrator.cli.main import app
 from orchestrator.cli.options import corpus_override

@@ -17,7 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from mor_core.data.snapshot import DataSnapshot
-from mor_core.inference.scoring import length_batches
+from mor_core.interop.scoring import length_batches
 from mor_core.interop.tasks import read_task
 from mor_core.interop.text_model import TextModel
 from orchestrator.cell_names import find_cell

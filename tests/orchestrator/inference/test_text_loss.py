@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mor_core.data.shards import open_tokens
+from mor_core.data.prepare import open_tokens
 from mor_core.training.evaluate import evaluate
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.text_loss import TextLoss, read_tokens, text_loss

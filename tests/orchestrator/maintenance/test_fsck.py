@@ -12,13 +12,14 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from mor_core.files import write_json
 from orchestrator.attempts import LOCK
 from orchestrator.cli.main import app
 from orchestrator.drivers import driving
 from orchestrator.fsck import check_results
 from orchestrator.mirror_cursor import is_current, sqlite_uri
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store
 from tests.helpers.toy_sweep import ToySweep, rewrite_result
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mor_core.sizes import SMALL_LADDER
 from orchestrator import plan as planning
 from orchestrator.plan import PlanError, plan
-from orchestrator.spec import SpecError, load_spec
+from orchestrator.spec import load_spec
+from orchestrator.sweep_file import SpecError
 from tests.helpers.command_line import run
 
 ONE_SIZE = {"sizes": {"names": ["51k"]}, "arms.architectures": ["vanilla"]}

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mor_core.flops import CONVENTIONS, training_flops_per_token, warmup_surplus
-from orchestrator.cells import nearest_steps, training_cost
+from mor_core.flops import CONVENTIONS, nearest_steps, training_cost, training_flops_per_token, warmup_surplus
 from orchestrator.estimate import Throughput, estimate, segment_flops
 from orchestrator.plan import COSINE_NOTE, plan
-from orchestrator.spec import SpecError
+from orchestrator.sweep_file import SpecError
 from tests.helpers.plan_samples import models
 
 NAMED = {"sizes": {"names": ["51k", "115k"]}}

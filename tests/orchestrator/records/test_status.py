@@ -10,9 +10,9 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
+from mor_core.units import budget_text
 from orchestrator.attempts import LOCK
-from orchestrator.budgets import budget_text
 from orchestrator.cell_states import sweep_states
 from orchestrator.identity import Segment
 from orchestrator.plan import Plan, plan

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from orchestrator.cells import training_cost
+from mor_core.flops import training_cost
 from orchestrator.identity import OtherVersion
 from orchestrator.published import StoreError
 from orchestrator.records import RunRecord, SegmentRecord, curve, segment_table, table, write_tables

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.files import write_json
 from orchestrator import segment_run
 from orchestrator.attempts import LOCK
 from orchestrator.cli.exit_codes import exit_code_of
@@ -29,7 +30,7 @@ from orchestrator.segment_job import Job
 from orchestrator.stall_watch import LONGEST_LOOK_SECONDS, MARGIN_SECONDS, StallWatch
 from orchestrator.stalled import end_frozen, record_stalled
 from orchestrator.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store
 from orchestrator.watchdog import (
     FIRST_STEP_FACTOR,
     REARM_SECONDS,

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from mor_core.data.spec import DataSpec
 from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import build_model

@@ -11,9 +11,9 @@ from orchestrator.pilot_file import summary_lines, sweep_text
 from orchestrator.plan import plan
 from orchestrator.recipe import expected_optimum
 from orchestrator.revisions import record_revision
-from orchestrator.spec import SpecError, load_spec
+from orchestrator.spec import load_spec
 from orchestrator.store import Store
-from orchestrator.sweep_file import Override, read_sweep_file
+from orchestrator.sweep_file import Override, SpecError, read_sweep_file
 from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep
 
 

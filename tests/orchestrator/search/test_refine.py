@@ -15,7 +15,7 @@ from analysis.estimate import Estimate
 from analysis.frontier import FitSettings, fit_study
 from analysis.isoflop import curve_of
 from analysis.quadratic import Axis, least_squares, pool_noise
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.cli.main import app
 from orchestrator.estimate import segment_flops

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from analysis.estimate import Estimate, RefusalKind
 from analysis.frontier import fit_study
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.recipe_file import recipe_overrides

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mor_core.config import TrainConfig
+from mor_core.files import replace_text, write_json
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import save_checkpoint
@@ -19,7 +20,7 @@ from orchestrator.records import table
 from orchestrator.revisions import load_sweep
 from orchestrator.segment_job import Job, SegmentRun
 from orchestrator.start_state import start_state
-from orchestrator.store import Store, replace_text, write_json
+from orchestrator.store import Store
 from orchestrator.worker import run_segment
 from tests.helpers.toy_sweep import ToySweep
 

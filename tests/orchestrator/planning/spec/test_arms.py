@@ -8,9 +8,9 @@ import pytest
 
 from mor_core.config import ExpertChoice, TokenChoice
 from orchestrator.plan import plan
-from orchestrator.spec import SpecError, SweepSpec, load_spec
+from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.spec_arms import ROUTING_KINDS, ROUTING_SECTIONS
-from orchestrator.sweep_file import preset_names
+from orchestrator.sweep_file import SpecError, preset_names
 
 MOR = {"architecture": "mor", "recursions": 3}
 ONE_SIZE = {"sizes": {"names": ["70k"]}, "budgets": ["5e11"]}

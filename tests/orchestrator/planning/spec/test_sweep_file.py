@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.budgets import budget_text, parse_budget
+from mor_core.units import budget_text, parse_budget
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.recipe_file import recipe_overrides
 from orchestrator.spec import SweepSpec, load_spec, parse_spec

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mor_core.data.shards import prepare
+from mor_core.data.prepare import prepare
 from orchestrator.plan import plan
 from orchestrator.process_identity import started, this_process
 from orchestrator.ray_connection import connected, run_on_host

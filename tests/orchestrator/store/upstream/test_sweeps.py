@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from mor_core.data.snapshot import DataSnapshot
-from mor_core.file_hash import file_sha256
+from mor_core.files import file_sha256
 from orchestrator import object_store, remote_segment
 from orchestrator.object_store import ObjectStore
 from orchestrator.published import SMALL_FILES, StoreError, parse_result

@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mor_core.inference.in_flight import Wave
 from mor_core.inference.ragged import Numbers, Shape, columns
-from mor_core.inference.wave import Wave
 
 SHORTEST = 64
 """Entries of a table that are read at least: below it, attention costs a GPU the same."""

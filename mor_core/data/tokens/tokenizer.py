@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mor_core.data.hub import hub_file
 from mor_core.data.spec import DataError
+from mor_core.data.text.hub import hub_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

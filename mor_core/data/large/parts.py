@@ -25,13 +25,13 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mor_core.data.near_duplicates import signature
-from mor_core.data.publish import PARTIAL, naming_what_cannot_be_written, read_json, write_json
+from mor_core.data.cache_files import PARTIAL, naming_what_cannot_be_written, read_json, write_json
+from mor_core.data.large.sources import Piece, documents_of
 from mor_core.data.snapshot import SPLITS, TOKENIZER_FILE
-from mor_core.data.sources import Piece, documents_of
 from mor_core.data.spec import DataError
-from mor_core.data.tokenise import checked_ids
-from mor_core.data.tokenizer import load_tokenizer, token_bytes
+from mor_core.data.text.near_duplicates import signature
+from mor_core.data.tokens.tokenizer import load_tokenizer, token_bytes
+from mor_core.data.tokens.write_shards import checked_ids
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

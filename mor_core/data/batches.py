@@ -1,4 +1,8 @@
-"""Training and validation batches from token shards: pure functions of (seed, step), nothing remembered."""
+"""Training and validation batches from token shards: pure functions of (seed, step), nothing remembered.
+
+Their order is a seekable pseudo-random order of 0..n-1 from integer arithmetic alone: it depends on no library's random
+stream, so the order of the training data is the same under every version of every library.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,12 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mor_core.data.permutation import epoch_keys, permuted
+from mor_core.data.cache_files import MEND, check_size
 from mor_core.data.spec import DataError
-from mor_core.file_hash import file_sha256
-
-MEND = "delete it and run `mor-sweep data prepare`, which makes it again from the frozen text."
-
+from mor_core.files import file_sha256
 
 OPEN_SHARDS = 256
 """Shards mapped at a time: each mapping holds a file descriptor, and a large corpus has more shards than a process may
@@ -132,17 +133,6 @@ def open_shard(folder: Path, entry: dict[str, Any], dtype: str) -> Shard:
     return Shard(path=path, sha256=entry["sha256"], num_tokens=entry["tokens"], dtype=dtype)
 
 
-def check_size(path: Path, expected_bytes: int) -> None:
-    """`DataError` where a shard is missing or has not the size that the manifest states."""
-    if not path.is_file():
-        raise DataError(
-            f"The token shard {path} is missing; run `mor-sweep data prepare`, which makes it again from the "
-            "frozen text."
-        )
-    if (size := path.stat().st_size) != expected_bytes:
-        raise DataError(f"The token shard {path} has {size} bytes, expected {expected_bytes}; {MEND}")
-
-
 def num_windows(shards: Sequence[Shard], context_length: int) -> int:
     """Windows of T tokens with stride T that are followed by at least one more token."""
     return max(int(_starts(tuple(shards))[-1]) - 1, 0) // context_length
@@ -178,3 +168,42 @@ def _too_short(part: str, shards: Sequence[Shard], num_sequences: int, context_l
         f"The {part} part has {available} tokens, but {num_sequences} sequence(s) of {context_length} tokens need "
         f"{num_sequences * context_length + 1}; ask for fewer or shorter sequences, or prepare more text."
     )
+
+
+U64 = NDArray[np.uint64]
+
+ROUNDS = 6
+MASK_64 = 2**64 - 1
+
+
+def splitmix64(x: U64) -> U64:
+    """The output function of SplitMix64 (Steele, Lea, Flood 2014): a bijection on 64 bits that mixes well."""
+    z = x + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def epoch_keys(seed: int, epochs: NDArray[np.int64]) -> U64:
+    """One 64-bit key for each epoch number; [B] -> [B]."""
+    seeds = np.full(epochs.shape, seed & MASK_64, dtype=np.uint64)
+    return splitmix64(splitmix64(seeds) ^ epochs.astype(np.uint64))
+
+
+def permuted(index: NDArray[np.int64], keys: U64, n: int) -> NDArray[np.int64]:
+    """The places of `index` (each in 0..n-1) in the permutations of 0..n-1 chosen by `keys`; [B], [B] -> [B]."""
+    half_bits = max(1, ((n - 1).bit_length() + 1) // 2)
+    place = _feistel(index.astype(np.uint64), keys, half_bits)
+    while (outside := place >= n).any():
+        place[outside] = _feistel(place[outside], keys[outside], half_bits)
+    return place.astype(np.int64)
+
+
+def _feistel(x: U64, keys: U64, half_bits: int) -> U64:
+    mask = np.uint64((1 << half_bits) - 1)
+    shift = np.uint64(half_bits)
+    left, right = x >> shift, x & mask
+    for number in range(ROUNDS):
+        mixed = splitmix64(splitmix64(keys + np.uint64(number)) ^ right)
+        left, right = right, left ^ (mixed & mask)
+    return (left << shift) | right

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mor_core.data.publish import read_json, write_json
+from mor_core.data.cache_files import read_json, write_json
 from mor_core.data.spec import DataSpec
-from mor_core.data.user_text import SourceGone, common_root, source_files
-from mor_core.file_hash import file_sha256
+from mor_core.data.text.user_files import SourceGone, common_root, source_files
+from mor_core.files import file_sha256
 
 SETTLED_AFTER_NS = 2_000_000_000
 """A file changed within this time of being hashed may change again under the same time stamp: it is kept without its

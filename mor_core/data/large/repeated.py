@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mor_core.data.near_duplicates import BANDS, ROWS, THRESHOLD
-from mor_core.data.part_work import read_index
+from mor_core.data.large.parts import read_index
+from mor_core.data.text.near_duplicates import BANDS, ROWS, THRESHOLD
 
 DOCUMENTS_AT_ONCE = 8_000_000
 """Hashes sorted at a time: 320 MB."""

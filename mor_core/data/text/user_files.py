@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from mor_core.data.documents import Document, Selection
 from mor_core.data.spec import DataError
-from mor_core.data.text_files import (
+from mor_core.data.text.documents import Document, Selection
+from mor_core.data.text.file_formats import (
     COMPRESSED_FILES,
     JSON_LINES_FILES,
     LONGEST_PIECE,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mor_core.config import ExpertChoice
-from mor_core.inference.wave import Wave
+from mor_core.inference.in_flight import Wave
 from mor_core.model.router import Router
 from mor_core.model.transformer import Transformer
 

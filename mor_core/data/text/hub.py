@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub: `datasets` says which files they are made of, from the hub or a local mirror.
 
-The one door to `datasets`. Parquet and JSON Lines files are then read by mor_core.data.text_files, in ranges;
+The one door to `datasets`. Parquet and JSON Lines files are then read by mor_core.data.text.file_formats, in ranges;
 `datasets` itself streams every other format, a file at a time. A mirror is a folder that holds NAME/ as a clone of the
 hub's repository would.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mor_core.data.spec import FINEWEB_EDU, HUB_PREFIX, DataError
-from mor_core.data.text_files import TEXT_KEY
+from mor_core.data.text.file_formats import TEXT_KEY
 
 MIRROR_VARIABLE = "MOR_SWEEP_HF_MIRROR"
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mor_core.data.corpus import CorpusSnapshot, read_texts
-from mor_core.data.encoding import encoded
-from mor_core.data.publish import published_folder, write_json
+from mor_core.data.cache_files import published_folder, write_json
 from mor_core.data.snapshot import MANIFEST, SCHEMA, SPLITS, TOKENIZER_FILE, snapshot_fingerprint
 from mor_core.data.spec import DataError
-from mor_core.data.tokenizer import (
+from mor_core.data.text.frozen_corpus import CorpusSnapshot, read_texts
+from mor_core.data.tokens.encoding import encoded
+from mor_core.data.tokens.tokenizer import (
     END_OF_TEXT_ID,
     GivenTokenizer,
     check_vocabulary,
@@ -26,7 +26,7 @@ from mor_core.data.tokenizer import (
     token_bytes,
     train_tokenizer,
 )
-from mor_core.file_hash import file_sha256
+from mor_core.files import file_sha256
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mor_core.data.hub import find_files
-from mor_core.data.part_work import PartJob, PartResult, drop_documents, is_held_back, prepare_part
-from mor_core.data.publish import PARTIAL, naming_what_cannot_be_written, read_json, write_json
-from mor_core.data.repeated import repeated_documents
+from mor_core.data.cache_files import PARTIAL, naming_what_cannot_be_written, read_json, write_json
+from mor_core.data.large.parts import PartJob, PartResult, drop_documents, is_held_back, prepare_part
+from mor_core.data.large.repeated import repeated_documents
+from mor_core.data.large.sources import PART_BYTES, Source, documents_of, load_source, make_source, write_source
 from mor_core.data.snapshot import MANIFEST, SCHEMA, SPLITS, TOKENIZER_FILE, snapshot_fingerprint
-from mor_core.data.source_hashes import source_contents, source_fingerprint
-from mor_core.data.sources import PART_BYTES, Source, documents_of, load_source, make_source, write_source
 from mor_core.data.spec import DataError, DataSpec
-from mor_core.data.tokenise import copy_tokenizer, dtype_for
-from mor_core.data.tokenizer import END_OF_TEXT_ID, GivenTokenizer, load_tokenizer, train_tokenizer
-from mor_core.data.user_text import SourceGone, common_root, source_files
-from mor_core.file_hash import file_sha256
+from mor_core.data.text.hub import find_files
+from mor_core.data.text.source_hashes import source_contents, source_fingerprint
+from mor_core.data.text.user_files import SourceGone, common_root, source_files
+from mor_core.data.tokens.tokenizer import END_OF_TEXT_ID, GivenTokenizer, load_tokenizer, train_tokenizer
+from mor_core.data.tokens.write_shards import copy_tokenizer, dtype_for
+from mor_core.files import file_sha256
 
 POINTER = "current.json"
 

@@ -1,4 +1,5 @@
-"""Files and folders that appear whole or not at all: written under a temporary name, then renamed."""
+"""Files and folders of prepared data: they appear whole or not at all, written under a temporary name, then renamed;
+and what is said where one has not the size that it was written with."""
 
 import errno
 import json
@@ -108,3 +109,17 @@ def _remove_leftovers(target: Path) -> None:
         replaced = path.name.endswith(f".old{PARTIAL}")
         if replaced or time.time() - path.stat().st_mtime > ABANDONED_AFTER:
             shutil.rmtree(path, ignore_errors=True)
+
+
+MEND = "delete it and run `mor-sweep data prepare`, which makes it again from the frozen text."
+
+
+def check_size(path: Path, expected_bytes: int) -> None:
+    """`DataError` where a shard is missing or has not the size that the manifest states."""
+    if not path.is_file():
+        raise DataError(
+            f"The token shard {path} is missing; run `mor-sweep data prepare`, which makes it again from the "
+            "frozen text."
+        )
+    if (size := path.stat().st_size) != expected_bytes:
+        raise DataError(f"The token shard {path} has {size} bytes, expected {expected_bytes}; {MEND}")

@@ -3,8 +3,8 @@
     <cache>/tokens/<corpus fingerprint>-v<vocabulary>/   tokenizer.json  train-00000.bin ...  valid-00000.bin
                                                          manifest.json
 
-A small corpus is frozen as a copy (mor_core.data.corpus) and its folder appears whole; a large one is read in place, in
-parts (mor_core.data.large_corpus), and its folder is prepared once the manifest is there.
+A small corpus is frozen as a copy (mor_core.data.text.frozen_corpus) and its folder appears whole; a large one is read
+in place, in parts (mor_core.data.large.corpus), and its folder is prepared once the manifest is there.
 
 Under a given tokenizer the folder's name also holds the start of its fingerprint and the id that ends a document.
 
@@ -18,15 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from mor_core.data.corpus import (
-    CorpusSnapshot,
-    environment_note,
-    find_corpus,
-    prepare_corpus,
-)
-from mor_core.data.large_corpus import Spread, find_source, freeze_source, is_large, one_after_another, write_large
-from mor_core.data.publish import naming_what_cannot_be_written, read_json
-from mor_core.data.reader import MEND, TokenReader, check_size, open_shard
+from mor_core.data.batches import TokenReader, open_shard
+from mor_core.data.cache_files import MEND, check_size, naming_what_cannot_be_written, read_json
+from mor_core.data.large.corpus import Spread, find_source, freeze_source, is_large, one_after_another, write_large
+from mor_core.data.large.sources import PART_BYTES, Source, parts_needed
 from mor_core.data.remote import fetch_folder, local_folder
 from mor_core.data.snapshot import (
     MANIFEST,
@@ -36,12 +31,12 @@ from mor_core.data.snapshot import (
     load_snapshot,
     read_manifest,
 )
-from mor_core.data.source_hashes import remember_source_hashes, source_is_gone
-from mor_core.data.sources import PART_BYTES, Source, parts_needed
 from mor_core.data.spec import DataError, DataSpec, cache_folder
-from mor_core.data.tokenise import write_tokens
-from mor_core.data.tokenizer import GivenTokenizer, check_vocabulary, read_tokenizer, token_bytes
-from mor_core.file_hash import file_sha256
+from mor_core.data.text.frozen_corpus import CorpusSnapshot, environment_note, find_corpus, prepare_corpus
+from mor_core.data.text.source_hashes import remember_source_hashes, source_is_gone
+from mor_core.data.tokens.tokenizer import GivenTokenizer, check_vocabulary, read_tokenizer, token_bytes
+from mor_core.data.tokens.write_shards import write_tokens
+from mor_core.files import file_sha256
 
 
 def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:

@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mor_core.data import python_sources
-from mor_core.data.documents import (
+from mor_core.data.cache_files import published_folder, read_json, write_json
+from mor_core.data.snapshot import SPLITS
+from mor_core.data.spec import PYTHON_SOURCES, DataError, DataSpec
+from mor_core.data.text import python_sources
+from mor_core.data.text.documents import (
     Document,
     Selection,
     bytes_by_package,
@@ -24,11 +27,8 @@ from mor_core.data.documents import (
     split_by_package,
     validation_packages,
 )
-from mor_core.data.publish import published_folder, read_json, write_json
-from mor_core.data.snapshot import SPLITS
-from mor_core.data.source_hashes import source_fingerprint
-from mor_core.data.spec import PYTHON_SOURCES, DataError, DataSpec
-from mor_core.data.user_text import common_root, read_user_text
+from mor_core.data.text.source_hashes import source_fingerprint
+from mor_core.data.text.user_files import common_root, read_user_text
 
 CORPUS_FILE = "corpus.json"
 POINTER = "current.json"

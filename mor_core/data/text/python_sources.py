@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from mor_core.data.documents import Document, Selection, hash_order
-from mor_core.data.near_duplicates import NearDuplicates
+from mor_core.data.text.documents import Document, Selection, hash_order
+from mor_core.data.text.near_duplicates import NearDuplicates
 
 OWN_PACKAGES = {"mor_core", "orchestrator", "analysis", "sweeps", "bench"}
 TEST_FOLDERS = {"test", "tests", "testing", "testdata", "test_data"}

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mor_core.data.documents import hash_order
-from mor_core.data.hub import STREAMED, stream_documents
-from mor_core.data.publish import read_json
+from mor_core.data.cache_files import read_json
 from mor_core.data.spec import DataError
-from mor_core.data.text_files import (
+from mor_core.data.text.documents import hash_order
+from mor_core.data.text.file_formats import (
     TEXT_KEY,
     is_compressed,
     json_documents,
@@ -29,6 +28,7 @@ from mor_core.data.text_files import (
     size_of,
     text_documents,
 )
+from mor_core.data.text.hub import STREAMED, stream_documents
 
 SOURCE_FILE = "source.json"
 SCHEMA = 1
@@ -173,7 +173,7 @@ def make_source(
 
 def write_source(source: Source, folder: Path) -> None:
     """Keep a frozen source, so that a resumed preparation reads the same parts."""
-    from mor_core.data.publish import write_json
+    from mor_core.data.cache_files import write_json
 
     write_json(folder / SOURCE_FILE, {"schema": SCHEMA} | asdict(source))
 
