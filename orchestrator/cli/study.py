@@ -232,10 +232,10 @@ LOSS_COLUMNS = {Loss.causal: "loss", Loss.top_k: "loss_topk"}
 
 def figure_paths(store: "Store", name: str, figure: str) -> list[Path]:
     """Where a figure of a sweep goes, which can be written; says so on stderr."""
-    return _announced(f"sweep {name}", store.sweep_folder(name) / "figures", figure)
+    return announced_paths(f"sweep {name}", store.sweep_folder(name) / "figures", figure)
 
 
-def _announced(whose: str, folder: Path, figure: str) -> list[Path]:
+def announced_paths(whose: str, folder: Path, figure: str) -> list[Path]:
     """A PNG and a vector file in a folder, which is made where it is not there. Raises ResultsError."""
     from orchestrator.results_folder import writing
 
@@ -253,7 +253,7 @@ def paths_of(fitted: Fitted, asked: FigureRuns, figure: str) -> list[Path]:
 
     if asked.table is None:
         return figure_paths(Store(root=asked.results), fitted.name, figure)
-    return _announced(fitted.name, asked.out, figure)
+    return announced_paths(fitted.name, asked.out, figure)
 
 
 def write_figure_data(figure: str, paths: list[Path], provenance: "Provenance", data: Any) -> None:
