@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
-from analysis.bootstrap import Resampling
-from analysis.column_map import parse_columns
-from analysis.quadratic import Floats
-from analysis.surface import SurfaceRules, fit_optimum
-from analysis.surface_bootstrap import redraw_surface
-from analysis.surface_law import SurfacePoints, huber, plain_points
-from analysis.tables import read_table
+from analysis.runs.column_map import parse_columns
+from analysis.runs.import_table import read_table
+from analysis.statistics.bootstrap import Resampling
+from analysis.statistics.quadratic import Floats
+from analysis.surface.draws import redraw_surface
+from analysis.surface.law import SurfacePoints, huber, plain_points
+from analysis.surface.optimum import SurfaceRules, fit_optimum
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 DELTA = 1e-3

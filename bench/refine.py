@@ -15,8 +15,8 @@ from pathlib import Path
 
 import polars as pl
 
-from analysis.estimate import Refusal
-from analysis.frontier import FitSettings, Optimum, fit_study
+from analysis.frontier.study import FitSettings, Optimum, fit_study
+from analysis.statistics.answers import Refusal
 from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import budget_label

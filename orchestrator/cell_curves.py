@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from analysis.curve_plots import CellCurve
+from analysis.runs.curves import CellCurve
 from orchestrator.cell_names import cell_name
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep

@@ -8,7 +8,7 @@ from typing import get_args
 
 import polars as pl
 
-from analysis.points import TableError, read_points
+from analysis.runs.points import TableError, read_points
 from orchestrator.cell_names import cell_name
 from orchestrator.command_lines import command_line
 from orchestrator.drivers import running_drivers

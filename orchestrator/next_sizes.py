@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from analysis.estimate import Refusal, RefusalKind
-from analysis.frontier import Frontier, Study
+from analysis.frontier.study import Frontier, Study
+from analysis.statistics.answers import Refusal, RefusalKind
 from mor_core.units import budget_text
 from orchestrator.recipe import LADDERS
 

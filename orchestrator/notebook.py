@@ -4,7 +4,7 @@
     sweep = Sweep.open("isoflop-cpu")
     sweep.status                    # cells and what they wait for
     sweep.table().filter(...)       # the run table, polars; sweep.pandas()
-    sweep.fit().study               # the fit as values: see analysis.frontier.Study
+    sweep.fit().study               # the fit as values: see analysis.frontier.study.Study
     sweep.figure("frontier")        # as `mor-sweep plot frontier` draws it
 
 No torch, Ray or MLflow is imported, and nothing is written to the results folder. Each value is as the files are when
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from analysis.frontier import FitSettings, Study, fit_study
-from analysis.report import count_text, law_text, loss_text, study_as_markdown
-from analysis.surface import SurfaceRules
+from analysis.frontier.study import FitSettings, Study, fit_study
+from analysis.report.text import count_text, law_text, loss_text, study_as_markdown
+from analysis.surface.optimum import SurfaceRules
 from mor_core.units import budget_text
 from mor_core.units import count_text as short
 from orchestrator.cell_curves import cell_curves
@@ -106,10 +106,11 @@ class Sweep:
         return Drawing(name=name, svg=self._drawn(name, loss))
 
     def _drawn(self, name: FigureName, loss: str) -> str:
-        from analysis.curve_plots import plot_curves
-        from analysis.plots import plot_frontier, plot_isoflop
-        from analysis.provenance import provenance_of
-        from analysis.surface_plots import plot_residuals, plot_surface
+        from analysis.figures.curves import plot_curves
+        from analysis.figures.frontier import plot_frontier
+        from analysis.figures.isoflop import plot_isoflop
+        from analysis.figures.surface import plot_residuals, plot_surface
+        from analysis.report.provenance import provenance_of
         from orchestrator.origin import data_label, package_version
 
         plots: dict[str, Callable[..., None]] = {

@@ -7,8 +7,8 @@ trained again by the sweep itself.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from analysis.pilot import PilotFit, fit_pilot
-from analysis.power import PairAdvice, Wanted, advise
+from analysis.advice.pilot import PilotFit, fit_pilot
+from analysis.advice.power import PairAdvice, Wanted, advise
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.cells import Cell
 from orchestrator.identity import Segment

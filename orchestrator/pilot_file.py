@@ -4,9 +4,9 @@ import json
 import math
 from typing import Any
 
-from analysis.estimate import Estimate, Refusal
-from analysis.pilot import ASSUMED_EXPONENT, FoundOptimum, SeedNoise
-from analysis.power import PairAdvice, Wanted
+from analysis.advice.pilot import ASSUMED_EXPONENT, FoundOptimum, SeedNoise
+from analysis.advice.power import PairAdvice, Wanted
+from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import budget_label, budget_text
 from orchestrator.pilot import Found, Pilot
 from orchestrator.recipe import LADDERS

@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from analysis.estimate import Estimate, Refusal
-from analysis.frontier import FitSettings, Study, fit_study
-from analysis.suggest import Suggestion, rank_candidates
+from analysis.advice.suggest import Suggestion, rank_candidates
+from analysis.frontier.study import FitSettings, Study, fit_study
+from analysis.statistics.answers import Estimate, Refusal
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import budget_label
 from orchestrator.cells import Cell

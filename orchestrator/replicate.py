@@ -1,15 +1,15 @@
 """More seeds where they count: of the sizes nearest to each budget's minimum, as one more revision of the sweep's plan.
 
-The variance of seeds is pooled over an arm (`analysis.trunk_noise`, `analysis.bootstrap`), so a few replicates near the
-minima sharpen every interval of that arm.
+The variance of seeds is pooled over an arm (`analysis.statistics.trunk_noise`, `analysis.statistics.bootstrap`), so a
+few replicates near the minima sharpen every interval of that arm.
 """
 
 import math
 
 import polars as pl
 
-from analysis.estimate import Estimate
-from analysis.frontier import FitSettings, fit_study
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.statistics.answers import Estimate
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.plan import Plan, plan, plan_of_cells
 from orchestrator.spec import SweepSpec

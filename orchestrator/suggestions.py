@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from analysis.suggest import Candidate, Suggestion
+from analysis.advice.suggest import Candidate, Suggestion
 from mor_core.data.prepare import find
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError

@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from analysis.compare import Comparison
-from analysis.frontier import FitSettings, Study, fit_study
-from analysis.points import TableError
+from analysis.frontier.compare import Comparison
+from analysis.frontier.study import FitSettings, Study, fit_study
+from analysis.runs.points import TableError
 from mor_core.units import budget_label
 from orchestrator.records import table
 from orchestrator.revisions import Sweep, load_sweep

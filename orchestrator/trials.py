@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.response import Trial
+from analysis.tuning.response import Trial
 from mor_core.config import ModelConfig, TrainConfig
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.flops import unique_params, unrolled_params

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import qmc
 
-from analysis.response import Trial
+from analysis.tuning.response import Trial
 from orchestrator.trials import Range, Values, rounded
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.estimate import Estimate, Refusal
-from analysis.hyperparameter_law import HyperparameterLaw, TunedRung, fit_law, loss_of_sharing
-from analysis.response import Response, fit_responses
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.tuning.law import HyperparameterLaw, TunedRung, fit_law, loss_of_sharing
+from analysis.tuning.response import Response, fit_responses
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.cells import Cell
 from orchestrator.identity import content_id

@@ -5,11 +5,11 @@ from typing import Any
 
 from rich.table import Table
 
-from analysis.estimate import Estimate, Refusal
-from analysis.hyperparameter_law import HyperparameterLaw, TunedRung
-from analysis.provenance import Provenance
-from analysis.report import plain
-from analysis.response import DRAWS, LEVEL, Response
+from analysis.report.provenance import Provenance
+from analysis.report.text import plain
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.tuning.law import HyperparameterLaw, TunedRung
+from analysis.tuning.response import DRAWS, LEVEL, Response
 from mor_core.units import short_count
 from orchestrator.identity import content_id
 from orchestrator.origin import data_label, package_version

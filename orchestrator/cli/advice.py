@@ -25,8 +25,8 @@ from orchestrator.cli.study import (
 )
 
 if TYPE_CHECKING:
-    from analysis.advice import Advice
-    from analysis.tabulate import Format
+    from analysis.advice.predict import Advice
+    from analysis.report.tables import Format
     from orchestrator.nearest_shape import NearestShape
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
@@ -42,11 +42,11 @@ def table(
     as_json: AsJson = False,
 ) -> None:
     """Print the fitted optima and exponents as a table."""
-    from analysis.tabulate import Format, tabulate
+    from analysis.report.tables import Format, tabulate
 
     wanted = _format(form, as_json)
     if tasks:
-        from analysis.task_table import tabulate_tasks
+        from analysis.report.tasks import tabulate_tasks
         from orchestrator.records import table as run_table_of
         from orchestrator.revisions import load_sweep
         from orchestrator.store import Store
@@ -76,9 +76,9 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """What to train with a budget: size, tokens and the loss to expect, with intervals; exit code 5 where refused."""
-    from analysis.advice import predict_budget
-    from analysis.points import TableError
-    from analysis.report import plain
+    from analysis.advice.predict import predict_budget
+    from analysis.report.text import plain
+    from analysis.runs.points import TableError
     from mor_core.units import budget_text, parse_budget
 
     try:
@@ -110,8 +110,8 @@ def predict(
 
 
 def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str]:
-    from analysis.estimate import Refusal
-    from analysis.report import count_text, loss_text
+    from analysis.report.text import count_text, loss_text
+    from analysis.statistics.answers import Refusal
     from mor_core.units import short_count
 
     lines = [
@@ -134,7 +134,7 @@ def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str
 
 def _buildable(fitted: Fitted, answers: "Sequence[Advice]", flops: int) -> "list[NearestShape | None]":
     """The named shape nearest to each predicted N*; None where it is refused, and for a table, which has no shapes."""
-    from analysis.estimate import Estimate
+    from analysis.statistics.answers import Estimate
     from orchestrator.nearest_shape import nearest_shape
 
     if fitted.sweep is None:
@@ -161,10 +161,10 @@ def lifetime(
     as_json: AsJson = False,
 ) -> None:
     """Which arm, size and tokens take least in training and serving at a loss; exit code 5 where refused."""
-    from analysis.estimate import Refusal
-    from analysis.lifetime import lifetime_study
-    from analysis.lifetime_table import lifetime_notes, tabulate_lifetime
-    from analysis.tabulate import Format
+    from analysis.advice.lifetime import lifetime_study
+    from analysis.report.lifetimes import lifetime_notes, tabulate_lifetime
+    from analysis.report.tables import Format
+    from analysis.statistics.answers import Refusal
 
     wanted = _format(form, as_json)
     fitted = fit_of(asked, loss, ("surface",), tied=tied)
@@ -181,9 +181,9 @@ def lifetime(
 @spread
 def compare(asked: Runs, other: Other = None, as_json: AsJson = False) -> None:
     """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers, under both losses."""
-    from analysis.conventions import recount, recount_lines
-    from analysis.estimate import Estimate
-    from analysis.report import comparison_as_json, comparison_lines, plain
+    from analysis.frontier.conventions import recount, recount_lines
+    from analysis.report.text import comparison_as_json, comparison_lines, plain
+    from analysis.statistics.answers import Estimate
 
     found, content, name, routed = False, {}, "", True
     for loss in Loss if asked.table is None else (Loss.causal,):
@@ -219,8 +219,8 @@ def _end_refused_all(refused: Iterable[bool]) -> None:
 
 def _format(form: str, as_json: bool) -> "Format":
     """Raises TableError for no format, or for two."""
-    from analysis.points import TableError
-    from analysis.tabulate import Format
+    from analysis.report.tables import Format
+    from analysis.runs.points import TableError
 
     if form not in list(Format):
         raise TableError(f"--format: found {form!r}, expected {', '.join(Format)}.")

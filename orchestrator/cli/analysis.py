@@ -12,7 +12,7 @@ from orchestrator.cli.spread import spread
 from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, Runs, Tied, fit_of_table, say_next_of, study_of
 
 if TYPE_CHECKING:
-    from analysis.frontier import Study
+    from analysis.frontier.study import Study
 
 
 class Approach(StrEnum):
@@ -66,7 +66,7 @@ def fit(
 
 
 def _print_fit(study: "Study", as_json: bool) -> None:
-    from analysis.report import study_as_json, study_as_markdown
+    from analysis.report.text import study_as_json, study_as_markdown
 
     if as_json:
         content = study_as_json(study)
@@ -77,7 +77,7 @@ def _print_fit(study: "Study", as_json: bool) -> None:
 
 
 def _write_fit(study: "Study", path: Path, written: str) -> None:
-    from analysis.report import study_as_json
+    from analysis.report.text import study_as_json
     from mor_core.files import write_json
     from orchestrator.results_folder import writing
 

@@ -150,7 +150,7 @@ def _show_scores(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
 def _evaluate_text(
     cells: list[str], text: Path, sweep: str | None, results: Path, threads: int | None, as_json: bool
 ) -> None:
-    from analysis.evaluation_plots import plot_text_loss
+    from analysis.figures.inference import plot_text_loss
     from orchestrator.cell_names import find_cell
     from orchestrator.cli.study import figure_paths
     from orchestrator.revisions import load_sweep

@@ -129,7 +129,7 @@ def throughput(
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast the arms of a sweep generate, each against vanilla, and draw speed against loss."""
-    from analysis.inference_plots import plot_throughput
+    from analysis.figures.inference import plot_throughput
     from mor_core.model.device import keep_freed_memory
     from orchestrator.throughput import Load, default_kv_budget, measure
     from orchestrator.throughput_arms import arms_to_measure, parse_batches, with_losses
@@ -173,7 +173,7 @@ def depth(
     """Measure a cell's loss and speed as the deepest recursion is lowered, and draw both."""
     import polars as pl
 
-    from analysis.inference_plots import plot_depth
+    from analysis.figures.inference import plot_depth
     from orchestrator.depth_scaling import losses_by_depth
 
     store, loaded, trained = _trained(results, sweep, cell, threads, precision)
@@ -199,7 +199,7 @@ def routing(
     as_json: AsJson = False,
 ) -> None:
     """Show where a cell spends its recursions: by position, by kind of token, and token by token on a page."""
-    from analysis.inference_plots import plot_routing
+    from analysis.figures.inference import plot_routing
     from orchestrator import routing_view as view
     from orchestrator.routing_page import routing_page
 

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     import polars as pl
 
-    from analysis.serving import Demand, ServedArm
+    from analysis.advice.serving import Demand, ServedArm
 
 
 class Per(StrEnum):
@@ -51,7 +51,7 @@ class Memory:
 
 def demand_of(memory: Memory, served: float, runs: "pl.DataFrame") -> "Demand":
     """What is asked, sequences as long as those trained on where nothing is said. Raises DemandError."""
-    from analysis.serving import Demand
+    from analysis.advice.serving import Demand
 
     context = memory.context
     if context is None and "context_length" in runs.columns:
@@ -70,6 +70,6 @@ def demand_of(memory: Memory, served: float, runs: "pl.DataFrame") -> "Demand":
 
 def arms_served(runs: "pl.DataFrame", demand: "Demand") -> "Mapping[str, ServedArm]":
     """What serving each arm takes. Raises TableError where the table does not say."""
-    from analysis.serving import served_arms
+    from analysis.advice.serving import served_arms
 
     return served_arms(runs, with_memory=demand.limited)

@@ -114,7 +114,7 @@ def _budgets(text: str | None) -> list[int] | None:
 
 
 def _says_something(found: "Found") -> bool:
-    from analysis.estimate import Refusal
+    from analysis.statistics.answers import Refusal
 
     answers = [*found.fit.noise.values(), *found.fit.optima.values()]
     return any(not isinstance(each, Refusal) for each in answers)
@@ -122,7 +122,7 @@ def _says_something(found: "Found") -> bool:
 
 def document(found: "Found") -> dict[str, Any]:
     """Everything that was found, as plain values."""
-    from analysis.report import plain
+    from analysis.report.text import plain
 
     return {
         "sweep": found.name,

@@ -26,9 +26,9 @@ from orchestrator.cli.study import (
 )
 
 if TYPE_CHECKING:
-    from analysis.frontier import Study
-    from analysis.provenance import Provenance
-    from analysis.reference_marks import Reference
+    from analysis.figures.drawing import Reference
+    from analysis.frontier.study import Study
+    from analysis.report.provenance import Provenance
 
 plot = typer.Typer(help="Draw a sweep, or any run table.", no_args_is_help=True)
 
@@ -42,8 +42,8 @@ Paper = Annotated[
 @spread
 def isoflop(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = False) -> None:
     """Loss against size, one curve a budget, one panel an arm; exit code 5 where no number is supported."""
-    from analysis.figure_data import isoflop_data
-    from analysis.plots import plot_isoflop
+    from analysis.figures.figure_data import isoflop_data
+    from analysis.figures.isoflop import plot_isoflop
 
     drawn = fit_of(asked, loss, ("parabola",))
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "parabola", paper)
@@ -57,8 +57,8 @@ def isoflop(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = Fa
 @spread
 def frontier(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = False) -> None:
     """Compute-optimal size, tokens and loss against the budget, one line an arm; exit code 5 where there is none."""
-    from analysis.figure_data import frontier_data
-    from analysis.plots import plot_frontier
+    from analysis.figures.figure_data import frontier_data
+    from analysis.figures.frontier import plot_frontier
 
     drawn = fit_of(asked, loss, ("parabola",))
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "surface", paper)
@@ -72,8 +72,8 @@ def frontier(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = F
 @spread
 def surface(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = False) -> None:
     """The fitted L(N, D) with the runs on it, contours of equal FLOPs and the optimum along them."""
-    from analysis.figure_data import surface_data
-    from analysis.surface_plots import plot_surface
+    from analysis.figures.figure_data import surface_data
+    from analysis.figures.surface import plot_surface
 
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
     paths = paths_of(drawn, asked, "surface")
@@ -86,8 +86,8 @@ def surface(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fals
 @spread
 def residuals(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = False) -> None:
     """What the fitted L(N, D) leaves unexplained: along N and D, and on budgets that it has not seen."""
-    from analysis.figure_data import residuals_data
-    from analysis.surface_plots import plot_residuals
+    from analysis.figures.figure_data import residuals_data
+    from analysis.figures.surface import plot_residuals
 
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
     paths = paths_of(drawn, asked, "residuals")
@@ -100,9 +100,9 @@ def residuals(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fa
 @spread
 def compare(asked: FigureRuns, other: Other = None) -> None:
     """Arms against each other at equal FLOPs: loss gap, compute and parameter multipliers, under both losses."""
-    from analysis.compare_plots import plot_compare
-    from analysis.estimate import Estimate
-    from analysis.figure_data import compare_data
+    from analysis.figures.compare import plot_compare
+    from analysis.figures.figure_data import compare_data
+    from analysis.statistics.answers import Estimate
 
     drawn = compared(asked, other, Loss.causal)
     studies = [drawn.study]
@@ -134,9 +134,9 @@ def lifetime(
     tied: Tied = False,
 ) -> None:
     """What training and serving cost at one loss, against the tokens that will be served."""
-    from analysis.estimate import Refusal
-    from analysis.figure_data import lifetime_data
-    from analysis.lifetime_plots import plot_lifetime, study_lifetime
+    from analysis.figures.figure_data import lifetime_data
+    from analysis.figures.lifetime import plot_lifetime, study_lifetime
+    from analysis.statistics.answers import Refusal
 
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
     demand = demand_of(memory, served_tokens or 0.0, drawn.runs)
@@ -155,8 +155,8 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
     """Training loss against tokens, from the first step of each cell to its evaluation."""
     from dataclasses import replace
 
-    from analysis.curve_plots import plot_curves
-    from analysis.figure_data import curves_data
+    from analysis.figures.curves import plot_curves
+    from analysis.figures.figure_data import curves_data
     from orchestrator.cell_curves import cell_curves
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
@@ -189,8 +189,8 @@ def _beside_paper(
     """The paper's study where it is wanted, and its source named. Raises TableError where the conventions differ."""
     from dataclasses import replace
 
-    from analysis.paper import NAME, SOURCE, paper_study
-    from analysis.reference_marks import Reference
+    from analysis.figures.drawing import Reference
+    from analysis.frontier.paper import NAME, SOURCE, paper_study
 
     if not wanted:
         return None, provenance
@@ -204,7 +204,7 @@ def _same_losses(one: "Study", other: "Study") -> bool:
 
 def _end_without_number(study: "Study") -> None:
     """Exit code 5, with the reasons, where no arm has a number."""
-    from analysis.estimate import Refusal
+    from analysis.statistics.answers import Refusal
 
     if not study.refused:
         return
@@ -220,8 +220,8 @@ def _end_without_number(study: "Study") -> None:
 
 def _end_without_surface(study: "Study") -> None:
     """Exit code 5, with the reasons, where no arm has a surface."""
-    from analysis.estimate import Refusal
-    from analysis.surface_fit import SurfaceFit
+    from analysis.statistics.answers import Refusal
+    from analysis.surface.fit import SurfaceFit
 
     if any(isinstance(each.surface, SurfaceFit) for each in study.frontiers):
         return

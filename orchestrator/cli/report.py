@@ -20,7 +20,7 @@ def report(
     tied: Tied = False,
 ) -> None:
     """Write one self-contained HTML page: frontiers, curves, goodness of fit, comparisons, and what stays unknown."""
-    from analysis.page import render_page
+    from analysis.page.page import render_page
     from mor_core.files import replace_text
     from orchestrator.cell_curves import cell_curves
     from orchestrator.results_folder import writing

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from analysis.frontier import Study
-    from analysis.provenance import Provenance
+    from analysis.frontier.study import Study
+    from analysis.report.provenance import Provenance
     from orchestrator.revisions import Sweep
     from orchestrator.store import Store
 
@@ -88,7 +88,7 @@ class Fitted:
     @property
     def provenance(self) -> "Provenance":
         """What a figure or a page says about its origin."""
-        from analysis.provenance import provenance_of
+        from analysis.report.provenance import provenance_of
         from orchestrator.origin import data_label, package_version
 
         data = "" if self.sweep is None else data_label(self.sweep)
@@ -141,7 +141,7 @@ def compared(asked: Runs, other: str | None, loss: Loss) -> Fitted:
     """The arms of one sweep or table, or those of two sweeps. Raises NoSuchSweep and TableError."""
     if other is None:
         return fit_of(asked, loss, BOTH)
-    from analysis.points import TableError
+    from analysis.runs.points import TableError
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store
     from orchestrator.sweep_pair import fit_pair, pair_sweeps
@@ -170,11 +170,11 @@ def imported_study(
 
     Without `approaches`, a surface, and parabolas where most runs lie on budgets.
     """
-    from analysis.column_map import parse_columns
-    from analysis.frontier import FitSettings, fit_study
-    from analysis.points import TableError
-    from analysis.surface import SurfaceRules
-    from analysis.tables import import_table, read_table
+    from analysis.frontier.study import FitSettings, fit_study
+    from analysis.runs.column_map import parse_columns
+    from analysis.runs.import_table import import_table, read_table
+    from analysis.runs.points import TableError
+    from analysis.surface.optimum import SurfaceRules
     from mor_core.units import parse_budget
 
     if columns is None:
@@ -208,8 +208,8 @@ def study_of(
     leave_out: tuple[str, ...] = (),
 ) -> Fitted:
     """The fit of a sweep's table as it stands now; of the last sweep without a name. Raises NoSuchSweep."""
-    from analysis.frontier import FitSettings, fit_study
-    from analysis.surface import SurfaceRules
+    from analysis.frontier.study import FitSettings, fit_study
+    from analysis.surface.optimum import SurfaceRules
     from orchestrator.origin import is_on_small_corpus
     from orchestrator.records import table
     from orchestrator.revisions import load_sweep
@@ -258,7 +258,7 @@ def paths_of(fitted: Fitted, asked: FigureRuns, figure: str) -> list[Path]:
 
 def write_figure_data(figure: str, paths: list[Path], provenance: "Provenance", data: Any) -> None:
     """The JSON beside a figure."""
-    from analysis.figure_data import figure_document
+    from analysis.figures.figure_data import figure_document
     from mor_core.files import write_json
 
     write_json(paths[0].with_suffix(".json"), figure_document(figure, provenance, data))

@@ -26,8 +26,8 @@ def suggest(
     """Name the cells to train next: edge minima, then wide intervals by cost; exit code 5 where there are none."""
     from dataclasses import asdict
 
-    from analysis.estimate import Refusal
-    from analysis.suggest import rank_candidates
+    from analysis.advice.suggest import rank_candidates
+    from analysis.statistics.answers import Refusal
     from mor_core.units import budget_text, duration_text
     from orchestrator.revisions import load_sweep
     from orchestrator.store import Store

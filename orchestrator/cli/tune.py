@@ -183,7 +183,7 @@ def _numbers(flag: str, text: str) -> list[float]:
 
 def _write(store: "Store", found: "Tuned") -> None:
     """The figures, what was found, and the recipe, in the sweep's folder."""
-    from analysis.response_plots import Panel, plot_response, plot_response_surface
+    from analysis.figures.tuning import Panel, plot_response, plot_response_surface
     from mor_core.files import replace_text
     from orchestrator.cli.study import figure_paths, write_figure_data
     from orchestrator.trials import LEARNING_RATE

@@ -10,14 +10,14 @@ import polars as pl
 import pytest
 from scipy.optimize import minimize_scalar
 
-from analysis.bootstrap import Resampling
-from analysis.estimate import Refusal, RefusalKind
-from analysis.frontier import FitSettings, fit_study
-from analysis.lifetime import Lifetime, lifetime_optimum, lifetime_study, verdicts
-from analysis.lifetime_table import lifetime_notes, tabulate_lifetime
-from analysis.points import TableError
-from analysis.serving import Demand, DemandError, ServedArm, decoding, served_arms
-from analysis.tabulate import Format
+from analysis.advice.lifetime import Lifetime, lifetime_optimum, lifetime_study, verdicts
+from analysis.advice.serving import Demand, DemandError, ServedArm, decoding, served_arms
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.report.lifetimes import lifetime_notes, tabulate_lifetime
+from analysis.report.tables import Format
+from analysis.runs.points import TableError
+from analysis.statistics.answers import Refusal, RefusalKind
+from analysis.statistics.bootstrap import Resampling
 from mor_core.errors import UserError
 
 SETTINGS = FitSettings(approaches=("surface",), resampling=Resampling(draws=300))

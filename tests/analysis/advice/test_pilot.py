@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.bootstrap import Resampling
-from analysis.estimate import Estimate, Refusal, RefusalKind
-from analysis.pilot import FoundOptimum, PilotFit, SeedNoise, fit_pilot
-from analysis.power import Wanted, advise, detectable_gap, seeds_needed
+from analysis.advice.pilot import FoundOptimum, PilotFit, SeedNoise, fit_pilot
+from analysis.advice.power import Wanted, advise, detectable_gap, seeds_needed
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.bootstrap import Resampling
 from tests.helpers.runs.planted_runs import Bowl, planted_table
 
 BUDGETS = ("1000000000000", "4000000000000")

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from analysis.advice import predict_budget
-from analysis.bootstrap import Resampling
-from analysis.estimate import Estimate, RefusalKind
-from analysis.frontier import FitSettings, fit_study
-from analysis.tabulate import Format, tabulate
+from analysis.advice.predict import predict_budget
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.report.tables import Format, tabulate
+from analysis.statistics.answers import Estimate, RefusalKind
+from analysis.statistics.bootstrap import Resampling
 
 SETTINGS = FitSettings(approaches=("surface", "parabola"), resampling=Resampling(draws=300))
 

@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.bootstrap import Resampling
-from analysis.estimate import Estimate, Refusal, RefusalKind
-from analysis.frontier import FitSettings, fit_study
-from analysis.points import read_points
-from analysis.suggest import Candidate, Need, rank_candidates
+from analysis.advice.suggest import Candidate, Need, rank_candidates
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.runs.points import read_points
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.bootstrap import Resampling
 from tests.helpers.runs.planted_runs import BUDGETS, Truth, row
 
 LADDER = [round(5e3 * 10 ** (0.15 * rung)) for rung in range(24)]

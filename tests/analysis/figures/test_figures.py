@@ -8,17 +8,17 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from analysis.bootstrap import Resampling
-from analysis.compare_plots import plot_compare
-from analysis.curve_plots import smoothed
-from analysis.estimate import Estimate, Refusal
-from analysis.figure_data import curves_data, figure_document, frontier_data
-from analysis.frontier import FitSettings, fit_study
-from analysis.lifetime_plots import LifetimeStudy, plot_lifetime, study_lifetime
-from analysis.provenance import provenance_of
-from analysis.report import study_as_json
-from analysis.serving import Demand
-from analysis.surface_plots import plot_residuals, plot_surface
+from analysis.advice.serving import Demand
+from analysis.figures.compare import plot_compare
+from analysis.figures.curves import smoothed
+from analysis.figures.figure_data import curves_data, figure_document, frontier_data
+from analysis.figures.lifetime import LifetimeStudy, plot_lifetime, study_lifetime
+from analysis.figures.surface import plot_residuals, plot_surface
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.report.provenance import provenance_of
+from analysis.report.text import study_as_json
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.bootstrap import Resampling
 from orchestrator.cell_curves import cell_curves
 from orchestrator.cli.main import app
 from orchestrator.revisions import load_sweep

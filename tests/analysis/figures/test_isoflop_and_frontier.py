@@ -4,10 +4,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
-from analysis import plots
-from analysis.drawing import shortened
-from analysis.frontier import fit_study
-from analysis.plots import plot_frontier, plot_isoflop
+from analysis.figures.drawing import shortened
+from analysis.figures.frontier import plot_frontier
+from analysis.figures.isoflop import plot_isoflop
+from analysis.frontier.study import fit_study
 
 ARMS = ("mor-2", "mor-3", "recursive-2", "recursive-3", "vanilla", "mor-3-token-choice")
 SEVEN = tuple(str(int(flops)) for flops in (1e12, 2e12, 5e12, 1e13, 2e13, 5e13, 1e14))
@@ -64,7 +64,7 @@ def test_exponents_are_drawn_with_their_intervals(planted, tmp_path):
 def drawn(study, monkeypatch) -> Figure:
     """The frontier of a study, laid out."""
     figures = []
-    monkeypatch.setattr(plots, "save", lambda figure, *_: figures.append(figure))
+    monkeypatch.setattr("analysis.figures.frontier.save", lambda figure, *_: figures.append(figure))
     plot_frontier(study, [])
     figures[0].draw_without_rendering()
     return figures[0]

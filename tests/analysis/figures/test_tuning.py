@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.estimate import Refusal
-from analysis.hyperparameter_law import TunedRung
-from analysis.provenance import Provenance
-from analysis.response import Response, Trial, fit_response
-from analysis.response_plots import Panel, plot_response, plot_response_surface
+from analysis.figures.tuning import Panel, plot_response, plot_response_surface
+from analysis.report.provenance import Provenance
+from analysis.statistics.answers import Refusal
+from analysis.tuning.law import TunedRung
+from analysis.tuning.response import Response, Trial, fit_response
 
 PAIR = ("learning_rate", "batch_size")
 ORIGIN = Provenance(

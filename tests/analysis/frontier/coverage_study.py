@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 from scipy.optimize import brentq, minimize_scalar
 
-from analysis.bootstrap import Resampling
-from analysis.estimate import Estimate
-from analysis.frontier import FitSettings, fit_study
-from analysis.recursion import RecursionFit
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.statistics.answers import Estimate
+from analysis.statistics.bootstrap import Resampling
+from analysis.surface.recursion import RecursionFit
 
 E, A, ALPHA, B, BETA = 1.6, 55.0, 0.4, 135.0, 0.4
 NOISE = 0.006
@@ -199,7 +199,7 @@ def lines(measured: dict[str, dict[str, tuple[float, float]]]) -> list[str]:
 
 
 def rows(grid: Grid, shares: dict[str, tuple[float, float]], studies: int) -> list[dict]:
-    """The lines of analysis/reference/coverage.csv for one grid."""
+    """The lines of analysis/frontier/reference/coverage.csv for one grid."""
     shape = {"grid": grid.name, "sizes": grid.sizes, "budgets": len(grid.budgets), "seeds": grid.seeds}
     return [
         shape | {"shared": grid.shared, "quantity": name, "held": round(held, 3), "given": round(given, 3)}

@@ -1,7 +1,7 @@
 import pytest
 
-from analysis.estimate import Estimate, Refusal
-from analysis.frontier import fit_study
+from analysis.frontier.study import fit_study
+from analysis.statistics.answers import Estimate, Refusal
 
 ARMS = ("mor-2", "vanilla")
 

@@ -3,9 +3,9 @@ import math
 import polars as pl
 import pytest
 
-from analysis.conventions import recount, recount_lines
-from analysis.estimate import Estimate
-from analysis.frontier import fit_study
+from analysis.frontier.conventions import recount, recount_lines
+from analysis.frontier.study import fit_study
+from analysis.statistics.answers import Estimate
 from tests.helpers.runs.planted_runs import Bowl, planted_table
 
 ARMS = ("mor-2", "vanilla")

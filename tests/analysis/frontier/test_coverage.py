@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.bootstrap import Resampling
-from analysis.coverage import GOAL, coverage_notes, measured_coverage
-from analysis.estimate import Estimate
-from analysis.frontier import FitSettings, fit_study
-from analysis.report import study_as_json, study_as_markdown
+from analysis.frontier.coverage import GOAL, coverage_notes, measured_coverage
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.report.text import study_as_json, study_as_markdown
+from analysis.statistics.answers import Estimate
+from analysis.statistics.bootstrap import Resampling
 from tests.analysis.frontier import coverage_study
 from tests.analysis.frontier.coverage_study import FAMILIES, GRIDS, lines, measure, table, truths
 

@@ -1,8 +1,8 @@
 import polars as pl
 import pytest
 
-from analysis.estimate import Estimate, Refusal, RefusalKind
-from analysis.frontier import FitSettings, fit_study
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 
 BOTH = FitSettings(approaches=("surface", "parabola"))
 

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from analysis.estimate import Estimate, RefusalKind
-from analysis.paper import TABLE, paper_runs, paper_study
-from analysis.points import TableError
+from analysis.frontier.paper import TABLE, paper_runs, paper_study
+from analysis.runs.points import TableError
+from analysis.statistics.answers import Estimate, RefusalKind
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.plan import plan
@@ -26,7 +26,7 @@ def test_the_table_is_the_plan_of_the_papers_preset_and_the_published_copy():
         assert (row["unique_params"], row["unrolled_params"]) == (cell.unique_params, cell.unrolled_params)
         assert (row["steps"], row["tokens"]) == (cell.steps, cell.tokens)
     copy = ROOT / "results" / "published" / "paper" / "runs.csv"
-    assert copy.read_bytes() == (ROOT / "analysis" / "reference" / TABLE).read_bytes()
+    assert copy.read_bytes() == (ROOT / "analysis" / "frontier" / "reference" / TABLE).read_bytes()
 
 
 def test_four_sizes_a_budget_support_parabolas_of_the_routed_arm_alone():

@@ -5,10 +5,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.estimate import Estimate, Refusal, RefusalKind
-from analysis.frontier import FitSettings, fit_study
-from analysis.parabola import Parabola, ParabolaRules
-from analysis.power_law import FittedPowerLaw
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.isoflop.parabola import Parabola, ParabolaRules
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.power_law import FittedPowerLaw
 
 
 def numbers(study):
@@ -170,5 +170,5 @@ def test_the_loss_exponent_is_the_local_slope(planted, truths):
 
 
 def test_fitting_loads_no_drawing_library():
-    code = "import sys, analysis.frontier, analysis.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, analysis.frontier.study, analysis.report.text; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

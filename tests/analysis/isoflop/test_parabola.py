@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.estimate import Refusal, RefusalKind
-from analysis.parabola import (
+from analysis.isoflop.parabola import (
     Parabola,
     ParabolaRules,
     choose_window,
@@ -13,7 +12,8 @@ from analysis.parabola import (
     refuse_few_sizes,
     refuse_shape,
 )
-from analysis.quadratic import Axis, Curve, Noise, least_squares, pool_noise
+from analysis.statistics.answers import Refusal, RefusalKind
+from analysis.statistics.quadratic import Axis, Curve, Noise, least_squares, pool_noise
 
 RULES = ParabolaRules()
 

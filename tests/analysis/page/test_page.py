@@ -13,10 +13,10 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from analysis.bootstrap import Resampling
-from analysis.frontier import FitSettings, fit_study
-from analysis.page import render_page
-from analysis.provenance import provenance_of
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.page.page import render_page
+from analysis.report.provenance import provenance_of
+from analysis.statistics.bootstrap import Resampling
 from orchestrator.cli.main import app
 from orchestrator.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides

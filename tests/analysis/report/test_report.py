@@ -3,9 +3,9 @@ import json
 import polars as pl
 import pytest
 
-from analysis.estimate import Estimate
-from analysis.frontier import FitSettings, fit_study
-from analysis.report import CAVEAT, SCHEMA, SMALL_CORPUS_CAVEAT, count_text, study_as_json, study_as_markdown
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.report.text import CAVEAT, SCHEMA, SMALL_CORPUS_CAVEAT, count_text, study_as_json, study_as_markdown
+from analysis.statistics.answers import Estimate
 from mor_core.units import short_count
 
 BOTH_SIDES = ("20000000000000000", "50000000000000000", "200000000000000000")

@@ -2,10 +2,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.column_map import parse_columns
-from analysis.frontier import FitSettings, fit_study
-from analysis.points import TableError, read_points
-from analysis.tables import import_table, read_table
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.runs.column_map import parse_columns
+from analysis.runs.import_table import import_table, read_table
+from analysis.runs.points import TableError, read_points
 
 COLUMNS = "params=N,tokens=D,loss=L,flops=C"
 

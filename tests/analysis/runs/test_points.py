@@ -3,7 +3,7 @@ import math
 import polars as pl
 import pytest
 
-from analysis.points import REQUIRED_COLUMNS, TableError, read_points
+from analysis.runs.points import REQUIRED_COLUMNS, TableError, read_points
 from mor_core.units import budget_label
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.bootstrap import MinimumDraws, Resampling, interval, redraw_minima, refuse_unstable
-from analysis.estimate import Estimate, RefusalKind
-from analysis.frontier import FitSettings, fit_study
-from analysis.pairing import arm_residuals
-from analysis.quadratic import Axis, Curve, least_squares
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.statistics.answers import Estimate, RefusalKind
+from analysis.statistics.bootstrap import MinimumDraws, Resampling, interval, redraw_minima, refuse_unstable
+from analysis.statistics.pairing import arm_residuals
+from analysis.statistics.quadratic import Axis, Curve, least_squares
 
 NOISE = 0.006
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from analysis.bootstrap import Resampling
-from analysis.frontier import FitSettings, fit_study
-from analysis.pairing import arm_residuals, shared_between_arms
-from analysis.quadratic import Axis, Curve, least_squares
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.statistics.bootstrap import Resampling
+from analysis.statistics.pairing import arm_residuals, shared_between_arms
+from analysis.statistics.quadratic import Axis, Curve, least_squares
 
 BUDGETS, SIZES = 4, 9
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.trunk_noise import MOST_SHARED, split_noise
+from analysis.statistics.trunk_noise import MOST_SHARED, split_noise
 
 TRUNKS, RUNS = 8, 3
 KEYS = tuple(str(trunk) for trunk in range(TRUNKS) for _ in range(RUNS))

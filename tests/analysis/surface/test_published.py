@@ -4,15 +4,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.bootstrap import Resampling
-from analysis.column_map import parse_columns
-from analysis.contour import contour_of_runs, proportional_contour
-from analysis.frontier import FitSettings, fit_study
-from analysis.paper import paper_runs
-from analysis.surface import SurfaceRules, fit_optimum
-from analysis.surface_bootstrap import redraw_surface
-from analysis.surface_law import ALPHA, BETA, E, plain_points
-from analysis.tables import import_table
+from analysis.frontier.paper import paper_runs
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.runs.column_map import parse_columns
+from analysis.runs.import_table import import_table
+from analysis.statistics.bootstrap import Resampling
+from analysis.surface.contour import contour_of_runs, proportional_contour
+from analysis.surface.draws import redraw_surface
+from analysis.surface.law import ALPHA, BETA, E, plain_points
+from analysis.surface.optimum import SurfaceRules, fit_optimum
 from tests.helpers.runs.published_tables import epoch_points, published
 
 

@@ -2,12 +2,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.bootstrap import Resampling
-from analysis.estimate import Refusal, RefusalKind
-from analysis.points import read_points
-from analysis.recursion import RecursionFit, fit_recursion
-from analysis.surface import SurfaceRules
-from analysis.surface_law import Problem, SurfacePoints
+from analysis.runs.points import read_points
+from analysis.statistics.answers import Refusal, RefusalKind
+from analysis.statistics.bootstrap import Resampling
+from analysis.surface.law import Problem, SurfacePoints
+from analysis.surface.optimum import SurfaceRules
+from analysis.surface.recursion import RecursionFit, fit_recursion
 
 FEW = Resampling(draws=200)
 

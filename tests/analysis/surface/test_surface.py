@@ -2,12 +2,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.bootstrap import Resampling
-from analysis.contour import contour_of_runs, contour_of_shapes, proportional_contour
-from analysis.estimate import Estimate, Refusal, RefusalKind
-from analysis.frontier import FitSettings, fit_study
-from analysis.surface import LossSurface
-from analysis.surface_fit import SurfaceFit, refuse_reach
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.bootstrap import Resampling
+from analysis.surface.contour import contour_of_runs, contour_of_shapes, proportional_contour
+from analysis.surface.fit import SurfaceFit, refuse_reach
+from analysis.surface.optimum import LossSurface
 from mor_core.flops import training_flops_per_token, unique_params
 from mor_core.sizes import SMALL_LADDER, model_config
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from analysis.estimate import Estimate, Refusal, RefusalKind
-from analysis.hyperparameter_law import HyperparameterLaw, TunedRung, fit_law, loss_of_sharing
-from analysis.response import Response, Trial, fit_response, fit_responses
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.tuning.law import HyperparameterLaw, TunedRung, fit_law, loss_of_sharing
+from analysis.tuning.response import Response, Trial, fit_response, fit_responses
 
 CURVATURE, NOISE = 0.04, 0.004
 PARAMS = (20_000, 80_000, 320_000)

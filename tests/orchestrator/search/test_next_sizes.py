@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from analysis.frontier import fit_study
+from analysis.frontier.study import fit_study
 from mor_core.sizes import SMALL_LADDER
 from orchestrator.next_sizes import next_sizes
 from orchestrator.records import table

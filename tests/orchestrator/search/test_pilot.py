@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.estimate import Refusal
-from analysis.pilot import FoundOptimum
+from analysis.advice.pilot import FoundOptimum
+from analysis.statistics.answers import Refusal
 from orchestrator.pilot import Found, Pilot, pilot_plan, read_pilot, result
 from orchestrator.pilot_file import summary_lines, sweep_text
 from orchestrator.plan import plan

@@ -11,10 +11,10 @@ import pytest
 from scipy.optimize import minimize_scalar
 from typer.testing import CliRunner
 
-from analysis.estimate import Estimate
-from analysis.frontier import FitSettings, fit_study
-from analysis.isoflop import curve_of
-from analysis.quadratic import Axis, least_squares, pool_noise
+from analysis.frontier.study import FitSettings, fit_study
+from analysis.isoflop.approach import curve_of
+from analysis.statistics.answers import Estimate
+from analysis.statistics.quadratic import Axis, least_squares, pool_noise
 from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.cli.main import app

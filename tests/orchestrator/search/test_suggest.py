@@ -7,8 +7,8 @@ import shlex
 import pytest
 from typer.testing import CliRunner
 
-from analysis.estimate import Estimate, RefusalKind
-from analysis.frontier import fit_study
+from analysis.frontier.study import fit_study
+from analysis.statistics.answers import Estimate, RefusalKind
 from mor_core.data.prepare import prepare
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app

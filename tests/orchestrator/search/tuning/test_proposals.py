@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.response import Trial
+from analysis.tuning.response import Trial
 from orchestrator.plan import plan, plan_of_cells
 from orchestrator.recipe_file import recipe_names, recipe_overrides
 from orchestrator.spec import load_spec, parse_spec

@@ -1,0 +1,280 @@
+"""The cheapest model over its lifetime: training and serving together, at a loss to reach."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.advice.serving import Demand, Per, Price, ServedArm, decoding, price_of
+from analysis.frontier.study import Study
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.bootstrap import interval
+from analysis.statistics.quadratic import Floats
+from analysis.surface.fit import SurfaceFit, refuse_reach
+from analysis.surface.law import ALPHA, BETA, A, B, E
+from analysis.surface.optimum import SEARCH_DECADES
+
+PLACES = 160
+"""Models tried between the ends of the search."""
+NEAR_PLACES = 9
+"""Models tried around the cheapest one so far, in each of further rounds."""
+ROUNDS = 7
+LEAST_LOGIT = -25.0
+"""Where the share of D is as good as nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lifetime:
+    """The cheapest model of one arm that reaches a loss and then serves tokens."""
+
+    arm: str
+    """The architecture."""
+    per: Per
+    """The unit of the costs: FLOPs or bytes."""
+    params: Estimate
+    """N, parameters."""
+    tokens: Estimate
+    """D, training tokens."""
+    training: Estimate
+    """Cost of the training."""
+    serving: Estimate
+    """Cost of the tokens served."""
+    total: Estimate
+    """Their sum."""
+    reach: float
+    """Training FLOPs over the largest budget fitted; above 1 this extrapolates."""
+    sequences: float | None
+    """Sequences decoded together at N; None where memory sets no limit."""
+    weight_bytes: float | None
+    """Bytes of weights that a served token moves at N; None likewise."""
+    kv_bytes: float | None
+    """Bytes of keys and values that it moves; None likewise."""
+    kv_scatter: float | None
+    """How far, relatively, the keys and values of a shape lie off the power law of N that stands for them."""
+    total_k: Floats
+    """(draws,) the sum in every redrawn study, paired between arms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one arm costs over the cheapest one."""
+
+    arm: str
+    """The architecture."""
+    least: str
+    """The cheapest arm."""
+    ratio: Estimate
+    """Total of `arm` over that of `least`."""
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        numbers = f"{self.ratio.value:.3f} times ({self.ratio.level:.0%} interval {self.ratio.low:.3f} to "
+        numbers += f"{self.ratio.high:.3f}) what {self.least} costs"
+        unclear = "; no difference seen" if self.ratio.low <= 1.0 else ""
+        return f"{self.arm} costs {numbers}{unclear}"
+
+
+def lifetime_study(
+    study: Study,
+    target: float,
+    demand: Demand,
+    arms: Mapping[str, ServedArm] | None = None,
+    *,
+    forced: bool = False,
+) -> dict[str, Lifetime | Refusal]:
+    """By arm that was fitted with a surface, or whose surface was refused; `arms` from `analysis.advice.serving`."""
+    found: dict[str, Lifetime | Refusal] = {}
+    for frontier in study.frontiers:
+        surface = frontier.surface
+        if isinstance(surface, Refusal):
+            found[frontier.arm] = surface
+        if isinstance(surface, SurfaceFit):
+            served = (arms or {}).get(frontier.arm, ServedArm())
+            found[frontier.arm] = lifetime_optimum(
+                surface, target, demand, study.points.budget_convention, served, forced=forced
+            )
+    return found
+
+
+def verdicts(answers: Mapping[str, Lifetime | Refusal]) -> list[Verdict]:
+    """Every other arm against the cheapest, the cheapest first; empty for fewer than two answers."""
+    given = sorted((each for each in answers.values() if isinstance(each, Lifetime)), key=lambda each: each.total.value)
+    return [
+        Verdict(
+            arm=each.arm,
+            least=given[0].arm,
+            ratio=interval(each.total.value / given[0].total.value, each.total_k / given[0].total_k, each.total.level),
+        )
+        for each in given[1:]
+    ]
+
+
+def lifetime_optimum(
+    surface: SurfaceFit,
+    target: float,
+    demand: Demand,
+    convention: str,
+    arm: ServedArm | None = None,
+    *,
+    forced: bool = False,
+) -> Lifetime | Refusal:
+    """The (N, D) that costs least in training and serving at a loss of `target` nats/token.
+
+    D follows from the loss at every N; the sum is then minimised over N.
+
+    Args:
+        surface: the arm's law with its contour of equal FLOPs.
+        target: nats/token, above the law's E.
+        demand: what is served, and what is to be small.
+        convention: of the surface's FLOPs: "paper" counts the forward pass alone.
+        arm: what serving it takes; as planned by default. Must say what is kept in memory where `demand` is limited.
+        forced: answer also where training takes more than 100 times the largest budget fitted.
+    """
+    arm = arm or ServedArm()
+    if demand.limited and arm.memory is None:
+        return Refusal(
+            kind=RefusalKind.NOT_IDENTIFIED,
+            sentence="the table does not say, for two sizes or more, what weights, keys and values take.",
+        )
+    price = price_of(arm, demand, surface.contour, convention)
+    theta_kp = np.concatenate([surface.best.theta[None], surface.draws.theta_kp])
+    params_k, tokens_k, training_k, serving_k = _cheapest(surface, theta_kp, target, demand.tokens, price)
+    reached = np.isfinite(training_k)
+    wanted = surface.resampling.min_interior_share
+    if not reached[0] or reached[1:].mean() < wanted:
+        return _refuse_unreached(surface, target, price, demand)
+    flops = float(surface.contour.flops_per_token(params_k[:1])[0] * tokens_k[0])
+    refusal = refuse_reach(flops, surface.largest_flops, forced=forced)
+    if refusal:
+        return refusal
+
+    def filled(values_k: Floats) -> Floats:
+        # A draw that never reaches the target costs more than any that does.
+        return np.where(reached[1:], values_k[1:], values_k[1:][reached[1:]].max())
+
+    def estimate(values_k: Floats) -> Estimate:
+        return interval(float(values_k[0]), filled(values_k), surface.resampling.level)
+
+    moved = decoding(arm, demand, params_k[:1])
+    return Lifetime(
+        arm=surface.arm,
+        per=demand.per,
+        params=estimate(params_k),
+        tokens=estimate(tokens_k),
+        training=estimate(training_k),
+        serving=estimate(serving_k),
+        total=estimate(training_k + serving_k),
+        reach=flops / surface.largest_flops,
+        sequences=None if moved is None else float(moved.sequences[0]),
+        weight_bytes=None if moved is None else float(moved.weight_bytes[0]),
+        kv_bytes=None if moved is None else float(moved.kv_bytes[0]),
+        kv_scatter=None if moved is None or arm.memory is None else arm.memory.kv_scatter,
+        total_k=filled(training_k + serving_k),
+    )
+
+
+def _refuse_unreached(surface: SurfaceFit, target: float, price: Price, demand: Demand) -> Refusal:
+    if not np.isfinite(price.serving(_sizes(surface))).any():
+        return Refusal(
+            kind=RefusalKind.NO_OPTIMUM,
+            sentence=f"not one sequence of {demand.context:g} tokens fits into the memory given, at any size near "
+            "those trained.",
+        )
+    return Refusal(
+        kind=RefusalKind.EXTRAPOLATION,
+        sentence=f"a loss of {target:g} is not reached by any model near the sizes trained"
+        f"{' that the memory given can serve' if demand.limited else ''} (E = {surface.law.E:.4f}).",
+    )
+
+
+def _ends(surface: SurfaceFit) -> tuple[float, float]:
+    """ln N at the ends of the search."""
+    reach, log_params = SEARCH_DECADES / 2 * np.log(10), surface.contour.log_params
+    return float(log_params[0] - reach), float(log_params[-1] + reach)
+
+
+def _sizes(surface: SurfaceFit) -> Floats:
+    """(m,) parameters between the ends of the search."""
+    return np.exp(np.linspace(*_ends(surface), PLACES))
+
+
+def _cheapest(
+    surface: SurfaceFit, theta_kp: Floats, target: float, served: float, price: Price
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """N, D, training and serving costs of K laws, each (K,); inf where the target is out of reach.
+
+    The search is over t = logit of the share that D has in the loss to be reached above E. Over N it would have to be
+    ever finer towards the smallest N that reaches the target, where D grows without bound.
+    """
+    laws = _Laws(theta_kp=theta_kp, centre=surface.best.problem.centre, target=target)
+    low_k, high_k = laws.shares_between(*_ends(surface))
+    reached_k = high_k > low_k
+    low_k, high_k = np.where(reached_k, low_k, 0.0), np.where(reached_k, high_k, 1.0)
+
+    def total(t_km: Floats) -> Floats:
+        x_km, y_km = laws.at(t_km)
+        params_km = np.exp(x_km)
+        serving_km = price.serving(params_km)
+        fixed_km = np.where(np.isfinite(serving_km), served * np.nan_to_num(serving_km, posinf=0.0), np.inf)
+        return np.log(price.training(params_km) * np.exp(np.minimum(y_km, 300)) + fixed_km)
+
+    t_km = low_k[:, None] + (high_k - low_k)[:, None] * np.linspace(0, 1, PLACES)
+    total_km = total(t_km)
+    best_k = total_km.argmin(axis=1)
+    # An end of the search is no minimum: the cheapest model lies beyond.
+    inside_k = reached_k & (best_k > 0) & (best_k < PLACES - 1) & np.isfinite(total_km.min(axis=1))
+    rows, step_k = np.arange(len(theta_kp)), (high_k - low_k) / (PLACES - 1)
+    t_k = t_km[rows, best_k]
+    for _ in range(ROUNDS):
+        near_km = t_k[:, None] + step_k[:, None] * np.linspace(-1, 1, NEAR_PLACES)
+        t_k = near_km[rows, total(near_km).argmin(axis=1)]
+        step_k = step_k * 2 / (NEAR_PLACES - 1)
+    x_k1, y_k1 = laws.at(t_k[:, None])
+    params_k, tokens_k = np.exp(x_k1[:, 0]), np.where(inside_k, np.exp(np.minimum(y_k1[:, 0], 300)), np.inf)
+    return params_k, tokens_k, price.training(params_k) * tokens_k, price.serving(params_k) * served
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Laws:
+    """K laws at one loss: every N and D that reach it, by how much of the loss above E is left to D."""
+
+    theta_kp: Floats
+    """(K, P) parameters."""
+    centre: tuple[float, float]
+    """ln N and ln D at which their terms are given."""
+    target: float
+    """nats/token."""
+
+    def shares_between(self, low: float, high: float) -> tuple[Floats, Floats]:
+        """(K,) logits of the share at ln N = low and high; not ascending where no N between them reaches the loss."""
+        return self._logit(low), self._logit(high)
+
+    def at(self, t_km: Floats) -> tuple[Floats, Floats]:
+        """(K, m) ln N and ln D at logits of the share."""
+        log_n, log_d = self.centre
+        log_left_k1 = np.log(self._left_k())[:, None]
+        # ln of the two shares, exact also where one of them is next to 0.
+        first_km, second_km = log_left_k1 - np.logaddexp(0.0, t_km), log_left_k1 - np.logaddexp(0.0, -t_km)
+        alpha_k1, beta_k1 = (np.where(self._sound_k()[:, None], self.theta_kp[:, [i]], 1.0) for i in (ALPHA, BETA))
+        x_km = log_n + (self.theta_kp[:, [A]] - first_km) / alpha_k1
+        y_km = log_d + (self.theta_kp[:, [B]] - second_km) / beta_k1
+        return x_km, y_km
+
+    def _logit(self, log_params: float) -> Floats:
+        first_k = np.exp(self.theta_kp[:, A] - self.theta_kp[:, ALPHA] * (log_params - self.centre[0]))
+        of_first_k = first_k / self._left_k()
+        share_k = np.clip(1.0 - of_first_k, 0.0, 1.0)
+        with np.errstate(divide="ignore"):
+            logit_k = np.log(share_k) - np.log(of_first_k)
+        return np.where(self._sound_k(), np.maximum(logit_k, LEAST_LOGIT), LEAST_LOGIT)
+
+    def _left_k(self) -> Floats:
+        """Of the target above E; 1 for a law that never reaches it."""
+        left_k = self.target - np.exp(self.theta_kp[:, E])
+        return np.where(left_k > 0, left_k, 1.0)
+
+    def _sound_k(self) -> NDArray[np.bool_]:
+        reaches_k = self.target > np.exp(self.theta_kp[:, E])
+        return reaches_k & (self.theta_kp[:, ALPHA] > 0) & (self.theta_kp[:, BETA] > 0)

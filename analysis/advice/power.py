@@ -1,0 +1,172 @@
+"""What a sweep would see of a gap between two arms, and how many seeds show it. Pure.
+
+L* of an arm at a budget is the lowest value of a parabola through n sizes with s seeds each. To first order its
+variance is that of the fitted value at the vertex, sd² h / s, where h is the leverage of the middle of n evenly spaced
+sizes (moving the vertex changes nothing to first order). The gap of two arms, whose noise is taken as independent, is
+judged by a two-sided t-test whose noise is what both parabolas leave at that budget: 2 (n s - 3) degrees of freedom,
+each arm's noise taken as equally well known. Power is that of the noncentral t-distribution, as a mean over quantiles
+of the noise found: its tails are computed badly elsewhere.
+
+Assumed: the minimum lies in the middle of the sizes, a parabola describes the losses there, and the standard deviation
+of a cell is the pilot's at every budget. Larger models tend to vary less, so larger budgets see no less than is said.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+
+from analysis.advice.pilot import Gap, PilotFit, SeedNoise
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.quadratic import NUM_COEFFICIENTS
+
+MOST_SEEDS = 32
+"""More than that is no advice."""
+
+QUANTILES = (np.arange(1000) + 0.5) / 1000
+"""Of the noise that a sweep will find for itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How surely a gap is to be seen, and by what sweep."""
+
+    sizes: int
+    """Sizes per arm and budget."""
+    seeds: int
+    """Of each."""
+    budgets: tuple[str, ...]
+    """Decimal FLOPs, ascending."""
+    confidence: float = 0.95
+    """One less the chance of seeing a gap where there is none."""
+    power: float = 0.8
+    """Chance of seeing a gap that is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairAdvice:
+    """What it takes to tell two arms apart."""
+
+    gap: Gap
+    """What the pilot saw."""
+    detectable: Estimate | Refusal
+    """Smallest gap that the sweep as it stands would see, by the interval of the noise; nats/token."""
+    budget: str | Refusal
+    """Smallest of the sweep's budgets at which its own seeds see the gap."""
+    seeds: int | Refusal
+    """Seeds with which it is seen at all of the sweep's budgets."""
+
+
+def middle_leverage(sizes: int) -> float:
+    """Variance of a parabola's value in the middle of evenly spaced sizes, in units of that of one run."""
+    u_n = np.linspace(-1.0, 1.0, sizes)
+    design_n3 = np.stack([np.ones_like(u_n), u_n, u_n**2], axis=1)
+    return float(np.linalg.inv(design_n3.T @ design_n3)[0, 0])
+
+
+def detectable_gap(spread: float, sizes: int, seeds: int, wanted: Wanted) -> float:
+    """Smallest gap that is seen as surely as wanted; inf where no noise is left to judge by.
+
+    `spread` is the standard deviation of the difference of a cell of one arm and one of the other, nats/token.
+    """
+    dof = 2 * (sizes * seeds - NUM_COEFFICIENTS)
+    if dof < 1 or sizes < NUM_COEFFICIENTS:
+        return math.inf
+    critical = float(stats.t.ppf(0.5 + wanted.confidence / 2, dof))
+    threshold_q = critical * np.sqrt(stats.chi2.ppf(QUANTILES, dof) / dof)
+
+    def missing(distance: float) -> float:
+        seen = stats.norm.sf(threshold_q - distance) + stats.norm.cdf(-threshold_q - distance)
+        return float(np.mean(seen)) - wanted.power
+
+    if missing(0.0) >= 0:
+        return 0.0
+    distance = float(optimize.root_scalar(missing, bracket=(0.0, 10.0 * critical + 10.0)).root)
+    return distance * spread * math.sqrt(middle_leverage(sizes) / seeds)
+
+
+def seeds_needed(gap: float, spread: float, wanted: Wanted) -> int | None:
+    """Fewest seeds with which the gap is seen at one budget; None beyond MOST_SEEDS."""
+    for seeds in range(1, MOST_SEEDS + 1):
+        if detectable_gap(spread, wanted.sizes, seeds, wanted) <= abs(gap):
+            return seeds
+    return None
+
+
+def advise(fit: PilotFit, wanted: Wanted) -> tuple[PairAdvice, ...]:
+    """For each pair of arms: the gap that would be seen, from which budget on, and with how many seeds."""
+    return tuple(_pair(gap, fit.noise[gap.arm], fit.noise[gap.other], wanted) for gap in fit.gaps)
+
+
+def _pair(gap: Gap, mine: SeedNoise | Refusal, others: SeedNoise | Refusal, wanted: Wanted) -> PairAdvice:
+    refusal = next((each for each in (mine, others) if isinstance(each, Refusal)), None)
+    if refusal is not None or isinstance(mine, Refusal) or isinstance(others, Refusal):
+        assert refusal is not None
+        return PairAdvice(gap=gap, detectable=refusal, budget=refusal, seeds=refusal)
+    if wanted.sizes < NUM_COEFFICIENTS or wanted.sizes * wanted.seeds <= NUM_COEFFICIENTS:
+        refusal = _no_parabola(wanted)
+        return PairAdvice(gap=gap, detectable=refusal, budget=refusal, seeds=refusal)
+    low, spread, high = (math.hypot(one, two) for one, two in zip(_ends(mine), _ends(others), strict=True))
+    own = [detectable_gap(each, wanted.sizes, wanted.seeds, wanted) for each in (spread, low, high)]
+    detectable = Estimate(value=own[0], low=own[1], high=own[2], level=mine.sd.level)
+    lacking = _lacking(gap, spread, wanted)
+    if lacking is not None:
+        return PairAdvice(gap=gap, detectable=detectable, budget=lacking, seeds=lacking)
+    seen = [budget for budget in wanted.budgets if abs(gap.at(budget)) >= own[0]]
+    return PairAdvice(
+        gap=gap,
+        detectable=detectable,
+        budget=seen[0] if seen else _no_budget(gap, own[0], wanted),
+        seeds=_seeds(gap, spread, wanted.budgets, wanted),
+    )
+
+
+def _no_parabola(wanted: Wanted) -> Refusal:
+    return Refusal(
+        kind=RefusalKind.TOO_FEW_SIZES,
+        sentence=f"{wanted.sizes} sizes x {wanted.seeds} seeds a budget leave a parabola nothing to tell noise from "
+        "shape: give the sweep four sizes or more.",
+    )
+
+
+def _ends(noise: SeedNoise) -> tuple[float, float, float]:
+    return noise.sd.low, noise.sd.value, noise.sd.high
+
+
+def _lacking(gap: Gap, spread: float, wanted: Wanted) -> Refusal | None:
+    """Why nothing can be advised: no gap was measured, or it may be none at all."""
+    if isinstance(gap.gap, Refusal):
+        return gap.gap
+    if not gap.gap.holds_zero:
+        return None
+    largest = max(abs(gap.gap.low), abs(gap.gap.high))
+    least = seeds_needed(largest, spread, wanted)
+    most = f"at most {largest:.4f} nats, which {'no number of' if least is None else least} seeds would show"
+    return Refusal(
+        kind=RefusalKind.NOT_IDENTIFIED,
+        sentence=f"the gap of {gap.arm} and {gap.other} in the pilot, {gap.gap.value:+.4f} [{gap.gap.low:+.4f}, "
+        f"{gap.gap.high:+.4f}] nats, may be none; it is {most}: more replicates or a larger pilot budget would tell.",
+    )
+
+
+def _no_budget(gap: Gap, detectable: float, wanted: Wanted) -> Refusal:
+    return Refusal(
+        kind=RefusalKind.NOT_IDENTIFIED,
+        sentence=f"{wanted.seeds} seed{'' if wanted.seeds == 1 else 's'} of {wanted.sizes} sizes see a gap of "
+        f"{detectable:.4f} nats; none of the sweep's budgets has one between {gap.arm} and {gap.other}.",
+    )
+
+
+def _seeds(gap: Gap, spread: float, budgets: Sequence[str], wanted: Wanted) -> int | Refusal:
+    needed = {budget: seeds_needed(gap.at(budget), spread, wanted) for budget in budgets}
+    found = [each for each in needed.values() if each is not None]
+    if len(found) == len(needed):
+        return max(found)
+    smallest = min(abs(gap.at(budget)) for budget in budgets)
+    return Refusal(
+        kind=RefusalKind.NOT_IDENTIFIED,
+        sentence=f"a gap of {smallest:.4f} nats between {gap.arm} and {gap.other} needs more than {MOST_SEEDS} seeds "
+        "at one of the budgets.",
+    )

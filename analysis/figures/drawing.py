@@ -1,0 +1,209 @@
+"""What the figures share: colours, markers, ticks, the words for refusals, another study drawn faintly behind one's
+own, and how files are written."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from analysis.frontier.study import Study
+from analysis.report.provenance import Provenance
+from analysis.statistics.answers import Estimate, RefusalKind
+from mor_core.units import budget_label, short_count
+
+# Okabe and Ito's colours, safe for the common kinds of colour blindness; yellow is left out (too pale on white).
+ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "mor-sweep",
+    "svg.fonttype": "path",
+}
+WARN = "#8a1c1c"
+FAINT = "#666666"
+CHARACTERS_PER_INCH = 21.0
+"""Of the smallest print."""
+TICK_CHARACTER_INCHES = 0.075
+"""Width of a digit beside an axis."""
+REASONS = {
+    RefusalKind.TOO_FEW_SIZES: "too few sizes",
+    RefusalKind.OUTLIER: "one run is an outlier",
+    RefusalKind.NOT_CONVEX: "parabola opens downwards",
+    RefusalKind.MINIMUM_AT_EDGE: "minimum at the edge of the sizes",
+    RefusalKind.NOISE_UNKNOWN: "too few points to know the noise",
+    RefusalKind.CURVATURE_NOT_SIGNIFICANT: "curvature not distinguishable from zero",
+    RefusalKind.UNSTABLE_MINIMUM: "minimum not stable under redrawing",
+    RefusalKind.TOO_FEW_BUDGETS: "too few optima",
+    RefusalKind.NO_OPTIMUM: "no supported optimum",
+    RefusalKind.TOO_FEW_POINTS: "too few runs for a surface",
+    RefusalKind.NOT_IDENTIFIED: "parameters not identified by these runs",
+    RefusalKind.DOES_NOT_FIT: "the law does not describe these runs",
+    RefusalKind.EXTRAPOLATION: "too far beyond the budgets measured",
+    RefusalKind.NOT_COOLED: "the runs are not cooled down",
+    RefusalKind.NO_CANDIDATE: "no cell to train that would help",
+}
+
+
+def plain_text(text: str) -> str:
+    """Text that is shown as it is: a name with two dollar signs is no formula."""
+    return text.replace("$", r"\$")
+
+
+def shortened(text: str, most: int) -> str:
+    """A name of at most so many characters: its beginning and its end tell it from others better than its middle."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[-end:]}"
+
+
+def arm_style(arms: Sequence[str], arm: str) -> tuple[str, str]:
+    """Colour and marker of an arm, the same in every figure of a study."""
+    index = list(arms).index(arm)
+    return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def grouped_reasons(refusals: list[tuple[str, RefusalKind]]) -> list[str]:
+    """One sentence a reason, naming its budgets."""
+    kinds = dict.fromkeys(kind for _, kind in refusals)
+    return [
+        f"{', '.join(budget_label(budget) for budget, each in refusals if each is kind)}: {REASONS[kind]}"
+        for kind in kinds
+    ]
+
+
+def count_ticks(axis: Axis, ratio: float) -> None:
+    """Ticks for parameters or tokens (69k, 1.2M), as many as a logarithmic axis spanning `ratio` has room for."""
+    fine, usual, coarse, decades = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)
+    subs = fine if ratio < 5 else usual if ratio < 60 else coarse if ratio < 1500 else decades
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda count, _: _tick_text(count)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _tick_text(count: float) -> str:
+    text = short_count(count)
+    number, unit = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
+    return f"{float(number):g}{unit}"
+
+
+def budget_ticks(axes: Axes, budgets: list[int]) -> None:
+    """A tick at every budget, a label where there is room for one."""
+    axes.xaxis.set_major_locator(FixedLocator([float(budget) for budget in budgets]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    span = np.log(budgets[-1] / budgets[0] * 1.5**2)
+    # Before the layout makes axes wider, so that what has room now has room then.
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = axes.get_window_extent().width / figure.dpi
+    texts: list[str] = []
+    last_end = -np.inf
+    for budget in budgets:
+        label = budget_label(str(budget))
+        centre, width = np.log(float(budget)) / span * inches, len(label) * TICK_CHARACTER_INCHES
+        is_free = centre - width / 2 > last_end + 2 * TICK_CHARACTER_INCHES
+        texts.append(label if is_free else "")
+        last_end = centre + width / 2 if is_free else last_end
+    axes.xaxis.set_major_formatter(FixedFormatter(texts))
+
+
+def budget_colours(budgets: list[str]) -> dict[str, tuple]:
+    """Dark to light with compute; the lightest end of the map is too pale for lines."""
+    shades = np.linspace(0.0, 0.85, max(2, len(budgets)))
+    palette = matplotlib.colormaps["viridis"]
+    return {budget: palette(shade) for budget, shade in zip(budgets, shades, strict=False)}
+
+
+def save(figure: Figure, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
+    """Write with the provenance at the foot, without dates, so that equal studies give equal files."""
+    if provenance is not None:
+        _write_foot(figure, provenance)
+    for path in out_paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.08, metadata=metadata)
+
+
+def _write_foot(figure: Figure, provenance: Provenance) -> None:
+    width = figure.get_size_inches()[0]
+    lines = [line for each in provenance.lines() for line in textwrap.wrap(each, int(width * CHARACTERS_PER_INCH))]
+    write_below(figure, plain_text("\n".join(lines)), fontsize=6.5, color=FAINT, linespacing=1.3)
+
+
+def write_below(figure: Figure, text: str, **look: Any) -> None:
+    """Lines below everything that is drawn so far, which includes legends outside the axes."""
+    figure.draw_without_rendering()
+    foot = figure.get_tightbbox().y0 - 0.08  # inches
+    figure.text(0.005, foot / figure.get_size_inches()[1], text, va="top", **look)
+
+
+REFERENCE_LOOK: dict[str, Any] = {
+    "color": "#888888", "marker": "o", "markerfacecolor": "none", "linestyle": ":", "linewidth": 0.9, "markersize": 4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """A published study."""
+
+    name: str
+    """What the legend calls it."""
+    study: Study
+    """Its runs and what was fitted to them, in the convention of the study drawn."""
+
+
+def draw_reference_runs(axes: Axes, arm: str, reference: Reference | None) -> None:
+    """The runs of an arm, joined by budget."""
+    if reference is None:
+        return
+    mine = reference.study.points.frame.filter(pl.col("arm") == arm)
+    for budget in sorted(set(mine["budget"].to_list()), key=int):
+        here = mine.filter(pl.col("budget") == budget).sort("params")
+        axes.plot(here["params"], here["loss"], **REFERENCE_LOOK, zorder=1)
+
+
+def draw_reference_optima(axes: Axes, quantity: str, study: Study, reference: Reference) -> list[Line2D]:
+    """The optima of every arm, and a handle for each that has any; an arm that both have keeps its colour."""
+    handles = []
+    arms = list(dict.fromkeys([*study.points.arms, *reference.study.points.arms]))
+    for frontier in reference.study.frontiers:
+        answers = [(float(each.budget), getattr(each, quantity)) for each in frontier.optima]
+        found = [(flops, answer) for flops, answer in answers if isinstance(answer, Estimate)]
+        if not found:
+            continue
+        index = arms.index(frontier.arm)
+        colour, marker = ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
+        value = np.array([answer.value for _, answer in found])
+        low, high = (np.array([getattr(answer, end) for _, answer in found]) for end in ("low", "high"))
+        look: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": "none", "markersize": 6}
+        axes.errorbar(
+            [flops for flops, _ in found], value, yerr=np.maximum([value - low, high - value], 0.0), alpha=0.6,
+            elinewidth=0.9, capsize=2.0, **look,
+        )  # fmt: skip
+        label = plain_text(f"{frontier.arm}, {reference.name} ({frontier.approach})")
+        handles.append(
+            Line2D([], [], color=colour, marker=marker, markerfacecolor="none", linestyle="", markersize=6, label=label)
+        )
+    return handles

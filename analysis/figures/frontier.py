@@ -1,0 +1,215 @@
+"""One function per figure. A refused number is never drawn: the figure says in words why it is missing."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+
+from analysis.figures.drawing import (
+    ARM_COLOURS,
+    MARKERS,
+    REASONS,
+    STYLE,
+    WARN,
+    Reference,
+    budget_ticks,
+    count_ticks,
+    draw_reference_optima,
+    grouped_reasons,
+    plain_text,
+    save,
+    shortened,
+    write_below,
+)
+from analysis.frontier.study import Frontier, Study
+from analysis.report.provenance import Provenance
+from analysis.report.text import EXPONENTS, QUANTITIES, caveat_of
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.power_law import FittedPowerLaw
+
+FRONTIER_INCHES = (12.0, 3.9)
+ROW_INCHES = 0.19
+"""Of the legend below the frontier."""
+LEGEND_CHARACTERS = 130
+"""That fit beside each other in the legend of the frontier, less what its columns are apart."""
+SHORTEST_NAME = 24
+SLOPES = {
+    "params": f"{EXPONENTS['params']} of N*",
+    "tokens": f"{EXPONENTS['tokens']} of D*",
+    "loss": "local slope of L*",
+}
+LABELS = {
+    "params": "N*  (unique non-embedding parameters)",
+    "tokens": "D*  (tokens)",
+    "loss": "L*  (nats/token)",
+}
+
+
+def plot_frontier(
+    study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None, reference: Reference | None = None
+) -> None:
+    """N*(C), D*(C) and L*(C), every arm with intervals and power laws, written to every path (by its suffix).
+
+    Optima of a reference are open marks in the colour of their arm.
+    """
+    with matplotlib.rc_context(STYLE):
+        rows = 1 + len(study.frontiers) + (len(reference.study.frontiers) if reference else 0)
+        heights = (FRONTIER_INCHES[1], ROW_INCHES * rows)
+        figure = Figure(figsize=(FRONTIER_INCHES[0], sum(heights)), layout="constrained")
+        grid = figure.add_gridspec(2, 3, height_ratios=heights)
+        references: dict[object, Line2D] = {}
+        for column, quantity in enumerate(QUANTITIES):
+            drawn = _draw_frontier_panel(figure.add_subplot(grid[0, column]), quantity, study, reference)
+            references |= {handle.get_label(): handle for handle in drawn}
+        _write_exponents(figure.add_subplot(grid[1, :]), study, list(references.values()))
+        if footer := _footer(study):
+            write_below(figure, plain_text(footer), fontsize=7.5, color=WARN, linespacing=1.4)
+        save(figure, out_paths, provenance)
+
+
+def _draw_frontier_panel(axes: Axes, quantity: str, study: Study, reference: Reference | None) -> list[Line2D]:
+    """Returns what the legend shows of the reference."""
+    axes.set_xscale("log")
+    if quantity != "loss":
+        axes.set_yscale("log")
+    frontiers = study.frontiers
+    for index, frontier in enumerate(frontiers):
+        colour, marker = _frontier_look(index)
+        # Side by side, so that intervals at one budget stay readable; losses are apart already.
+        dodge = 1 + (0.025 if quantity != "loss" else 0.0) * (index - (len(frontiers) - 1) / 2)
+        _draw_optima(axes, quantity, frontier, colour, marker, dodge)
+        _draw_law(axes, getattr(frontier, f"{quantity}_law"), colour)
+    budgets = [int(optimum.budget) for frontier in frontiers for optimum in frontier.optima]
+    handles: list[Line2D] = []
+    if reference is not None:
+        handles = draw_reference_optima(axes, quantity, study, reference)
+        budgets += [int(optimum.budget) for frontier in reference.study.frontiers for optimum in frontier.optima]
+    _finish_frontier_panel(axes, quantity, study, sorted(set(budgets)))
+    return handles
+
+
+def _frontier_look(index: int) -> tuple[str, str]:
+    """Colour and marker of a frontier by its place."""
+    return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def _write_exponents(axes: Axes, study: Study, references: Sequence[Line2D]) -> None:
+    """The one legend of the figure, which is a table: an arm a row, its exponents in columns."""
+    level = f"{study.settings.resampling.level:.0%}"
+    blank = Line2D([], [], linestyle="")
+    handles: list[Line2D] = [blank, *(_frontier_handle(*place) for place in enumerate(study.frontiers)), *references]
+    columns = [[f"{symbol} [{level} interval]", *_exponents(study, quantity)] for quantity, symbol in SLOPES.items()]
+    room = LEGEND_CHARACTERS - sum(max(map(len, column)) for column in columns)
+    names = ["", *_frontier_names(study), *(str(handle.get_label()) for handle in references)]
+    labels = [shortened(name, max(SHORTEST_NAME, room)) for name in names]
+    for column in columns:
+        labels += column + [""] * len(references)
+    axes.set_axis_off()
+    axes.legend(
+        handles=handles + [blank] * (len(labels) - len(handles)),
+        labels=[plain_text(label) for label in labels],
+        loc="center",
+        borderaxespad=0.0,
+        ncols=1 + len(columns),
+        handlelength=2.2,
+        columnspacing=0.5,
+    )
+
+
+def _frontier_handle(index: int, frontier: Frontier) -> Line2D:
+    colour, marker = _frontier_look(index)
+    has_optimum = any(isinstance(getattr(each, name), Estimate) for each in frontier.optima for name in QUANTITIES)
+    has_law = any(isinstance(getattr(frontier, f"{name}_law"), FittedPowerLaw) for name in QUANTITIES)
+    return Line2D(
+        [], [], color=colour, marker=marker if has_optimum else "", linestyle="-" if has_law else "", markersize=5
+    )
+
+
+def _frontier_names(study: Study) -> list[str]:
+    """The arms, with the approach where there are several of one arm."""
+    if len(study.settings.approaches) == 1:
+        return [frontier.arm for frontier in study.frontiers]
+    return [f"{frontier.arm} ({frontier.approach})" for frontier in study.frontiers]
+
+
+def _exponents(study: Study, quantity: str) -> list[str]:
+    """One text for each frontier."""
+    laws = (getattr(frontier, f"{quantity}_law") for frontier in study.frontiers)
+    return [
+        f"none: {REASONS[law.kind]}"
+        if isinstance(law, Refusal)
+        else f"{law.exponent.value:.3f} [{law.exponent.low:.3f}, {law.exponent.high:.3f}]"
+        for law in laws
+    ]
+
+
+def _draw_optima(axes: Axes, quantity: str, frontier: Frontier, colour: str, marker: str, dodge: float) -> None:
+    answers = [(float(optimum.budget), getattr(optimum, quantity)) for optimum in frontier.optima]
+    given = [(flops, answer) for flops, answer in answers if isinstance(answer, Estimate)]
+    if not given:
+        return
+    value = np.array([answer.value for _, answer in given])
+    low = np.array([answer.low for _, answer in given])
+    high = np.array([answer.high for _, answer in given])
+    axes.errorbar(
+        np.array([flops for flops, _ in given]) * dodge,
+        value,
+        yerr=np.maximum([value - low, high - value], 0.0),
+        fmt=marker,
+        color=colour,
+        markersize=5,
+        elinewidth=1.1,
+        capsize=2.5,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=4,
+    )
+
+
+def _draw_law(axes: Axes, law: FittedPowerLaw | Refusal, colour: str) -> None:
+    if isinstance(law, Refusal):
+        return
+    flops = np.geomspace(float(law.budgets[0]), float(law.budgets[-1]), 60)
+    low, high = law.band(flops)
+    axes.plot(flops, law.law(flops), color=colour, linewidth=1.4, zorder=3)
+    axes.fill_between(flops, low, high, color=colour, alpha=0.12, linewidth=0, zorder=2)
+
+
+def _finish_frontier_panel(axes: Axes, quantity: str, study: Study, budgets: list[int]) -> None:
+    axes.set_title(f"{quantity_symbol(quantity)} against compute", loc="left", fontweight="bold")
+    axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
+    axes.set_ylabel(LABELS[quantity])
+    if budgets:
+        axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
+        budget_ticks(axes, budgets)
+    if not axes.containers:
+        axes.text(0.5, 0.5, "no optimum supported\nby these runs", transform=axes.transAxes, ha="center", color=WARN)
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        axes.yaxis.set_minor_locator(NullLocator())
+    elif quantity != "loss":
+        low, high = axes.get_ylim()
+        count_ticks(axes.yaxis, high / low)
+
+
+def quantity_symbol(quantity: str) -> str:
+    """N*, D* or L*."""
+    return LABELS[quantity].split()[0]
+
+
+def _footer(study: Study) -> str:
+    lines = []
+    for frontier in study.frontiers:
+        refusals = [
+            (optimum.budget, optimum.params.kind) for optimum in frontier.optima if isinstance(optimum.params, Refusal)
+        ]
+        if refusals:
+            lines.append(textwrap.fill(f"No N* for {frontier.arm} at {'; '.join(grouped_reasons(refusals))}.", 165))
+    caveat = caveat_of(study)
+    return "\n".join([*lines, *([caveat] if caveat else [])])

@@ -1,0 +1,159 @@
+"""The figure of a lifetime: what training and serving cost together, against the tokens that will be served."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.advice.lifetime import Lifetime, lifetime_study
+from analysis.advice.serving import Demand, ServedArm
+from analysis.figures.drawing import FAINT, STYLE, WARN, arm_style, count_ticks, plain_text, save
+from analysis.frontier.study import Study
+from analysis.report.provenance import Provenance
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.surface.fit import SurfaceFit
+
+NUM_PLACES = 13
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifetimePlace:
+    """The cheapest model of one arm at one number of tokens served."""
+
+    arm: str
+    """The architecture."""
+    served: float
+    """Tokens that go through the trained model."""
+    answer: Lifetime | Refusal
+    """Its size, tokens and FLOPs, or why there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifetimeStudy:
+    """Which arm is cheapest at a loss, as more tokens are served."""
+
+    target: float
+    """The loss to reach, nats/token."""
+    demand: Demand
+    """What is made small, and the memory that serves; its tokens, where there are any, are marked."""
+    places: tuple[LifetimePlace, ...]
+    """By arm, then by tokens served."""
+
+    @property
+    def refused(self) -> bool:
+        """True where no arm has an answer."""
+        return all(isinstance(each.answer, Refusal) for each in self.places)
+
+
+def study_lifetime(
+    study: Study, target: float | None, demand: Demand, arms: Mapping[str, ServedArm] | None = None
+) -> LifetimeStudy | Refusal:
+    """The cheapest models over numbers of served tokens from a tenth of the largest D trained to a thousand times it.
+
+    Without a target: the highest of the arms' L* at the largest budget that all of them have, so that each can reach
+    it. The tokens of the demand, where there are any, are a place of their own. `arms` are those of
+    `analysis.advice.serving.served_arms`.
+    """
+    surfaces = [each.surface for each in study.frontiers if isinstance(each.surface, SurfaceFit)]
+    if not surfaces:
+        refused = [each.surface for each in study.frontiers if isinstance(each.surface, Refusal)]
+        if refused:
+            return refused[0]
+        return Refusal(kind=RefusalKind.NO_OPTIMUM, sentence="no arm has a surface: a lifetime needs L(N, D).")
+    if target is None:
+        target = max(surface.law.l_opt(surface.largest_flops, surface.contour) for surface in surfaces)
+    largest = float(study.points.frame["tokens"].to_numpy().max())
+    served = np.geomspace(largest / 10, largest * 1000, NUM_PLACES)
+    if demand.tokens > 0:
+        served = np.unique(np.append(served, demand.tokens))
+    answers = [lifetime_study(study, target, replace(demand, tokens=float(tokens)), arms) for tokens in served]
+    places = (
+        LifetimePlace(arm=surface.arm, served=float(tokens), answer=each[surface.arm])
+        for surface in surfaces
+        for tokens, each in zip(served, answers, strict=True)
+    )
+    return LifetimeStudy(target=target, demand=demand, places=tuple(places))
+
+
+def plot_lifetime(
+    study: Study, lifetime: LifetimeStudy, out_paths: Iterable[Path], provenance: Provenance | None = None
+) -> None:
+    """What training and serving cost at one loss against the tokens served, with the size and training tokens."""
+    with matplotlib.rc_context(STYLE):
+        labels = [("total", _cost_label(lifetime.demand)), ("params", "N  (parameters)"), ("tokens", "D  (tokens)")]
+        if lifetime.demand.limited:
+            labels.append(("sequences", f"sequences of {lifetime.demand.context:g} tokens at once"))
+        figure = Figure(figsize=(4.0 * len(labels), 3.9), layout="constrained")
+        panels = list(figure.subplots(1, len(labels)))
+        for axes, (quantity, label) in zip(panels, labels, strict=True):
+            axes.set(xscale="log", yscale="log", xlabel="tokens served", ylabel=label)
+            for arm in dict.fromkeys(each.arm for each in lifetime.places):
+                _draw_lifetime(axes, study, lifetime, arm, quantity)
+            if lifetime.demand.tokens > 0:
+                axes.axvline(lifetime.demand.tokens, color=FAINT, linestyle=":", linewidth=1.0)
+            count_ticks(axes.xaxis, 1e4)
+            if axes.has_data() and quantity != "total":
+                low, high = axes.get_ylim()
+                count_ticks(axes.yaxis, high / low)
+        panels[0].set_title(_title(lifetime), loc="left", fontweight="bold")
+        handles = [
+            Line2D([], [], color=arm_style(study.points.arms, arm)[0], marker=arm_style(study.points.arms, arm)[1],
+                   label=plain_text(arm))
+            for arm in dict.fromkeys(each.arm for each in lifetime.places)
+        ]  # fmt: skip
+        figure.legend(handles=handles, loc="outside upper right", ncols=6)
+        if missing := _missing_arms(study, lifetime):
+            figure.supxlabel(missing, fontsize=7.5, color=WARN, x=0.01, ha="left")
+        save(figure, out_paths, provenance)
+
+
+def _draw_lifetime(axes: Axes, study: Study, lifetime: LifetimeStudy, arm: str, quantity: str) -> None:
+    colour, marker = arm_style(study.points.arms, arm)
+    found = [
+        (each.served, getattr(each.answer, quantity))
+        for each in lifetime.places
+        if each.arm == arm and isinstance(each.answer, Lifetime)
+    ]
+    if not found:
+        return
+    served = [place for place, _ in found]
+    values = [answer.value if isinstance(answer, Estimate) else answer for _, answer in found]
+    axes.plot(served, values, color=colour, marker=marker, markersize=4, linewidth=1.4)
+    bands = [answer for _, answer in found if isinstance(answer, Estimate)]
+    if bands:
+        low, high = [each.low for each in bands], [each.high for each in bands]
+        axes.fill_between(served, low, high, color=colour, alpha=0.13, linewidth=0)
+
+
+def _cost_label(demand: Demand) -> str:
+    if demand.per == "flops":
+        return "training + serving FLOPs"
+    return "training + serving, bytes moved"
+
+
+def _title(lifetime: LifetimeStudy) -> str:
+    demand = lifetime.demand
+    memory = [(demand.kv_cache_bytes, "bytes for keys and values"), (demand.memory_bytes, "bytes of memory")]
+    limits = "".join(f", {size:.3g} {noun}" for size, noun in memory if size is not None)
+    return f"to reach {lifetime.target:.4f} nats/token{limits}"
+
+
+def _missing_arms(study: Study, lifetime: LifetimeStudy) -> str:
+    """A line for each arm without any answer."""
+    sentences = {
+        frontier.arm: frontier.surface.sentence for frontier in study.frontiers if isinstance(frontier.surface, Refusal)
+    }
+    for each in lifetime.places:
+        if isinstance(each.answer, Refusal):
+            sentences.setdefault(each.arm, each.answer.sentence)
+    answered = {each.arm for each in lifetime.places if isinstance(each.answer, Lifetime)}
+    return "\n".join(
+        plain_text(textwrap.fill(f"{'Not everywhere' if arm in answered else 'No line'} for {arm}: {sentence}", 165))
+        for arm, sentence in sentences.items()
+    )

@@ -1,0 +1,249 @@
+"""Figures of fitted surfaces: the law over (N, D) with its optimum, and what it leaves unexplained."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy import stats
+
+from analysis.figures.drawing import (
+    ARM_COLOURS,
+    FAINT,
+    MARKERS,
+    REASONS,
+    STYLE,
+    WARN,
+    budget_colours,
+    budget_ticks,
+    count_ticks,
+    plain_text,
+    save,
+)
+from analysis.frontier.study import Frontier, Study
+from analysis.report.provenance import Provenance
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.quadratic import Floats
+from analysis.surface.fit import SurfaceFit
+from mor_core.units import budget_label
+
+PANEL_INCHES = (3.9, 3.4)
+SHADES = "cividis"
+"""Readable in grey and with any kind of colour blindness."""
+NUM_LEVELS = 14
+MARGIN = 1.35
+"""Factor by which the axes go beyond the runs."""
+
+
+def surfaces_of(study: Study) -> list[Frontier]:
+    """The frontiers of a study that come from a surface, given or refused."""
+    return [frontier for frontier in study.frontiers if frontier.approach == "surface"]
+
+
+def plot_surface(study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
+    """The law's loss over N and D, one panel an arm: runs in the colour of their own loss, contours of equal FLOPs,
+    and the optimum along each with its intervals."""
+    frontiers = surfaces_of(study)
+    with matplotlib.rc_context(STYLE):
+        columns = min(3, max(1, len(frontiers)))
+        rows = max(1, -(-len(frontiers) // columns))
+        size = (PANEL_INCHES[0] * columns + 0.9, PANEL_INCHES[1] * rows + 0.5)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        losses = study.points.frame["loss"].to_numpy()
+        shades = Normalize(*((losses.min(), losses.max()) if len(losses) else (0.0, 1.0)))
+        for axes, frontier in zip(panels, frontiers, strict=False):
+            _draw_surface(axes, study, frontier, shades)
+        for axes in panels[len(frontiers) :]:
+            axes.set_visible(False)
+        if len(losses):
+            shown = panels[: max(1, len(frontiers))]
+            label = f"{study.points.loss_column}  (nats/token)"
+            figure.colorbar(ScalarMappable(norm=shades, cmap=SHADES), ax=shown, label=label, shrink=0.85, pad=0.02)
+            figure.legend(handles=_surface_handles(study), loc="outside upper right", ncols=4)
+        else:
+            figure.text(0.5, 0.5, "no points to draw", ha="center", color=WARN)
+        save(figure, out_paths, provenance)
+
+
+def _draw_surface(axes: Axes, study: Study, frontier: Frontier, shades: Normalize) -> None:
+    axes.set_title(plain_text(frontier.arm), loc="left", fontweight="bold")
+    axes.set_xlabel("N  (unique non-embedding parameters)")
+    axes.set_ylabel("D  (tokens)")
+    axes.grid(visible=False)
+    mine = study.points.frame.filter(pl.col("arm") == frontier.arm)
+    if mine.is_empty():
+        _say(axes, "no finished run")
+        return
+    params, tokens = (mine[name].to_numpy() for name in ("params", "tokens"))
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlim(params.min() / MARGIN, params.max() * MARGIN)
+    axes.set_ylim(tokens.min() / MARGIN, tokens.max() * MARGIN)
+    if isinstance(frontier.surface, SurfaceFit):
+        _draw_law(axes, study, frontier, frontier.surface, shades)
+    elif isinstance(frontier.surface, Refusal):
+        axes.text(
+            0.03, 0.03, textwrap.fill(f"no surface: {frontier.surface.sentence}", 58), transform=axes.transAxes,
+            fontsize=7, color=WARN, va="bottom", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0},
+        )  # fmt: skip
+    axes.scatter(params, tokens, c=mine["loss"], cmap=SHADES, norm=shades, s=26, edgecolor="white", linewidth=1.8)
+    axes.scatter(params, tokens, c=mine["loss"], cmap=SHADES, norm=shades, s=24, edgecolor="black", linewidth=0.6)
+    count_ticks(axes.xaxis, params.max() / params.min() * MARGIN**2)
+    count_ticks(axes.yaxis, tokens.max() / tokens.min() * MARGIN**2)
+
+
+def _draw_law(axes: Axes, study: Study, frontier: Frontier, surface: SurfaceFit, shades: Normalize) -> None:
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    params, tokens = np.geomspace(left, right, 160), np.geomspace(bottom, top, 160)
+    loss = surface.law.loss(params[None, :], tokens[:, None])
+    levels = np.linspace(shades.vmin or 0.0, shades.vmax or 1.0, NUM_LEVELS)
+    axes.contourf(params, tokens, loss, levels, cmap=SHADES, norm=shades, alpha=0.55, extend="both")
+    axes.contour(params, tokens, loss, levels, colors="white", linewidths=0.5)
+    for optimum in frontier.optima:
+        flops = float(optimum.budget)
+        bought = surface.contour.tokens(params, flops)
+        axes.plot(params, bought, "--", color="black", linewidth=0.8, alpha=0.75)
+        inside = np.flatnonzero((bought < top / 1.2) & (bought > bottom))
+        if len(inside):
+            axes.annotate(
+                budget_label(optimum.budget), (params[inside[0]], bought[inside[0]]), fontsize=6.5,
+                xytext=(2, 2), textcoords="offset points",
+            )  # fmt: skip
+    path = np.geomspace(*_ends([float(each.budget) for each in frontier.optima]), 40)
+    places = [surface.law.n_opt(flops, surface.contour) for flops in path]
+    bought = [float(surface.contour.tokens(np.array(place), flops)) for place, flops in zip(places, path, strict=True)]
+    axes.plot(places, bought, color="black", linewidth=1.6)
+    for optimum in frontier.optima:
+        if isinstance(optimum.params, Estimate) and isinstance(optimum.tokens, Estimate):
+            axes.errorbar(
+                [optimum.params.value], [optimum.tokens.value], xerr=_reach(optimum.params),
+                yerr=_reach(optimum.tokens), fmt="*", markersize=11, color="white", markeredgecolor="black",
+                markeredgewidth=0.8, ecolor="black", elinewidth=1.0, capsize=2.5, zorder=6,
+            )  # fmt: skip
+    residuals = surface.residuals
+    axes.text(
+        1.0, 1.015, f"residuals {residuals.sd:.2%}, {residuals.explained:.1%} explained", transform=axes.transAxes,
+        ha="right", va="bottom", fontsize=7, color=FAINT,
+    )  # fmt: skip
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    return (min(values), max(values)) if values else (1.0, 1.0)
+
+
+def _reach(answer: Estimate) -> list[list[float]]:
+    return [[max(answer.value - answer.low, 0.0)], [max(answer.high - answer.value, 0.0)]]
+
+
+def _surface_handles(study: Study) -> list[Line2D]:
+    level = study.settings.resampling.level
+    return [
+        Line2D([], [], color="grey", marker="o", linestyle="", markeredgecolor="black", label="a run, by its loss"),
+        Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="equal FLOPs"),
+        Line2D([], [], color="black", linewidth=1.6, label="optimum of the law"),
+        Line2D([], [], color="black", marker="*", markerfacecolor="white", linestyle="", markersize=10,
+               label=f"optimum with its {level:.0%} intervals"),
+    ]  # fmt: skip
+
+
+def _say(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=WARN, fontsize=8)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+
+
+def plot_residuals(study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
+    """What each surface leaves: against N, against D, against normal quantiles, and on budgets left out of the fit."""
+    frontiers = surfaces_of(study)
+    with matplotlib.rc_context(STYLE):
+        rows = max(1, len(frontiers))
+        figure = Figure(figsize=(12.0, 2.5 * rows + 0.6), layout="constrained")
+        grid = figure.subplots(rows, 4, squeeze=False)
+        budgets = sorted(set(study.points.frame["budget"].to_list()), key=int)
+        colours = budget_colours(budgets)
+        for panels, frontier in zip(grid, frontiers, strict=False):
+            _draw_residuals(list(panels), study, frontier, colours)
+        if not frontiers:
+            for axes in grid.flat:
+                axes.set_visible(False)
+            figure.text(0.5, 0.5, "no points to draw", ha="center", color=WARN)
+        handles = [
+            Line2D([], [], color=colour, marker=MARKERS[index % len(MARKERS)], linestyle="", label=budget_label(budget))
+            for index, (budget, colour) in enumerate(colours.items())
+        ]
+        if 0 < len(handles) <= 24:
+            figure.legend(handles=handles, loc="outside right upper", title="C  (FLOPs)", title_fontsize=8)
+        save(figure, out_paths, provenance)
+
+
+def _draw_residuals(panels: list[Axes], study: Study, frontier: Frontier, colours: dict[str, tuple]) -> None:
+    panels[0].set_title(plain_text(frontier.arm), loc="left", fontweight="bold")
+    surface = frontier.surface
+    if not isinstance(surface, SurfaceFit):
+        words = f"no surface: {REASONS[surface.kind]}" if isinstance(surface, Refusal) else "no surface"
+        for axes in panels:
+            _say(axes, words if axes is panels[0] else "")
+            axes.spines[:].set_visible(False)
+        return
+    mine = study.points.frame.filter(pl.col("arm") == frontier.arm)
+    percent = 100 * relative_residuals(surface)
+    limit = 1.15 * max(float(np.abs(percent).max()), 1e-9)
+    spread = 100 * surface.residuals.sd
+    for axes, column, label in zip(panels[:2], ("params", "tokens"), ("N", "D  (tokens)"), strict=True):
+        x = mine[column].to_numpy()
+        axes.set_xscale("log")
+        axes.axhspan(-2 * spread, 2 * spread, color="#eeeeee", linewidth=0)
+        axes.axhline(0.0, color="black", linewidth=0.8)
+        for index, (budget, colour) in enumerate(colours.items()):
+            here = (mine["budget"] == budget).to_numpy()
+            axes.plot(x[here], percent[here], MARKERS[index % len(MARKERS)], color=colour, markersize=4.5, alpha=0.9)
+        axes.set(xlabel=label, ylim=(-limit, limit))
+        count_ticks(axes.xaxis, x.max() / x.min())
+    panels[0].set_ylabel("predicted / measured - 1  (%)")
+    _draw_quantiles(panels[2], percent, limit)
+    _draw_held_out(panels[3], surface)
+
+
+def relative_residuals(surface: SurfaceFit) -> Floats:
+    """(n,) predicted over measured loss less one, in the order of the arm's points."""
+    problem = surface.best.problem
+    residual_n = problem.residuals(surface.best.theta[None])[0]
+    return np.expm1(residual_n) if problem.residual == "log" else residual_n / problem.points.loss
+
+
+def _draw_quantiles(axes: Axes, percent: Floats, limit: float) -> None:
+    ordered = np.sort(percent)
+    places = stats.norm.ppf((np.arange(len(ordered)) + 0.5) / len(ordered))
+    middle, scale = np.median(ordered), stats.iqr(ordered) / 1.349
+    axes.plot(places, middle + scale * places, color="black", linewidth=0.8)
+    axes.plot(places, ordered, "o", color=ARM_COLOURS[0], markersize=3.5)
+    axes.set(xlabel="normal quantile", ylim=(-limit, limit))
+
+
+def _draw_held_out(axes: Axes, surface: SurfaceFit) -> None:
+    if not surface.held_out:
+        _say(axes, "fewer than three budgets:\nnone left out")
+        return
+    axes.axhline(0.0, color="black", linewidth=0.8)
+    places = [float(each.label.split(" to ")[-1]) for each in surface.held_out]
+    axes.set_xscale("log")
+    for each, place in zip(surface.held_out, places, strict=True):
+        # Filled where other budgets lie on both sides, open where the law had to extrapolate to it.
+        face = "white" if each.extrapolates else ARM_COLOURS[1]
+        mean, size = 100 * each.mean_error, 100 * each.mean_size
+        axes.errorbar(
+            [place], [mean], yerr=[[size], [size]], fmt="s", color=ARM_COLOURS[1], markerfacecolor=face, capsize=2.5,
+            markersize=5,
+        )  # fmt: skip
+    axes.set_xlabel("C left out  (open: extrapolated)")
+    axes.set_xlim(min(places) / 1.5, max(places) * 1.5)
+    budget_ticks(axes, [int(place) for place in places])

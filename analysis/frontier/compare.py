@@ -1,0 +1,99 @@
+"""One arm against another: the gap between their lowest losses at equal FLOPs, and multipliers at equal loss.
+
+Arms are never compared at equal N: a shared layer makes unique parameters mean different things in different arms.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+from analysis.frontier.multiplier import compute_multiplier, parameter_multiplier
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.bootstrap import Sample, interval
+from analysis.surface.fit import SurfaceFit
+from mor_core.units import budget_label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The loss of `arm` less that of `other`, each at its own optimum, at one budget."""
+
+    arm: str
+    """The first arm."""
+    other: str
+    """The second arm."""
+    budget: str
+    """FLOPs, an exact decimal integer, in the convention of the study."""
+    gap: Estimate | Refusal
+    """L*(arm) - L*(other), nats/token; negative where `arm` is better."""
+    sentence: str
+    """The finding in words."""
+    compute: Estimate | Refusal
+    """Compute multiplier: `other` reaches its loss at this budget with so many times the FLOPs that `arm` needs."""
+    params: Estimate | Refusal | None = None
+    """Parameter multiplier: how many of `other`'s parameters one of `arm`'s is worth at `arm`'s optimum, on the same
+    tokens; None without surfaces."""
+
+    @property
+    def smallest_visible_gap(self) -> float | None:
+        """Half the width of the interval: a smaller gap could not have been told from none. None where refused."""
+        return None if isinstance(self.gap, Refusal) else (self.gap.high - self.gap.low) / 2
+
+
+def compare_arms(
+    losses: dict[str, dict[str, Sample | Refusal]], level: float, surfaces: dict[str, SurfaceFit] | None = None
+) -> tuple[Comparison, ...]:
+    """Compare every two arms at every budget they share; `losses` is arm -> budget -> L*, `surfaces` arm -> surface.
+
+    Redrawn studies are paired: cells of one size and seed move together in both arms (see
+    `analysis.statistics.bootstrap`).
+    """
+    pairs = combinations(sorted(losses), 2)
+    return tuple(
+        _compare(arm, other, budget, losses, surfaces or {}, level)
+        for arm, other in pairs
+        for budget in sorted(losses[arm].keys() & losses[other].keys(), key=int)
+    )
+
+
+def _compare(
+    arm: str,
+    other: str,
+    budget: str,
+    losses: dict[str, dict[str, Sample | Refusal]],
+    surfaces: dict[str, SurfaceFit],
+    level: float,
+) -> Comparison:
+    first, second = losses[arm][budget], losses[other][budget]
+    place = f"{arm} against {other} at {budget_label(budget)} FLOPs"
+    if isinstance(first, Refusal) or isinstance(second, Refusal):
+        missing = " and ".join(name for name, side in ((arm, first), (other, second)) if isinstance(side, Refusal))
+        refusal = Refusal(kind=RefusalKind.NO_OPTIMUM, sentence=f"no supported optimum for {missing}.")
+        return Comparison(
+            arm=arm,
+            other=other,
+            budget=budget,
+            gap=refusal,
+            sentence=f"{place}: not compared, {refusal.sentence}",
+            compute=refusal,
+        )
+    value = first.estimate.value - second.estimate.value
+    gap = interval(value, first.draws - second.draws, level)
+    params = None
+    if arm in surfaces and other in surfaces:
+        params = parameter_multiplier(surfaces[arm], surfaces[other], budget, level)
+    return Comparison(
+        arm=arm,
+        other=other,
+        budget=budget,
+        gap=gap,
+        sentence=f"{place}: {_finding(arm, other, gap)}",
+        compute=compute_multiplier(losses[arm], second, budget, level),
+        params=params,
+    )
+
+
+def _finding(arm: str, other: str, gap: Estimate) -> str:
+    numbers = f"gap {gap.value:+.4f} nats/token ({gap.level:.0%} interval {gap.low:+.4f} to {gap.high:+.4f})"
+    if gap.holds_zero:
+        return f"no difference seen; {numbers}; a gap below {(gap.high - gap.low) / 2:.4f} could not have been seen."
+    return f"{arm if gap.value < 0 else other} is better; {numbers}."

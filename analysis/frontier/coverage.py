@@ -1,0 +1,110 @@
+"""How often intervals like a study's held the truth in simulated studies of a similar grid, where that is too rarely.
+
+Measured by `tests/analysis/frontier/coverage_study.py`, which writes the table. Nothing is corrected here: a factor
+that widens the intervals under one law and one kind of noise would be as much of a guess as what it corrects.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+
+import polars as pl
+
+from analysis.frontier.study import Study
+from analysis.statistics.answers import Estimate
+from analysis.surface.recursion import RecursionFit
+
+TABLE = "coverage.csv"
+GOAL = 0.92
+"""Lowest coverage of a 95 % interval that needs no word."""
+FEWEST_GIVEN = 0.3
+"""Share of the simulated studies below which a quantity was given too rarely to have a coverage."""
+QUANTITIES = ("N*", "L*", "a")
+BETWEEN_ARMS = ("gap", "compute multiplier", "parameter multiplier")
+"""Their intervals take the noise of a trunk as common to arms trained on the same data; the simulations do not."""
+LARGEST_GRID = 12
+"""Sizes a budget beyond which no simulated grid is similar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridShape:
+    """What a grid is like, as far as coverage depends on it."""
+
+    sizes: int
+    """Sizes a budget, the median."""
+    budgets: int
+    """Budgets with a point."""
+    seeds: int
+    """Seeds a cell, the fewest."""
+
+
+def measured_coverage() -> pl.DataFrame:
+    """grid, sizes, budgets, seeds, shared (part of the noise variance common to a trunk), quantity, held (share of the
+    intervals given that hold the truth), given (share of the studies that give one), studies."""
+    return pl.read_csv((resources.files("analysis.frontier") / "reference" / TABLE).read_bytes())
+
+
+def shape_of(study: Study) -> GridShape | None:
+    """The grid of a study; None where it has no point."""
+    frame = study.points.frame
+    if frame.is_empty():
+        return None
+    cells = frame.group_by("arm", "budget", "size").agg(pl.col("seed").n_unique())
+    sizes = cells.group_by("arm", "budget").len()["len"].to_list()
+    return GridShape(
+        sizes=sorted(sizes)[len(sizes) // 2],
+        budgets=cells["budget"].n_unique(),
+        seeds=min(cells["seed"].to_list()),
+    )
+
+
+def coverage_notes(study: Study) -> tuple[str, ...]:
+    """A sentence for each kind of 95 % interval of the study that is too narrow on such a grid."""
+    shape = shape_of(study)
+    if shape is None or shape.sizes > LARGEST_GRID:
+        return ()
+    similar = _similar(shape)
+    asked = [
+        (f"by {approach}", {name: f"{name} {approach}" for name in QUANTITIES})
+        for approach in study.settings.approaches
+        if any(each.approach == approach and not each.refused for each in study.frontiers)
+    ]
+    if any(isinstance(each.gap, Estimate) for each in study.comparisons):
+        asked.append(("between arms", {name: name for name in BETWEEN_ARMS}))
+    if isinstance(study.recursion, RecursionFit):
+        asked.append(("of what a recursion is worth", {"φ": "phi"}))
+    return tuple(sentence for whose, names in asked if (sentence := _sentence(similar, whose, names)))
+
+
+def _sentence(similar: pl.DataFrame, whose: str, names: dict[str, str]) -> str | None:
+    """What is too narrow among quantities (shown as -> as tabled), or None where nothing is."""
+    ranges = {shown: _range(similar, tabled) for shown, tabled in names.items()}
+    narrow = [f"{name} {_percent(*ends)}" for name, ends in ranges.items() if ends and ends[0] < GOAL]
+    if not narrow:
+        return None
+    return (
+        f"95 % intervals {whose} are too narrow on such a grid: in simulated studies of {_described(similar)} they "
+        f"held the truth in these shares of cases: {', '.join(narrow)}, depending on how much of its noise a trunk "
+        "passes on to all of its budgets."
+    )
+
+
+def _similar(shape: GridShape) -> pl.DataFrame:
+    """The simulated grids with one seed or with several, as the study, whose sizes are nearest in number."""
+    measured = measured_coverage()
+    same_seeds = measured.filter((pl.col("seeds") > 1) == (shape.seeds > 1))
+    distance = (pl.col("sizes") - shape.sizes).abs()
+    return same_seeds.filter(distance == distance.min())
+
+
+def _range(similar: pl.DataFrame, quantity: str) -> tuple[float, float] | None:
+    held = similar.filter((pl.col("quantity") == quantity) & (pl.col("given") >= FEWEST_GIVEN))["held"].to_list()
+    return (min(held), max(held)) if held else None
+
+
+def _percent(low: float, high: float) -> str:
+    return f"{low:.0%}" if round(low, 2) == round(high, 2) else f"{low:.0%} to {high:.0%}"
+
+
+def _described(similar: pl.DataFrame) -> str:
+    sizes, seeds = similar["sizes"][0], sorted(set(similar["seeds"].to_list()))
+    return f"{sizes} sizes a budget and {' or '.join(map(str, seeds))} seed{'' if seeds == [1] else 's'}"

@@ -1,0 +1,267 @@
+"""Per arm: N*(C), D*(C) and L*(C) with intervals and power laws. `fit_study` is the one door for callers.
+
+Every approach answers with the same `ApproachFit`; what follows from it (laws, sums, comparisons) is common to all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import polars as pl
+
+from analysis.frontier.compare import Comparison, compare_arms
+from analysis.isoflop.akima import fit_akima
+from analysis.isoflop.approach import Isoflop, IsoflopFit, fit_isoflops, parabola_residuals
+from analysis.isoflop.envelope import fit_envelope
+from analysis.isoflop.parabola import ParabolaRules
+from analysis.runs.points import Exclusion, Points, read_points
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.approach import ApproachFit, SampledOptimum
+from analysis.statistics.bootstrap import Resampling, Sample, interval
+from analysis.statistics.pairing import shared_between_arms
+from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
+from analysis.surface.approach import SurfaceApproachFit, fit_surface_approach
+from analysis.surface.fit import SurfaceFit
+from analysis.surface.optimum import SurfaceRules
+from analysis.surface.recursion import RecursionFit, fit_recursion
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """Everything a study depends on besides its table."""
+
+    loss_column: str = "loss"
+    """"loss" (causal) or "loss_topk"."""
+    leave_out_flags: tuple[str, ...] = ("repeated-data",)
+    """Cells with one of these flags enter no fit: a repeated token is worth less than a fresh one."""
+    leave_out_cells: tuple[str, ...] = ()
+    """Cells that enter no fit by request."""
+    approaches: tuple[str, ...] = ("parabola",)
+    """Names in `APPROACHES`."""
+    parabola: ParabolaRules = field(default_factory=ParabolaRules)
+    """When a parabola is believed."""
+    surface: SurfaceRules = field(default_factory=SurfaceRules)
+    """How a surface is fitted."""
+    resampling: Resampling = field(default_factory=Resampling)
+    """How intervals are drawn."""
+    optima_at: tuple[str, ...] = ()
+    """Budgets at which a surface answers, decimal FLOPs; empty for those of the table. For tables whose runs are not
+    on budgets."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.approaches if name not in APPROACHES]
+        if unknown or not self.approaches:
+            raise ValueError(f"Unknown fitting approaches {unknown}: choose from {', '.join(APPROACHES)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimum:
+    """The compute-optimal point of one arm at one budget."""
+
+    budget: str
+    """FLOPs, an exact decimal integer."""
+    params: Estimate | Refusal
+    """N*, unique non-embedding parameters."""
+    tokens: Estimate | Refusal
+    """D*, tokens."""
+    loss: Estimate | Refusal
+    """L*, nats/token."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frontier:
+    """What one approach says about one arm."""
+
+    arm: str
+    """The architecture."""
+    approach: str
+    """A name in `APPROACHES`."""
+    optima: tuple[Optimum, ...]
+    """One per budget of the table, ascending."""
+    params_law: FittedPowerLaw | Refusal
+    """N* = k·C^a."""
+    tokens_law: FittedPowerLaw | Refusal
+    """D* = k·C^b."""
+    loss_law: FittedPowerLaw | Refusal
+    """L* = k·C^c without an asymptote: c is the local slope d ln L / d ln C over these budgets, nothing to
+    extrapolate."""
+    exponent_sum: Estimate | Refusal
+    """a + b. Parabolas in N and in D are separate fits, so it need not be one."""
+    isoflops: tuple[Isoflop, ...]
+    """The parabolas behind the optima; empty for an approach without any."""
+    surface: SurfaceFit | Refusal | None = None
+    """The surface behind the optima; None for an approach without one."""
+
+    def predict(self, budget: str) -> Optimum:
+        """The laws at `budget` (decimal FLOPs), with intervals; beyond the budgets fitted this extrapolates."""
+        params, tokens, loss = (
+            law if isinstance(law, Refusal) else law.predict(float(budget))
+            for law in (self.params_law, self.tokens_law, self.loss_law)
+        )
+        return Optimum(budget=budget, params=params, tokens=tokens, loss=loss)
+
+    @property
+    def refused(self) -> bool:
+        """True where no number of this arm is supported."""
+        return not any(
+            isinstance(answer, Estimate) for each in self.optima for answer in (each.params, each.tokens, each.loss)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+    """The fitted study: every number with its interval, every refusal with its reason, every row left out."""
+
+    settings: FitSettings
+    """What was asked, with the share of noise that arms have in common as estimated."""
+    points: Points
+    """What was fitted, and what was left out."""
+    frontiers: tuple[Frontier, ...]
+    """One per arm and approach, arms in alphabetical order."""
+    comparisons: tuple[Comparison, ...]
+    """Arms against each other at equal FLOPs, by the first approach of the settings."""
+    recursion: RecursionFit | Refusal | None = None
+    """What a recursion is worth, over all arms; None without the surface approach or without recursive arms."""
+    on_small_corpus: bool = False
+    """Whether this tool trained the runs on a small corpus; nothing is known of the corpus of a foreign table."""
+
+    @property
+    def refused(self) -> bool:
+        """True where not one number is supported in any arm."""
+        return all(frontier.refused for frontier in self.frontiers)
+
+    @property
+    def exclusions(self) -> tuple[Exclusion, ...]:
+        """Rows of the table that no fit used."""
+        return self.points.exclusions
+
+
+Approach = Callable[[pl.DataFrame, str, tuple[str, ...], FitSettings], ApproachFit]
+"""(points of one arm, arm, its budgets ascending, settings) -> optima with joint draws."""
+
+
+def _parabola_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
+    return fit_isoflops(frame, arm, budgets, settings.parabola, settings.resampling)
+
+
+def _akima_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
+    return fit_akima(frame, arm, budgets, settings.parabola, settings.resampling)
+
+
+def _envelope_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
+    return fit_envelope(frame, arm, budgets, settings.parabola, settings.resampling)
+
+
+def _surface_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
+    return fit_surface_approach(frame, arm, settings.optima_at or budgets, settings.surface, settings.resampling)
+
+
+APPROACHES: dict[str, Approach] = {
+    "parabola": _parabola_approach,
+    "surface": _surface_approach,
+    "akima": _akima_approach,
+    "envelope": _envelope_approach,
+}
+"""The one list of fitting approaches."""
+
+
+def fit_study(table: pl.DataFrame, settings: FitSettings | None = None, *, on_small_corpus: bool = False) -> Study:
+    """Fit a run table (one row a cell; required columns: `analysis.runs.points.REQUIRED_COLUMNS` and the loss).
+
+    What the data do not support comes back as a `Refusal` in the place of its number.
+
+    Raises:
+        TableError: the table is malformed (see `analysis.runs.points.read_points`).
+    """
+    settings = settings or FitSettings()
+    points = read_points(
+        table,
+        loss_column=settings.loss_column,
+        leave_out_flags=settings.leave_out_flags,
+        leave_out_cells=settings.leave_out_cells,
+    )
+    settings = _paired(points, settings)
+    fits = {(arm, name): _fit(points, arm, name, settings) for arm in points.arms for name in settings.approaches}
+    losses = {arm: _losses(fits[arm, settings.approaches[0]]) for arm in points.arms}
+    return Study(
+        settings=settings,
+        points=points,
+        frontiers=tuple(_frontier(arm, name, fit, settings) for (arm, name), fit in fits.items()),
+        comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits)),
+        recursion=_recursion(table, points, settings),
+        on_small_corpus=on_small_corpus,
+    )
+
+
+def _paired(points: Points, settings: FitSettings) -> FitSettings:
+    """The settings with the share of noise that arms have in common, where it was left to be estimated."""
+    if settings.resampling.paired is not None:
+        return settings
+    found = [parabola_residuals(points.frame.filter(pl.col("arm") == arm), settings.parabola) for arm in points.arms]
+    paired = shared_between_arms([each for each in found if each is not None])
+    return replace(settings, resampling=replace(settings.resampling, paired=paired))
+
+
+def _surfaces(fits: dict[tuple[str, str], ApproachFit]) -> dict[str, SurfaceFit]:
+    """Arm -> its surface, where one is supported."""
+    return {
+        arm: fit.surface
+        for (arm, _), fit in fits.items()
+        if isinstance(fit, SurfaceApproachFit) and isinstance(fit.surface, SurfaceFit)
+    }
+
+
+def _recursion(table: pl.DataFrame, points: Points, settings: FitSettings) -> RecursionFit | Refusal | None:
+    if "surface" not in settings.approaches or points.frame.is_empty():
+        return None
+    return fit_recursion(table, points, settings.surface, settings.resampling)
+
+
+def _fit(points: Points, arm: str, approach: str, settings: FitSettings) -> ApproachFit:
+    mine = points.frame.filter(pl.col("arm") == arm)
+    return APPROACHES[approach](mine, arm, points.budgets_of(arm), settings)
+
+
+def _losses(fit: ApproachFit) -> dict[str, Sample | Refusal]:
+    return {optimum.budget: optimum.loss for optimum in fit.optima}
+
+
+def _frontier(arm: str, approach: str, fit: ApproachFit, settings: FitSettings) -> Frontier:
+    level = settings.resampling.level
+    params_law, tokens_law, loss_law = (
+        fit_power_law(_supported(fit, quantity), level) for quantity in ("params", "tokens", "loss")
+    )
+    return Frontier(
+        arm=arm,
+        approach=approach,
+        optima=tuple(_without_draws(optimum) for optimum in fit.optima),
+        params_law=params_law,
+        tokens_law=tokens_law,
+        loss_law=loss_law,
+        exponent_sum=_exponent_sum(params_law, tokens_law, level),
+        isoflops=fit.isoflops if isinstance(fit, IsoflopFit) else (),
+        surface=fit.surface if isinstance(fit, SurfaceApproachFit) else None,
+    )
+
+
+def _supported(fit: ApproachFit, quantity: str) -> dict[str, Sample]:
+    answers = ((optimum.budget, getattr(optimum, quantity)) for optimum in fit.optima)
+    return {budget: answer for budget, answer in answers if isinstance(answer, Sample)}
+
+
+def _without_draws(optimum: SampledOptimum) -> Optimum:
+    params, tokens, loss = (
+        answer.estimate if isinstance(answer, Sample) else answer
+        for answer in (optimum.params, optimum.tokens, optimum.loss)
+    )
+    return Optimum(budget=optimum.budget, params=params, tokens=tokens, loss=loss)
+
+
+def _exponent_sum(
+    params: FittedPowerLaw | Refusal, tokens: FittedPowerLaw | Refusal, level: float
+) -> Estimate | Refusal:
+    if isinstance(params, Refusal):
+        return params
+    if isinstance(tokens, Refusal):
+        return tokens
+    draws = params.draws_k2[:, 1] + tokens.draws_k2[:, 1]
+    return interval(params.law.exponent + tokens.law.exponent, draws, level)

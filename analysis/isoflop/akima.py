@@ -1,0 +1,104 @@
+"""The check on the parabola: an Akima spline of ln loss against ln N at one budget, and its lowest point.
+
+As in Porian et al. 2024 (arXiv:2406.19146): every size enters, no shape is assumed, and a minimum at the first or last
+size is refused. It follows noise that a parabola averages out, so its intervals are wider: a check, not the answer.
+"""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+from scipy.interpolate import Akima1DInterpolator
+
+from analysis.isoflop.approach import curve_of, first_fit
+from analysis.isoflop.parabola import ParabolaRules, mean_by_place, refuse_few_sizes
+from analysis.statistics.answers import Refusal, RefusalKind
+from analysis.statistics.approach import ApproachFit, SampledOptimum
+from analysis.statistics.bootstrap import Resampling, Sample, interval, normals, tails
+from analysis.statistics.quadratic import Axis, Curve, Floats, Noise, Quadratic, pool_noise
+from analysis.surface.contour import Contour, contour_of_runs
+
+POINTS_PER_GAP = 25
+MIN_PLACES = 5
+"""Akima's slopes look two places to either side."""
+
+
+def fit_akima(
+    frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules: ParabolaRules, resampling: Resampling
+) -> ApproachFit:
+    """N*, D* and L* at every budget of `arm`; the noise of the redrawn losses is that of the windowed parabolas."""
+    curves = {budget: curve_of(frame.filter(pl.col("budget") == budget), Axis.PARAMS) for budget in budgets}
+    fitted = [found for curve in curves.values() if isinstance(found := first_fit(curve, rules), Quadratic)]
+    if not fitted or frame.is_empty():
+        refusal = Refusal(
+            kind=RefusalKind.NOISE_UNKNOWN, sentence="no budget has a parabola from which to know the noise."
+        )
+        return ApproachFit(optima=tuple(_refused(budget, refusal) for budget in budgets))
+    noise = pool_noise(fitted)
+    contour = contour_of_runs(*(frame[name].to_numpy() for name in ("params", "tokens", "flops")))
+    return ApproachFit(
+        optima=tuple(_optimum(curves[budget], budget, arm, noise, contour, rules, resampling) for budget in budgets)
+    )
+
+
+def _optimum(
+    curve: Curve, budget: str, arm: str, noise: Noise, contour: Contour, rules: ParabolaRules, resampling: Resampling
+) -> SampledOptimum:
+    too_few = refuse_few_sizes(curve, replace(rules, min_sizes=max(rules.min_sizes, MIN_PLACES)))
+    if too_few:
+        return _refused(budget, too_few)
+    places, mean_loss = mean_by_place(curve)
+    place, lowest, inside = _minima(places, mean_loss[:, None])
+    if not inside[0]:
+        return _refused(
+            budget,
+            Refusal(
+                kind=RefusalKind.MINIMUM_AT_EDGE,
+                sentence="the spline is lowest at its first or last size: the minimum may lie beyond it.",
+            ),
+        )
+    drawn_place, drawn_lowest, drawn_inside = _minima(places, _redrawn(curve, arm, budget, noise, resampling))
+    if drawn_inside.mean() < resampling.min_interior_share:
+        return _refused(
+            budget,
+            Refusal(
+                kind=RefusalKind.UNSTABLE_MINIMUM,
+                sentence=f"only {drawn_inside.mean():.0%} of {resampling.draws} redrawn splines have a minimum inside "
+                f"the sizes; an interval needs at least {resampling.min_interior_share:.0%}.",
+            ),
+        )
+    params, params_k = np.exp(place), np.exp(drawn_place)
+    tokens, tokens_k = (contour.tokens(each, float(budget)) for each in (params, params_k))
+    level = resampling.level
+    return SampledOptimum(
+        budget=budget,
+        params=Sample(estimate=interval(float(params[0]), params_k, level), draws=params_k),
+        tokens=Sample(estimate=interval(float(tokens[0]), tokens_k, level), draws=tokens_k),
+        loss=Sample(estimate=interval(float(lowest[0]), drawn_lowest, level), draws=drawn_lowest),
+    )
+
+
+def _redrawn(curve: Curve, arm: str, budget: str, noise: Noise, resampling: Resampling) -> Floats:
+    """(places, draws) mean losses with noise of their own; around the measured means, not a fit: a spline has none."""
+    places, index = np.unique(curve.log_x, return_inverse=True)
+    _, mean_loss = mean_by_place(curve)
+    noise_nk = np.stack([normals(resampling, "cell", arm, budget, trunk) for trunk in curve.trunk_keys])
+    noise_nk *= noise.sd * tails(resampling, noise.dof).T
+    sums = np.zeros((len(places), resampling.draws))
+    np.add.at(sums, index, noise_nk)
+    return mean_loss[:, None] + sums / np.bincount(index)[:, None]
+
+
+def _minima(places: Floats, loss_mk: Floats) -> tuple[Floats, Floats, Floats]:
+    """ln N of the lowest point of K splines (K,), the loss there (K,), and whether it lies inside (K,)."""
+    spline = Akima1DInterpolator(places, np.log(loss_mk), axis=0)
+    grid = np.concatenate([np.linspace(low, high, POINTS_PER_GAP, endpoint=False) for low, high in pairwise(places)])
+    grid = np.append(grid, places[-1])
+    log_loss = spline(grid)
+    lowest = log_loss.argmin(axis=0)
+    return grid[lowest], np.exp(log_loss.min(axis=0)), (lowest > 0) & (lowest < len(grid) - 1)
+
+
+def _refused(budget: str, refusal: Refusal) -> SampledOptimum:
+    return SampledOptimum(budget=budget, params=refusal, tokens=refusal, loss=refusal)

@@ -1,0 +1,154 @@
+"""One self-contained HTML page about a study: tables, interactive figures, and what could not be said.
+
+The page loads nothing: its Content-Security-Policy names the hashes of its own script and style and forbids all else,
+so that text from a run (an arm's label, an error message) could not run even where it were not escaped.
+"""
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from analysis.frontier.coverage import coverage_notes
+from analysis.frontier.study import Frontier, Study
+from analysis.page.charts import charts_of
+from analysis.report.provenance import Provenance
+from analysis.report.surface import surface_lines
+from analysis.report.text import (
+    QUANTITIES,
+    SLOPE_NOTE,
+    SYMBOLS,
+    caveat_of,
+    comparison_lines,
+    count_text,
+    law_text,
+    loss_text,
+    number_text,
+    plain,
+    refusals_of,
+)
+from analysis.runs.curves import CellCurve
+from analysis.statistics.answers import Refusal
+from analysis.surface.recursion import recursion_lines
+from mor_core.units import budget_label, short_count
+
+SCHEMA = "mor-sweep.report/1"
+SECTIONS = {
+    "frontier": "Compute-optimal frontiers",
+    "isoflop": "Loss against size, one curve a budget",
+    "surface": "What the surface leaves",
+    "compare": "Arms at equal FLOPs",
+    "curves": "Training curves",
+}
+
+
+def render_page(
+    study: Study,
+    provenance: Provenance,
+    runs: pl.DataFrame,
+    curves: Sequence[CellCurve] = (),
+) -> str:
+    """The page; `runs` is the run table that the study was fitted from, `curves` its training curves."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script, style = _asset("report.js"), _asset("report.css")
+    charts = charts_of(study, curves)
+    return environment.from_string(_asset("report.html")).render(
+        provenance=provenance,
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+        payload=Markup(_embedded({"schema": SCHEMA, "provenance": plain(provenance), "charts": plain(charts)})),
+        sections=[
+            (name, title, [each for each in charts if each["section"] == name]) for name, title in SECTIONS.items()
+        ],
+        arms=study.points.arms,
+        caveat=caveat_of(study),
+        refused=study.refused,
+        statuses=_statuses(runs, study),
+        cells=_cell_rows(runs, study),
+        frontiers=[_frontier_rows(each) for each in study.frontiers],
+        surfaces=[(each.arm, surface_lines(each.surface)) for each in study.frontiers if each.surface is not None],
+        recursion=recursion_lines(study.recursion) if study.recursion is not None else [],
+        comparisons=comparison_lines(study.comparisons),
+        unsaid=[(f"{each.arm} ({each.approach})", found) for each in study.frontiers if (found := refusals_of(each))],
+        coverage=coverage_notes(study),
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("analysis.page") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy writes it: of the bytes between the tags."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _embedded(document: Any) -> str:
+    """JSON that cannot end the script element that holds it."""
+    text = json.dumps(document, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _statuses(runs: pl.DataFrame, study: Study) -> list[tuple[str, int]]:
+    """How many cells there are of each kind, and why those left out are."""
+    reasons = Counter(each.reason.split(":")[0] for each in study.exclusions)
+    return [("cells", runs.height), ("used", study.points.frame.height), *sorted(reasons.items())]
+
+
+def _cell_rows(runs: pl.DataFrame, study: Study) -> list[dict[str, str]]:
+    reasons = {each.cell_id: each.reason for each in study.exclusions}
+    rows = []
+    for row in sorted(runs.to_dicts(), key=lambda each: (each["arm"], int(each["budget"]), each["unique_params"] or 0)):
+        loss = row.get(study.points.loss_column)
+        rows.append(
+            {
+                "arm": row["arm"],
+                "size": row["size"],
+                "budget": budget_label(row["budget"]),
+                "seed": str(row["seed"]),
+                "params": _count(row["unique_params"]),
+                "tokens": _count(row["tokens"]),
+                "loss": "" if loss is None else f"{loss:.4f}",
+                "flags": (row.get("flags") or "").replace(";", ", "),
+                "reason": reasons.get(row["cell_id"], ""),
+                "cell": row["cell_id"][:12],
+            }
+        )
+    return rows
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else short_count(float(value))
+
+
+def _frontier_rows(frontier: Frontier) -> dict[str, Any]:
+    laws = {quantity: getattr(frontier, f"{quantity}_law") for quantity in QUANTITIES}
+    return {
+        "arm": frontier.arm,
+        "approach": frontier.approach,
+        "optima": [
+            {
+                "budget": budget_label(each.budget),
+                "params": count_text(each.params),
+                "tokens": count_text(each.tokens),
+                "loss": loss_text(each.loss),
+            }
+            for each in frontier.optima
+        ],
+        "laws": [
+            *(f"{SYMBOLS[quantity]}: {law_text(quantity, law)}" for quantity, law in laws.items()),
+            f"a + b: {number_text(frontier.exponent_sum)}",
+            *([] if isinstance(laws["loss"], Refusal) else [SLOPE_NOTE]),
+        ],
+    }

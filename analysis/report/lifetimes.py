@@ -1,0 +1,73 @@
+"""The cheapest models over their lifetimes as Markdown, LaTeX, CSV or JSON."""
+
+import json
+from collections.abc import Mapping
+
+from analysis.advice.lifetime import Lifetime, verdicts
+from analysis.advice.serving import Demand
+from analysis.report.tables import Format, as_csv, as_latex, as_markdown
+from analysis.report.text import count_text, plain
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.surface.fit import FLAGGED_REACH
+
+SCHEMA = "mor-sweep.lifetime/1"
+COSTS = ("training", "serving", "total")
+LARGE_SCATTER = 0.1
+AT_OPTIMUM = ("sequences", "weight_bytes", "kv_bytes")
+
+
+def tabulate_lifetime(answers: Mapping[str, Lifetime | Refusal], target: float, demand: Demand, form: Format) -> str:
+    """One row an arm, and what each costs over the cheapest; ends with a newline."""
+    if form is Format.csv:
+        return as_csv([_numbers(arm, answer) for arm, answer in answers.items()])
+    if form is Format.json:
+        found = {"target_loss": target, "demand": demand, "arms": dict(answers), "verdicts": verdicts(answers)}
+        return json.dumps({"schema": SCHEMA, "data": plain(found)}, indent=1) + "\n"
+    unit = "FLOPs" if demand.per == "flops" else "bytes"
+    head = ["arm", "N", "D (tokens)", *(f"{cost} ({unit})" for cost in COSTS)]
+    if demand.limited:
+        head += [f"sequences of {demand.context:g}", "bytes a token: weights + KV"]
+    rows = [_texts(answer, arm, len(head)) for arm, answer in answers.items()]
+    return as_markdown(head, rows) if form is Format.markdown else as_latex(head, rows, words=1)
+
+
+def lifetime_notes(answers: Mapping[str, Lifetime | Refusal]) -> list[str]:
+    """Which arm is cheapest, what is extrapolated, and why an arm has no answer."""
+    notes = [each.sentence for each in verdicts(answers)]
+    for arm, answer in answers.items():
+        if isinstance(answer, Refusal):
+            notes.append(f"{arm}: refused: {answer.sentence}")
+            continue
+        if (answer.kv_scatter or 0) > LARGE_SCATTER:
+            notes.append(
+                f"{arm}: the keys and values of its shapes lie up to {answer.kv_scatter:.0%} off the power law of N "
+                "that stands for them"
+            )
+        if answer.reach > 1:
+            guess = "; an extrapolation this far is a guess" if answer.reach > FLAGGED_REACH else ""
+            notes.append(f"{arm}: its training is {answer.reach:.3g} times the largest budget fitted{guess}")
+    return notes
+
+
+def _texts(answer: Lifetime | Refusal, arm: str, width: int) -> list[str]:
+    if isinstance(answer, Refusal):
+        return [arm, f"refused ({answer.kind})", *[""] * (width - 2)]
+    cells = [arm, count_text(answer.params), count_text(answer.tokens)]
+    cells += [_cost_text(getattr(answer, cost)) for cost in COSTS]
+    if answer.sequences is not None:
+        cells += [f"{answer.sequences:,.1f}", f"{answer.weight_bytes:.4g} + {answer.kv_bytes:.4g}"]
+    return cells
+
+
+def _cost_text(cost: Estimate) -> str:
+    return f"{cost.value:.4g} [{cost.low:.4g}, {cost.high:.4g}]"
+
+
+def _numbers(arm: str, answer: Lifetime | Refusal) -> dict[str, str | float | None]:
+    row: dict[str, str | float | None] = {"arm": arm}
+    for name in ("params", "tokens", *COSTS):
+        given = None if isinstance(answer, Refusal) else getattr(answer, name)
+        ends = (None, None, None) if given is None else (given.value, given.low, given.high)
+        row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+    row |= {name: None if isinstance(answer, Refusal) else getattr(answer, name) for name in AT_OPTIMUM}
+    return row | {"refusal": answer.kind.value if isinstance(answer, Refusal) else None}

@@ -1,0 +1,70 @@
+"""A fitted surface in words and as plain values."""
+
+from typing import Any
+
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.surface.fit import HeldOut, SurfaceFit
+
+SYMBOLS = {"E": "E", "A": "A", "alpha": "α", "B": "B", "beta": "β", "exponent": "a = β/(α+β)"}
+
+
+def surface_as_json(surface: SurfaceFit) -> dict[str, Any]:
+    """Everything but the draws; estimates and dataclasses are left for the caller to make plain."""
+    best = surface.best
+    return {
+        "law": surface.law,
+        "parameters": surface.parameters,
+        "profiles": {profile.name: profile.interval for profile in surface.profiles},
+        "objective": best.objective,
+        "delta": best.problem.delta,
+        "residual": best.problem.residual,
+        "tied": best.free_pq.shape[1] < best.free_pq.shape[0],
+        "num_points": len(best.problem.points),
+        "relative_gradient": best.gradient_norm,
+        "num_starts": best.num_starts,
+        "share_reached": best.share_reached,
+        "condition": best.condition,
+        "residuals": surface.residuals,
+        "held_out": surface.held_out,
+        "contour": surface.contour.described,
+        "resampling": surface.draws.method,
+        "warnings": surface.warnings,
+    }
+
+
+def surface_lines(surface: SurfaceFit | Refusal) -> list[str]:
+    """The law, how it was reached, what it leaves and what it predicts unseen: one line each."""
+    if isinstance(surface, Refusal):
+        return [f"surface refused: {surface.sentence}"]
+    best, residuals = surface.best, surface.residuals
+    profile = {each.name: each.interval for each in surface.profiles}
+    lines = ["L = E + A / N^α + B / D^β"]
+    for name, estimate in surface.parameters.items():
+        line = f"{SYMBOLS[name]} = {_numbers(estimate)}"
+        lines.append(line + (f"; profile likelihood {_ends(profile[name])}" if name in profile else ""))
+    lines += [
+        f"objective {best.objective:.10g} (Huber, delta {best.problem.delta:g}), relative gradient "
+        f"{best.gradient_norm:.1e}, {best.share_reached:.0%} of {best.num_starts} starts reached it, condition "
+        f"{best.condition:.1e}; intervals by {surface.draws.method} resampling",
+        f"residuals: standard deviation {residuals.sd:.4f} in ln L, median size {residuals.median_size:.4f}, largest "
+        f"{residuals.largest:+.4f} (cell {residuals.largest_cell}); {residuals.explained:.2%} of the spread explained",
+        f"contour of equal FLOPs: {surface.contour.described}",
+    ]
+    if surface.held_out:
+        lines.append(f"left out and predicted: {'; '.join(_held_out(each) for each in surface.held_out)}")
+    return [*lines, *(f"warning: {warning}" for warning in surface.warnings)]
+
+
+def _held_out(each: HeldOut) -> str:
+    label = " to ".join(f"{float(budget):.4g}" for budget in each.label.split(" to "))
+    return f"{label} {each.mean_size:.2%}{' (extrapolated)' if each.extrapolates else ''}"
+
+
+def _numbers(estimate: Estimate) -> str:
+    return f"{estimate.value:.6g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+
+
+def _ends(estimate: Estimate) -> str:
+    low = "open" if estimate.low_open else f"{estimate.low:.4g}"
+    high = "open" if estimate.high_open else f"{estimate.high:.4g}"
+    return f"[{low}, {high}]"

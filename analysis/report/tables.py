@@ -1,0 +1,123 @@
+"""One table of a study's optima, exponents and comparisons, written as Markdown, LaTeX, CSV or JSON."""
+
+import csv
+import io
+import json
+from enum import StrEnum
+
+from analysis.frontier.study import Frontier, Study
+from analysis.report.text import EXPONENTS, QUANTITIES, count_text, loss_text, number_text
+from analysis.statistics.answers import Estimate, Refusal
+from mor_core.units import budget_label
+
+COUNTED = ("params", "tokens")
+HEADS = {"params": "N*", "tokens": "D* (tokens)", "loss": "L* (nats/token)"}
+SCHEMA = "mor-sweep.table/1"
+LATEX_ESCAPES = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≤": r"$\le$", "≥": r"$\ge$", "*": r"$^*$",
+}  # fmt: skip
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+    json = "json"
+
+
+def tabulate(study: Study, form: Format) -> str:
+    """The optima of every arm and approach, one row a budget, then one row of exponents; ends with a newline."""
+    if form in (Format.csv, Format.json):
+        rows = [row for frontier in study.frontiers for row in _number_rows(frontier)]
+        return as_csv(rows) if form is Format.csv else as_json(SCHEMA, rows)
+    rows = [row for frontier in study.frontiers for row in _text_rows(frontier)]
+    head = ["arm", "approach", "C (FLOPs)", *HEADS.values()]
+    return as_markdown(head, rows) if form is Format.markdown else as_latex(head, rows)
+
+
+def _number_rows(frontier: Frontier) -> list[dict[str, str | float | None]]:
+    """Every number in a column of its own; a refusal leaves them empty and names its kind."""
+    rows = []
+    for optimum in frontier.optima:
+        row: dict[str, str | float | None] = {"arm": frontier.arm, "approach": frontier.approach}
+        row |= {"row": "optimum", "budget": optimum.budget}
+        for quantity in QUANTITIES:
+            row |= _numbers(quantity, getattr(optimum, quantity))
+        rows.append(row)
+    row = {"arm": frontier.arm, "approach": frontier.approach, "row": "exponent", "budget": ""}
+    for quantity in QUANTITIES:
+        row |= _numbers(quantity, _exponent(frontier, quantity))
+    return [*rows, row]
+
+
+def _exponent(frontier: Frontier, quantity: str) -> Estimate | Refusal:
+    law = getattr(frontier, f"{quantity}_law")
+    return law if isinstance(law, Refusal) else law.exponent
+
+
+def _numbers(name: str, answer: Estimate | Refusal) -> dict[str, str | float | None]:
+    if isinstance(answer, Refusal):
+        return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_refusal": answer.kind.value}
+    return {name: answer.value, f"{name}_low": answer.low, f"{name}_high": answer.high, f"{name}_refusal": None}
+
+
+def _text_rows(frontier: Frontier) -> list[list[str]]:
+    rows = []
+    for optimum in frontier.optima:
+        cells = [
+            count_text(getattr(optimum, each)) if each in COUNTED else loss_text(getattr(optimum, each))
+            for each in QUANTITIES
+        ]
+        rows.append([frontier.arm, frontier.approach, budget_label(optimum.budget), *cells])
+    exponents = []
+    for quantity in QUANTITIES:
+        answer = _exponent(frontier, quantity)
+        text = f"refused ({answer.kind})" if isinstance(answer, Refusal) else number_text(answer)
+        exponents.append(f"{EXPONENTS[quantity]} = {text}" if isinstance(answer, Estimate) else text)
+    return [*rows, [frontier.arm, frontier.approach, "exponent of C", *exponents]]
+
+
+def as_markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Rows of text under their heads."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def as_latex(head: list[str], rows: list[list[str]], *, words: int = 3) -> str:
+    """The same for the package booktabs; the first columns, `words` of them, are no numbers."""
+    body = [f"{' & '.join(map(_escaped, line))} \\\\" for line in [head, *rows]]
+    return "\n".join(
+        [
+            f"\\begin{{tabular}}{{{'l' * words}{'r' * (len(head) - words)}}}",
+            "\\toprule",
+            body[0],
+            "\\midrule",
+            *body[1:],
+            "\\bottomrule",
+            "\\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _escaped(text: str) -> str:
+    return "".join(LATEX_ESCAPES.get(letter, letter) for letter in text)
+
+
+def as_json(schema: str, rows: list[dict[str, str | float | None]]) -> str:
+    """Rows as a document that says what it is and in which version; ends with a newline."""
+    return json.dumps({"schema": schema, "data": {"rows": rows}}, indent=1) + "\n"
+
+
+def as_csv(rows: list[dict[str, str | float | None]]) -> str:
+    """Rows that have the same keys, under them; empty for none."""
+    if not rows:
+        return ""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

@@ -1,0 +1,253 @@
+"""The fitted study as Markdown for people and as plain values for JSON."""
+
+import dataclasses
+import math
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from analysis.frontier.compare import Comparison
+from analysis.frontier.coverage import coverage_notes
+from analysis.frontier.study import Frontier, Optimum, Study
+from analysis.report.surface import surface_as_json, surface_lines
+from analysis.runs.points import Exclusion
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.power_law import FittedPowerLaw
+from analysis.surface.fit import SurfaceFit
+from analysis.surface.recursion import RecursionFit, recursion_as_json, recursion_lines
+from mor_core.units import budget_label, short_count
+
+SCHEMA = "mor-sweep.fits/1"
+SMALL_BUDGET = 10**17
+CAVEAT = "These budgets are below 1e17 FLOPs: what holds for models this small need not hold for larger ones."
+SMALL_CORPUS_CAVEAT = (
+    "These budgets are below 1e17 FLOPs on a small corpus: the exponents say how this tool behaves, "
+    "not how language models scale."
+)
+SLOPE_NOTE = "The exponent of L* is the local slope d ln L / d ln C (no asymptote fitted); do not extrapolate it."
+QUANTITIES = ("params", "tokens", "loss")
+SYMBOLS = {"params": "N*", "tokens": "D*", "loss": "L*"}
+EXPONENTS = {"params": "a", "tokens": "b", "loss": "c"}
+
+
+def caveat_of(study: Study) -> str | None:
+    """The standing warning about small budgets, or None where some budget is large."""
+    budgets = [int(optimum.budget) for frontier in study.frontiers for optimum in frontier.optima]
+    if not budgets or max(budgets) >= SMALL_BUDGET:
+        return None
+    return SMALL_CORPUS_CAVEAT if study.on_small_corpus else CAVEAT
+
+
+def study_as_json(study: Study) -> dict[str, Any]:
+    """Every number, interval, refusal, exclusion and setting of a study, as plain JSON values."""
+    return {
+        "schema": SCHEMA,
+        "inputs_sha256": study.points.inputs_sha256,
+        "settings": plain(study.settings),
+        "budget_convention": study.points.budget_convention,
+        "loss_column": study.points.loss_column,
+        "num_points": study.points.frame.height,
+        "refused": study.refused,
+        "caveat": caveat_of(study),
+        "coverage": list(coverage_notes(study)),
+        "frontiers": [plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
+        "recursion": plain(study.recursion),
+        "comparisons": [comparison_as_json(comparison) for comparison in study.comparisons],
+        "exclusions": plain(study.exclusions),
+    }
+
+
+def comparison_as_json(comparison: Comparison) -> dict[str, Any]:
+    """One comparison as plain JSON values, with the gap that could have been seen."""
+    return plain(comparison) | {"smallest_visible_gap": plain(comparison.smallest_visible_gap)}
+
+
+def plain(value: Any) -> Any:
+    """Numbers, text, lists and dictionaries that JSON can hold; a number that is not finite becomes None."""
+    if isinstance(value, Refusal):
+        return {"refusal": value.kind.value, "sentence": value.sentence}
+    if isinstance(value, SurfaceFit):
+        return plain(surface_as_json(value))
+    if isinstance(value, RecursionFit):
+        return plain(recursion_as_json(value))
+    if isinstance(value, FittedPowerLaw):
+        names = ("law", "exponent", "budgets", "scatter")
+        return {name: plain(getattr(value, name)) for name in names}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        # Redrawn studies, thousands of numbers behind an interval, stay out.
+        return {name: plain(each) for name, each in found.items() if not isinstance(each, np.ndarray)}
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def study_as_markdown(study: Study) -> str:
+    """The study as a Markdown document: frontiers, exponents, comparisons, refusals, rows left out."""
+    settings = study.settings.resampling
+    head = [
+        f"Loss: `{study.points.loss_column}` (nats/token). Budgets: `{study.points.budget_convention}` training FLOPs. "
+        f"N: unique non-embedding parameters. Intervals: {settings.level:.0%}, {settings.draws} redrawn studies, "
+        f"seed {settings.random_seed}. {study.points.frame.height} points, {len(study.exclusions)} rows left out. "
+        f"Inputs sha256 `{study.points.inputs_sha256}`."
+    ]
+    if study.refused:
+        head.append("**No number is supported by these runs.**")
+    caveat = caveat_of(study)
+    if caveat:
+        head.append(caveat)
+    head += coverage_notes(study)
+    sections = [
+        "\n\n".join(head),
+        *(_frontier_section(frontier) for frontier in study.frontiers),
+        _list_section("Recursion", recursion_lines(study.recursion) if study.recursion is not None else []),
+        _list_section("Arms at equal FLOPs", comparison_lines(study.comparisons)),
+        _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _frontier_section(frontier: Frontier) -> str:
+    rows = [f"## {frontier.arm} ({frontier.approach})", _optima_table(frontier.optima), _law_lines(frontier)]
+    refusals = _refusals(frontier)
+    warnings = [
+        f"{SYMBOLS[quantity]} at {budget_label(isoflop.budget)}: {warning}."
+        for isoflop in frontier.isoflops
+        for quantity in ("params", "tokens")
+        if not isinstance(answer := getattr(isoflop, quantity), Refusal)
+        for warning in answer.warnings
+    ]
+    if frontier.surface is not None:
+        rows.append("\n".join(f"- {line}" for line in surface_lines(frontier.surface)))
+    rows += [_list_section("", [f"refused: {line}" for line in refusals] + [f"warning: {line}" for line in warnings])]
+    return "\n\n".join(row for row in rows if row)
+
+
+def _refusal_lines(optimum: Optimum) -> list[str]:
+    """One line a sentence: N* and L* come from one parabola and are refused together."""
+    symbols: dict[str, list[str]] = {}
+    for quantity in QUANTITIES:
+        answer = getattr(optimum, quantity)
+        if isinstance(answer, Refusal):
+            symbols.setdefault(answer.sentence, []).append(SYMBOLS[quantity])
+    return [f"{', '.join(names)} at {budget_label(optimum.budget)}: {sentence}" for sentence, names in symbols.items()]
+
+
+def _refusals(frontier: Frontier) -> list[str]:
+    """One line a refusal; none where the surface was refused, which refuses every budget and is said once."""
+    if isinstance(frontier.surface, Refusal):
+        return []
+    return [line for optimum in frontier.optima for line in _refusal_lines(optimum)]
+
+
+def _optima_table(optima: tuple[Optimum, ...]) -> str:
+    header = ["| C (FLOPs) | N* | D* (tokens) | L* (nats/token) |", "|---|---|---|---|"]
+    rows = [
+        f"| {budget_label(optimum.budget)} | {count_text(optimum.params)} | {count_text(optimum.tokens)} "
+        f"| {loss_text(optimum.loss)} |"
+        for optimum in optima
+    ]
+    return "\n".join(header + rows)
+
+
+def _law_lines(frontier: Frontier) -> str:
+    laws = {quantity: getattr(frontier, f"{quantity}_law") for quantity in QUANTITIES}
+    lines = [f"- {SYMBOLS[quantity]}: {law_text(quantity, law)}" for quantity, law in laws.items()]
+    lines.append(f"- a + b: {number_text(frontier.exponent_sum)}")
+    if isinstance(laws["loss"], FittedPowerLaw):
+        lines.append(f"- {SLOPE_NOTE}")
+    return "\n".join(lines)
+
+
+def law_text(quantity: str, law: FittedPowerLaw | Refusal) -> str:
+    """A power law with the interval of its exponent, or the reason for none."""
+    if isinstance(law, Refusal):
+        return f"refused: {law.sentence}"
+    return (
+        f"{law.law.coefficient:.6g} · C^{EXPONENTS[quantity]}, {EXPONENTS[quantity]} = {number_text(law.exponent)} "
+        f"from {len(law.budgets)} budgets"
+    )
+
+
+def number_text(answer: Estimate | Refusal) -> str:
+    """A plain number such as an exponent, with its interval."""
+    if isinstance(answer, Refusal):
+        return f"refused: {answer.sentence}"
+    return f"{answer.value:.4f} [{answer.low:.4f}, {answer.high:.4f}]"
+
+
+def loss_text(answer: Estimate | Refusal) -> str:
+    """A loss with its interval; a refusal is named by kind, its sentence is listed below the table."""
+    return f"refused ({answer.kind})" if isinstance(answer, Refusal) else number_text(answer)
+
+
+def count_text(answer: Estimate | Refusal) -> str:
+    """Parameters or tokens with their interval; an end cut at the sizes measured is shown as ≤ or ≥."""
+    if isinstance(answer, Refusal):
+        return f"refused ({answer.kind})"
+    low = f"{'≤ ' if answer.low_open else ''}{short_count(answer.low)}"
+    high = f"{'≥ ' if answer.high_open else ''}{short_count(answer.high)}"
+    return f"{short_count(answer.value)} [{low}, {high}]"
+
+
+def comparison_lines(comparisons: tuple[Comparison, ...]) -> list[str]:
+    """The findings, then one line for each pair of arms that could not be compared somewhere."""
+    found = [_comparison_line(comparison) for comparison in comparisons if isinstance(comparison.gap, Estimate)]
+    missing: dict[str, list[str]] = {}
+    for each in comparisons:
+        if isinstance(each.gap, Refusal):
+            missing.setdefault(f"{each.arm} against {each.other}", []).append(budget_label(each.budget))
+    return found + [
+        f"{pair}: not compared at {', '.join(budgets)}, where one of them has no supported optimum."
+        for pair, budgets in missing.items()
+    ]
+
+
+def _comparison_line(comparison: Comparison) -> str:
+    """The gap, and the multipliers that are supported."""
+    parts = [comparison.sentence]
+    if isinstance(comparison.compute, Estimate):
+        parts.append(f"compute multiplier of {comparison.arm}: {_factor_text(comparison.compute)}.")
+    if isinstance(comparison.params, Estimate):
+        parts.append(
+            f"one of its parameters is worth {_factor_text(comparison.params)} of {comparison.other}'s on equal tokens."
+        )
+    return " ".join(parts)
+
+
+def _factor_text(answer: Estimate) -> str:
+    high = f"{'≥ ' if answer.high_open else ''}{answer.high:.3g}"
+    return f"{answer.value:.3g} [{answer.low:.3g}, {high}]"
+
+
+def _exclusion_line(exclusion: Exclusion) -> str:
+    place = f"{exclusion.arm}, {exclusion.size}, {budget_label(exclusion.budget)}, seed {exclusion.seed}"
+    return f"{exclusion.cell_id} ({place}): {exclusion.reason}"
+
+
+def _list_section(title: str, lines: list[str]) -> str:
+    if not lines:
+        return ""
+    listed = "\n".join(f"- {line}" for line in lines)
+    return f"## {title}\n\n{listed}" if title else listed
+
+
+def refusals_of(frontier: Frontier) -> list[str]:
+    """Sentences, each once: what this fit could not say."""
+    answers: list[tuple[str, Any]] = [("surface", frontier.surface)]
+    for optimum in frontier.optima:
+        place = f"at {budget_label(optimum.budget)}"
+        answers += [(f"{SYMBOLS[quantity]} {place}", getattr(optimum, quantity)) for quantity in QUANTITIES]
+    answers += [(f"the exponent of {SYMBOLS[each]}", getattr(frontier, f"{each}_law")) for each in QUANTITIES]
+    grouped: dict[str, list[str]] = {}
+    for name, answer in answers:
+        if isinstance(answer, Refusal):
+            grouped.setdefault(answer.sentence, []).append(name)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in grouped.items()]

@@ -1,0 +1,240 @@
+"""Anyone's run table -> the columns that fits read, with what was assumed and what looks wrong said in words."""
+
+import difflib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from analysis.runs.column_map import MEANINGS, NUMBERS, Column
+from analysis.runs.points import TableError
+from analysis.runs.quality import Suspicion, find_off_budget, find_reasons, find_suspicions
+
+FACTOR_6ND = 6
+SAME_BUDGET = 0.1
+"""Largest step of ln C between neighbouring runs of one budget."""
+WIDEST_BUDGET = 0.25
+"""Largest spread of ln C within a budget."""
+MIN_SIZES = 4
+ANSWERS_PER_DECADE = 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImportedTable:
+    """A table in the columns that `analysis.runs.points.read_points` wants."""
+
+    frame: pl.DataFrame
+    """One row a run."""
+    on_budgets: bool
+    """True where most runs lie on budgets with enough sizes for a parabola."""
+    optima_at: tuple[str, ...]
+    """Where else to ask a surface: budgets over the range of the runs, decimal FLOPs; empty if on_budgets."""
+    notes: tuple[str, ...]
+    """What was assumed."""
+    suspicions: tuple[Suspicion, ...]
+    """What looks like a mistake in a unit or convention."""
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A CSV or Parquet file. Raises TableError where it is neither or cannot be read, OSError where it is not there."""
+    readers = {".csv": pl.read_csv, ".parquet": pl.read_parquet}
+    if path.suffix not in readers:
+        raise TableError(f"{path}: expected a .csv or .parquet file, found {path.suffix or 'no suffix'}.")
+    with path.open("rb") as file:
+        try:
+            return readers[path.suffix](file)
+        except pl.exceptions.PolarsError as error:
+            raise TableError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+
+
+def import_table(
+    table: pl.DataFrame, columns: dict[str, Column], *, convention: str | None = None, budgets: tuple[int, ...] = ()
+) -> ImportedTable:
+    """Bring a table into the columns that fits read, with quality control.
+
+    Args:
+        table: one row a run.
+        columns: see `analysis.runs.column_map.parse_columns`.
+        convention: how its FLOPs are counted, a name; found in the table or "as given" otherwise.
+        budgets: the FLOPs that its runs were meant for; found as clusters of its FLOPs otherwise.
+
+    Raises:
+        TableError: a column is missing or no number, conventions are mixed, or FLOPs cannot be those of N and D.
+    """
+    notes: list[str] = []
+    rows = _rows(table, columns)
+    stated = _convention(rows, "flops" in columns or "budget" in columns, convention, notes)
+    if "flops" not in columns:
+        rows = [row | {"flops": row.get("budget") or _six_nd(row)} for row in rows]
+    suspicions = find_suspicions(rows, columns["loss"].name, has_flops=stated != "6nd")
+    impossible = next((each for each in suspicions if each.impossible), None)
+    if impossible:
+        raise TableError(impossible.sentence)
+    rows = _with_budgets(rows, budgets, notes)
+    rows = _with_seeds(rows, "seed" in columns, notes)
+    reasons = find_reasons(rows) | find_off_budget(rows)
+    on_budgets = _share_on_budgets(rows) >= 0.5
+    return ImportedTable(
+        frame=_frame(rows, reasons, stated),
+        on_budgets=on_budgets,
+        optima_at=() if on_budgets else _answers(rows),
+        notes=tuple(notes),
+        suspicions=suspicions,
+    )
+
+
+def _rows(table: pl.DataFrame, columns: dict[str, Column]) -> list[dict]:
+    missing = [column.name for column in columns.values() if column.name not in table.columns]
+    if missing:
+        close = difflib.get_close_matches(missing[0], table.columns, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise TableError(f"The table has no column {missing[0]!r}; it has {', '.join(table.columns)}.{hint}")
+    chosen = []
+    for meaning, column in columns.items():
+        values = pl.col(column.name)
+        if meaning in NUMBERS:
+            try:
+                table.select(values.cast(pl.Float64, strict=True))
+            except pl.exceptions.PolarsError as error:
+                raise TableError(f"Column {column.name!r} ({MEANINGS[meaning]}) is not a number: {error}") from error
+            values = values.cast(pl.Float64) * column.factor
+        chosen.append(values.alias(meaning))
+    names = [f"row {number + 1}" for number in range(table.height)]
+    rows = table.select(chosen).to_dicts()
+    return [{"cell": name, "arm": "all runs"} | row for name, row in zip(names, rows, strict=True)]
+
+
+def _convention(rows: list[dict], has_flops: bool, convention: str | None, notes: list[str]) -> str:
+    if not has_flops:
+        notes.append("the table has no FLOPs: C = 6 N D is assumed for every arm")
+        return "6nd"
+    named = sorted({str(row["convention"]) for row in rows if row.get("convention") is not None})
+    if len(named) > 1:
+        raise TableError(
+            f"The table mixes the FLOP conventions {', '.join(named)}: FLOPs counted differently are not comparable, "
+            "so fit one convention at a time."
+        )
+    return convention or (named[0] if named else "as given")
+
+
+def _six_nd(row: dict) -> float | None:
+    product = FACTOR_6ND * (row["params"] or math.nan) * (row["tokens"] or math.nan)
+    return product if math.isfinite(product) and product > 0 else None
+
+
+def _with_budgets(rows: list[dict], budgets: tuple[int, ...], notes: list[str]) -> list[dict]:
+    """Every row with the budget it was meant for as a decimal string, and whether it is on one."""
+    if budgets:
+        return [_nearest(row, budgets) for row in rows]
+    if any(row.get("budget") for row in rows):
+        return [
+            row | {"budget": str(round(row["budget"] or 1)), "on_budget": bool(row["budget"]), "stated_budget": True}
+            for row in rows
+        ]
+    usable = sorted((row for row in rows if _is_positive(row["flops"])), key=lambda row: row["flops"])
+    groups: list[list[dict]] = []
+    for row in usable:
+        if groups and math.log(row["flops"] / groups[-1][-1]["flops"]) <= SAME_BUDGET:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    found: dict[str, tuple[str, bool]] = {}
+    for group in groups:
+        spread = math.log(group[-1]["flops"] / group[0]["flops"])
+        is_budget = spread <= WIDEST_BUDGET and len({row["params"] for row in group}) >= MIN_SIZES
+        middle = math.exp(sum(math.log(row["flops"]) for row in group) / len(group))
+        for row in group:
+            found[row["cell"]] = (str(round(float(f"{middle:.3g}" if is_budget else row["flops"]))), is_budget)
+    count = len({budget for budget, is_budget in found.values() if is_budget})
+    notes.append(
+        f"{count} budgets found as clusters of FLOPs; give --budgets or map budget=COLUMN to say them yourself"
+    )
+    return [row | dict(zip(("budget", "on_budget"), found.get(row["cell"], ("1", False)), strict=True)) for row in rows]
+
+
+def _nearest(row: dict, budgets: tuple[int, ...]) -> dict:
+    if not _is_positive(row["flops"]):
+        return row | {"budget": str(budgets[0]), "on_budget": False}
+    budget = min(budgets, key=lambda each: abs(math.log(row["flops"] / each)))
+    return row | {"budget": str(budget), "on_budget": True, "stated_budget": True}
+
+
+def _with_seeds(rows: list[dict], given: bool, notes: list[str]) -> list[dict]:
+    """Where no seed is given, runs of one arm, size and budget are numbered in the order of the table."""
+    if given:
+        return rows
+    counts: dict[tuple, int] = {}
+    numbered = []
+    for row in rows:
+        key = (row["arm"], row["params"], row["budget"])
+        numbered.append(row | {"seed": counts.get(key, 0)})
+        counts[key] = counts.get(key, 0) + 1
+    if max(counts.values(), default=0) > 1:
+        notes.append("the table has no seeds: runs of one arm, size and budget count as seeds of each other")
+    return numbered
+
+
+def _share_on_budgets(rows: list[dict]) -> float:
+    return sum(bool(row["on_budget"]) for row in rows) / max(len(rows), 1)
+
+
+def _answers(rows: list[dict]) -> tuple[str, ...]:
+    """Budgets over the range of the runs, a few per decade."""
+    logs = [math.log10(row["flops"]) for row in rows if _is_positive(row["flops"])]
+    if not logs:
+        return ()
+    first, last = math.ceil(min(logs) * ANSWERS_PER_DECADE), math.floor(max(logs) * ANSWERS_PER_DECADE)
+    return tuple(str(round(float(f"{10 ** (step / ANSWERS_PER_DECADE):.2g}"))) for step in range(first, last + 1))
+
+
+def _architecture(row: dict) -> str:
+    """Routed where a mean depth is given, otherwise of fixed depth."""
+    if (row.get("recursions") or 1.0) <= 1:
+        return "vanilla"
+    return "recursive" if row.get("depth") is None else "mor"
+
+
+def _is_positive(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value > 0
+
+
+def _frame(rows: list[dict], reasons: dict[str, str], convention: str) -> pl.DataFrame:
+    types = {
+        "cell_id": pl.Utf8, "status": pl.Utf8, "reason": pl.Utf8, "arm": pl.Utf8, "size": pl.Utf8, "budget": pl.Utf8,
+        "budget_convention": pl.Utf8, "seed": pl.Int64, "unique_params": pl.Float64, "tokens": pl.Float64,
+        "flops": pl.Float64, "loss": pl.Float64, "trunk_id": pl.Utf8, "cooled": pl.Boolean,
+        "unrolled_params": pl.Float64, "recursions": pl.Float64, "depth_mean": pl.Float64, "architecture": pl.Utf8,
+        "total_params": pl.Float64, "kv_numbers_kept": pl.Float64, "kv_numbers_read": pl.Float64,
+    }  # fmt: skip
+    full = []
+    for row in rows:
+        size = str(row.get("size") or (f"{row['params']:.6g}" if row["params"] else "unknown"))
+        default_trunk = f"{row['arm']}/{size}/{row['budget']}/{row['seed']}/{row['cell']}"
+        status = str(row.get("status") or "finished")
+        full.append(
+            {
+                "cell_id": str(row["cell"]),
+                "status": "left out" if row["cell"] in reasons else status,
+                "reason": reasons.get(row["cell"]),
+                "arm": str(row["arm"]),
+                "size": size,
+                "budget": row["budget"],
+                "budget_convention": convention,
+                "seed": row["seed"],
+                "unique_params": row["params"],
+                "tokens": row["tokens"],
+                "flops": row["flops"],
+                "loss": row["loss"],
+                "trunk_id": str(row.get("trunk") or default_trunk),
+                "cooled": row.get("cooled"),
+                "unrolled_params": row.get("unrolled_params"),
+                "recursions": row.get("recursions") or 1.0,
+                "depth_mean": row.get("depth"),
+                "architecture": _architecture(row),
+                "total_params": row.get("total_params"),
+                "kv_numbers_kept": row.get("kv"),
+                "kv_numbers_read": row.get("kv_read") or row.get("kv"),
+            }
+        )
+    return pl.DataFrame(full, schema=types)

@@ -1,0 +1,28 @@
+"""What every approach to the frontier answers for one arm: an optimum at each budget, with its draws or a refusal."""
+
+from dataclasses import dataclass
+
+from analysis.statistics.answers import Refusal
+from analysis.statistics.bootstrap import Sample
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampledOptimum:
+    """The optimum at one budget, as any approach gives it: estimates with joint draws."""
+
+    budget: str
+    """FLOPs, an exact decimal integer."""
+    params: Sample | Refusal
+    """N*, unique non-embedding parameters."""
+    tokens: Sample | Refusal
+    """D*, tokens."""
+    loss: Sample | Refusal
+    """L*, nats/token."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ApproachFit:
+    """What an approach says about one arm."""
+
+    optima: tuple[SampledOptimum, ...]
+    """One per budget, ascending."""

@@ -1,0 +1,340 @@
+"""A fitted surface that says how good it is: intervals, identifiability, residuals, and what it predicts unseen."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.bootstrap import Resampling, interval, normals
+from analysis.statistics.descent import descend
+from analysis.statistics.quadratic import Floats
+from analysis.surface.contour import Contour
+from analysis.surface.draws import SurfaceDraws, redraw_surface
+from analysis.surface.law import ALPHA, BETA, NUM_BASE, A, B, E, SurfacePoints
+from analysis.surface.optimum import LossSurface, SurfaceOptimum, SurfaceRules, fit_optimum, optima
+from analysis.surface.profile import Profile, profiles
+
+MIN_PLACES = 3
+"""Fewest distinct sizes and distinct token counts for two exponents."""
+MIN_EXPLAINED = 0.5
+"""Least share of the spread of ln L that the law must explain."""
+MOST_FOLDS = 12
+FLAGGED_REACH = 10.0
+LARGEST_REACH = 100.0
+LARGE_CONDITION = 1e5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residuals:
+    """Predicted less measured, in ln L (about relative error), or nats where the fit was in nats."""
+
+    sd: float
+    """Root of their sum of squares over the degrees of freedom."""
+    median_size: float
+    """Median of their absolute values."""
+    largest: float
+    """The one farthest from zero."""
+    largest_cell: str
+    """Its cell."""
+    explained: float
+    """1 - variance of the residuals over that of ln L (of L where the fit was in nats)."""
+    trend_params: float
+    """Spearman's correlation with N: far from zero, the law bends wrongly along N."""
+    trend_tokens: float
+    """The same with D."""
+    trend_flops: float
+    """The same with N D."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What the law, fitted without a budget, says about the runs of that budget."""
+
+    label: str
+    """The budget, decimal FLOPs; or the lowest and highest of a group of budgets."""
+    num_points: int
+    """Runs held out."""
+    mean_error: float
+    """Mean of predicted over measured loss, less 1."""
+    mean_size: float
+    """Mean size of predicted over measured loss, less 1."""
+    extrapolates: bool
+    """True for the largest budgets."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """The loss at one (N, D)."""
+
+    loss: Estimate
+    """Of the law: where the mean over seeds lies. nats/token."""
+    run: Estimate
+    """Of one more run, its own noise included. nats/token."""
+    reach: float
+    """N D over the largest N D fitted; above 1 this extrapolates."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SurfaceFit:
+    """A surface with everything that is known about its reliability."""
+
+    law: LossSurface
+    """The best fit."""
+    parameters: dict[str, Estimate]
+    """E, A, alpha, B, beta and exponent (β / (α + β)) with intervals from redrawn studies."""
+    profiles: tuple[Profile, ...]
+    """Profile-likelihood intervals, runs taken as independent."""
+    best: SurfaceOptimum
+    """Objective, gradient, conditioning and the share of starts that reached it."""
+    residuals: Residuals
+    """What the law leaves unexplained."""
+    held_out: tuple[HeldOut, ...]
+    """One per budget left out, ascending; empty with fewer than three budgets."""
+    contour: Contour
+    """The arm's contour of equal FLOPs."""
+    draws: SurfaceDraws
+    """The law in every redrawn study."""
+    resampling: Resampling
+    """How those were drawn."""
+    arm: str
+    """What was fitted, a name."""
+    largest_flops: float
+    """The largest budget fitted."""
+    warnings: tuple[str, ...]
+    """What to know before leaning on this fit."""
+
+    def optimum_draws(self, flops: float) -> tuple[tuple[float, Floats], tuple[float, Floats], tuple[float, Floats]]:
+        """N*, D* and L* at `flops`: the value and (draws,) of each."""
+        values = optima(self.best.theta[None], self.best.problem.centre, self.contour, flops)
+        drawn = optima(self.draws.theta_kp, self.best.problem.centre, self.contour, flops)
+        params, tokens, loss = ((float(value[0]), draws) for value, draws in zip(values, drawn, strict=True))
+        return params, tokens, loss
+
+    @property
+    def believed_sizes(self) -> tuple[float, float]:
+        """Parameters within which an optimum is believed: a factor of `FLAGGED_REACH` around the sizes trained."""
+        return self.contour.lowest / FLAGGED_REACH, self.contour.highest * FLAGGED_REACH
+
+    def interior_share(self, params_k: Floats) -> float:
+        """Share of the draws of N* within the believed sizes, α and β positive."""
+        theta_kp = self.draws.theta_kp
+        sound_k = (theta_kp[:, ALPHA] > 0) & (theta_kp[:, BETA] > 0)
+        low, high = self.believed_sizes
+        return float(np.mean(sound_k & (params_k > low) & (params_k < high)))
+
+    def predict(self, params: float, tokens: float) -> Prediction:
+        """The loss at `params` and `tokens`, of the law and of one more run."""
+        log_n, log_d = self.best.problem.centre
+        theta_kp = self.draws.theta_kp
+        first_k = theta_kp[:, A] - theta_kp[:, ALPHA] * (np.log(params) - log_n)
+        second_k = theta_kp[:, B] - theta_kp[:, BETA] * (np.log(tokens) - log_d)
+        drawn_k = np.exp(first_k) + np.exp(second_k) + np.exp(theta_kp[:, E])
+        noise_k = self.draws.noise * normals(self.resampling, "one more run", self.arm)
+        run_k = drawn_k * np.exp(noise_k) if self.best.problem.residual == "log" else drawn_k + noise_k
+        value, level = float(self.law.loss(params, tokens)), self.resampling.level
+        points = self.best.problem.points
+        largest = float(np.exp((points.log_params + points.log_tokens).max()))
+        return Prediction(
+            loss=interval(value, drawn_k, level),
+            run=interval(value, run_k, level),
+            reach=params * tokens / largest,
+        )
+
+
+def refuse_reach(flops: float, largest_flops: float, *, forced: bool) -> Refusal | None:
+    """The refusal of a prediction more than 100 times beyond the largest budget, or None."""
+    reach = flops / largest_flops
+    if forced or reach <= LARGEST_REACH:
+        return None
+    return Refusal(
+        kind=RefusalKind.EXTRAPOLATION,
+        sentence=f"{flops:.4g} FLOPs are {reach:.0f} times the largest budget fitted, {largest_flops:.4g}; beyond "
+        f"{LARGEST_REACH:.0f} times nothing is predicted unless forced.",
+    )
+
+
+def points_of(frame: pl.DataFrame) -> SurfacePoints:
+    """Rows of `analysis.runs.points.Points.frame` as plain points."""
+    n = frame.height
+    return SurfacePoints(
+        log_once=np.log(frame["params"].to_numpy()),
+        log_recursive=np.full(n, -np.inf),
+        log_depth=np.zeros(n),
+        family=np.full(n, -1),
+        log_tokens=np.log(frame["tokens"].to_numpy()),
+        loss=frame["loss"].to_numpy(),
+    )
+
+
+def fit_surface(
+    frame: pl.DataFrame, arm: str, contour: Contour, rules: SurfaceRules, resampling: Resampling
+) -> SurfaceFit | Refusal:
+    """Fit one arm's points (see `analysis.runs.points.Points.frame`), or say why not."""
+    points = points_of(frame)
+    refusal = _refuse_few(points, rules)
+    if refusal:
+        return refusal
+    best = fit_optimum(points, rules)
+    bounds = profiles(best, resampling.level)
+    residuals = describe_residuals(best, tuple(frame["cell_id"].to_list()))
+    refusal = _refuse_misfit(residuals) or refuse_unidentified(bounds)
+    if refusal:
+        return refusal
+    draws = redraw_surface(best, tuple(frame["trunk_key"].to_list()), arm, resampling)
+    return SurfaceFit(
+        law=best.law,
+        parameters=_parameters(best, draws, resampling.level),
+        profiles=bounds,
+        best=best,
+        residuals=residuals,
+        held_out=_hold_out(best, frame["flops"].to_numpy(), frame["budget"].to_list()),
+        contour=contour,
+        draws=draws,
+        resampling=resampling,
+        arm=arm,
+        largest_flops=float(frame["flops"].to_numpy().max()),
+        warnings=_warnings(best, bounds, residuals),
+    )
+
+
+def _refuse_few(points: SurfacePoints, rules: SurfaceRules) -> Refusal | None:
+    wanted = (4 if rules.tied else NUM_BASE) + rules.min_spare
+    if len(points) < wanted:
+        return Refusal(
+            kind=RefusalKind.TOO_FEW_POINTS,
+            sentence=f"{len(points)} run{'' if len(points) == 1 else 's'} finished; a surface of "
+            f"{wanted - rules.min_spare} parameters needs at least {wanted}.",
+        )
+    for log_x, noun in ((points.log_params, "size"), (points.log_tokens, "token count")):
+        places = len(np.unique(np.round(log_x, 6)))
+        if places < MIN_PLACES:
+            return Refusal(
+                kind=RefusalKind.NOT_IDENTIFIED,
+                sentence=f"{places} distinct {noun}{'' if places == 1 else 's'}: an exponent needs {MIN_PLACES}.",
+            )
+    design_n3 = np.stack([np.ones(len(points)), points.log_params, points.log_tokens], axis=1)
+    design_n3[:, 1:] -= design_n3[:, 1:].mean(axis=0)
+    spread = np.linalg.svd(design_n3[:, 1:], compute_uv=False)
+    if spread[-1] < 0.05 * spread[0]:
+        return Refusal(
+            kind=RefusalKind.NOT_IDENTIFIED,
+            sentence="N and D move together in all runs (one budget, or one ratio of tokens to parameters): their two "
+            "terms cannot be told apart.",
+        )
+    return None
+
+
+def _refuse_misfit(residuals: Residuals) -> Refusal | None:
+    if residuals.explained >= MIN_EXPLAINED:
+        return None
+    return Refusal(
+        kind=RefusalKind.DOES_NOT_FIT,
+        sentence=f"the law explains {max(residuals.explained, 0):.0%} of the spread of the losses, less than "
+        f"{MIN_EXPLAINED:.0%}: they do not fall with N and D as it says.",
+    )
+
+
+def refuse_unidentified(bounds: tuple[Profile, ...]) -> Refusal | None:
+    """The refusal of a fit whose exponents the runs do not bound away from zero, or None."""
+    symbols = {"alpha": "α", "beta": "β"}
+    loose = [each for each in bounds if each.name in symbols and (each.interval.high_open or each.interval.low <= 0)]
+    if not loose:
+        return None
+    ranges = " and ".join(
+        f"{symbols[each.name]} {each.interval.low:.3g} to "
+        f"{'any larger value' if each.interval.high_open else f'{each.interval.high:.3g}'}"
+        for each in loose
+    )
+    return Refusal(
+        kind=RefusalKind.NOT_IDENTIFIED,
+        sentence=f"the runs allow {ranges} ({loose[0].interval.level:.0%} profile likelihood): an exponent must be "
+        "bounded and above zero; train a wider range of sizes and budgets, or fit tied exponents.",
+    )
+
+
+def _parameters(best: SurfaceOptimum, draws: SurfaceDraws, level: float) -> dict[str, Estimate]:
+    law, (log_n, log_d), theta_kp = best.law, best.problem.centre, draws.theta_kp
+    drawn = {
+        "E": np.exp(theta_kp[:, E]),
+        "A": np.exp(np.minimum(theta_kp[:, A] + theta_kp[:, ALPHA] * log_n, 700.0)),
+        "alpha": theta_kp[:, ALPHA],
+        "B": np.exp(np.minimum(theta_kp[:, B] + theta_kp[:, BETA] * log_d, 700.0)),
+        "beta": theta_kp[:, BETA],
+        "exponent": theta_kp[:, BETA] / (theta_kp[:, ALPHA] + theta_kp[:, BETA]),
+    }
+    return {name: interval(float(getattr(law, name)), each_k, level) for name, each_k in drawn.items()}
+
+
+def describe_residuals(best: SurfaceOptimum, cell_ids: tuple[str, ...]) -> Residuals:
+    """What the law leaves, and whether it leaves it in some direction."""
+    problem, points = best.problem, best.problem.points
+    residual_n = problem.residuals(best.theta[None])[0]
+    measured_n = np.log(points.loss) if problem.residual == "log" else points.loss
+    worst = int(np.argmax(np.abs(residual_n)))
+    spare = max(len(points) - best.free_pq.shape[1], 1)
+    total = float(np.var(measured_n))
+    trends = [
+        _rank_correlation(x_n, residual_n)
+        for x_n in (points.log_params, points.log_tokens, points.log_params + points.log_tokens)
+    ]
+    return Residuals(
+        sd=float(np.sqrt(residual_n @ residual_n / spare)),
+        median_size=float(np.median(np.abs(residual_n))),
+        largest=float(residual_n[worst]),
+        largest_cell=cell_ids[worst],
+        explained=1 - float(np.var(residual_n)) / total if total > 0 else 0.0,
+        trend_params=trends[0],
+        trend_tokens=trends[1],
+        trend_flops=trends[2],
+    )
+
+
+def _rank_correlation(x_n: Floats, y_n: Floats) -> float:
+    """Spearman's; 0 where one of them does not vary."""
+    if np.ptp(x_n) == 0 or np.ptp(y_n) == 0:
+        return 0.0
+    return float(np.corrcoef(stats.rankdata(x_n), stats.rankdata(y_n))[0, 1])
+
+
+def _hold_out(best: SurfaceOptimum, flops_n: Floats, budgets: list[str]) -> tuple[HeldOut, ...]:
+    """Leave one budget out at a time (one group of neighbouring budgets where there are many)."""
+    ordered = sorted(set(budgets), key=int)
+    if len(ordered) < 3:
+        return ()
+    groups = [list(each) for each in np.array_split(np.array(ordered, dtype=object), min(len(ordered), MOST_FOLDS))]
+    out_gn = np.array([[budget in group for budget in budgets] for group in groups])
+    problem = replace(best.problem, weights_kn=(~out_gn).astype(np.float64))
+    starts_kp = np.repeat(best.theta[None], len(groups), axis=0)
+    found = descend(problem, starts_kp, best.free_pq)
+    error_gn = problem.residuals(found.theta_kp)
+    relative_gn = np.expm1(error_gn) if problem.residual == "log" else error_gn / problem.loss_kn
+    return tuple(
+        HeldOut(
+            label=group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}",
+            num_points=int(out_n.sum()),
+            mean_error=float(relative_n[out_n].mean()),
+            mean_size=float(np.abs(relative_n[out_n]).mean()),
+            extrapolates=bool(flops_n[out_n].min() > flops_n[~out_n].max()),
+        )
+        for group, out_n, relative_n in zip(groups, out_gn, relative_gn, strict=True)
+    )
+
+
+def _warnings(best: SurfaceOptimum, bounds: tuple[Profile, ...], residuals: Residuals) -> tuple[str, ...]:
+    found = []
+    if best.share_reached < 0.5:
+        found.append(f"only {best.share_reached:.0%} of {best.num_starts} starts reached the optimum")
+    if best.condition > LARGE_CONDITION:
+        found.append(f"badly conditioned ({best.condition:.1e}): several sets of parameters fit about as well")
+    found += [f"{each.name} is not bounded by these runs" for each in bounds if not each.bounded]
+    trends = {"N": residuals.trend_params, "D": residuals.trend_tokens, "N D": residuals.trend_flops}
+    # Under no trend the correlation has a standard deviation of about 1 / sqrt(n - 1).
+    limit = max(0.3, 3 / np.sqrt(max(len(best.problem.points) - 1, 1)))
+    found += [
+        f"residuals follow {name} (rank correlation {value:+.2f})"
+        for name, value in trends.items()
+        if abs(value) > limit
+    ]
+    return tuple(found)

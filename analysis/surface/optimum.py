@@ -1,0 +1,237 @@
+"""Approach 3: the surface L(N, D) = E + A / N^α + B / D^β fitted to all runs of an arm -> `LossSurface`.
+
+Hoffmann et al. 2022 (arXiv:2203.15556, section 3.3): Huber's loss with delta = 1e-3 on residuals of ln L, summed, not
+averaged (with an average, default tolerances stop early: Besiroglu et al. 2024, arXiv:2404.10102).
+
+Starts come from variable projection: on a grid of (α, β), the law is linear in (E, A, B), which are solved for with
+none negative. Each is then taken to the optimum of least squares, roughly, and from there polished to that of Huber's
+loss (`analysis.statistics.descent`), all side by side: from far away Huber's loss is a sum of absolute values, whose
+kinks slow every method down.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.statistics.descent import Descent, descend
+from analysis.statistics.quadratic import Floats
+from analysis.surface.contour import Contour
+from analysis.surface.law import ALPHA, BETA, NUM_BASE, A, B, E, Problem, Residual, SurfacePoints
+
+SAME_OPTIMUM = 1e-6
+"""Relative difference in the objective up to which two descents ended at the same optimum."""
+START_EXPONENTS = (0.15, 0.3, 0.5, 0.9)
+SMALLEST_TERM = 0.03
+ROUGHLY = 1e-4
+MEETING_DIGITS = 1
+"""Starts whose parameters agree to so many decimals after the rough part are polished once."""
+SEARCH_DECADES = 4.0
+GOLDEN = (np.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSurface:
+    """loss(N, D) = E + A / N^alpha + B / D^beta."""
+
+    E: float
+    """Irreducible loss, nats/token."""
+    A: float
+    """nats/token · parameters^alpha."""
+    alpha: float
+    """Exponent of the parameters."""
+    B: float
+    """nats/token · tokens^beta."""
+    beta: float
+    """Exponent of the tokens."""
+
+    def loss(self, params: Floats | float, tokens: Floats | float) -> Floats:
+        """nats/token at `params` and `tokens` (shapes that broadcast)."""
+        return self.E + self.A * np.power(params, -self.alpha) + self.B * np.power(tokens, -self.beta)
+
+    @property
+    def exponent(self) -> float:
+        """a of N* ∝ C^a where FLOPs are proportional to N D: β / (α + β)."""
+        return self.beta / (self.alpha + self.beta)
+
+    def n_opt(self, flops: float, contour: Contour) -> float:
+        """N* at `flops`: the least loss along the contour of equal FLOPs."""
+        return float(optima(self.as_theta((0.0, 0.0)), (0.0, 0.0), contour, flops)[0][0])
+
+    def d_opt(self, flops: float, contour: Contour) -> float:
+        """D* at `flops`, tokens."""
+        return float(contour.tokens(np.array(self.n_opt(flops, contour)), flops))
+
+    def l_opt(self, flops: float, contour: Contour) -> float:
+        """L* at `flops`, nats/token."""
+        return float(self.loss(self.n_opt(flops, contour), self.d_opt(flops, contour)))
+
+    def as_theta(self, centre: tuple[float, float]) -> Floats:
+        """(1, 5) the parameters that `analysis.surface.law` fits, about `centre`."""
+        a = np.log(self.A) - self.alpha * centre[0]
+        b = np.log(self.B) - self.beta * centre[1]
+        return np.array([[a, b, np.log(self.E), self.alpha, self.beta]])
+
+
+def surface_of(theta: Floats, centre: tuple[float, float]) -> LossSurface:
+    """The law that parameters (P,) about `centre` mean."""
+    return LossSurface(
+        E=float(np.exp(theta[E])),
+        A=float(np.exp(theta[A] + theta[ALPHA] * centre[0])),
+        alpha=float(theta[ALPHA]),
+        B=float(np.exp(theta[B] + theta[BETA] * centre[1])),
+        beta=float(theta[BETA]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurfaceRules:
+    """How a surface is fitted."""
+
+    delta: float = 1e-3
+    """Where Huber's loss turns from a parabola into a line, on the scale of the residual; inf for least squares."""
+    residual: Residual = "log"
+    """What is made small: "log" for ln L, "loss" for L in nats."""
+    tied: bool = False
+    """One exponent for parameters and tokens, α = β: for tables too small for two."""
+    min_spare: int = 2
+    """Fewest points beyond the number of parameters."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SurfaceOptimum:
+    """The best fit, and how the search for it went."""
+
+    theta: Floats
+    """(P,) parameters about `problem.centre`."""
+    problem: Problem
+    """What was minimised."""
+    free_pq: Floats
+    """(P, Q) directions that were free: fewer than P where exponents are tied."""
+    objective: float
+    """Sum of Huber's loss over the residuals."""
+    gradient_norm: float
+    """Largest derivative of the objective along a free direction, over the objective."""
+    num_starts: int
+    """Starts tried."""
+    share_reached: float
+    """Share of them that ended at this optimum."""
+    condition: float
+    """Condition number of the Hessian with its diagonal scaled to one; inf where it is not positive definite."""
+
+    @property
+    def law(self) -> LossSurface:
+        """The fitted law; where φ was fitted too, that of the effective parameters."""
+        return surface_of(self.theta, self.problem.centre)
+
+
+def fit_optimum(points: SurfacePoints, rules: SurfaceRules) -> SurfaceOptimum:
+    """The best of all starts. The points must be enough (see `analysis.surface.fit`)."""
+    problem = Problem(
+        points=points,
+        centre=points.centre,
+        loss_kn=points.loss[None],
+        weights_kn=np.ones((1, len(points))),
+        delta=rules.delta,
+        residual=rules.residual,
+    )
+    free_pq = free_directions(points.num_families, rules.tied)
+    starts_kp = projected_starts(points, problem.centre, rules.tied)
+    squares = replace(problem, delta=float("inf"))
+    smooth = descend(squares, starts_kp, free_pq, tolerance=ROUGHLY, most_steps=30, newton=False)
+    _, first, met = np.unique(np.round(smooth.theta_kp, MEETING_DIGITS), axis=0, return_index=True, return_counts=True)
+    return _best(descend(problem, smooth.theta_kp[first], free_pq), met, problem, free_pq)
+
+
+def _best(found: Descent, met: NDArray[np.int64], problem: Problem, free_pq: Floats) -> SurfaceOptimum:
+    best = int(np.argmin(found.objective_k))
+    reached = found.objective_k <= found.objective_k[best] * (1 + SAME_OPTIMUM) + np.finfo(float).tiny
+    theta = found.theta_kp[best]
+    objective = float(found.objective_k[best])
+    _, gradient_kp, hessian_kpp, _ = problem.derivatives(theta[None])
+    hessian = free_pq.T @ hessian_kpp[0] @ free_pq
+    scale = np.sqrt(np.maximum(np.diag(hessian), np.finfo(float).tiny))
+    values = np.linalg.eigvalsh(hessian / np.outer(scale, scale))
+    return SurfaceOptimum(
+        theta=theta,
+        problem=problem,
+        free_pq=free_pq,
+        objective=objective,
+        gradient_norm=float(np.abs(gradient_kp[0] @ free_pq).max() / max(objective, np.finfo(float).tiny)),
+        num_starts=int(met.sum()),
+        share_reached=float(met[reached].sum() / met.sum()),
+        condition=float(values[-1] / values[0]) if values[0] > 0 else float("inf"),
+    )
+
+
+def free_directions(num_families: int, tied: bool) -> Floats:
+    """(P, Q): every parameter for itself, or α and β as one."""
+    free_pq = np.eye(NUM_BASE + num_families)
+    if not tied:
+        return free_pq
+    free_pq[BETA, ALPHA] = 1.0
+    return np.delete(free_pq, BETA, axis=1)
+
+
+def projected_starts(points: SurfacePoints, centre: tuple[float, float], tied: bool) -> Floats:
+    """(K, P) starts on a grid of exponents (and of φ), with E, A and B solved for with none negative."""
+    starts = []
+    for phi in (0.2, 0.8) if points.num_families else (0.0,):
+        effective = np.logaddexp(points.log_once, points.log_recursive + phi * points.log_depth)
+        x_n, y_n = effective - centre[0], points.log_tokens - centre[1]
+        for alpha in START_EXPONENTS:
+            for beta in (alpha,) if tied else START_EXPONENTS:
+                terms_3n = np.stack([np.exp(-alpha * x_n), np.exp(-beta * y_n), np.ones_like(x_n)])
+                a, b, e = np.log(_nonnegative(terms_3n / points.loss) + SMALLEST_TERM * points.loss.min())
+                starts.append([a, b, e, alpha, beta, *[phi] * points.num_families])
+    return np.array(starts)
+
+
+def _nonnegative(terms_mn: Floats) -> Floats:
+    """Least squares of 1 on three terms with no coefficient negative, by trying every subset."""
+    gram, target = terms_mn @ terms_mn.T, terms_mn.sum(axis=1)
+    best, least = np.zeros(len(terms_mn)), np.inf
+    for size in (1, 2, 3):
+        for chosen in map(list, combinations(range(len(terms_mn)), size)):
+            found = np.linalg.lstsq(gram[np.ix_(chosen, chosen)], target[chosen], rcond=1e-12)[0]
+            misfit = -found @ target[chosen]
+            if (found >= 0).all() and misfit < least:
+                least, best = misfit, np.zeros(len(terms_mn))
+                best[chosen] = found
+    return best
+
+
+def optima(
+    theta_kp: Floats, centre: tuple[float, float], contour: Contour, flops: float
+) -> tuple[Floats, Floats, Floats]:
+    """N*, D* and L* of K laws at `flops`, each (K,), by golden section along the contour of equal FLOPs."""
+    a_k, b_k, e_k, alpha_k, beta_k = theta_kp[:, :NUM_BASE].T
+
+    def loss(log_n_k: Floats) -> Floats:
+        log_d_k = np.log(contour.tokens(np.exp(log_n_k), flops))
+        first, second = a_k - alpha_k * (log_n_k - centre[0]), b_k - beta_k * (log_d_k - centre[1])
+        return np.exp(np.minimum(first, 700.0)) + np.exp(np.minimum(second, 700.0)) + np.exp(e_k)
+
+    reach = SEARCH_DECADES * np.log(10.0)
+    if contour.factor is not None:
+        ratio_k = np.log(np.maximum(alpha_k, 1e-12) / np.maximum(beta_k, 1e-12)) + a_k - b_k
+        middle = np.log(flops / contour.factor) - centre[1]
+        sum_k = np.maximum(alpha_k + beta_k, 1e-12)
+        log_n_k = (ratio_k + alpha_k * centre[0] + beta_k * middle) / sum_k
+        low, high = contour.log_params[0] - 3 * reach, contour.log_params[-1] + 3 * reach
+        log_n_k = np.clip(log_n_k, low, high)
+    else:
+        log_n_k = _golden(loss, len(theta_kp), contour.log_params[0] - reach, contour.log_params[-1] + reach)
+    params_k = np.exp(log_n_k)
+    return params_k, contour.tokens(params_k, flops), loss(log_n_k)
+
+
+def _golden(function, count: int, low: float, high: float) -> Floats:
+    left, right = np.full(count, low), np.full(count, high)
+    for _ in range(60):
+        width = right - left
+        first, second = right - GOLDEN * width, left + GOLDEN * width
+        lower = function(first) < function(second)
+        left, right = np.where(lower, left, first), np.where(lower, second, right)
+    return (left + right) / 2

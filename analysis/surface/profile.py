@@ -1,0 +1,126 @@
+"""Profile likelihood: how far each parameter can go while the others make up for it.
+
+The likelihood is that of independent residuals with density exp(-Huber(r) / τ) / Z(τ), with τ fitted at every place; at
+delta = inf that is the normal one. An end that the likelihood never closes is open: the runs do not bound the parameter
+there. Runs that share a trunk are not independent; intervals by resampling take that into account, these do not.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special, stats
+
+from analysis.statistics.answers import Estimate
+from analysis.statistics.descent import descend
+from analysis.statistics.quadratic import Floats
+from analysis.surface.law import ALPHA, BETA, NUM_BASE, A, B, E
+from analysis.surface.optimum import SurfaceOptimum
+
+REACHES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0, 80.0)
+"""Places tried on either side, in standard errors of a parabola through the optimum."""
+LOG_TAUS = np.linspace(-30.0, 5.0, 351)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How the runs bound one parameter."""
+
+    name: str
+    """E, A, alpha, B, beta, or phi with its family's number."""
+    interval: Estimate
+    """Where twice the log-likelihood is within the chi-squared quantile of its top; open where it never leaves."""
+
+    @property
+    def bounded(self) -> bool:
+        """True where both ends close."""
+        return not (self.interval.low_open or self.interval.high_open)
+
+
+def profiles(best: SurfaceOptimum, level: float) -> tuple[Profile, ...]:
+    """One per parameter."""
+    found = []
+    for name, direction, transform in _quantities(best):
+        low, low_open = _end(best, direction, -1.0, level)
+        high, high_open = _end(best, direction, 1.0, level)
+        value = float(best.theta @ direction)
+        ends = [float(transform(np.clip(end, -700, 700))) for end in (low, value, high)]
+        interval = Estimate(
+            value=ends[1], low=ends[0], high=ends[2], level=level, low_open=low_open, high_open=high_open
+        )
+        found.append(Profile(name=name, interval=interval))
+    return tuple(found)
+
+
+def _quantities(best: SurfaceOptimum):  # name, direction in θ, back to the unit of the parameter
+    unit = np.eye(len(best.theta))
+    log_n, log_d = best.problem.centre
+    yield "E", unit[E], np.exp
+    yield "A", unit[A] + log_n * unit[ALPHA], np.exp
+    yield "alpha", unit[ALPHA], float
+    yield "B", unit[B] + log_d * unit[BETA], np.exp
+    yield "beta", unit[BETA], float
+    for index in range(NUM_BASE, len(best.theta)):
+        yield f"phi{index - NUM_BASE}", unit[index], float
+
+
+def _end(best: SurfaceOptimum, direction: Floats, side: float, level: float) -> tuple[float, bool]:
+    """Where the profile crosses the threshold, and whether it never does."""
+    along_q = best.free_pq.T @ direction
+    value = float(best.theta @ direction)
+    offsets = side * _standard_error(best, along_q) * np.array(REACHES)
+    move_p = best.free_pq @ along_q / (along_q @ along_q)
+    starts_kp = best.theta + offsets[:, None] * move_p
+    rest_qr = _orthogonal(along_q)
+    found = descend(best.problem, starts_kp, best.free_pq @ rest_qr, tolerance=1e-9)
+    top = log_likelihood(np.array([best.objective]), best)[0]
+    # Signed root: about linear in the parameter, so that interpolation between places is good.
+    root_k = np.sqrt(np.maximum(2 * (top - log_likelihood(found.objective_k, best)), 0.0))
+    threshold = float(np.sqrt(stats.chi2.ppf(level, 1)))
+    beyond = np.flatnonzero(root_k >= threshold)
+    if not len(beyond):
+        return value + offsets[-1], True
+    first = int(beyond[0])
+    before_root, before = (root_k[first - 1], offsets[first - 1]) if first else (0.0, 0.0)
+    share = (threshold - before_root) / max(root_k[first] - before_root, 1e-12)
+    return value + before + share * (offsets[first] - before), False
+
+
+def _standard_error(best: SurfaceOptimum, along_q: Floats) -> float:
+    """Of a parabola through the optimum, with the majorant in place of the Hessian, and unit-free fallback."""
+    _, _, _, majorant_kpp = best.problem.derivatives(best.theta[None])
+    majorant = best.free_pq.T @ majorant_kpp[0] @ best.free_pq
+    spare = max(len(best.problem.points) - len(along_q), 1)
+    scale = 2 * max(best.objective, 1e-24) / spare
+    variance = float(along_q @ np.linalg.pinv(majorant, rcond=1e-14, hermitian=True) @ along_q) * scale
+    return float(np.clip(np.sqrt(max(variance, 0.0)), 1e-9, 10.0))
+
+
+def _orthogonal(along_q: Floats) -> Floats:
+    """(Q, Q - 1) directions that leave the quantity as it is."""
+    _, _, vectors = np.linalg.svd(along_q[None])
+    return vectors[1:].T
+
+
+def log_likelihood(objective_k: Floats, best: SurfaceOptimum) -> Floats:
+    """(K,) the log-likelihood at objectives (K,), with τ at its best."""
+    n, delta = len(best.problem.points), best.problem.delta
+    floor_k = np.maximum(objective_k, 1e-300)
+    if np.isinf(delta):
+        return -0.5 * n * np.log(floor_k)
+    # In units of delta²; the best τ is stationary, so that a fine grid with a parabola at its top is exact enough.
+    log_tau_t = LOG_TAUS
+    tau_t = np.exp(log_tau_t)
+    log_core_t = 0.5 * np.log(2 * np.pi * tau_t) + np.log(special.erf(np.sqrt(1 / (2 * tau_t))))
+    log_tails_t = np.log(2 * tau_t) - 1 / (2 * tau_t)
+    log_z_t = np.logaddexp(log_core_t, log_tails_t)
+    value_kt = -(floor_k[:, None] / delta**2) / tau_t - n * log_z_t
+    return _peaks(value_kt)
+
+
+def _peaks(value_kt: Floats) -> Floats:
+    """The top of a parabola through the highest value of each row and its neighbours."""
+    middle = np.clip(value_kt.argmax(axis=1), 1, value_kt.shape[1] - 2)
+    rows = np.arange(len(value_kt))
+    left, centre, right = (value_kt[rows, middle + shift] for shift in (-1, 0, 1))
+    bend, slope = left - 2 * centre + right, (right - left) / 2
+    return centre - np.where(bend < 0, slope**2 / (2 * np.minimum(bend, -1e-300)), 0.0)
