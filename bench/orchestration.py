@@ -30,18 +30,19 @@ from mor_core.sizes import SMALL_LADDER
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer
-from orchestrator.cells import Cell
-from orchestrator.estimate import assumed_throughput, estimate, segment_flops
-from orchestrator.identity import Segment
-from orchestrator.plan import Plan, plan
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.costs.estimate import estimate
+from orchestrator.planning.costs.machine import assumed_throughput
+from orchestrator.planning.identity import Segment
+from orchestrator.planning.plan import Plan, plan, segment_flops
+from orchestrator.planning.spec.sweep_file import Override
+from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.published import RESULT_SCHEMA, result_content
 from orchestrator.ray_executor import RayExecutor
 from orchestrator.revisions import record_revision
 from orchestrator.schedule import chain_flops
 from orchestrator.segment_job import Job
-from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.store import Store
-from orchestrator.sweep_file import Override
 
 SEGMENT_SECONDS = 60.0
 """The segment that overheads are compared with: a short one."""

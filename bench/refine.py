@@ -20,14 +20,13 @@ from analysis.statistics.answers import Refusal
 from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import budget_label
-from orchestrator.estimate import segment_flops
-from orchestrator.plan import Plan, plan, plan_of_cells
+from orchestrator.planning.plan import Plan, plan, plan_of_cells, segment_flops
+from orchestrator.planning.spec.sweep_file import Override
+from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records import table
 from orchestrator.refine import Goal, Machine, device_hours, refine
 from orchestrator.revisions import load_sweep
-from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.store import Store
-from orchestrator.sweep_file import Override
 from orchestrator.sweep_run import run_sweep
 
 CORE = Machine(workers=1, devices_per_segment=1.0, hours_unit="core-hours")

@@ -23,7 +23,7 @@ from typing import Any
 from mor_core.errors import UserError
 from mor_core.files import file_sha256
 from mor_core.training.manifest import OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
-from orchestrator.identity import is_content_id
+from orchestrator.planning.canonical import is_content_id
 from orchestrator.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
 from orchestrator.published import StoreError
 from orchestrator.remote_work import fetch_all

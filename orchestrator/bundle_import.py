@@ -23,11 +23,12 @@ from mor_core.files import file_sha256, is_folder_name, is_plain_name, parse_jso
 from mor_core.flops import total_params, unique_params, unrolled_params
 from orchestrator.attempts import SCRATCH
 from orchestrator.bundle import BUNDLE_SCHEMA, MANIFEST, BundleError, is_bundled_path, is_scripted, largest_size
-from orchestrator.cells import Cell
 from orchestrator.fsck_segments import check_segment
 from orchestrator.fsck_sweeps import fit_findings
-from orchestrator.identity import OtherVersion, Segment, TaskEvaluation, trunk_id
-from orchestrator.plan import cell_identity
+from orchestrator.planning.canonical import OtherVersion
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
+from orchestrator.planning.plan import cell_identity
 from orchestrator.published import StoreError
 from orchestrator.records import segment_table, table, write_tables
 from orchestrator.revisions import Sweep, load_sweep

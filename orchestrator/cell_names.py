@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mor_core.errors import UserError
 from mor_core.printable import printable_label
 from mor_core.units import budget_text, parse_budget, short_budget
-from orchestrator.cells import Cell
+from orchestrator.planning.cells import Cell
 from orchestrator.revisions import Sweep
 
 SHORTEST_PREFIX = 4

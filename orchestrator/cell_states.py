@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mor_core.printable import printable_label
-from orchestrator.cycle_collection import cycle_collection_paused
-from orchestrator.identity import other_version
+from orchestrator.planning.canonical import cycle_collection_paused, other_version
 from orchestrator.segment_states import CellStatus, SegmentState, SegmentStates, cell_status
 from orchestrator.store import Store
 from orchestrator.sweep_document import current_revisions, damaged, find_document, other_settings, revisions_of

@@ -6,9 +6,9 @@ from typing import Any
 from rich.table import Table
 
 from mor_core.units import bytes_text, duration_text, money_text, short_budget
-from orchestrator.estimate import CellCost, Estimate
-from orchestrator.gpu_shares import share_text
-from orchestrator.plan import Plan
+from orchestrator.planning.costs.estimate import CellCost, Estimate
+from orchestrator.planning.costs.gpu_shares import share_text
+from orchestrator.planning.plan import Plan
 
 MEMORY_RULE = "16 bytes a parameter, and the activations of a micro-batch"
 

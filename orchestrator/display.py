@@ -1,6 +1,5 @@
 """A plan as tables for people (rich) and as JSON for programs."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import groupby
@@ -9,12 +8,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from mor_core.units import budget_text, count_text, power_text, short_budget
-from orchestrator.cells import Cell
+from mor_core.units import count_text, power_text, short_budget
 from orchestrator.cost_tables import cost_heading, cost_json, cost_table, totals_json, totals_table
-from orchestrator.estimate import Estimate, segment_flops
-from orchestrator.identity import to_jsonable, trunk_id
-from orchestrator.plan import Plan
+from orchestrator.planning.canonical import to_jsonable
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.costs.estimate import Estimate
+from orchestrator.planning.identity import trunk_id
+from orchestrator.planning.plan import Plan, lost_arm_lines, segment_flops
 from orchestrator.terminal import Console
 
 PLAN_SCHEMA = "mor-sweep.plan/1"
@@ -163,18 +163,6 @@ def dropped_table(plan: Plan) -> Table:
         seeds = [str(dropped.seed) for dropped in group]
         table.add_row(arm, size, short_budget(budget), ",".join(seeds), reason)
     return table
-
-
-def lost_arm_lines(plan: Plan) -> list[str]:
-    """A sentence for each arm of which no cell is left."""
-    left = {cell.arm for cell in plan.cells}
-    lost = {dropped.arm: dropped for dropped in plan.dropped if dropped.arm not in left}
-    counts = Counter(dropped.arm for dropped in plan.dropped)
-    return [
-        f"no cell of {arm} can be trained, all {counts[arm]} are left out; {one.size} at "
-        f"{budget_text(one.budget)}: {one.reason}"
-        for arm, one in lost.items()
-    ]
 
 
 FLAG_MEANINGS = {

@@ -21,7 +21,7 @@ from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
 from orchestrator.attempts import scratch_folder
 from orchestrator.failures import RULES, Failure, FailureClass
-from orchestrator.identity import Segment
+from orchestrator.planning.identity import Segment
 from orchestrator.published import StoreError
 from orchestrator.remote_work import local_store
 from orchestrator.segment_job import Job, SegmentRun

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Sequence
 from typing import Protocol
 
-from orchestrator.identity import Segment
+from orchestrator.planning.identity import Segment
 from orchestrator.segment_job import Job
 from orchestrator.worker import Outcome, run_or_block
 

@@ -10,8 +10,8 @@ from mor_core.files import tree_bytes
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
 from orchestrator.command_lines import command_line
 from orchestrator.fsck_findings import Finding, note, problem
-from orchestrator.identity import (
-    OtherVersion,
+from orchestrator.planning.canonical import OtherVersion
+from orchestrator.planning.identity import (
     Segment,
     TaskEvaluation,
     decay_segment,

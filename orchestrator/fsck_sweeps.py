@@ -14,12 +14,12 @@ from orchestrator.command_lines import command_line
 from orchestrator.drivers import running_drivers
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.fsck_segments import CheckedSegment
-from orchestrator.identity import OtherVersion
 from orchestrator.mirror import DamagedStore, MirrorError
 from orchestrator.mirror_check import differences
 from orchestrator.mirror_cursor import is_sent, public_uri, sqlite_path, tracking_uri
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
-from orchestrator.plan import cell_identity
+from orchestrator.planning.canonical import OtherVersion
+from orchestrator.planning.plan import cell_identity
 from orchestrator.pruned import is_pruned
 from orchestrator.published import StoreError
 from orchestrator.records import segment_table, table

@@ -9,8 +9,8 @@ from typing import Any
 
 from orchestrator.attempts import LOG
 from orchestrator.cell_names import cell_name
-from orchestrator.cells import Cell
 from orchestrator.drivers import running_drivers
+from orchestrator.planning.cells import Cell
 from orchestrator.records import table
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from mor_core.errors import Unreachable
-from orchestrator.cells import Cell
 from orchestrator.mirror_content import MetricPoint, RunContent, curve_points, isoflop_points, run_content
 from orchestrator.mirror_cursor import (
     Cursor,
@@ -36,6 +35,7 @@ from orchestrator.mirror_cursor import (
     write_cursor,
 )
 from orchestrator.mlflow_credentials import VARIABLE, use_credentials
+from orchestrator.planning.cells import Cell
 from orchestrator.published import StoreError
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep

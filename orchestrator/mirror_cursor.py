@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, read_json_object, replace_text
-from orchestrator.cells import Cell
 from orchestrator.origin import package_version
+from orchestrator.planning.cells import Cell
 from orchestrator.records import table
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store

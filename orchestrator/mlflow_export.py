@@ -9,7 +9,7 @@ from mor_core.errors import UserError
 from mor_core.files import replacing
 from orchestrator.mirror import reading, runs_of
 from orchestrator.mirror_cursor import public_uri
-from orchestrator.sweep_file import did_you_mean
+from orchestrator.planning.spec.sweep_file import did_you_mean
 
 SUFFIXES = (".csv", ".parquet")
 

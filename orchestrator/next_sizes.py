@@ -7,7 +7,7 @@ import polars as pl
 from analysis.frontier.study import Frontier, Study
 from analysis.statistics.answers import Refusal, RefusalKind
 from mor_core.units import budget_text
-from orchestrator.recipe import LADDERS
+from orchestrator.planning.ladder import LADDERS
 
 BEYOND_AN_END = 2
 """Rungs to add where the lowest loss is at the last one: a minimum wants two sizes on either side."""

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from analysis.advice.pilot import PilotFit, fit_pilot
 from analysis.advice.power import PairAdvice, Wanted, advise
 from mor_core.data.snapshot import DataSnapshot
-from orchestrator.cells import Cell
-from orchestrator.identity import Segment
-from orchestrator.plan import Plan, PlanError, plan, plan_of_cells
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.identity import Segment
+from orchestrator.planning.plan import Plan, PlanError, plan, plan_of_cells
+from orchestrator.planning.spec.sections import SizesSection
+from orchestrator.planning.spec.sweep_file import Override, SpecError, SweepFile
+from orchestrator.planning.spec.sweep_spec import SweepSpec, parse_spec
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
-from orchestrator.spec import SizesSection, SweepSpec, parse_spec
 from orchestrator.store import Store
-from orchestrator.sweep_file import Override, SpecError, SweepFile
 
 SIZES = 5
 """Sizes per arm and budget: the fewest that leave a parabola room for noise with a size to spare."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.identity import from_jsonable
+from orchestrator.planning.canonical import from_jsonable
 from orchestrator.published import StoreError
 from orchestrator.revisions import PlannedSegment
 from orchestrator.store import Store

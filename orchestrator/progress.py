@@ -8,10 +8,9 @@ from rich.live import Live
 from rich.table import Table
 
 from mor_core.units import count_text, duration_text, short_budget
-from orchestrator.cells import Cell
-from orchestrator.estimate import segment_flops
-from orchestrator.identity import Segment
-from orchestrator.plan import Plan
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.identity import Segment
+from orchestrator.planning.plan import Plan, segment_flops
 from orchestrator.published import StoreError
 from orchestrator.store import Store
 from orchestrator.terminal import Console

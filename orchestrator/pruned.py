@@ -10,7 +10,7 @@ costs compute, which is said before it is spent and in the result.
 import json
 from typing import Any
 
-from orchestrator.identity import Segment, trunk_id
+from orchestrator.planning.identity import Segment, trunk_id
 from orchestrator.published import StoreError
 from orchestrator.store import Store
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from mor_core.errors import Unreachable
 from orchestrator.deferred_signals import deferred_signals
+from orchestrator.planning.costs.machine import CPUS_PER_WORKER, Request
 from orchestrator.ray_folder import ray_folder
 from orchestrator.ray_processes import end_processes_of, ended_with
-from orchestrator.resources import CPUS_PER_WORKER, Request
 
 CONNECT_SECONDS = 5.0
 

@@ -21,11 +21,7 @@ from psutil import Process
 from orchestrator.distributed_segment import Rank, run_rank, with_ranks
 from orchestrator.executor import Events
 from orchestrator.failures import LOST_PROCESS_RETRIES, RULES, Failure, FailureClass
-from orchestrator.identity import Segment
-from orchestrator.ray_connection import ClusterUnreachable, connected, connection_error, run_group, run_on_host
-from orchestrator.ray_processes import central_processes, lost_process
-from orchestrator.remote_work import last_step, local_store
-from orchestrator.resources import (
+from orchestrator.planning.costs.machine import (
     CPUS_PER_WORKER,
     Node,
     Request,
@@ -34,6 +30,10 @@ from orchestrator.resources import (
     has_room,
     parallel_segments,
 )
+from orchestrator.planning.identity import Segment
+from orchestrator.ray_connection import ClusterUnreachable, connected, connection_error, run_group, run_on_host
+from orchestrator.ray_processes import central_processes, lost_process
+from orchestrator.remote_work import last_step, local_store
 from orchestrator.schedule import Schedule
 from orchestrator.segment_job import Job
 from orchestrator.stall_watch import Silence, StallWatch

@@ -12,7 +12,7 @@ from mor_core.config import ModelConfig
 from mor_core.files import replacing
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token, training_cost
 from mor_core.printable import printable_label
-from orchestrator.cells import Cell
+from orchestrator.planning.cells import Cell
 from orchestrator.published import LOG_EVERY_STEPS, PublishedEvaluation, SegmentResult, StoreError, read_metrics
 from orchestrator.revisions import PlannedSegment, Sweep, load_sweep, plans_locked
 from orchestrator.segment_states import SegmentState, SegmentStates, cell_status

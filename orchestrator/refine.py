@@ -13,11 +13,11 @@ from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import budget_label
-from orchestrator.cells import Cell
-from orchestrator.plan import Plan, plan_of_cells
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.plan import Plan, plan_of_cells
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records import segment_table, table
 from orchestrator.revisions import load_sweep
-from orchestrator.spec import SweepSpec
 from orchestrator.store import Store
 from orchestrator.suggestions import Costed, candidate_cells, wide_plan
 

@@ -18,8 +18,8 @@ from typing import Any
 from mor_core.files import file_sha256, is_plain_name, write_bytes
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from orchestrator.attempts import SCRATCH
-from orchestrator.identity import Segment, trunk_id
 from orchestrator.object_store import ObjectStore, RemoteUnreachable
+from orchestrator.planning.identity import Segment, trunk_id
 from orchestrator.published import ResultError, SegmentResult, StoreError, parse_result, result_content
 from orchestrator.remote_address import Remote
 from orchestrator.remote_failures import remote_name

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.identity import Segment
 from orchestrator.object_store import RemoteRefused, RemoteUnreachable
+from orchestrator.planning.identity import Segment
 from orchestrator.published import StoreError
 from orchestrator.remote_address import open_remote, remote_of
 from orchestrator.remote_failures import fetch_failures, upload_failures, withdraw_failures

@@ -11,8 +11,8 @@ import polars as pl
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.statistics.answers import Estimate
 from mor_core.data.snapshot import DataSnapshot
-from orchestrator.plan import Plan, plan, plan_of_cells
-from orchestrator.spec import SweepSpec
+from orchestrator.planning.plan import Plan, plan, plan_of_cells
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 NEAREST = 3
 """Sizes of each arm and budget that are trained again."""

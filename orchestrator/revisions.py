@@ -13,9 +13,10 @@ from filelock import FileLock
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.files import replace_text
-from orchestrator.cells import Cell
-from orchestrator.identity import from_jsonable, to_jsonable, trunk_id
-from orchestrator.plan import Plan
+from orchestrator.planning.canonical import from_jsonable, to_jsonable
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.identity import trunk_id
+from orchestrator.planning.plan import Plan
 from orchestrator.remote_address import remote_of
 from orchestrator.remote_results import pull_revisions, push_revision, require_conditional_creation
 from orchestrator.store import Store

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from orchestrator.attempts import remove_scratch
 from orchestrator.executor import Executor
 from orchestrator.failures import RULES
-from orchestrator.identity import Segment
+from orchestrator.planning.identity import Segment
 from orchestrator.remote_stop import SharedStop
 from orchestrator.remote_work import fetch_outcome
 from orchestrator.results_folder import holding

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from mor_core.flops import training_cost
-from orchestrator.identity import Segment
+from orchestrator.planning.identity import Segment
 from orchestrator.worker import Outcome, blocked
 
 

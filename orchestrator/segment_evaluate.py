@@ -9,7 +9,8 @@ from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.evaluate import evaluate as evaluate_model
 from mor_core.training.loop import Diverged
 from mor_core.training.rehearsal import rehearse
-from orchestrator.identity import TaskEvaluation, to_jsonable
+from orchestrator.planning.canonical import to_jsonable
+from orchestrator.planning.identity import TaskEvaluation
 from orchestrator.pruned import is_pruned
 from orchestrator.published import StoreError, move_away
 from orchestrator.segment_job import SegmentRun

@@ -15,7 +15,7 @@ import torch
 
 from mor_core.model.device import default_device
 from mor_core.training.distributed import current_world
-from orchestrator.identity import Segment
+from orchestrator.planning.identity import Segment
 from orchestrator.stop_request import StopFile
 from orchestrator.store import Store
 

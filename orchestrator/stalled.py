@@ -8,7 +8,7 @@ from typing import Literal
 from mor_core.files import write_json
 from orchestrator.attempts import attempt_progress
 from orchestrator.failures import Failure, FailureClass
-from orchestrator.identity import Segment
+from orchestrator.planning.identity import Segment
 from orchestrator.store import Store
 from orchestrator.watchdog import FIRED, STACKS, Sign, read_sign, stalled_run
 

@@ -23,7 +23,7 @@ from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.distributed import current_world
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from mor_core.training.optim import build_optimizer
-from orchestrator.identity import trunk_id
+from orchestrator.planning.identity import trunk_id
 from orchestrator.pruned import is_pruned, pruned_step
 from orchestrator.published import StoreError, curve_until
 from orchestrator.segment_job import SegmentRun, numerics

@@ -32,7 +32,8 @@ from mor_core.files import (
     write_json,
 )
 from orchestrator.attempts import Attempts
-from orchestrator.identity import Segment, TaskEvaluation, canonical_json, from_jsonable, is_content_id, trunk_id
+from orchestrator.planning.canonical import canonical_json, from_jsonable, is_content_id
+from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
 from orchestrator.published import (
     LARGEST_RESULT_BYTES,
     RESULT_SCHEMA,

@@ -14,20 +14,15 @@ from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
 from mor_core.errors import UserError
 from mor_core.units import budget_text
-from orchestrator.cells import Cell
-from orchestrator.estimate import segment_flops
-from orchestrator.plan import Plan, PlanError, plan
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.costs.speeds import measured_flops_per_second
+from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND
+from orchestrator.planning.plan import Plan, PlanError, plan, segment_flops
+from orchestrator.planning.spec.sweep_file import Override, SpecError, preset_names, recipe_overrides
+from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.published import SegmentResult
-from orchestrator.rates import measured_flops_per_second
-from orchestrator.recipe import LADDERS
-from orchestrator.recipe_file import recipe_overrides
 from orchestrator.revisions import Sweep
-from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.store import Store
-from orchestrator.sweep_file import Override, SpecError, preset_names
-
-RUNGS_BEYOND = 4
-"""Untried sizes of the ladder on either side of those tried."""
 
 
 class NoAdvice(UserError):

@@ -8,7 +8,7 @@ from typing import Any
 
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, is_plain_name, read_json_object
-from orchestrator.identity import is_content_id
+from orchestrator.planning.canonical import is_content_id
 from orchestrator.published import StoreError
 from orchestrator.store import Store
 

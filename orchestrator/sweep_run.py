@@ -11,28 +11,28 @@ import polars as pl
 from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import short_budget
-from orchestrator.allowance import Allowance
 from orchestrator.command_lines import command_line
-from orchestrator.display import lost_arm_lines
 from orchestrator.drivers import driving
-from orchestrator.estimate import HOUR_SECONDS
 from orchestrator.executor import Executor
-from orchestrator.identity import Segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
-from orchestrator.plan import Plan
+from orchestrator.planning.costs.estimate import HOUR_SECONDS
+from orchestrator.planning.costs.limits import Allowance
+from orchestrator.planning.costs.machine import fixed_gpus
+from orchestrator.planning.identity import Segment
+from orchestrator.planning.plan import Plan, lost_arm_lines
+from orchestrator.planning.spec.sections import ExecutionSection
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.progress import Progress
 from orchestrator.pruned import steps_taken_again
 from orchestrator.published import StoreError
 from orchestrator.records import table, write_tables
 from orchestrator.remote_address import address_of
 from orchestrator.remote_work import share_sweep_files, stop_of
-from orchestrator.resources import fixed_gpus
 from orchestrator.results_folder import holding
 from orchestrator.revisions import Sweep, share_revision
 from orchestrator.run_loop import run_segments
 from orchestrator.segment_job import Job
-from orchestrator.spec import ExecutionSection, SweepSpec
 from orchestrator.store import Store
 from orchestrator.terminal import Console
 from orchestrator.worker import Outcome, published_outcome

@@ -25,7 +25,8 @@ from mor_core.interop.tasks import Task, read_task
 from mor_core.interop.text_model import TextModel
 from mor_core.model.transformer import Transformer
 from mor_core.training.loop import Diverged
-from orchestrator.identity import Segment, TaskEvaluation, to_jsonable
+from orchestrator.planning.canonical import to_jsonable
+from orchestrator.planning.identity import Segment, TaskEvaluation
 from orchestrator.published import StoreError, read_curve
 from orchestrator.store import Store
 

@@ -10,12 +10,12 @@ from mor_core.config import CausalRule, ExpertChoice
 from mor_core.data.remote import origin_of
 from mor_core.interop.tasks import read_task
 from orchestrator.cell_names import cell_name
-from orchestrator.cells import Cell
 from orchestrator.drivers import driving
 from orchestrator.executor import Executor
-from orchestrator.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.published import PublishedScore
 from orchestrator.records import write_tables
 from orchestrator.remote_address import address_of

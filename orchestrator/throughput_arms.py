@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mor_core.errors import UserError
-from orchestrator.cells import Cell
+from orchestrator.planning.cells import Cell
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store
 from orchestrator.throughput import LARGEST, Speed

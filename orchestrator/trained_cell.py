@@ -14,7 +14,7 @@ from mor_core.model.device import default_device
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.checkpoint import load_checkpoint
 from orchestrator.cell_names import cell_name
-from orchestrator.cells import Cell
+from orchestrator.planning.cells import Cell
 from orchestrator.published import StoreError
 from orchestrator.remote_work import fetch_weights
 from orchestrator.revisions import Sweep

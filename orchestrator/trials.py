@@ -16,12 +16,13 @@ from mor_core.config import ModelConfig, TrainConfig
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.flops import unique_params, unrolled_params
 from mor_core.sizes import SIZES
-from orchestrator.cells import Cell
-from orchestrator.plan import plan
-from orchestrator.recipe import batch_size, peak_learning_rate, resolve_model, windows
-from orchestrator.spec import SweepSpec, parse_spec
-from orchestrator.spec_arms import Arm
-from orchestrator.sweep_file import SpecError, SweepFile, did_you_mean
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.ladder import windows
+from orchestrator.planning.plan import plan
+from orchestrator.planning.recipe import batch_size, peak_learning_rate, resolve_model
+from orchestrator.planning.spec.arms import Arm
+from orchestrator.planning.spec.sweep_file import SpecError, SweepFile, did_you_mean
+from orchestrator.planning.spec.sweep_spec import SweepSpec, parse_spec
 
 LEARNING_RATE, BATCH_SIZE, WEIGHT_DECAY, WARMUP = "learning_rate", "batch_size", "weight_decay", "warmup"
 

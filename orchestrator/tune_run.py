@@ -12,15 +12,15 @@ from analysis.statistics.answers import Estimate, Refusal
 from analysis.tuning.law import HyperparameterLaw, TunedRung, fit_law, loss_of_sharing
 from analysis.tuning.response import Response, fit_responses
 from mor_core.data.snapshot import DataSnapshot
-from orchestrator.cells import Cell
-from orchestrator.identity import content_id
-from orchestrator.plan import Plan, plan_of_cells
+from orchestrator.planning.canonical import content_id
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.plan import Plan, plan_of_cells
+from orchestrator.planning.spec.sweep_file import SweepFile
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
-from orchestrator.spec import SweepSpec
 from orchestrator.store import Store
 from orchestrator.sweep_document import NoSuchSweep
-from orchestrator.sweep_file import SweepFile
 from orchestrator.trials import (
     BATCH_SIZE,
     LEARNING_RATE,

@@ -11,8 +11,8 @@ from analysis.statistics.answers import Estimate, Refusal
 from analysis.tuning.law import HyperparameterLaw, TunedRung
 from analysis.tuning.response import DRAWS, LEVEL, Response
 from mor_core.units import short_count
-from orchestrator.identity import content_id
 from orchestrator.origin import data_label, package_version
+from orchestrator.planning.canonical import content_id
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
 from orchestrator.terminal import Console

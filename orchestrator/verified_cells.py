@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from orchestrator.cell_names import cell_name
-from orchestrator.cells import Cell
+from orchestrator.planning.cells import Cell
 from orchestrator.published import StoreError
 from orchestrator.revisions import Sweep
 from orchestrator.store import Store

@@ -24,7 +24,8 @@ from mor_core.training.loop import Diverged
 from mor_core.training.manifest import CheckpointError
 from orchestrator.attempts import LOCK, logged
 from orchestrator.failures import RULES, Failure, FailureClass
-from orchestrator.identity import OtherVersion, Segment
+from orchestrator.planning.canonical import OtherVersion
+from orchestrator.planning.identity import Segment
 from orchestrator.published import StoreError
 from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere, share_failure
 from orchestrator.results_folder import HeldFolder, ResultsGone, holding

@@ -14,7 +14,7 @@ from orchestrator.cli.spread import spread
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from orchestrator.spec import SweepSpec
+    from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 COLUMNS = ("variant", "size", "N", "tokens", "loss", "half", "top-k", "depth", "last capacity", "status")
 TEXT_COLUMNS = ("variant", "size", "status")
@@ -36,8 +36,8 @@ def ablate(
     as_json: AsJson = False,
 ) -> None:
     """Train every variant of an ablation for the same tokens, and list the variants by their loss."""
-    from orchestrator.spec import load_spec
-    from orchestrator.sweep_file import Override
+    from orchestrator.planning.spec.sweep_file import Override
+    from orchestrator.planning.spec.sweep_spec import load_spec
 
     flags = [
         Override(flag="--tokens", path=("tokens",), value=items_of(tokens)),
@@ -65,7 +65,7 @@ def ablate(
 
 def ablation_file(name: str, *, paper: bool) -> str:
     """The shipped sweep of an ablation, or the path as given. Raises SpecError for an unknown name."""
-    from orchestrator.sweep_file import SpecError, did_you_mean, is_path, preset_names
+    from orchestrator.planning.spec.sweep_file import SpecError, did_you_mean, is_path, preset_names
 
     if is_path(name):
         if paper:

@@ -27,7 +27,7 @@ from orchestrator.cli.study import (
 if TYPE_CHECKING:
     from analysis.advice.predict import Advice
     from analysis.report.tables import Format
-    from orchestrator.nearest_shape import NearestShape
+    from orchestrator.planning.ladder import NearestShape
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
 Force = Annotated[bool, typer.Option("--force", help="Answer beyond 100 times the largest budget too.")]
@@ -135,7 +135,7 @@ def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str
 def _buildable(fitted: Fitted, answers: "Sequence[Advice]", flops: int) -> "list[NearestShape | None]":
     """The named shape nearest to each predicted N*; None where it is refused, and for a table, which has no shapes."""
     from analysis.statistics.answers import Estimate
-    from orchestrator.nearest_shape import nearest_shape
+    from orchestrator.planning.ladder import nearest_shape
 
     if fitted.sweep is None:
         return [None] * len(answers)

@@ -34,10 +34,9 @@ def show(
     from orchestrator.cli.ablate import ablation_file
     from orchestrator.cli.launch import isoflop_overrides, items_of
     from orchestrator.command_lines import command_line
-    from orchestrator.recipe_file import recipe_overrides
-    from orchestrator.spec import parse_spec
-    from orchestrator.sweep_file import Override, is_path, read_sweep_file
-    from orchestrator.sweep_origins import settings_of
+    from orchestrator.planning.spec.origins import settings_of
+    from orchestrator.planning.spec.sweep_file import Override, is_path, read_sweep_file, recipe_overrides
+    from orchestrator.planning.spec.sweep_spec import parse_spec
 
     if paper and ablation is None:
         raise typer.BadParameter("--paper chooses between the files of an ablation: use it with --ablation NAME")
@@ -78,8 +77,8 @@ def schema(
 ) -> None:
     """Print the JSON Schema of sweep files; a first line `#:schema FILE` makes editors complete and check them."""
     from mor_core.files import replace_text
+    from orchestrator.planning.spec.schema import schema_text
     from orchestrator.results_folder import writing
-    from orchestrator.sweep_schema import schema_text
 
     if out is None:
         typer.echo(schema_text(), nl=False)

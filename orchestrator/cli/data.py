@@ -10,7 +10,7 @@ from orchestrator.cli.options import PART_MEGABYTES, AsJson, print_json, say_nex
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
-    from orchestrator.spec import SweepSpec
+    from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 SCHEMA = "mor-sweep.data/1"
 
@@ -137,8 +137,8 @@ def _sweep(
     deduplicate: str | None,
 ) -> "SweepSpec":
     from orchestrator.cli.options import corpus_override
-    from orchestrator.spec import load_spec
-    from orchestrator.sweep_file import Override
+    from orchestrator.planning.spec.sweep_file import Override
+    from orchestrator.planning.spec.sweep_spec import load_spec
 
     if texts and corpus is not None:
         raise typer.BadParameter("the text is named twice: leave out --data or the arguments")
@@ -190,8 +190,8 @@ def _print_contents(snapshot: "DataSnapshot") -> None:
 
 def _passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> list[dict[str, Any]]:
     """How often the cells of the sweep read the training part, largest budgets first."""
-    from orchestrator.cells import MANY_EPOCHS
-    from orchestrator.plan import plan
+    from orchestrator.planning.cells import MANY_EPOCHS
+    from orchestrator.planning.plan import plan
 
     cells = plan(spec, None).cells  # Nothing of the data matters here but how much there is.
     found: list[dict[str, Any]] = []
@@ -211,7 +211,7 @@ def _passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> list[dict[str, Any]]
 
 
 def _print_passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> None:
-    from orchestrator.cells import MANY_EPOCHS
+    from orchestrator.planning.cells import MANY_EPOCHS
 
     rows = _passes(spec, snapshot)
     typer.echo(f"\n{spec.name}: passes over the training tokens, {sum(row['cells'] for row in rows)} cells")

@@ -99,8 +99,9 @@ def _asked(
 
 
 def _executor(name: ExecutorName, address: str | None, workers: int | None) -> Any:
-    from orchestrator.cli.launch import check_address, this_machine
-    from orchestrator.spec import ExecutionSection
+    from orchestrator.cli.launch import check_address
+    from orchestrator.planning.costs.machine import this_machine
+    from orchestrator.planning.spec.sections import ExecutionSection
 
     check_address(name, address)
     if name is ExecutorName.in_process:

@@ -1,9 +1,7 @@
 """What every verb that trains a sweep does with it: show the plan, ask before much is spent, run."""
 
-import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,15 +10,17 @@ import typer
 
 from orchestrator.cli.options import Results, corpus_override, print_json, say
 from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, costed
+from orchestrator.planning.costs.machine import machine_of_nodes, this_machine
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
-    from orchestrator.allowance import Allowance
-    from orchestrator.estimate import Estimate, Throughput
-    from orchestrator.plan import Plan
-    from orchestrator.resources import Node
-    from orchestrator.spec import ExecutionSection, SweepSpec
-    from orchestrator.sweep_file import Override, SweepFile
+    from orchestrator.planning.costs.estimate import Estimate
+    from orchestrator.planning.costs.limits import Allowance
+    from orchestrator.planning.costs.machine import Throughput
+    from orchestrator.planning.plan import Plan
+    from orchestrator.planning.spec.sections import ExecutionSection
+    from orchestrator.planning.spec.sweep_file import Override, SweepFile
+    from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 
 class ExecutorName(StrEnum):
@@ -101,7 +101,7 @@ def isoflop_overrides(
     trunks: str | None,
 ) -> "list[Override]":
     """What the flags of `isoflop` lay over its sweep file. Raises SpecError where --data is empty."""
-    from orchestrator.sweep_file import Override
+    from orchestrator.planning.spec.sweep_file import Override
 
     flags = [
         Override(flag="--budgets", path=("budgets",), value=items_of(budgets)),
@@ -119,7 +119,7 @@ def isoflop_overrides(
 
 def sweep_file_of(preset: str, only: str | None, data: str | None) -> "SweepFile":
     """The sweep file of a preset with --only and --data over it. Raises SpecError."""
-    from orchestrator.sweep_file import Override, read_sweep_file
+    from orchestrator.planning.spec.sweep_file import Override, read_sweep_file
 
     flags = corpus_override(data)
     if only is not None:
@@ -131,7 +131,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     """The plan and its cost, for reading or as JSON. Measures nothing unless --probe was given."""
     from mor_core.data.prepare import find
     from orchestrator import display
-    from orchestrator.plan import plan
+    from orchestrator.planning.plan import plan
     from orchestrator.revisions import cells_leaving
     from orchestrator.store import Store
 
@@ -216,9 +216,9 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     """Show what the sweep costs, ask where that is much or where finished cells would leave its table, train what is
     missing. Returns the exit code, and what was run: the user may have given it another name."""
     from mor_core.data.prepare import find
-    from orchestrator.cost_plan import worth_a_probe
     from orchestrator.display import print_news, print_summary
-    from orchestrator.plan import plan
+    from orchestrator.planning.costs.cost_plan import worth_a_probe
+    from orchestrator.planning.plan import plan
     from orchestrator.results_folder import check_writable
 
     check_writable(how.results)
@@ -253,7 +253,7 @@ def settle_name(spec: "SweepSpec", planned: "Plan", data: "DataSnapshot", result
 
     Raises PlanError where the user says no, or where there is no terminal to ask.
     """
-    from orchestrator.plan import PlanError, plan
+    from orchestrator.planning.plan import PlanError, plan
     from orchestrator.revisions import cells_leaving
     from orchestrator.store import Store
 
@@ -291,7 +291,7 @@ def _renamed(spec: "SweepSpec") -> "SweepSpec":
 
 def _sweep_name(text: str) -> str:
     """Raises BadParameter, after which the terminal is asked again."""
-    from orchestrator.spec_fields import folder_name
+    from orchestrator.planning.spec.fields import folder_name
 
     try:
         return folder_name(text)
@@ -311,31 +311,6 @@ def machine_of(how: Launch, execution: "ExecutionSection") -> "Throughput":
     return _held_by_cluster(machine, execution, how.address)
 
 
-def this_machine(workers: int | None, execution: "ExecutionSection") -> "Throughput":
-    """Segments at a time as asked for, else as many as the GPUs or, without any, the cores hold; and how fast one is
-    assumed to be."""
-    from orchestrator.gpus import asked_of_driver
-    from orchestrator.resources import Node
-
-    return machine_of_nodes([Node(cpus=os.cpu_count() or 1, gpus=len(asked_of_driver("name")))], workers, execution)
-
-
-def machine_of_nodes(nodes: "Sequence[Node]", workers: int | None, execution: "ExecutionSection") -> "Throughput":
-    """What the nodes hold of segments at a time, and how fast one is assumed to be. Where each shape gets a share of a
-    GPU, the speed of whole ones, and how many there are to share."""
-    from orchestrator.estimate import assumed_throughput
-    from orchestrator.resources import CPUS_PER_WORKER, Request, default_gpus, fixed_gpus, parallel_segments
-
-    said = fixed_gpus(execution.gpus_per_segment)
-    gpus = default_gpus(nodes) if said is None else said
-    held = parallel_segments(Request(workers=execution.workers_per_segment, gpus=gpus), nodes)
-    machine = assumed_throughput("cuda" if gpus else "cpu", workers or max(1, held))
-    machine = replace(machine, devices_per_segment=(gpus or CPUS_PER_WORKER) * execution.workers_per_segment)
-    if execution.gpus_per_segment != "auto" or not gpus or execution.workers_per_segment > 1:
-        return machine
-    return replace(machine, devices=sum(node.gpus for node in nodes), slots=workers or int(sum(n.cpus for n in nodes)))
-
-
 def _check_disk(execution: "ExecutionSection", results: Path) -> None:
     """Raises ResultsError where workers of one segment would have no folder to meet in."""
     from orchestrator.remote_address import address_of
@@ -352,8 +327,8 @@ def _check_disk(execution: "ExecutionSection", results: Path) -> None:
 
 def _held_by_cluster(machine: "Throughput", execution: "ExecutionSection", address: str) -> "Throughput":
     """As many segments at a time as the cluster holds. Raises ClusterUnreachable and Infeasible."""
+    from orchestrator.planning.costs.machine import fixed_gpus
     from orchestrator.ray_executor import RayExecutor
-    from orchestrator.resources import fixed_gpus
 
     executor = RayExecutor(
         workers=machine.workers,

@@ -12,7 +12,7 @@ import typer
 from orchestrator.cli.completion import complete_cell, complete_sweep
 
 if TYPE_CHECKING:
-    from orchestrator.sweep_file import Override
+    from orchestrator.planning.spec.sweep_file import Override
 
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")
@@ -96,7 +96,7 @@ PART_MEGABYTES = 256.0
 
 def corpus_override(corpus: str | None) -> "list[Override]":
     """What --data changes in a sweep. Raises SpecError where it is empty."""
-    from orchestrator.sweep_file import Override, SpecError
+    from orchestrator.planning.spec.sweep_file import Override, SpecError
 
     if corpus is None:
         return []

@@ -105,7 +105,7 @@ def pilot(
 def _budgets(text: str | None) -> list[int] | None:
     """Raises SpecError."""
     from mor_core.units import parse_budget
-    from orchestrator.sweep_file import SpecError
+    from orchestrator.planning.spec.sweep_file import SpecError
 
     try:
         return None if text is None else [parse_budget(each) for each in items_of(text) or []]

@@ -9,9 +9,9 @@ from orchestrator.cli.launch import Launch, prepared, train_round
 from orchestrator.cli.options import say
 
 if TYPE_CHECKING:
-    from orchestrator.estimate import Throughput
+    from orchestrator.planning.costs.machine import Throughput
+    from orchestrator.planning.spec.sweep_spec import SweepSpec
     from orchestrator.refine import Machine, Refined
-    from orchestrator.spec import SweepSpec
 
 
 def check_refinement(target: float, max_hours: float | None, spec: "SweepSpec") -> None:

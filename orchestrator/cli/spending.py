@@ -11,11 +11,12 @@ import typer
 from orchestrator.cli.options import above_zero
 
 if TYPE_CHECKING:
-    from orchestrator.allowance import Allowance
-    from orchestrator.cost_plan import Costed
-    from orchestrator.estimate import Estimate, Throughput
-    from orchestrator.plan import Plan
-    from orchestrator.spec import SweepSpec
+    from orchestrator.planning.costs.cost_plan import Costed
+    from orchestrator.planning.costs.estimate import Estimate
+    from orchestrator.planning.costs.limits import Allowance
+    from orchestrator.planning.costs.machine import Throughput
+    from orchestrator.planning.plan import Plan
+    from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 
 Price = Annotated[
@@ -66,9 +67,9 @@ class Spending(Priced):
     """What the user said about cost; spread over the verbs that train a planned sweep."""
 
     max_hours: MaxHours = None
-    """See orchestrator.allowance.Limits."""
+    """See orchestrator.planning.costs.limits.Limits."""
     max_cells: MaxCells = None
-    """See orchestrator.allowance.Limits."""
+    """See orchestrator.planning.costs.limits.Limits."""
     probe: Probed = None
     """Whether to measure; None where that is worth it."""
     canary: Canary = None
@@ -79,7 +80,7 @@ def costed(
     planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throughput", *, measures: bool, here: bool = True
 ) -> "Costed":
     """The cost of a plan, of which a results folder may hold segments already; what a probe does goes to stderr."""
-    from orchestrator.cost_plan import cost_of
+    from orchestrator.planning.costs.cost_plan import cost_of
     from orchestrator.store import Store
 
     finished = Store(root=results).readable_results(segment.id for segment in planned.segments)
@@ -89,8 +90,8 @@ def costed(
 
 def allowed(planned: "Plan", spec: "SweepSpec", cost: "Costed", spending: Spending) -> "Allowance":
     """What this command starts. Raises PlanError where the limits allow not one cell."""
-    from orchestrator.allowance import Limits
-    from orchestrator.cost_plan import within_limits
+    from orchestrator.planning.costs.cost_plan import within_limits
+    from orchestrator.planning.costs.limits import Limits
 
     limits = Limits(max_cells=spending.max_cells, max_hours=spending.max_hours)
     return within_limits(planned, spec, cost, limits, canary=spending.canary)
@@ -99,8 +100,8 @@ def allowed(planned: "Plan", spec: "SweepSpec", cost: "Costed", spending: Spendi
 def ask_if_expensive(cost: "Estimate", spending: Spending) -> None:
     """Raises PlanError unless the sweep is cheap, limited, or someone at the terminal agrees."""
     from mor_core.units import duration_text, money_text
-    from orchestrator.cost_plan import EXPENSIVE_SECONDS
-    from orchestrator.plan import PlanError
+    from orchestrator.planning.costs.cost_plan import EXPENSIVE_SECONDS
+    from orchestrator.planning.plan import PlanError
 
     hours, unit = cost.hours_remaining, cost.throughput.hours_unit
     seconds = cost.seconds

@@ -50,8 +50,8 @@ def isoflop(
     ] = 1.25,
 ) -> None:
     """Train every (arm, size, budget, seed) of a sweep; what is finished already is not trained again."""
-    from orchestrator.recipe_file import recipe_overrides
-    from orchestrator.spec import load_spec
+    from orchestrator.planning.spec.sweep_file import recipe_overrides
+    from orchestrator.planning.spec.sweep_spec import load_spec
 
     check_json(as_json, how)
     flags = isoflop_overrides(

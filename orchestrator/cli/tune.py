@@ -20,8 +20,8 @@ from orchestrator.cli.spending import Priced, Spending, ask_if_expensive, costed
 from orchestrator.cli.spread import spread
 
 if TYPE_CHECKING:
+    from orchestrator.planning.spec.sweep_file import SweepFile
     from orchestrator.store import Store
-    from orchestrator.sweep_file import SweepFile
     from orchestrator.trials import Range, SearchSpace
     from orchestrator.tune_run import Tuned, Tuning
 
@@ -111,8 +111,8 @@ def _tuning(
     multiples: str,
     tokens_per_param: float,
 ) -> "Tuning":
-    from orchestrator.spec import parse_spec
-    from orchestrator.sweep_file import SpecError
+    from orchestrator.planning.spec.sweep_file import SpecError
+    from orchestrator.planning.spec.sweep_spec import parse_spec
     from orchestrator.trials import rungs_of
     from orchestrator.tune_run import Tuning
 
@@ -134,7 +134,7 @@ def _tuning(
 
 
 def _space(learning_rate: str | None, batch_size: str | None, weight_decay: str | None, warmup: str | None):
-    from orchestrator.sweep_file import SpecError
+    from orchestrator.planning.spec.sweep_file import SpecError
     from orchestrator.trials import Range, SearchSpace
 
     batches = None
@@ -152,7 +152,7 @@ def _space(learning_rate: str | None, batch_size: str | None, weight_decay: str 
 
 
 def _range(flag: str, text: str | None, below: float | None = None) -> "Range | None":
-    from orchestrator.sweep_file import SpecError
+    from orchestrator.planning.spec.sweep_file import SpecError
     from orchestrator.trials import Range
 
     if text is None:
@@ -168,7 +168,7 @@ def _numbers(flag: str, text: str) -> list[float]:
     """Positive numbers. Raises SpecError."""
     import math
 
-    from orchestrator.sweep_file import SpecError
+    from orchestrator.planning.spec.sweep_file import SpecError
 
     numbers: list[float] = []
     for item in (items_of(text) if text else None) or []:

@@ -132,7 +132,7 @@ def test_a_hundred_thousand_configurations_have_as_many_names_whatever_the_hash_
     script = (
         "import random\n"
         "from mor_core.config import TrainConfig\n"
-        "from orchestrator.identity import content_id\n"
+        "from orchestrator.planning.identity import content_id\n"
         "import sys\n"
         "chance, names, asked = random.Random(0), set(), set()\n"
         "for _ in range(int(sys.argv[1])):\n"

@@ -7,14 +7,14 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.identity import Segment, trunk_id
 from orchestrator.mirror_cursor import sqlite_uri
-from orchestrator.plan import Plan, plan
+from orchestrator.planning.identity import Segment, trunk_id
+from orchestrator.planning.plan import Plan, plan
+from orchestrator.planning.spec.sweep_file import Override
+from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.published import small_file_sums, summed_content
 from orchestrator.revisions import Sweep, load_sweep, record_revision
-from orchestrator.spec import load_spec
 from orchestrator.store import Store
-from orchestrator.sweep_file import Override
 from tests.helpers.made_up_data import MADE_UP_DATA
 
 NAME = "sample"

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from mor_core.data.snapshot import DataSnapshot
-from orchestrator.identity import Segment
+from orchestrator.planning.identity import Segment
 from orchestrator.remote_address import local_folder, open_remote
 from orchestrator.segment_job import Job
 from orchestrator.worker import Outcome, run_segment

@@ -14,7 +14,7 @@ from pathlib import Path
 from mor_core.config import TrainConfig
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.sizes import SIZES, model_config
-from orchestrator.identity import Segment, TrunkRecipe, stable_segment
+from orchestrator.planning.identity import Segment, TrunkRecipe, stable_segment
 from orchestrator.segment_job import Job
 from orchestrator.worker import run_segment
 

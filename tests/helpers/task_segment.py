@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mor_core.interop.tasks import read_task
-from orchestrator.identity import Segment, TaskEvaluation, evaluate_segment
+from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.segment_job import Job
 from orchestrator.store import Store, read_spec
 from orchestrator.worker import run_segment

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.spec import load_spec
-from orchestrator.sweep_file import Override
+from orchestrator.planning.spec.sweep_file import Override
+from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.faults.faulty_server import FaultyServer
 from tests.helpers.made_up_data import MADE_UP_DATA
 from tests.helpers.paths import SMALL_PRESET

@@ -11,8 +11,8 @@ from analysis.runs.points import TableError
 from analysis.statistics.answers import Estimate, RefusalKind
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
-from orchestrator.plan import plan
-from orchestrator.spec import load_spec
+from orchestrator.planning.plan import plan
+from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.paths import ROOT
 
 

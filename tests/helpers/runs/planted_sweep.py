@@ -10,12 +10,12 @@ import numpy as np
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.flops import training_flops_per_token, unique_params
-from orchestrator.identity import Segment, trunk_id
-from orchestrator.plan import Plan, plan
+from orchestrator.planning.identity import Segment, trunk_id
+from orchestrator.planning.plan import Plan, plan
+from orchestrator.planning.spec.sweep_file import Override
+from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.revisions import record_revision
-from orchestrator.spec import load_spec
 from orchestrator.store import Store
-from orchestrator.sweep_file import Override
 from tests.helpers.made_up_data import MADE_UP_DATA
 
 SNAPSHOT = replace(MADE_UP_DATA, folder=Path("tokens/snapshot"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from orchestrator.spec import load_spec
-from orchestrator.sweep_schema import schema_text, sweep_schema
+from orchestrator.planning.spec.schema import schema_text, sweep_schema
+from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.command_line import run
 from tests.helpers.paths import ROOT, SMALL_PRESET
 

@@ -13,7 +13,7 @@ from mor_core.data.large.corpus import freeze_source
 from mor_core.data.spec import DataError
 from orchestrator.cli.main import app
 from orchestrator.cli.options import corpus_override
-from orchestrator.spec import load_spec
+from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.corpora.data_samples import write
 from tests.helpers.corpora.large_samples import mirror_of, story
 

@@ -19,7 +19,7 @@ from orchestrator import task_sweep
 from orchestrator.attempts import SCRATCH, scratch_folder
 from orchestrator.cli import evaluation
 from orchestrator.executor import Events
-from orchestrator.identity import Segment
+from orchestrator.planning.identity import Segment
 from orchestrator.remote_address import remote_of
 from orchestrator.results_folder import ADDRESS
 from orchestrator.segment_job import Job

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle import export_bundle
-from orchestrator.identity import content_id
+from orchestrator.planning.canonical import content_id
 from orchestrator.store import Store
 from tests.helpers.paths import FIRST_STUDY
 from tests.helpers.toy_sweep import run_here

@@ -8,10 +8,11 @@ import pytest
 
 from mor_core.config import ExpertChoice, TokenChoice
 from mor_core.flops import router_params
-from orchestrator.estimate import assumed_throughput, estimate
-from orchestrator.plan import plan
-from orchestrator.spec import load_spec
-from orchestrator.sweep_file import preset_names
+from orchestrator.planning.costs.estimate import estimate
+from orchestrator.planning.costs.machine import assumed_throughput
+from orchestrator.planning.plan import plan
+from orchestrator.planning.spec.sweep_file import preset_names
+from orchestrator.planning.spec.sweep_spec import load_spec
 
 STUDIES = ("sharing", "expert_router", "token_router", "kv")
 

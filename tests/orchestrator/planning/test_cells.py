@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mor_core.sizes import SMALL_LADDER
-from orchestrator import plan as planning
-from orchestrator.plan import PlanError, plan
-from orchestrator.spec import load_spec
-from orchestrator.sweep_file import SpecError
+from orchestrator.planning import plan as planning
+from orchestrator.planning.plan import PlanError, plan
+from orchestrator.planning.spec.sweep_file import SpecError
+from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.command_line import run
 
 ONE_SIZE = {"sizes": {"names": ["51k"]}, "arms.architectures": ["vanilla"]}

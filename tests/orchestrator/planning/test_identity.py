@@ -7,20 +7,13 @@ import pytest
 from hypothesis import given
 
 from mor_core.config import ExpertChoice, ModelConfig, TokenChoice, TrainConfig
-from orchestrator.cells import Cell
 from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.identity import (
-    EvaluationSpec,
-    OtherVersion,
-    TaskEvaluation,
-    TrunkRecipe,
-    content_id,
-    from_jsonable,
-    to_jsonable,
-)
-from orchestrator.plan import plan
-from orchestrator.spec import load_spec
-from orchestrator.sweep_file import preset_names
+from orchestrator.planning.canonical import OtherVersion, content_id, from_jsonable, to_jsonable
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.identity import EvaluationSpec, TaskEvaluation, TrunkRecipe
+from orchestrator.planning.plan import plan
+from orchestrator.planning.spec.sweep_file import preset_names
+from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.plan_samples import models, train_configs
 
 

@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from mor_core.flops import unique_params
 from mor_core.sizes import SIZES, model_config
-from orchestrator.cells import Cell
 from orchestrator.cli.main import app
-from orchestrator.nearest_shape import nearest_shape
-from orchestrator.plan import plan
-from orchestrator.spec import load_spec
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.ladder import nearest_shape
+from orchestrator.planning.plan import plan
+from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 

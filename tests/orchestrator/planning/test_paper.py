@@ -8,9 +8,9 @@ from fractions import Fraction
 
 import pytest
 
-from orchestrator.plan import plan
-from orchestrator.spec import load_spec
-from orchestrator.sweep_file import Override
+from orchestrator.planning.plan import plan
+from orchestrator.planning.spec.sweep_file import Override
+from orchestrator.planning.spec.sweep_spec import load_spec
 
 # (size, architecture): (steps at 2e18, 5e18, 16.5e18, warm-up steps)
 PUBLISHED = {

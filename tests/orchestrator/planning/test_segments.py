@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.plan import PlanError, plan
-from orchestrator.sweep_file import SpecError
+from orchestrator.planning.plan import PlanError, plan
+from orchestrator.planning.spec.sweep_file import SpecError
 
 budget_lists = st.lists(st.integers(min_value=10**10, max_value=3 * 10**12), min_size=1, max_size=5, unique=True)
 

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mor_core.flops import CONVENTIONS, nearest_steps, training_cost, training_flops_per_token, warmup_surplus
-from orchestrator.estimate import Throughput, estimate, segment_flops
-from orchestrator.plan import COSINE_NOTE, plan
-from orchestrator.sweep_file import SpecError
+from orchestrator.planning.costs.estimate import estimate
+from orchestrator.planning.costs.machine import Throughput
+from orchestrator.planning.plan import COSINE_NOTE, plan, segment_flops
+from orchestrator.planning.spec.sweep_file import SpecError
 from tests.helpers.plan_samples import models
 
 NAMED = {"sizes": {"names": ["51k", "115k"]}}

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from mor_core.flops import training_cost
-from orchestrator.identity import OtherVersion
+from orchestrator.planning.canonical import OtherVersion
 from orchestrator.published import StoreError
 from orchestrator.records import RunRecord, SegmentRecord, curve, segment_table, table, write_tables
 from orchestrator.revisions import Sweep, load_sweep

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.identity import Segment
-from orchestrator.plan import Plan, plan
+from orchestrator.planning.identity import Segment
+from orchestrator.planning.plan import Plan, plan
+from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.schedule import Schedule, chain_flops
-from orchestrator.spec import load_spec
 from orchestrator.worker import Outcome, Status
 from tests.helpers.made_up_data import MADE_UP_DATA
 from tests.helpers.paths import TOY_PRESET

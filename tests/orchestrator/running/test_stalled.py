@@ -20,12 +20,12 @@ from orchestrator import segment_run
 from orchestrator.attempts import LOCK
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.failures import FailureClass
-from orchestrator.identity import Segment
+from orchestrator.planning.costs.machine import Node, Request
+from orchestrator.planning.identity import Segment
 from orchestrator.process_identity import ProcessIdentity, this_process
 from orchestrator.ray_connection import CHILDREN_ENVIRONMENT, ClusterUnreachable, _environment_of_children
 from orchestrator.ray_executor import _Cluster, _Run
 from orchestrator.ray_processes import central_processes
-from orchestrator.resources import Node, Request
 from orchestrator.segment_job import Job
 from orchestrator.stall_watch import LONGEST_LOOK_SECONDS, MARGIN_SECONDS, StallWatch
 from orchestrator.stalled import end_frozen, record_stalled

@@ -14,7 +14,7 @@ from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import load_checkpoint
-from orchestrator.identity import from_jsonable
+from orchestrator.planning.canonical import from_jsonable
 from orchestrator.revisions import load_sweep
 from orchestrator.store import Store
 from tests.helpers.paths import TOY_PRESET
@@ -106,7 +106,8 @@ def test_another_choice_of_layers_is_other_work(up: UpTraining):
 
 
 def test_the_recipe_in_a_published_spec_reads_back(up: UpTraining):
-    from orchestrator.identity import TrunkRecipe, to_jsonable
+    from orchestrator.planning.canonical import to_jsonable
+    from orchestrator.planning.identity import TrunkRecipe
 
     done = up.run(up.preset())
     assert done.returncode == 0, done.stderr

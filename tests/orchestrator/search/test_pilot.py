@@ -8,12 +8,12 @@ from analysis.advice.pilot import FoundOptimum
 from analysis.statistics.answers import Refusal
 from orchestrator.pilot import Found, Pilot, pilot_plan, read_pilot, result
 from orchestrator.pilot_file import summary_lines, sweep_text
-from orchestrator.plan import plan
-from orchestrator.recipe import expected_optimum
+from orchestrator.planning.ladder import expected_optimum
+from orchestrator.planning.plan import plan
+from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file
+from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.revisions import record_revision
-from orchestrator.spec import load_spec
 from orchestrator.store import Store
-from orchestrator.sweep_file import Override, SpecError, read_sweep_file
 from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep
 
 

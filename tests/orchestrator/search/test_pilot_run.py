@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from orchestrator.spec import load_spec
+from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here
 

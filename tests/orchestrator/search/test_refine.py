@@ -18,13 +18,12 @@ from analysis.statistics.quadratic import Axis, least_squares, pool_noise
 from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.cli.main import app
-from orchestrator.estimate import segment_flops
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan, segment_flops
+from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records import table
 from orchestrator.refine import Goal, Machine, Refined, refine, unsettled
 from orchestrator.replicate import replicate_plan
 from orchestrator.revisions import load_sweep, record_revision
-from orchestrator.spec import SweepSpec, load_spec
 from orchestrator.store import Store
 from tests.helpers.runs.planted_sweep import PlantedSweep, overrides
 

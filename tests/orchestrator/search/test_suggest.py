@@ -12,10 +12,10 @@ from analysis.statistics.answers import Estimate, RefusalKind
 from mor_core.data.prepare import prepare
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
-from orchestrator.recipe_file import recipe_overrides
+from orchestrator.planning.spec.sweep_file import recipe_overrides
+from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
-from orchestrator.spec import load_spec
 from orchestrator.store import Store
 from orchestrator.suggestions import NoAdvice
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides

@@ -14,7 +14,7 @@ from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.optim import build_optimizer
-from orchestrator.identity import Segment, TrunkRecipe, stable_segment, trunk_id
+from orchestrator.planning.identity import Segment, TrunkRecipe, stable_segment, trunk_id
 from orchestrator.published import StoreError, read_metrics
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep

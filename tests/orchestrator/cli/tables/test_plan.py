@@ -10,8 +10,9 @@ from rich.console import Console
 from mor_core.units import bytes_text, count_text, duration_text
 from orchestrator.cost_tables import total_lines
 from orchestrator.display import cells_table, gap_table, plan_json
-from orchestrator.estimate import Throughput, estimate
-from orchestrator.plan import plan
+from orchestrator.planning.costs.estimate import estimate
+from orchestrator.planning.costs.machine import Throughput
+from orchestrator.planning.plan import plan
 
 SPEED = Throughput(device="cpu", flops_per_second=1e9, workers=2, basis="a planted speed")
 

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mor_core.flops import total_params, training_flops_per_token
-from orchestrator.estimate import Throughput, assumed_throughput, estimate, segment_flops
-from orchestrator.plan import plan
+from orchestrator.planning.costs.estimate import estimate
+from orchestrator.planning.costs.machine import Throughput, assumed_throughput
+from orchestrator.planning.costs.speeds import Basis, Measured, Rate, basis_text, rates_of, shapes_of
+from orchestrator.planning.costs.work import evaluation_flops, shape_of, work_of
+from orchestrator.planning.plan import plan, segment_flops
 from orchestrator.published import RESULT_SCHEMA, SegmentResult
-from orchestrator.rates import Basis, Measured, Rate, basis_text, rates_of, shapes_of
-from orchestrator.work import evaluation_flops, shape_of, work_of
 
 ONE_SIZE = {"sizes": {"names": ["51k"]}, "arms.architectures": ["vanilla"]}
 FAST = Throughput(device="cpu", flops_per_second=1e9, workers=2, basis="a planted speed")

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.allowance import Limits, allowance_of
-from orchestrator.estimate import Throughput, estimate, unit_seconds
-from orchestrator.gpu_shares import (
+from orchestrator.planning.costs.estimate import estimate, unit_seconds
+from orchestrator.planning.costs.gpu_shares import (
     CONTEXT_BYTES,
     MARGIN,
     Card,
@@ -23,10 +22,11 @@ from orchestrator.gpu_shares import (
     shares_of,
     sharing_text,
 )
-from orchestrator.gpus import asked_of_driver, driver_memories
-from orchestrator.plan import plan
-from orchestrator.rates import Basis, Measured, Rate, rates_of, shapes_of
-from orchestrator.work import shape_of, work_of
+from orchestrator.planning.costs.limits import Limits, allowance_of
+from orchestrator.planning.costs.machine import Throughput, asked_of_driver, driver_memories
+from orchestrator.planning.costs.speeds import Basis, Measured, Rate, rates_of, shapes_of
+from orchestrator.planning.costs.work import shape_of, work_of
+from orchestrator.planning.plan import plan
 from tests.helpers.command_line import run
 from tests.helpers.paths import SMALL_PRESET
 

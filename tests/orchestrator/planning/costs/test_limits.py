@@ -2,12 +2,13 @@
 
 import pytest
 
-from orchestrator.allowance import Limits, allowance_of
-from orchestrator.estimate import Throughput, estimate, unit_seconds
-from orchestrator.plan import PlanError, plan
-from orchestrator.rates import Basis, Rate
+from orchestrator.planning.costs.estimate import estimate, unit_seconds
+from orchestrator.planning.costs.limits import Limits, allowance_of
+from orchestrator.planning.costs.machine import Throughput
+from orchestrator.planning.costs.speeds import Basis, Rate
+from orchestrator.planning.costs.work import shape_of, work_of
+from orchestrator.planning.plan import PlanError, plan
 from orchestrator.schedule import Schedule
-from orchestrator.work import shape_of, work_of
 from orchestrator.worker import Outcome
 
 SPEED = Throughput(device="cpu", flops_per_second=1e9, workers=2, basis="a planted speed")

@@ -3,7 +3,15 @@
 import pytest
 
 from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.resources import Infeasible, Node, Request, check_feasible, default_gpus, has_room, parallel_segments
+from orchestrator.planning.costs.machine import (
+    Infeasible,
+    Node,
+    Request,
+    check_feasible,
+    default_gpus,
+    has_room,
+    parallel_segments,
+)
 
 TWO_NODES = [Node(cpus=16, gpus=2), Node(cpus=3, gpus=8)]
 

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator.plan import plan
-from orchestrator.probe import cached_probes, probe, probe_file, this_setting, to_probe
-from orchestrator.rates import Basis, rates_of, shapes_of
+from orchestrator.planning.costs.probe import cached_probes, probe, probe_file, this_setting, to_probe
+from orchestrator.planning.costs.speeds import Basis, rates_of, shapes_of
+from orchestrator.planning.plan import plan
 from tests.helpers.paths import SMALL_PRESET
 
 TINY = {"sizes": {"names": ["13k"]}, "budgets": ["1.5e11"], "arms.architectures": ["vanilla"]}
@@ -86,7 +86,7 @@ def test_a_probe_whose_process_is_killed_is_reported_and_the_other_shapes_are_me
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed.is_set():
             for child in psutil.Process().children():
-                if "orchestrator.probe_steps" in " ".join(child.cmdline()):
+                if "orchestrator.planning.costs.probe_steps" in " ".join(child.cmdline()):
                     child.kill()
                     killed.set()
                     return

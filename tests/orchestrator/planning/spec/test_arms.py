@@ -7,10 +7,10 @@ from fractions import Fraction
 import pytest
 
 from mor_core.config import ExpertChoice, TokenChoice
-from orchestrator.plan import plan
-from orchestrator.spec import SweepSpec, load_spec
-from orchestrator.spec_arms import ROUTING_KINDS, ROUTING_SECTIONS
-from orchestrator.sweep_file import SpecError, preset_names
+from orchestrator.planning.plan import plan
+from orchestrator.planning.spec.arms import ROUTING_KINDS, ROUTING_SECTIONS
+from orchestrator.planning.spec.sweep_file import SpecError, preset_names
+from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 
 MOR = {"architecture": "mor", "recursions": 3}
 ONE_SIZE = {"sizes": {"names": ["70k"]}, "budgets": ["5e11"]}
@@ -231,7 +231,8 @@ def test_arms_that_no_model_can_be_are_named_with_their_label_and_size(variants,
 
 def test_capacities_are_exact_in_the_plan_and_in_its_json(variants, snapshot):
     from orchestrator.display import plan_json
-    from orchestrator.estimate import assumed_throughput, estimate
+    from orchestrator.planning.costs.estimate import estimate
+    from orchestrator.planning.costs.machine import assumed_throughput
 
     planned = plan(variants({"a": MOR | {"routing": {"capacities": [1, "0.7", "1/7"]}}}), snapshot)
     assert planned.cells[0].model.capacities == (1, Fraction(7, 10), Fraction(1, 7))

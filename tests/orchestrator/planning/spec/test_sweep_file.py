@@ -11,9 +11,15 @@ from hypothesis import strategies as st
 
 from mor_core.units import budget_text, parse_budget
 from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.recipe_file import recipe_overrides
-from orchestrator.spec import SweepSpec, load_spec, parse_spec
-from orchestrator.sweep_file import Override, SpecError, SweepFile, preset_names, read_sweep_file
+from orchestrator.planning.spec.sweep_file import (
+    Override,
+    SpecError,
+    SweepFile,
+    preset_names,
+    read_sweep_file,
+    recipe_overrides,
+)
+from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec, parse_spec
 
 
 def shipped(preset):

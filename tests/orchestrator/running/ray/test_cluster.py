@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from mor_core.data.prepare import prepare
-from orchestrator.plan import plan
+from orchestrator.planning.plan import plan
+from orchestrator.planning.spec.sweep_file import Override
+from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.process_identity import started, this_process
 from orchestrator.ray_connection import connected, run_on_host
 from orchestrator.ray_executor import RayExecutor
 from orchestrator.segment_job import Job
-from orchestrator.spec import load_spec
 from orchestrator.stalled import end_frozen
-from orchestrator.sweep_file import Override
 from orchestrator.watchdog import SIGN, STACKS, Sign, stalled_run
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.ray_cluster import cluster

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.tuning.response import Trial
-from orchestrator.plan import plan, plan_of_cells
-from orchestrator.recipe_file import recipe_names, recipe_overrides
-from orchestrator.spec import load_spec, parse_spec
-from orchestrator.sweep_file import Override, SpecError, read_sweep_file
+from orchestrator.planning.plan import plan, plan_of_cells
+from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file, recipe_names, recipe_overrides
+from orchestrator.planning.spec.sweep_spec import load_spec, parse_spec
 from orchestrator.trials import Range, SearchSpace, rungs_of, trial_cells, tried, tune_spec
 from orchestrator.tune import propose
 from tests.helpers.made_up_data import MADE_UP_DATA

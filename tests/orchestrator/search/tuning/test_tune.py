@@ -133,7 +133,7 @@ def test_flags_that_cannot_be_tried_are_refused(toy: ToySweep, flags: list[str],
     from typer.testing import CliRunner
 
     from orchestrator.cli.main import app
-    from orchestrator.sweep_file import SpecError
+    from orchestrator.planning.spec.sweep_file import SpecError
 
     asked = CliRunner().invoke(app, command(toy, *flags)[len(MOR_SWEEP) :])
     assert isinstance(asked.exception, SpecError)

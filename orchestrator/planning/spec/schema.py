@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator import spec, spec_arms
-from orchestrator.spec import SweepSpec
+from orchestrator.planning.spec import arms, sections
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -22,9 +22,10 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def sweep_schema() -> dict[str, Any]:
     """The schema as JSON values."""
     schema = SweepSpec.model_json_schema(mode="validation")
-    sections = {name: kind for module in (spec, spec_arms) for name, kind in vars(module).items() if _is_section(kind)}
-    for name, definition in (("SweepSpec", schema), *schema["$defs"].items()):
-        said = _field_docstrings(sections[name])
+    modules = (sections, arms)
+    tables = {name: kind for module in modules for name, kind in vars(module).items() if _is_section(kind)}
+    for name, definition in ((SweepSpec.__name__, schema), *schema["$defs"].items()):
+        said = _field_docstrings(SweepSpec if name == SweepSpec.__name__ else tables[name])
         for key, field in definition.get("properties", {}).items():
             field.pop("title", None)
             if key in said:

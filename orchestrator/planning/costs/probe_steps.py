@@ -1,6 +1,6 @@
 """What a probe's own process does: a few steps of the training loop on made-up tokens, timed.
 
-python -m orchestrator.probe_steps    a request as JSON on stdin; speed and peak memory as JSON on stdout
+python -m orchestrator.planning.costs.probe_steps    a request as JSON on stdin; speed and peak memory as JSON on stdout
 """
 
 import json
@@ -19,7 +19,7 @@ from mor_core.model.transformer import build_model
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer
 from mor_core.training.rehearsal import rehearse
-from orchestrator.identity import from_jsonable
+from orchestrator.planning.canonical import from_jsonable
 
 WARM_UP_STEPS = 2
 """Not timed: they compile, and take their memory for the first time."""

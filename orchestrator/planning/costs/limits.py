@@ -4,10 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mor_core.units import budget_text
-from orchestrator.cells import Cell
-from orchestrator.estimate import HOUR_SECONDS, Estimate, Throughput
-from orchestrator.plan import Plan, PlanError
-from orchestrator.work import Unit
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.costs.estimate import HOUR_SECONDS, Estimate
+from orchestrator.planning.costs.machine import Throughput
+from orchestrator.planning.costs.work import Unit
+from orchestrator.planning.plan import Plan, PlanError
 
 CANARIES = 2
 """Cells that go first: where two of them fail alike, all others would."""

@@ -20,9 +20,9 @@ from mor_core.flops import (
 )
 from mor_core.sizes import Size
 from mor_core.units import budget_text
-from orchestrator.recipe import batch_size, resolve_model, train_config
-from orchestrator.spec import SweepSpec
-from orchestrator.spec_arms import Arm
+from orchestrator.planning.recipe import batch_size, resolve_model, train_config
+from orchestrator.planning.spec.arms import Arm
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 FEWEST_STEPS = 10
 """A cell with fewer optimiser steps is not worth a row."""

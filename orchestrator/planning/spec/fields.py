@@ -1,6 +1,6 @@
 """The kinds of values that a sweep file holds, as checked types.
 
-With spec.py and spec_arms.py this is the one door to pydantic.
+With the modules above it this is the one door of sweep files to pydantic.
 """
 
 import math
@@ -21,7 +21,7 @@ from pydantic import (
 from mor_core.files import is_folder_name
 from mor_core.sizes import SIZES
 from mor_core.units import parse_budget
-from orchestrator.sweep_file import did_you_mean
+from orchestrator.planning.spec.sweep_file import did_you_mean
 
 
 class Section(BaseModel):

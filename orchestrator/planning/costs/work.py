@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from mor_core.config import ExpertChoice, ModelConfig, Precision
 from mor_core.flops import FORWARD_AND_BACKWARD, training_cost, training_flops_per_token
-from orchestrator.cells import Cell
-from orchestrator.identity import Segment, SegmentKind
-from orchestrator.plan import Plan
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.identity import Segment, SegmentKind
+from orchestrator.planning.plan import Plan
 
 EVALUATION_RULES = 3
 """Ways in which a model with expert choice is evaluated: its thresholds, a sigmoid of 0.5, top-k. Others have one."""

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mor_core.units import bytes_text
-from orchestrator.estimate import CellCost
-from orchestrator.plan import Plan
-from orchestrator.work import Shape, shape_of
+from orchestrator.planning.costs.estimate import CellCost
+from orchestrator.planning.costs.work import Shape, shape_of
+from orchestrator.planning.plan import Plan
 
 PARTS = (8, 5, 4, 3, 2, 1)
 """Into how many equal parts a card may be divided, the smallest part first."""

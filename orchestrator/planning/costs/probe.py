@@ -23,11 +23,11 @@ from mor_core.data.spec import cache_folder
 from mor_core.files import write_json
 from mor_core.flops import training_flops_per_token
 from mor_core.training.memory import Device, training_memory_bytes
-from orchestrator.gpus import asked_of_driver
-from orchestrator.identity import content_id, to_jsonable
-from orchestrator.plan import Plan
-from orchestrator.rates import ASSUMED_FLOPS_PER_SECOND, Measured, shapes_of
-from orchestrator.work import Shape, shape_of
+from orchestrator.planning.canonical import content_id, to_jsonable
+from orchestrator.planning.costs.machine import ASSUMED_FLOPS_PER_SECOND, asked_of_driver
+from orchestrator.planning.costs.speeds import Measured, shapes_of
+from orchestrator.planning.costs.work import Shape, shape_of
+from orchestrator.planning.plan import Plan
 
 SCHEMA = "mor-sweep.probe/1"
 
@@ -155,7 +155,7 @@ def _measured(shape: Shape, setting: ProbeSetting) -> tuple[Measured | None, str
     }
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.probe_steps"],
+            [sys.executable, "-m", "orchestrator.planning.costs.probe_steps"],
             input=json.dumps(request),
             env=os.environ | ({"OMP_NUM_THREADS": "1"} if setting.device == "cpu" else {}),
             capture_output=True,

@@ -9,38 +9,13 @@ from itertools import pairwise
 
 from mor_core.flops import training_cost
 from mor_core.training.memory import Device, training_memory_bytes
-from orchestrator.cells import Cell
-from orchestrator.identity import Segment
-from orchestrator.plan import Plan
-from orchestrator.rates import ASSUMED_FLOPS_PER_SECOND, Basis, Rate, basis_text, flops_of_last_steps
-from orchestrator.work import Shape, Unit, shape_of, work_of
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.costs.machine import Throughput
+from orchestrator.planning.costs.speeds import Basis, Rate, basis_text
+from orchestrator.planning.costs.work import Shape, Unit, shape_of, work_of
+from orchestrator.planning.plan import Plan
 
 HOUR_SECONDS = 3600
-
-
-@dataclass(frozen=True, kw_only=True)
-class Throughput:
-    """How fast work is done, and how we know."""
-
-    device: Device
-    """What trains."""
-    flops_per_second: float
-    """Exact training FLOPs per second of one worker."""
-    workers: int
-    """Segments that run at the same time."""
-    basis: str
-    """Measured or assumed, in words."""
-    devices_per_segment: float = 1.0
-    """GPUs, or CPU cores, that a segment holds while it runs, where shapes have no shares of their own."""
-    devices: float | None = None
-    """GPUs in all, which bound the work where shapes have shares of their own; None where only `workers` does."""
-    slots: int | None = None
-    """Segments at a time however small their shares of a GPU: as asked for, else a core each; None: `workers`."""
-
-    @property
-    def hours_unit(self) -> str:
-        """What an hour of one device is called. A worker without a GPU computes on one core."""
-        return "GPU-hours" if self.device == "cuda" else "core-hours"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +77,6 @@ class Estimate:
     """Of each cell of the plan, in its order."""
     sharing: str = ""
     """Which cells share a GPU, in a sentence; empty where all hold the same."""
-
-
-def assumed_throughput(device: Device, workers: int) -> Throughput:
-    """A stated assumption, for when nothing has been measured."""
-    flops_per_second, basis = ASSUMED_FLOPS_PER_SECOND[device]
-    return Throughput(device=device, flops_per_second=flops_per_second, workers=workers, basis=basis)
 
 
 def estimate(
@@ -239,20 +208,6 @@ def _cell_costs(
             )
         )
     return tuple(found)
-
-
-def segment_flops(plan: Plan) -> dict[str, int]:
-    """Exact training FLOPs of each segment by id; a stable segment's count from the one before it in the plan."""
-    stops = {segment.id: segment.stop_step for segment in plan.segments}
-    costs: dict[str, int] = {}
-    for segment in plan.segments:
-        costs[segment.id] = flops_of_last_steps(segment, segment.stop_step - _start(segment, stops))
-    return costs
-
-
-def _start(segment: Segment, stops: dict[str, int]) -> int:
-    """The step a segment begins at; an evaluation takes no steps."""
-    return max((stops[needed] for needed in segment.needs), default=0)
 
 
 def _by_column(cells: Sequence[Cell]) -> list[list[Cell]]:

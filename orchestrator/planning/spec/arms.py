@@ -10,7 +10,16 @@ from pydantic import BeforeValidator, Discriminator, Field, FiniteFloat, Tag, mo
 
 from mor_core.config import Architecture, ExpertChoice, KVStrategy, RouterKind, Routing, SharingStrategy, TokenChoice
 from mor_core.sizes import DepthFit
-from orchestrator.spec_fields import Ascending, Depth, ExactFraction, Merged, NotEmpty, PaperNLL, Section, SizeName
+from orchestrator.planning.spec.fields import (
+    Ascending,
+    Depth,
+    ExactFraction,
+    Merged,
+    NotEmpty,
+    PaperNLL,
+    Section,
+    SizeName,
+)
 
 Entry = TypeVar("Entry")
 

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from mor_core.flops import training_cost, training_flops_per_token
+from mor_core.flops import training_flops_per_token
 from mor_core.training.memory import Device
-from orchestrator.identity import Segment
-from orchestrator.plan import Plan
-from orchestrator.work import Shape, segment_shape, shape_of
-
-ASSUMED_FLOPS_PER_SECOND: dict[Device, tuple[float, str]] = {
-    "cuda": (0.4 * 989e12, "assumed: 40 % of an H100's 989 TFLOP/s in bf16"),
-    "cpu": (10e9, "assumed: 10 GFLOP/s for a CPU core on small models"),
-}
-"""Per worker, with the sentence that is shown beside it."""
+from orchestrator.planning.costs.machine import ASSUMED_FLOPS_PER_SECOND
+from orchestrator.planning.costs.work import Shape, segment_shape, shape_of
+from orchestrator.planning.identity import Segment
+from orchestrator.planning.plan import Plan, flops_of_last_steps
 
 
 class FinishedTraining(Protocol):
@@ -125,15 +120,6 @@ def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str,
 def _has_trained(segment: Segment, results: Mapping[str, FinishedTraining]) -> bool:
     """Whether a segment's result is there, and says that it took steps."""
     return segment.id in results and results[segment.id].steps_executed > 0
-
-
-def flops_of_last_steps(segment: Segment, steps: int) -> int:
-    """Exact training FLOPs of the steps that a segment ends with."""
-    model, batch_size = segment.trunk.model, segment.trunk.train.batch_size
-    first = segment.stop_step - steps
-    return round(
-        training_cost(model, batch_size, segment.stop_step, "exact") - training_cost(model, batch_size, first, "exact")
-    )
 
 
 def basis_text(rates: Mapping[Shape, Rate], device: Device) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mor_core.units import budget_text
-from orchestrator.spec import SweepSpec
-from orchestrator.sweep_file import SweepFile, is_bare_key
+from orchestrator.planning.spec.sweep_file import SweepFile, is_bare_key
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 DEFAULT = "default"
 """The origin of a value that neither the file nor a flag gives."""

@@ -4,15 +4,16 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from orchestrator.allowance import Allowance, Limits, allowance_of
-from orchestrator.estimate import Estimate, Throughput, estimate, unit_seconds
-from orchestrator.gpu_shares import card_of, parts_of, segments_at_a_time, shares_of, sharing_text
-from orchestrator.gpus import driver_memories
-from orchestrator.plan import Plan
-from orchestrator.probe import cached_probes, probe, this_setting
-from orchestrator.rates import Basis, FinishedTraining, Measured, Rate, rates_of
-from orchestrator.spec import ExecutionSection, SweepSpec
-from orchestrator.work import Shape, work_of
+from orchestrator.planning.costs.estimate import Estimate, estimate, unit_seconds
+from orchestrator.planning.costs.gpu_shares import card_of, parts_of, segments_at_a_time, shares_of, sharing_text
+from orchestrator.planning.costs.limits import Allowance, Limits, allowance_of
+from orchestrator.planning.costs.machine import Throughput, driver_memories
+from orchestrator.planning.costs.probe import cached_probes, probe, this_setting
+from orchestrator.planning.costs.speeds import Basis, FinishedTraining, Measured, Rate, rates_of
+from orchestrator.planning.costs.work import Shape, work_of
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.spec.sections import ExecutionSection
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 EXPENSIVE_SECONDS = 3600
 """A sweep that is estimated to take longer asks first."""

@@ -5,23 +5,20 @@ share a trunk; only trunks = "per-budget" lets the rate follow the budget.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
 from mor_core.config import ModelConfig, Recursion, TrainConfig
-from mor_core.flops import unique_params, unrolled_params
+from mor_core.flops import unrolled_params
 from mor_core.interop.layer_selection import source_layers
 from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import PretrainedLlama, read_llama
-from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, Size, model_config
-from mor_core.units import budget_text
-from orchestrator.spec import AutoSizes, BatchLaw, ExpectedOptimum, LearningRateLaw, SweepSpec
-from orchestrator.spec_arms import Arm
-from orchestrator.sweep_file import SpecError
-
-LADDERS: dict[str, tuple[Size, ...]] = {"small": SMALL_LADDER, "paper": PAPER_SIZES}
+from mor_core.sizes import Size, model_config
+from orchestrator.planning.spec.arms import Arm
+from orchestrator.planning.spec.sections import BatchLaw, LearningRateLaw
+from orchestrator.planning.spec.sweep_file import SpecError
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 PAPER_BATCH_SIZE = 1024
 """Sequences of 2048 tokens: the released configurations."""
@@ -36,16 +33,6 @@ MOST_BATCH_DOUBLINGS = 24
 OPTIMISER_FIELDS = ("beta1", "beta2", "adam_eps", "weight_decay", "gradient_clip", "decay_on")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """The sizes to train for one arm at one budget."""
-
-    sizes: tuple[Size, ...]
-    """Base shapes."""
-    note: str | None = None
-    """Why the window is not where it should be; None when it is."""
-
-
 @lru_cache(maxsize=8)
 def _read_llama(folder: str) -> PretrainedLlama:
     return read_llama(folder)
@@ -54,19 +41,6 @@ def _read_llama(folder: str) -> PretrainedLlama:
 def pretrained(spec: SweepSpec) -> PretrainedLlama | None:
     """The weights that the sweep's models start from, hashed once per process. Raises PretrainedError."""
     return _read_llama(spec.init_from.folder) if spec.init_from else None
-
-
-def _pretrained_size(weights: PretrainedLlama) -> Size:
-    """The one size of a sweep that starts from weights: named after their folder."""
-    shape = weights.config
-    return Size(
-        name=weights.folder.name,
-        num_layers=shape.num_layers,
-        d_model=shape.d_model,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        d_ff=shape.d_ff,
-    )
 
 
 def resolve_model(spec: SweepSpec, arm: Arm, size: Size) -> ModelConfig:
@@ -190,65 +164,3 @@ def train_config(
         precision=spec.train.precision,
         **{name: value for name, value in changes.items() if value is not None},
     )
-
-
-def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
-    """For each goal, the sizes to train: those named, or rungs around the arm's expected optimum.
-
-    Goals are the sweep's budgets (FLOPs), or its numbers of tokens.
-    """
-    weights = pretrained(spec)
-    if weights or spec.sizes is None:
-        assert weights is not None
-        return dict.fromkeys(spec.goals, Window(sizes=(_pretrained_size(weights),)))
-    auto = spec.sizes.auto
-    if auto is None:
-        named = Window(sizes=tuple(SIZES[name] for name in spec.sizes.names or ()))
-        return dict.fromkeys(spec.goals, named)
-    ladder = LADDERS[auto.ladder]
-    params = {size: unique_params(resolve_model(spec, arm, size)) for size in ladder}
-    rungs = sorted(ladder, key=params.__getitem__)
-    rung_params = [params[rung] for rung in rungs]
-    return {budget: _window(auto, arm, budget, rungs, rung_params) for budget in spec.goals}
-
-
-def num_sizes(spec: SweepSpec) -> int:
-    """Sizes that `windows` names for each arm and goal."""
-    if spec.sizes is None:
-        return 1
-    if spec.sizes.auto is None:
-        return len(spec.sizes.names or ())
-    return min(spec.sizes.auto.count, len(LADDERS[spec.sizes.auto.ladder]))
-
-
-def expected_optimum(law: ExpectedOptimum, budget: int) -> float:
-    """N*(C) in the arm's unique parameters."""
-    return law.unique_params * (budget / law.budget) ** law.exponent
-
-
-def _window(auto: AutoSizes, arm: Arm, budget: int, rungs: Sequence[Size], rung_params: Sequence[int]) -> Window:
-    """`count` consecutive rungs whose two ends lie as evenly as possible around N*(C) in log N."""
-    count = min(auto.count, len(rungs))
-    target = expected_optimum(arm.entry(auto.optimum), budget)
-
-    def offset(start: int) -> float:
-        """Distance of the window's middle from the target, in log N."""
-        ends = rung_params[start] * rung_params[start + count - 1]
-        return abs(math.log(ends) / 2 - math.log(target))
-
-    start = min(range(len(rungs) - count + 1), key=offset)
-    return Window(
-        sizes=tuple(rungs[start : start + count]),
-        note=_window_note(auto, arm, budget, target, rung_params[start : start + count]),
-    )
-
-
-def _window_note(auto: AutoSizes, arm: Arm, budget: int, target: float, params: Sequence[int]) -> str | None:
-    """A sentence where the ladder has too few rungs, or none on one side of the target."""
-    where = f"{arm.label} at {budget_text(budget)}"
-    if len(params) < auto.count:
-        return f"{where}: the {auto.ladder} ladder has only {len(params)} of the {auto.count} rungs asked for"
-    below = sum(size <= target for size in params)
-    if auto.count > 2 and not 1 < below < auto.count - 1:
-        return f"{where}: N* is expected at {target:.3g}, near an end of the {auto.ladder} ladder or beyond it"
-    return None

@@ -3,31 +3,31 @@
 Segments are named by what they compute, so a plan with more budgets, seeds or arms contains those of the smaller one.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mor_core.config import NUMERICS_VERSION
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import Refused
-from mor_core.flops import Convention
+from mor_core.flops import Convention, training_cost
 from mor_core.units import budget_text
-from orchestrator.cells import Cell, Dropped, cells_of
-from orchestrator.cycle_collection import cycle_collection_paused
-from orchestrator.identity import (
+from orchestrator.planning.canonical import content_id, cycle_collection_paused
+from orchestrator.planning.cells import Cell, Dropped, cells_of
+from orchestrator.planning.identity import (
     EvaluationSpec,
     Initialisation,
     Segment,
     TrunkRecipe,
-    content_id,
     decay_segment,
     evaluate_segment,
     stable_segment,
     trunk_id,
 )
-from orchestrator.recipe import num_sizes, pretrained, windows
-from orchestrator.spec import SweepSpec
-from orchestrator.sweep_file import SpecError
+from orchestrator.planning.ladder import num_sizes, windows
+from orchestrator.planning.recipe import pretrained
+from orchestrator.planning.spec.sweep_file import SpecError
+from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 MOST_CELLS = 100_000
 """Of a plan. More is a slip of the pen, and would fill the memory before the plan could be shown."""
@@ -266,3 +266,38 @@ def cell_identity(cell: Cell, evaluate: str) -> str:
         "budget_convention": cell.budget_convention,
     }
     return content_id(identity)
+
+
+def lost_arm_lines(plan: Plan) -> list[str]:
+    """A sentence for each arm of which no cell is left."""
+    left = {cell.arm for cell in plan.cells}
+    lost = {dropped.arm: dropped for dropped in plan.dropped if dropped.arm not in left}
+    counts = Counter(dropped.arm for dropped in plan.dropped)
+    return [
+        f"no cell of {arm} can be trained, all {counts[arm]} are left out; {one.size} at "
+        f"{budget_text(one.budget)}: {one.reason}"
+        for arm, one in lost.items()
+    ]
+
+
+def segment_flops(plan: Plan) -> dict[str, int]:
+    """Exact training FLOPs of each segment by id; a stable segment's count from the one before it in the plan."""
+    stops = {segment.id: segment.stop_step for segment in plan.segments}
+    costs: dict[str, int] = {}
+    for segment in plan.segments:
+        costs[segment.id] = flops_of_last_steps(segment, segment.stop_step - _start(segment, stops))
+    return costs
+
+
+def _start(segment: Segment, stops: dict[str, int]) -> int:
+    """The step a segment begins at; an evaluation takes no steps."""
+    return max((stops[needed] for needed in segment.needs), default=0)
+
+
+def flops_of_last_steps(segment: Segment, steps: int) -> int:
+    """Exact training FLOPs of the steps that a segment ends with."""
+    model, batch_size = segment.trunk.model, segment.trunk.train.batch_size
+    first = segment.stop_step - steps
+    return round(
+        training_cost(model, batch_size, segment.stop_step, "exact") - training_cost(model, batch_size, first, "exact")
+    )

@@ -1,0 +1,157 @@
+"""Named shapes in order of size: which of them a budget is trained on, and which lies nearest to a predicted N*.
+Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from mor_core.config import ModelConfig
+from mor_core.flops import Convention, training_flops_per_token, unique_params
+from mor_core.interop.llama_folder import PretrainedLlama
+from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, Size, model_config
+from mor_core.units import budget_text
+from orchestrator.planning.recipe import pretrained, resolve_model
+from orchestrator.planning.spec.arms import Arm
+from orchestrator.planning.spec.sections import AutoSizes, ExpectedOptimum
+from orchestrator.planning.spec.sweep_spec import SweepSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestShape:
+    """A named base shape as one arm of a sweep."""
+
+    size: str
+    """Its name, for --sizes."""
+    num_layers: int
+    """Unrolled layers of the arm."""
+    d_model: int
+    """Width."""
+    unique_params: int
+    """N."""
+    of_optimum: float
+    """N over the N* that was asked for."""
+    tokens: float
+    """What the budget trains it on."""
+
+
+def nearest_shape(model: ModelConfig, convention: Convention, params: float, budget: int) -> NearestShape:
+    """The shape whose unique parameters, built as `model` is, come nearest to `params` by their ratio.
+
+    `budget` is in FLOPs, counted by `convention`. Vocabulary, context, recursion and routing are those of `model`.
+    """
+    shapes = [(size, _as_arm_of(model, size)) for size in SIZES.values()]
+    size, nearest = min(shapes, key=lambda shape: abs(math.log(unique_params(shape[1]) / params)))
+    return NearestShape(
+        size=size.name,
+        num_layers=nearest.num_layers,
+        d_model=nearest.d_model,
+        unique_params=unique_params(nearest),
+        of_optimum=unique_params(nearest) / params,
+        tokens=float(Fraction(budget) / training_flops_per_token(nearest, convention)),
+    )
+
+
+def _as_arm_of(model: ModelConfig, size: Size) -> ModelConfig:
+    """The size with everything but its shape from `model`; a depth that does not divide is raised."""
+    shape = model_config(
+        size,
+        vocab_size=model.vocab_size,
+        context_length=model.context_length,
+        recursion=model.recursion,
+        routing=model.routing,
+    )
+    own = ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_head", "d_ff")
+    return replace(model, **{name: getattr(shape, name) for name in own})
+
+
+LADDERS: dict[str, tuple[Size, ...]] = {"small": SMALL_LADDER, "paper": PAPER_SIZES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The sizes to train for one arm at one budget."""
+
+    sizes: tuple[Size, ...]
+    """Base shapes."""
+    note: str | None = None
+    """Why the window is not where it should be; None when it is."""
+
+
+def _pretrained_size(weights: PretrainedLlama) -> Size:
+    """The one size of a sweep that starts from weights: named after their folder."""
+    shape = weights.config
+    return Size(
+        name=weights.folder.name,
+        num_layers=shape.num_layers,
+        d_model=shape.d_model,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        d_ff=shape.d_ff,
+    )
+
+
+def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
+    """For each goal, the sizes to train: those named, or rungs around the arm's expected optimum.
+
+    Goals are the sweep's budgets (FLOPs), or its numbers of tokens.
+    """
+    weights = pretrained(spec)
+    if weights or spec.sizes is None:
+        assert weights is not None
+        return dict.fromkeys(spec.goals, Window(sizes=(_pretrained_size(weights),)))
+    auto = spec.sizes.auto
+    if auto is None:
+        named = Window(sizes=tuple(SIZES[name] for name in spec.sizes.names or ()))
+        return dict.fromkeys(spec.goals, named)
+    ladder = LADDERS[auto.ladder]
+    params = {size: unique_params(resolve_model(spec, arm, size)) for size in ladder}
+    rungs = sorted(ladder, key=params.__getitem__)
+    rung_params = [params[rung] for rung in rungs]
+    return {budget: _window(auto, arm, budget, rungs, rung_params) for budget in spec.goals}
+
+
+def num_sizes(spec: SweepSpec) -> int:
+    """Sizes that `windows` names for each arm and goal."""
+    if spec.sizes is None:
+        return 1
+    if spec.sizes.auto is None:
+        return len(spec.sizes.names or ())
+    return min(spec.sizes.auto.count, len(LADDERS[spec.sizes.auto.ladder]))
+
+
+def expected_optimum(law: ExpectedOptimum, budget: int) -> float:
+    """N*(C) in the arm's unique parameters."""
+    return law.unique_params * (budget / law.budget) ** law.exponent
+
+
+def _window(auto: AutoSizes, arm: Arm, budget: int, rungs: Sequence[Size], rung_params: Sequence[int]) -> Window:
+    """`count` consecutive rungs whose two ends lie as evenly as possible around N*(C) in log N."""
+    count = min(auto.count, len(rungs))
+    target = expected_optimum(arm.entry(auto.optimum), budget)
+
+    def offset(start: int) -> float:
+        """Distance of the window's middle from the target, in log N."""
+        ends = rung_params[start] * rung_params[start + count - 1]
+        return abs(math.log(ends) / 2 - math.log(target))
+
+    start = min(range(len(rungs) - count + 1), key=offset)
+    return Window(
+        sizes=tuple(rungs[start : start + count]),
+        note=_window_note(auto, arm, budget, target, rung_params[start : start + count]),
+    )
+
+
+def _window_note(auto: AutoSizes, arm: Arm, budget: int, target: float, params: Sequence[int]) -> str | None:
+    """A sentence where the ladder has too few rungs, or none on one side of the target."""
+    where = f"{arm.label} at {budget_text(budget)}"
+    if len(params) < auto.count:
+        return f"{where}: the {auto.ladder} ladder has only {len(params)} of the {auto.count} rungs asked for"
+    below = sum(size <= target for size in params)
+    if auto.count > 2 and not 1 < below < auto.count - 1:
+        return f"{where}: N* is expected at {target:.3g}, near an end of the {auto.ladder} ladder or beyond it"
+    return None
+
+
+RUNGS_BEYOND = 4
+"""Untried sizes of the ladder on either side of those tried."""
