@@ -37,12 +37,12 @@ from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, plan, segment_flops
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
-from orchestrator.published import RESULT_SCHEMA, result_content
 from orchestrator.ray_executor import RayExecutor
 from orchestrator.revisions import record_revision
 from orchestrator.schedule import chain_flops
 from orchestrator.segment_job import Job
-from orchestrator.store import Store
+from orchestrator.store.published import RESULT_SCHEMA, result_content
+from orchestrator.store.store import Store
 
 SEGMENT_SECONDS = 60.0
 """The segment that overheads are compared with: a short one."""

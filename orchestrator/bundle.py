@@ -24,11 +24,11 @@ from mor_core.errors import UserError
 from mor_core.files import file_sha256
 from mor_core.training.manifest import OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
 from orchestrator.planning.canonical import is_content_id
-from orchestrator.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
-from orchestrator.published import StoreError
-from orchestrator.remote_work import fetch_all
-from orchestrator.store import Store
-from orchestrator.sweep_document import find_document
+from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import find_document
+from orchestrator.store.upstream.upstream import fetch_all
 
 BUNDLE_SCHEMA = "mor-sweep.bundle/1"
 MANIFEST = "manifest.json"

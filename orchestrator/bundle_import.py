@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 
 from mor_core.files import file_sha256, is_folder_name, is_plain_name, parse_json_object, read_json_object, replace_text
 from mor_core.flops import total_params, unique_params, unrolled_params
-from orchestrator.attempts import SCRATCH
 from orchestrator.bundle import BUNDLE_SCHEMA, MANIFEST, BundleError, is_bundled_path, is_scripted, largest_size
 from orchestrator.fsck_segments import check_segment
 from orchestrator.fsck_sweeps import fit_findings
@@ -29,11 +28,12 @@ from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
 from orchestrator.planning.plan import cell_identity
-from orchestrator.published import StoreError
 from orchestrator.records import segment_table, table, write_tables
 from orchestrator.revisions import Sweep, load_sweep
-from orchestrator.store import Store, read_spec
-from orchestrator.sweep_document import read_document
+from orchestrator.store.attempts import SCRATCH
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store, read_spec
+from orchestrator.store.sweep_document import read_document
 
 LARGEST_MANIFEST = 256 * 2**20
 LARGEST_HEADER = 8 * 2**10

@@ -6,7 +6,7 @@ from analysis.runs.curves import CellCurve
 from orchestrator.cell_names import cell_name
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 
 def cell_curves(store: Store, sweep: Sweep, loss_column: str) -> list[CellCurve]:

@@ -11,8 +11,8 @@ from typing import Any
 from mor_core.printable import printable_label
 from orchestrator.planning.canonical import cycle_collection_paused, other_version
 from orchestrator.segment_states import CellStatus, SegmentState, SegmentStates, cell_status
-from orchestrator.store import Store
-from orchestrator.sweep_document import current_revisions, damaged, find_document, other_settings, revisions_of
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import current_revisions, damaged, find_document, other_settings, revisions_of
 
 
 @dataclass(frozen=True, kw_only=True)

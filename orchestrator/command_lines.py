@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from orchestrator.results_folder import ADDRESS
+from orchestrator.store.folder import ADDRESS
 
 USUAL = Path("results")
 """The results folder of a command that names none."""
@@ -20,7 +20,7 @@ def shown_results(results: Path) -> str:
     """The folder, or the s3:// address that it stands for; not quoted yet."""
     if not (results / ADDRESS).exists():
         return str(results)
-    from orchestrator.remote_address import address_of
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.address import address_of
 
     return address_of(Store(root=results))

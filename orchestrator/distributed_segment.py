@@ -19,15 +19,15 @@ from typing import Any
 from mor_core.files import replace_text, write_json
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
-from orchestrator.attempts import scratch_folder
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.planning.identity import Segment
-from orchestrator.published import StoreError
-from orchestrator.remote_work import local_store
 from orchestrator.segment_job import Job, SegmentRun
 from orchestrator.segment_run import run_as_peer
 from orchestrator.stopping import why_stop
-from orchestrator.store import Store
+from orchestrator.store.attempts import scratch_folder
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.upstream import local_store
 from orchestrator.worker import Outcome, failed, failure_of, half_micro_batch, published_outcome, run_segment
 
 OUTCOME = "outcome.json"

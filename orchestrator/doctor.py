@@ -26,14 +26,13 @@ from mor_core.files import file_sha256
 from mor_core.units import bytes_text
 from orchestrator.mirror_cursor import VARIABLE, TrackingUriError, check_uri, public_uri, tracking_uri
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
-from orchestrator.planned_work import data_folder
 from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.published import StoreError
 from orchestrator.ray_connection import SHARED_MEMORY, ClusterUnreachable, check_shared_memory
-from orchestrator.results_folder import ResultsError, check_writable
-from orchestrator.store import Store
-from orchestrator.sweep_document import NoSuchSweep, last_sweep_name
+from orchestrator.store.folder import ResultsError, check_writable
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import NoSuchSweep, data_folder, last_sweep_name
 
 Level = Literal["ok", "warn", "bad"]
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.command_lines import command_line
-from orchestrator.drivers import FOLDER, is_held, running_drivers
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.fsck_processes import process_findings
 from orchestrator.fsck_segments import CheckedSegment, check_segment
 from orchestrator.fsck_sweeps import sweep_findings
 from orchestrator.gc import leftovers
-from orchestrator.store import Store, is_step, read_hint
-from orchestrator.sweep_document import sweep_names
+from orchestrator.store.drivers import FOLDER, running_drivers
+from orchestrator.store.folder import is_held
+from orchestrator.store.store import Store, is_step, read_hint
+from orchestrator.store.sweep_document import sweep_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.attempts import LOCK
-from orchestrator.drivers import running_drivers
 from orchestrator.fsck_findings import Finding, problem
 from orchestrator.ray_folder import abandoned_folders
 from orchestrator.ray_processes import processes_of
-from orchestrator.store import Store
+from orchestrator.store.attempts import LOCK
+from orchestrator.store.drivers import running_drivers
+from orchestrator.store.store import Store
 
 
 def process_findings(store: Store) -> Iterator[Finding]:

@@ -19,9 +19,9 @@ from orchestrator.planning.identity import (
     stable_segment,
     trunk_id,
 )
-from orchestrator.pruned import PRUNED, read_pruned
-from orchestrator.published import SegmentResult, StoreError, wrong_files
-from orchestrator.store import Store, read_spec
+from orchestrator.store.pruned import PRUNED, read_pruned
+from orchestrator.store.published import SegmentResult, StoreError, wrong_files
+from orchestrator.store.store import Store, read_spec
 
 KNOWN = {"spec.json", "metrics.jsonl", "checkpoint", "result.json", PRUNED}
 

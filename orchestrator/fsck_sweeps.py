@@ -11,7 +11,6 @@ import polars as pl
 from analysis.runs.points import TableError, read_points
 from orchestrator.cell_names import cell_name
 from orchestrator.command_lines import command_line
-from orchestrator.drivers import running_drivers
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.fsck_segments import CheckedSegment
 from orchestrator.mirror import DamagedStore, MirrorError
@@ -20,12 +19,14 @@ from orchestrator.mirror_cursor import is_sent, public_uri, sqlite_path, trackin
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.plan import cell_identity
-from orchestrator.pruned import is_pruned
-from orchestrator.published import StoreError
 from orchestrator.records import segment_table, table
-from orchestrator.revisions import PlannedSegment, Sweep, load_sweep
+from orchestrator.revisions import Sweep, load_sweep
 from orchestrator.segment_states import CellStatus
-from orchestrator.store import Store
+from orchestrator.store.drivers import running_drivers
+from orchestrator.store.pruned import is_pruned
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import PlannedSegment
 from orchestrator.verified_cells import VerifiedCells
 
 EXECUTION = ["reason", "flags", "train_seconds", "attempts"]

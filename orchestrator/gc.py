@@ -16,13 +16,13 @@ from pathlib import Path
 
 from mor_core.errors import Refused
 from mor_core.files import remove_folder, tree_bytes, write_json
-from orchestrator.attempts import SCRATCH
 from orchestrator.command_lines import command_line
-from orchestrator.drivers import running_drivers
-from orchestrator.planned_work import PlannedWork, planned_work
-from orchestrator.pruned import PRUNED, PRUNED_SCHEMA
-from orchestrator.published import StoreError
-from orchestrator.store import Store
+from orchestrator.store.attempts import SCRATCH
+from orchestrator.store.drivers import running_drivers
+from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import PlannedWork, planned_work
 
 UNPUBLISHED = ("*.writing", "*.writing.*", "*.removed", "*.corrupt", "final", "publish")
 """What of an attempt nobody goes on with once its process is gone."""

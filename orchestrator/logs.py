@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attempts import LOG
 from orchestrator.cell_names import cell_name
-from orchestrator.drivers import running_drivers
 from orchestrator.planning.cells import Cell
 from orchestrator.records import table
 from orchestrator.revisions import Sweep
-from orchestrator.store import Store
+from orchestrator.store.attempts import LOG
+from orchestrator.store.drivers import running_drivers
+from orchestrator.store.store import Store
 
 POLL_SECONDS = 0.5
 STACKS = "stacks.txt"

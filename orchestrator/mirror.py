@@ -36,11 +36,11 @@ from orchestrator.mirror_cursor import (
 )
 from orchestrator.mlflow_credentials import VARIABLE, use_credentials
 from orchestrator.planning.cells import Cell
-from orchestrator.published import StoreError
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
 from orchestrator.sqlite_file import DamagedDatabase, require_whole
-from orchestrator.store import Store
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
 from orchestrator.verified_cells import VerifiedCells, fault_lines
 
 if TYPE_CHECKING:

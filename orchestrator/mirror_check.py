@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.mirror import SUMMARY, reading, runs_of
 from orchestrator.mirror_content import RunContent, curve_points, run_content
 from orchestrator.mirror_cursor import files_sha256, lineage_tags, public_uri, summary_files
-from orchestrator.published import StoreError
 from orchestrator.records import curve, table
 from orchestrator.revisions import Sweep
-from orchestrator.store import Store
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
 from orchestrator.verified_cells import VerifiedCells
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from orchestrator.origin import package_version
 from orchestrator.planning.cells import Cell
 from orchestrator.records import table
 from orchestrator.revisions import Sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 SCHEMA = "mor-sweep.mirror/1"
 

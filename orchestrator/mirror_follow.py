@@ -15,9 +15,9 @@ from pathlib import Path
 from orchestrator.mirror import MirrorError, sync
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import UNREACHABLE
-from orchestrator.results_folder import HeldFolder, ResultsGone, holding
 from orchestrator.revisions import Sweep, load_sweep
-from orchestrator.store import Store
+from orchestrator.store.folder import HeldFolder, ResultsGone, holding
+from orchestrator.store.store import Store
 from orchestrator.verified_cells import shown_lines
 
 PASS_SECONDS = 5.0

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from orchestrator.command_lines import command_line
 from orchestrator.mirror_cursor import is_current, is_sent, public_uri, tracking_uri
-from orchestrator.published import StoreError
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
-from orchestrator.sweep_document import NoSuchSweep
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import NoSuchSweep
 
 LAST_PASS_SECONDS = 60.0
 """How long the end of a sweep waits for the mirror's last pass."""

@@ -25,7 +25,7 @@ from orchestrator.mirror_process import end_group
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
 from orchestrator.sqlite_file import require_whole
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 HOST = "127.0.0.1"
 USUAL_PORT = 5000

@@ -32,7 +32,7 @@ from orchestrator.records import segment_table, table
 from orchestrator.revisions import Sweep as StoredSweep
 from orchestrator.revisions import load_sweep
 from orchestrator.status import Status, counts_text, read_status, state_text
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from orchestrator.planning.spec.sweep_file import Override, SpecError, SweepFile
 from orchestrator.planning.spec.sweep_spec import SweepSpec, parse_spec
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 SIZES = 5
 """Sizes per arm and budget: the fewest that leave a parabola room for noise with a size to spare."""

@@ -33,12 +33,12 @@ from orchestrator.planning.costs.machine import (
 from orchestrator.planning.identity import Segment
 from orchestrator.ray_connection import ClusterUnreachable, connected, connection_error, run_group, run_on_host
 from orchestrator.ray_processes import central_processes, lost_process
-from orchestrator.remote_work import last_step, local_store
 from orchestrator.schedule import Schedule
 from orchestrator.segment_job import Job
 from orchestrator.stall_watch import Silence, StallWatch
 from orchestrator.stalled import Ending, end_frozen, record_stalled, stalled_failure
 from orchestrator.stopping import preemptible
+from orchestrator.store.upstream.upstream import last_step, local_store
 from orchestrator.worker import Outcome, failed, run_segment
 
 Item = TypeVar("Item")

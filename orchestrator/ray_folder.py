@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.drivers import is_held
 from orchestrator.ray_processes import end_processes_of
+from orchestrator.store.folder import is_held
 
 PREFIX = "mor-sweep-"
 OWNER = "owner"

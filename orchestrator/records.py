@@ -13,10 +13,11 @@ from mor_core.files import replacing
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token, training_cost
 from mor_core.printable import printable_label
 from orchestrator.planning.cells import Cell
-from orchestrator.published import LOG_EVERY_STEPS, PublishedEvaluation, SegmentResult, StoreError, read_metrics
-from orchestrator.revisions import PlannedSegment, Sweep, load_sweep, plans_locked
+from orchestrator.revisions import Sweep, load_sweep, plans_locked
 from orchestrator.segment_states import SegmentState, SegmentStates, cell_status
-from orchestrator.store import Store
+from orchestrator.store.published import LOG_EVERY_STEPS, PublishedEvaluation, SegmentResult, StoreError, read_metrics
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import PlannedSegment
 from orchestrator.task_records import average, task_scores
 
 CAPACITY_TOLERANCE = 0.1

@@ -18,7 +18,7 @@ from orchestrator.planning.plan import Plan, plan_of_cells
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records import segment_table, table
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.suggestions import Costed, candidate_cells, wide_plan
 
 CELLS_PER_WORKER = 2

@@ -10,11 +10,12 @@ from pathlib import Path
 from mor_core.errors import Refused
 from mor_core.files import fsync
 from orchestrator.command_lines import command_line
-from orchestrator.drivers import running_drivers
 from orchestrator.planning.cells import Cell
-from orchestrator.revisions import PlannedSegment, Sweep
+from orchestrator.revisions import Sweep
 from orchestrator.segment_states import segment_state
-from orchestrator.store import Store
+from orchestrator.store.drivers import running_drivers
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import PlannedSegment
 
 FOLDER = "retried"
 

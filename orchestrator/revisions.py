@@ -17,32 +17,24 @@ from orchestrator.planning.canonical import from_jsonable, to_jsonable
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import trunk_id
 from orchestrator.planning.plan import Plan
-from orchestrator.remote_address import remote_of
-from orchestrator.remote_results import pull_revisions, push_revision, require_conditional_creation
-from orchestrator.store import Store
-from orchestrator.sweep_document import SCHEMA, current_revisions, damaged, find_document, read_document, revisions_of
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import (
+    SCHEMA,
+    PlannedSegment,
+    current_revisions,
+    damaged,
+    find_document,
+    read_document,
+    revisions_of,
+)
+from orchestrator.store.upstream.address import remote_of
+from orchestrator.store.upstream.sync import pull_revisions, push_revision, require_conditional_creation
 
 LARGEST_COUNT = 2**63 - 1
 """Of a whole number in a column of the run table."""
 
 COUNTS = ("steps", "tokens", "decay_start", "seed", "recursions", "unique_params", "unrolled_params", "total_params")
 """Fields of a cell that are such columns."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedSegment:
-    """What status and curves need to know of a segment."""
-
-    id: str
-    """Its content id."""
-    kind: str
-    """stable, decay or evaluate."""
-    trunk_id: str
-    """The trunk it belongs to."""
-    stop_step: int
-    """Steps in all when it ends."""
-    needs: tuple[str, ...]
-    """Ids of the segments it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from orchestrator.attempts import remove_scratch
 from orchestrator.executor import Executor
 from orchestrator.failures import RULES
 from orchestrator.planning.identity import Segment
-from orchestrator.remote_stop import SharedStop
-from orchestrator.remote_work import fetch_outcome
-from orchestrator.results_folder import holding
 from orchestrator.segment_job import Job
 from orchestrator.stopping import GRACE_SECONDS, Stopping, stoppable
-from orchestrator.store import Store
+from orchestrator.store.attempts import remove_scratch
+from orchestrator.store.folder import holding
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.stop import SharedStop
+from orchestrator.store.upstream.upstream import fetch_outcome
 from orchestrator.worker import Outcome
 
 _ID_OR_NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")

@@ -11,11 +11,11 @@ from mor_core.training.loop import Diverged
 from mor_core.training.rehearsal import rehearse
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.identity import TaskEvaluation
-from orchestrator.pruned import is_pruned
-from orchestrator.published import StoreError, move_away
 from orchestrator.segment_job import SegmentRun
 from orchestrator.start_state import new_model, open_data
 from orchestrator.stopping import Interrupted, StopWatch
+from orchestrator.store.pruned import is_pruned
+from orchestrator.store.published import StoreError, move_away
 from orchestrator.task_run import TaskRun
 
 Item = TypeVar("Item")

@@ -16,8 +16,8 @@ import torch
 from mor_core.model.device import default_device
 from mor_core.training.distributed import current_world
 from orchestrator.planning.identity import Segment
-from orchestrator.stop_request import StopFile
-from orchestrator.store import Store
+from orchestrator.store.stop_request import StopFile
+from orchestrator.store.store import Store
 
 EVALUATION_BATCH = 32
 """Most sequences of a training batch that an evaluation takes at once."""

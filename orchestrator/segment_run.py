@@ -24,10 +24,10 @@ from mor_core.training.distributed import current_world
 from mor_core.training.loop import StepMetrics, train_steps
 from mor_core.training.rehearsal import rehearse
 from orchestrator.planning.identity import Segment
-from orchestrator.published import LOG_EVERY_STEPS, loss_spikes, read_metrics
 from orchestrator.segment_job import SegmentRun
 from orchestrator.start_state import StartState, new_model, open_data, start_state
 from orchestrator.stopping import Interrupted, StopWatch
+from orchestrator.store.published import LOG_EVERY_STEPS, loss_spikes, read_metrics
 
 KEPT_CHECKPOINTS = 2
 PROGRESS_SECONDS = 1.0

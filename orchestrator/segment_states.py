@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from orchestrator.published import SegmentResult, StoreError, move_away
-from orchestrator.store import Store
+from orchestrator.store.published import SegmentResult, StoreError, move_away
+from orchestrator.store.store import Store
 
 CellStatus = Literal["finished", "pending", "failed", "diverged"]
 """Each planned cell is in exactly one. A cell whose run was interrupted is pending: the same command goes on with it;

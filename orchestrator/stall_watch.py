@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.store import Store
-from orchestrator.watchdog import Sign, read_sign
+from orchestrator.store.sign_of_life import Sign, read_sign
+from orchestrator.store.store import Store
 
 MARGIN_SECONDS = 10.0
 """Beyond the watchdog's own limit: what can end itself, with better stacks, does."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.cell_states import CellState, SweepStates, sweep_states
-from orchestrator.drivers import running_drivers
-from orchestrator.store import Store
-from orchestrator.watchdog import SIGN, read_sign
+from orchestrator.store.drivers import running_drivers
+from orchestrator.store.sign_of_life import SIGN, read_sign
+from orchestrator.store.store import Store
 
 SILENT_SECONDS = 30.0
 """Least time without a step that is worth a word."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-from orchestrator.stop_request import StopFile
+from orchestrator.store.stop_request import StopFile
 
 POLL_SECONDS = 0.1
 """Least time between two looks at the file."""

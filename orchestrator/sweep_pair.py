@@ -12,7 +12,7 @@ from analysis.runs.points import TableError
 from mor_core.units import budget_label
 from orchestrator.records import table
 from orchestrator.revisions import Sweep, load_sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 MEASURED = {
     "validation data": ("trunk", "data_fingerprint"),

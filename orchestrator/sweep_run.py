@@ -12,7 +12,6 @@ from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import short_budget
 from orchestrator.command_lines import command_line
-from orchestrator.drivers import driving
 from orchestrator.executor import Executor
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
@@ -24,16 +23,17 @@ from orchestrator.planning.plan import Plan, lost_arm_lines
 from orchestrator.planning.spec.sections import ExecutionSection
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.progress import Progress
-from orchestrator.pruned import steps_taken_again
-from orchestrator.published import StoreError
 from orchestrator.records import table, write_tables
-from orchestrator.remote_address import address_of
-from orchestrator.remote_work import share_sweep_files, stop_of
-from orchestrator.results_folder import holding
 from orchestrator.revisions import Sweep, share_revision
 from orchestrator.run_loop import run_segments
 from orchestrator.segment_job import Job
-from orchestrator.store import Store
+from orchestrator.store.drivers import driving
+from orchestrator.store.folder import holding
+from orchestrator.store.pruned import steps_taken_again
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.address import address_of
+from orchestrator.store.upstream.upstream import share_sweep_files, stop_of
 from orchestrator.terminal import Console
 from orchestrator.worker import Outcome, published_outcome
 

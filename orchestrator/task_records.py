@@ -3,7 +3,7 @@
 from typing import Any
 
 from mor_core.interop.tasks import task_average
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 SHOWN = ("metric", "score", "standard_error", "items", "chance", "longest", "cut", "fingerprint")
 """Fields of a score that the table keeps; the segment has all."""

@@ -27,8 +27,8 @@ from mor_core.model.transformer import Transformer
 from mor_core.training.loop import Diverged
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.identity import Segment, TaskEvaluation
-from orchestrator.published import StoreError, read_curve
-from orchestrator.store import Store
+from orchestrator.store.published import StoreError, read_curve
+from orchestrator.store.store import Store
 
 SYNC_SECONDS = 5.0
 """A crash of the machine, not of the process, costs the batches of so long."""

@@ -10,21 +10,21 @@ from mor_core.config import CausalRule, ExpertChoice
 from mor_core.data.remote import origin_of
 from mor_core.interop.tasks import read_task
 from orchestrator.cell_names import cell_name
-from orchestrator.drivers import driving
 from orchestrator.executor import Executor
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
-from orchestrator.published import PublishedScore
 from orchestrator.records import write_tables
-from orchestrator.remote_address import address_of
-from orchestrator.remote_work import stop_of
-from orchestrator.results_folder import holding
 from orchestrator.revisions import Sweep
 from orchestrator.run_loop import run_segments
 from orchestrator.segment_job import Job
-from orchestrator.store import Store, read_spec
+from orchestrator.store.drivers import driving
+from orchestrator.store.folder import holding
+from orchestrator.store.published import PublishedScore
+from orchestrator.store.store import Store, read_spec
+from orchestrator.store.upstream.address import address_of
+from orchestrator.store.upstream.upstream import stop_of
 from orchestrator.trained_cell import data_of, finished_weights
 from orchestrator.worker import Outcome, published_outcome
 

@@ -15,10 +15,10 @@ from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.checkpoint import load_checkpoint
 from orchestrator.cell_names import cell_name
 from orchestrator.planning.cells import Cell
-from orchestrator.published import StoreError
-from orchestrator.remote_work import fetch_weights
 from orchestrator.revisions import Sweep
-from orchestrator.store import Store
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.upstream import fetch_weights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -19,8 +19,8 @@ from orchestrator.planning.spec.sweep_file import SweepFile
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
-from orchestrator.sweep_document import NoSuchSweep
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import NoSuchSweep
 from orchestrator.trials import (
     BATCH_SIZE,
     LEARNING_RATE,

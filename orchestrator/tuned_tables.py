@@ -14,7 +14,7 @@ from mor_core.units import short_count
 from orchestrator.origin import data_label, package_version
 from orchestrator.planning.canonical import content_id
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.terminal import Console
 from orchestrator.trials import TriedRung
 from orchestrator.tune_run import Shared, Tuned

@@ -5,9 +5,9 @@ from functools import cache
 
 from orchestrator.cell_names import cell_name
 from orchestrator.planning.cells import Cell
-from orchestrator.published import StoreError
 from orchestrator.revisions import Sweep
-from orchestrator.store import Store
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
 
 SHOWN = 5
 """Lines beyond which what is left out is only counted."""

@@ -9,7 +9,7 @@ from mor_core.units import budget_text
 from orchestrator.cell_states import CellState
 from orchestrator.status import Status, UnderWay, counts_text, is_running, read_status, state_text
 from orchestrator.status_tables import output_console, status_view
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.terminal import Console
 
 PASS_SECONDS = 1.0

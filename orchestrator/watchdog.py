@@ -18,13 +18,10 @@ from types import TracebackType
 from typing import TextIO
 
 from mor_core.files import replace_text
-from orchestrator.process_identity import ProcessIdentity, this_process
+from orchestrator.store.sign_of_life import SIGN, this_process
 
 STACKS = "stacks.txt"
 """In an attempt: what its threads were doing when the watchdog, or the driver, ended it."""
-
-SIGN = "watchdog.json"
-"""In an attempt that is at work: its sign of life, written anew with its steps, about once a second."""
 
 FIRED = "Timeout ("
 """How faulthandler begins when its timer has run out."""
@@ -44,22 +41,6 @@ LOOK_SECONDS = 0.1
 
 class Superseded(Exception):
     """The driver gave this attempt up while it took no step: another attempt has its place."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sign:
-    """What an attempt's watchdog said when it was last set."""
-
-    run: str
-    """The run that makes the attempt."""
-    process: ProcessIdentity
-    """The process that takes the steps."""
-    steps: int
-    """Steps taken by it so far, and what took as long."""
-    limit_seconds: float
-    """After so long without a step the watchdog ends the process."""
-    slowest_step_seconds: float
-    """The slowest step so far; 0 before the second."""
 
 
 @dataclass(kw_only=True)
@@ -135,15 +116,6 @@ class Watchdog:
             "slowest_step_seconds": self._slowest,
         }
         replace_text(self.attempt / SIGN, json.dumps(sign))
-
-
-def read_sign(attempt: Path) -> Sign | None:
-    """An attempt's sign of life; None where it gives none."""
-    try:
-        content = json.loads((attempt / SIGN).read_text())
-        return Sign(**content | {"process": ProcessIdentity(**content["process"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def stalled_run(attempt: Path) -> str | None:

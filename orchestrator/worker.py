@@ -22,20 +22,26 @@ from mor_core.model.device import give_back_freed_memory, peak_memory_bytes
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
 from mor_core.training.manifest import CheckpointError
-from orchestrator.attempts import LOCK, logged
 from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.identity import Segment
-from orchestrator.published import StoreError
-from orchestrator.remote_work import fetch_segment, keep_elsewhere, local_store, publish_elsewhere, share_failure
-from orchestrator.results_folder import HeldFolder, ResultsGone, holding
 from orchestrator.segment_evaluate import evaluate
 from orchestrator.segment_job import Job, SegmentRun
 from orchestrator.segment_run import train
 from orchestrator.stalled import record_stalled, stalled_failure
 from orchestrator.start_state import first_step
 from orchestrator.stopping import Interrupted, why_stop
-from orchestrator.store import Store
+from orchestrator.store.attempts import LOCK, logged
+from orchestrator.store.folder import HeldFolder, ResultsGone, holding
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.upstream import (
+    fetch_segment,
+    keep_elsewhere,
+    local_store,
+    publish_elsewhere,
+    share_failure,
+)
 from orchestrator.watchdog import Superseded, Watchdog
 
 LOCK_POLL_SECONDS = 0.5

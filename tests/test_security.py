@@ -24,8 +24,8 @@ from mor_core.model.transformer import build_model
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.manifest import CheckpointError
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
-from orchestrator.sweep_document import NoSuchSweep
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import NoSuchSweep
 from tests.helpers.paths import ROOT, TOY_PRESET
 
 PACKAGES = ("mor_core", "orchestrator", "analysis", "sweeps")

@@ -84,7 +84,7 @@ def _variant_rows(spec: "SweepSpec", results: Path) -> list[dict[str, Any]]:
     """The rows of this sweep file's arms, whatever else the sweep of that name has had; the lowest loss first."""
     from orchestrator.records import table
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     store = Store(root=results)
     labels = {arm.label for arm in spec.members}

@@ -49,7 +49,7 @@ def table(
         from analysis.report.tasks import tabulate_tasks
         from orchestrator.records import table as run_table_of
         from orchestrator.revisions import load_sweep
-        from orchestrator.store import Store
+        from orchestrator.store.store import Store
 
         store = Store(root=asked.results)
         sweep = load_sweep(store, asked.sweep)

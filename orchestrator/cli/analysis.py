@@ -52,7 +52,7 @@ def fit(
         _end_fit(study, asked, asked.table.name, as_json)
         return
     from orchestrator.next_sizes import next_sizes
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     store = Store(root=asked.results)
     fitted = study_of(store, asked.sweep, loss, names, tied, tuple(leave_out or ()))
@@ -79,7 +79,7 @@ def _print_fit(study: "Study", as_json: bool) -> None:
 def _write_fit(study: "Study", path: Path, written: str) -> None:
     from analysis.report.text import study_as_json
     from mor_core.files import write_json
-    from orchestrator.results_folder import writing
+    from orchestrator.store.folder import writing
 
     with writing(path):
         write_json(path, study_as_json(study))

@@ -24,10 +24,10 @@ def fsck(
     from mor_core.units import bytes_text
     from orchestrator.fsck import check_results
     from orchestrator.fsck_findings import problem
-    from orchestrator.remote_address import address_of
-    from orchestrator.remote_work import fetch_all
-    from orchestrator.results_folder import check_exists
-    from orchestrator.store import Store
+    from orchestrator.store.folder import check_exists
+    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.address import address_of
+    from orchestrator.store.upstream.upstream import fetch_all
 
     check_exists(results)
     started = time.monotonic()
@@ -71,7 +71,7 @@ def doctor(
 ) -> None:
     """Look at this machine: packages, torch, memory, disk, MLflow, data. Exit 1 where a sweep would fail."""
     from orchestrator.doctor import examine
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     lines = []
     for line in examine(Store(root=results), deep=deep):

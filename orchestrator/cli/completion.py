@@ -7,7 +7,7 @@ import typer
 
 def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
     """Sweeps of the results folder, or of the one that --results names."""
-    from orchestrator.sweep_document import sweep_names
+    from orchestrator.store.sweep_document import sweep_names
 
     return [name for name in sweep_names(_store(context)) if name.startswith(incomplete)]
 
@@ -17,8 +17,8 @@ def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, st
     one has been begun."""
     from mor_core.printable import printable_label
     from mor_core.units import budget_text
-    from orchestrator.published import StoreError
-    from orchestrator.sweep_document import NoSuchSweep, current_revisions, find_document
+    from orchestrator.store.published import StoreError
+    from orchestrator.store.sweep_document import NoSuchSweep, current_revisions, find_document
 
     try:
         _, document = find_document(_store(context), context.params.get("sweep"))
@@ -38,6 +38,6 @@ def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, st
 
 
 def _store(context: typer.Context):
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     return Store(root=Path(context.params.get("results") or "results"))

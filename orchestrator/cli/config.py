@@ -78,7 +78,7 @@ def schema(
     """Print the JSON Schema of sweep files; a first line `#:schema FILE` makes editors complete and check them."""
     from mor_core.files import replace_text
     from orchestrator.planning.spec.schema import schema_text
-    from orchestrator.results_folder import writing
+    from orchestrator.store.folder import writing
 
     if out is None:
         typer.echo(schema_text(), nl=False)

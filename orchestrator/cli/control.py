@@ -12,7 +12,7 @@ from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepArgument,
 
 if TYPE_CHECKING:
     from orchestrator.gc import Garbage
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 
@@ -26,10 +26,10 @@ class StillStopping(MorSweepError):
 
 def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_json: AsJson = False) -> None:
     """Stop a running sweep as Ctrl-C would and wait until it has ended; the same command goes on later."""
-    from orchestrator.drivers import ask_to_stop, running_drivers, wait_until_gone
     from orchestrator.revisions import load_sweep
     from orchestrator.status import counts_text, read_status
-    from orchestrator.store import Store
+    from orchestrator.store.drivers import ask_to_stop, running_drivers, wait_until_gone
+    from orchestrator.store.store import Store
 
     store = Store(root=results)
     name = load_sweep(store, sweep).name
@@ -73,11 +73,11 @@ def retry(
 ) -> None:
     """Clear failed and diverged cells, so that the sweep's command tries them again; diverged results move aside."""
     from orchestrator.cell_names import cell_name, find_cell
-    from orchestrator.remote_work import withdraw
-    from orchestrator.results_folder import writing
     from orchestrator.retry import RetryRefused, apply_retry, plan_retry
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.folder import writing
+    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import withdraw
 
     store = Store(root=results)
     loaded = load_sweep(store, sweep)
@@ -123,9 +123,9 @@ def gc(
     """
     from mor_core.units import bytes_text
     from orchestrator.gc import GcRefused, collect, find_garbage
-    from orchestrator.remote_address import address_of
-    from orchestrator.results_folder import check_exists, writing
-    from orchestrator.store import Store
+    from orchestrator.store.folder import check_exists, writing
+    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.address import address_of
 
     check_exists(results)
     store = Store(root=results)

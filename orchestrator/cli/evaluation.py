@@ -19,7 +19,7 @@ from orchestrator.cli.options import AsJson, CellArguments, Results, SweepOption
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.task_sweep import Asked, Evaluated
     from orchestrator.text_loss import TextLoss
 
@@ -55,7 +55,7 @@ def evaluate(
         _evaluate_text(cells, text, sweep, results, threads, as_json)
         return
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.task_sweep import evaluate_all
 
     store = Store(root=results.absolute())
@@ -155,7 +155,7 @@ def _evaluate_text(
     from orchestrator.cell_names import find_cell
     from orchestrator.cli.study import figure_paths
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.text_loss import read_tokens, text_loss
 
     store = Store(root=results)
@@ -186,7 +186,7 @@ def export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> No
     from mor_core.interop.hugging_face import check_exportable, export_llama
     from orchestrator.cell_names import find_cell
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     store = Store(root=results)
     loaded = load_sweep(store, sweep)

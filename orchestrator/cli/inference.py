@@ -22,7 +22,7 @@ from orchestrator.cli.study import figure_paths
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.trained_cell import TrainedCell
 
 
@@ -227,7 +227,7 @@ def routing(
 
 def _sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     store = Store(root=results)
     return store, load_sweep(store, name)

@@ -133,7 +133,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     from orchestrator import display
     from orchestrator.planning.plan import plan
     from orchestrator.revisions import cells_leaving
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     data = find(spec.data_spec)
     planned = plan(spec, data)
@@ -219,7 +219,7 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     from orchestrator.display import print_news, print_summary
     from orchestrator.planning.costs.cost_plan import worth_a_probe
     from orchestrator.planning.plan import plan
-    from orchestrator.results_folder import check_writable
+    from orchestrator.store.folder import check_writable
 
     check_writable(how.results)
     found = find(spec.data_spec)
@@ -255,7 +255,7 @@ def settle_name(spec: "SweepSpec", planned: "Plan", data: "DataSnapshot", result
     """
     from orchestrator.planning.plan import PlanError, plan
     from orchestrator.revisions import cells_leaving
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     while leaving := cells_leaving(Store(root=results), planned):
         count = f"{len(leaving)} finished cell{'' if len(leaving) == 1 else 's'}"
@@ -313,9 +313,9 @@ def machine_of(how: Launch, execution: "ExecutionSection") -> "Throughput":
 
 def _check_disk(execution: "ExecutionSection", results: Path) -> None:
     """Raises ResultsError where workers of one segment would have no folder to meet in."""
-    from orchestrator.remote_address import address_of
-    from orchestrator.results_folder import ResultsError
-    from orchestrator.store import Store
+    from orchestrator.store.folder import ResultsError
+    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.address import address_of
 
     url = address_of(Store(root=results.absolute()))
     if url and execution.workers_per_segment > 1:

@@ -24,14 +24,14 @@ def _folder(context: typer.Context, results: Path) -> Path:
 
     Raises ResultsError where the path is no folder, RemoteRefused and RemoteUnreachable where an address is of no use.
     """
-    from orchestrator.results_folder import check_is_folder
+    from orchestrator.store.folder import check_is_folder
 
     address = _ADDRESS.fullmatch(str(results))
     if address is None:
         check_is_folder(results)
         return results
-    from orchestrator.remote_address import open_remote
-    from orchestrator.remote_results import pull, push
+    from orchestrator.store.upstream.address import open_remote
+    from orchestrator.store.upstream.sync import pull, push
 
     remote = open_remote(f"{address[1]}://{address[2]}")
     pull(remote)

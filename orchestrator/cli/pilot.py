@@ -58,8 +58,8 @@ def pilot(
     from orchestrator.mirror_process import bring_up_to_date
     from orchestrator.pilot import pilot_plan, read_pilot, result
     from orchestrator.pilot_file import summary_lines, sweep_text
-    from orchestrator.results_folder import check_writable, writing
-    from orchestrator.store import Store
+    from orchestrator.store.folder import check_writable, writing
+    from orchestrator.store.store import Store
 
     asked = read_pilot(
         sweep_file_of(preset, only, data),

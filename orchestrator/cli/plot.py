@@ -159,7 +159,7 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
     from analysis.figures.figure_data import curves_data
     from orchestrator.cell_curves import cell_curves
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     asked = FigureRuns(sweep=sweep, results=results)
     drawn = fit_of(asked, loss, ("parabola",))

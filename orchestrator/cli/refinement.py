@@ -42,7 +42,7 @@ def replicate(
     from orchestrator.records import table
     from orchestrator.replicate import replicate_plan
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     data = prepared(spec)
     store = Store(root=how.results.absolute())
@@ -59,8 +59,8 @@ def replicate(
 def hours_so_far(spec: "SweepSpec", how: Launch, machine: "Throughput") -> float:
     """What the sweep's finished segments have taken; 0 where there is no such sweep yet."""
     from orchestrator.refine import device_hours
-    from orchestrator.store import Store
-    from orchestrator.sweep_document import NoSuchSweep
+    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_document import NoSuchSweep
 
     try:
         return device_hours(Store(root=how.results.absolute()), spec.name, _machine(machine))
@@ -73,7 +73,7 @@ def go_on(
 ) -> int:
     """Refine the sweep. Returns the exit code: that of a round that failed, else 0, whether the goal is met or not."""
     from orchestrator.refine import Goal, refine
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     data = prepared(spec)
     found = refine(

@@ -23,9 +23,9 @@ def report(
     from analysis.page.page import render_page
     from mor_core.files import replace_text
     from orchestrator.cell_curves import cell_curves
-    from orchestrator.results_folder import writing
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.folder import writing
+    from orchestrator.store.store import Store
 
     fitted = fit_of(asked, loss, BOTH, tied=tied)
     if asked.table is not None:

@@ -10,7 +10,7 @@ from orchestrator.cli.options import AsJson, CellArgument, Results, SweepArgumen
 
 if TYPE_CHECKING:
     from orchestrator.status import Status
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 INTERRUPTED = 130
 
@@ -31,7 +31,7 @@ def status(
     """
     from orchestrator.status import read_status
     from orchestrator.status_tables import cell_lines, output_console, status_view
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     if as_json and (follow or cells):
         raise typer.BadParameter(f"--json prints the table once: leave {'--watch' if follow else '--cells'} out")
@@ -118,7 +118,7 @@ def logs(
     from orchestrator.cell_names import find_cell
     from orchestrator.logs import cell_lines, cell_record, follow_cell
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     if as_json and follow:
         raise typer.BadParameter("--json prints what is there once: leave --follow out")

@@ -81,7 +81,7 @@ def costed(
 ) -> "Costed":
     """The cost of a plan, of which a results folder may hold segments already; what a probe does goes to stderr."""
     from orchestrator.planning.costs.cost_plan import cost_of
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     finished = Store(root=results).readable_results(segment.id for segment in planned.segments)
     report = partial(typer.echo, err=True)

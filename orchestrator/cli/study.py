@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from analysis.frontier.study import Study
     from analysis.report.provenance import Provenance
     from orchestrator.revisions import Sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 FIT_REFUSED = 5
 FIGURES = Path("figures")
@@ -110,7 +110,7 @@ def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool =
     """Fit the runs asked for. Raises NoSuchSweep and TableError."""
     if asked.table is not None:
         return fit_of_table(asked, asked.table, approaches=approaches, tied=tied)
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     return study_of(Store(root=asked.results), asked.sweep, loss, approaches, tied)
 
@@ -143,7 +143,7 @@ def compared(asked: Runs, other: str | None, loss: Loss) -> Fitted:
         return fit_of(asked, loss, BOTH)
     from analysis.runs.points import TableError
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.sweep_pair import fit_pair, pair_sweeps
 
     if asked.table is not None:
@@ -237,7 +237,7 @@ def figure_paths(store: "Store", name: str, figure: str) -> list[Path]:
 
 def announced_paths(whose: str, folder: Path, figure: str) -> list[Path]:
     """A PNG and a vector file in a folder, which is made where it is not there. Raises ResultsError."""
-    from orchestrator.results_folder import writing
+    from orchestrator.store.folder import writing
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ def announced_paths(whose: str, folder: Path, figure: str) -> list[Path]:
 
 def paths_of(fitted: Fitted, asked: FigureRuns, figure: str) -> list[Path]:
     """Where a figure of fitted runs goes, which can be written; says so on stderr."""
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     if asked.table is None:
         return figure_paths(Store(root=asked.results), fitted.name, figure)

@@ -30,7 +30,7 @@ def suggest(
     from analysis.statistics.answers import Refusal
     from mor_core.units import budget_text, duration_text
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.suggestions import candidate_cells, commands, find_origin, wide_plan
 
     store = Store(root=results)

@@ -16,7 +16,7 @@ from orchestrator.cli.options import AsJson, Results, SweepArgument, print_json,
 
 if TYPE_CHECKING:
     from orchestrator.revisions import Sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 mlflow_app = typer.Typer(help="The MLflow mirror of the results.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -40,7 +40,7 @@ def sync(
     from orchestrator.mirror_cursor import public_uri, tracking_uri
     from orchestrator.mlflow_server import check_answers
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.verified_cells import shown_lines
 
     store = Store(root=results)
@@ -119,7 +119,7 @@ def ui(
     """Show a sweep's runs in the MLflow UI, on this machine only, until Ctrl-C."""
     from orchestrator.mlflow_server import check_answers, running_server, serving
     from orchestrator.revisions import load_sweep
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     store = Store(root=results)
     name = load_sweep(store, sweep).name

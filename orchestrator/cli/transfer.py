@@ -30,8 +30,8 @@ def export(
         raise typer.BadParameter("--without-checkpoints is for a bundle, whose name ends in .tar")
     from orchestrator.bundle import BundleError
     from orchestrator.cli.evaluation import export_cell
-    from orchestrator.store import Store
-    from orchestrator.sweep_document import sweep_names
+    from orchestrator.store.store import Store
+    from orchestrator.store.sweep_document import sweep_names
 
     if what in sweep_names(Store(root=results)):
         raise BundleError(f"{target}: {what} is a sweep, and the bundle of a sweep is a file whose name ends in .tar")
@@ -42,7 +42,7 @@ def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) 
     from mor_core.units import bytes_text
     from orchestrator.bundle import export_bundle
     from orchestrator.command_lines import command_line
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
     done = export_bundle(Store(root=results), name, target, checkpoints=checkpoints)
     what = "" if checkpoints else " without checkpoints"
@@ -57,9 +57,9 @@ def import_(
     """Add a bundle's sweep to the results, once all of it is verified; what is there already stays as it is."""
     from orchestrator.bundle import BundleError
     from orchestrator.bundle_import import import_bundle
-    from orchestrator.remote_address import address_of
-    from orchestrator.results_folder import check_writable, writing
-    from orchestrator.store import Store
+    from orchestrator.store.folder import check_writable, writing
+    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.address import address_of
 
     store = Store(root=results)
     if address := address_of(store):

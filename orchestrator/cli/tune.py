@@ -21,7 +21,7 @@ from orchestrator.cli.spread import spread
 
 if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_file import SweepFile
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
     from orchestrator.trials import Range, SearchSpace
     from orchestrator.tune_run import Tuned, Tuning
 
@@ -61,8 +61,8 @@ def tune(
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
     from orchestrator.display import print_summary
     from orchestrator.mirror_process import bring_up_to_date
-    from orchestrator.results_folder import check_writable
-    from orchestrator.store import Store
+    from orchestrator.store.folder import check_writable
+    from orchestrator.store.store import Store
     from orchestrator.terminal import Console
     from orchestrator.tune_run import first_plan, result
     from orchestrator.tune_run import tune as run_trials

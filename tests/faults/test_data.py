@@ -13,8 +13,8 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.data.verified import VERIFIED
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator.failures import FailureClass
-from orchestrator.published import read_metrics
-from orchestrator.store import Store
+from orchestrator.store.published import read_metrics
+from orchestrator.store.store import Store
 from orchestrator.worker import run_segment
 from tests.faults.disturbances import wait_for
 from tests.helpers import single_segment

@@ -20,7 +20,7 @@ from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.manifest import verify_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.failures import FailureClass
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.worker import run_segment
 from tests.faults.disturbances import assert_as_undisturbed, busy_seconds, wait_for
 from tests.helpers import single_segment

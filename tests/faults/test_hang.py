@@ -10,7 +10,7 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.watchdog import STACKS
 from tests.faults.disturbances import assert_as_undisturbed, failures, preset
 from tests.helpers import single_segment

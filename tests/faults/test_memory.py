@@ -10,8 +10,8 @@ import pytest
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator.failures import FailureClass
-from orchestrator.published import read_metrics
-from orchestrator.store import Store
+from orchestrator.store.published import read_metrics
+from orchestrator.store.store import Store
 from orchestrator.watchdog import stalled_run
 from orchestrator.worker import run_segment
 from tests.helpers import single_segment

@@ -11,8 +11,8 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.planning.identity import Segment
-from orchestrator.remote_address import local_folder, open_remote
 from orchestrator.segment_job import Job
+from orchestrator.store.upstream.address import local_folder, open_remote
 from orchestrator.worker import Outcome, run_segment
 from tests.helpers.paths import ROOT, TOY_PRESET
 from tests.helpers.single_segment import job_for

@@ -9,7 +9,7 @@ from pathlib import Path
 from mor_core.interop.tasks import read_task
 from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.segment_job import Job
-from orchestrator.store import Store, read_spec
+from orchestrator.store.store import Store, read_spec
 from orchestrator.worker import run_segment
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from orchestrator.published import summed_content
+from orchestrator.store.published import summed_content
 from tests.helpers.command_line import run
 from tests.helpers.paths import TOY_PRESET
 

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from orchestrator.notebook import Sweep
-from orchestrator.sweep_document import NoSuchSweep
+from orchestrator.store.sweep_document import NoSuchSweep
 from tests.helpers.paths import ROOT
 from tests.helpers.toy_sweep import ToySweep
 

@@ -22,7 +22,7 @@ from analysis.statistics.bootstrap import Resampling
 from orchestrator.cell_curves import cell_curves
 from orchestrator.cli.main import app
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 
 ARMS = ("mor-2", "recursive-2", "vanilla")

@@ -18,7 +18,7 @@ from analysis.page.page import render_page
 from analysis.report.provenance import provenance_of
 from analysis.statistics.bootstrap import Resampling
 from orchestrator.cli.main import app
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 
 SETTINGS = FitSettings(approaches=("parabola", "surface"), resampling=Resampling(draws=100))

@@ -15,7 +15,7 @@ from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.revisions import record_revision
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.made_up_data import MADE_UP_DATA
 
 SNAPSHOT = replace(MADE_UP_DATA, folder=Path("tokens/snapshot"))

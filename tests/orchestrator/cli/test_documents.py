@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.paths import ROOT
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 from tests.helpers.verbs import VERBS

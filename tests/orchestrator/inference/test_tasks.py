@@ -24,9 +24,9 @@ from orchestrator.cell_names import find_cell
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.fsck import check_results
-from orchestrator.published import SegmentResult
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.published import SegmentResult
+from orchestrator.store.store import Store
 from orchestrator.trained_cell import TrainedCell, finished_weights, load_trained_cell
 from orchestrator.worker import run_segment
 from tests.helpers.paths import ROOT

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep
 from tests.orchestrator.inference.test_tasks import CELLS, ask, tasks
 

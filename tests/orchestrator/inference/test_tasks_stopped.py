@@ -16,14 +16,14 @@ import pytest
 
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator import task_sweep
-from orchestrator.attempts import SCRATCH, scratch_folder
 from orchestrator.cli import evaluation
 from orchestrator.executor import Events
 from orchestrator.planning.identity import Segment
-from orchestrator.remote_address import remote_of
-from orchestrator.results_folder import ADDRESS
 from orchestrator.segment_job import Job
-from orchestrator.store import Store
+from orchestrator.store.attempts import SCRATCH, scratch_folder
+from orchestrator.store.folder import ADDRESS
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.address import remote_of
 from orchestrator.worker import Outcome
 from tests.faults.disturbances import interruptions, wait_for
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.bundle import export_bundle
 from orchestrator.planning.canonical import content_id
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.paths import FIRST_STUDY
 from tests.helpers.toy_sweep import run_here
 

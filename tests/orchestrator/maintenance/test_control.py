@@ -14,15 +14,15 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from orchestrator.attempts import LOCK, logged, scratch_folder
 from orchestrator.cell_names import NoSuchCell, find_cell
 from orchestrator.cli.main import app
-from orchestrator.drivers import driving, running_drivers
 from orchestrator.fsck import check_results
 from orchestrator.gc import GcRefused, find_garbage
 from orchestrator.retry import RetryRefused
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.attempts import LOCK, logged, scratch_folder
+from orchestrator.store.drivers import driving, running_drivers
+from orchestrator.store.store import Store
 from tests.faults.disturbances import wait_for
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, rewrite_result
 
@@ -95,8 +95,8 @@ def test_a_process_that_has_the_number_of_a_dead_driver_is_not_signalled(copy: T
 def test_several_drivers_are_seen_each_and_a_killed_one_is_not(copy: ToySweep):
     store = Store(root=copy.results)
     code = (
-        "import sys, time; from pathlib import Path; from orchestrator.drivers import driving; "
-        "from orchestrator.store import Store\n"
+        "import sys, time; from pathlib import Path; from orchestrator.store.drivers import driving; "
+        "from orchestrator.store.store import Store\n"
         "with driving(Store(root=Path(sys.argv[1])), 'toy'): time.sleep(60)"
     )
     drivers = [subprocess.Popen([sys.executable, "-c", code, str(store.root)]) for _ in range(2)]
@@ -169,7 +169,7 @@ def test_every_attempt_of_a_sweep_keeps_a_log(copy: ToySweep):
 
 def test_a_log_keeps_prints_warnings_and_records_and_shows_them_still(tmp_path: Path):
     code = (
-        "import logging, sys, warnings; from pathlib import Path; from orchestrator.attempts import logged\n"
+        "import logging, sys, warnings; from pathlib import Path; from orchestrator.store.attempts import logged\n"
         "with logged(Path(sys.argv[1]), 'title'):\n"
         "    print('printed'); warnings.warn('warned'); logging.getLogger('some.library').warning('recorded')\n"
         "print('after')"

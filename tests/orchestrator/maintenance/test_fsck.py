@@ -13,13 +13,13 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from mor_core.files import write_json
-from orchestrator.attempts import LOCK
 from orchestrator.cli.main import app
-from orchestrator.drivers import driving
 from orchestrator.fsck import check_results
 from orchestrator.mirror_cursor import is_current, sqlite_uri
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.attempts import LOCK
+from orchestrator.store.drivers import driving
+from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import ToySweep, rewrite_result
 
 
@@ -292,7 +292,7 @@ def test_mlflow_is_compared_with_the_store(store: Store, monkeypatch):
 def test_fsck_loads_no_torch_and_no_ray(store: Store):
     code = (
         "import sys; from pathlib import Path; from orchestrator.fsck import check_results; "
-        "from orchestrator.store import Store; check_results(Store(root=Path(sys.argv[1])), ask_mlflow=False); "
+        "from orchestrator.store.store import Store; check_results(Store(root=Path(sys.argv[1])), ask_mlflow=False); "
         "sys.exit(bool({'torch', 'ray', 'mlflow'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(store.root)], check=False).returncode == 0

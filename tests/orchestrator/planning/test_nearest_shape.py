@@ -13,7 +13,7 @@ from orchestrator.planning.cells import Cell
 from orchestrator.planning.ladder import nearest_shape
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 
 BUDGETS = ["8e10", "1.6e11", "3.2e11"]

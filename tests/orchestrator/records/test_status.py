@@ -12,20 +12,20 @@ from rich.console import Console
 
 from mor_core.data.prepare import prepare
 from mor_core.units import budget_text
-from orchestrator.attempts import LOCK
 from orchestrator.cell_states import sweep_states
 from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.progress import Progress
-from orchestrator.published import RESULT_SCHEMA
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep, record_revision
 from orchestrator.segment_states import CellStatus
 from orchestrator.status import segments_under_way
 from orchestrator.status_tables import COLUMNS, MOST_ROWS
-from orchestrator.store import Store
+from orchestrator.store.attempts import LOCK
+from orchestrator.store.published import RESULT_SCHEMA
+from orchestrator.store.store import Store
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here
 

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from mor_core.flops import training_cost
 from orchestrator.planning.canonical import OtherVersion
-from orchestrator.published import StoreError
 from orchestrator.records import RunRecord, SegmentRecord, curve, segment_table, table, write_tables
 from orchestrator.revisions import Sweep, load_sweep
-from orchestrator.store import Store
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
 from orchestrator.sweep_run import write_own_tables
 from tests.helpers.paths import ROOT, TOY_PRESET
 from tests.helpers.toy_sweep import SCIENCE, ToySweep, rewrite_result, run_here

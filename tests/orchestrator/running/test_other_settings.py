@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
-from orchestrator.sweep_document import sweep_names
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import sweep_names
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.toy_sweep import ToySweep, run_here
 

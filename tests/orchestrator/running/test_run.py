@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.records import curve
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.faults.disturbances import ONE_CELL, SIX_CELLS, assert_as_undisturbed
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here

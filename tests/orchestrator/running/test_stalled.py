@@ -17,12 +17,10 @@ import pytest
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.files import write_json
 from orchestrator import segment_run
-from orchestrator.attempts import LOCK
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.failures import FailureClass
 from orchestrator.planning.costs.machine import Node, Request
 from orchestrator.planning.identity import Segment
-from orchestrator.process_identity import ProcessIdentity, this_process
 from orchestrator.ray_connection import CHILDREN_ENVIRONMENT, ClusterUnreachable, _environment_of_children
 from orchestrator.ray_executor import _Cluster, _Run
 from orchestrator.ray_processes import central_processes
@@ -30,17 +28,16 @@ from orchestrator.segment_job import Job
 from orchestrator.stall_watch import LONGEST_LOOK_SECONDS, MARGIN_SECONDS, StallWatch
 from orchestrator.stalled import end_frozen, record_stalled
 from orchestrator.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
-from orchestrator.store import Store
+from orchestrator.store.attempts import LOCK
+from orchestrator.store.sign_of_life import SIGN, ProcessIdentity, Sign, read_sign, this_process
+from orchestrator.store.store import Store
 from orchestrator.watchdog import (
     FIRST_STEP_FACTOR,
     REARM_SECONDS,
-    SIGN,
     SLOWEST_STEP_FACTOR,
     STACKS,
-    Sign,
     Superseded,
     Watchdog,
-    read_sign,
     stalled_run,
 )
 from orchestrator.worker import Outcome, run_segment

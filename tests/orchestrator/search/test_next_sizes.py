@@ -8,7 +8,7 @@ from mor_core.sizes import SMALL_LADDER
 from orchestrator.next_sizes import next_sizes
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import ToySweep
 
 LADDER = [size.name for size in SMALL_LADDER]

@@ -13,7 +13,7 @@ from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.revisions import record_revision
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep
 
 

@@ -24,7 +24,7 @@ from orchestrator.records import table
 from orchestrator.refine import Goal, Machine, Refined, refine, unsettled
 from orchestrator.replicate import replicate_plan
 from orchestrator.revisions import load_sweep, record_revision
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import PlantedSweep, overrides
 
 SIZES = ["13k", "23k", "35k", "51k", "70k"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import ToySweep
 
 RECIPE = '[train.learning_rate.default]\nbase = 2e-2\nreference_params = 23000\nexponent = -0.3\nsource = "made up"\n'

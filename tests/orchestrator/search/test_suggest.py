@@ -16,7 +16,7 @@ from orchestrator.planning.spec.sweep_file import recipe_overrides
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.suggestions import NoAdvice
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 

@@ -14,7 +14,7 @@ from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.failures import FailureClass
 from orchestrator.fsck import check_results
-from orchestrator.store import Store, read_spec
+from orchestrator.store.store import Store, read_spec
 from orchestrator.worker import run_segment
 from tests.helpers.single_segment import job_for
 from tests.helpers.toy_sweep import ToySweep

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.fsck_segments import check_segment
-from orchestrator.published import SMALL_FILES, ResultError, StoreError, result_content
-from orchestrator.store import Store
+from orchestrator.store.published import SMALL_FILES, ResultError, StoreError, result_content
+from orchestrator.store.store import Store
 from tests.helpers.paths import FIRST_STUDY
 from tests.helpers.toy_sweep import ToySweep, rewrite_result, run_here
 

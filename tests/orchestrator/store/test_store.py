@@ -15,12 +15,12 @@ from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.planning.identity import Segment, TrunkRecipe, stable_segment, trunk_id
-from orchestrator.published import StoreError, read_metrics
 from orchestrator.records import table
 from orchestrator.revisions import load_sweep
 from orchestrator.segment_job import Job, SegmentRun
 from orchestrator.start_state import start_state
-from orchestrator.store import Store
+from orchestrator.store.published import StoreError, read_metrics
+from orchestrator.store.store import Store
 from orchestrator.worker import run_segment
 from tests.helpers.toy_sweep import ToySweep
 

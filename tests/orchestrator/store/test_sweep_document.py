@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.gc import find_garbage
-from orchestrator.planned_work import data_folder
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.published import StoreError
 from orchestrator.revisions import load_sweep, record_revision
-from orchestrator.store import Store
-from orchestrator.sweep_document import read_document
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import data_folder, read_document
 from tests.helpers.made_up_data import MADE_UP_DATA
 from tests.helpers.paths import FIRST_STUDY, SMALL_PRESET
 from tests.helpers.toy_sweep import run_here

@@ -22,7 +22,7 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from orchestrator.mirror_process import following
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 with following(Store(root=Path(sys.argv[1])), sys.argv[2]) as mirror:
     print(mirror.process.pid, flush=True)
     time.sleep(600)
@@ -34,7 +34,7 @@ import os
 from pathlib import Path
 from orchestrator.mirror_follow import follow
 from orchestrator.mirror_cursor import tracking_uri
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 store = Store(root=Path(sys.argv[1]))
 code = follow(store, sys.argv[2], tracking_uri(store, sys.argv[2]), os.getppid())
 sys.exit(code or "mlflow" in sys.modules)

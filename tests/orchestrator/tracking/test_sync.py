@@ -18,9 +18,9 @@ from orchestrator.mirror import MirrorError, sync
 from orchestrator.mirror_check import differences
 from orchestrator.mirror_cursor import is_current, is_sent
 from orchestrator.mirror_follow import follow
-from orchestrator.published import LOG_EVERY_STEPS
 from orchestrator.records import curve, table
-from orchestrator.store import Store
+from orchestrator.store.published import LOG_EVERY_STEPS
+from orchestrator.store.store import Store
 from orchestrator.verified_cells import VerifiedCells, shown_lines
 from tests.helpers.mirror_samples import (
     NAME,

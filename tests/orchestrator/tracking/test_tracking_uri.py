@@ -18,7 +18,7 @@ from orchestrator.mirror_cursor import (
     tracking_uri,
 )
 from orchestrator.mirror_process import following
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.helpers.mirror_samples import NAME, ODD_FOLDER, sample
 
 UNUSABLE = {

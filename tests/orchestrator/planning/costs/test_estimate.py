@@ -12,7 +12,7 @@ from orchestrator.planning.costs.machine import Throughput, assumed_throughput
 from orchestrator.planning.costs.speeds import Basis, Measured, Rate, basis_text, rates_of, shapes_of
 from orchestrator.planning.costs.work import evaluation_flops, shape_of, work_of
 from orchestrator.planning.plan import plan, segment_flops
-from orchestrator.published import RESULT_SCHEMA, SegmentResult
+from orchestrator.store.published import RESULT_SCHEMA, SegmentResult
 
 ONE_SIZE = {"sizes": {"names": ["51k"]}, "arms.architectures": ["vanilla"]}
 FAST = Throughput(device="cpu", flops_per_second=1e9, workers=2, basis="a planted speed")

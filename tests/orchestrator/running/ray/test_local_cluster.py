@@ -16,7 +16,7 @@ from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.fsck_processes import process_findings
 from orchestrator.ray_connection import ClusterUnreachable, connected
 from orchestrator.ray_folder import ray_folder
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 OWNER = """
 import sys, time

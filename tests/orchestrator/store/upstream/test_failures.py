@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import object_store, remote_segment, remote_work
+from orchestrator.store.upstream import objects, segments, upstream
 from tests.faults.faulty_server import FaultyServer
 from tests.helpers.remote_machine import Machine, objects_of
 from tests.helpers.toy_sweep import ToySweep, run_here
@@ -92,8 +92,8 @@ def test_a_failure_that_could_not_be_uploaded_is_by_the_next_command(
     faulty.before = refuse_failures
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOR_SWEEP_REHEARSE", "raise step=37")
-        patch.setattr(remote_work, "KEEP_PATIENCE_SECONDS", 0.1)
-        patch.setattr(object_store, "PATIENCE_SECONDS", 0.1)
+        patch.setattr(upstream, "KEEP_PATIENCE_SECONDS", 0.1)
+        patch.setattr(objects, "PATIENCE_SECONDS", 0.1)
         done = machine.run(*machine.sweep(*ONE))
     assert done.returncode in (3, 6), done.stderr
     assert "Traceback" not in done.stderr
@@ -122,7 +122,7 @@ def test_a_closed_port_is_one_sentence(machine: Machine, monkeypatch: pytest.Mon
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    monkeypatch.setattr(object_store, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(objects, "PATIENCE_SECONDS", 0.3)
     closed = Machine(
         url=machine.url,
         scratch=machine.scratch,
@@ -151,10 +151,10 @@ def test_an_endpoint_that_closes_during_training_costs_the_last_steps_only(
         if method == "PUT" and "/segments/" in path:
             faulty.close()
 
-    monkeypatch.setattr(remote_segment, "PUBLISH_PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(remote_work, "KEEP_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(segments, "PUBLISH_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(upstream, "KEEP_PATIENCE_SECONDS", 0.3)
     faulty.before = close
-    monkeypatch.setattr(object_store, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(objects, "PATIENCE_SECONDS", 0.3)
     done = machine.run(*machine.sweep(*ONE))
     assert done.returncode in (3, 6), done.stderr
     assert "Traceback" not in done.stderr

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import object_store
-from orchestrator.object_store import ObjectStore, RemoteRefused, RemoteUnreachable, checked_address
+from orchestrator.store.upstream import objects as object_store
+from orchestrator.store.upstream.objects import ObjectStore, RemoteRefused, RemoteUnreachable, checked_address
 from tests.faults.faulty_server import FaultyServer
 
 

@@ -31,10 +31,10 @@ from mor_core.files import (
     write_bytes,
     write_json,
 )
-from orchestrator.attempts import Attempts
 from orchestrator.planning.canonical import canonical_json, from_jsonable, is_content_id
 from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
-from orchestrator.published import (
+from orchestrator.store.attempts import Attempts
+from orchestrator.store.published import (
     LARGEST_RESULT_BYTES,
     RESULT_SCHEMA,
     ResultError,

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.object_store import RemoteRefused, RemoteUnreachable
 from orchestrator.planning.identity import Segment
-from orchestrator.published import StoreError
-from orchestrator.remote_address import open_remote, remote_of
-from orchestrator.remote_failures import fetch_failures, upload_failures, withdraw_failures
-from orchestrator.remote_results import push
-from orchestrator.remote_segment import KEEP_PATIENCE_SECONDS, RemoteSegments
-from orchestrator.remote_stop import SharedStop
-from orchestrator.stop_request import StopFile, new_stop_file
-from orchestrator.store import Store
+from orchestrator.store.published import StoreError
+from orchestrator.store.stop_request import StopFile, new_stop_file
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.address import open_remote, remote_of
+from orchestrator.store.upstream.failures import fetch_failures, upload_failures, withdraw_failures
+from orchestrator.store.upstream.objects import RemoteRefused, RemoteUnreachable
+from orchestrator.store.upstream.segments import KEEP_PATIENCE_SECONDS, RemoteSegments
+from orchestrator.store.upstream.stop import SharedStop
+from orchestrator.store.upstream.sync import push
 
 NOTES = "notes.txt"
 FETCH_PATIENCE_SECONDS = 60.0

@@ -1,5 +1,7 @@
-"""Which process is meant, so that another one can end it and no other: the system gives its number again."""
+"""The sign of life that an attempt writes, and which process is meant by it, so that another one can end it and no
+other: the system gives its number again."""
 
+import json
 import os
 import socket
 from contextlib import suppress
@@ -8,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+
+def started(pid: int) -> float:
+    """When a process of this host started, as ProcessIdentity has it. Raises psutil.NoSuchProcess."""
+    stat = _text(Path(f"/proc/{pid}/stat"))
+    # The second field is the command in brackets, and may hold anything.
+    return float(stat.rpartition(")")[2].split()[19]) if stat else psutil.Process(pid).create_time()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +86,6 @@ def this_process() -> ProcessIdentity:
     return ProcessIdentity(host=socket.gethostname(), pid=os.getpid(), started=started(os.getpid()))
 
 
-def started(pid: int) -> float:
-    """When a process of this host started, as ProcessIdentity has it. Raises psutil.NoSuchProcess."""
-    stat = _text(Path(f"/proc/{pid}/stat"))
-    # The second field is the command in brackets, and may hold anything.
-    return float(stat.rpartition(")")[2].split()[19]) if stat else psutil.Process(pid).create_time()
-
-
 def _line(path: Path) -> str:
     return _text(path).strip()
 
@@ -93,3 +95,32 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+SIGN = "watchdog.json"
+"""In an attempt that is at work: its sign of life, written anew with its steps, about once a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign:
+    """What an attempt's watchdog said when it was last set."""
+
+    run: str
+    """The run that makes the attempt."""
+    process: ProcessIdentity
+    """The process that takes the steps."""
+    steps: int
+    """Steps taken by it so far, and what took as long."""
+    limit_seconds: float
+    """After so long without a step the watchdog ends the process."""
+    slowest_step_seconds: float
+    """The slowest step so far; 0 before the second."""
+
+
+def read_sign(attempt: Path) -> Sign | None:
+    """An attempt's sign of life; None where it gives none."""
+    try:
+        content = json.loads((attempt / SIGN).read_text())
+        return Sign(**content | {"process": ProcessIdentity(**content["process"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

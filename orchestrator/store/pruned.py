@@ -11,8 +11,8 @@ import json
 from typing import Any
 
 from orchestrator.planning.identity import Segment, trunk_id
-from orchestrator.published import StoreError
-from orchestrator.store import Store
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
 
 PRUNED = "pruned.json"
 PRUNED_SCHEMA = "mor-sweep.pruned/1"

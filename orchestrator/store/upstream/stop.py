@@ -9,8 +9,8 @@ import threading
 import time
 from dataclasses import dataclass
 
-from orchestrator.object_store import ObjectStore, RemoteRefused, RemoteUnreachable
-from orchestrator.stop_request import StopFile
+from orchestrator.store.stop_request import StopFile
+from orchestrator.store.upstream.objects import ObjectStore, RemoteRefused, RemoteUnreachable
 
 LOOK_SECONDS = 3.0
 """Between two looks of a worker at the bucket."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mor_core.errors import Unreachable, UserError
-from orchestrator.published import StoreError
+from orchestrator.store.published import StoreError
 
 Answer = TypeVar("Answer")
 

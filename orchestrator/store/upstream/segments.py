@@ -17,13 +17,13 @@ from typing import Any
 
 from mor_core.files import file_sha256, is_plain_name, write_bytes
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
-from orchestrator.attempts import SCRATCH
-from orchestrator.object_store import ObjectStore, RemoteUnreachable
 from orchestrator.planning.identity import Segment, trunk_id
-from orchestrator.published import ResultError, SegmentResult, StoreError, parse_result, result_content
-from orchestrator.remote_address import Remote
-from orchestrator.remote_failures import remote_name
-from orchestrator.store import hints, read_spec
+from orchestrator.store.attempts import SCRATCH
+from orchestrator.store.published import ResultError, SegmentResult, StoreError, parse_result, result_content
+from orchestrator.store.store import hints, read_spec
+from orchestrator.store.upstream.address import Remote
+from orchestrator.store.upstream.failures import remote_name
+from orchestrator.store.upstream.objects import ObjectStore, RemoteUnreachable
 
 PUBLISH_PATIENCE_SECONDS = 300.0
 """How long a finished segment waits for a server that does not answer; its work would be lost otherwise."""

@@ -29,12 +29,12 @@ from typing import Any
 from filelock import FileLock
 
 from mor_core.files import file_sha256, is_plain_name, replace_text
-from orchestrator.object_store import RemoteRefused
-from orchestrator.remote_address import Remote
-from orchestrator.remote_failures import fetch_failures, segments_begun, upload_failures
-from orchestrator.remote_segment import RemoteSegments
-from orchestrator.sweep_document import SCHEMA as SWEEP_SCHEMA
-from orchestrator.sweep_document import read_document, sweep_names
+from orchestrator.store.sweep_document import SCHEMA as SWEEP_SCHEMA
+from orchestrator.store.sweep_document import read_document, sweep_names
+from orchestrator.store.upstream.address import Remote
+from orchestrator.store.upstream.failures import fetch_failures, segments_begun, upload_failures
+from orchestrator.store.upstream.objects import RemoteRefused
+from orchestrator.store.upstream.segments import RemoteSegments
 
 SYNCED = "synced.json"
 MARKER = "mor-sweep.json"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mor_core.data.spec import cache_folder
 from mor_core.files import write_json
-from orchestrator.object_store import ObjectStore, checked_address
-from orchestrator.results_folder import ADDRESS
-from orchestrator.store import Store
+from orchestrator.store.folder import ADDRESS
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.objects import ObjectStore, checked_address
 
 SCRATCH_VARIABLE = "MOR_SWEEP_SCRATCH"
 

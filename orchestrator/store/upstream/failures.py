@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mor_core.files import is_plain_name
-from orchestrator.remote_address import Remote
-from orchestrator.store import Store
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.address import Remote
 
 FAILURE, RETRIED = "failure.json", "failure.retried.json"
 IN_BUCKET = "failure.shared"

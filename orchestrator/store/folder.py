@@ -2,6 +2,7 @@
 it is still there while work is done in it."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -108,3 +109,18 @@ def writing(path: Path) -> Iterator[None]:
 def _nearest_existing(path: Path) -> Path:
     """The path, or the first above it that is there."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file, as far as this host can see."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

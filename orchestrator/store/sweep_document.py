@@ -1,16 +1,18 @@
-"""sweeps/<name>/sweep.json as it lies there: which sweeps there are, and the plans that one of them still stands by.
+"""sweeps/<name>/sweep.json as it lies there: which sweeps there are, the plans that one of them still stands by, and
+everything that any of them was ever asked for, settings left behind included.
 
 Light on purpose: what `mor-sweep status` needs of a sweep of thousands of cells is read without building them.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, is_plain_name, read_json_object
-from orchestrator.planning.canonical import is_content_id
-from orchestrator.published import StoreError
-from orchestrator.store import Store
+from orchestrator.planning.canonical import from_jsonable, is_content_id
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
 
 SCHEMA = "mor-sweep.sweep/1"
 
@@ -157,3 +159,72 @@ def _is_readable(store: Store, name: str) -> bool:
 def sweep_names(store: Store) -> list[str]:
     """All sweeps of a results folder."""
     return sorted(path.parent.name for path in (store.root / "sweeps").glob("*/sweep.json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSegment:
+    """What status and curves need to know of a segment."""
+
+    id: str
+    """Its content id."""
+    kind: str
+    """stable, decay or evaluate."""
+    trunk_id: str
+    """The trunk it belongs to."""
+    stop_step: int
+    """Steps in all when it ends."""
+    needs: tuple[str, ...]
+    """Ids of the segments it needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedWork:
+    """The segments of all revisions of all sweeps."""
+
+    segments: dict[str, tuple[PlannedSegment, ...]]
+    """By id; a segment may be planned with different needs (a stable stretch may start at several places)."""
+
+    users: dict[str, frozenset[str]]
+    """Segment id -> the planned segments that need it, in any plan."""
+
+    def kind(self, segment_id: str) -> str:
+        """stable, decay or evaluate."""
+        return self.segments[segment_id][0].kind
+
+
+def planned_work(store: Store) -> PlannedWork:
+    """Read every sweep.json. Raises StoreError where one cannot be read: what it needs is then unknown."""
+    found: dict[str, dict[PlannedSegment, None]] = {}
+    for name in sweep_names(store):
+        for segment in _segments(store, name):
+            found.setdefault(segment.id, {})[segment] = None
+    users: dict[str, set[str]] = {}
+    for name, planned in found.items():
+        for need in {need for each in planned for need in each.needs}:
+            users.setdefault(need, set()).add(name)
+    return PlannedWork(
+        segments={name: tuple(planned) for name, planned in found.items()},
+        users={name: frozenset(using) for name, using in users.items()},
+    )
+
+
+def _segments(store: Store, name: str) -> list[PlannedSegment]:
+    """Those of every revision of one sweep."""
+    try:
+        revisions = _revisions(store, name)
+        return [from_jsonable(PlannedSegment, data) for revision in revisions for data in revision["segments"]]
+    except (ValueError, TypeError) as error:
+        raise damaged(store, name, error) from error
+
+
+def data_folder(store: Store, name: str) -> Path:
+    """The data snapshot that a sweep's latest plan was made for. Raises StoreError."""
+    revisions = _revisions(store, name)
+    if not revisions:
+        raise StoreError(f"{store.sweep_folder(name) / 'sweep.json'} is missing: run the sweep's command again")
+    return Path(revisions[-1].get("data_folder", ""))
+
+
+def _revisions(store: Store, name: str) -> list[dict[str, Any]]:
+    document = read_document(store.sweep_folder(name) / "sweep.json")
+    return [] if document is None else document["revisions"]

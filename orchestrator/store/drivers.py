@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.store import Store
+from orchestrator.store.folder import is_held
+from orchestrator.store.store import Store
 
 FOLDER = "drivers"
 POLL_SECONDS = 0.1
@@ -95,21 +96,6 @@ def wait_until_gone(driver: Driver, seconds: float) -> bool:
             return False
         time.sleep(POLL_SECONDS)
     return True
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of a file, as far as this host can see."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _is_alive(pid: int) -> bool:
