@@ -38,7 +38,7 @@ from orchestrator.planning.plan import Plan, plan, segment_flops
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.ray_executor import RayExecutor
-from orchestrator.revisions import record_revision
+from orchestrator.records.revisions import record_revision
 from orchestrator.schedule import chain_flops
 from orchestrator.segment_job import Job
 from orchestrator.store.published import RESULT_SCHEMA, result_content

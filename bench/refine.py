@@ -23,9 +23,9 @@ from mor_core.units import budget_label
 from orchestrator.planning.plan import Plan, plan, plan_of_cells, segment_flops
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
-from orchestrator.records import table
+from orchestrator.records.revisions import load_sweep
+from orchestrator.records.table import table
 from orchestrator.refine import Goal, Machine, device_hours, refine
-from orchestrator.revisions import load_sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep_run import run_sweep
 

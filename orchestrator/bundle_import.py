@@ -28,8 +28,8 @@ from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
 from orchestrator.planning.plan import cell_identity
-from orchestrator.records import segment_table, table, write_tables
-from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.records.revisions import Sweep, load_sweep
+from orchestrator.records.table import segment_table, table, write_tables
 from orchestrator.store.attempts import SCRATCH
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store, read_spec

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mor_core.printable import printable_label
+from orchestrator.records.terminal import printable_label
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mor_core.files import tree_bytes
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
-from orchestrator.command_lines import command_line
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.identity import (
@@ -19,6 +18,7 @@ from orchestrator.planning.identity import (
     stable_segment,
     trunk_id,
 )
+from orchestrator.records.terminal import command_line
 from orchestrator.store.pruned import PRUNED, read_pruned
 from orchestrator.store.published import SegmentResult, StoreError, wrong_files
 from orchestrator.store.store import Store, read_spec

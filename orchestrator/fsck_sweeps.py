@@ -9,8 +9,6 @@ from typing import get_args
 import polars as pl
 
 from analysis.runs.points import TableError, read_points
-from orchestrator.cell_names import cell_name
-from orchestrator.command_lines import command_line
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.fsck_segments import CheckedSegment
 from orchestrator.mirror import DamagedStore, MirrorError
@@ -19,15 +17,17 @@ from orchestrator.mirror_cursor import is_sent, public_uri, sqlite_path, trackin
 from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.plan import cell_identity
-from orchestrator.records import segment_table, table
-from orchestrator.revisions import Sweep, load_sweep
-from orchestrator.segment_states import CellStatus
+from orchestrator.records.cell_names import cell_name
+from orchestrator.records.revisions import Sweep, load_sweep
+from orchestrator.records.states import CellStatus
+from orchestrator.records.table import segment_table, table
+from orchestrator.records.terminal import command_line
+from orchestrator.records.verified_cells import VerifiedCells
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.pruned import is_pruned
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedSegment
-from orchestrator.verified_cells import VerifiedCells
 
 EXECUTION = ["reason", "flags", "train_seconds", "attempts"]
 """Columns that may change after a cell is finished: another budget can divide the stretches that lead to it."""

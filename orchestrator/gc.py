@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mor_core.errors import Refused
 from mor_core.files import remove_folder, tree_bytes, write_json
-from orchestrator.command_lines import command_line
+from orchestrator.records.terminal import command_line
 from orchestrator.store.attempts import SCRATCH
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA

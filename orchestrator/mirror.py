@@ -36,12 +36,13 @@ from orchestrator.mirror_cursor import (
 )
 from orchestrator.mlflow_credentials import VARIABLE, use_credentials
 from orchestrator.planning.cells import Cell
-from orchestrator.records import curve, table
-from orchestrator.revisions import Sweep
+from orchestrator.records.curves import curve
+from orchestrator.records.revisions import Sweep
+from orchestrator.records.table import table
+from orchestrator.records.verified_cells import VerifiedCells, fault_lines
 from orchestrator.sqlite_file import DamagedDatabase, require_whole
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.verified_cells import VerifiedCells, fault_lines
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

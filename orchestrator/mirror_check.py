@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.mirror import SUMMARY, reading, runs_of
 from orchestrator.mirror_content import RunContent, curve_points, run_content
 from orchestrator.mirror_cursor import files_sha256, lineage_tags, public_uri, summary_files
-from orchestrator.records import curve, table
-from orchestrator.revisions import Sweep
+from orchestrator.records.curves import curve
+from orchestrator.records.revisions import Sweep
+from orchestrator.records.table import table
+from orchestrator.records.verified_cells import VerifiedCells
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.verified_cells import VerifiedCells
 
 if TYPE_CHECKING:
     from orchestrator.mirror import MlflowClient

@@ -18,10 +18,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, read_json_object, replace_text
-from orchestrator.origin import package_version
 from orchestrator.planning.cells import Cell
-from orchestrator.records import table
-from orchestrator.revisions import Sweep
+from orchestrator.records.revisions import Sweep, package_version
+from orchestrator.records.table import table
 from orchestrator.store.store import Store
 
 SCHEMA = "mor-sweep.mirror/1"

@@ -15,10 +15,10 @@ from pathlib import Path
 from orchestrator.mirror import MirrorError, sync
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import UNREACHABLE
-from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.records.revisions import Sweep, load_sweep
+from orchestrator.records.verified_cells import shown_lines
 from orchestrator.store.folder import HeldFolder, ResultsGone, holding
 from orchestrator.store.store import Store
-from orchestrator.verified_cells import shown_lines
 
 PASS_SECONDS = 5.0
 """Between passes."""

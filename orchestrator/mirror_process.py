@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.command_lines import command_line
 from orchestrator.mirror_cursor import is_current, is_sent, public_uri, tracking_uri
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
+from orchestrator.records.terminal import command_line
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import NoSuchSweep

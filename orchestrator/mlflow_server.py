@@ -17,13 +17,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mor_core.errors import Unreachable, UserError
-from orchestrator.command_lines import command_line
 from orchestrator.mirror import engine_uri
 from orchestrator.mirror_content import isoflop_points
 from orchestrator.mirror_cursor import public_uri, read_cursor, sqlite_path, tracking_uri
 from orchestrator.mirror_process import end_group
-from orchestrator.records import table
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
+from orchestrator.records.table import table
+from orchestrator.records.terminal import command_line
 from orchestrator.sqlite_file import require_whole
 from orchestrator.store.store import Store
 

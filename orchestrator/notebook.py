@@ -25,13 +25,12 @@ from analysis.report.text import count_text, law_text, loss_text, study_as_markd
 from analysis.surface.optimum import SurfaceRules
 from mor_core.units import budget_text
 from mor_core.units import count_text as short
-from orchestrator.cell_curves import cell_curves
 from orchestrator.html_tables import html_list, html_table
-from orchestrator.origin import is_on_small_corpus
-from orchestrator.records import segment_table, table
-from orchestrator.revisions import Sweep as StoredSweep
-from orchestrator.revisions import load_sweep
-from orchestrator.status import Status, counts_text, read_status, state_text
+from orchestrator.records.curves import cell_curves
+from orchestrator.records.revisions import Sweep as StoredSweep
+from orchestrator.records.revisions import is_on_small_corpus, load_sweep
+from orchestrator.records.status import Status, counts_text, read_status, state_text
+from orchestrator.records.table import segment_table, table
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class Sweep:
         from analysis.figures.isoflop import plot_isoflop
         from analysis.figures.surface import plot_residuals, plot_surface
         from analysis.report.provenance import provenance_of
-        from orchestrator.origin import data_label, package_version
+        from orchestrator.records.revisions import data_label, package_version
 
         plots: dict[str, Callable[..., None]] = {
             "isoflop": plot_isoflop,

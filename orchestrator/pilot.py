@@ -16,8 +16,8 @@ from orchestrator.planning.plan import Plan, PlanError, plan, plan_of_cells
 from orchestrator.planning.spec.sections import SizesSection
 from orchestrator.planning.spec.sweep_file import Override, SpecError, SweepFile
 from orchestrator.planning.spec.sweep_spec import SweepSpec, parse_spec
-from orchestrator.records import table
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
+from orchestrator.records.table import table
 from orchestrator.store.store import Store
 
 SIZES = 5

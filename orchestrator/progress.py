@@ -11,9 +11,9 @@ from mor_core.units import count_text, duration_text, short_budget
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, segment_flops
+from orchestrator.records.terminal import Console
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.terminal import Console
 from orchestrator.worker import Outcome
 
 

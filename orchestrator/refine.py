@@ -16,8 +16,8 @@ from mor_core.units import budget_label
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.plan import Plan, plan_of_cells
 from orchestrator.planning.spec.sweep_spec import SweepSpec
-from orchestrator.records import segment_table, table
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
+from orchestrator.records.table import segment_table, table
 from orchestrator.store.store import Store
 from orchestrator.suggestions import Costed, candidate_cells, wide_plan
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mor_core.errors import Refused
 from mor_core.files import fsync
-from orchestrator.command_lines import command_line
 from orchestrator.planning.cells import Cell
-from orchestrator.revisions import Sweep
-from orchestrator.segment_states import segment_state
+from orchestrator.records.revisions import Sweep
+from orchestrator.records.states import segment_state
+from orchestrator.records.terminal import command_line
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedSegment

@@ -11,12 +11,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mor_core.printable import printable_label
 from mor_core.units import budget_text
-from orchestrator.cell_states import CellState
-from orchestrator.command_lines import command_line
-from orchestrator.status import Status, counted, counts_text, is_running, state_text
-from orchestrator.terminal import Console
+from orchestrator.records.states import CellState
+from orchestrator.records.status import Status, counted, counts_text, is_running, state_text
+from orchestrator.records.terminal import Console, command_line, printable_label
 
 PIPED_WIDTH = 120
 """Columns of the table where nothing says how wide the reader's window is."""

@@ -20,7 +20,7 @@ from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND
 from orchestrator.planning.plan import Plan, PlanError, plan, segment_flops
 from orchestrator.planning.spec.sweep_file import Override, SpecError, preset_names, recipe_overrides
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
-from orchestrator.revisions import Sweep
+from orchestrator.records.revisions import Sweep
 from orchestrator.store.published import SegmentResult
 from orchestrator.store.store import Store
 

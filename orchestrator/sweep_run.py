@@ -11,7 +11,6 @@ import polars as pl
 from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import short_budget
-from orchestrator.command_lines import command_line
 from orchestrator.executor import Executor
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
@@ -23,8 +22,9 @@ from orchestrator.planning.plan import Plan, lost_arm_lines
 from orchestrator.planning.spec.sections import ExecutionSection
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.progress import Progress
-from orchestrator.records import table, write_tables
-from orchestrator.revisions import Sweep, share_revision
+from orchestrator.records.revisions import Sweep, share_revision
+from orchestrator.records.table import table, write_tables
+from orchestrator.records.terminal import Console, command_line
 from orchestrator.run_loop import run_segments
 from orchestrator.segment_job import Job
 from orchestrator.store.drivers import driving
@@ -34,7 +34,6 @@ from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.address import address_of
 from orchestrator.store.upstream.upstream import share_sweep_files, stop_of
-from orchestrator.terminal import Console
 from orchestrator.worker import Outcome, published_outcome
 
 EXIT_FAILED_CELLS = 3

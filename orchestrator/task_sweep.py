@@ -9,14 +9,14 @@ from pathlib import Path
 from mor_core.config import CausalRule, ExpertChoice
 from mor_core.data.remote import origin_of
 from mor_core.interop.tasks import read_task
-from orchestrator.cell_names import cell_name
 from orchestrator.executor import Executor
 from orchestrator.mirror_cursor import is_current, tracking_uri
 from orchestrator.mirror_process import following
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
-from orchestrator.records import write_tables
-from orchestrator.revisions import Sweep
+from orchestrator.records.cell_names import cell_name
+from orchestrator.records.revisions import Sweep
+from orchestrator.records.table import write_tables
 from orchestrator.run_loop import run_segments
 from orchestrator.segment_job import Job
 from orchestrator.store.drivers import driving

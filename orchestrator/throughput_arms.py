@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mor_core.errors import UserError
 from orchestrator.planning.cells import Cell
-from orchestrator.revisions import Sweep
+from orchestrator.records.revisions import Sweep
 from orchestrator.store.store import Store
 from orchestrator.throughput import LARGEST, Speed
 from orchestrator.trained_cell import NotTrained, TrainedCell

@@ -13,9 +13,9 @@ from mor_core.inference.stages import inference_model
 from mor_core.model.device import default_device
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.checkpoint import load_checkpoint
-from orchestrator.cell_names import cell_name
 from orchestrator.planning.cells import Cell
-from orchestrator.revisions import Sweep
+from orchestrator.records.cell_names import cell_name
+from orchestrator.records.revisions import Sweep
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import fetch_weights

@@ -17,8 +17,8 @@ from orchestrator.planning.cells import Cell
 from orchestrator.planning.plan import Plan, plan_of_cells
 from orchestrator.planning.spec.sweep_file import SweepFile
 from orchestrator.planning.spec.sweep_spec import SweepSpec
-from orchestrator.records import table
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
+from orchestrator.records.table import table
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import NoSuchSweep
 from orchestrator.trials import (

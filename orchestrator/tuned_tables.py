@@ -11,11 +11,10 @@ from analysis.statistics.answers import Estimate, Refusal
 from analysis.tuning.law import HyperparameterLaw, TunedRung
 from analysis.tuning.response import DRAWS, LEVEL, Response
 from mor_core.units import short_count
-from orchestrator.origin import data_label, package_version
 from orchestrator.planning.canonical import content_id
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import data_label, load_sweep, package_version
+from orchestrator.records.terminal import Console
 from orchestrator.store.store import Store
-from orchestrator.terminal import Console
 from orchestrator.trials import TriedRung
 from orchestrator.tune_run import Shared, Tuned
 

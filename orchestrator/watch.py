@@ -6,11 +6,11 @@ from collections.abc import Callable
 from rich.live import Live
 
 from mor_core.units import budget_text
-from orchestrator.cell_states import CellState
-from orchestrator.status import Status, UnderWay, counts_text, is_running, read_status, state_text
+from orchestrator.records.states import CellState
+from orchestrator.records.status import Status, UnderWay, counts_text, is_running, read_status, state_text
+from orchestrator.records.terminal import Console
 from orchestrator.status_tables import output_console, status_view
 from orchestrator.store.store import Store
-from orchestrator.terminal import Console
 
 PASS_SECONDS = 1.0
 

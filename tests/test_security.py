@@ -23,7 +23,7 @@ from mor_core.data.spec import DataError, DataSpec
 from mor_core.model.transformer import build_model
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.manifest import CheckpointError
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import NoSuchSweep
 from tests.helpers.paths import ROOT, TOY_PRESET

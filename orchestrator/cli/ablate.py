@@ -82,8 +82,8 @@ def ablation_file(name: str, *, paper: bool) -> str:
 
 def _variant_rows(spec: "SweepSpec", results: Path) -> list[dict[str, Any]]:
     """The rows of this sweep file's arms, whatever else the sweep of that name has had; the lowest loss first."""
-    from orchestrator.records import table
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.revisions import load_sweep
+    from orchestrator.records.table import table
     from orchestrator.store.store import Store
 
     store = Store(root=results)
@@ -98,7 +98,7 @@ def _by_loss(row: Mapping[str, Any]) -> tuple[bool, float]:
 
 
 def _print_variants(spec: "SweepSpec", rows: Sequence[Mapping[str, Any]]) -> None:
-    from orchestrator.terminal import Console
+    from orchestrator.records.terminal import Console
 
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)

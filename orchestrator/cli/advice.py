@@ -9,20 +9,8 @@ import typer
 from orchestrator.cli.memory import Memory, arms_served, demand_of
 from orchestrator.cli.options import AsJson, above_zero, print_json, say_next
 from orchestrator.cli.spread import spread
-from orchestrator.cli.study import (
-    BOTH,
-    FIT_REFUSED,
-    LOSS_COLUMNS,
-    Fitted,
-    Loss,
-    LossChoice,
-    Other,
-    Runs,
-    Tied,
-    compared,
-    fit_of,
-    say_next_of,
-)
+from orchestrator.cli.study import FIT_REFUSED, LossChoice, Other, Runs, Tied, compared, fit_of, say_next_of
+from orchestrator.records.fits import BOTH, LOSS_COLUMNS, Fitted, Loss
 
 if TYPE_CHECKING:
     from analysis.advice.predict import Advice
@@ -47,8 +35,8 @@ def table(
     wanted = _format(form, as_json)
     if tasks:
         from analysis.report.tasks import tabulate_tasks
-        from orchestrator.records import table as run_table_of
-        from orchestrator.revisions import load_sweep
+        from orchestrator.records.revisions import load_sweep
+        from orchestrator.records.table import table as run_table_of
         from orchestrator.store.store import Store
 
         store = Store(root=asked.results)

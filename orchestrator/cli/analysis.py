@@ -9,7 +9,8 @@ import typer
 
 from orchestrator.cli.options import AsJson, print_json
 from orchestrator.cli.spread import spread
-from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, Runs, Tied, fit_of_table, say_next_of, study_of
+from orchestrator.cli.study import FIT_REFUSED, LossChoice, Runs, Tied, fit_of_table, say_next_of
+from orchestrator.records.fits import Loss, study_of
 
 if TYPE_CHECKING:
     from analysis.frontier.study import Study
@@ -102,6 +103,6 @@ def _print_markdown(text: str) -> None:
         return
     from rich.markdown import Markdown
 
-    from orchestrator.terminal import Console
+    from orchestrator.records.terminal import Console
 
     Console().print(Markdown(text))

@@ -15,8 +15,8 @@ def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
 def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Cells of the sweep that is named on the line, or of the last one used: arm/size/budget/seed, and their ids where
     one has been begun."""
-    from mor_core.printable import printable_label
     from mor_core.units import budget_text
+    from orchestrator.records.terminal import printable_label
     from orchestrator.store.published import StoreError
     from orchestrator.store.sweep_document import NoSuchSweep, current_revisions, find_document
 

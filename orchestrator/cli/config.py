@@ -33,10 +33,10 @@ def show(
     """Print every value of the sweep that these flags ask for, defaults included, as a sweep file."""
     from orchestrator.cli.ablate import ablation_file
     from orchestrator.cli.launch import isoflop_overrides, items_of
-    from orchestrator.command_lines import command_line
     from orchestrator.planning.spec.origins import settings_of
     from orchestrator.planning.spec.sweep_file import Override, is_path, read_sweep_file, recipe_overrides
     from orchestrator.planning.spec.sweep_spec import parse_spec
+    from orchestrator.records.terminal import command_line
 
     if paper and ablation is None:
         raise typer.BadParameter("--paper chooses between the files of an ablation: use it with --ablation NAME")

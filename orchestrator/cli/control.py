@@ -26,8 +26,8 @@ class StillStopping(MorSweepError):
 
 def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_json: AsJson = False) -> None:
     """Stop a running sweep as Ctrl-C would and wait until it has ended; the same command goes on later."""
-    from orchestrator.revisions import load_sweep
-    from orchestrator.status import counts_text, read_status
+    from orchestrator.records.revisions import load_sweep
+    from orchestrator.records.status import counts_text, read_status
     from orchestrator.store.drivers import ask_to_stop, running_drivers, wait_until_gone
     from orchestrator.store.store import Store
 
@@ -72,9 +72,9 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Clear failed and diverged cells, so that the sweep's command tries them again; diverged results move aside."""
-    from orchestrator.cell_names import cell_name, find_cell
+    from orchestrator.records.cell_names import cell_name, find_cell
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.retry import RetryRefused, apply_retry, plan_retry
-    from orchestrator.revisions import load_sweep
     from orchestrator.store.folder import writing
     from orchestrator.store.store import Store
     from orchestrator.store.upstream.upstream import withdraw

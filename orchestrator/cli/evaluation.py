@@ -18,7 +18,7 @@ from orchestrator.cli.launch import ExecutorChoice, ExecutorName, RayAddress
 from orchestrator.cli.options import AsJson, CellArguments, Results, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
-    from orchestrator.revisions import Sweep
+    from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
     from orchestrator.task_sweep import Asked, Evaluated
     from orchestrator.text_loss import TextLoss
@@ -54,7 +54,7 @@ def evaluate(
     if text is not None:
         _evaluate_text(cells, text, sweep, results, threads, as_json)
         return
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
     from orchestrator.task_sweep import evaluate_all
 
@@ -84,7 +84,7 @@ def _asked(
 ) -> "Asked":
     """What the flags mean. Raises NoSuchCell, NotTrained and TaskError."""
     from mor_core.interop.tasks import PACKAGE, TASKS, TaskError
-    from orchestrator.cell_names import find_cell
+    from orchestrator.records.cell_names import find_cell
     from orchestrator.task_sweep import ask
 
     if task_files is None:
@@ -117,7 +117,7 @@ def _executor(name: ExecutorName, address: str | None, workers: int | None) -> A
 
 def _score_rows(store: "Store", asked: "Asked", done: "Evaluated") -> list[dict[str, Any]]:
     """One row a cell and task; numbers where it is finished."""
-    from orchestrator.cell_names import cell_name
+    from orchestrator.records.cell_names import cell_name
     from orchestrator.task_sweep import score_of
 
     rows: list[dict[str, Any]] = []
@@ -152,9 +152,9 @@ def _evaluate_text(
     cells: list[str], text: Path, sweep: str | None, results: Path, threads: int | None, as_json: bool
 ) -> None:
     from analysis.figures.inference import plot_text_loss
-    from orchestrator.cell_names import find_cell
     from orchestrator.cli.study import figure_paths
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.cell_names import find_cell
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
     from orchestrator.text_loss import read_tokens, text_loss
 
@@ -184,8 +184,8 @@ def export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> No
     """Write a vanilla or recursive cell as a Hugging Face Llama folder, which transformers loads."""
     from mor_core.data.snapshot import TOKENIZER_FILE
     from mor_core.interop.hugging_face import check_exportable, export_llama
-    from orchestrator.cell_names import find_cell
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.cell_names import find_cell
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
 
     store = Store(root=results)

@@ -21,7 +21,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.study import figure_paths
 
 if TYPE_CHECKING:
-    from orchestrator.revisions import Sweep
+    from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
     from orchestrator.trained_cell import TrainedCell
 
@@ -226,7 +226,7 @@ def routing(
 
 
 def _sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
 
     store = Store(root=results)
@@ -236,7 +236,7 @@ def _sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":
 def _trained(
     results: Path, sweep: str | None, cell: str, threads: int | None, precision: InferencePrecision
 ) -> "tuple[Store, Sweep, TrainedCell]":
-    from orchestrator.cell_names import find_cell
+    from orchestrator.records.cell_names import find_cell
 
     store, loaded = _sweep(results, sweep)
     return store, loaded, load_cell(store, loaded, find_cell(loaded, cell), threads, precision)
@@ -273,7 +273,7 @@ def show_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """A table of what was measured."""
     from rich.table import Table
 
-    from orchestrator.terminal import Console
+    from orchestrator.records.terminal import Console
 
     table = Table(title=title)
     for column, value in rows[0].items():

@@ -132,7 +132,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     from mor_core.data.prepare import find
     from orchestrator import display
     from orchestrator.planning.plan import plan
-    from orchestrator.revisions import cells_leaving
+    from orchestrator.records.revisions import cells_leaving
     from orchestrator.store.store import Store
 
     data = find(spec.data_spec)
@@ -254,7 +254,7 @@ def settle_name(spec: "SweepSpec", planned: "Plan", data: "DataSnapshot", result
     Raises PlanError where the user says no, or where there is no terminal to ask.
     """
     from orchestrator.planning.plan import PlanError, plan
-    from orchestrator.revisions import cells_leaving
+    from orchestrator.records.revisions import cells_leaving
     from orchestrator.store.store import Store
 
     while leaving := cells_leaving(Store(root=results), planned):

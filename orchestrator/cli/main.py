@@ -30,7 +30,7 @@ from orchestrator.cli import (
     tune,
 )
 from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.cli.streams import clean_streams
+from orchestrator.records.terminal import clean_streams
 
 UNEXPECTED = 1
 NO_MEMORY = ("Cannot allocate memory", "failed to map segment from shared object")

@@ -85,7 +85,7 @@ def say(line: str) -> None:
 
 def say_next(*commands: Sequence[str], results: Path = Path("results")) -> None:
     """What one may do now, to stderr: each command as its arguments."""
-    from orchestrator.command_lines import command_line
+    from orchestrator.records.terminal import command_line
 
     typer.echo("next: " + ", ".join(command_line(*command, results=results) for command in commands), err=True)
 

@@ -10,8 +10,6 @@ from orchestrator.cli.options import Results, above_zero
 from orchestrator.cli.spread import spread
 from orchestrator.cli.study import (
     FigureRuns,
-    Fitted,
-    Loss,
     LossChoice,
     Other,
     Runs,
@@ -24,6 +22,7 @@ from orchestrator.cli.study import (
     say_next_of,
     write_figure_data,
 )
+from orchestrator.records.fits import Fitted, Loss
 
 if TYPE_CHECKING:
     from analysis.figures.drawing import Reference
@@ -157,8 +156,8 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
 
     from analysis.figures.curves import plot_curves
     from analysis.figures.figure_data import curves_data
-    from orchestrator.cell_curves import cell_curves
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.curves import cell_curves
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
 
     asked = FigureRuns(sweep=sweep, results=results)

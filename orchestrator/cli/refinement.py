@@ -39,9 +39,9 @@ def replicate(
 ) -> int:
     """Train `count` more seeds of the sizes nearest each minimum, within what is left of `max_hours` device-hours of
     this command, which began at `before`. Returns the exit code."""
-    from orchestrator.records import table
+    from orchestrator.records.revisions import load_sweep
+    from orchestrator.records.table import table
     from orchestrator.replicate import replicate_plan
-    from orchestrator.revisions import load_sweep
     from orchestrator.store.store import Store
 
     data = prepared(spec)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.spread import spread
-from orchestrator.cli.study import BOTH, FIT_REFUSED, Loss, LossChoice, Runs, Tied, fit_of
+from orchestrator.cli.study import FIT_REFUSED, LossChoice, Runs, Tied, fit_of
+from orchestrator.records.fits import BOTH, Loss
 
 
 @spread
@@ -22,8 +23,8 @@ def report(
     """Write one self-contained HTML page: frontiers, curves, goodness of fit, comparisons, and what stays unknown."""
     from analysis.page.page import render_page
     from mor_core.files import replace_text
-    from orchestrator.cell_curves import cell_curves
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.curves import cell_curves
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.folder import writing
     from orchestrator.store.store import Store
 

@@ -9,7 +9,7 @@ import typer
 from orchestrator.cli.options import AsJson, CellArgument, Results, SweepArgument, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
-    from orchestrator.status import Status
+    from orchestrator.records.status import Status
     from orchestrator.store.store import Store
 
 INTERRUPTED = 130
@@ -29,7 +29,7 @@ def status(
 
     Sweeps of more than 200 cells are shown by arm and budget.
     """
-    from orchestrator.status import read_status
+    from orchestrator.records.status import read_status
     from orchestrator.status_tables import cell_lines, output_console, status_view
     from orchestrator.store.store import Store
 
@@ -84,9 +84,9 @@ def _after(shown: "Status") -> list[list[str]]:
 def _status_data(store: "Store", sweep: str | None, *, every: bool) -> dict[str, Any]:
     """The run table, with every column, what is under way, and how many cells have other settings; `every` names them
     too, with their settings."""
-    from orchestrator.records import table
-    from orchestrator.revisions import load_sweep
-    from orchestrator.status import read_status
+    from orchestrator.records.revisions import load_sweep
+    from orchestrator.records.status import read_status
+    from orchestrator.records.table import table
 
     shown = read_status(store, sweep)  # Before the table: what ends meanwhile is in it.
     loaded = load_sweep(store, sweep)
@@ -115,9 +115,9 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print what the attempts at a cell said: why it failed, their logs, their last metrics."""
-    from orchestrator.cell_names import find_cell
-    from orchestrator.logs import cell_lines, cell_record, follow_cell
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.cell_names import find_cell
+    from orchestrator.records.logs import cell_lines, cell_record, follow_cell
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
 
     if as_json and follow:

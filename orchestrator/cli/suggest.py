@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import AsJson, Results, print_json, say_next
-from orchestrator.cli.study import FIT_REFUSED, Loss, LossChoice, SweepName, study_of
+from orchestrator.cli.study import FIT_REFUSED, LossChoice, SweepName
+from orchestrator.records.fits import Loss, study_of
 
 SCHEMA = "mor-sweep.suggest/1"
 
@@ -29,7 +30,7 @@ def suggest(
     from analysis.advice.suggest import rank_candidates
     from analysis.statistics.answers import Refusal
     from mor_core.units import budget_text, duration_text
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
     from orchestrator.suggestions import candidate_cells, commands, find_origin, wide_plan
 

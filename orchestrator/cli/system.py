@@ -15,7 +15,7 @@ import typer
 from orchestrator.cli.options import AsJson, Results, SweepArgument, print_json, say_next
 
 if TYPE_CHECKING:
-    from orchestrator.revisions import Sweep
+    from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
 
 mlflow_app = typer.Typer(help="The MLflow mirror of the results.", no_args_is_help=True, rich_markup_mode=None)
@@ -39,9 +39,9 @@ def sync(
     from orchestrator.mirror import sync as sync_sweep
     from orchestrator.mirror_cursor import public_uri, tracking_uri
     from orchestrator.mlflow_server import check_answers
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.revisions import load_sweep
+    from orchestrator.records.verified_cells import shown_lines
     from orchestrator.store.store import Store
-    from orchestrator.verified_cells import shown_lines
 
     store = Store(root=results)
     loaded = load_sweep(store, sweep)
@@ -90,7 +90,7 @@ def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
     """Print each difference; exit code 1 where there is one."""
     from orchestrator.mirror_check import differences
     from orchestrator.mirror_cursor import public_uri
-    from orchestrator.verified_cells import VerifiedCells, fault_lines, shown_lines
+    from orchestrator.records.verified_cells import VerifiedCells, fault_lines, shown_lines
 
     found, left_out = differences(store, sweep, uri), fault_lines(VerifiedCells(store, sweep).faults())
     if as_json:
@@ -118,7 +118,7 @@ def ui(
 ) -> None:
     """Show a sweep's runs in the MLflow UI, on this machine only, until Ctrl-C."""
     from orchestrator.mlflow_server import check_answers, running_server, serving
-    from orchestrator.revisions import load_sweep
+    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
 
     store = Store(root=results)

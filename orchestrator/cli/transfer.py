@@ -41,7 +41,7 @@ def export(
 def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) -> None:
     from mor_core.units import bytes_text
     from orchestrator.bundle import export_bundle
-    from orchestrator.command_lines import command_line
+    from orchestrator.records.terminal import command_line
     from orchestrator.store.store import Store
 
     done = export_bundle(Store(root=results), name, target, checkpoints=checkpoints)

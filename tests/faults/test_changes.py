@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator.cli.main import app
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
 from orchestrator.store.store import Store
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.toy_sweep import ToySweep

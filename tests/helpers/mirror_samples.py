@@ -12,7 +12,7 @@ from orchestrator.planning.identity import Segment, trunk_id
 from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.revisions import Sweep, load_sweep, record_revision
+from orchestrator.records.revisions import Sweep, load_sweep, record_revision
 from orchestrator.store.published import small_file_sums, summed_content
 from orchestrator.store.store import Store
 from tests.helpers.made_up_data import MADE_UP_DATA

@@ -14,7 +14,7 @@ from orchestrator.planning.identity import Segment, trunk_id
 from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.revisions import record_revision
+from orchestrator.records.revisions import record_revision
 from orchestrator.store.store import Store
 from tests.helpers.made_up_data import MADE_UP_DATA
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.options import say_next
-from orchestrator.command_lines import command_line
+from orchestrator.records.terminal import command_line
 
 
 def test_arguments_are_quoted_and_the_usual_folder_is_left_out():

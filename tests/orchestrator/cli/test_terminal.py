@@ -13,9 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from typer import Context
 
-from mor_core.printable import printable_label, printable_text
 from orchestrator.cli.completion import complete_cell
-from orchestrator.terminal import Console
+from orchestrator.records.terminal import Console, printable_label, printable_text
 from tests.helpers.paths import FIRST_STUDY
 from tests.helpers.toy_sweep import run_here
 

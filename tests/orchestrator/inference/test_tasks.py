@@ -20,11 +20,11 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.interop.scoring import length_batches
 from mor_core.interop.tasks import read_task
 from mor_core.interop.text_model import TextModel
-from orchestrator.cell_names import find_cell
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.fsck import check_results
-from orchestrator.revisions import load_sweep
+from orchestrator.records.cell_names import find_cell
+from orchestrator.records.revisions import load_sweep
 from orchestrator.store.published import SegmentResult
 from orchestrator.store.store import Store
 from orchestrator.trained_cell import TrainedCell, finished_weights, load_trained_cell

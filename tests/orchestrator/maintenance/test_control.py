@@ -14,12 +14,12 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from orchestrator.cell_names import NoSuchCell, find_cell
 from orchestrator.cli.main import app
 from orchestrator.fsck import check_results
 from orchestrator.gc import GcRefused, find_garbage
+from orchestrator.records.cell_names import NoSuchCell, find_cell
+from orchestrator.records.revisions import load_sweep
 from orchestrator.retry import RetryRefused
-from orchestrator.revisions import load_sweep
 from orchestrator.store.attempts import LOCK, logged, scratch_folder
 from orchestrator.store.drivers import driving, running_drivers
 from orchestrator.store.store import Store

@@ -16,7 +16,7 @@ from mor_core.files import write_json
 from orchestrator.cli.main import app
 from orchestrator.fsck import check_results
 from orchestrator.mirror_cursor import is_current, sqlite_uri
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.drivers import driving
 from orchestrator.store.store import Store

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import sweep_names
 from tests.helpers.paths import TOY_PRESET

@@ -24,10 +24,10 @@ from orchestrator.planning.identity import Segment
 from orchestrator.ray_connection import CHILDREN_ENVIRONMENT, ClusterUnreachable, _environment_of_children
 from orchestrator.ray_executor import _Cluster, _Run
 from orchestrator.ray_processes import central_processes
+from orchestrator.records.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
 from orchestrator.segment_job import Job
 from orchestrator.stall_watch import LONGEST_LOOK_SECONDS, MARGIN_SECONDS, StallWatch
 from orchestrator.stalled import end_frozen, record_stalled
-from orchestrator.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.sign_of_life import SIGN, ProcessIdentity, Sign, read_sign, this_process
 from orchestrator.store.store import Store

@@ -15,7 +15,7 @@ from mor_core.model.transformer import build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import load_checkpoint
 from orchestrator.planning.canonical import from_jsonable
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
 from orchestrator.store.store import Store
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.toy_sweep import ToySweep, run_here

@@ -6,8 +6,8 @@ import pytest
 from analysis.frontier.study import fit_study
 from mor_core.sizes import SMALL_LADDER
 from orchestrator.next_sizes import next_sizes
-from orchestrator.records import table
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
+from orchestrator.records.table import table
 from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import ToySweep
 

@@ -12,7 +12,7 @@ from orchestrator.planning.ladder import expected_optimum
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.revisions import record_revision
+from orchestrator.records.revisions import record_revision
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep
 

@@ -20,10 +20,10 @@ from mor_core.data.snapshot import DataSnapshot
 from orchestrator.cli.main import app
 from orchestrator.planning.plan import Plan, segment_flops
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
-from orchestrator.records import table
+from orchestrator.records.revisions import load_sweep, record_revision
+from orchestrator.records.table import table
 from orchestrator.refine import Goal, Machine, Refined, refine, unsettled
 from orchestrator.replicate import replicate_plan
-from orchestrator.revisions import load_sweep, record_revision
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import PlantedSweep, overrides
 

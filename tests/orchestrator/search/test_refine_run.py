@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
 from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import ToySweep
 

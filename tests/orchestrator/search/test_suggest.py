@@ -14,8 +14,8 @@ from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.planning.spec.sweep_file import recipe_overrides
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.records import table
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
+from orchestrator.records.table import table
 from orchestrator.store.store import Store
 from orchestrator.suggestions import NoAdvice
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides

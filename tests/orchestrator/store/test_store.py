@@ -15,8 +15,8 @@ from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.planning.identity import Segment, TrunkRecipe, stable_segment, trunk_id
-from orchestrator.records import table
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
+from orchestrator.records.table import table
 from orchestrator.segment_job import Job, SegmentRun
 from orchestrator.start_state import start_state
 from orchestrator.store.published import StoreError, read_metrics

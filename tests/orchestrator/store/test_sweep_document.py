@@ -12,7 +12,7 @@ from orchestrator.gc import find_garbage
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.revisions import load_sweep, record_revision
+from orchestrator.records.revisions import load_sweep, record_revision
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import data_folder, read_document

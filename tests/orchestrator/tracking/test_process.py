@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.mirror_cursor import is_current
 from orchestrator.mirror_process import bring_up_to_date, following
-from orchestrator.records import curve
+from orchestrator.records.curves import curve
 from tests.faults.misbehaving import misbehaving
 from tests.helpers.mirror_samples import NAME, Sample, active_runs, history, query, sample
 

@@ -18,10 +18,11 @@ from orchestrator.mirror import MirrorError, sync
 from orchestrator.mirror_check import differences
 from orchestrator.mirror_cursor import is_current, is_sent
 from orchestrator.mirror_follow import follow
-from orchestrator.records import curve, table
+from orchestrator.records.curves import curve
+from orchestrator.records.table import table
+from orchestrator.records.verified_cells import VerifiedCells, shown_lines
 from orchestrator.store.published import LOG_EVERY_STEPS
 from orchestrator.store.store import Store
-from orchestrator.verified_cells import VerifiedCells, shown_lines
 from tests.helpers.mirror_samples import (
     NAME,
     Sample,

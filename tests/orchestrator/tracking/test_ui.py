@@ -21,7 +21,7 @@ from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.mirror import sync
 from orchestrator.mirror_cursor import is_current
 from orchestrator.mlflow_server import TrackingServerUnreachable, UiError, free_port
-from orchestrator.records import curve
+from orchestrator.records.curves import curve
 from tests.helpers.mirror_samples import NAME, Sample, active_runs, history, sample
 
 app = typer.Typer()

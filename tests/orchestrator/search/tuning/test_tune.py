@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.revisions import load_sweep
+from orchestrator.records.revisions import load_sweep
 from orchestrator.store.store import Store
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from mor_core.errors import UserError
-from mor_core.printable import printable_label
 from mor_core.units import budget_text, parse_budget, short_budget
 from orchestrator.planning.cells import Cell
-from orchestrator.revisions import Sweep
+from orchestrator.records.revisions import Sweep
+from orchestrator.records.terminal import printable_label
 
 SHORTEST_PREFIX = 4
 SHOWN_CANDIDATES = 6

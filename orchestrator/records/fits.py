@@ -1,8 +1,11 @@
-"""Two sweeps as one run table: whole sweep against sweep, refused where their losses do not mean the same."""
+"""The fitted study of a sweep, of two sweeps as one table, or of anyone's table: the sweeps as they stand now, and
+refused where their losses do not mean the same."""
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -10,9 +13,20 @@ from analysis.frontier.compare import Comparison
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.runs.points import TableError
 from mor_core.units import budget_label
-from orchestrator.records import table
-from orchestrator.revisions import Sweep, load_sweep
+from orchestrator.records.revisions import Sweep, load_sweep
+from orchestrator.records.table import table
 from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import polars as pl
+
+    from analysis.frontier.study import Study
+    from analysis.report.provenance import Provenance
+    from orchestrator.records.revisions import Sweep
+    from orchestrator.store.store import Store
+
 
 MEASURED = {
     "validation data": ("trunk", "data_fingerprint"),
@@ -124,3 +138,113 @@ def _within_both(one: set[int], other: set[int]) -> tuple[str, ...]:
             "compute at which to compare them."
         )
     return tuple(map(str, within))
+
+
+BOTH = ("parabola", "surface")
+
+
+class Loss(StrEnum):
+    """Which loss is fitted."""
+
+    causal = "causal"
+    top_k = "topk"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A study, and where it comes from."""
+
+    study: "Study"
+    """The fit."""
+    name: str
+    """The sweep's, or the table's."""
+    runs: "pl.DataFrame"
+    """The run table that was fitted."""
+    sweep: "Sweep | None" = None
+    """The sweep; None for a table."""
+    other: str | None = None
+    """The sweep that it is compared with."""
+
+    @property
+    def provenance(self) -> "Provenance":
+        """What a figure or a page says about its origin."""
+        from analysis.report.provenance import provenance_of
+        from orchestrator.records.revisions import data_label, package_version
+
+        data = "" if self.sweep is None else data_label(self.sweep)
+        source = self.name if self.other is None else f"{self.name} with {self.other}"
+        return provenance_of(self.study, source=source, data=data, version=package_version())
+
+
+def imported_study(
+    table: Path,
+    *,
+    columns: str | None,
+    convention: str | None,
+    budgets: str | None,
+    approaches: tuple[str, ...],
+    tied: bool,
+    leave_out: tuple[str, ...],
+    report: "Callable[[str], None]",
+) -> Fitted:
+    """The fit of anyone's table; assumptions and suspicions are reported. Raises TableError.
+
+    Without `approaches`, a surface, and parabolas where most runs lie on budgets.
+    """
+    from analysis.frontier.study import FitSettings, fit_study
+    from analysis.runs.column_map import parse_columns
+    from analysis.runs.import_table import import_table, read_table
+    from analysis.runs.points import TableError
+    from analysis.surface.optimum import SurfaceRules
+    from mor_core.units import parse_budget
+
+    if columns is None:
+        raise TableError("--table needs --columns, such as params=N,tokens=D,loss=val_loss,flops=C.")
+    try:
+        meant = tuple(parse_budget(budget) for budget in budgets.split(",")) if budgets else ()
+    except ValueError as error:
+        raise TableError(f"--budgets: {error}") from error
+    imported = import_table(read_table(table), parse_columns(columns), convention=convention, budgets=meant)
+    for note in imported.notes:
+        report(f"note: {note}")
+    for suspicion in imported.suspicions:
+        report(f"suspected: {suspicion.sentence}")
+    if not imported.on_budgets and not approaches:
+        report("note: most runs are on no common budget, so that only a surface is fitted")
+    settings = FitSettings(
+        approaches=approaches or (BOTH if imported.on_budgets else ("surface",)),
+        leave_out_cells=leave_out,
+        optima_at=imported.optima_at,
+        surface=SurfaceRules(tied=tied),
+    )
+    return Fitted(study=fit_study(imported.frame, settings), name=table.name, runs=imported.frame)
+
+
+def study_of(
+    store: "Store",
+    sweep: str | None,
+    loss: Loss,
+    approaches: tuple[str, ...] = ("parabola",),
+    tied: bool = False,
+    leave_out: tuple[str, ...] = (),
+) -> Fitted:
+    """The fit of a sweep's table as it stands now; of the last sweep without a name. Raises NoSuchSweep."""
+    from analysis.frontier.study import FitSettings, fit_study
+    from analysis.surface.optimum import SurfaceRules
+    from orchestrator.records.revisions import is_on_small_corpus, load_sweep
+    from orchestrator.records.table import table
+
+    loaded = load_sweep(store, sweep)
+    runs = table(store, loaded)
+    settings = FitSettings(
+        loss_column=LOSS_COLUMNS[loss],
+        approaches=approaches,
+        leave_out_cells=leave_out,
+        surface=SurfaceRules(tied=tied),
+    )
+    study = fit_study(runs, settings, on_small_corpus=is_on_small_corpus(loaded))
+    return Fitted(study=study, name=loaded.name, sweep=loaded, runs=runs)
+
+
+LOSS_COLUMNS = {Loss.causal: "loss", Loss.top_k: "loss_topk"}
+"""Columns of a sweep's run table."""

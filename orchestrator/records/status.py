@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.cell_states import CellState, SweepStates, sweep_states
+from orchestrator.records.states import CellState, SweepStates, sweep_states
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.sign_of_life import SIGN, read_sign
 from orchestrator.store.store import Store

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cell_names import cell_name
 from orchestrator.planning.cells import Cell
-from orchestrator.records import table
-from orchestrator.revisions import Sweep
+from orchestrator.records.cell_names import cell_name
+from orchestrator.records.revisions import Sweep
+from orchestrator.records.table import table
 from orchestrator.store.attempts import LOG
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store

@@ -11,14 +11,14 @@ import polars as pl
 from mor_core.config import ModelConfig
 from mor_core.files import replacing
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token, training_cost
-from mor_core.printable import printable_label
+from mor_core.interop.tasks import task_average
 from orchestrator.planning.cells import Cell
-from orchestrator.revisions import Sweep, load_sweep, plans_locked
-from orchestrator.segment_states import SegmentState, SegmentStates, cell_status
-from orchestrator.store.published import LOG_EVERY_STEPS, PublishedEvaluation, SegmentResult, StoreError, read_metrics
+from orchestrator.records.revisions import Sweep, load_sweep, plans_locked
+from orchestrator.records.states import SegmentState, SegmentStates, cell_status
+from orchestrator.records.terminal import printable_label
+from orchestrator.store.published import PublishedEvaluation, SegmentResult, StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedSegment
-from orchestrator.task_records import average, task_scores
 
 CAPACITY_TOLERANCE = 0.1
 """A realised capacity further from the plan than this share is flagged (capacity-off)."""
@@ -137,24 +137,6 @@ def _write_parquet(path: Path, frame: pl.DataFrame) -> None:
         raise StoreError(f"{path} is a folder, expected a file: move it away and run the same command again")
     with replacing(path) as temporary:
         frame.write_parquet(temporary)
-
-
-def curve(store: Store, sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
-    """A cell's training curve from step 1, trunk included: one row per step of the grid, ascending; published work.
-
-    The last step of a stable stretch is left out where it is off the grid: it depends on which budgets branch
-    there, and the curve of a cell must not change when another budget is added.
-    """
-    last = next(segment for segment in reversed(sweep.chain(cell)) if segment.kind != "evaluate")
-    published = store.published_trunk_steps(last.trunk_id)
-    sources = [name for step, name in sorted(published) if step <= cell.decay_start]
-    if last.kind == "decay" and store.is_done(last.id):
-        sources.append(last.id)
-    rows: dict[int, dict[str, Any]] = {}
-    for name in sources:
-        rows |= {row["step"]: row for row in read_metrics(store.segment_folder(name) / "metrics.jsonl")}
-    on_grid = (step for step in sorted(rows) if step % LOG_EVERY_STEPS == 0 or step in (1, cell.steps))
-    return [rows[step] for step in on_grid]
 
 
 def _states(store: Store, sweep: Sweep) -> dict[str, SegmentState]:
@@ -291,3 +273,26 @@ def _schema(record: type) -> dict[str, Any]:
     return {
         name: types[str(getattr(kind, "__name__", kind)).split(" ")[0]] for name, kind in record.__annotations__.items()
     }
+
+
+SHOWN = ("metric", "score", "standard_error", "items", "chance", "longest", "cut", "fingerprint")
+"""Fields of a score that the table keeps; the segment has all."""
+
+
+def task_scores(store: Store, weights_id: str) -> dict[str, dict[str, Any]]:
+    """By task: the scores over all of its items under the calibrated threshold, where they are published.
+
+    Of two versions of a task's files the one with more items counts, then the one whose fingerprint comes first.
+    """
+    results = store.readable_results(store.published_task_scores(weights_id))
+    published = [result.task for result in results.values() if result.task is not None]
+    whole = [score for score in published if score.limit is None and score.rule == "threshold"]
+    scores: dict[str, dict[str, Any]] = {}
+    for score in sorted(whole, key=lambda score: (score.task, -score.items, score.fingerprint)):
+        scores.setdefault(score.task, {name: getattr(score, name) for name in SHOWN})
+    return scores
+
+
+def average(scores: dict[str, dict[str, Any]]) -> float | None:
+    """The paper's average over its tasks; None unless each of them is there."""
+    return task_average({name: score["score"] for name, score in scores.items()})

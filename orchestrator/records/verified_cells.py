@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from functools import cache
 
-from orchestrator.cell_names import cell_name
 from orchestrator.planning.cells import Cell
-from orchestrator.revisions import Sweep
+from orchestrator.records.cell_names import cell_name
+from orchestrator.records.revisions import Sweep
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 
