@@ -24,8 +24,6 @@ from mor_core.data.snapshot import SPLITS, read_manifest
 from mor_core.data.spec import DataError, cache_folder
 from mor_core.files import file_sha256
 from mor_core.units import bytes_text
-from orchestrator.mirror_cursor import VARIABLE, TrackingUriError, check_uri, public_uri, tracking_uri
-from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.ray_connection import SHARED_MEMORY, ClusterUnreachable, check_shared_memory
@@ -33,6 +31,8 @@ from orchestrator.store.folder import ResultsError, check_writable
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import NoSuchSweep, data_folder, last_sweep_name
+from orchestrator.tracking.cursor import VARIABLE, TrackingUriError, check_uri, public_uri, tracking_uri
+from orchestrator.tracking.server import TrackingServerUnreachable, check_answers
 
 Level = Literal["ok", "warn", "bad"]
 

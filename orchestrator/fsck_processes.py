@@ -10,6 +10,7 @@ from orchestrator.ray_processes import processes_of
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store
+from orchestrator.tracking.process import FOLLOWER
 
 
 def process_findings(store: Store) -> Iterator[Finding]:
@@ -26,7 +27,7 @@ def process_findings(store: Store) -> Iterator[Finding]:
             what = "is held by a process, though no driver of this host runs a sweep here"
             yield problem(lock, what, "wait for a driver on another host, else end the process that `fuser` names")
     for pid, command in running_commands():
-        if "orchestrator.mirror_follow" in command and f"--results {store.root.resolve()} " in f"{command} ":
+        if FOLLOWER in command and f"--results {store.root.resolve()} " in f"{command} ":
             yield problem(store.root, f"process {pid} mirrors a sweep that no driver runs", f"kill {pid}")
 
 

@@ -11,10 +11,6 @@ import polars as pl
 from analysis.runs.points import TableError, read_points
 from orchestrator.fsck_findings import Finding, note, problem
 from orchestrator.fsck_segments import CheckedSegment
-from orchestrator.mirror import DamagedStore, MirrorError
-from orchestrator.mirror_check import differences
-from orchestrator.mirror_cursor import is_sent, public_uri, sqlite_path, tracking_uri
-from orchestrator.mlflow_server import TrackingServerUnreachable, check_answers
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.plan import cell_identity
 from orchestrator.records.cell_names import cell_name
@@ -28,6 +24,10 @@ from orchestrator.store.pruned import is_pruned
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedSegment
+from orchestrator.tracking.check import differences
+from orchestrator.tracking.cursor import is_sent, public_uri, sqlite_path, tracking_uri
+from orchestrator.tracking.mirror import DamagedStore, MirrorError
+from orchestrator.tracking.server import TrackingServerUnreachable, check_answers
 
 EXECUTION = ["reason", "flags", "train_seconds", "attempts"]
 """Columns that may change after a cell is finished: another budget can divide the stretches that lead to it."""

@@ -12,8 +12,6 @@ from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import short_budget
 from orchestrator.executor import Executor
-from orchestrator.mirror_cursor import is_current, tracking_uri
-from orchestrator.mirror_process import following
 from orchestrator.planning.costs.estimate import HOUR_SECONDS
 from orchestrator.planning.costs.limits import Allowance
 from orchestrator.planning.costs.machine import fixed_gpus
@@ -34,6 +32,8 @@ from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.address import address_of
 from orchestrator.store.upstream.upstream import share_sweep_files, stop_of
+from orchestrator.tracking.cursor import is_current, tracking_uri
+from orchestrator.tracking.process import following
 from orchestrator.worker import Outcome, published_outcome
 
 EXIT_FAILED_CELLS = 3

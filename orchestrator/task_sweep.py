@@ -10,8 +10,6 @@ from mor_core.config import CausalRule, ExpertChoice
 from mor_core.data.remote import origin_of
 from mor_core.interop.tasks import read_task
 from orchestrator.executor import Executor
-from orchestrator.mirror_cursor import is_current, tracking_uri
-from orchestrator.mirror_process import following
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.records.cell_names import cell_name
@@ -25,6 +23,8 @@ from orchestrator.store.published import PublishedScore
 from orchestrator.store.store import Store, read_spec
 from orchestrator.store.upstream.address import address_of
 from orchestrator.store.upstream.upstream import stop_of
+from orchestrator.tracking.cursor import is_current, tracking_uri
+from orchestrator.tracking.process import following
 from orchestrator.trained_cell import data_of, finished_weights
 from orchestrator.worker import Outcome, published_outcome
 

@@ -55,11 +55,11 @@ def pilot(
     from mor_core.data.prepare import find
     from mor_core.files import replace_text
     from orchestrator.display import print_summary
-    from orchestrator.mirror_process import bring_up_to_date
     from orchestrator.pilot import pilot_plan, read_pilot, result
     from orchestrator.pilot_file import summary_lines, sweep_text
     from orchestrator.store.folder import check_writable, writing
     from orchestrator.store.store import Store
+    from orchestrator.tracking.process import bring_up_to_date
 
     asked = read_pilot(
         sweep_file_of(preset, only, data),

@@ -36,12 +36,12 @@ def sync(
     as_json: AsJson = False,
 ) -> None:
     """Make MLflow show a sweep exactly as the results folder has it; rebuilds what is missing there."""
-    from orchestrator.mirror import sync as sync_sweep
-    from orchestrator.mirror_cursor import public_uri, tracking_uri
-    from orchestrator.mlflow_server import check_answers
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.verified_cells import shown_lines
     from orchestrator.store.store import Store
+    from orchestrator.tracking.cursor import public_uri, tracking_uri
+    from orchestrator.tracking.mirror import sync as sync_sweep
+    from orchestrator.tracking.server import check_answers
 
     store = Store(root=results)
     loaded = load_sweep(store, sweep)
@@ -74,9 +74,9 @@ def export(
     uri: Annotated[str, typer.Option(metavar="URI", envvar="MLFLOW_TRACKING_URI", help="A server, or sqlite:///FILE.")],
 ) -> None:
     """Write an experiment's parameters and last metrics as a table, which `fit --table` and the others read."""
-    from orchestrator.mirror_cursor import absolute_uri, check_uri
-    from orchestrator.mlflow_export import export_experiment
-    from orchestrator.mlflow_server import check_answers
+    from orchestrator.tracking.cursor import absolute_uri, check_uri
+    from orchestrator.tracking.export import export_experiment
+    from orchestrator.tracking.server import check_answers
 
     check_uri(uri, "--uri")
     uri = absolute_uri(uri)
@@ -88,9 +88,9 @@ def export(
 
 def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
     """Print each difference; exit code 1 where there is one."""
-    from orchestrator.mirror_check import differences
-    from orchestrator.mirror_cursor import public_uri
     from orchestrator.records.verified_cells import VerifiedCells, fault_lines, shown_lines
+    from orchestrator.tracking.check import differences
+    from orchestrator.tracking.cursor import public_uri
 
     found, left_out = differences(store, sweep, uri), fault_lines(VerifiedCells(store, sweep).faults())
     if as_json:
@@ -117,9 +117,9 @@ def ui(
     as_json: AsJson = False,
 ) -> None:
     """Show a sweep's runs in the MLflow UI, on this machine only, until Ctrl-C."""
-    from orchestrator.mlflow_server import check_answers, running_server, serving
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
+    from orchestrator.tracking.server import check_answers, running_server, serving
 
     store = Store(root=results)
     name = load_sweep(store, sweep).name
@@ -140,7 +140,7 @@ def ui(
 
 
 def _show(address: str, store: "Store", name: str, browser: bool, as_json: bool) -> None:
-    from orchestrator.mlflow_server import chart_page, filters, isoflop_page, runs_page
+    from orchestrator.tracking.server import chart_page, filters, isoflop_page, runs_page
 
     charts, runs = chart_page(address, store, name), runs_page(address, store, name)
     picture, found = isoflop_page(address, store, name), filters(store, name)

@@ -60,10 +60,10 @@ def tune(
 ) -> None:
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
     from orchestrator.display import print_summary
-    from orchestrator.mirror_process import bring_up_to_date
     from orchestrator.records.terminal import Console
     from orchestrator.store.folder import check_writable
     from orchestrator.store.store import Store
+    from orchestrator.tracking.process import bring_up_to_date
     from orchestrator.tune_run import first_plan, result
     from orchestrator.tune_run import tune as run_trials
     from orchestrator.tuned_tables import document, print_tuned

@@ -7,7 +7,6 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.mirror_cursor import sqlite_uri
 from orchestrator.planning.identity import Segment, trunk_id
 from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
@@ -15,6 +14,7 @@ from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records.revisions import Sweep, load_sweep, record_revision
 from orchestrator.store.published import small_file_sums, summed_content
 from orchestrator.store.store import Store
+from orchestrator.tracking.cursor import sqlite_uri
 from tests.helpers.made_up_data import MADE_UP_DATA
 
 NAME = "sample"

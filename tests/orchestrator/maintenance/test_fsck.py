@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from mor_core.files import write_json
 from orchestrator.cli.main import app
 from orchestrator.fsck import check_results
-from orchestrator.mirror_cursor import is_current, sqlite_uri
 from orchestrator.records.revisions import load_sweep
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.drivers import driving
 from orchestrator.store.store import Store
+from orchestrator.tracking.cursor import is_current, sqlite_uri
 from tests.helpers.toy_sweep import ToySweep, rewrite_result
 
 
@@ -267,7 +267,7 @@ def test_a_process_that_holds_a_segment_without_a_driver_is_a_problem(store: Sto
 
 
 def test_a_mirror_that_outlived_its_sweep_is_a_problem(store: Store):
-    command = [sys.executable, "-m", "orchestrator.mirror_follow", "--results", str(store.root), "--sweep", "toy"]
+    command = [sys.executable, "-m", "orchestrator.tracking.follower", "--results", str(store.root), "--sweep", "toy"]
     mirror = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         assert f"process {mirror.pid} mirrors a sweep that no driver runs" in "".join(problems(store))

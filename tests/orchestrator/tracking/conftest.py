@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.mirror import sync
+from orchestrator.tracking.mirror import sync
 from tests.helpers.mirror_samples import ODD_FOLDER, Sample, change, sample
 
 

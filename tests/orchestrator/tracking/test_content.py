@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.mirror_content import MOST_POINTS, thinned
+from orchestrator.tracking.content import MOST_POINTS, thinned
 
 LENGTHS = st.integers(1, 60_000)
 

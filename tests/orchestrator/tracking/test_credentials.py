@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.mirror_cursor import read_cursor
-from orchestrator.mlflow_credentials import VARIABLE
-from orchestrator.mlflow_server import isoflop_page, serving
+from orchestrator.tracking.credentials import VARIABLE
+from orchestrator.tracking.cursor import read_cursor
+from orchestrator.tracking.server import isoflop_page, serving
 from tests.faults.misbehaving import Misbehaving, misbehaving
 from tests.helpers.mirror_samples import NAME, Sample, sample
 

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.mirror import MirrorError, sync
-from orchestrator.mirror_check import differences
-from orchestrator.mirror_cursor import is_current
-from orchestrator.mirror_process import following
-from orchestrator.mlflow_server import serving
+from orchestrator.tracking.check import differences
+from orchestrator.tracking.cursor import is_current
+from orchestrator.tracking.mirror import MirrorError, sync
+from orchestrator.tracking.process import following
+from orchestrator.tracking.server import serving
 from tests.faults.misbehaving import Misbehaving, misbehaving
 from tests.helpers.mirror_samples import NAME, Sample, change, publish
 
@@ -82,7 +82,7 @@ def test_a_mirror_whose_server_fails_takes_under_two_percent_of_a_core(small: Sa
     small.publish_all()
     with misbehaving(None, mode) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
-        command = [sys.executable, "-m", "orchestrator.mirror_follow", "--results", str(small.store.root)]
+        command = [sys.executable, "-m", "orchestrator.tracking.follower", "--results", str(small.store.root)]
         mirror = subprocess.Popen([*command, "--sweep", NAME], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         try:
             process = psutil.Process(mirror.pid)

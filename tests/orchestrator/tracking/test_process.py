@@ -12,16 +12,16 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from orchestrator.mirror_cursor import is_current
-from orchestrator.mirror_process import bring_up_to_date, following
 from orchestrator.records.curves import curve
+from orchestrator.tracking.cursor import is_current
+from orchestrator.tracking.process import bring_up_to_date, following
 from tests.faults.misbehaving import misbehaving
 from tests.helpers.mirror_samples import NAME, Sample, active_runs, history, query, sample
 
 DRIVER = """
 import sys, time
 from pathlib import Path
-from orchestrator.mirror_process import following
+from orchestrator.tracking.process import following
 from orchestrator.store.store import Store
 with following(Store(root=Path(sys.argv[1])), sys.argv[2]) as mirror:
     print(mirror.process.pid, flush=True)
@@ -32,8 +32,8 @@ IDLE = """
 import sys
 import os
 from pathlib import Path
-from orchestrator.mirror_follow import follow
-from orchestrator.mirror_cursor import tracking_uri
+from orchestrator.tracking.follower import follow
+from orchestrator.tracking.cursor import tracking_uri
 from orchestrator.store.store import Store
 store = Store(root=Path(sys.argv[1]))
 code = follow(store, sys.argv[2], tracking_uri(store, sys.argv[2]), os.getppid())
@@ -43,7 +43,15 @@ sys.exit(code or "mlflow" in sys.modules)
 
 def mirror_process(made: Sample) -> subprocess.Popen[bytes]:
     """A mirror whose input has ended already: it makes its passes and leaves."""
-    command = [sys.executable, "-m", "orchestrator.mirror_follow", "--results", str(made.store.root), "--sweep", NAME]
+    command = [
+        sys.executable,
+        "-m",
+        "orchestrator.tracking.follower",
+        "--results",
+        str(made.store.root),
+        "--sweep",
+        NAME,
+    ]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -139,7 +147,7 @@ def test_an_outage_costs_a_sweep_one_line(small: Sample, monkeypatch):
 
 
 def test_a_mirror_that_hangs_is_ended(small: Sample, monkeypatch):
-    monkeypatch.setattr("orchestrator.mirror_process.LAST_PASS_SECONDS", 0.5)
+    monkeypatch.setattr("orchestrator.tracking.process.LAST_PASS_SECONDS", 0.5)
     with following(small.store, NAME) as mirror:
         mirror.process.send_signal(signal.SIGSTOP)
     assert has_ended(mirror.process.pid, 0)

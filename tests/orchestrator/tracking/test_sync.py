@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.fsck import check_results
-from orchestrator.mirror import MirrorError, sync
-from orchestrator.mirror_check import differences
-from orchestrator.mirror_cursor import is_current, is_sent
-from orchestrator.mirror_follow import follow
 from orchestrator.records.curves import curve
 from orchestrator.records.table import table
 from orchestrator.records.verified_cells import VerifiedCells, shown_lines
 from orchestrator.store.published import LOG_EVERY_STEPS
 from orchestrator.store.store import Store
+from orchestrator.tracking.check import differences
+from orchestrator.tracking.cursor import is_current, is_sent
+from orchestrator.tracking.follower import follow
+from orchestrator.tracking.mirror import MirrorError, sync
 from tests.helpers.mirror_samples import (
     NAME,
     Sample,

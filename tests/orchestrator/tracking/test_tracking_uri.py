@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.doctor import examine
-from orchestrator.mirror_cursor import (
+from orchestrator.store.store import Store
+from orchestrator.tracking.cursor import (
     TrackingUriError,
     absolute_uri,
     check_uri,
@@ -17,8 +18,7 @@ from orchestrator.mirror_cursor import (
     sqlite_uri,
     tracking_uri,
 )
-from orchestrator.mirror_process import following
-from orchestrator.store.store import Store
+from orchestrator.tracking.process import following
 from tests.helpers.mirror_samples import NAME, ODD_FOLDER, sample
 
 UNUSABLE = {

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import system
 from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.mirror import sync
-from orchestrator.mirror_cursor import is_current
-from orchestrator.mlflow_server import TrackingServerUnreachable, UiError, free_port
 from orchestrator.records.curves import curve
+from orchestrator.tracking.cursor import is_current
+from orchestrator.tracking.mirror import sync
+from orchestrator.tracking.server import TrackingServerUnreachable, UiError, free_port
 from tests.helpers.mirror_samples import NAME, Sample, active_runs, history, sample
 
 app = typer.Typer()
@@ -133,7 +133,7 @@ def test_ports_that_browsers_refuse_or_others_use_are_not_taken():
 
 def test_the_command_line_and_the_driver_load_no_mlflow():
     check = (
-        "import sys, orchestrator.cli.system, orchestrator.mlflow_server, orchestrator.mirror_process, "
-        "orchestrator.mirror, orchestrator.mirror_follow; sys.exit('mlflow' in sys.modules)"
+        "import sys, orchestrator.cli.system, orchestrator.tracking.server, orchestrator.tracking.process, "
+        "orchestrator.tracking.mirror, orchestrator.tracking.follower; sys.exit('mlflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], env=os.environ, check=False).returncode == 0

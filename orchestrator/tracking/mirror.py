@@ -1,7 +1,7 @@
 """The MLflow mirror of a sweep: one flat run a cell, rebuilt from the results store where MLflow holds anything else.
 
 The only file that imports mlflow, and only once there is something to send. Training never talks to MLflow: while a
-sweep runs, this is called by a process of its own (`orchestrator.mirror_follow`).
+sweep runs, this is called by a process of its own (`orchestrator.tracking.follower`).
 
 Every metric point carries a timestamp that depends on its step alone, and MLflow stores equal points once, so sending
 twice changes nothing. A run that holds a point or a parameter which the store contradicts is replaced by a new one.
@@ -18,8 +18,16 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from mor_core.errors import Unreachable
-from orchestrator.mirror_content import MetricPoint, RunContent, curve_points, isoflop_points, run_content
-from orchestrator.mirror_cursor import (
+from orchestrator.planning.cells import Cell
+from orchestrator.records.curves import curve
+from orchestrator.records.revisions import Sweep
+from orchestrator.records.table import table
+from orchestrator.records.verified_cells import VerifiedCells, fault_lines
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
+from orchestrator.tracking.content import MetricPoint, RunContent, curve_points, isoflop_points, run_content
+from orchestrator.tracking.credentials import VARIABLE, use_credentials
+from orchestrator.tracking.cursor import (
     Cursor,
     SentRun,
     cell_states,
@@ -34,15 +42,7 @@ from orchestrator.mirror_cursor import (
     summary_files,
     write_cursor,
 )
-from orchestrator.mlflow_credentials import VARIABLE, use_credentials
-from orchestrator.planning.cells import Cell
-from orchestrator.records.curves import curve
-from orchestrator.records.revisions import Sweep
-from orchestrator.records.table import table
-from orchestrator.records.verified_cells import VerifiedCells, fault_lines
-from orchestrator.sqlite_file import DamagedDatabase, require_whole
-from orchestrator.store.published import StoreError
-from orchestrator.store.store import Store
+from orchestrator.tracking.sqlite_file import DamagedDatabase, require_whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,9 +7,9 @@ import polars as pl
 
 from mor_core.errors import UserError
 from mor_core.files import replacing
-from orchestrator.mirror import reading, runs_of
-from orchestrator.mirror_cursor import public_uri
 from orchestrator.planning.spec.sweep_file import did_you_mean
+from orchestrator.tracking.cursor import public_uri
+from orchestrator.tracking.mirror import reading, runs_of
 
 SUFFIXES = (".csv", ".parquet")
 

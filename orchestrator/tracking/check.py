@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.mirror import SUMMARY, reading, runs_of
-from orchestrator.mirror_content import RunContent, curve_points, run_content
-from orchestrator.mirror_cursor import files_sha256, lineage_tags, public_uri, summary_files
 from orchestrator.records.curves import curve
 from orchestrator.records.revisions import Sweep
 from orchestrator.records.table import table
 from orchestrator.records.verified_cells import VerifiedCells
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
+from orchestrator.tracking.content import RunContent, curve_points, run_content
+from orchestrator.tracking.cursor import files_sha256, lineage_tags, public_uri, summary_files
+from orchestrator.tracking.mirror import SUMMARY, reading, runs_of
 
 if TYPE_CHECKING:
-    from orchestrator.mirror import MlflowClient
+    from orchestrator.tracking.mirror import MlflowClient
 
 SHOWN_PER_RUN = 3
 

@@ -1,4 +1,6 @@
-"""The process that mirrors a sweep while it runs: `python -m orchestrator.mirror_follow --results DIR --sweep NAME`.
+"""The process that mirrors a sweep while it runs.
+
+    python -m orchestrator.tracking.follower --results DIR --sweep NAME
 
 It loads mlflow with the first thing to send, and ends with its standard input: the pipe of the driver that started it.
 A driver waits for the last pass as long as it sees fit; where it was killed, the last pass has ORPHAN_SECONDS.
@@ -12,13 +14,13 @@ import threading
 import time
 from pathlib import Path
 
-from orchestrator.mirror import MirrorError, sync
-from orchestrator.mirror_cursor import is_current, tracking_uri
-from orchestrator.mirror_process import UNREACHABLE
 from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.verified_cells import shown_lines
 from orchestrator.store.folder import HeldFolder, ResultsGone, holding
 from orchestrator.store.store import Store
+from orchestrator.tracking.cursor import is_current, tracking_uri
+from orchestrator.tracking.mirror import MirrorError, sync
+from orchestrator.tracking.process import UNREACHABLE
 
 PASS_SECONDS = 5.0
 """Between passes."""
@@ -95,7 +97,7 @@ def _end_with(driver: int) -> None:
 
 def main() -> int:
     """Mirror a sweep into MLflow until standard input ends."""
-    parser = argparse.ArgumentParser(prog="python -m orchestrator.mirror_follow", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.tracking.follower", description=main.__doc__)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--sweep", required=True)
     parser.add_argument("--driver", type=int, default=os.getppid(), help="the process to end with; the parent")

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.mirror_cursor import is_current, is_sent, public_uri, tracking_uri
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.terminal import command_line
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import NoSuchSweep
+from orchestrator.tracking.cursor import is_current, is_sent, public_uri, tracking_uri
 
+FOLLOWER = "orchestrator.tracking.follower"
+"""The module that is run as a process of its own; fsck knows such processes by it."""
 LAST_PASS_SECONDS = 60.0
 """How long the end of a sweep waits for the mirror's last pass."""
 
@@ -86,7 +88,7 @@ def bring_up_to_date(store: Store, name: str) -> str:
 def _start(store: Store, name: str, uri: str) -> Following:
     """A process group of its own, so that Ctrl-C in the terminal does not cut a write short; its input is our pipe."""
     log = store.sweep_folder(name) / "mirror.log"
-    command = [sys.executable, "-m", "orchestrator.mirror_follow", "--results", str(store.root), "--sweep", name]
+    command = [sys.executable, "-m", FOLLOWER, "--results", str(store.root), "--sweep", name]
     command += ["--driver", str(os.getpid())]
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -17,15 +17,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mor_core.errors import Unreachable, UserError
-from orchestrator.mirror import engine_uri
-from orchestrator.mirror_content import isoflop_points
-from orchestrator.mirror_cursor import public_uri, read_cursor, sqlite_path, tracking_uri
-from orchestrator.mirror_process import end_group
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
 from orchestrator.records.terminal import command_line
-from orchestrator.sqlite_file import require_whole
 from orchestrator.store.store import Store
+from orchestrator.tracking.content import isoflop_points
+from orchestrator.tracking.cursor import public_uri, read_cursor, sqlite_path, tracking_uri
+from orchestrator.tracking.mirror import engine_uri
+from orchestrator.tracking.process import end_group
+from orchestrator.tracking.sqlite_file import require_whole
 
 HOST = "127.0.0.1"
 USUAL_PORT = 5000
