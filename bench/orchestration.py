@@ -37,10 +37,10 @@ from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, plan, segment_flops
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
-from orchestrator.ray_executor import RayExecutor
 from orchestrator.records.revisions import record_revision
-from orchestrator.schedule import chain_flops
-from orchestrator.segment_job import Job
+from orchestrator.running.ray.executor import RayExecutor
+from orchestrator.running.schedule import chain_flops
+from orchestrator.running.segment.job import Job
 from orchestrator.store.published import RESULT_SCHEMA, result_content
 from orchestrator.store.store import Store
 

@@ -26,8 +26,8 @@ from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
 from orchestrator.refine import Goal, Machine, device_hours, refine
+from orchestrator.running.run import run_sweep
 from orchestrator.store.store import Store
-from orchestrator.sweep_run import run_sweep
 
 CORE = Machine(workers=1, devices_per_segment=1.0, hours_unit="core-hours")
 FIRST, REFINED, GRID = "first", "refined", "grid"

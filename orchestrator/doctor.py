@@ -26,7 +26,7 @@ from mor_core.files import file_sha256
 from mor_core.units import bytes_text
 from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.ray_connection import SHARED_MEMORY, ClusterUnreachable, check_shared_memory
+from orchestrator.running.ray.connection import SHARED_MEMORY, ClusterUnreachable, check_shared_memory
 from orchestrator.store.folder import ResultsError, check_writable
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
@@ -56,8 +56,8 @@ print(json.dumps({"version": torch.__version__, "gpus": names, "bf16": not gpu o
 
 RAY_PROBE = """
 from pathlib import Path
-from orchestrator.ray_executor import RayExecutor
-from orchestrator.segment_job import Job
+from orchestrator.running.ray.executor import RayExecutor
+from orchestrator.running.segment.job import Job
 job = Job(results=Path("unused"), data_folder=Path("unused"), checkpoint_every_steps=1)
 print(len(list(RayExecutor(workers=1).run([], job, {}))))
 """

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.fsck_findings import Finding, problem
-from orchestrator.ray_folder import abandoned_folders
-from orchestrator.ray_processes import processes_of
+from orchestrator.running.ray.local_cluster import abandoned_folders, processes_of
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store

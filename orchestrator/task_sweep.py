@@ -9,14 +9,15 @@ from pathlib import Path
 from mor_core.config import CausalRule, ExpertChoice
 from mor_core.data.remote import origin_of
 from mor_core.interop.tasks import read_task
-from orchestrator.executor import Executor
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep
 from orchestrator.records.table import write_tables
-from orchestrator.run_loop import run_segments
-from orchestrator.segment_job import Job
+from orchestrator.running.executor import Executor
+from orchestrator.running.outcomes import Outcome, published_outcome
+from orchestrator.running.run_loop import run_segments
+from orchestrator.running.segment.job import Job
 from orchestrator.store.drivers import driving
 from orchestrator.store.folder import holding
 from orchestrator.store.published import PublishedScore
@@ -26,7 +27,6 @@ from orchestrator.store.upstream.upstream import stop_of
 from orchestrator.tracking.cursor import is_current, tracking_uri
 from orchestrator.tracking.process import following
 from orchestrator.trained_cell import data_of, finished_weights
-from orchestrator.worker import Outcome, published_outcome
 
 PROGRESS_SECONDS = 10.0
 """Between two lines about how far segments are."""

@@ -47,7 +47,7 @@ def prepare(
 
     spread = one_after_another
     if address or (workers or os.cpu_count() or 1) > 1:
-        from orchestrator.ray_executor import RayExecutor
+        from orchestrator.running.ray.executor import RayExecutor
 
         spread = RayExecutor(workers=workers or os.cpu_count() or 1, address=address).map
     spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate)

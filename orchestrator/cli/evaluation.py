@@ -105,10 +105,10 @@ def _executor(name: ExecutorName, address: str | None, workers: int | None) -> A
 
     check_address(name, address)
     if name is ExecutorName.in_process:
-        from orchestrator.executor import InProcessExecutor
+        from orchestrator.running.executor import InProcessExecutor
 
         return InProcessExecutor()
-    from orchestrator.ray_executor import RayExecutor
+    from orchestrator.running.ray.executor import RayExecutor
 
     return RayExecutor(
         workers=this_machine(workers, ExecutionSection(checkpoint_every_steps=1)).workers, address=address

@@ -181,7 +181,7 @@ def train(
     allowance: "Allowance | None" = None,
 ) -> int:
     """Train what a plan lacks, or what `allowance` lets start of it. Returns the exit code."""
-    from orchestrator.sweep_run import run_sweep
+    from orchestrator.running.run import run_sweep
 
     return run_sweep(
         planned,
@@ -328,7 +328,7 @@ def _check_disk(execution: "ExecutionSection", results: Path) -> None:
 def _held_by_cluster(machine: "Throughput", execution: "ExecutionSection", address: str) -> "Throughput":
     """As many segments at a time as the cluster holds. Raises ClusterUnreachable and Infeasible."""
     from orchestrator.planning.costs.machine import fixed_gpus
-    from orchestrator.ray_executor import RayExecutor
+    from orchestrator.running.ray.executor import RayExecutor
 
     executor = RayExecutor(
         workers=machine.workers,

@@ -18,6 +18,7 @@ from orchestrator.tracking.cursor import is_current, is_sent, public_uri, tracki
 
 FOLLOWER = "orchestrator.tracking.follower"
 """The module that is run as a process of its own; fsck knows such processes by it."""
+
 LAST_PASS_SECONDS = 60.0
 """How long the end of a sweep waits for the mirror's last pass."""
 

@@ -12,10 +12,10 @@ import pytest
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.data.verified import VERIFIED
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator.failures import FailureClass
+from orchestrator.running.outcomes import FailureClass
+from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.published import read_metrics
 from orchestrator.store.store import Store
-from orchestrator.worker import run_segment
 from tests.faults.disturbances import wait_for
 from tests.helpers import single_segment
 from tests.helpers.single_segment import job_for, segment_on

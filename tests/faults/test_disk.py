@@ -19,9 +19,9 @@ from mor_core.model.transformer import build_model
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.manifest import verify_checkpoint
 from mor_core.training.optim import build_optimizer
-from orchestrator.failures import FailureClass
+from orchestrator.running.outcomes import FailureClass
+from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.store import Store
-from orchestrator.worker import run_segment
 from tests.faults.disturbances import assert_as_undisturbed, busy_seconds, wait_for
 from tests.helpers import single_segment
 from tests.helpers.single_segment import job_for, segment_on

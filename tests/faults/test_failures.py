@@ -13,12 +13,12 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator.failures import RULES, FailureClass
-from orchestrator.run_loop import fail_alike
+from orchestrator.running.outcomes import RULES, FailureClass, Outcome
+from orchestrator.running.run_loop import fail_alike
+from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.stop_request import new_stop_file
 from orchestrator.store.store import Store
-from orchestrator.worker import Outcome, run_segment
 from tests.faults.disturbances import assert_as_undisturbed, failures, pid_of, reached, wait_for
 from tests.helpers import single_segment
 from tests.helpers.paths import ROOT

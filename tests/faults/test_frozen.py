@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.stall_watch import MARGIN_SECONDS
-from orchestrator.watchdog import STACKS, stalled_run
+from orchestrator.running.stalls.detection import MARGIN_SECONDS
+from orchestrator.running.stalls.watchdog import STACKS, stalled_run
 from tests.faults.disturbances import (
     TWO_CELLS,
     assert_as_undisturbed,

@@ -10,8 +10,8 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
+from orchestrator.running.stalls.watchdog import STACKS
 from orchestrator.store.store import Store
-from orchestrator.watchdog import STACKS
 from tests.faults.disturbances import assert_as_undisturbed, failures, preset
 from tests.helpers import single_segment
 from tests.helpers.single_segment import segment_on

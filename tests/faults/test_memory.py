@@ -9,11 +9,11 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator.failures import FailureClass
+from orchestrator.running.outcomes import FailureClass
+from orchestrator.running.segment.worker import run_segment
+from orchestrator.running.stalls.watchdog import stalled_run
 from orchestrator.store.published import read_metrics
 from orchestrator.store.store import Store
-from orchestrator.watchdog import stalled_run
-from orchestrator.worker import run_segment
 from tests.helpers import single_segment
 from tests.helpers.single_segment import job_for, segment_on
 
@@ -92,7 +92,7 @@ def test_a_device_without_room_halves_from_the_last_checkpoint_and_says_so(
 WITHOUT_MEMORY = """
 import faulthandler, resource, sys, time
 from pathlib import Path
-from orchestrator.watchdog import REARM_SECONDS, Watchdog
+from orchestrator.running.stalls.watchdog import REARM_SECONDS, Watchdog
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held, resource.RLIM_INFINITY))
 try:

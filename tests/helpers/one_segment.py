@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from mor_core.data.snapshot import load_snapshot
+from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.upstream.address import open_remote
-from orchestrator.worker import run_segment
 from tests.helpers.single_segment import job_for, segment_on
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.planning.identity import Segment
-from orchestrator.segment_job import Job
+from orchestrator.running.outcomes import Outcome
+from orchestrator.running.segment.job import Job
+from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.upstream.address import local_folder, open_remote
-from orchestrator.worker import Outcome, run_segment
 from tests.helpers.paths import ROOT, TOY_PRESET
 from tests.helpers.single_segment import job_for
 from tests.helpers.toy_sweep import MOR_SWEEP, run_here

@@ -15,8 +15,8 @@ from mor_core.config import TrainConfig
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.sizes import SIZES, model_config
 from orchestrator.planning.identity import Segment, TrunkRecipe, stable_segment
-from orchestrator.segment_job import Job
-from orchestrator.worker import run_segment
+from orchestrator.running.segment.job import Job
+from orchestrator.running.segment.worker import run_segment
 
 
 def segment_on(data: DataSnapshot, *, batch_size: int = 4, stop_step: int = 40) -> Segment:

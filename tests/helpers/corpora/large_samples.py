@@ -60,7 +60,7 @@ from mor_core.data.prepare import prepare
 from mor_core.data.spec import DataSpec
 corpus, cache, deduplicate, workers, part_bytes = sys.argv[1:]
 if int(workers) > 1:
-    from orchestrator.ray_executor import RayExecutor
+    from orchestrator.running.ray.executor import RayExecutor
     spread = RayExecutor(workers=int(workers)).map
 else:
     from mor_core.data.large.corpus import one_after_another as spread

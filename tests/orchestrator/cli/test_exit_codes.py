@@ -11,14 +11,14 @@ import orchestrator
 from mor_core.errors import MorSweepError, Refused, Unreachable, UserError
 from mor_core.interop.llama_config import PretrainedError
 from orchestrator.cli.exit_codes import EXIT_CODES, exit_code_of
-from orchestrator.failures import FailureClass
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.costs.machine import Infeasible
 from orchestrator.planning.plan import PlanError
 from orchestrator.planning.spec.sweep_file import SpecError
+from orchestrator.running.outcomes import FailureClass
+from orchestrator.running.segment.worker import failure_of
 from orchestrator.store.published import StoreError
 from orchestrator.store.upstream.objects import RemoteRefused, RemoteUnreachable
-from orchestrator.worker import failure_of
 
 
 class LibraryError(Exception):

@@ -17,14 +17,14 @@ import pytest
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator import task_sweep
 from orchestrator.cli import evaluation
-from orchestrator.executor import Events
 from orchestrator.planning.identity import Segment
-from orchestrator.segment_job import Job
+from orchestrator.running.executor import Events
+from orchestrator.running.outcomes import Outcome
+from orchestrator.running.segment.job import Job
 from orchestrator.store.attempts import SCRATCH, scratch_folder
 from orchestrator.store.folder import ADDRESS
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.address import remote_of
-from orchestrator.worker import Outcome
 from tests.faults.disturbances import interruptions, wait_for
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here
 from tests.orchestrator.inference.test_tasks import CELLS, tasks
@@ -113,7 +113,7 @@ class FarAwayExecutor:
     """Of each look."""
 
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
-        """See orchestrator.executor.Executor."""
+        """See orchestrator.running.executor.Executor."""
         scratch_folder(job.results, job.run).mkdir(parents=True)
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(LOOKS):

@@ -16,11 +16,11 @@ from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.progress import Progress
 from orchestrator.records.revisions import load_sweep, record_revision
 from orchestrator.records.states import CellStatus, sweep_states
 from orchestrator.records.status import segments_under_way
 from orchestrator.records.table import table
+from orchestrator.running.progress import Progress
 from orchestrator.status_tables import COLUMNS, MOST_ROWS
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.published import RESULT_SCHEMA

@@ -16,9 +16,9 @@ from orchestrator.planning.canonical import OtherVersion
 from orchestrator.records.curves import curve
 from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.table import RunRecord, SegmentRecord, segment_table, table, write_tables
+from orchestrator.running.run import write_own_tables
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.sweep_run import write_own_tables
 from tests.helpers.paths import ROOT, TOY_PRESET
 from tests.helpers.toy_sweep import SCIENCE, ToySweep, rewrite_result, run_here
 

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from orchestrator.deferred_signals import deferred_signals
+from orchestrator.running.stopping import deferred_signals
 
 BODY = """
 import signal, sys
-from orchestrator.deferred_signals import deferred_signals
+from orchestrator.running.stopping import deferred_signals
 
 def leave(number, frame):
     sys.exit(77)

@@ -7,8 +7,8 @@ import pytest
 from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.schedule import Schedule, chain_flops
-from orchestrator.worker import Outcome, Status
+from orchestrator.running.outcomes import Outcome, Status
+from orchestrator.running.schedule import Schedule, chain_flops
 from tests.helpers.made_up_data import MADE_UP_DATA
 from tests.helpers.paths import TOY_PRESET
 

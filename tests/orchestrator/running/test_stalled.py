@@ -16,22 +16,20 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.files import write_json
-from orchestrator import segment_run
 from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.failures import FailureClass
 from orchestrator.planning.costs.machine import Node, Request
 from orchestrator.planning.identity import Segment
-from orchestrator.ray_connection import CHILDREN_ENVIRONMENT, ClusterUnreachable, _environment_of_children
-from orchestrator.ray_executor import _Cluster, _Run
-from orchestrator.ray_processes import central_processes
 from orchestrator.records.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
-from orchestrator.segment_job import Job
-from orchestrator.stall_watch import LONGEST_LOOK_SECONDS, MARGIN_SECONDS, StallWatch
-from orchestrator.stalled import end_frozen, record_stalled
-from orchestrator.store.attempts import LOCK
-from orchestrator.store.sign_of_life import SIGN, ProcessIdentity, Sign, read_sign, this_process
-from orchestrator.store.store import Store
-from orchestrator.watchdog import (
+from orchestrator.running.outcomes import FailureClass, Outcome
+from orchestrator.running.ray.connection import CHILDREN_ENVIRONMENT, ClusterUnreachable, _environment_of_children
+from orchestrator.running.ray.executor import _Cluster, _Run
+from orchestrator.running.ray.local_cluster import central_processes
+from orchestrator.running.segment import train
+from orchestrator.running.segment.job import Job
+from orchestrator.running.segment.worker import run_segment
+from orchestrator.running.stalls.detection import LONGEST_LOOK_SECONDS, MARGIN_SECONDS, StallWatch
+from orchestrator.running.stalls.ending import end_frozen, record_stalled
+from orchestrator.running.stalls.watchdog import (
     FIRST_STEP_FACTOR,
     REARM_SECONDS,
     SLOWEST_STEP_FACTOR,
@@ -40,7 +38,9 @@ from orchestrator.watchdog import (
     Watchdog,
     stalled_run,
 )
-from orchestrator.worker import Outcome, run_segment
+from orchestrator.store.attempts import LOCK
+from orchestrator.store.sign_of_life import SIGN, ProcessIdentity, Sign, read_sign, this_process
+from orchestrator.store.store import Store
 from tests.faults.disturbances import wait_for
 from tests.helpers.single_segment import job_for, segment_on
 
@@ -49,7 +49,7 @@ RUN = "a run"
 WORKER = """
 import sys, time
 from pathlib import Path
-from orchestrator.watchdog import Watchdog
+from orchestrator.running.stalls.watchdog import Watchdog
 with Watchdog(attempt=Path(sys.argv[1]), run="a run", seconds=float(sys.argv[2])) as watchdog:
     watchdog.step()
     print("stepped", flush=True)
@@ -113,7 +113,7 @@ def test_a_watchdog_says_its_limit_and_its_steps_and_takes_its_sign_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     clock = [100.0]
-    monkeypatch.setattr("orchestrator.watchdog.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("orchestrator.running.stalls.watchdog.time.monotonic", lambda: clock[0])
     with Watchdog(attempt=tmp_path, run=RUN, seconds=100.0) as watchdog:
         first = read_sign(tmp_path)
         assert first
@@ -191,7 +191,7 @@ def frozen_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], No
             if (at["step"], at["attempt"]) == (step, 1):
                 meanwhile()
 
-        monkeypatch.setattr(segment_run, "rehearse", rehearse)
+        monkeypatch.setattr(train, "rehearse", rehearse)
 
     return freeze
 
@@ -242,9 +242,9 @@ def test_a_frozen_attempt_that_wakes_after_the_retry_began_leaves_without_writin
 
     frozen_at(25, meanwhile)
     with pytest.MonkeyPatch.context() as patch:
-        is_logged = segment_run._is_logged
+        is_logged = train._is_logged
         patch.setattr(
-            segment_run,
+            train,
             "_is_logged",
             lambda run, step: (hold(step) if run.attempt.name.startswith("002") else None) or is_logged(run, step),
         )
@@ -272,14 +272,14 @@ def test_an_attempt_that_was_frozen_after_its_last_step_does_not_publish(
     data: DataSnapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     segment, store = segment_on(data), Store(root=tmp_path)
-    save = segment_run.save_checkpoint
+    save = train.save_checkpoint
 
     def save_and_freeze(folder: Path, *arguments: Any) -> None:
         save(folder, *arguments)
         if folder.name == "final":
             give_up(segment, store)
 
-    monkeypatch.setattr(segment_run, "save_checkpoint", save_and_freeze)
+    monkeypatch.setattr(train, "save_checkpoint", save_and_freeze)
     assert run_segment(segment, job_for(tmp_path, data, run=RUN)).failure is FailureClass.stalled
     assert not store.is_done(segment.id)
 
@@ -329,7 +329,9 @@ def freeze(run: _Run, segment: Segment, store: Store, monkeypatch: pytest.Monkey
     (attempt / STACKS).write_text(f"run {RUN}\n")
     outcomes: list[Outcome] = []
     for now in (0.0, 1.0):
-        monkeypatch.setattr("orchestrator.ray_executor.time.monotonic", lambda now=now: now + 1000.0 * len(run.reached))
+        monkeypatch.setattr(
+            "orchestrator.running.ray.executor.time.monotonic", lambda now=now: now + 1000.0 * len(run.reached)
+        )
         outcomes += run._given_up()
     return outcomes
 

@@ -12,10 +12,10 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.sizes import SIZES
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
-from orchestrator.failures import FailureClass
 from orchestrator.fsck import check_results
+from orchestrator.running.outcomes import FailureClass
+from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.store import Store, read_spec
-from orchestrator.worker import run_segment
 from tests.helpers.single_segment import job_for
 from tests.helpers.toy_sweep import ToySweep
 

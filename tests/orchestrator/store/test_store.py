@@ -17,11 +17,11 @@ from mor_core.training.optim import build_optimizer
 from orchestrator.planning.identity import Segment, TrunkRecipe, stable_segment, trunk_id
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
-from orchestrator.segment_job import Job, SegmentRun
-from orchestrator.start_state import start_state
+from orchestrator.running.segment.job import Job, SegmentRun
+from orchestrator.running.segment.start_state import start_state
+from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.published import StoreError, read_metrics
 from orchestrator.store.store import Store
-from orchestrator.worker import run_segment
 from tests.helpers.toy_sweep import ToySweep
 
 TRUNK = TrunkRecipe(

@@ -8,8 +8,8 @@ from orchestrator.planning.costs.machine import Throughput
 from orchestrator.planning.costs.speeds import Basis, Rate
 from orchestrator.planning.costs.work import shape_of, work_of
 from orchestrator.planning.plan import PlanError, plan
-from orchestrator.schedule import Schedule
-from orchestrator.worker import Outcome
+from orchestrator.running.outcomes import Outcome
+from orchestrator.running.schedule import Schedule
 
 SPEED = Throughput(device="cpu", flops_per_second=1e9, workers=2, basis="a planted speed")
 

@@ -16,12 +16,12 @@ from mor_core.data.prepare import prepare
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
-from orchestrator.ray_connection import connected, run_on_host
-from orchestrator.ray_executor import RayExecutor
-from orchestrator.segment_job import Job
-from orchestrator.stalled import end_frozen
+from orchestrator.running.ray.connection import connected, run_on_host
+from orchestrator.running.ray.executor import RayExecutor
+from orchestrator.running.segment.job import Job
+from orchestrator.running.stalls.ending import end_frozen
+from orchestrator.running.stalls.watchdog import STACKS, stalled_run
 from orchestrator.store.sign_of_life import SIGN, Sign, started, this_process
-from orchestrator.watchdog import STACKS, stalled_run
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.ray_cluster import cluster
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.failures import LOST_PROCESS_RETRIES
+from orchestrator.running.outcomes import LOST_PROCESS_RETRIES
 from tests.faults.disturbances import wait_for
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.ray_cluster import attempts_on, cluster, remove

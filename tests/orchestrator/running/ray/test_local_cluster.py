@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import doctor, ray_connection
+from orchestrator import doctor
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.fsck_processes import process_findings
-from orchestrator.ray_connection import ClusterUnreachable, connected
-from orchestrator.ray_folder import ray_folder
+from orchestrator.running.ray import connection
+from orchestrator.running.ray.connection import ClusterUnreachable, connected
+from orchestrator.running.ray.local_cluster import ray_folder
 from orchestrator.store.store import Store
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from orchestrator.ray_folder import ray_folder
+from orchestrator.running.ray.local_cluster import ray_folder
 with ray_folder(Path(sys.argv[1])) as folder:
     (folder / "ray").mkdir()
     print(folder, flush=True)
@@ -112,7 +113,7 @@ def test_a_read_only_dev_shm_is_named_before_ray_is_started(tmp_path: Path, monk
     mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a file system is not permitted here")
-    monkeypatch.setattr(ray_connection, "SHARED_MEMORY", folder)
+    monkeypatch.setattr(connection, "SHARED_MEMORY", folder)
     monkeypatch.setattr(doctor, "SHARED_MEMORY", folder)
     started = time.monotonic()
     try:

@@ -16,6 +16,7 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.files import file_sha256
+from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.published import SMALL_FILES, StoreError, parse_result
 from orchestrator.store.store import Store
 from orchestrator.store.upstream import objects as object_store
@@ -23,7 +24,6 @@ from orchestrator.store.upstream import segments as remote_segment
 from orchestrator.store.upstream.address import open_remote
 from orchestrator.store.upstream.objects import ObjectStore
 from orchestrator.store.upstream.segments import RemoteSegments
-from orchestrator.worker import run_segment
 from tests.faults.faulty_server import FaultyServer
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.remote_machine import Machine, objects_of

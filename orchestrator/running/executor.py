@@ -4,8 +4,9 @@ from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from orchestrator.planning.identity import Segment
-from orchestrator.segment_job import Job
-from orchestrator.worker import Outcome, run_or_block
+from orchestrator.running.outcomes import Outcome
+from orchestrator.running.segment.job import Job
+from orchestrator.running.segment.worker import run_or_block
 
 Events = Generator[Outcome | None, None, None]
 """Each segment's outcome once, as it comes, and None now and then so that the caller can look around."""

@@ -15,9 +15,13 @@
 `RULES` is that table. A failure lives in its attempt's failure.json; only a divergence is a result.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
+
+from orchestrator.planning.identity import Segment
+from orchestrator.store.published import StoreError
+from orchestrator.store.store import Store
 
 LOST_PROCESS_RETRIES = 3
 """How often an executor that outlives its workers puts a segment whose worker was lost on another one."""
@@ -79,3 +83,44 @@ class Failure:
     def to_json(self, **details: Any) -> dict[str, Any]:
         """The content of failure.json."""
         return {"class": str(self.kind), "reason": self.reason, **details}
+
+
+Status = Literal["finished", "diverged", "failed", "blocked", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a segment."""
+
+    segment_id: str
+    """Its id."""
+    status: Status
+    """finished and diverged are published results; failed and interrupted stay in their attempts; blocked never
+    started, for what it needs did not finish."""
+    reason: str = ""
+    """One sentence where it is not finished."""
+    failure: FailureClass | None = None
+    """The class of a failure."""
+
+
+def blocked(segment: Segment, cause: Outcome) -> Outcome:
+    """The outcome of a segment that needs one which did not finish: after one that was interrupted, it is too."""
+    if cause.status == "interrupted":
+        return replace(cause, segment_id=segment.id)
+    reason = cause.reason if cause.status == "blocked" else f"parent {cause.status}: {cause.reason}"
+    return Outcome(segment_id=segment.id, status="blocked", reason=reason)
+
+
+def failed(segment: Segment, failure: Failure) -> Outcome:
+    """The outcome of a segment that is not tried again by this run."""
+    return Outcome(segment_id=segment.id, status="failed", reason=failure.reason, failure=failure.kind)
+
+
+def published_outcome(store: Store, segment_id: str) -> Outcome:
+    """The outcome that a published result records. Raises StoreError where the result cannot be read, or it or a small
+    file beside it was changed since."""
+    result = store.verified_result(segment_id)
+    if result is None:
+        raise StoreError(f"segment {segment_id} has no result in {store.root}")
+    failure = None if result.is_finished else FailureClass.diverged
+    return Outcome(segment_id=segment_id, status=result.status, reason=result.reason, failure=failure)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mor_core.flops import training_cost
 from orchestrator.planning.identity import Segment
-from orchestrator.worker import Outcome, blocked
+from orchestrator.running.outcomes import Outcome, blocked
 
 
 class Schedule:

@@ -1,7 +1,7 @@
 """Segments as Ray tasks.
 
-This process says which segment starts next (orchestrator.schedule); Ray places it and, when a worker process or a node
-dies, runs the task again, which is a new attempt that resumes from the last checkpoint.
+This process says which segment starts next (orchestrator.running.schedule); Ray places it and, when a worker process or
+a node dies, runs the task again, which is a new attempt that resumes from the last checkpoint.
 """
 
 import contextlib
@@ -18,9 +18,6 @@ from typing import Any, TypeVar
 
 from psutil import Process
 
-from orchestrator.distributed_segment import Rank, run_rank, with_ranks
-from orchestrator.executor import Events
-from orchestrator.failures import LOST_PROCESS_RETRIES, RULES, Failure, FailureClass
 from orchestrator.planning.costs.machine import (
     CPUS_PER_WORKER,
     Node,
@@ -31,15 +28,18 @@ from orchestrator.planning.costs.machine import (
     parallel_segments,
 )
 from orchestrator.planning.identity import Segment
-from orchestrator.ray_connection import ClusterUnreachable, connected, connection_error, run_group, run_on_host
-from orchestrator.ray_processes import central_processes, lost_process
-from orchestrator.schedule import Schedule
-from orchestrator.segment_job import Job
-from orchestrator.stall_watch import Silence, StallWatch
-from orchestrator.stalled import Ending, end_frozen, record_stalled, stalled_failure
-from orchestrator.stopping import preemptible
+from orchestrator.running.executor import Events
+from orchestrator.running.outcomes import LOST_PROCESS_RETRIES, RULES, Failure, FailureClass, Outcome, failed
+from orchestrator.running.ray.connection import ClusterUnreachable, connected, connection_error, run_group, run_on_host
+from orchestrator.running.ray.local_cluster import central_processes, lost_process
+from orchestrator.running.schedule import Schedule
+from orchestrator.running.segment.job import Job
+from orchestrator.running.segment.ranks import Rank, run_rank, with_ranks
+from orchestrator.running.segment.worker import run_segment
+from orchestrator.running.stalls.detection import Silence, StallWatch
+from orchestrator.running.stalls.ending import Ending, end_frozen, record_stalled, stalled_failure
+from orchestrator.running.stopping import preemptible
 from orchestrator.store.upstream.upstream import last_step, local_store
-from orchestrator.worker import Outcome, failed, run_segment
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,10 +68,11 @@ class RayExecutor:
     workers_per_segment: int = 1
     """Processes that share a segment's batches, each with one CPU."""
     canaries: tuple[tuple[str, ...], ...] = ()
-    """See orchestrator.schedule.Schedule."""
+    """See orchestrator.running.schedule.Schedule."""
 
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
-        """See orchestrator.executor.Executor. Raises ClusterUnreachable, and Infeasible before anything is started."""
+        """See orchestrator.running.executor.Executor. Raises ClusterUnreachable, and Infeasible before anything is
+        started."""
         with self._connected(job.results) as ray:
             request = self._request(ray)
             shared = self.gpu_shares if request.gpus and request.workers == 1 else {}

@@ -19,16 +19,16 @@ from typing import Any
 from mor_core.files import replace_text, write_json
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
-from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.planning.identity import Segment
-from orchestrator.segment_job import Job, SegmentRun
-from orchestrator.segment_run import run_as_peer
-from orchestrator.stopping import why_stop
+from orchestrator.running.outcomes import RULES, Failure, FailureClass, Outcome, failed, published_outcome
+from orchestrator.running.segment.job import Job, SegmentRun
+from orchestrator.running.segment.train import run_as_peer
+from orchestrator.running.segment.worker import failure_of, half_micro_batch, run_segment
+from orchestrator.running.stopping import why_stop
 from orchestrator.store.attempts import scratch_folder
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import local_store
-from orchestrator.worker import Outcome, failed, failure_of, half_micro_batch, published_outcome, run_segment
 
 OUTCOME = "outcome.json"
 """In a group's scratch folder: what rank 0 says became of the segment."""

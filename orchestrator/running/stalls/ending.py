@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from mor_core.files import write_json
-from orchestrator.failures import Failure, FailureClass
 from orchestrator.planning.identity import Segment
+from orchestrator.running.outcomes import Failure, FailureClass
+from orchestrator.running.stalls.watchdog import FIRED, STACKS, stalled_run
 from orchestrator.store.attempts import attempt_progress
 from orchestrator.store.sign_of_life import Sign, read_sign
 from orchestrator.store.store import Store
-from orchestrator.watchdog import FIRED, STACKS, stalled_run
 
 Ending = Literal["gone", "ended", "left"]
 """What became of a frozen process: nothing was to do, for it had ended or takes steps again; it was ended; it is still

@@ -24,9 +24,9 @@ from mor_core.training.distributed import current_world
 from mor_core.training.loop import StepMetrics, train_steps
 from mor_core.training.rehearsal import rehearse
 from orchestrator.planning.identity import Segment
-from orchestrator.segment_job import SegmentRun
-from orchestrator.start_state import StartState, new_model, open_data, start_state
-from orchestrator.stopping import Interrupted, StopWatch
+from orchestrator.running.segment.job import SegmentRun
+from orchestrator.running.segment.start_state import StartState, new_model, open_data, start_state
+from orchestrator.running.stopping import Interrupted, StopWatch
 from orchestrator.store.published import LOG_EVERY_STEPS, loss_spikes, read_metrics
 
 KEPT_CHECKPOINTS = 2

@@ -11,12 +11,12 @@ from mor_core.training.loop import Diverged
 from mor_core.training.rehearsal import rehearse
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.identity import TaskEvaluation
-from orchestrator.segment_job import SegmentRun
-from orchestrator.start_state import new_model, open_data
-from orchestrator.stopping import Interrupted, StopWatch
+from orchestrator.running.segment.job import SegmentRun
+from orchestrator.running.segment.score_task import TaskRun
+from orchestrator.running.segment.start_state import new_model, open_data
+from orchestrator.running.stopping import Interrupted, StopWatch
 from orchestrator.store.pruned import is_pruned
 from orchestrator.store.published import StoreError, move_away
-from orchestrator.task_run import TaskRun
 
 Item = TypeVar("Item")
 

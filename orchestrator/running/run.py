@@ -11,7 +11,6 @@ import polars as pl
 from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import short_budget
-from orchestrator.executor import Executor
 from orchestrator.planning.costs.estimate import HOUR_SECONDS
 from orchestrator.planning.costs.limits import Allowance
 from orchestrator.planning.costs.machine import fixed_gpus
@@ -19,12 +18,14 @@ from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, lost_arm_lines
 from orchestrator.planning.spec.sections import ExecutionSection
 from orchestrator.planning.spec.sweep_spec import SweepSpec
-from orchestrator.progress import Progress
 from orchestrator.records.revisions import Sweep, share_revision
 from orchestrator.records.table import table, write_tables
 from orchestrator.records.terminal import Console, command_line
-from orchestrator.run_loop import run_segments
-from orchestrator.segment_job import Job
+from orchestrator.running.executor import Executor
+from orchestrator.running.outcomes import Outcome, published_outcome
+from orchestrator.running.progress import Progress
+from orchestrator.running.run_loop import run_segments
+from orchestrator.running.segment.job import Job
 from orchestrator.store.drivers import driving
 from orchestrator.store.folder import holding
 from orchestrator.store.pruned import steps_taken_again
@@ -34,7 +35,6 @@ from orchestrator.store.upstream.address import address_of
 from orchestrator.store.upstream.upstream import share_sweep_files, stop_of
 from orchestrator.tracking.cursor import is_current, tracking_uri
 from orchestrator.tracking.process import following
-from orchestrator.worker import Outcome, published_outcome
 
 EXIT_FAILED_CELLS = 3
 SHOWN_FAILURES = 5
@@ -151,10 +151,10 @@ def _executor(
     name: str, workers: int, address: str | None, execution: ExecutionSection, allowance: Allowance
 ) -> Executor:
     if name == "in-process":
-        from orchestrator.executor import InProcessExecutor
+        from orchestrator.running.executor import InProcessExecutor
 
         return InProcessExecutor()
-    from orchestrator.ray_executor import RayExecutor
+    from orchestrator.running.ray.executor import RayExecutor
 
     return RayExecutor(
         workers=workers,

@@ -5,17 +5,16 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from orchestrator.executor import Executor
-from orchestrator.failures import RULES
 from orchestrator.planning.identity import Segment
-from orchestrator.segment_job import Job
-from orchestrator.stopping import GRACE_SECONDS, Stopping, stoppable
+from orchestrator.running.executor import Executor
+from orchestrator.running.outcomes import RULES, Outcome
+from orchestrator.running.segment.job import Job
+from orchestrator.running.stopping import GRACE_SECONDS, Stopping, stoppable
 from orchestrator.store.attempts import remove_scratch
 from orchestrator.store.folder import holding
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.stop import SharedStop
 from orchestrator.store.upstream.upstream import fetch_outcome
-from orchestrator.worker import Outcome
 
 _ID_OR_NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
 

@@ -13,10 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from mor_core.errors import Unreachable
-from orchestrator.deferred_signals import deferred_signals
 from orchestrator.planning.costs.machine import CPUS_PER_WORKER, Request
-from orchestrator.ray_folder import ray_folder
-from orchestrator.ray_processes import end_processes_of, ended_with
+from orchestrator.running.ray.local_cluster import end_processes_of, ended_with, ray_folder
+from orchestrator.running.stopping import deferred_signals
 
 CONNECT_SECONDS = 5.0
 

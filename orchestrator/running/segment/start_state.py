@@ -24,7 +24,7 @@ from mor_core.training.distributed import current_world
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.planning.identity import trunk_id
-from orchestrator.segment_job import SegmentRun, numerics
+from orchestrator.running.segment.job import SegmentRun, numerics
 from orchestrator.store.pruned import is_pruned, pruned_step
 from orchestrator.store.published import StoreError, curve_until
 

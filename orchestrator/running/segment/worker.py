@@ -8,9 +8,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,15 +22,16 @@ from mor_core.model.device import give_back_freed_memory, peak_memory_bytes
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
 from mor_core.training.manifest import CheckpointError
-from orchestrator.failures import RULES, Failure, FailureClass
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.identity import Segment
-from orchestrator.segment_evaluate import evaluate
-from orchestrator.segment_job import Job, SegmentRun
-from orchestrator.segment_run import train
-from orchestrator.stalled import record_stalled, stalled_failure
-from orchestrator.start_state import first_step
-from orchestrator.stopping import Interrupted, why_stop
+from orchestrator.running.outcomes import RULES, Failure, FailureClass, Outcome, blocked, failed, published_outcome
+from orchestrator.running.segment.evaluate import evaluate
+from orchestrator.running.segment.job import Job, SegmentRun
+from orchestrator.running.segment.start_state import first_step
+from orchestrator.running.segment.train import train
+from orchestrator.running.stalls.ending import record_stalled, stalled_failure
+from orchestrator.running.stalls.watchdog import Superseded, Watchdog
+from orchestrator.running.stopping import Interrupted, why_stop
 from orchestrator.store.attempts import LOCK, logged
 from orchestrator.store.folder import HeldFolder, ResultsGone, holding
 from orchestrator.store.published import StoreError
@@ -42,26 +43,8 @@ from orchestrator.store.upstream.upstream import (
     publish_elsewhere,
     share_failure,
 )
-from orchestrator.watchdog import Superseded, Watchdog
 
 LOCK_POLL_SECONDS = 0.5
-
-Status = Literal["finished", "diverged", "failed", "blocked", "interrupted"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a segment."""
-
-    segment_id: str
-    """Its id."""
-    status: Status
-    """finished and diverged are published results; failed and interrupted stay in their attempts; blocked never
-    started, for what it needs did not finish."""
-    reason: str = ""
-    """One sentence where it is not finished."""
-    failure: FailureClass | None = None
-    """The class of a failure."""
 
 
 def run_or_block(segment: Segment, job: Job, needed: Sequence[Outcome]) -> Outcome:
@@ -70,19 +53,6 @@ def run_or_block(segment: Segment, job: Job, needed: Sequence[Outcome]) -> Outco
         if outcome.status != "finished":
             return blocked(segment, outcome)
     return run_segment(segment, job)
-
-
-def blocked(segment: Segment, cause: Outcome) -> Outcome:
-    """The outcome of a segment that needs one which did not finish: after one that was interrupted, it is too."""
-    if cause.status == "interrupted":
-        return replace(cause, segment_id=segment.id)
-    reason = cause.reason if cause.status == "blocked" else f"parent {cause.status}: {cause.reason}"
-    return Outcome(segment_id=segment.id, status="blocked", reason=reason)
-
-
-def failed(segment: Segment, failure: Failure) -> Outcome:
-    """The outcome of a segment that is not tried again by this run."""
-    return Outcome(segment_id=segment.id, status="failed", reason=failure.reason, failure=failure.kind)
 
 
 def run_segment(segment: Segment, job: Job) -> Outcome:
@@ -115,16 +85,6 @@ def _run_once_locked(segment: Segment, job: Job, store: Store, folder: HeldFolde
                 share_failure(store, segment.id)
                 return ended
     return published_outcome(store, segment.id)
-
-
-def published_outcome(store: Store, segment_id: str) -> Outcome:
-    """The outcome that a published result records. Raises StoreError where the result cannot be read, or it or a small
-    file beside it was changed since."""
-    result = store.verified_result(segment_id)
-    if result is None:
-        raise StoreError(f"segment {segment_id} has no result in {store.root}")
-    failure = None if result.is_finished else FailureClass.diverged
-    return Outcome(segment_id=segment_id, status=result.status, reason=result.reason, failure=failure)
 
 
 def failure_of(error: Exception, folder: Path) -> Failure:

@@ -12,9 +12,9 @@ from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, segment_flops
 from orchestrator.records.terminal import Console
+from orchestrator.running.outcomes import Outcome
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.worker import Outcome
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,163 @@
+"""A local Ray: its folder, this user's alone, gone with its owner, or with the next one after a kill -9; and its
+processes, known by that folder: none of them outlives the command that started it (I8).
+
+/tmp/mor-sweep-XXXXXXXX/owner    locked by the process that made the folder, for as long as it lives; says for which
+                                 results folder
+/tmp/mor-sweep-XXXXXXXX/ray/     Ray's own files
+
+Ray ends its workers itself, all but one that is just being started: that one finds nobody, and looks for seconds. Where
+one of its two central processes was killed, Ray ends nothing.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+from orchestrator.store.folder import is_held
+
+PREFIX = "mor-sweep-"
+OWNER = "owner"
+
+LONGEST_PARENT = 30
+"""Characters: Ray's sockets live under the folder, and a socket's path may have 107 bytes at most."""
+
+
+@contextlib.contextmanager
+def ray_folder(results: Path | None = None) -> Iterator[Path]:
+    """A fresh folder for the length of the body; removes those whose owner was killed, and ends what runs there."""
+    parent = _parent()
+    _remove_abandoned(parent)
+    folder, lock = _make(parent, results)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _parent() -> Path:
+    """The usual folder for temporary files, or /tmp where Ray cannot use that: it takes short ASCII paths only."""
+    usual = tempfile.gettempdir()
+    return Path(usual if len(usual) < LONGEST_PARENT and usual.isascii() else "/tmp")
+
+
+def abandoned_folders(results: Path) -> list[Path]:
+    """This user's folders of runs for a results folder whose owner is gone."""
+    return [
+        folder
+        for folder in sorted(_parent().glob(f"{PREFIX}*"))
+        if _is_ours(folder) and not is_held(folder / OWNER) and _results_of(folder) == str(results)
+    ]
+
+
+def _results_of(folder: Path) -> str:
+    try:
+        return (folder / OWNER).read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def _make(parent: Path, results: Path | None) -> tuple[Path, int]:
+    """The folder and the descriptor that holds its lock. It gets its name when it is locked: nobody sees it free."""
+    hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
+    lock = os.open(hidden / OWNER, os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, os.fsencode(str(results or "")))
+    folder = hidden.with_name(hidden.name.removeprefix("."))
+    hidden.rename(folder)
+    return folder, lock
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove this user's folders whose owner is gone: its lock, which the kernel lets go with the process, is free."""
+    for folder in filter(_is_ours, parent.glob(f"{PREFIX}*")):
+        with contextlib.suppress(OSError):
+            lock = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                end_processes_of(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+LEAVE_SECONDS = 3.0
+"""For processes that Ray has asked to leave."""
+
+CENTRAL = ("gcs_server", "raylet")
+"""Names of the processes without which a local Ray is lost; Ray starts neither again."""
+
+
+@contextlib.contextmanager
+def ended_with(folder: Path) -> Iterator[None]:
+    """The body ends Ray; what is still there of it after that is ended too."""
+    before = processes_of(folder)
+    try:
+        yield
+    finally:
+        _end(before | processes_of(folder), LEAVE_SECONDS)
+
+
+def end_processes_of(folder: Path) -> None:
+    """End what there is of a Ray, without asking."""
+    _end(processes_of(folder), 0.0)
+
+
+def central_processes() -> dict[str, psutil.Process]:
+    """By name, of the local Ray that this process has started."""
+    children = psutil.Process().children()
+    return {process.name(): process for process in children if _lives(process) and process.name() in CENTRAL}
+
+
+def lost_process(central: Mapping[str, psutil.Process]) -> str | None:
+    """The name of one of these that has ended; None while all live."""
+    return next((name for name, process in central.items() if not _lives(process)), None)
+
+
+def processes_of(folder: Path) -> set[psutil.Process]:
+    """Those that name the folder on their command lines, or have renamed themselves and hold its files open, and those
+    below them: workers that run have other names."""
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and _names(process, str(folder / "ray")):
+                found |= {process, *process.children(recursive=True)}
+    return found
+
+
+def _names(process: psutil.Process, folder: str) -> bool:
+    command = process.cmdline()
+    if any(folder in word for word in command):
+        return True
+    # Ray's title takes the place of the command line, and the parent that named the folder may be gone.
+    return (
+        bool(command) and command[0].startswith("ray::") and any(folder in file.path for file in process.open_files())
+    )
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _end(processes: set[psutil.Process], patience: float) -> None:
+    """Wait so long for their end, then kill those that are left."""
+    _, left = psutil.wait_procs(processes, timeout=patience)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=LEAVE_SECONDS)
