@@ -25,8 +25,8 @@ from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
-from orchestrator.refine import Goal, Machine, device_hours, refine
 from orchestrator.running.run import run_sweep
+from orchestrator.search.refine import Goal, Machine, device_hours, refine
 from orchestrator.store.store import Store
 
 CORE = Machine(workers=1, devices_per_segment=1.0, hours_unit="core-hours")

@@ -12,7 +12,7 @@ from orchestrator.cli.spending import Priced, Spending, ask_if_expensive, costed
 from orchestrator.cli.spread import spread
 
 if TYPE_CHECKING:
-    from orchestrator.pilot import Found
+    from orchestrator.search.pilot import Found
 
 SCHEMA = "mor-sweep.pilot/1"
 NOTHING_FOUND = 5
@@ -55,8 +55,8 @@ def pilot(
     from mor_core.data.prepare import find
     from mor_core.files import replace_text
     from orchestrator.display import print_summary
-    from orchestrator.pilot import pilot_plan, read_pilot, result
-    from orchestrator.pilot_file import summary_lines, sweep_text
+    from orchestrator.search.pilot import pilot_plan, read_pilot, result
+    from orchestrator.search.pilot_file import summary_lines, sweep_text
     from orchestrator.store.folder import check_writable, writing
     from orchestrator.store.store import Store
     from orchestrator.tracking.process import bring_up_to_date

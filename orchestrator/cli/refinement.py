@@ -11,7 +11,7 @@ from orchestrator.cli.options import say
 if TYPE_CHECKING:
     from orchestrator.planning.costs.machine import Throughput
     from orchestrator.planning.spec.sweep_spec import SweepSpec
-    from orchestrator.refine import Machine, Refined
+    from orchestrator.search.refine import Machine, Refined
 
 
 def check_refinement(target: float, max_hours: float | None, spec: "SweepSpec") -> None:
@@ -41,7 +41,7 @@ def replicate(
     this command, which began at `before`. Returns the exit code."""
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.table import table
-    from orchestrator.replicate import replicate_plan
+    from orchestrator.search.replicate import replicate_plan
     from orchestrator.store.store import Store
 
     data = prepared(spec)
@@ -58,7 +58,7 @@ def replicate(
 
 def hours_so_far(spec: "SweepSpec", how: Launch, machine: "Throughput") -> float:
     """What the sweep's finished segments have taken; 0 where there is no such sweep yet."""
-    from orchestrator.refine import device_hours
+    from orchestrator.search.refine import device_hours
     from orchestrator.store.store import Store
     from orchestrator.store.sweep_document import NoSuchSweep
 
@@ -72,7 +72,7 @@ def go_on(
     spec: "SweepSpec", how: Launch, machine: "Throughput", *, target: float, max_hours: float, before: float
 ) -> int:
     """Refine the sweep. Returns the exit code: that of a round that failed, else 0, whether the goal is met or not."""
-    from orchestrator.refine import Goal, refine
+    from orchestrator.search.refine import Goal, refine
     from orchestrator.store.store import Store
 
     data = prepared(spec)
@@ -91,7 +91,7 @@ def go_on(
 
 
 def _machine(machine: "Throughput") -> "Machine":
-    from orchestrator.refine import Machine
+    from orchestrator.search.refine import Machine
 
     return Machine(
         workers=machine.workers, devices_per_segment=machine.devices_per_segment, hours_unit=machine.hours_unit

@@ -31,8 +31,9 @@ def suggest(
     from analysis.statistics.answers import Refusal
     from mor_core.units import budget_text, duration_text
     from orchestrator.records.revisions import load_sweep
+    from orchestrator.search.candidates import candidate_cells, wide_plan
+    from orchestrator.search.spec_of_sweep import commands, find_origin
     from orchestrator.store.store import Store
-    from orchestrator.suggestions import candidate_cells, commands, find_origin, wide_plan
 
     store = Store(root=results)
     fitted = study_of(store, sweep, loss)

@@ -21,9 +21,9 @@ from orchestrator.cli.spread import spread
 
 if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_file import SweepFile
+    from orchestrator.search.tuning.trials import Range, SearchSpace
+    from orchestrator.search.tuning.tune import Tuned, Tuning
     from orchestrator.store.store import Store
-    from orchestrator.trials import Range, SearchSpace
-    from orchestrator.tune_run import Tuned, Tuning
 
 SCHEMA = "mor-sweep.tune/1"
 NOTHING_FOUND = 5
@@ -61,12 +61,12 @@ def tune(
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
     from orchestrator.display import print_summary
     from orchestrator.records.terminal import Console
+    from orchestrator.search.tuning.findings import document, print_tuned
+    from orchestrator.search.tuning.tune import first_plan, result
+    from orchestrator.search.tuning.tune import tune as run_trials
     from orchestrator.store.folder import check_writable
     from orchestrator.store.store import Store
     from orchestrator.tracking.process import bring_up_to_date
-    from orchestrator.tune_run import first_plan, result
-    from orchestrator.tune_run import tune as run_trials
-    from orchestrator.tuned_tables import document, print_tuned
 
     space = _space(learning_rate, batch_size, weight_decay, warmup)
     file = sweep_file_of(preset, only, data)
@@ -113,8 +113,8 @@ def _tuning(
 ) -> "Tuning":
     from orchestrator.planning.spec.sweep_file import SpecError
     from orchestrator.planning.spec.sweep_spec import parse_spec
-    from orchestrator.trials import rungs_of
-    from orchestrator.tune_run import Tuning
+    from orchestrator.search.tuning.trials import rungs_of
+    from orchestrator.search.tuning.tune import Tuning
 
     spec = parse_spec(file)
     if spec.schedule.kind == "cosine" and multiples:
@@ -135,7 +135,7 @@ def _tuning(
 
 def _space(learning_rate: str | None, batch_size: str | None, weight_decay: str | None, warmup: str | None):
     from orchestrator.planning.spec.sweep_file import SpecError
-    from orchestrator.trials import Range, SearchSpace
+    from orchestrator.search.tuning.trials import Range, SearchSpace
 
     batches = None
     if batch_size is not None:
@@ -153,7 +153,7 @@ def _space(learning_rate: str | None, batch_size: str | None, weight_decay: str 
 
 def _range(flag: str, text: str | None, below: float | None = None) -> "Range | None":
     from orchestrator.planning.spec.sweep_file import SpecError
-    from orchestrator.trials import Range
+    from orchestrator.search.tuning.trials import Range
 
     if text is None:
         return None
@@ -186,9 +186,9 @@ def _write(store: "Store", found: "Tuned") -> None:
     from analysis.figures.tuning import Panel, plot_response, plot_response_surface
     from mor_core.files import replace_text
     from orchestrator.cli.study import figure_paths, write_figure_data
-    from orchestrator.trials import LEARNING_RATE
-    from orchestrator.tune_run import recipe_text
-    from orchestrator.tuned_tables import document, provenance
+    from orchestrator.search.tuning.findings import document, provenance
+    from orchestrator.search.tuning.trials import LEARNING_RATE
+    from orchestrator.search.tuning.tune import recipe_text
 
     folder = store.sweep_folder(found.name)
     panels = [Panel(rung=rung, trials=each.trials) for rung, each in zip(found.rungs, found.tried, strict=True)]

@@ -6,13 +6,13 @@ import pytest
 
 from analysis.advice.pilot import FoundOptimum
 from analysis.statistics.answers import Refusal
-from orchestrator.pilot import Found, Pilot, pilot_plan, read_pilot, result
-from orchestrator.pilot_file import summary_lines, sweep_text
 from orchestrator.planning.ladder import expected_optimum
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records.revisions import record_revision
+from orchestrator.search.pilot import Found, Pilot, pilot_plan, read_pilot, result
+from orchestrator.search.pilot_file import summary_lines, sweep_text
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep
 

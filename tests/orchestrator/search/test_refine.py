@@ -22,8 +22,8 @@ from orchestrator.planning.plan import Plan, segment_flops
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records.revisions import load_sweep, record_revision
 from orchestrator.records.table import table
-from orchestrator.refine import Goal, Machine, Refined, refine, unsettled
-from orchestrator.replicate import replicate_plan
+from orchestrator.search.refine import Goal, Machine, Refined, refine, unsettled
+from orchestrator.search.replicate import replicate_plan
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import PlantedSweep, overrides
 

@@ -16,8 +16,8 @@ from orchestrator.planning.spec.sweep_file import recipe_overrides
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
+from orchestrator.search.spec_of_sweep import NoAdvice
 from orchestrator.store.store import Store
-from orchestrator.suggestions import NoAdvice
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 
 SIZES = ["10k", "13k", "23k", "35k", "51k", "70k", "115k"]

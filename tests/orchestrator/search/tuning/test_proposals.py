@@ -11,8 +11,8 @@ from analysis.tuning.response import Trial
 from orchestrator.planning.plan import plan, plan_of_cells
 from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file, recipe_names, recipe_overrides
 from orchestrator.planning.spec.sweep_spec import load_spec, parse_spec
-from orchestrator.trials import Range, SearchSpace, rungs_of, trial_cells, tried, tune_spec
-from orchestrator.tune import propose
+from orchestrator.search.tuning.proposals import propose
+from orchestrator.search.tuning.trials import Range, SearchSpace, rungs_of, trial_cells, tried, tune_spec
 from tests.helpers.made_up_data import MADE_UP_DATA
 from tests.helpers.paths import SMALL_PRESET
 

@@ -18,8 +18,8 @@ from orchestrator.planning.plan import Plan, plan_of_cells
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import segment_table, table
+from orchestrator.search.candidates import Costed, candidate_cells, wide_plan
 from orchestrator.store.store import Store
-from orchestrator.suggestions import Costed, candidate_cells, wide_plan
 
 CELLS_PER_WORKER = 2
 """Cells of a round for each segment that runs at a time: fewer would let workers wait, more would know less."""

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from analysis.tuning.response import Trial
-from orchestrator.trials import Range, Values, rounded
+from orchestrator.search.tuning.trials import Range, Values, rounded
 
 
 def propose(

@@ -1,28 +1,22 @@
-"""Cells that a sweep could train next, what each would take, and the commands that train them."""
+"""Which sweep file a recorded sweep was asked with: the one whose settings have the sweep's id, and the flags over it."""
 
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import polars as pl
-
-from analysis.advice.suggest import Candidate, Suggestion
+from analysis.advice.suggest import Suggestion
 from mor_core.data.prepare import find
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from mor_core.data.spec import DataError
 from mor_core.errors import UserError
 from mor_core.units import budget_text
 from orchestrator.planning.cells import Cell
-from orchestrator.planning.costs.speeds import measured_flops_per_second
-from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND
-from orchestrator.planning.plan import Plan, PlanError, plan, segment_flops
+from orchestrator.planning.ladder import LADDERS
+from orchestrator.planning.plan import PlanError, plan
 from orchestrator.planning.spec.sweep_file import Override, SpecError, preset_names, recipe_overrides
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records.revisions import Sweep
-from orchestrator.store.published import SegmentResult
-from orchestrator.store.store import Store
 
 
 class NoAdvice(UserError):
@@ -43,18 +37,6 @@ class Origin:
     """The preset with the sweep's name and arms."""
     data: DataSnapshot
     """What the sweep trained on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costed:
-    """A candidate and what it takes in both units."""
-
-    candidate: Candidate
-    """Its cost is in seconds of one worker where speeds are measured, otherwise in FLOPs."""
-    flops: int
-    """Exact training FLOPs of what is not trained yet."""
-    seconds: float | None
-    """On one worker, at the speed of the arm's finished segments; None where none is finished."""
 
 
 def find_origin(sweep: Sweep, preset: str | None, corpus: str | None, recipe: str | None = None) -> Origin:
@@ -135,88 +117,6 @@ def _overrides(sweep: Sweep, corpus: str | None) -> list[Override]:
 def _is_of_grid(cell: Cell) -> bool:
     """Whether its label is that of the grid of [arms], not of a named variant."""
     return cell.arm in (cell.architecture, f"{cell.architecture}-{cell.recursions}")
-
-
-def candidate_cells(store: Store, sweep: Sweep, planned: Plan, runs: pl.DataFrame) -> list[Costed]:
-    """What could be trained at the sweep's arms and budgets: untried sizes near those tried, holes of the grid, and
-    one more seed of each size tried; none on a trunk that diverged. `planned` is the sweep's `wide_plan`, `runs` its
-    run table."""
-    costs = segment_flops(planned)
-    needs = {segment.id: segment.needs for segment in planned.segments}
-    finished = {segment.id: result for segment in planned.segments if (result := store.result(segment.id))}
-    ended = runs.filter(pl.col("status") != "pending").select("arm", "size", "budget", "seed")
-    taken = {(arm, size, int(budget), seed) for arm, size, budget, seed in ended.iter_rows()}
-    tried = {(cell.arm, cell.size) for cell in sweep.cells}
-    arms = {cell.arm for cell in sweep.cells}
-    newest = max(cell.seed for cell in sweep.cells) + 1
-    speeds = {arm: _speed(planned, arm, finished) for arm in arms}
-    found = []
-    for cell in planned.cells:
-        is_again = cell.seed == newest
-        if (cell.arm, cell.size, cell.budget, cell.seed) in taken or cell.arm not in arms:
-            continue
-        if is_again and (cell.arm, cell.size) not in tried:
-            continue
-        chain = _chain(str(cell.evaluate_segment), needs)
-        if any(not finished[each].is_finished for each in chain if each in finished):
-            continue
-        flops = sum(costs[each] for each in chain if each not in finished)
-        found.append(_costed(cell, flops, speeds[cell.arm]))
-    return found
-
-
-def _costed(cell: Cell, flops: int, speed: float | None) -> Costed:
-    seconds = flops / speed if speed else None
-    return Costed(
-        candidate=Candidate(
-            arm=cell.arm,
-            size=cell.size,
-            budget=str(cell.budget),
-            seed=cell.seed,
-            params=float(cell.unique_params),
-            cost=max(float(flops if seconds is None else seconds), 1e-9),
-        ),
-        flops=flops,
-        seconds=seconds,
-    )
-
-
-def wide_plan(sweep: Sweep, spec: SweepSpec, data: DataSnapshot) -> Plan:
-    """The grid of `spec` with the sizes around those that the sweep has tried and one more seed. Raises NoAdvice where
-    there is none."""
-    seeds = sorted({cell.seed for cell in sweep.cells})
-    names = _sizes_around(list(dict.fromkeys(cell.size for cell in sweep.cells)))
-    changes: dict[str, Any] = {"seeds": (*seeds, seeds[-1] + 1)}
-    if spec.sizes is None:
-        raise NoAdvice(f"sweep {sweep.name!r} starts from pretrained weights of one size: there is none to add")
-    changes["sizes"] = spec.sizes.model_copy(update={"names": tuple(names), "auto": None})
-    if spec.budgets is None:
-        raise NoAdvice(f"sweep {sweep.name!r} asks for tokens, not for budgets: there is no N*(C) to know better")
-    return plan(spec.model_copy(update=changes), data)
-
-
-def _sizes_around(tried: Sequence[str]) -> list[str]:
-    """Those tried and the rungs around them, by the ladder that holds them; as they are where none does."""
-    for ladder in LADDERS.values():
-        names = [size.name for size in ladder]
-        if set(tried) <= set(names):
-            places = sorted(names.index(name) for name in tried)
-            return names[max(0, places[0] - RUNGS_BEYOND) : places[-1] + RUNGS_BEYOND + 1]
-    return list(tried)
-
-
-def _chain(evaluate: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
-    chain, pending = [], [evaluate]
-    while pending:
-        chain.append(pending.pop())
-        pending += needs[chain[-1]]
-    return chain
-
-
-def _speed(planned: Plan, arm: str, finished: dict[str, SegmentResult]) -> float | None:
-    """Exact FLOPs per second of one worker on an arm's segments, where some are finished."""
-    models = {cell.model for cell in planned.cells if cell.arm == arm}
-    return measured_flops_per_second([each for each in planned.segments if each.trunk.model in models], finished)
 
 
 def commands(suggestions: Iterable[Suggestion], sweep: Sweep, origin: Origin, results: Path) -> list[str]:

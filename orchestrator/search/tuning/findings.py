@@ -14,9 +14,9 @@ from mor_core.units import short_count
 from orchestrator.planning.canonical import content_id
 from orchestrator.records.revisions import data_label, load_sweep, package_version
 from orchestrator.records.terminal import Console
+from orchestrator.search.tuning.trials import TriedRung
+from orchestrator.search.tuning.tune import Shared, Tuned
 from orchestrator.store.store import Store
-from orchestrator.trials import TriedRung
-from orchestrator.tune_run import Shared, Tuned
 
 
 def document(found: Tuned) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from orchestrator.planning.spec.sweep_file import SweepFile
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
-from orchestrator.store.store import Store
-from orchestrator.store.sweep_document import NoSuchSweep
-from orchestrator.trials import (
+from orchestrator.search.tuning.proposals import propose
+from orchestrator.search.tuning.trials import (
     BATCH_SIZE,
     LEARNING_RATE,
     Rung,
@@ -31,7 +30,8 @@ from orchestrator.trials import (
     tried,
     tune_spec,
 )
-from orchestrator.tune import propose
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import NoSuchSweep
 
 SPREAD_SHARE = 0.6
 """Share of a rung's trials that fill the range evenly before any is chosen by the losses."""

@@ -8,11 +8,11 @@ from analysis.advice.pilot import ASSUMED_EXPONENT, FoundOptimum, SeedNoise
 from analysis.advice.power import PairAdvice, Wanted
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import budget_label, budget_text
-from orchestrator.pilot import Found, Pilot
 from orchestrator.planning.ladder import LADDERS
 from orchestrator.planning.spec.origins import settings_of
 from orchestrator.planning.spec.sections import SizesSection
 from orchestrator.planning.spec.sweep_spec import SweepSpec
+from orchestrator.search.pilot import Found, Pilot
 
 
 def sweep_text(pilot: Pilot, found: Found) -> str:
