@@ -28,8 +28,8 @@ from mor_core.interop.hugging_face import export_llama
 from mor_core.model.device import keep_freed_memory
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
-from orchestrator.throughput import IN_FLIGHT, served, take_turns
-from orchestrator.throughput import lengths as drawn_lengths
+from orchestrator.inference.throughput import IN_FLIGHT, served, take_turns
+from orchestrator.inference.throughput import lengths as drawn_lengths
 
 VOCABULARY, CONTEXT, PROMPT = 4096, 512, 128
 

@@ -18,10 +18,10 @@ from orchestrator.cli.launch import ExecutorChoice, ExecutorName, RayAddress
 from orchestrator.cli.options import AsJson, CellArguments, Results, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
+    from orchestrator.inference.tasks import Asked, Evaluated
+    from orchestrator.inference.text_loss import TextLoss
     from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
-    from orchestrator.task_sweep import Asked, Evaluated
-    from orchestrator.text_loss import TextLoss
 
 FAILED_SEGMENTS = 3
 ALL = "all"
@@ -54,9 +54,9 @@ def evaluate(
     if text is not None:
         _evaluate_text(cells, text, sweep, results, threads, as_json)
         return
+    from orchestrator.inference.tasks import evaluate_all
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
-    from orchestrator.task_sweep import evaluate_all
 
     store = Store(root=results.absolute())
     loaded = load_sweep(store, sweep)
@@ -84,8 +84,8 @@ def _asked(
 ) -> "Asked":
     """What the flags mean. Raises NoSuchCell, NotTrained and TaskError."""
     from mor_core.interop.tasks import PACKAGE, TASKS, TaskError
+    from orchestrator.inference.tasks import ask
     from orchestrator.records.cell_names import find_cell
-    from orchestrator.task_sweep import ask
 
     if task_files is None:
         raise TaskError(
@@ -117,8 +117,8 @@ def _executor(name: ExecutorName, address: str | None, workers: int | None) -> A
 
 def _score_rows(store: "Store", asked: "Asked", done: "Evaluated") -> list[dict[str, Any]]:
     """One row a cell and task; numbers where it is finished."""
+    from orchestrator.inference.tasks import score_of
     from orchestrator.records.cell_names import cell_name
-    from orchestrator.task_sweep import score_of
 
     rows: list[dict[str, Any]] = []
     for pair in asked.pairs:
@@ -153,10 +153,10 @@ def _evaluate_text(
 ) -> None:
     from analysis.figures.inference import plot_text_loss
     from orchestrator.cli.study import figure_paths
+    from orchestrator.inference.text_loss import read_tokens, text_loss
     from orchestrator.records.cell_names import find_cell
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
-    from orchestrator.text_loss import read_tokens, text_loss
 
     store = Store(root=results)
     loaded = load_sweep(store, sweep)

@@ -21,9 +21,9 @@ from orchestrator.cli.options import (
 from orchestrator.cli.study import figure_paths
 
 if TYPE_CHECKING:
+    from orchestrator.inference.trained_cell import TrainedCell
     from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
-    from orchestrator.trained_cell import TrainedCell
 
 
 HEADINGS = {
@@ -85,7 +85,7 @@ def generate(
     import time
 
     from mor_core.inference.request import Sampling
-    from orchestrator.generation import generate_text
+    from orchestrator.inference.generate import generate_text
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     _, loaded, trained = _trained(results, sweep, cell, threads, precision)
@@ -131,8 +131,14 @@ def throughput(
     """Measure how fast the arms of a sweep generate, each against vanilla, and draw speed against loss."""
     from analysis.figures.inference import plot_throughput
     from mor_core.model.device import keep_freed_memory
-    from orchestrator.throughput import Load, default_kv_budget, measure
-    from orchestrator.throughput_arms import arms_to_measure, parse_batches, with_losses
+    from orchestrator.inference.throughput import (
+        Load,
+        arms_to_measure,
+        default_kv_budget,
+        measure,
+        parse_batches,
+        with_losses,
+    )
 
     keep_freed_memory()
     store, loaded = _sweep(results, sweep)
@@ -174,7 +180,7 @@ def depth(
     import polars as pl
 
     from analysis.figures.inference import plot_depth
-    from orchestrator.depth_scaling import losses_by_depth
+    from orchestrator.inference.depth import losses_by_depth
 
     store, loaded, trained = _trained(results, sweep, cell, threads, precision)
     rows = [asdict(row) for row in losses_by_depth(trained, sequences, rule.value, progress)]
@@ -200,8 +206,8 @@ def routing(
 ) -> None:
     """Show where a cell spends its recursions: by position, by kind of token, and token by token on a page."""
     from analysis.figures.inference import plot_routing
-    from orchestrator import routing_view as view
-    from orchestrator.routing_page import routing_page
+    from orchestrator.inference import routing as view
+    from orchestrator.inference.routing_page import routing_page
 
     given = None if text is None else text.read_text(encoding="utf-8", errors="replace")
     store, loaded, trained = _trained(results, sweep, cell, threads, precision)
@@ -252,7 +258,7 @@ def load_cell(
     """A trained cell for inference on so many threads. Raises NotTrained and CheckpointError."""
     import torch
 
-    from orchestrator.trained_cell import load_trained_cell
+    from orchestrator.inference.trained_cell import load_trained_cell
 
     if threads:
         torch.set_num_threads(threads)

@@ -1,4 +1,5 @@
-"""Which sweep file a recorded sweep was asked with: the one whose settings have the sweep's id, and the flags over it."""
+"""Which sweep file a recorded sweep was asked with: the one whose settings have the sweep's id, and the flags over
+it."""
 
 import shlex
 from collections.abc import Iterable, Sequence

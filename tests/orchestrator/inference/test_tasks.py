@@ -23,12 +23,12 @@ from mor_core.interop.text_model import TextModel
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
 from orchestrator.fsck import check_results
+from orchestrator.inference.trained_cell import TrainedCell, finished_weights, load_trained_cell
 from orchestrator.records.cell_names import find_cell
 from orchestrator.records.revisions import load_sweep
 from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.published import SegmentResult
 from orchestrator.store.store import Store
-from orchestrator.trained_cell import TrainedCell, finished_weights, load_trained_cell
 from tests.helpers.paths import ROOT
 from tests.helpers.single_segment import job_for
 from tests.helpers.task_segment import task_segment

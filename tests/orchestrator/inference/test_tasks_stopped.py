@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator import task_sweep
 from orchestrator.cli import evaluation
+from orchestrator.inference import tasks as task_sweep
 from orchestrator.planning.identity import Segment
 from orchestrator.running.executor import Events
 from orchestrator.running.outcomes import Outcome

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.throughput import take_turns
+from orchestrator.inference.throughput import take_turns
 
 
 class Machine:

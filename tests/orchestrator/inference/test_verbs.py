@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
-from orchestrator.routing_view import token_class
+from orchestrator.inference.routing import token_class
 from tests.helpers.toy_sweep import ToySweep
 
 CELL = "mor-2/23k/2.4e9"

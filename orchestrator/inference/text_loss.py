@@ -17,7 +17,7 @@ from mor_core.data.tokens.encoding import encoded
 from mor_core.data.tokens.tokenizer import token_bytes
 from mor_core.model.transformer import RoutingRule
 from mor_core.training.token_evaluation import measure_tokens, text_windows
-from orchestrator.trained_cell import TrainedCell
+from orchestrator.inference.trained_cell import TrainedCell
 
 TOKEN_FILE = ".npy"
 BATCH_TOKENS = 8192

@@ -9,6 +9,7 @@ from pathlib import Path
 from mor_core.config import CausalRule, ExpertChoice
 from mor_core.data.remote import origin_of
 from mor_core.interop.tasks import read_task
+from orchestrator.inference.trained_cell import data_of, finished_weights
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.records.cell_names import cell_name
@@ -26,7 +27,6 @@ from orchestrator.store.upstream.address import address_of
 from orchestrator.store.upstream.upstream import stop_of
 from orchestrator.tracking.cursor import is_current, tracking_uri
 from orchestrator.tracking.process import following
-from orchestrator.trained_cell import data_of, finished_weights
 
 PROGRESS_SECONDS = 10.0
 """Between two lines about how far segments are."""

@@ -17,7 +17,7 @@ from mor_core.config import CausalRule, ExpertChoice, TokenChoice
 from mor_core.data.prepare import open_tokens
 from mor_core.errors import UserError
 from mor_core.inference.trace import Trace, trace
-from orchestrator.trained_cell import TrainedCell
+from orchestrator.inference.trained_cell import TrainedCell
 
 TokenClass = Literal[
     "end of text", "space", "number", "opening", "punctuation", "word start", "word continuation", "bytes"

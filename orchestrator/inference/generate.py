@@ -7,7 +7,7 @@ from mor_core.config import CausalRule
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import Request, Sampling, TokenEvent
-from orchestrator.trained_cell import TrainedCell
+from orchestrator.inference.trained_cell import TrainedCell
 
 UNFINISHED = "\ufffd"
 """What a decoder shows for bytes that do not make a character yet."""

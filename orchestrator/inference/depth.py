@@ -17,8 +17,8 @@ from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import Request, Sampling
 from mor_core.inference.stages import num_passes
 from mor_core.inference.trace import trace
-from orchestrator.generation import whole_memory
-from orchestrator.trained_cell import TrainedCell
+from orchestrator.inference.generate import whole_memory
+from orchestrator.inference.trained_cell import TrainedCell
 
 SEQUENCES_PER_TRACE = 8
 BATCH = 32

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from orchestrator.routing_view import SeenToken
+from orchestrator.inference.routing import SeenToken
 
 COLOURS = ("#e8f1f8", "#b7d4ea", "#7db3da", "#4189c0", "#1d5e97", "#0b3a66")
 """From shallow to deep; the last ones carry white text."""
