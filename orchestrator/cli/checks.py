@@ -22,8 +22,8 @@ def fsck(
 
     A folder that does not exist is an error (exit 2), not an empty store."""
     from mor_core.units import bytes_text
-    from orchestrator.fsck import check_results
-    from orchestrator.fsck_findings import problem
+    from orchestrator.maintenance.findings import problem
+    from orchestrator.maintenance.fsck import check_results
     from orchestrator.store.folder import check_exists
     from orchestrator.store.store import Store
     from orchestrator.store.upstream.address import address_of
@@ -70,7 +70,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Look at this machine: packages, torch, memory, disk, MLflow, data. Exit 1 where a sweep would fail."""
-    from orchestrator.doctor import examine
+    from orchestrator.maintenance.doctor import examine
     from orchestrator.store.store import Store
 
     lines = []

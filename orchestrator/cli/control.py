@@ -11,7 +11,7 @@ from mor_core.errors import MorSweepError
 from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepArgument, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
-    from orchestrator.gc import Garbage
+    from orchestrator.maintenance.gc import Garbage
     from orchestrator.store.store import Store
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
@@ -72,9 +72,9 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Clear failed and diverged cells, so that the sweep's command tries them again; diverged results move aside."""
+    from orchestrator.maintenance.retry import RetryRefused, apply_retry, plan_retry
     from orchestrator.records.cell_names import cell_name, find_cell
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.retry import RetryRefused, apply_retry, plan_retry
     from orchestrator.store.folder import writing
     from orchestrator.store.store import Store
     from orchestrator.store.upstream.upstream import withdraw
@@ -122,7 +122,7 @@ def gc(
     A budget added later below the largest takes its trunk's steps again; the run says how many.
     """
     from mor_core.units import bytes_text
-    from orchestrator.gc import GcRefused, collect, find_garbage
+    from orchestrator.maintenance.gc import GcRefused, collect, find_garbage
     from orchestrator.store.folder import check_exists, writing
     from orchestrator.store.store import Store
     from orchestrator.store.upstream.address import address_of

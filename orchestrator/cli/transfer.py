@@ -28,8 +28,8 @@ def export(
         return
     if without_checkpoints:
         raise typer.BadParameter("--without-checkpoints is for a bundle, whose name ends in .tar")
-    from orchestrator.bundle import BundleError
     from orchestrator.cli.evaluation import export_cell
+    from orchestrator.maintenance.bundle import BundleError
     from orchestrator.store.store import Store
     from orchestrator.store.sweep_document import sweep_names
 
@@ -40,7 +40,7 @@ def export(
 
 def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) -> None:
     from mor_core.units import bytes_text
-    from orchestrator.bundle import export_bundle
+    from orchestrator.maintenance.bundle import export_bundle
     from orchestrator.records.terminal import command_line
     from orchestrator.store.store import Store
 
@@ -55,8 +55,8 @@ def import_(
     results: Results = Path("results"),
 ) -> None:
     """Add a bundle's sweep to the results, once all of it is verified; what is there already stays as it is."""
-    from orchestrator.bundle import BundleError
-    from orchestrator.bundle_import import import_bundle
+    from orchestrator.maintenance.bundle import BundleError
+    from orchestrator.maintenance.bundle_import import import_bundle
     from orchestrator.store.folder import check_writable, writing
     from orchestrator.store.store import Store
     from orchestrator.store.upstream.address import address_of

@@ -22,8 +22,8 @@ from mor_core.interop.tasks import read_task
 from mor_core.interop.text_model import TextModel
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
-from orchestrator.fsck import check_results
 from orchestrator.inference.trained_cell import TrainedCell, finished_weights, load_trained_cell
+from orchestrator.maintenance.fsck import check_results
 from orchestrator.records.cell_names import find_cell
 from orchestrator.records.revisions import load_sweep
 from orchestrator.running.segment.worker import run_segment

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bundle import export_bundle
+from orchestrator.maintenance.bundle import export_bundle
 from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bundle import export_bundle
+from orchestrator.maintenance.bundle import export_bundle
 from orchestrator.planning.canonical import content_id
 from orchestrator.store.store import Store
 from tests.helpers.paths import FIRST_STUDY

@@ -15,11 +15,11 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.fsck import check_results
-from orchestrator.gc import GcRefused, find_garbage
+from orchestrator.maintenance.fsck import check_results
+from orchestrator.maintenance.gc import GcRefused, find_garbage
+from orchestrator.maintenance.retry import RetryRefused
 from orchestrator.records.cell_names import NoSuchCell, find_cell
 from orchestrator.records.revisions import load_sweep
-from orchestrator.retry import RetryRefused
 from orchestrator.store.attempts import LOCK, logged, scratch_folder
 from orchestrator.store.drivers import driving, running_drivers
 from orchestrator.store.store import Store

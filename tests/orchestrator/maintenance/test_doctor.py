@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.doctor import Line, examine
+from orchestrator.maintenance.doctor import Line, examine
 from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep
 

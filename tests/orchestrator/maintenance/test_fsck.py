@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mor_core.files import write_json
 from orchestrator.cli.main import app
-from orchestrator.fsck import check_results
+from orchestrator.maintenance.fsck import check_results
 from orchestrator.records.revisions import load_sweep
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.drivers import driving
@@ -291,7 +291,7 @@ def test_mlflow_is_compared_with_the_store(store: Store, monkeypatch):
 
 def test_fsck_loads_no_torch_and_no_ray(store: Store):
     code = (
-        "import sys; from pathlib import Path; from orchestrator.fsck import check_results; "
+        "import sys; from pathlib import Path; from orchestrator.maintenance.fsck import check_results; "
         "from orchestrator.store.store import Store; check_results(Store(root=Path(sys.argv[1])), ask_mlflow=False); "
         "sys.exit(bool({'torch', 'ray', 'mlflow'} & sys.modules.keys()))"
     )

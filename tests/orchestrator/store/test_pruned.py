@@ -12,7 +12,7 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.sizes import SIZES
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
-from orchestrator.fsck import check_results
+from orchestrator.maintenance.fsck import check_results
 from orchestrator.running.outcomes import FailureClass
 from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.store import Store, read_spec

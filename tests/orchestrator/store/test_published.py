@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.fsck_segments import check_segment
+from orchestrator.maintenance.check_segment import check_segment
 from orchestrator.store.published import SMALL_FILES, ResultError, StoreError, result_content
 from orchestrator.store.store import Store
 from tests.helpers.paths import FIRST_STUDY

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.gc import find_garbage
+from orchestrator.maintenance.gc import find_garbage
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec

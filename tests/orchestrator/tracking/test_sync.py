@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
-from orchestrator.fsck import check_results
+from orchestrator.maintenance.fsck import check_results
 from orchestrator.records.curves import curve
 from orchestrator.records.table import table
 from orchestrator.records.verified_cells import VerifiedCells, shown_lines

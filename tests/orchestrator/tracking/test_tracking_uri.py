@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.exit_codes import exit_code_of
 from orchestrator.cli.main import app
-from orchestrator.doctor import examine
+from orchestrator.maintenance.doctor import examine
 from orchestrator.store.store import Store
 from orchestrator.tracking.cursor import (
     TrackingUriError,
@@ -61,7 +61,7 @@ def test_verbs_refuse_it_too(uri: str, verb: list[str], tmp_path: Path, monkeypa
 
 
 def test_doctor_says_it(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("orchestrator.doctor.TORCH_PROBE", "print(1/0)")
+    monkeypatch.setattr("orchestrator.maintenance.doctor.TORCH_PROBE", "print(1/0)")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@[::1")
     line = next(line for line in examine(Store(root=tmp_path), deep=False) if line.name == "mlflow")
     assert line.level == "bad"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import doctor
 from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.fsck_processes import process_findings
+from orchestrator.maintenance import doctor
+from orchestrator.maintenance.findings import process_findings
 from orchestrator.running.ray import connection
 from orchestrator.running.ray.connection import ClusterUnreachable, connected
 from orchestrator.running.ray.local_cluster import ray_folder

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.fsck_findings import Finding, note, problem
-from orchestrator.fsck_processes import process_findings
-from orchestrator.fsck_segments import CheckedSegment, check_segment
-from orchestrator.fsck_sweeps import sweep_findings
-from orchestrator.gc import leftovers
+from orchestrator.maintenance.check_segment import CheckedSegment, check_segment
+from orchestrator.maintenance.check_sweep import sweep_findings
+from orchestrator.maintenance.findings import Finding, note, problem, process_findings
+from orchestrator.maintenance.gc import leftovers
 from orchestrator.records.terminal import command_line
 from orchestrator.store.drivers import FOLDER, running_drivers
 from orchestrator.store.folder import is_held

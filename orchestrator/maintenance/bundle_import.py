@@ -21,9 +21,16 @@ from typing import Any, BinaryIO
 
 from mor_core.files import file_sha256, is_folder_name, is_plain_name, parse_json_object, read_json_object, replace_text
 from mor_core.flops import total_params, unique_params, unrolled_params
-from orchestrator.bundle import BUNDLE_SCHEMA, MANIFEST, BundleError, is_bundled_path, is_scripted, largest_size
-from orchestrator.fsck_segments import check_segment
-from orchestrator.fsck_sweeps import fit_findings
+from orchestrator.maintenance.bundle import (
+    BUNDLE_SCHEMA,
+    MANIFEST,
+    BundleError,
+    is_bundled_path,
+    is_scripted,
+    largest_size,
+)
+from orchestrator.maintenance.check_segment import check_segment
+from orchestrator.maintenance.check_sweep import fit_findings
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id

@@ -9,8 +9,8 @@ from typing import get_args
 import polars as pl
 
 from analysis.runs.points import TableError, read_points
-from orchestrator.fsck_findings import Finding, note, problem
-from orchestrator.fsck_segments import CheckedSegment
+from orchestrator.maintenance.check_segment import CheckedSegment
+from orchestrator.maintenance.findings import Finding, note, problem
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.plan import cell_identity
 from orchestrator.records.cell_names import cell_name

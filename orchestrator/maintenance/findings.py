@@ -1,15 +1,45 @@
-"""Processes that outlived the sweep they belong to (I8), as far as this host can see."""
+"""What `mor-sweep fsck` found, one finding each; and processes that outlived the sweep they belong to (I8), as far as
+this host can see."""
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.fsck_findings import Finding, problem
+from orchestrator.records.terminal import printable_label
 from orchestrator.running.ray.local_cluster import abandoned_folders, processes_of
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store
 from orchestrator.tracking.process import FOLLOWER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A path, what is wrong with it, what to do."""
+
+    path: str
+    """What it is about."""
+    what: str
+    """What is wrong, or could be tidier."""
+    remedy: str
+    """What to do."""
+    is_note: bool
+    """Whether nothing is wrong."""
+
+    def line(self) -> str:
+        """One line for people."""
+        return printable_label(f"{'note' if self.is_note else 'problem'}: {self.path}: {self.what}: {self.remedy}")
+
+
+def problem(path: Path, what: str, remedy: str) -> Finding:
+    """Something is wrong."""
+    return Finding(path=str(path), what=what, remedy=remedy, is_note=False)
+
+
+def note(path: Path, what: str, remedy: str) -> Finding:
+    """Nothing is wrong."""
+    return Finding(path=str(path), what=what, remedy=remedy, is_note=True)
 
 
 def process_findings(store: Store) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mor_core.files import tree_bytes
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, Manifest, verify_checkpoint
-from orchestrator.fsck_findings import Finding, note, problem
+from orchestrator.maintenance.findings import Finding, note, problem
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.identity import (
     Segment,
