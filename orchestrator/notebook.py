@@ -12,20 +12,20 @@ it is asked for.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
+from markupsafe import Markup, escape
 
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.report.text import count_text, law_text, loss_text, study_as_markdown
 from analysis.surface.optimum import SurfaceRules
 from mor_core.units import budget_text
 from mor_core.units import count_text as short
-from orchestrator.html_tables import html_list, html_table
 from orchestrator.records.curves import cell_curves
 from orchestrator.records.revisions import Sweep as StoredSweep
 from orchestrator.records.revisions import is_on_small_corpus, load_sweep
@@ -35,6 +35,7 @@ from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 FigureName = Literal["isoflop", "frontier", "surface", "residuals", "curves"]
 """Figures of one sweep that need no further question."""
@@ -273,3 +274,24 @@ class Drawing:
 
     def _repr_html_(self) -> str:
         return self.svg[self.svg.index("<svg") :]
+
+
+def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, most: int) -> str:
+    """A table with a caption; of more than `most` rows the first, and how many are left out."""
+    cells = Markup("").join(Markup("<th>{}</th>").format(name) for name in head)
+    body = Markup("").join(_row(row) for row in rows[:most])
+    more = f" (the first {most} of {len(rows)} rows)" if len(rows) > most else ""
+    return str(
+        Markup("<table><caption>{}{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
+            title, more, cells, body
+        )
+    )
+
+
+def html_list(lines: Sequence[str]) -> str:
+    """Sentences, one below the other."""
+    return str(Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)))
+
+
+def _row(row: Sequence[str]) -> Markup:
+    return Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(escape(each)) for each in row))

@@ -31,8 +31,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print every value of the sweep that these flags ask for, defaults included, as a sweep file."""
-    from orchestrator.cli.ablate import ablation_file
-    from orchestrator.cli.launch import isoflop_overrides, items_of
+    from orchestrator.cli.train.ablate import ablation_file
+    from orchestrator.cli.train.launch import isoflop_overrides, items_of
     from orchestrator.planning.spec.origins import settings_of
     from orchestrator.planning.spec.sweep_file import Override, is_path, read_sweep_file, recipe_overrides
     from orchestrator.planning.spec.sweep_spec import parse_spec

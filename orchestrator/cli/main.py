@@ -9,30 +9,18 @@ import sys
 
 import typer
 
-from orchestrator.cli import (
-    ablate,
-    advice,
-    analysis,
-    checks,
-    config,
-    control,
-    data,
-    evaluation,
-    inference,
-    pilot,
-    plot,
-    report,
-    results,
-    suggest,
-    sweep,
-    system,
-    transfer,
-    tune,
-)
-from orchestrator.cli.exit_codes import exit_code_of
+from mor_core.errors import MorSweepError, Refused, Unreachable, UserError
+from orchestrator.cli import config, data
+from orchestrator.cli.fits import advice, fit, plot, report, suggest
+from orchestrator.cli.inference import evaluate, text
+from orchestrator.cli.results import checks, control, status, tracking, transfer
+from orchestrator.cli.train import ablate, isoflop, pilot, tune
 from orchestrator.records.terminal import clean_streams
 
 UNEXPECTED = 1
+EXIT_CODES: dict[type, int] = {MorSweepError: 1, UserError: 2, Refused: 4, Unreachable: 6}
+"""By the class of an error; CONTRIBUTING.md lists all exit codes."""
+
 NO_MEMORY = ("Cannot allocate memory", "failed to map segment from shared object")
 """How the system's loader says that a shared library did not fit."""
 
@@ -42,15 +30,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("isoflop")(sweep.isoflop)
+app.command("isoflop")(isoflop.isoflop)
 app.command("ablate")(ablate.ablate)
 app.command("pilot")(pilot.pilot)
 app.command("tune")(tune.tune)
-app.command("status")(results.status)
-app.command("logs")(results.logs)
+app.command("status")(status.status)
+app.command("logs")(status.logs)
 app.command("cancel")(control.cancel)
 app.command("retry")(control.retry)
-app.command("fit")(analysis.fit)
+app.command("fit")(fit.fit)
 app.add_typer(plot.plot, name="plot")
 app.command("table")(advice.table)
 app.command("predict")(advice.predict)
@@ -58,20 +46,20 @@ app.command("lifetime")(advice.lifetime)
 app.command("compare")(advice.compare)
 app.command("suggest")(suggest.suggest)
 app.command("report")(report.report)
-app.command("generate")(inference.generate)
-app.command("throughput")(inference.throughput)
-app.command("depth")(inference.depth)
-app.command("routing")(inference.routing)
-app.command("eval")(evaluation.evaluate)
+app.command("generate")(text.generate)
+app.command("throughput")(text.throughput)
+app.command("depth")(text.depth)
+app.command("routing")(text.routing)
+app.command("eval")(evaluate.evaluate)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_)
-app.command("ui")(system.ui)
+app.command("ui")(tracking.ui)
 app.command("fsck")(checks.fsck)
 app.command("gc")(control.gc)
 app.command("doctor")(checks.doctor)
 app.add_typer(config.config, name="config")
 app.add_typer(data.data, name="data")
-app.add_typer(system.mlflow_app, name="mlflow")
+app.add_typer(tracking.mlflow_app, name="mlflow")
 
 
 @app.callback()
@@ -101,3 +89,8 @@ def _end(message: str, code: int) -> None:
     for line in message.splitlines():
         typer.echo(f"error: {line}", err=True)
     sys.exit(code)
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """By the nearest class of the table that the error inherits from; None for a defect, which shows its traceback."""
+    return next((EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES), None)

@@ -1,15 +1,16 @@
-"""Options that several verbs have in common."""
+"""Options that several verbs have in common, said once: a dataclass whose fields become options of a verb, and what the
+shell offers for sweeps and cells."""
 
+import dataclasses
+import inspect
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-
-from orchestrator.cli.completion import complete_cell, complete_sweep
 
 if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_file import Override
@@ -54,6 +55,14 @@ PIPED_WIDTH = 140
 
 Results = Annotated[Path, typer.Option(help="The results folder, or s3://BUCKET/PREFIX.", callback=_folder)]
 
+
+def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
+    """Sweeps of the results folder, or of the one that --results names."""
+    from orchestrator.store.sweep_document import sweep_names
+
+    return [name for name in sweep_names(_store(context)) if name.startswith(incomplete)]
+
+
 # A verb about a sweep takes its name as the argument; a verb about cells takes those, and --sweep.
 SweepArgument = Annotated[
     str | None,
@@ -63,6 +72,33 @@ SweepOption = Annotated[
     str | None, typer.Option("--sweep", help="The sweep; the last one used by default.", autocompletion=complete_sweep)
 ]
 _CELL = "arm/size/budget[/seed], such as mor-3/360M/2e18, or the start of a cell's id"
+
+
+def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Cells of the sweep that is named on the line, or of the last one used: arm/size/budget/seed, and their ids where
+    one has been begun."""
+    from mor_core.units import budget_text
+    from orchestrator.records.terminal import printable_label
+    from orchestrator.store.published import StoreError
+    from orchestrator.store.sweep_document import NoSuchSweep, current_revisions, find_document
+
+    try:
+        _, document = find_document(_store(context), context.params.get("sweep"))
+        cells = [cell for revision in current_revisions(document) for cell in revision["cells"]]
+        named = {
+            printable_label(f"{cell['arm']}/{cell['size']}/{budget_text(cell['budget'])}/{cell['seed']}"): cell[
+                "cell_id"
+            ]
+            for cell in cells
+        }
+    except (NoSuchSweep, StoreError, KeyError, TypeError):
+        return []
+    found = [(name, identity[:12]) for name, identity in named.items() if name.startswith(incomplete)]
+    if found or not incomplete:
+        return found
+    return [(identity, name) for name, identity in named.items() if identity.startswith(incomplete)]
+
+
 CellArgument = Annotated[str, typer.Argument(metavar="CELL", help=f"{_CELL}.", autocompletion=complete_cell)]
 CellArguments = Annotated[list[str], typer.Argument(metavar="CELL...", help=f"{_CELL}.", autocompletion=complete_cell)]
 CellsOrAll = Annotated[
@@ -106,3 +142,45 @@ def corpus_override(corpus: str | None) -> "list[Override]":
             "of text: leave the flag out for the preset's own"
         )
     return [Override(flag="--data", path=("data", "corpus"), value=corpus)]
+
+
+def spread(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with an option for every field of the dataclasses among its parameters, in their place.
+
+    Typer reads options from a signature: this is `verb` with another one, called with the values put together again.
+    """
+    groups: dict[str, type] = {}
+    options: list[inspect.Parameter] = []
+    hints = get_type_hints(verb, include_extras=True)
+    for name, parameter in inspect.signature(verb).parameters.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            groups[name] = hint
+            options += _options_of(hint)
+        else:
+            options.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+
+    def called(**given: Any) -> None:
+        own = dict(given)
+        for name, group in groups.items():
+            own[name] = group(**{field.name: own.pop(field.name) for field in dataclasses.fields(group)})
+        verb(**own)
+
+    called.__name__, called.__doc__, called.__module__ = verb.__name__, verb.__doc__, verb.__module__
+    called.__annotations__ = {option.name: option.annotation for option in options}
+    called.__signature__ = inspect.Signature(options)
+    return called
+
+
+def _options_of(group: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(group).parameters.values()
+    ]
+
+
+def _store(context: typer.Context):
+    from orchestrator.store.store import Store
+
+    return Store(root=Path(context.params.get("results") or "results"))

@@ -9,8 +9,7 @@ from typer.testing import CliRunner
 from analysis.frontier.paper import TABLE, paper_runs, paper_study
 from analysis.runs.points import TableError
 from analysis.statistics.answers import Estimate, RefusalKind
-from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.cli.main import app
+from orchestrator.cli.main import app, exit_code_of
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.paths import ROOT

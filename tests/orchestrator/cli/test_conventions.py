@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.launch import Launch
+from orchestrator.cli.train.launch import Launch
 from tests.helpers.paths import ROOT
 from tests.helpers.verbs import VERBS
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from orchestrator.cli.spread import spread
+from orchestrator.cli.options import spread
 
 
 @dataclass(frozen=True, kw_only=True)

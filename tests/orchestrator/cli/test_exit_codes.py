@@ -10,7 +10,7 @@ import mor_core
 import orchestrator
 from mor_core.errors import MorSweepError, Refused, Unreachable, UserError
 from mor_core.interop.llama_config import PretrainedError
-from orchestrator.cli.exit_codes import EXIT_CODES, exit_code_of
+from orchestrator.cli.main import EXIT_CODES, exit_code_of
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.costs.machine import Infeasible
 from orchestrator.planning.plan import PlanError

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from typer import Context
 
-from orchestrator.cli.completion import complete_cell
+from orchestrator.cli.options import complete_cell
 from orchestrator.records.terminal import Console, printable_label, printable_text
 from tests.helpers.paths import FIRST_STUDY
 from tests.helpers.toy_sweep import run_here

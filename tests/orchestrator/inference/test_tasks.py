@@ -20,8 +20,7 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.interop.scoring import length_batches
 from mor_core.interop.tasks import read_task
 from mor_core.interop.text_model import TextModel
-from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.cli.main import app
+from orchestrator.cli.main import app, exit_code_of
 from orchestrator.inference.trained_cell import TrainedCell, finished_weights, load_trained_cell
 from orchestrator.maintenance.fsck import check_results
 from orchestrator.records.cell_names import find_cell

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator.cli import evaluation
+from orchestrator.cli.inference import evaluate
 from orchestrator.inference import tasks as task_sweep
 from orchestrator.planning.identity import Segment
 from orchestrator.running.executor import Events
@@ -128,7 +128,7 @@ def stopped_far_away(
 ) -> list[str | None]:
     """What workers on other hosts see of a Ctrl-C at their driver, look by look."""
     executor = FarAwayExecutor(request=request)
-    patch.setattr(evaluation, "_executor", lambda *_: executor)
+    patch.setattr(evaluate, "_executor", lambda *_: executor)
     stopped = score(sweep, words(sweep, tasks, "verbs", "--address", "10.0.0.1:6379"))
     assert stopped.returncode == 130, stopped.stderr
     assert len(executor.answers) == LOOKS, "the driver left before its workers had answered"

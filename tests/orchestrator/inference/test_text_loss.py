@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mor_core.data.prepare import open_tokens
 from mor_core.training.evaluate import evaluate
-from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import exit_code_of
 from orchestrator.inference.text_loss import TextLoss, read_tokens, text_loss
 from orchestrator.inference.trained_cell import TrainedCell
 from tests.helpers.toy_sweep import ToySweep

@@ -10,8 +10,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.cli.main import app
+from orchestrator.cli.main import app, exit_code_of
 from orchestrator.inference.routing import token_class
 from tests.helpers.toy_sweep import ToySweep
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from mor_core.config import ExpertChoice, ModelConfig, TokenChoice, TrainConfig
-from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import exit_code_of
 from orchestrator.planning.canonical import OtherVersion, content_id, from_jsonable, to_jsonable
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import EvaluationSpec, TaskEvaluation, TrunkRecipe

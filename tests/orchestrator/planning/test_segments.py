@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import exit_code_of
 from orchestrator.planning.plan import PlanError, plan
 from orchestrator.planning.spec.sweep_file import SpecError
 

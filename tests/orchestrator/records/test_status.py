@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mor_core.data.prepare import prepare
 from mor_core.units import budget_text
+from orchestrator.cli.tables.status import COLUMNS, MOST_ROWS
 from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
@@ -21,7 +22,6 @@ from orchestrator.records.states import CellStatus, sweep_states
 from orchestrator.records.status import segments_under_way
 from orchestrator.records.table import table
 from orchestrator.running.progress import Progress
-from orchestrator.status_tables import COLUMNS, MOST_ROWS
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.published import RESULT_SCHEMA
 from orchestrator.store.store import Store

@@ -7,8 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.runs.points import TableError
-from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.cli.main import app
+from orchestrator.cli.main import app, exit_code_of
 from orchestrator.records.fits import fit_pair, pair_sweeps
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep, overrides

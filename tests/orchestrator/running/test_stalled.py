@@ -16,7 +16,7 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.files import write_json
-from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import exit_code_of
 from orchestrator.planning.costs.machine import Node, Request
 from orchestrator.planning.identity import Segment
 from orchestrator.records.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text

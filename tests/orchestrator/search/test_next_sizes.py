@@ -5,7 +5,7 @@ import pytest
 
 from analysis.frontier.study import fit_study
 from mor_core.sizes import SMALL_LADDER
-from orchestrator.next_sizes import next_sizes
+from orchestrator.cli.fits.next_sizes import next_sizes
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
 from orchestrator.store.store import Store

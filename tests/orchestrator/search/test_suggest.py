@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 from analysis.frontier.study import fit_study
 from analysis.statistics.answers import Estimate, RefusalKind
 from mor_core.data.prepare import prepare
-from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.cli.main import app
+from orchestrator.cli.main import app, exit_code_of
 from orchestrator.planning.spec.sweep_file import recipe_overrides
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records.revisions import load_sweep

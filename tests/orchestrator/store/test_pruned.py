@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.sizes import SIZES
-from orchestrator.cli.exit_codes import exit_code_of
-from orchestrator.cli.main import app
+from orchestrator.cli.main import app, exit_code_of
 from orchestrator.maintenance.fsck import check_results
 from orchestrator.running.outcomes import FailureClass
 from orchestrator.running.segment.worker import run_segment

@@ -16,8 +16,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from orchestrator.cli import system
-from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import exit_code_of
+from orchestrator.cli.results import tracking
 from orchestrator.records.curves import curve
 from orchestrator.tracking.cursor import is_current
 from orchestrator.tracking.mirror import sync
@@ -25,10 +25,10 @@ from orchestrator.tracking.server import TrackingServerUnreachable, UiError, fre
 from tests.helpers.mirror_samples import NAME, Sample, active_runs, history, sample
 
 app = typer.Typer()
-app.command("ui")(system.ui)
-app.add_typer(system.mlflow_app, name="mlflow")
+app.command("ui")(tracking.ui)
+app.add_typer(tracking.mlflow_app, name="mlflow")
 
-UI = "import typer; from orchestrator.cli import system; app = typer.Typer(); app.command()(system.ui); app()"
+UI = "import typer; from orchestrator.cli import tracking; app = typer.Typer(); app.command()(tracking.ui); app()"
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_ports_that_browsers_refuse_or_others_use_are_not_taken():
 
 def test_the_command_line_and_the_driver_load_no_mlflow():
     check = (
-        "import sys, orchestrator.cli.system, orchestrator.tracking.server, orchestrator.tracking.process, "
+        "import sys, orchestrator.cli.results.tracking, orchestrator.tracking.server, orchestrator.tracking.process, "
         "orchestrator.tracking.mirror, orchestrator.tracking.follower; sys.exit('mlflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], env=os.environ, check=False).returncode == 0

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from mor_core.units import bytes_text, count_text, duration_text
-from orchestrator.cost_tables import total_lines
-from orchestrator.display import cells_table, gap_table, plan_json
+from orchestrator.cli.tables.costs import total_lines
+from orchestrator.cli.tables.plan import cells_table, gap_table, plan_json
 from orchestrator.planning.costs.estimate import estimate
 from orchestrator.planning.costs.machine import Throughput
 from orchestrator.planning.plan import plan

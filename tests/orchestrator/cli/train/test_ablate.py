@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.ablate import variants_table
+from orchestrator.cli.train.ablate import variants_table
 from tests.helpers.command_line import run_in
 
 

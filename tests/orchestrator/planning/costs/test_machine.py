@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import exit_code_of
 from orchestrator.planning.costs.machine import (
     Infeasible,
     Node,

@@ -230,7 +230,7 @@ def test_arms_that_no_model_can_be_are_named_with_their_label_and_size(variants,
 
 
 def test_capacities_are_exact_in_the_plan_and_in_its_json(variants, snapshot):
-    from orchestrator.display import plan_json
+    from orchestrator.cli.tables.plan import plan_json
     from orchestrator.planning.costs.estimate import estimate
     from orchestrator.planning.costs.machine import assumed_throughput
 

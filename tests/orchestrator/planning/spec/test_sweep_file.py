@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mor_core.units import budget_text, parse_budget
-from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import exit_code_of
 from orchestrator.planning.spec.sweep_file import (
     Override,
     SpecError,

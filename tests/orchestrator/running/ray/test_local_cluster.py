@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.exit_codes import exit_code_of
+from orchestrator.cli.main import exit_code_of
 from orchestrator.maintenance import doctor
 from orchestrator.maintenance.findings import process_findings
 from orchestrator.running.ray import connection

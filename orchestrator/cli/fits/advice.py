@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.memory import Memory, arms_served, demand_of
-from orchestrator.cli.options import AsJson, above_zero, print_json, say_next
-from orchestrator.cli.spread import spread
-from orchestrator.cli.study import FIT_REFUSED, LossChoice, Other, Runs, Tied, compared, fit_of, say_next_of
+from orchestrator.cli.fits.serving_flags import Memory, arms_served, demand_of
+from orchestrator.cli.fits.study import FIT_REFUSED, LossChoice, Other, Runs, Tied, compared, fit_of, say_next_of
+from orchestrator.cli.options import AsJson, above_zero, print_json, say_next, spread
 from orchestrator.records.fits import BOTH, LOSS_COLUMNS, Fitted, Loss
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.options import Results, corpus_override, print_json, say
-from orchestrator.cli.spending import Spending, allowed, ask_if_expensive, costed
+from orchestrator.cli.train.spending import Spending, allowed, ask_if_expensive, costed
 from orchestrator.planning.costs.machine import machine_of_nodes, this_machine
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def sweep_file_of(preset: str, only: str | None, data: str | None) -> "SweepFile
 def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending, *, as_json: bool) -> None:
     """The plan and its cost, for reading or as JSON. Measures nothing unless --probe was given."""
     from mor_core.data.prepare import find
-    from orchestrator import display
+    from orchestrator.cli.tables import plan as plan_tables
     from orchestrator.planning.plan import plan
     from orchestrator.records.revisions import cells_leaving
     from orchestrator.store.store import Store
@@ -140,7 +140,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     known = costed(planned, spec, how.results, machine, measures=how.is_here and bool(spending.probe), here=how.is_here)
     cost, limited = known.cost, allowed(planned, spec, known, spending).said
     if not as_json:
-        display.print_plan(planned, cost, spending.price)
+        plan_tables.print_plan(planned, cost, spending.price)
         if limited:
             say(f"note: {limited}")
         if data is not None and (leaving := cells_leaving(Store(root=how.results), planned)):
@@ -155,7 +155,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
 
 def end_dry_run(planned: "Plan", cost: "Estimate", price: float | None, as_json: bool, tip: str = "") -> None:
     """The plan and its cost to stdout for programs, or to a reader the next step."""
-    from orchestrator.display import plan_json
+    from orchestrator.cli.tables.plan import plan_json
 
     if as_json:
         print_json("mor-sweep.plan/1", plan_json(planned, cost, price)["data"])
@@ -216,7 +216,7 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     """Show what the sweep costs, ask where that is much or where finished cells would leave its table, train what is
     missing. Returns the exit code, and what was run: the user may have given it another name."""
     from mor_core.data.prepare import find
-    from orchestrator.display import print_news, print_summary
+    from orchestrator.cli.tables.plan import print_news, print_summary
     from orchestrator.planning.costs.cost_plan import worth_a_probe
     from orchestrator.planning.plan import plan
     from orchestrator.store.folder import check_writable

@@ -5,17 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.inference import (
-    Rule,
-    RuleChoice,
-    Threads,
-    figure_name,
-    load_cell,
-    progress,
-    show_rows,
-)
-from orchestrator.cli.launch import ExecutorChoice, ExecutorName, RayAddress
+from orchestrator.cli.inference.text import Rule, RuleChoice, Threads, figure_name, load_cell, progress, show_rows
 from orchestrator.cli.options import AsJson, CellArguments, Results, SweepOption, print_json, say_next
+from orchestrator.cli.train.launch import ExecutorChoice, ExecutorName, RayAddress
 
 if TYPE_CHECKING:
     from orchestrator.inference.tasks import Asked, Evaluated
@@ -99,7 +91,7 @@ def _asked(
 
 
 def _executor(name: ExecutorName, address: str | None, workers: int | None) -> Any:
-    from orchestrator.cli.launch import check_address
+    from orchestrator.cli.train.launch import check_address
     from orchestrator.planning.costs.machine import this_machine
     from orchestrator.planning.spec.sections import ExecutionSection
 
@@ -152,7 +144,7 @@ def _evaluate_text(
     cells: list[str], text: Path, sweep: str | None, results: Path, threads: int | None, as_json: bool
 ) -> None:
     from analysis.figures.inference import plot_text_loss
-    from orchestrator.cli.study import figure_paths
+    from orchestrator.cli.figures import figure_paths
     from orchestrator.inference.text_loss import read_tokens, text_loss
     from orchestrator.records.cell_names import find_cell
     from orchestrator.records.revisions import load_sweep

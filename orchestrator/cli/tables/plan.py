@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mor_core.units import count_text, power_text, short_budget
-from orchestrator.cost_tables import cost_heading, cost_json, cost_table, totals_json, totals_table
+from orchestrator.cli.tables.costs import cost_heading, cost_json, cost_table, totals_json, totals_table
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.estimate import Estimate

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.launch import Launch, items_of, machine_of, print_plan, run, whole_items_of
-from orchestrator.cli.options import PIPED_WIDTH, AsJson, corpus_override, print_json, say_next
-from orchestrator.cli.spending import Spending
-from orchestrator.cli.spread import spread
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, corpus_override, print_json, say_next, spread
+from orchestrator.cli.train.launch import Launch, items_of, machine_of, print_plan, run, whole_items_of
+from orchestrator.cli.train.spending import Spending
 
 if TYPE_CHECKING:
     from rich.table import Table

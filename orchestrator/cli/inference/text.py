@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.figures import figure_paths
 from orchestrator.cli.options import (
     PIPED_WIDTH,
     AsJson,
@@ -18,7 +19,6 @@ from orchestrator.cli.options import (
     print_json,
     say_next,
 )
-from orchestrator.cli.study import figure_paths
 
 if TYPE_CHECKING:
     from orchestrator.inference.trained_cell import TrainedCell

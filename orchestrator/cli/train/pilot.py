@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.launch import Launch, end_dry_run, items_of, machine_of, prepared, sweep_file_of, train_round
-from orchestrator.cli.options import AsJson, print_json, say, say_next
-from orchestrator.cli.spending import Priced, Spending, ask_if_expensive, costed
-from orchestrator.cli.spread import spread
+from orchestrator.cli.options import AsJson, print_json, say, say_next, spread
+from orchestrator.cli.train.launch import (
+    Launch,
+    end_dry_run,
+    items_of,
+    machine_of,
+    prepared,
+    sweep_file_of,
+    train_round,
+)
+from orchestrator.cli.train.spending import Priced, Spending, ask_if_expensive, costed
 
 if TYPE_CHECKING:
     from orchestrator.search.pilot import Found
@@ -54,7 +61,7 @@ def pilot(
     """Train a few small cells of a sweep and write the sweep file they advise; exit code 5 where they say nothing."""
     from mor_core.data.prepare import find
     from mor_core.files import replace_text
-    from orchestrator.display import print_summary
+    from orchestrator.cli.tables.plan import print_summary
     from orchestrator.search.pilot import pilot_plan, read_pilot, result
     from orchestrator.search.pilot_file import summary_lines, sweep_text
     from orchestrator.store.folder import check_writable, writing

@@ -28,7 +28,7 @@ def export(
         return
     if without_checkpoints:
         raise typer.BadParameter("--without-checkpoints is for a bundle, whose name ends in .tar")
-    from orchestrator.cli.evaluation import export_cell
+    from orchestrator.cli.inference.evaluate import export_cell
     from orchestrator.maintenance.bundle import BundleError
     from orchestrator.store.store import Store
     from orchestrator.store.sweep_document import sweep_names

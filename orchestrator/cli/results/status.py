@@ -29,8 +29,8 @@ def status(
 
     Sweeps of more than 200 cells are shown by arm and budget.
     """
+    from orchestrator.cli.tables.status import cell_lines, output_console, status_view
     from orchestrator.records.status import read_status
-    from orchestrator.status_tables import cell_lines, output_console, status_view
     from orchestrator.store.store import Store
 
     if as_json and (follow or cells):
@@ -40,7 +40,7 @@ def status(
         print_json("mor-sweep.runs/1", _status_data(store, sweep, every=every))
         return
     if follow:
-        from orchestrator.watch import watch
+        from orchestrator.cli.tables.live_status import watch
 
         try:
             shown = watch(store, sweep)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from rich.live import Live
 
 from mor_core.units import budget_text
+from orchestrator.cli.tables.status import output_console, status_view
 from orchestrator.records.states import CellState
 from orchestrator.records.status import Status, UnderWay, counts_text, is_running, read_status, state_text
 from orchestrator.records.terminal import Console
-from orchestrator.status_tables import output_console, status_view
 from orchestrator.store.store import Store
 
 PASS_SECONDS = 1.0

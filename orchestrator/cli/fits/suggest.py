@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.fits.study import FIT_REFUSED, LossChoice, SweepName
 from orchestrator.cli.options import AsJson, Results, print_json, say_next
-from orchestrator.cli.study import FIT_REFUSED, LossChoice, SweepName
 from orchestrator.records.fits import Loss, study_of
 
 SCHEMA = "mor-sweep.suggest/1"

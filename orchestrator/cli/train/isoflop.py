@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.launch import Launch, check_json, isoflop_overrides, machine_of, print_plan, run
-from orchestrator.cli.refinement import check_refinement, check_replicates, go_on, hours_so_far, replicate
-from orchestrator.cli.spending import Spending
-from orchestrator.cli.spread import spread
+from orchestrator.cli.options import spread
+from orchestrator.cli.train.launch import Launch, check_json, isoflop_overrides, machine_of, print_plan, run
+from orchestrator.cli.train.refine import check_refinement, check_replicates, go_on, hours_so_far, replicate
+from orchestrator.cli.train.spending import Spending
 
 
 class TrunksName(StrEnum):

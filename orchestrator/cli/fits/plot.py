@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.memory import Memory, arms_served, demand_of
-from orchestrator.cli.options import Results, above_zero
-from orchestrator.cli.spread import spread
-from orchestrator.cli.study import (
+from orchestrator.cli.figures import write_figure_data
+from orchestrator.cli.fits.serving_flags import Memory, arms_served, demand_of
+from orchestrator.cli.fits.study import (
     FigureRuns,
     LossChoice,
     Other,
@@ -20,8 +19,8 @@ from orchestrator.cli.study import (
     fit_of,
     paths_of,
     say_next_of,
-    write_figure_data,
 )
+from orchestrator.cli.options import Results, above_zero, spread
 from orchestrator.records.fits import Fitted, Loss
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, print_json
-from orchestrator.cli.spread import spread
-from orchestrator.cli.study import FIT_REFUSED, LossChoice, Runs, Tied, fit_of_table, say_next_of
+from orchestrator.cli.fits.study import FIT_REFUSED, LossChoice, Runs, Tied, fit_of_table, say_next_of
+from orchestrator.cli.options import AsJson, print_json, spread
 from orchestrator.records.fits import Loss, study_of
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def fit(
             _write_fit(study, out, "fit written to")
         _end_fit(study, asked, asked.table.name, as_json)
         return
-    from orchestrator.next_sizes import next_sizes
+    from orchestrator.cli.fits.next_sizes import next_sizes
     from orchestrator.store.store import Store
 
     store = Store(root=asked.results)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.launch import (
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, print_json, say, say_next, spread
+from orchestrator.cli.train.launch import (
     Launch,
     end_dry_run,
     items_of,
@@ -15,9 +16,7 @@ from orchestrator.cli.launch import (
     train_round,
     whole_items_of,
 )
-from orchestrator.cli.options import PIPED_WIDTH, AsJson, print_json, say, say_next
-from orchestrator.cli.spending import Priced, Spending, ask_if_expensive, costed
-from orchestrator.cli.spread import spread
+from orchestrator.cli.train.spending import Priced, Spending, ask_if_expensive, costed
 
 if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_file import SweepFile
@@ -59,9 +58,10 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
-    from orchestrator.display import print_summary
+    from orchestrator.cli.tables.plan import print_summary
+    from orchestrator.cli.tables.tuning import print_tuned
     from orchestrator.records.terminal import Console
-    from orchestrator.search.tuning.findings import document, print_tuned
+    from orchestrator.search.tuning.findings import document
     from orchestrator.search.tuning.tune import first_plan, result
     from orchestrator.search.tuning.tune import tune as run_trials
     from orchestrator.store.folder import check_writable
@@ -185,7 +185,7 @@ def _write(store: "Store", found: "Tuned") -> None:
     """The figures, what was found, and the recipe, in the sweep's folder."""
     from analysis.figures.tuning import Panel, plot_response, plot_response_surface
     from mor_core.files import replace_text
-    from orchestrator.cli.study import figure_paths, write_figure_data
+    from orchestrator.cli.figures import figure_paths, write_figure_data
     from orchestrator.search.tuning.findings import document, provenance
     from orchestrator.search.tuning.trials import LEARNING_RATE
     from orchestrator.search.tuning.tune import recipe_text

@@ -1,20 +1,15 @@
 """What verbs that read a fit have in common: which runs, how they are fitted, and where figures of them go."""
 
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from orchestrator.cli.figures import announced_paths, figure_paths
 from orchestrator.cli.options import Results, SweepArgument, say_next
 from orchestrator.records.fits import BOTH, LOSS_COLUMNS, Fitted, Loss, imported_study, study_of
-
-if TYPE_CHECKING:
-    from analysis.report.provenance import Provenance
-    from orchestrator.store.store import Store
-
 
 FIT_REFUSED = 5
 FIGURES = Path("figures")
@@ -116,23 +111,6 @@ def compared(asked: Runs, other: str | None, loss: Loss) -> Fitted:
     return Fitted(study=study, name=sweep.name, sweep=sweep, runs=pair.runs, other=other)
 
 
-def figure_paths(store: "Store", name: str, figure: str) -> list[Path]:
-    """Where a figure of a sweep goes, which can be written; says so on stderr."""
-    return announced_paths(f"sweep {name}", store.sweep_folder(name) / "figures", figure)
-
-
-def announced_paths(whose: str, folder: Path, figure: str) -> list[Path]:
-    """A PNG and a vector file in a folder, which is made where it is not there. Raises ResultsError."""
-    from orchestrator.store.folder import writing
-
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    paths = [folder / f"{figure}.png", folder / f"{figure}.svg"]
-    typer.echo(f"{whose}: {paths[0]} and {paths[1].name}", err=True)
-    return paths
-
-
 def paths_of(fitted: Fitted, asked: FigureRuns, figure: str) -> list[Path]:
     """Where a figure of fitted runs goes, which can be written; says so on stderr."""
     from orchestrator.store.store import Store
@@ -140,14 +118,6 @@ def paths_of(fitted: Fitted, asked: FigureRuns, figure: str) -> list[Path]:
     if asked.table is None:
         return figure_paths(Store(root=asked.results), fitted.name, figure)
     return announced_paths(fitted.name, asked.out, figure)
-
-
-def write_figure_data(figure: str, paths: list[Path], provenance: "Provenance", data: Any) -> None:
-    """The JSON beside a figure."""
-    from analysis.figures.figure_data import figure_document
-    from mor_core.files import write_json
-
-    write_json(paths[0].with_suffix(".json"), figure_document(figure, provenance, data))
 
 
 def end_refused(reasons: list[str]) -> NoReturn:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.launch import Launch, prepared, train_round
 from orchestrator.cli.options import say
+from orchestrator.cli.train.launch import Launch, prepared, train_round
 
 if TYPE_CHECKING:
     from orchestrator.planning.costs.machine import Throughput
