@@ -2,31 +2,24 @@
 refused where their losses do not mean the same."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from analysis.frontier.compare import Comparison
 from analysis.frontier.study import FitSettings, Study, fit_study
+from analysis.report.provenance import Provenance, provenance_of
+from analysis.runs.column_map import parse_columns
+from analysis.runs.import_table import import_table, read_table
 from analysis.runs.points import TableError
-from mor_core.units import budget_label
-from orchestrator.records.revisions import Sweep, load_sweep
+from analysis.surface.optimum import SurfaceRules
+from mor_core.units import budget_label, parse_budget
+from orchestrator.records.revisions import Sweep, data_label, is_on_small_corpus, load_sweep, package_version
 from orchestrator.records.table import table
 from orchestrator.store.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import polars as pl
-
-    from analysis.frontier.study import Study
-    from analysis.report.provenance import Provenance
-    from orchestrator.records.revisions import Sweep
-    from orchestrator.store.store import Store
-
 
 MEASURED = {
     "validation data": ("trunk", "data_fingerprint"),
@@ -140,44 +133,63 @@ def _within_both(one: set[int], other: set[int]) -> tuple[str, ...]:
     return tuple(map(str, within))
 
 
-BOTH = ("parabola", "surface")
-
-
-class Loss(StrEnum):
-    """Which loss is fitted."""
-
-    causal = "causal"
-    top_k = "topk"
+TABLE_APPROACHES = ("parabola", "surface")
+"""The approaches to a table on budgets that is asked for no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
     """A study, and where it comes from."""
 
-    study: "Study"
+    study: Study
     """The fit."""
     name: str
     """The sweep's, or the table's."""
-    runs: "pl.DataFrame"
+    runs: pl.DataFrame
     """The run table that was fitted."""
-    sweep: "Sweep | None" = None
+    sweep: Sweep | None = None
     """The sweep; None for a table."""
     other: str | None = None
     """The sweep that it is compared with."""
 
     @property
-    def provenance(self) -> "Provenance":
+    def provenance(self) -> Provenance:
         """What a figure or a page says about its origin."""
-        from analysis.report.provenance import provenance_of
-        from orchestrator.records.revisions import data_label, package_version
-
         data = "" if self.sweep is None else data_label(self.sweep)
         source = self.name if self.other is None else f"{self.name} with {self.other}"
         return provenance_of(self.study, source=source, data=data, version=package_version())
 
 
-def imported_study(
-    table: Path,
+def fit_of_sweep(
+    store: Store,
+    name: str | None,
+    loss_column: str,
+    approaches: tuple[str, ...] = ("parabola",),
+    tied: bool = False,
+    leave_out: tuple[str, ...] = (),
+) -> Fitted:
+    """The fit of a sweep's table as it stands now; of the last sweep without a name. Raises NoSuchSweep."""
+    sweep = load_sweep(store, name)
+    runs = table(store, sweep)
+    settings = FitSettings(
+        loss_column=loss_column,
+        approaches=approaches,
+        leave_out_cells=leave_out,
+        surface=SurfaceRules(tied=tied),
+    )
+    study = fit_study(runs, settings, on_small_corpus=is_on_small_corpus(sweep))
+    return Fitted(study=study, name=sweep.name, sweep=sweep, runs=runs)
+
+
+def fit_of_sweeps(store: Store, name: str | None, other: str, loss_column: str) -> Fitted:
+    """The fit of two sweeps with the comparisons between them. Raises NoSuchSweep and TableError."""
+    sweep = load_sweep(store, name)
+    pair = pair_sweeps(store, sweep.name, other)
+    return Fitted(study=fit_pair(pair, loss_column), name=sweep.name, sweep=sweep, runs=pair.runs, other=other)
+
+
+def fit_of_table(
+    path: Path,
     *,
     columns: str | None,
     convention: str | None,
@@ -185,26 +197,19 @@ def imported_study(
     approaches: tuple[str, ...],
     tied: bool,
     leave_out: tuple[str, ...],
-    report: "Callable[[str], None]",
+    report: Callable[[str], None],
 ) -> Fitted:
     """The fit of anyone's table; assumptions and suspicions are reported. Raises TableError.
 
     Without `approaches`, a surface, and parabolas where most runs lie on budgets.
     """
-    from analysis.frontier.study import FitSettings, fit_study
-    from analysis.runs.column_map import parse_columns
-    from analysis.runs.import_table import import_table, read_table
-    from analysis.runs.points import TableError
-    from analysis.surface.optimum import SurfaceRules
-    from mor_core.units import parse_budget
-
     if columns is None:
         raise TableError("--table needs --columns, such as params=N,tokens=D,loss=val_loss,flops=C.")
     try:
         meant = tuple(parse_budget(budget) for budget in budgets.split(",")) if budgets else ()
     except ValueError as error:
         raise TableError(f"--budgets: {error}") from error
-    imported = import_table(read_table(table), parse_columns(columns), convention=convention, budgets=meant)
+    imported = import_table(read_table(path), parse_columns(columns), convention=convention, budgets=meant)
     for note in imported.notes:
         report(f"note: {note}")
     for suspicion in imported.suspicions:
@@ -212,39 +217,9 @@ def imported_study(
     if not imported.on_budgets and not approaches:
         report("note: most runs are on no common budget, so that only a surface is fitted")
     settings = FitSettings(
-        approaches=approaches or (BOTH if imported.on_budgets else ("surface",)),
+        approaches=approaches or (TABLE_APPROACHES if imported.on_budgets else ("surface",)),
         leave_out_cells=leave_out,
         optima_at=imported.optima_at,
         surface=SurfaceRules(tied=tied),
     )
-    return Fitted(study=fit_study(imported.frame, settings), name=table.name, runs=imported.frame)
-
-
-def study_of(
-    store: "Store",
-    sweep: str | None,
-    loss: Loss,
-    approaches: tuple[str, ...] = ("parabola",),
-    tied: bool = False,
-    leave_out: tuple[str, ...] = (),
-) -> Fitted:
-    """The fit of a sweep's table as it stands now; of the last sweep without a name. Raises NoSuchSweep."""
-    from analysis.frontier.study import FitSettings, fit_study
-    from analysis.surface.optimum import SurfaceRules
-    from orchestrator.records.revisions import is_on_small_corpus, load_sweep
-    from orchestrator.records.table import table
-
-    loaded = load_sweep(store, sweep)
-    runs = table(store, loaded)
-    settings = FitSettings(
-        loss_column=LOSS_COLUMNS[loss],
-        approaches=approaches,
-        leave_out_cells=leave_out,
-        surface=SurfaceRules(tied=tied),
-    )
-    study = fit_study(runs, settings, on_small_corpus=is_on_small_corpus(loaded))
-    return Fitted(study=study, name=loaded.name, sweep=loaded, runs=runs)
-
-
-LOSS_COLUMNS = {Loss.causal: "loss", Loss.top_k: "loss_topk"}
-"""Columns of a sweep's run table."""
+    return Fitted(study=fit_study(imported.frame, settings), name=path.name, runs=imported.frame)

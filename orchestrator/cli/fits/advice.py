@@ -7,14 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.fits.serving_flags import Memory, arms_served, demand_of
-from orchestrator.cli.fits.study import FIT_REFUSED, LossChoice, Other, Runs, Tied, compared, fit_of, say_next_of
+from orchestrator.cli.fits.study import (
+    BOTH,
+    FIT_REFUSED,
+    LOSS_COLUMNS,
+    Loss,
+    LossChoice,
+    Other,
+    Runs,
+    Tied,
+    compared,
+    fit_of,
+    say_next_of,
+)
 from orchestrator.cli.options import AsJson, above_zero, print_json, say_next, spread
-from orchestrator.records.fits import BOTH, LOSS_COLUMNS, Fitted, Loss
 
 if TYPE_CHECKING:
     from analysis.advice.predict import Advice
     from analysis.report.tables import Format
     from orchestrator.planning.ladder import NearestShape
+    from orchestrator.records.fits import Fitted
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
 Force = Annotated[bool, typer.Option("--force", help="Answer beyond 100 times the largest budget too.")]
@@ -119,7 +131,7 @@ def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str
     return lines
 
 
-def _buildable(fitted: Fitted, answers: "Sequence[Advice]", flops: int) -> "list[NearestShape | None]":
+def _buildable(fitted: "Fitted", answers: "Sequence[Advice]", flops: int) -> "list[NearestShape | None]":
     """The named shape nearest to each predicted N*; None where it is refused, and for a table, which has no shapes."""
     from analysis.statistics.answers import Estimate
     from orchestrator.planning.ladder import nearest_shape

@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.fits.study import FIT_REFUSED, LossChoice, Runs, Tied, fit_of_table, say_next_of
+from orchestrator.cli.fits.study import (
+    FIT_REFUSED,
+    LOSS_COLUMNS,
+    Loss,
+    LossChoice,
+    Runs,
+    Tied,
+    fit_of_asked_table,
+    say_next_of,
+)
 from orchestrator.cli.options import AsJson, print_json, spread
-from orchestrator.records.fits import Loss, study_of
 
 if TYPE_CHECKING:
     from analysis.frontier.study import Study
@@ -45,17 +53,20 @@ def fit(
     if asked.table is not None:
         approaches = names if approach else ()
         left_out = tuple(leave_out or ())
-        study = fit_of_table(asked, asked.table, budgets, approaches=approaches, tied=tied, leave_out=left_out).study
+        study = fit_of_asked_table(
+            asked, asked.table, budgets, approaches=approaches, tied=tied, leave_out=left_out
+        ).study
         _print_fit(study, as_json)
         if out is not None:
             _write_fit(study, out, "fit written to")
         _end_fit(study, asked, asked.table.name, as_json)
         return
     from orchestrator.cli.fits.next_sizes import next_sizes
+    from orchestrator.records.fits import fit_of_sweep
     from orchestrator.store.store import Store
 
     store = Store(root=asked.results)
-    fitted = study_of(store, asked.sweep, loss, names, tied, tuple(leave_out or ()))
+    fitted = fit_of_sweep(store, asked.sweep, LOSS_COLUMNS[loss], names, tied, tuple(leave_out or ()))
     study, name = fitted.study, fitted.name
     if not as_json:
         for line in next_sizes(study, fitted.runs):

@@ -9,6 +9,7 @@ from orchestrator.cli.figures import write_figure_data
 from orchestrator.cli.fits.serving_flags import Memory, arms_served, demand_of
 from orchestrator.cli.fits.study import (
     FigureRuns,
+    Loss,
     LossChoice,
     Other,
     Runs,
@@ -21,12 +22,12 @@ from orchestrator.cli.fits.study import (
     say_next_of,
 )
 from orchestrator.cli.options import Results, above_zero, spread
-from orchestrator.records.fits import Fitted, Loss
 
 if TYPE_CHECKING:
     from analysis.figures.drawing import Reference
     from analysis.frontier.study import Study
     from analysis.report.provenance import Provenance
+    from orchestrator.records.fits import Fitted
 
 plot = typer.Typer(help="Draw a sweep, or any run table.", no_args_is_help=True)
 
@@ -174,7 +175,7 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
 
 
 def _write_data(
-    drawn: Fitted, asked: Runs, figure: str, paths: list[Path], provenance: "Provenance", data: Any
+    drawn: "Fitted", asked: Runs, figure: str, paths: list[Path], provenance: "Provenance", data: Any
 ) -> None:
     """The JSON beside a figure, and the next step."""
     write_figure_data(figure, paths, provenance, data)

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.fits.study import FIT_REFUSED, LossChoice, Runs, Tied, fit_of
+from orchestrator.cli.fits.study import BOTH, FIT_REFUSED, Loss, LossChoice, Runs, Tied, fit_of
 from orchestrator.cli.options import spread
-from orchestrator.records.fits import BOTH, Loss
 
 
 @spread

@@ -1,19 +1,35 @@
 """What verbs that read a fit have in common: which runs, how they are fitted, and where figures of them go."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from orchestrator.cli.figures import announced_paths, figure_paths
 from orchestrator.cli.options import Results, SweepArgument, say_next
-from orchestrator.records.fits import BOTH, LOSS_COLUMNS, Fitted, Loss, imported_study, study_of
+
+if TYPE_CHECKING:
+    from orchestrator.records.fits import Fitted
 
 FIT_REFUSED = 5
 FIGURES = Path("figures")
 
+
+class Loss(StrEnum):
+    """Which loss is fitted."""
+
+    causal = "causal"
+    top_k = "topk"
+
+
+BOTH = ("parabola", "surface")
+"""The approaches of a fit that names none."""
+
+LOSS_COLUMNS = {Loss.causal: "loss", Loss.top_k: "loss_topk"}
+"""Columns of a sweep's run table."""
 
 SweepName = SweepArgument
 LossChoice = Annotated[Loss, typer.Option(help="causal (what inference can do) or topk (the paper's evaluation).")]
@@ -62,16 +78,17 @@ def say_next_of(asked: Runs, name: str, *verbs: str) -> None:
     say_next(*([*verb.split(), *given] for verb in verbs))
 
 
-def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool = False) -> Fitted:
+def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool = False) -> "Fitted":
     """Fit the runs asked for. Raises NoSuchSweep and TableError."""
-    if asked.table is not None:
-        return fit_of_table(asked, asked.table, approaches=approaches, tied=tied)
+    from orchestrator.records.fits import fit_of_sweep
     from orchestrator.store.store import Store
 
-    return study_of(Store(root=asked.results), asked.sweep, loss, approaches, tied)
+    if asked.table is not None:
+        return fit_of_asked_table(asked, asked.table, approaches=approaches, tied=tied)
+    return fit_of_sweep(Store(root=asked.results), asked.sweep, LOSS_COLUMNS[loss], approaches, tied)
 
 
-def fit_of_table(
+def fit_of_asked_table(
     asked: Runs,
     table: Path,
     budgets: str | None = None,
@@ -79,9 +96,11 @@ def fit_of_table(
     approaches: tuple[str, ...],
     tied: bool,
     leave_out: tuple[str, ...] = (),
-) -> Fitted:
+) -> "Fitted":
     """Fit anyone's table; assumptions and suspicions go to stderr. Raises TableError."""
-    return imported_study(
+    from orchestrator.records.fits import fit_of_table
+
+    return fit_of_table(
         table,
         columns=asked.columns,
         convention=asked.convention,
@@ -93,25 +112,20 @@ def fit_of_table(
     )
 
 
-def compared(asked: Runs, other: str | None, loss: Loss) -> Fitted:
+def compared(asked: Runs, other: str | None, loss: Loss) -> "Fitted":
     """The arms of one sweep or table, or those of two sweeps. Raises NoSuchSweep and TableError."""
-    if other is None:
-        return fit_of(asked, loss, BOTH)
     from analysis.runs.points import TableError
-    from orchestrator.records.fits import fit_pair, pair_sweeps
-    from orchestrator.records.revisions import load_sweep
+    from orchestrator.records.fits import fit_of_sweeps
     from orchestrator.store.store import Store
 
+    if other is None:
+        return fit_of(asked, loss, BOTH)
     if asked.table is not None:
         raise TableError("--with names a sweep, to be compared with a sweep: leave --table out.")
-    store = Store(root=asked.results)
-    sweep = load_sweep(store, asked.sweep)
-    pair = pair_sweeps(store, sweep.name, other)
-    study = fit_pair(pair, LOSS_COLUMNS[loss])
-    return Fitted(study=study, name=sweep.name, sweep=sweep, runs=pair.runs, other=other)
+    return fit_of_sweeps(Store(root=asked.results), asked.sweep, other, LOSS_COLUMNS[loss])
 
 
-def paths_of(fitted: Fitted, asked: FigureRuns, figure: str) -> list[Path]:
+def paths_of(fitted: "Fitted", asked: FigureRuns, figure: str) -> list[Path]:
     """Where a figure of fitted runs goes, which can be written; says so on stderr."""
     from orchestrator.store.store import Store
 

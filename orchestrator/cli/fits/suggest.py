@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.fits.study import FIT_REFUSED, LossChoice, SweepName
+from orchestrator.cli.fits.study import FIT_REFUSED, LOSS_COLUMNS, Loss, LossChoice, SweepName
 from orchestrator.cli.options import AsJson, Results, print_json, say_next
-from orchestrator.records.fits import Loss, study_of
 
 SCHEMA = "mor-sweep.suggest/1"
 
@@ -30,13 +29,14 @@ def suggest(
     from analysis.advice.suggest import rank_candidates
     from analysis.statistics.answers import Refusal
     from mor_core.units import budget_text, duration_text
+    from orchestrator.records.fits import fit_of_sweep
     from orchestrator.records.revisions import load_sweep
     from orchestrator.search.candidates import candidate_cells, wide_plan
     from orchestrator.search.spec_of_sweep import commands, find_origin
     from orchestrator.store.store import Store
 
     store = Store(root=results)
-    fitted = study_of(store, sweep, loss)
+    fitted = fit_of_sweep(store, sweep, LOSS_COLUMNS[loss])
     study, name = fitted.study, fitted.name
     loaded = load_sweep(store, name)
     origin = find_origin(loaded, preset, data, recipe)

@@ -5,7 +5,7 @@ this process's own monotonic seconds since the last step; no clock is compared, 
 
 A process that is frozen as a whole cannot end itself. So the watchdog says in a file of the attempt, each time that it
 is set, by which process and for how long; the driver ends the process when that file does not change any more (see
-stall_watch).
+`detection`).
 """
 
 import faulthandler

@@ -1,4 +1,4 @@
-"""Why segments failed, for machines that did not compute them; see `remote_results` for what lies where.
+"""Why segments failed, for machines that did not compute them; see `sync` for what lies where.
 
     attempts/<id>/<attempt>/failure.json   created once, by the machine whose newest attempt at the segment failed
 

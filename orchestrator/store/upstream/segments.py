@@ -1,4 +1,4 @@
-"""What of a segment goes to the bucket and comes from it; see `remote_results` for what lies where.
+"""What of a segment goes to the bucket and comes from it; see `sync` for what lies where.
 
 Names of objects are the sha256 of their bytes, so a late or repeated upload can change nothing that was verified, and
 every byte that is read is compared with its name before it is used.
