@@ -26,11 +26,10 @@ from analysis.report.text import count_text, law_text, loss_text, study_as_markd
 from analysis.surface.optimum import SurfaceRules
 from mor_core.units import budget_text
 from mor_core.units import count_text as short
-from orchestrator.records.curves import cell_curves
 from orchestrator.records.revisions import Sweep as StoredSweep
 from orchestrator.records.revisions import is_on_small_corpus, load_sweep
 from orchestrator.records.status import Status, counts_text, read_status, state_text
-from orchestrator.records.table import segment_table, table
+from orchestrator.records.table import cell_curves, segment_table, table
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:

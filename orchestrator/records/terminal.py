@@ -2,20 +2,17 @@
 to copy, quoted as a shell takes them.
 
 There are two doors. Plain lines are cleaned on their way to stdout and stderr (`clean_streams`), rich's tables on their
-way through `Console`; control characters of somebody's file pass neither.
+way through `console.Console`; control characters of somebody's file pass neither. This
+one loads no rich, which takes long.
 """
 
 import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
-
-import rich.console
-from rich.console import ConsoleOptions, RenderableType
-from rich.segment import Segment
 
 from orchestrator.store.folder import ADDRESS
 
@@ -70,18 +67,6 @@ class _CleanStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-class Console(rich.console.Console):
-    """Every part of what is shown passes here, before rich adds colours and cursor movements of its own."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of something, their texts without control characters."""
-        for segment in super().render(renderable, options):
-            if segment.control or segment.text.isprintable():
-                yield segment
-            else:
-                yield Segment(without_controls(segment.text), segment.style)
 
 
 USUAL = Path("results")

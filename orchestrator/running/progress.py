@@ -11,7 +11,7 @@ from mor_core.units import count_text, duration_text, short_budget
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, segment_flops
-from orchestrator.records.terminal import Console
+from orchestrator.records.console import Console
 from orchestrator.running.outcomes import Outcome
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store

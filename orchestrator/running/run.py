@@ -18,9 +18,10 @@ from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, lost_arm_lines
 from orchestrator.planning.spec.sections import ExecutionSection
 from orchestrator.planning.spec.sweep_spec import SweepSpec
+from orchestrator.records.console import Console
 from orchestrator.records.revisions import Sweep, share_revision
 from orchestrator.records.table import table, write_tables
-from orchestrator.records.terminal import Console, command_line
+from orchestrator.records.terminal import command_line
 from orchestrator.running.executor import Executor
 from orchestrator.running.outcomes import Outcome, published_outcome
 from orchestrator.running.progress import Progress

@@ -109,7 +109,7 @@ class RunContent:
 
 
 def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]], lineage: dict[str, str]) -> RunContent:
-    """The run of a cell from its row of the results table, its curve (`orchestrator.records.curves.curve`) and the tags
+    """The run of a cell from its row of the results table, its curve (`orchestrator.records.table.curve`) and the tags
     that say what it was made of."""
     shown = {f"mor.{name}": str(row[name]) for name in TAGS if row[name] not in (None, "")}
     reason = {"mor.reason": row["reason"][:LONGEST_TAG]}

@@ -19,9 +19,8 @@ from filelock import FileLock, Timeout
 
 from mor_core.errors import Unreachable
 from orchestrator.planning.cells import Cell
-from orchestrator.records.curves import curve
 from orchestrator.records.revisions import Sweep
-from orchestrator.records.table import table
+from orchestrator.records.table import curve, table
 from orchestrator.records.verified_cells import VerifiedCells, fault_lines
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store

@@ -113,6 +113,6 @@ def _print_markdown(text: str) -> None:
         return
     from rich.markdown import Markdown
 
-    from orchestrator.records.terminal import Console
+    from orchestrator.records.console import Console
 
     Console().print(Markdown(text))

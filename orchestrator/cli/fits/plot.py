@@ -156,8 +156,8 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
 
     from analysis.figures.curves import plot_curves
     from analysis.figures.figure_data import curves_data
-    from orchestrator.records.curves import cell_curves
     from orchestrator.records.revisions import load_sweep
+    from orchestrator.records.table import cell_curves
     from orchestrator.store.store import Store
 
     asked = FigureRuns(sweep=sweep, results=results)

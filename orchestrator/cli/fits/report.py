@@ -22,8 +22,8 @@ def report(
     """Write one self-contained HTML page: frontiers, curves, goodness of fit, comparisons, and what stays unknown."""
     from analysis.page.page import render_page
     from mor_core.files import replace_text
-    from orchestrator.records.curves import cell_curves
     from orchestrator.records.revisions import load_sweep
+    from orchestrator.records.table import cell_curves
     from orchestrator.store.folder import writing
     from orchestrator.store.store import Store
 

@@ -279,7 +279,7 @@ def show_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """A table of what was measured."""
     from rich.table import Table
 
-    from orchestrator.records.terminal import Console
+    from orchestrator.records.console import Console
 
     table = Table(title=title)
     for column, value in rows[0].items():

@@ -15,7 +15,7 @@ from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.estimate import Estimate
 from orchestrator.planning.identity import trunk_id
 from orchestrator.planning.plan import Plan, lost_arm_lines, segment_flops
-from orchestrator.records.terminal import Console
+from orchestrator.records.console import Console
 
 PLAN_SCHEMA = "mor-sweep.plan/1"
 

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mor_core.units import budget_text
+from orchestrator.records.console import Console
 from orchestrator.records.states import CellState
 from orchestrator.records.status import Status, counted, counts_text, is_running, state_text
-from orchestrator.records.terminal import Console, command_line, printable_label
+from orchestrator.records.terminal import command_line, printable_label
 
 PIPED_WIDTH = 120
 """Columns of the table where nothing says how wide the reader's window is."""

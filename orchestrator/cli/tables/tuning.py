@@ -6,7 +6,7 @@ from analysis.statistics.answers import Estimate, Refusal
 from analysis.tuning.law import HyperparameterLaw
 from analysis.tuning.response import Response
 from mor_core.units import short_count
-from orchestrator.records.terminal import Console
+from orchestrator.records.console import Console
 from orchestrator.search.tuning.tune import Shared, Tuned
 
 

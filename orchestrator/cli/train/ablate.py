@@ -97,7 +97,7 @@ def _by_loss(row: Mapping[str, Any]) -> tuple[bool, float]:
 
 
 def _print_variants(spec: "SweepSpec", rows: Sequence[Mapping[str, Any]]) -> None:
-    from orchestrator.records.terminal import Console
+    from orchestrator.records.console import Console
 
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)

@@ -60,7 +60,7 @@ def tune(
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
     from orchestrator.cli.tables.plan import print_summary
     from orchestrator.cli.tables.tuning import print_tuned
-    from orchestrator.records.terminal import Console
+    from orchestrator.records.console import Console
     from orchestrator.search.tuning.findings import document
     from orchestrator.search.tuning.tune import first_plan, result
     from orchestrator.search.tuning.tune import tune as run_trials

@@ -14,7 +14,8 @@ from rich.table import Table
 from typer import Context
 
 from orchestrator.cli.options import complete_cell
-from orchestrator.records.terminal import Console, printable_label, printable_text
+from orchestrator.records.console import Console
+from orchestrator.records.terminal import printable_label, printable_text
 from tests.helpers.paths import FIRST_STUDY
 from tests.helpers.toy_sweep import run_here
 

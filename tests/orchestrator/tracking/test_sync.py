@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app, exit_code_of
 from orchestrator.maintenance.fsck import check_results
-from orchestrator.records.curves import curve
-from orchestrator.records.table import table
+from orchestrator.records.table import curve, table
 from orchestrator.records.verified_cells import VerifiedCells, shown_lines
 from orchestrator.store.published import LOG_EVERY_STEPS
 from orchestrator.store.store import Store

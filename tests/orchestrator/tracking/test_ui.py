@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import exit_code_of
 from orchestrator.cli.results import tracking
-from orchestrator.records.curves import curve
+from orchestrator.records.table import curve
 from orchestrator.tracking.cursor import is_current
 from orchestrator.tracking.mirror import sync
 from orchestrator.tracking.server import TrackingServerUnreachable, UiError, free_port
