@@ -9,7 +9,9 @@ from orchestrator.running.segment.job import Job
 from orchestrator.running.segment.worker import run_or_block
 
 Events = Generator[Outcome | None, None, None]
-"""Each segment's outcome once, as it comes, and None now and then so that the caller can look around."""
+"""Each segment's outcome once, as it comes, and None now and then: between outcomes, which may be hours apart, the
+caller then sees whether the results folder is still there and whether it was told to stop, and says how far the work
+is."""
 
 
 class Executor(Protocol):

@@ -224,7 +224,11 @@ def _create_database(path: Path) -> None:
 
 @dataclass(kw_only=True)
 class _Pass:
-    """One pass over one sweep. The cursor grows as runs are sent, so that a pass cut short is not lost."""
+    """One pass over one sweep. The cursor grows as runs are sent, so that a pass cut short is not lost.
+
+    A pass may repeat whatever an earlier one has sent, with its cursor or without: runs are found again by their cell,
+    and equal points are one.
+    """
 
     store: Store
     sweep: Sweep
