@@ -24,7 +24,6 @@ from typing import Any
 
 from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
-from mor_core.files import write_json
 from mor_core.model.transformer import build_model
 from mor_core.sizes import SMALL_LADDER
 from mor_core.training.checkpoint import save_checkpoint
@@ -349,10 +348,10 @@ def durability_seconds(cell: Cell, planned: Plan, rounds: int) -> tuple[float, f
             for _ in range(10):
                 next(steps)
             moments.append(time.monotonic())
-            save_checkpoint(attempt / "final", model, optimizer, segment.stop_step)
+            save_checkpoint(attempt.final, model, optimizer, segment.stop_step)
             moments.append(time.monotonic())
-            write_json(attempt / "numerics.json", [{}])
-            store.publish(segment, attempt, attempt / "final", {"status": "finished", "step": segment.stop_step})
+            attempt.record_numerics([{}])
+            store.publish(segment, attempt, attempt.final, {"status": "finished", "step": segment.stop_step})
             moments.append(time.monotonic())
             spent = [after - before for before, after in itertools.pairwise(moments)]
             seconds.append((spent[0] / 10, spent[1], spent[2]))

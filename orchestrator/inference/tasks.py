@@ -87,7 +87,7 @@ def ask(
     }
     pairs: list[Scored] = []
     for cell, segment_id in zip(cells, weights, strict=True):
-        segment = read_spec(store.segment_folder(segment_id) / "spec.json")
+        segment = read_spec(store.published(segment_id).spec)
         own_rule: CausalRule = rule if isinstance(cell.model.routing, ExpertChoice) else "threshold"
         for name, evaluation in planned.items():
             segment_of_task = evaluate_segment(segment, replace(evaluation, rule=own_rule))

@@ -1,6 +1,5 @@
 """What a trained cell left behind, ready for inference: its weights, its data and its tokenizer."""
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from orchestrator.planning.cells import Cell
 from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep
 from orchestrator.store.published import StoreError
-from orchestrator.store.store import Store
+from orchestrator.store.store import Store, read_spec
 from orchestrator.store.upstream.upstream import fetch_weights
 
 if TYPE_CHECKING:
@@ -86,11 +85,11 @@ def finished_weights(store: Store, sweep: Sweep, cell: Cell) -> str:
 
 def data_of(store: Store, segment_id: str) -> DataSnapshot:
     """The data snapshot that a segment was trained on. Raises NotTrained where the cache does not hold it."""
-    path = store.segment_folder(segment_id) / "spec.json"
+    files = store.published(segment_id)
     try:
-        fingerprint = json.loads(path.read_text())["trunk"]["data_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read ({error!r}); move {path.parent} away and train again") from error
+        fingerprint = read_spec(files.spec).trunk.data_fingerprint
+    except StoreError as error:
+        raise StoreError(f"{error}; move {files.folder} away and train again") from error
     data = find_by_fingerprint(fingerprint)
     if data is None:
         raise NotTrained(

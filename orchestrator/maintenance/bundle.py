@@ -22,19 +22,19 @@ from typing import Any
 
 from mor_core.errors import UserError
 from mor_core.files import file_sha256
-from mor_core.training.manifest import OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
+from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
 from orchestrator.planning.canonical import is_content_id
 from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
-from orchestrator.store.published import StoreError
+from orchestrator.store.published import CHECKPOINT, METRICS, RESULT, SPEC, StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import find_document
 from orchestrator.store.upstream.upstream import fetch_all
 
 BUNDLE_SCHEMA = "mor-sweep.bundle/1"
-MANIFEST = "manifest.json"
+BUNDLE_MANIFEST = "manifest.json"
 SUFFIX = ".tar"
-SEGMENT_FILES = ("spec.json", "metrics.jsonl", "result.json", PRUNED)
-CHECKPOINT_FILES = ("manifest.json", WEIGHTS, OPTIMIZER)
+SEGMENT_FILES = (SPEC, METRICS, RESULT, PRUNED)
+CHECKPOINT_FILES = (MANIFEST, WEIGHTS, OPTIMIZER)
 SWEEP_FILES = (
     "sweep.json",
     "runs.parquet",
@@ -51,7 +51,7 @@ FIGURE_SUFFIXES = (".png", ".svg", ".json", ".html")
 SCRIPTED_SUFFIXES = (".svg", ".html")
 """A browser runs what such a file says: it is made here or not at all."""
 
-SMALL_FILES = ("spec.json", "result.json", "manifest.json", PRUNED)
+SMALL_FILES = (SPEC, RESULT, MANIFEST, PRUNED)
 LARGEST_SMALL_FILE = 2**24
 LARGEST_TEXT = 2**30
 """Bytes. A reader takes these files into memory; weights and optimiser states have no bound but the disk."""
@@ -91,7 +91,7 @@ def export_bundle(store: Store, sweep: str | None, target: Path, *, checkpoints:
     temporary = target.with_name(f"{target.name}.{os.getpid()}.writing")
     try:
         with tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as tar:
-            for path, content in ({MANIFEST: json.dumps(manifest, sort_keys=True).encode()} | contents).items():
+            for path, content in ({BUNDLE_MANIFEST: json.dumps(manifest, sort_keys=True).encode()} | contents).items():
                 _add(tar, path, content, files.get(path))
         temporary.replace(target)
     finally:
@@ -113,8 +113,8 @@ def is_bundled_path(path: str, sweep: str) -> bool:
             return name == sweep and plain and Path(file).suffix in FIGURE_SUFFIXES
         case ["segments", segment_id, file]:
             return is_content_id(segment_id) and file in SEGMENT_FILES
-        case ["segments", segment_id, "checkpoint", file]:
-            return is_content_id(segment_id) and file in CHECKPOINT_FILES
+        case ["segments", segment_id, folder, file]:
+            return is_content_id(segment_id) and folder == CHECKPOINT and file in CHECKPOINT_FILES
         case _:
             return False
 
@@ -148,21 +148,23 @@ def _sweep_contents(store: Store, name: str) -> Iterator[tuple[str, Content]]:
 
 
 def _segment_contents(store: Store, segment_id: str, *, checkpoints: bool) -> dict[str, Content]:
-    folder, top = store.segment_folder(segment_id), f"segments/{segment_id}"
+    files, top = store.published(segment_id), f"segments/{segment_id}"
     found: dict[str, Content] = {
-        f"{top}/{name}": folder / name for name in SEGMENT_FILES if name != "result.json" and (folder / name).is_file()
+        f"{top}/{path.name}": path
+        for path in (files.folder / name for name in SEGMENT_FILES if name != RESULT)
+        if path.is_file()
     }
-    checkpoint = store.checkpoint_folder(segment_id)
+    checkpoint = files.checkpoint
     if checkpoint.is_dir() and checkpoints:
         try:
             manifest = verify_checkpoint(checkpoint)
         except CheckpointError as error:
             raise StoreError(f"segment {segment_id} cannot be bundled: {error}; `mor-sweep fsck` says more") from error
-        names = ("manifest.json", *manifest.files)
-        found |= {f"{top}/checkpoint/{name}": checkpoint / name for name in names}
+        names = (MANIFEST, *manifest.files)
+        found |= {f"{top}/{CHECKPOINT}/{name}": checkpoint / name for name in names}
     elif f"{top}/{PRUNED}" not in found and _had_checkpoint(store, segment_id):
         found[f"{top}/{PRUNED}"] = _left_out(segment_id)
-    found[f"{top}/result.json"] = folder / "result.json"
+    found[f"{top}/{RESULT}"] = files.result  # Last, as it is published: with it the segment is done.
     return found
 
 

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 from mor_core.files import file_sha256, is_folder_name, is_plain_name, parse_json_object, read_json_object, replace_text
 from mor_core.flops import total_params, unique_params, unrolled_params
 from orchestrator.maintenance.bundle import (
+    BUNDLE_MANIFEST,
     BUNDLE_SCHEMA,
-    MANIFEST,
     BundleError,
     is_bundled_path,
     is_scripted,
@@ -38,7 +38,7 @@ from orchestrator.planning.plan import cell_identity
 from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.table import segment_table, table, write_tables
 from orchestrator.store.attempts import SCRATCH
-from orchestrator.store.published import StoreError
+from orchestrator.store.published import CHECKPOINT_MANIFEST, METRICS, RESULT, SPEC, PublishedSegment, StoreError
 from orchestrator.store.store import Store, read_spec
 from orchestrator.store.sweep_document import read_document
 
@@ -46,7 +46,7 @@ LARGEST_MANIFEST = 256 * 2**20
 LARGEST_HEADER = 8 * 2**10
 """Bytes that stand before a member's content: its name and size take some 2 KiB where both are long."""
 PIECE = 2**20
-COMPARED = ("spec.json", "metrics.jsonl", "result.json", "checkpoint/manifest.json")
+COMPARED = (SPEC, METRICS, RESULT, CHECKPOINT_MANIFEST)
 """What makes two published segments of one id the same; the last one where both have it."""
 
 
@@ -180,11 +180,11 @@ def _check_room(bundle: Path, folder: Path, total: int) -> None:
 def _manifest(member: tarfile.TarInfo | None, contents: BinaryIO, bundle: Path) -> dict[str, Any]:
     """The first member. Raises BundleError unless every path that it names may stand in a bundle."""
     expected = f"{bundle} is not a bundle of this program: name one that `mor-sweep export SWEEP FILE.tar` wrote"
-    if member is None or member.name != MANIFEST or not member.isreg() or member.size > LARGEST_MANIFEST:
+    if member is None or member.name != BUNDLE_MANIFEST or not member.isreg() or member.size > LARGEST_MANIFEST:
         raise BundleError(expected)
     contents.seek(member.offset_data)
     try:
-        manifest = parse_json_object(contents.read(member.size), Path(MANIFEST))
+        manifest = parse_json_object(contents.read(member.size), Path(BUNDLE_MANIFEST))
     except ValueError as error:
         raise BundleError(f"{expected} ({error})") from error
     files, sweep = manifest.get("files"), manifest.get("sweep")
@@ -235,7 +235,7 @@ def _verified_segments(staged: Store, bundle: Path) -> dict[str, Segment]:
     folder = staged.root / "segments"
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
-            segment = read_spec(path / "spec.json")
+            segment = read_spec(PublishedSegment(folder=path).spec)
             staged.hint(segment, staged.result(path.name))
         except (StoreError, OtherVersion) as error:
             raise BundleError(f"{bundle}: segment {path.name} is not readable ({error})") from error
@@ -348,7 +348,7 @@ def _is_here(store: Store, staged: Store, name: str) -> bool:
 def _appear(store: Store, staged: Store, name: str) -> None:
     """One rename: a reader sees the whole segment or none. Hints first: readers ask whether the segment is done."""
     target = store.segment_folder(name)
-    store.hint(read_spec(staged.segment_folder(name) / "spec.json"), staged.result(name))
+    store.hint(read_spec(staged.published(name).spec), staged.result(name))
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         staged.segment_folder(name).rename(target)

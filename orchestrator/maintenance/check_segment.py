@@ -20,10 +20,19 @@ from orchestrator.planning.identity import (
 )
 from orchestrator.records.terminal import command_line
 from orchestrator.store.pruned import PRUNED, read_pruned
-from orchestrator.store.published import SegmentResult, StoreError, wrong_files
+from orchestrator.store.published import (
+    CHECKPOINT,
+    METRICS,
+    RESULT,
+    SPEC,
+    PublishedSegment,
+    SegmentResult,
+    StoreError,
+    wrong_files,
+)
 from orchestrator.store.store import Store, read_spec
 
-KNOWN = {"spec.json", "metrics.jsonl", "checkpoint", "result.json", PRUNED}
+KNOWN = {SPEC, METRICS, CHECKPOINT, RESULT, PRUNED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +65,13 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
     again = f"move {folder} away and run the sweep's command again; only this segment is computed anew"
     if not folder.is_dir() or not re.fullmatch(r"[0-9a-f]{64}", folder.name):
         return CheckedSegment(findings=(note(folder, "is no segment", "move it elsewhere"),))
+    files = PublishedSegment(folder=folder)
     try:
-        segment = read_spec(folder / "spec.json")
+        segment = read_spec(files.spec)
         result = store.result(folder.name)
     except (StoreError, OtherVersion) as error:
         return CheckedSegment(findings=(problem(folder, str(error), again),))
-    wrongs = (*_spec_wrongs(folder, segment), *_wrongs(store, folder, segment, result))
+    wrongs = (*_spec_wrongs(files, segment), *_wrongs(store, files, segment, result))
     findings = [problem(path, what, again) for path, what in wrongs]
     if isinstance(segment.evaluation, TaskEvaluation):
         hint = store.root / "tasks" / segment.needs[0] / folder.name
@@ -71,7 +81,6 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
     collect = command_line("gc", results=store.root)
     unknown = sorted(path for path in folder.iterdir() if path.name not in KNOWN)
     findings += [note(path, "is no part of a segment", f"{collect}, or move it elsewhere") for path in unknown]
-    checkpoint = folder / "checkpoint"
     return CheckedSegment(
         findings=tuple(findings),
         kind=segment.kind,
@@ -79,7 +88,7 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
         stop_step=segment.stop_step,
         status=result.status if result else "",
         is_unsummed=result is not None and not result.sha256,
-        num_bytes=tree_bytes(checkpoint) if checkpoint.is_dir() else 0,
+        num_bytes=tree_bytes(files.checkpoint) if files.checkpoint.is_dir() else 0,
     )
 
 
@@ -113,14 +122,14 @@ Wrong = tuple[Path, str]
 """(file, what is wrong with it)."""
 
 
-def _wrongs(store: Store, folder: Path, segment: Segment, result: SegmentResult | None) -> Iterator[Wrong]:
-    if named_by_content(segment) != folder.name:
-        yield folder / "spec.json", "describes another segment than the folder's name says"
+def _wrongs(store: Store, files: PublishedSegment, segment: Segment, result: SegmentResult | None) -> Iterator[Wrong]:
+    if named_by_content(segment) != files.folder.name:
+        yield files.spec, "describes another segment than the folder's name says"
     if result is None:
-        yield folder, "holds no result.json and stands in the way of publication"
+        yield files.folder, f"holds no {RESULT} and stands in the way of publication"
         return
-    path = folder / "result.json"
-    yield from wrong_files(result, folder)
+    path = files.result
+    yield from wrong_files(result, files.folder)
     if result.kind != segment.kind:
         yield path, f"is of kind {result.kind!r}, its spec of {segment.kind!r}"
     if result.is_finished:
@@ -129,8 +138,8 @@ def _wrongs(store: Store, folder: Path, segment: Segment, result: SegmentResult 
         if segment.kind == "evaluate":
             yield from _evaluation_wrongs(path, segment, result)
         else:
-            yield from _checkpoint_wrongs(store, folder, segment)
-    yield from _metrics_wrongs(folder / "metrics.jsonl", segment, finished=result.is_finished)
+            yield from _checkpoint_wrongs(store, files, segment)
+    yield from _metrics_wrongs(files.metrics, segment, finished=result.is_finished)
 
 
 def _evaluation_wrongs(path: Path, segment: Segment, result: SegmentResult) -> Iterator[Wrong]:
@@ -139,14 +148,14 @@ def _evaluation_wrongs(path: Path, segment: Segment, result: SegmentResult) -> I
         yield path, f"has no {'score on its task' if is_of_task else 'loss'}"
 
 
-def _checkpoint_wrongs(store: Store, folder: Path, segment: Segment) -> Iterator[Wrong]:
-    checkpoint = folder / "checkpoint"
+def _checkpoint_wrongs(store: Store, files: PublishedSegment, segment: Segment) -> Iterator[Wrong]:
+    checkpoint = files.checkpoint
     if not checkpoint.exists():
         try:
-            if read_pruned(store, folder.name) is None:
+            if read_pruned(store, files.folder.name) is None:
                 yield checkpoint, f"is missing, and no {PRUNED} accounts for it"
         except StoreError as error:
-            yield folder / PRUNED, str(error)
+            yield files.folder / PRUNED, str(error)
         return
     try:
         manifest = verify_checkpoint(checkpoint)
@@ -185,9 +194,9 @@ def _metrics_wrongs(path: Path, segment: Segment, *, finished: bool) -> Iterator
         yield path, f"ends at step {steps[-1] if steps else 'none'}, its segment at {segment.stop_step}"
 
 
-def _spec_wrongs(folder: Path, segment: Segment) -> Iterator[Wrong]:
+def _spec_wrongs(files: PublishedSegment, segment: Segment) -> Iterator[Wrong]:
     """What is no part of a segment's identity and must follow from it."""
-    if segment.id != folder.name:
-        yield folder / "spec.json", "has another id than the folder's name says"
+    if segment.id != files.folder.name:
+        yield files.spec, "has another id than the folder's name says"
     if segment.needs != needs_by_content(segment):
-        yield folder / "spec.json", "needs another segment than the one that it goes on from"
+        yield files.spec, "needs another segment than the one that it goes on from"

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from mor_core.data.snapshot import SPLITS, read_manifest
+from mor_core.data.snapshot import MANIFEST, SPLITS, read_manifest
 from mor_core.data.spec import DataError, cache_folder
 from mor_core.files import file_sha256
 from mor_core.units import bytes_text
@@ -215,7 +215,7 @@ def _data_lines(store: Store) -> Iterator[Line]:
     try:
         folders = [data_folder(store, last_sweep_name(store))]
     except NoSuchSweep:
-        folders = sorted(path.parent for path in (cache_folder() / "tokens").glob("*/manifest.json"))
+        folders = sorted(path.parent for path in (cache_folder() / "tokens").glob(f"*/{MANIFEST}"))
     except StoreError as error:
         yield Line(level="bad", name="data", found=str(error))
         return

@@ -8,24 +8,20 @@ needs a state that went takes its steps again (see pruned).
 """
 
 import json
-import re
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mor_core.errors import Refused
 from mor_core.files import remove_folder, tree_bytes, write_json
+from mor_core.training.manifest import MANIFEST
 from orchestrator.records.terminal import command_line
 from orchestrator.store.attempts import SCRATCH
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA
-from orchestrator.store.published import StoreError
+from orchestrator.store.published import CHECKPOINT, StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedWork, planned_work
-
-UNPUBLISHED = ("*.writing", "*.writing.*", "*.removed", "*.corrupt", "final", "publish")
-"""What of an attempt nobody goes on with once its process is gone."""
 
 
 class GcRefused(Refused):
@@ -56,11 +52,10 @@ def leftovers(store: Store) -> Iterator[Path]:
         if not folder.is_dir() or store.attempts(segment_id).is_locked():
             continue
         done = store.is_done(segment_id)
-        patterns = (*UNPUBLISHED, "checkpoint-*") if done else UNPUBLISHED
         for attempt in store.attempts(segment_id):
             # Whether an attempt of another host is at work cannot be seen for certain.
-            if done or re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", attempt.name):
-                yield from sorted({path for pattern in patterns for path in attempt.glob(pattern)})
+            if done or attempt.is_of_this_host:
+                yield from attempt.leftovers(is_published=done)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +80,7 @@ def find_garbage(store: Store, *, weights: bool = False) -> Garbage:
     work = planned_work(store)
     finished = {name for name in work.segments if _is_finished(store, name)}
     needed = _needed(store, work, finished, weights=weights)
-    held = sorted(path.parent.name for path in store.root.glob("segments/*/checkpoint") if path.is_dir())
+    held = sorted(path.parent.name for path in store.root.glob(f"segments/*/{CHECKPOINT}") if path.is_dir())
     prunable = [name for name in held if name in finished and name not in needed]
     return Garbage(
         checkpoints=tuple(_prunable(store, work, name) for name in prunable),
@@ -160,7 +155,7 @@ def _prunable(store: Store, work: PlannedWork, segment_id: str) -> PrunableCheck
 def _prune(store: Store, checkpoint: PrunableCheckpoint) -> None:
     """Say that it went, then let it go: cut short in between, the next gc goes on."""
     try:
-        manifest = json.loads((checkpoint.folder / "manifest.json").read_text())
+        manifest = json.loads((checkpoint.folder / MANIFEST).read_text())
     except (OSError, ValueError):
         manifest = {}
     kept = {name: manifest.get(name) for name in ("step", "files")} if isinstance(manifest, dict) else {}

@@ -31,7 +31,7 @@ class Retry:
     moved: tuple[PlannedSegment, ...]
     """Published as diverged, or in a state that cannot be read: moved aside."""
     failed: tuple[PlannedSegment, ...]
-    """Segments whose latest attempt failed: its failure.json becomes failure.retried.json."""
+    """Segments whose latest attempt failed: its failure is cleared."""
     cells: tuple[Cell, ...]
     """The cells that are tried again by the sweep's command."""
 
@@ -68,9 +68,8 @@ def apply_retry(store: Store, sweep: Sweep, retry: Retry) -> list[Path]:
     moved = [_move_aside(store, segment.id) for segment in retry.moved]
     for segment in (*retry.failed, *retry.moved):
         for attempt in store.attempts(segment.id):
-            failure = attempt / "failure.json"
-            if failure.is_file():
-                failure.rename(attempt / "failure.retried.json")
+            if attempt.has_failed:
+                attempt.clear_failure()
     return moved
 
 

@@ -1,7 +1,6 @@
 """The fitted study of a sweep, of two sweeps as one table, or of anyone's table: the sweeps as they stand now, and
 refused where their losses do not mean the same."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +16,20 @@ from analysis.runs.import_table import import_table, read_table
 from analysis.runs.points import TableError
 from analysis.surface.optimum import SurfaceRules
 from mor_core.units import budget_label, parse_budget
+from orchestrator.planning.identity import EvaluationSpec, Segment
 from orchestrator.records.revisions import Sweep, data_label, is_on_small_corpus, load_sweep, package_version
 from orchestrator.records.table import table
-from orchestrator.store.store import Store
+from orchestrator.store.store import Store, read_spec
 
-MEASURED = {
-    "validation data": ("trunk", "data_fingerprint"),
-    "tokenizer": ("trunk", "tokenizer_fingerprint"),
-    "context length": ("trunk", "model", "context_length"),
-    "number of validation sequences": ("evaluation", "num_sequences"),
+MEASURED: dict[str, Callable[[Segment], str | int | None]] = {
+    "validation data": lambda segment: segment.trunk.data_fingerprint,
+    "tokenizer": lambda segment: segment.trunk.tokenizer_fingerprint,
+    "context length": lambda segment: segment.trunk.model.context_length,
+    "number of validation sequences": lambda segment: (
+        segment.evaluation.num_sequences if isinstance(segment.evaluation, EvaluationSpec) else None
+    ),
 }
-"""What makes losses of two sweeps comparable, and where an evaluation's spec.json has it."""
+"""What makes losses of two sweeps comparable, and how an evaluation says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +93,9 @@ def _measured(store: Store, sweep: Sweep) -> dict[str, set[Any]]:
     for cell in sweep.cells:
         if not store.is_done(str(cell.evaluate_segment)):
             continue
-        spec = json.loads((store.segment_folder(str(cell.evaluate_segment)) / "spec.json").read_text())
-        for what, path in MEASURED.items():
-            value: Any = spec
-            for key in path:
-                value = value[key]
-            found[what].add(value)
+        segment = read_spec(store.published(str(cell.evaluate_segment)).spec)
+        for what, value in MEASURED.items():
+            found[what].add(value(segment))
     return found
 
 

@@ -11,23 +11,21 @@ from orchestrator.planning.cells import Cell
 from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep
 from orchestrator.records.table import table
-from orchestrator.store.attempts import LOG
+from orchestrator.store.attempts import Attempt
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store
 
 POLL_SECONDS = 0.5
-STACKS = "stacks.txt"
-"""Of an attempt that took no step for too long."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttemptFiles:
+class CellAttempt:
     """One attempt at a segment of a cell."""
 
     title: str
     """Such as "stable to step 120, attempt 001-host-4711"."""
-    folder: Path
-    """Where its files are."""
+    attempt: Attempt
+    """Its files."""
 
 
 def cell_lines(store: Store, sweep: Sweep, cell: Cell) -> Iterator[str]:
@@ -38,10 +36,10 @@ def cell_lines(store: Store, sweep: Sweep, cell: Cell) -> Iterator[str]:
     attempts = cell_attempts(store, sweep, cell)
     if not attempts:
         yield "no attempt yet"
-    for attempt in attempts:
+    for cell_attempt in attempts:
         yield ""
-        yield f"== {attempt.title}"
-        yield from _attempt_lines(attempt.folder)
+        yield f"== {cell_attempt.title}"
+        yield from _attempt_lines(cell_attempt.attempt)
 
 
 def cell_record(store: Store, sweep: Sweep, cell: Cell) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def cell_record(store: Store, sweep: Sweep, cell: Cell) -> dict[str, Any]:
         "cell_id": row["cell_id"],
         "status": row["status"],
         "reason": row["reason"],
-        "attempts": [_attempt_record(attempt) for attempt in cell_attempts(store, sweep, cell)],
+        "attempts": [_attempt_record(cell_attempt) for cell_attempt in cell_attempts(store, sweep, cell)],
     }
 
 
@@ -61,38 +59,38 @@ def _row(store: Store, sweep: Sweep, cell: Cell) -> dict[str, Any]:
     return next(row for row in table(store, sweep).iter_rows(named=True) if row["cell_id"] == str(cell.cell_id))
 
 
-def _attempt_record(attempt: AttemptFiles) -> dict[str, Any]:
-    stacks, last = attempt.folder / STACKS, _last_row(attempt.folder / "metrics.jsonl")
+def _attempt_record(cell_attempt: CellAttempt) -> dict[str, Any]:
+    attempt, last = cell_attempt.attempt, _last_row(cell_attempt.attempt.metrics)
     return {
-        "title": attempt.title,
+        "title": cell_attempt.title,
         "folder": str(attempt.folder),
-        "failure": _read(attempt.folder / "failure.json"),
-        "interrupted": _read(attempt.folder / "interrupted.json"),
-        "log": _lines(attempt.folder / LOG),
-        "stacks": _lines(stacks),
+        "failure": _read(attempt.failure),
+        "interrupted": _read(attempt.interrupted),
+        "log": _lines(attempt.log),
+        "stacks": _lines(attempt.stacks),
         "last_metrics": _metrics(last) if last else None,
     }
 
 
-def cell_attempts(store: Store, sweep: Sweep, cell: Cell) -> list[AttemptFiles]:
+def cell_attempts(store: Store, sweep: Sweep, cell: Cell) -> list[CellAttempt]:
     """The attempts at the segments that lead to a cell, in the order of the segments and of the attempts."""
     return [
-        AttemptFiles(title=f"{segment.kind} to step {segment.stop_step}, attempt {folder.name}", folder=folder)
+        CellAttempt(title=f"{segment.kind} to step {segment.stop_step}, attempt {attempt.name}", attempt=attempt)
         for segment in sweep.chain(cell)
-        for folder in store.attempts(segment.id)
+        for attempt in store.attempts(segment.id)
     ]
 
 
 def follow_cell(store: Store, sweep: Sweep, cell: Cell) -> Iterator[str]:
     """What the attempts write from now on, line by line, until the cell has ended or nothing runs the sweep."""
-    read = {attempt.folder: _sizes(attempt.folder) for attempt in cell_attempts(store, sweep, cell)}
+    read = {cell_attempt.attempt: _sizes(cell_attempt.attempt) for cell_attempt in cell_attempts(store, sweep, cell)}
     while True:
         going_on = _is_going_on(store, sweep, cell)  # Before the files: what was written last is read.
-        for attempt in cell_attempts(store, sweep, cell):
-            if attempt.folder not in read:
-                read[attempt.folder] = {}
-                yield f"== {attempt.title}"
-            yield from _new_lines(attempt.folder, read[attempt.folder])
+        for cell_attempt in cell_attempts(store, sweep, cell):
+            if cell_attempt.attempt not in read:
+                read[cell_attempt.attempt] = {}
+                yield f"== {cell_attempt.title}"
+            yield from _new_lines(cell_attempt.attempt, read[cell_attempt.attempt])
         if not going_on:
             return
         time.sleep(POLL_SECONDS)
@@ -105,17 +103,17 @@ def _is_going_on(store: Store, sweep: Sweep, cell: Cell) -> bool:
     return at_work or bool(running_drivers(store, sweep.name))
 
 
-def _attempt_lines(folder: Path) -> Iterator[str]:
-    failure = _read(folder / "failure.json")
+def _attempt_lines(attempt: Attempt) -> Iterator[str]:
+    failure = _read(attempt.failure)
     if failure is not None:
         yield f"failed: {failure.get('reason', 'no reason was recorded')}"
-    for name, value in (_read(folder / "interrupted.json") or {}).items():
+    for name, value in (_read(attempt.interrupted) or {}).items():
         yield f"interrupted: {name} {value}"
-    yield from _lines(folder / LOG)
+    yield from _lines(attempt.log)
     if failure is not None:
         yield from str(failure.get("traceback", "")).splitlines()
-    yield from _lines(folder / STACKS)
-    if last := _last_row(folder / "metrics.jsonl"):
+    yield from _lines(attempt.stacks)
+    if last := _last_row(attempt.metrics):
         yield _metrics_text(last)
 
 
@@ -161,25 +159,25 @@ def _read(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else {"reason": f"{path} holds no object"}
 
 
-FOLLOWED = (LOG, "metrics.jsonl", "failure.json", "interrupted.json")
+def _followed(attempt: Attempt) -> tuple[Path, ...]:
+    return attempt.log, attempt.metrics, attempt.failure, attempt.interrupted
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def _sizes(attempt: Attempt) -> dict[Path, int]:
     """Bytes that a reader has been shown already."""
-    return {name: (folder / name).stat().st_size for name in FOLLOWED if (folder / name).is_file()}
+    return {path: path.stat().st_size for path in _followed(attempt) if path.is_file()}
 
 
-def _new_lines(folder: Path, read: dict[str, int]) -> Iterator[str]:
+def _new_lines(attempt: Attempt, read: dict[Path, int]) -> Iterator[str]:
     """Whole lines that were added since; grows `read`."""
-    for name in FOLLOWED:
-        path = folder / name
+    for path in _followed(attempt):
         if not path.is_file():
             continue
         with path.open("rb") as file:
-            file.seek(read.get(name, 0))
+            file.seek(read.get(path, 0))
             added = file.read()
         # JSON is written whole, once.
-        whole = added if name.endswith(".json") else added[: added.rfind(b"\n") + 1]
-        read[name] = read.get(name, 0) + len(whole)
+        whole = added if path.suffix == ".json" else added[: added.rfind(b"\n") + 1]
+        read[path] = read.get(path, 0) + len(whole)
         for line in whole.decode(errors="replace").splitlines():
-            yield _metrics_text(line).removeprefix("last metrics: ") if name == "metrics.jsonl" else line
+            yield _metrics_text(line).removeprefix("last metrics: ") if path == attempt.metrics else line

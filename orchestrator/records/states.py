@@ -4,7 +4,6 @@ Cells are read as cheaply as ten thousand of them need: sweep.json is taken as t
 opened only where the folders' listings say that there is something to read. The whole table is made by `table`.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,8 +95,8 @@ def segment_state(store: Store, segment_id: str, kind: str, stop_step: int) -> S
         status, reason = "failed", str(error)
     else:
         if result is not None and (fault := _fault(result, kind)):
-            path = store.segment_folder(segment_id)
-            status, reason, result = "failed", f"{path}/result.json {fault}: {move_away(path)}", None
+            files = store.published(segment_id)
+            status, reason, result = "failed", f"{files.result} {fault}: {move_away(files.folder)}", None
         elif result is not None:
             status, reason = result.status, result.reason
         elif failure := _latest_failure(store, segment_id):
@@ -131,16 +130,8 @@ def cell_status(chain: Sequence[Stage]) -> tuple[CellStatus, str]:
 
 def _latest_failure(store: Store, segment_id: str) -> str | None:
     """The reason of the newest attempt, if that attempt failed."""
-    attempts = list(store.attempts(segment_id))
-    if not attempts:
-        return None
-    path = attempts[-1] / "failure.json"
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())["reason"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"an attempt failed, and {path} does not say why"
+    newest = store.attempts(segment_id).newest()
+    return newest.failure_reason() if newest else None
 
 
 @dataclass(frozen=True, kw_only=True)

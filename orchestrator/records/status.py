@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from orchestrator.records.states import CellState, SweepStates, sweep_states
 from orchestrator.store.drivers import running_drivers
-from orchestrator.store.sign_of_life import SIGN, read_sign
 from orchestrator.store.store import Store
 
 SILENT_SECONDS = 30.0
@@ -112,11 +111,11 @@ def silent_seconds(store: Store, segment_id: str) -> int | None:
     The one place where a clock is compared with a file's time, which another machine may have set: for reading only.
     """
     attempt = store.attempts(segment_id).newest()
-    sign = read_sign(attempt) if attempt else None
+    sign = attempt.read_sign() if attempt else None
     if attempt is None or sign is None:
         return None
     try:
-        seconds = time.time() - (attempt / SIGN).stat().st_mtime
+        seconds = time.time() - attempt.sign.stat().st_mtime
     except OSError:  # It has just ended.
         return None
     return int(seconds) if seconds > max(SILENT_SECONDS, SILENT_STEPS * sign.slowest_step_seconds) else None

@@ -338,6 +338,6 @@ def curve(store: Store, sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
         sources.append(last.id)
     rows: dict[int, dict[str, Any]] = {}
     for name in sources:
-        rows |= {row["step"]: row for row in read_metrics(store.segment_folder(name) / "metrics.jsonl")}
+        rows |= {row["step"]: row for row in read_metrics(store.published(name).metrics)}
     on_grid = (step for step in sorted(rows) if step % LOG_EVERY_STEPS == 0 or step in (1, cell.steps))
     return [rows[step] for step in on_grid]

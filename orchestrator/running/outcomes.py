@@ -12,7 +12,7 @@
 | preempted | the process was asked to leave | as often as the executor retries | yes |
 | error | anything else: a defect | never | yes |
 
-`RULES` is that table. A failure lives in its attempt's failure.json; only a divergence is a result.
+`RULES` is that table. A failure lives in its attempt; only a divergence is a result.
 """
 
 from dataclasses import dataclass, replace
@@ -81,7 +81,7 @@ class Failure:
         return f"{self.kind}: {self.text}"
 
     def to_json(self, **details: Any) -> dict[str, Any]:
-        """The content of failure.json."""
+        """What an attempt records of it."""
         return {"class": str(self.kind), "reason": self.reason, **details}
 
 

@@ -19,24 +19,43 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mor_core.files import remove_folder
+from mor_core.files import remove_folder, replace_text, write_json
+from orchestrator.store.published import METRICS
+from orchestrator.store.sign_of_life import Sign, read_sign
 
 LOCK = "lock"
 """In a segment's attempts folder: held by the process that computes it, and let go by the kernel with it."""
 
 SCRATCH = "scratch"
-LOG = "log.txt"
-"""In an attempt's folder: what its process printed, warned and logged while it ran."""
-
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+FAILURE = "failure.json"
+NUMERICS = "numerics.json"
+STATE_FILES = (METRICS, NUMERICS)
+"""What another attempt needs of this one beside a checkpoint, to go on from it."""
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish")
 """What of an attempt only its own process would have gone on with."""
+
+_LEFTOVERS = (*_DEBRIS, "*.corrupt")
+"""What of an attempt nobody goes on with once its process is gone."""
+
+
+def checkpoint_name(step: int) -> str:
+    """What an attempt calls the checkpoint that it keeps of a step."""
+    return f"checkpoint-{step}"
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The step of a checkpoint that has this name; None where no checkpoint has."""
+    match = _CHECKPOINT.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,31 +69,212 @@ class SegmentProgress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One try at a segment: its files, of which any may not be there, and what is read from them and written to them.
+
+    A property is the path of a file or folder.
+    """
+
+    folder: Path
+    """Where they lie: private to the process that makes the attempt, but for what others say of one that is dead."""
+
+    @property
+    def name(self) -> str:
+        """Number, host and process, such as 001-host-4711."""
+        return self.folder.name
+
+    @property
+    def is_of_this_host(self) -> bool:
+        """Whether a process of this host made it, as far as its name tells."""
+        return re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", self.name) is not None
+
+    @property
+    def log(self) -> Path:
+        """What its process printed, warned and logged while it ran."""
+        return self.folder / "log.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """Its curve from the start of the trunk: a line of JSON for each logged step, or for each batch of a task."""
+        return self.folder / METRICS
+
+    @property
+    def numerics(self) -> Path:
+        """How it, and the attempts whose state it took over, were computed."""
+        return self.folder / NUMERICS
+
+    @property
+    def notes(self) -> Path:
+        """What the result is to say beside its numbers, one note a line."""
+        return self.folder / "notes.txt"
+
+    @property
+    def progress(self) -> Path:
+        """How far it is, written anew about once a second."""
+        return self.folder / "progress.json"
+
+    @property
+    def sign(self) -> Path:
+        """While it is at work: the sign of life of its watchdog, written anew with its steps."""
+        return self.folder / "watchdog.json"
+
+    @property
+    def stacks(self) -> Path:
+        """What its threads were doing when the watchdog, or the driver, ended it."""
+        return self.folder / "stacks.txt"
+
+    @property
+    def failure(self) -> Path:
+        """Why it failed."""
+        return self.folder / FAILURE
+
+    @property
+    def cleared_failure(self) -> Path:
+        """Why it failed, once the segment may be tried again."""
+        return self.folder / "failure.retried.json"
+
+    @property
+    def shared_failure(self) -> Path:
+        """An empty file beside a failure that the bucket has."""
+        return self.folder / "failure.shared"
+
+    @property
+    def shared_name(self) -> Path:
+        """Its name in the bucket."""
+        return self.folder / "remote-name.txt"
+
+    @property
+    def interrupted(self) -> Path:
+        """At which step it stopped because it was told to, and by what."""
+        return self.folder / "interrupted.json"
+
+    @property
+    def final(self) -> Path:
+        """The checkpoint of the segment's last step, until it is published."""
+        return self.folder / "final"
+
+    @property
+    def publication(self) -> Path:
+        """The published segment, until it appears whole in its place."""
+        return self.folder / "publish"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step on the way."""
+        return self.folder / checkpoint_name(step)
+
+    def corrupt_checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step, once it was set aside."""
+        return self.folder / f"{checkpoint_name(step)}.corrupt"
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(step, folder) of its checkpoints, the latest step first."""
+        steps = [(checkpoint_step(path.name), path) for path in self.folder.glob("checkpoint-*")]
+        return sorted([(step, path) for step, path in steps if step is not None], reverse=True)
+
+    def set_aside(self, step: int) -> None:
+        """Let nobody use a checkpoint again, and keep it for who wants to see what is wrong with it."""
+        if self.checkpoint(step).exists():
+            self.checkpoint(step).rename(self.corrupt_checkpoint(step))
+
+    def debris(self) -> list[Path]:
+        """What only its own process would have gone on with."""
+        return [path for pattern in _DEBRIS for path in self.folder.glob(pattern)]
+
+    def leftovers(self, *, is_published: bool) -> list[Path]:
+        """What nobody goes on with once its process is gone: all checkpoints too where its segment is published."""
+        patterns = (*_LEFTOVERS, "checkpoint-*") if is_published else _LEFTOVERS
+        return sorted({path for pattern in patterns for path in self.folder.glob(pattern)})
+
+    def note(self, text: str) -> None:
+        """Add a note."""
+        with self.notes.open("a") as file:
+            file.write(text + "\n")
+
+    def read_notes(self) -> list[str]:
+        """Its notes, the first first."""
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+    def record_numerics(self, distinct: Sequence[Mapping[str, Any]]) -> None:
+        """Say how it is computed, and how what it took over was."""
+        write_json(self.numerics, distinct)
+
+    def read_numerics(self) -> list[dict[str, Any]]:
+        """The distinct numerics of this attempt and of those whose state it took over; more than one is a mix."""
+        return json.loads(self.numerics.read_text())
+
+    def record_progress(self, step: int, stop_step: int) -> None:
+        """Say how far it is."""
+        replace_text(self.progress, json.dumps({"step": step, "stop_step": stop_step}), durable=False)
+
+    def read_progress(self) -> SegmentProgress | None:
+        """How far it is; None where it has not said so."""
+        try:
+            document = json.loads(self.progress.read_text())
+            return SegmentProgress(step=document["step"], stop_step=document["stop_step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def read_sign(self) -> Sign | None:
+        """Its sign of life; None where it gives none."""
+        return read_sign(self.sign)
+
+    def record_interrupted(self, step: int, cause: str) -> None:
+        """Say that it was told to stop, and did after this step."""
+        write_json(self.interrupted, {"step": step, "cause": cause})
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it, or who ended it, says that it failed."""
+        return self.failure.exists()
+
+    def record_failure(self, document: Mapping[str, Any]) -> None:
+        """Say that it failed: `class`, `reason` and what else is known."""
+        write_json(self.failure, document)
+
+    def failure_reason(self) -> str | None:
+        """Why it failed, in one line; None where it has not."""
+        if not self.has_failed:
+            return None
+        try:
+            return json.loads(self.failure.read_text())["reason"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"an attempt failed, and {self.failure} does not say why"
+
+    def clear_failure(self) -> None:
+        """Let its failure, which must be there, no longer count: the segment may be tried again."""
+        self.failure.replace(self.cleared_failure)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attempts:
-    """The tries at one segment, the first first; each is a folder."""
+    """The tries at one segment, the first first."""
 
     folder: Path
     """Where they lie. It may not be there yet."""
 
-    def __iter__(self) -> Iterator[Path]:
+    def __iter__(self) -> Iterator[Attempt]:
         if self.folder.is_dir():
-            yield from sorted(path for path in self.folder.iterdir() if path.is_dir())
+            yield from (Attempt(folder=path) for path in sorted(self.folder.iterdir()) if path.is_dir())
 
-    def newest(self) -> Path | None:
+    def named(self, name: str) -> Attempt:
+        """The try of this name, which may not be there."""
+        return Attempt(folder=self.folder / name)
+
+    def newest(self) -> Attempt | None:
         """The last one; None before the first."""
-        return max(self, default=None)
+        return max(self, default=None, key=lambda attempt: attempt.folder)
 
     def count(self) -> int:
         """How many tries there have been."""
         return sum(1 for _ in self)
 
-    def new(self) -> Path:
+    def new(self) -> Attempt:
         """A new private folder for one try, numbered by trial. The folder above it must be there."""
         number = 1 + self.count()
         while True:
-            attempt = self.folder / f"{number:03d}-{socket.gethostname()}-{os.getpid()}"
+            attempt = self.named(f"{number:03d}-{socket.gethostname()}-{os.getpid()}")
             try:
-                attempt.mkdir()
+                attempt.folder.mkdir()
             except FileExistsError:
                 number += 1
             else:
@@ -86,19 +286,17 @@ class Attempts:
         An attempt of another host, where the lock may not be seen, may still be at work: its files stay.
         """
         for attempt in self:
-            if re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", attempt.name):
-                for path in [path for pattern in _DEBRIS for path in attempt.glob(pattern)]:
-                    remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
+            for path in attempt.debris() if attempt.is_of_this_host else ():
+                remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def progress(self) -> SegmentProgress | None:
         """How far the newest attempt that has taken a step is; None where none has."""
         newest_first = reversed(list(self))
-        return next((progress for progress in map(attempt_progress, newest_first) if progress), None)
+        return next((progress for attempt in newest_first if (progress := attempt.read_progress())), None)
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, folder) of the checkpoints of all attempts, the latest step first."""
-        matches = [(_CHECKPOINT.fullmatch(path.name), path) for path in self.folder.glob("*/checkpoint-*")]
-        return sorted([(int(match[1]), path) for match, path in matches if match], reverse=True)
+        return sorted((kept for attempt in self for kept in attempt.checkpoints()), reverse=True)
 
     def last_step(self) -> int:
         """The furthest step that any attempt has kept a checkpoint of; 0 without one."""
@@ -124,15 +322,6 @@ class Attempts:
         (self.folder / LOCK).unlink(missing_ok=True)
 
 
-def attempt_progress(attempt: Path) -> SegmentProgress | None:
-    """How far one attempt is; None where it has not said so."""
-    try:
-        document = json.loads((attempt / "progress.json").read_text())
-        return SegmentProgress(step=document["step"], stop_step=document["stop_step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def scratch_folder(root: Path, run: str) -> Path:
     """Where the workers that share a segment meet, in a results folder, for the length of one run of a command."""
     return root / SCRATCH / (run or "alone")
@@ -146,9 +335,9 @@ def remove_scratch(root: Path, run: str) -> None:
 
 
 @contextlib.contextmanager
-def logged(attempt: Path, title: str) -> Iterator[None]:
-    """Keep what the body says on stdout, stderr and through `logging` and `warnings` in the attempt's log.txt."""
-    with (attempt / LOG).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as log:
+def logged(attempt: Attempt, title: str) -> Iterator[None]:
+    """Keep what the body says on stdout, stderr and through `logging` and `warnings` in the attempt's log."""
+    with attempt.log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as log:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         log.write(f"{now} {title} on {platform.node()}, process {os.getpid()}\n")
         handler = logging.StreamHandler(log)

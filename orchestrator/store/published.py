@@ -1,4 +1,5 @@
-"""What a published segment says: result.json, with the sums by which it is known again, and its curve, metrics.jsonl.
+"""A published segment: its files, what it says (result.json, with the sums by which it is known again) and its curve
+(metrics.jsonl).
 
     {"schema": ..., "segment_id": ..., "status": ..., ..., "files": {"spec.json": {"sha256": ..., "size": ...}, ...},
      "sha256": the hash of these very bytes with its own 64 digits replaced by zeros}
@@ -21,6 +22,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 
 from mor_core.errors import MorSweepError
 from mor_core.files import file_sha256
+from mor_core.training.manifest import MANIFEST
 
 RESULT_SCHEMA = "mor-sweep.result/1"
 LARGEST_RESULT_BYTES = 64 * 2**20
@@ -31,8 +33,11 @@ LOG_EVERY_STEPS = 10
 SPIKE_FACTOR = 10.0
 """A loss so many times the one logged before it is a spike: flagged, never a reason to stop."""
 
-CHECKPOINT_MANIFEST = "checkpoint/manifest.json"
-SMALL_FILES = ("spec.json", "metrics.jsonl", CHECKPOINT_MANIFEST)
+SPEC, METRICS, RESULT, CHECKPOINT = "spec.json", "metrics.jsonl", "result.json", "checkpoint"
+"""What the folder of a published segment holds; `PublishedSegment` says what each is."""
+
+CHECKPOINT_MANIFEST = f"{CHECKPOINT}/{MANIFEST}"
+SMALL_FILES = (SPEC, METRICS, CHECKPOINT_MANIFEST)
 """The files of a segment beside result.json and what the checkpoint's manifest names."""
 
 _NO_SUM = "0" * 64
@@ -53,6 +58,34 @@ Numerics = dict[str, str | int | float | bool | None]
 
 # Strict: "1" is no number and true is no 1. From JSON, an array still becomes a tuple.
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedSegment:
+    """The files of a published segment, or of one that is about to be."""
+
+    folder: Path
+    """Where they lie."""
+
+    @property
+    def spec(self) -> Path:
+        """What was computed: a Segment."""
+        return self.folder / SPEC
+
+    @property
+    def metrics(self) -> Path:
+        """Its curve; an evaluation by validation loss has none."""
+        return self.folder / METRICS
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of its last state, where it finished and nothing took it away."""
+        return self.folder / CHECKPOINT
+
+    @property
+    def result(self) -> Path:
+        """What came of it: a SegmentResult. With it the segment is done."""
+        return self.folder / RESULT
 
 
 @with_config(_STRICT)
@@ -230,6 +263,25 @@ def summed_content(document: Mapping[str, Any]) -> bytes:
     content = json.dumps({**others, "sha256": _NO_SUM}, indent=1, allow_nan=False).encode()
     digits = hashlib.sha256(content).hexdigest().encode()
     return content[: content.rindex(_NO_SUM.encode())] + digits + b'"\n}'
+
+
+def with_files(content: bytes, files: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The bytes of a result.json that names other files, with its own sum anew. Raises ResultError."""
+    return result_content(json.loads(content) | {"files": files})
+
+
+def named_sums(content: bytes) -> dict[str, str]:
+    """Path -> sha256 of the files that a result.json names, whatever else it says: empty sums where they are none.
+
+    Raises ResultError where it is no JSON at all.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"is not JSON ({error})") from error
+    files = document.get("files") if isinstance(document, dict) else None
+    parts = files if isinstance(files, dict) else {}
+    return {path: str(part.get("sha256")) if isinstance(part, dict) else "" for path, part in parts.items()}
 
 
 def file_sum(path: Path) -> FileSum:

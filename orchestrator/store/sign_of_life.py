@@ -97,10 +97,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-SIGN = "watchdog.json"
-"""In an attempt that is at work: its sign of life, written anew with its steps, about once a second."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sign:
     """What an attempt's watchdog said when it was last set."""
@@ -117,10 +113,10 @@ class Sign:
     """The slowest step so far; 0 before the second."""
 
 
-def read_sign(attempt: Path) -> Sign | None:
-    """An attempt's sign of life; None where it gives none."""
+def read_sign(path: Path) -> Sign | None:
+    """The sign of life in a file; None where it holds none."""
     try:
-        content = json.loads((attempt / SIGN).read_text())
+        content = json.loads(path.read_text())
         return Sign(**content | {"process": ProcessIdentity(**content["process"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None

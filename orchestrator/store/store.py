@@ -33,10 +33,12 @@ from mor_core.files import (
 )
 from orchestrator.planning.canonical import canonical_json, from_jsonable, is_content_id
 from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
-from orchestrator.store.attempts import Attempts
+from orchestrator.store.attempts import Attempt, Attempts
 from orchestrator.store.published import (
     LARGEST_RESULT_BYTES,
+    RESULT,
     RESULT_SCHEMA,
+    PublishedSegment,
     ResultError,
     SegmentResult,
     StoreError,
@@ -61,6 +63,10 @@ class Store:
         """Where a published segment lies."""
         return self.root / "segments" / segment_id
 
+    def published(self, segment_id: str) -> PublishedSegment:
+        """The files of a published segment."""
+        return PublishedSegment(folder=self.segment_folder(segment_id))
+
     def attempts_folder(self, segment_id: str) -> Path:
         """Where a segment's attempts lie."""
         return self.root / "attempts" / segment_id
@@ -71,11 +77,11 @@ class Store:
 
     def is_done(self, segment_id: str) -> bool:
         """Whether the segment has been published."""
-        return (self.root / f"segments/{segment_id}/result.json").is_file()
+        return (self.root / f"segments/{segment_id}/{RESULT}").is_file()
 
     def result(self, segment_id: str) -> SegmentResult | None:
         """The published result, or None. Raises StoreError where it cannot be read, or was changed since."""
-        path = f"{self.root}/segments/{segment_id}/result.json"  # A status reads thousands: no Path is made of it.
+        path = f"{self.root}/segments/{segment_id}/{RESULT}"  # A status reads thousands: no Path is made of it.
         try:
             return parse_result(read_regular_file(path, LARGEST_RESULT_BYTES), segment_id)
         except FileNotFoundError:
@@ -106,7 +112,7 @@ class Store:
 
     def checkpoint_folder(self, segment_id: str) -> Path:
         """The published checkpoint of a segment."""
-        return self.segment_folder(segment_id) / "checkpoint"
+        return self.published(segment_id).checkpoint
 
     def make_folder(self, folder: Path) -> Path:
         """Make a folder of the store and those above it, up to the root. Raises FileNotFoundError where the root is
@@ -124,7 +130,7 @@ class Store:
         """The attempts at a segment."""
         return Attempts(folder=self.attempts_folder(segment_id))
 
-    def new_attempt(self, segment: Segment) -> Path:
+    def new_attempt(self, segment: Segment) -> Attempt:
         """A new private folder for one try at a segment. Raises FileNotFoundError where the root is gone."""
         self.make_folder(self.attempts_folder(segment.id))
         return self.attempts(segment.id).new()
@@ -132,7 +138,7 @@ class Store:
     def publish(
         self,
         segment: Segment,
-        attempt: Path,
+        attempt: Attempt,
         checkpoint: Path | None,
         measured: Mapping[str, Any],
         elsewhere: Callable[[Path], bool] = lambda _: True,
@@ -142,25 +148,24 @@ class Store:
 
         `elsewhere` is given the whole folder before it appears here, and says whether it was the first there.
         """
-        whole = attempt / "publish"
-        shutil.rmtree(whole, ignore_errors=True)
-        whole.mkdir()
-        write_json(whole / "spec.json", json.loads(canonical_json(segment)))
-        metrics = attempt / "metrics.jsonl"
-        if metrics.exists():
-            shutil.copyfile(metrics, whole / "metrics.jsonl")
+        whole = PublishedSegment(folder=attempt.publication)
+        shutil.rmtree(whole.folder, ignore_errors=True)
+        whole.folder.mkdir()
+        write_json(whole.spec, json.loads(canonical_json(segment)))
+        if attempt.metrics.exists():
+            shutil.copyfile(attempt.metrics, whole.metrics)
         if checkpoint is not None:
-            checkpoint.rename(whole / "checkpoint")
+            checkpoint.rename(whole.checkpoint)
         own = {"schema": RESULT_SCHEMA, "segment_id": segment.id, "kind": segment.kind}
-        content = result_content({**own, **measured, "files": small_file_sums(whole)})
+        content = result_content({**own, **measured, "files": small_file_sums(whole.folder)})
         self.hint(segment, parse_result(content, segment.id))  # Before the result: readers ask whether it is done.
-        write_bytes(whole / "result.json", content)
-        if not elsewhere(whole):
+        write_bytes(whole.result, content)
+        if not elsewhere(whole.folder):
             return False
         target = self.segment_folder(segment.id)
         self.make_folder(target.parent)
         try:
-            whole.rename(target)
+            whole.folder.rename(target)
         except OSError as error:
             if self.is_done(segment.id):
                 return False

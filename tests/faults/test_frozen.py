@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from orchestrator.running.stalls.detection import MARGIN_SECONDS
-from orchestrator.running.stalls.watchdog import STACKS, stalled_run
+from orchestrator.running.stalls.watchdog import stalled_run
+from orchestrator.store.attempts import Attempt
 from tests.faults.disturbances import (
     TWO_CELLS,
     assert_as_undisturbed,
@@ -51,8 +52,8 @@ def test_the_driver_ends_a_worker_that_is_stopped_and_another_goes_on(
     output, _ = driver.communicate(timeout=800)
     assert driver.returncode == 0, output
     assert "stalled" in {failure["class"] for failure in failures(toy)}
-    assert stalled_run(frozen)
-    assert "most recent call first" in (frozen / STACKS).read_text()
+    assert stalled_run(Attempt(folder=frozen))
+    assert "most recent call first" in Attempt(folder=frozen).stacks.read_text()
     assert_nothing_is_left(toy)
     assert_as_undisturbed(toy, reference)
     figures("F24", f"a stopped worker was ended {seconds:.0f} s later by the driver, its stacks kept, and replaced")

@@ -10,7 +10,6 @@ import pytest
 
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator.running.stalls.watchdog import STACKS
 from orchestrator.store.store import Store
 from tests.faults.disturbances import assert_as_undisturbed, failures, preset
 from tests.helpers import single_segment
@@ -41,13 +40,13 @@ def test_a_hang_is_ended_with_its_stacks_and_the_next_attempt_goes_on(
     started = time.monotonic()
     assert alone(tmp_path, data).returncode == 1
     seconds = time.monotonic() - started
-    (attempt,) = (path.parent for path in store.attempts_folder(segment.id).glob(f"*/{STACKS}"))
-    assert "in rehearse" in (attempt / STACKS).read_text()
-    assert "in batch_of_step" in (attempt / STACKS).read_text()
+    (attempt,) = (attempt for attempt in store.attempts(segment.id) if attempt.stacks.exists())
+    assert "in rehearse" in attempt.stacks.read_text()
+    assert "in batch_of_step" in attempt.stacks.read_text()
     assert json.loads(alone(tmp_path, data).stdout)["status"] == "finished"
-    failure = json.loads((attempt / "failure.json").read_text())
+    failure = json.loads(attempt.failure.read_text())
     assert failure["class"] == "stalled"
-    assert str(attempt / STACKS) in failure["reason"]
+    assert str(attempt.stacks) in failure["reason"]
     result = store.result(segment.id)
     assert result
     assert result.steps_executed == 20

@@ -12,6 +12,7 @@ from mor_core.training.rehearsal import VARIABLE
 from orchestrator.running.outcomes import FailureClass
 from orchestrator.running.segment.worker import run_segment
 from orchestrator.running.stalls.watchdog import stalled_run
+from orchestrator.store.attempts import Attempt
 from orchestrator.store.published import read_metrics
 from orchestrator.store.store import Store
 from tests.helpers import single_segment
@@ -93,13 +94,14 @@ WITHOUT_MEMORY = """
 import faulthandler, resource, sys, time
 from pathlib import Path
 from orchestrator.running.stalls.watchdog import REARM_SECONDS, Watchdog
+from orchestrator.store.attempts import Attempt
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held, resource.RLIM_INFINITY))
 try:
     faulthandler.dump_traceback_later(100)
 except RuntimeError:
     print("no memory for a thread", flush=True)
-with Watchdog(attempt=Path(sys.argv[1]), run="r", seconds=0.5) as watchdog:
+with Watchdog(attempt=Attempt(folder=Path(sys.argv[1])), run="r", seconds=0.5) as watchdog:
     watchdog.step()
     print("went on", flush=True)
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -115,7 +117,7 @@ def test_a_watchdog_without_memory_for_its_timer_lets_the_work_go_on_and_is_set_
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert done.stdout.splitlines() == ["no memory for a thread", "went on"], done.stderr
     assert done.returncode == 1
-    assert stalled_run(tmp_path) == "r", "it ended what took no step after that"
+    assert stalled_run(Attempt(folder=tmp_path)) == "r", "it ended what took no step after that"
 
 
 @pytest.mark.faults("F23")

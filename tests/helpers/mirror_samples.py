@@ -89,16 +89,16 @@ def publish(store: Store, segment: Segment, *, status: str = "finished", reason:
     else:
         result |= {"train_seconds": 2.5, "steps_executed": segment.stop_step}
         lines = [json.dumps(metrics_row(segment, step)) for step in logged_steps(segment)]
-        (attempt / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        attempt.metrics.write_text("".join(f"{line}\n" for line in lines))
     assert store.publish(segment, attempt, None, result)
 
 
 def rewrite_curve(store: Store, segment: Segment, text: str) -> None:
     """Change the curve of a published segment as if it had been published so."""
-    folder = store.segment_folder(segment.id)
-    (folder / "metrics.jsonl").write_text(text)
-    document = json.loads((folder / "result.json").read_text()) | {"files": small_file_sums(folder)}
-    (folder / "result.json").write_bytes(summed_content(document))
+    files = store.published(segment.id)
+    files.metrics.write_text(text)
+    document = json.loads(files.result.read_text()) | {"files": small_file_sums(files.folder)}
+    files.result.write_bytes(summed_content(document))
 
 
 def logged_steps(segment: Segment) -> list[int]:
@@ -129,7 +129,7 @@ def evaluation(segment: Segment) -> dict[str, object]:
 def fail(store: Store, segment: Segment, reason: str) -> None:
     """An attempt that ended in an error."""
     attempt = store.new_attempt(segment)
-    (attempt / "failure.json").write_text(json.dumps({"reason": reason, "traceback": ""}))
+    attempt.record_failure({"reason": reason, "traceback": ""})
 
 
 def query(database: Path, sql: str, *values: object) -> list[tuple]:

@@ -16,7 +16,7 @@ from orchestrator.store.store import Store, read_spec
 def task_segment(store: Store, weights: str, tasks: Path, task: str, rule: str = "threshold") -> Segment:
     """The segment that scores weights on a task."""
     evaluation = TaskEvaluation(task=task, fingerprint=read_task(task, tasks).fingerprint(), limit=None, rule=rule)
-    return evaluate_segment(read_spec(store.segment_folder(weights) / "spec.json"), evaluation)
+    return evaluate_segment(read_spec(store.published(weights).spec), evaluation)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ What a segment computes is in `Segment`; how it is executed here is in `Job` and
 are promised equal between equal numerics only.
 """
 
-import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from mor_core.model.device import default_device
 from mor_core.training.distributed import current_world
 from orchestrator.planning.identity import Segment
+from orchestrator.store.attempts import Attempt
 from orchestrator.store.stop_request import StopFile
 from orchestrator.store.store import Store
 
@@ -24,7 +24,6 @@ EVALUATION_BATCH = 32
 EVALUATION_TOKENS = 2048
 """An evaluation takes at least so many tokens at once, however small the batches of training: without gradients they
 need less memory than a training step, and tiny models spend half of a smaller pass on calls."""
-NOTES = "notes.txt"
 STALL_SECONDS = 600.0
 
 
@@ -83,26 +82,12 @@ class SegmentRun:
     """How it is executed."""
     store: Store
     """Where earlier attempts and published states are."""
-    attempt: Path
-    """Its private folder."""
+    attempt: Attempt
+    """Its private files."""
     on_step: Callable[[], None] = lambda: None
     """Told of every step, and of other work that took as long."""
     on_checkpoint: Callable[[int], None] = lambda _: None
     """Told of the step of every checkpoint that was kept."""
-
-    def numerics_so_far(self) -> list[dict[str, Any]]:
-        """The distinct numerics of this attempt and of those whose state it took over; more than one is a mix."""
-        return json.loads((self.attempt / "numerics.json").read_text())
-
-    def note(self, text: str) -> None:
-        """Something that the result is to say, beside its numbers."""
-        with (self.attempt / NOTES).open("a") as file:
-            file.write(text + "\n")
-
-    def notes_so_far(self) -> list[str]:
-        """What happened on the way that the result is to say."""
-        path = self.attempt / NOTES
-        return path.read_text().splitlines() if path.exists() else []
 
     def where(self, step: int) -> dict[str, str | int]:
         """What a rehearsed fault can ask for."""

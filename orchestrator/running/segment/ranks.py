@@ -25,7 +25,7 @@ from orchestrator.running.segment.job import Job, SegmentRun
 from orchestrator.running.segment.train import run_as_peer
 from orchestrator.running.segment.worker import failure_of, half_micro_batch, run_segment
 from orchestrator.running.stopping import why_stop
-from orchestrator.store.attempts import scratch_folder
+from orchestrator.store.attempts import Attempt, scratch_folder
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import local_store
@@ -33,7 +33,7 @@ from orchestrator.store.upstream.upstream import local_store
 OUTCOME = "outcome.json"
 """In a group's scratch folder: what rank 0 says became of the segment."""
 
-FAILURE = "failure.json"
+RANK_FAILURE = "rank_failure.json"
 """In a group's scratch folder: why another rank failed, as an attempt says it. Rank 0 knows only that it is gone."""
 
 
@@ -108,7 +108,7 @@ def _follow(rank: Rank) -> bool:
             segment=rank.segment,
             job=rank.job,
             store=local_store(rank.job.results, rank.job.remote),
-            attempt=Path(folder),
+            attempt=Attempt(folder=Path(folder)),
         )
         try:
             run_as_peer(run)
@@ -116,7 +116,7 @@ def _follow(rank: Rank) -> bool:
             raise
         except Exception as error:  # This rank's one boundary, as an attempt is rank 0's.
             details = {"traceback": traceback.format_exc(), "rank": current_world().rank}
-            write_json(rank.scratch / FAILURE, failure_of(error, rank.scratch).to_json(**details))
+            write_json(rank.scratch / RANK_FAILURE, failure_of(error, rank.scratch).to_json(**details))
             return False
     return True
 
@@ -133,9 +133,9 @@ def _outcome(scratch: Path, store: Store, segment: Segment) -> Outcome | None:
     if found := _read(scratch / OUTCOME):
         failure = FailureClass(found["failure"]) if found["failure"] else None
         return Outcome(segment_id=segment.id, status=found["status"], reason=found["reason"], failure=failure)
-    if found := _read(scratch / FAILURE):
-        for attempt in list(store.attempts(segment.id))[-1:]:
-            write_json(attempt / FAILURE, found)  # Rank 0 left without a word in it.
+    if found := _read(scratch / RANK_FAILURE):
+        if attempt := store.attempts(segment.id).newest():
+            attempt.record_failure(found)  # Rank 0 left without a word in it.
         return Outcome(
             segment_id=segment.id, status="failed", reason=found["reason"], failure=FailureClass(found["class"])
         )

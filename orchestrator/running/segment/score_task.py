@@ -18,7 +18,6 @@ from typing import Any
 from mor_core.data.snapshot import TOKENIZER_FILE
 from mor_core.data.spec import DataError
 from mor_core.data.tokens.tokenizer import load_tokenizer, read_tokenizer
-from mor_core.files import replace_text, write_json
 from mor_core.interop.scoring import NOTHING, Span, SpanScore, length_batches, score_batch
 from mor_core.interop.task_scores import TaskScore, score_task
 from mor_core.interop.tasks import Task, read_task
@@ -27,14 +26,12 @@ from mor_core.model.transformer import Transformer
 from mor_core.training.loop import Diverged
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.identity import Segment, TaskEvaluation
+from orchestrator.store.attempts import Attempt
 from orchestrator.store.published import StoreError, read_curve
 from orchestrator.store.store import Store
 
 SYNC_SECONDS = 5.0
 """A crash of the machine, not of the process, costs the batches of so long."""
-
-METRICS = "metrics.jsonl"
-NUMERICS = "numerics.json"
 
 Row = dict[str, Any]
 
@@ -47,8 +44,8 @@ class TaskRun:
     """What is computed: an evaluation whose spec is a task's."""
     store: Store
     """Where earlier attempts are."""
-    attempt: Path
-    """Its private folder."""
+    attempt: Attempt
+    """Its private files."""
     data_folder: Path
     """The snapshot that the weights were trained on, for its tokenizer."""
     task_folder: Path
@@ -121,7 +118,7 @@ class TaskRun:
     ) -> None:
         """Add the rows of the batches that are not done."""
         synced = 0.0
-        with (self.attempt / METRICS).open("a") as file:
+        with self.attempt.metrics.open("a") as file:
             for step, batch in enumerate(batches, start=1):
                 if step in done:
                     continue
@@ -134,8 +131,7 @@ class TaskRun:
                 if time.monotonic() - synced > SYNC_SECONDS:
                     os.fsync(file.fileno())
                     synced = time.monotonic()
-                progress = json.dumps({"step": len(done), "stop_step": len(batches)})
-                replace_text(self.attempt / "progress.json", progress, durable=False)
+                self.attempt.record_progress(len(done), len(batches))
                 self.after_batch()
 
     def _check_finite(self, row: Row) -> None:
@@ -146,16 +142,16 @@ class TaskRun:
     def _taken_over(self, owners: Sequence[list[int]]) -> dict[int, Row]:
         """By step: the batches that earlier attempts have done, written to this one's file too."""
         rows: dict[int, Row] = {}
-        numerics: list[Any] = json.loads((self.attempt / NUMERICS).read_text())
+        numerics = self.attempt.read_numerics()
         for attempt in self.store.attempts(self.segment.id):
-            if attempt == self.attempt or not (attempt / NUMERICS).is_file():
+            if attempt == self.attempt or not attempt.numerics.is_file():
                 continue
-            found = {row["step"]: row for row in _whole_rows(attempt / METRICS, owners)}
-            if found.keys() - rows.keys():
-                numerics += [each for each in json.loads((attempt / NUMERICS).read_text()) if each not in numerics]
-                rows = found | rows
-        (self.attempt / METRICS).write_text("".join(json.dumps(rows[step]) + "\n" for step in sorted(rows)))
-        write_json(self.attempt / NUMERICS, numerics)
+            whole = {row["step"]: row for row in _whole_rows(attempt.metrics, owners)}
+            if whole.keys() - rows.keys():
+                numerics += [entry for entry in attempt.read_numerics() if entry not in numerics]
+                rows = whole | rows
+        self.attempt.metrics.write_text("".join(json.dumps(rows[step]) + "\n" for step in sorted(rows)))
+        self.attempt.record_numerics(numerics)
         return rows
 
 

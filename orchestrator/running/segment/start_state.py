@@ -14,7 +14,6 @@ from mor_core.data.remote import fetch_folder
 from mor_core.data.snapshot import MANIFEST, load_snapshot
 from mor_core.data.spec import DataError
 from mor_core.data.verified import ShardCheck
-from mor_core.files import write_json
 from mor_core.interop.hugging_face import initialise
 from mor_core.interop.llama_folder import read_llama
 from mor_core.model.device import default_device, keep_freed_memory
@@ -25,6 +24,7 @@ from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.planning.identity import trunk_id
 from orchestrator.running.segment.job import SegmentRun, numerics
+from orchestrator.store.attempts import Attempt
 from orchestrator.store.pruned import is_pruned, pruned_step
 from orchestrator.store.published import StoreError, curve_until
 
@@ -69,7 +69,7 @@ def new_model(run: SegmentRun) -> Transformer:
         # otherwise left to chance. Only warned of it, attention would stay with chance.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(run.job.deterministic)
-    write_json(run.attempt / "numerics.json", [numerics(run.segment, run.job)])
+    run.attempt.record_numerics([numerics(run.segment, run.job)])
     model = build_model(run.segment.trunk.model, run.segment.trunk.seed, device)
     model.checkpoint_activations = run.job.checkpoint_activations
     if run.job.compile and run.segment.kind != "evaluate":
@@ -84,7 +84,7 @@ def start_state(run: SegmentRun, model: Transformer) -> StartState:
         step = _restore(run, model, optimizer)
         again = pruned_step(run.store, run.segment) - step
         if again > 0:
-            run.note(f"{again} steps after step {step} were taken again: gc had pruned the state they led to")
+            run.attempt.note(f"{again} steps after step {step} were taken again: gc had pruned the state they led to")
         if step == 0:
             _initialise(run, model)
     return StartState(model=model, optimizer=optimizer, step=world.share_state(model, optimizer, step))
@@ -97,20 +97,28 @@ def first_step(run: SegmentRun) -> int:
 
 def _restore(run: SegmentRun, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
     """Load the furthest state that verifies, of any attempt or of the trunk; returns its step."""
-    states = [(step, path, True) for step, path in run.store.attempts(run.segment.id).checkpoints()]
-    states += [(step, path, False) for step, path in _trunk_states(run)]
+    states: list[tuple[int, Path, Attempt | None]] = [(step, path, None) for step, path in _trunk_states(run)]
+    for attempt in run.store.attempts(run.segment.id):
+        states += [(step, path, attempt) for step, path in attempt.checkpoints()]
     # Newest first: all of them lead to the same state, and the furthest one leaves the fewest steps to take again. An
     # attempt's that does not verify is set aside, so that no later attempt tries it and no bucket brings it back, and
     # not deleted, so that one can still see what damaged it; `gc` does that. A published one stays as it is: it is not
     # this segment's, and `fsck` says what is wrong with it.
-    for step, path, of_attempt in sorted(states, reverse=True):
+    for step, path, attempt in sorted(states, key=lambda state: state[:2], reverse=True):
         if step >= run.segment.stop_step:
             continue
-        rows = _curve_until(run, step, path) if of_attempt else []
-        if rows is not None and _load(run, path, model, optimizer, set_aside=of_attempt):
-            if of_attempt:
-                _adopt(run, path.parent, rows)
-            return step
+        rows = _curve_until(run, step, attempt) if attempt else []
+        if rows is None:
+            continue
+        try:
+            load_checkpoint(path, model, optimizer)
+        except CheckpointError as error:
+            if attempt:
+                _set_aside(run, step, attempt, str(error))
+            continue
+        if attempt:
+            _adopt(run, attempt, rows)
+        return step
     if run.segment.kind == "decay" and not is_pruned(run.store, run.segment.needs[0]):
         _refuse_branch_point(run)
     return 0
@@ -129,51 +137,37 @@ def _trunk_states(run: SegmentRun) -> list[tuple[int, Path]]:
     return [(step, path) for step, path in states if step < branch]  # Before its cooldown it is its trunk.
 
 
-def _curve_until(run: SegmentRun, step: int, checkpoint: Path) -> list[dict[str, Any]] | None:
+def _curve_until(run: SegmentRun, step: int, attempt: Attempt) -> list[dict[str, Any]] | None:
     """The curve that leads to an attempt's checkpoint; None, and the checkpoint set aside, where it is damaged."""
     try:
-        curve = curve_until(checkpoint.parent / "metrics.jsonl", step)
+        curve = curve_until(attempt.metrics, step)
     except StoreError as error:
-        _set_aside(run, checkpoint, str(error).partition(": ")[0])
+        _set_aside(run, step, attempt, str(error).partition(": ")[0])
         return None
     for note in curve.notes:
-        run.note(note)
+        run.attempt.note(note)
     return curve.rows
 
 
-def _load(
-    run: SegmentRun, path: Path, model: Transformer, optimizer: torch.optim.Optimizer, *, set_aside: bool
-) -> bool:
-    """Load a checkpoint; an attempt's that does not verify is set aside for good."""
-    try:
-        load_checkpoint(path, model, optimizer)
-    except CheckpointError as error:
-        if set_aside:
-            _set_aside(run, path, str(error))
-        return False
-    return True
-
-
-def _set_aside(run: SegmentRun, checkpoint: Path, why: str) -> None:
+def _set_aside(run: SegmentRun, step: int, attempt: Attempt, why: str) -> None:
     """An attempt's checkpoint that must not be used again; the one before it is."""
-    if checkpoint.exists():
-        checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.corrupt"))
-    run.note(f"{checkpoint.name} was set aside: {why}")
+    attempt.set_aside(step)
+    run.attempt.note(f"{attempt.checkpoint(step).name} was set aside: {why}")
 
 
-def _adopt(run: SegmentRun, attempt: Path, rows: list[dict[str, Any]]) -> None:
+def _adopt(run: SegmentRun, earlier: Attempt, rows: list[dict[str, Any]]) -> None:
     """Take over the curve up to the checkpoint that this attempt starts from, and how it was computed."""
-    (run.attempt / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    earlier = json.loads((attempt / "numerics.json").read_text())
-    distinct = {json.dumps(entry, sort_keys=True): entry for entry in (*earlier, *run.numerics_so_far())}
-    write_json(run.attempt / "numerics.json", list(distinct.values()))
+    run.attempt.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    numerics_of_both = (*earlier.read_numerics(), *run.attempt.read_numerics())
+    distinct = {json.dumps(entry, sort_keys=True): entry for entry in numerics_of_both}
+    run.attempt.record_numerics(list(distinct.values()))
 
 
 def _refuse_branch_point(run: SegmentRun) -> None:
     """Say what is wrong with the checkpoint that a cooldown branches from."""
     parent = run.store.segment_folder(run.segment.needs[0])
     try:
-        verify_checkpoint(parent / "checkpoint")
+        verify_checkpoint(run.store.checkpoint_folder(run.segment.needs[0]))
     except CheckpointError as error:
         raise StoreError(f"{error}; move {parent} away and run the same command again") from error
     raise StoreError(f"{parent} holds a checkpoint of another model; move it away and run the same command again")

@@ -18,7 +18,7 @@ import numpy as np
 
 from mor_core.data.batches import TokenReader
 from mor_core.data.verified import ShardCheck
-from mor_core.files import remove_folder, replace_text
+from mor_core.files import remove_folder
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.distributed import current_world
 from mor_core.training.loop import StepMetrics, train_steps
@@ -40,18 +40,18 @@ def train(run: SegmentRun) -> tuple[Path, dict[str, Any]]:
     start = start_state(run, new_model(run))
     steps = _steps(run, reader, start)
     started = time.monotonic()
-    with (run.attempt / "metrics.jsonl").open("a") as metrics_file:
+    with run.attempt.metrics.open("a") as metrics_file:
         _take(run, steps, start, shards, metrics_file)
     shards.check()
     kept_optimizer = None if segment.kind == "decay" else start.optimizer
-    checkpoint = run.attempt / "final"
+    checkpoint = run.attempt.final
     save_checkpoint(checkpoint, start.model, kept_optimizer, segment.stop_step)
     return checkpoint, {
         "status": "finished",
         "step": segment.stop_step,
         "steps_executed": segment.stop_step - start.step,
         "train_seconds": time.monotonic() - started,
-        "loss_spikes": loss_spikes(read_metrics(run.attempt / "metrics.jsonl")),
+        "loss_spikes": loss_spikes(read_metrics(run.attempt.metrics)),
     }
 
 
@@ -100,7 +100,7 @@ def _take(
             _log(run.segment, metrics, metrics_file)
         if time.monotonic() - progress_at > PROGRESS_SECONDS:
             progress_at = time.monotonic()
-            _report_progress(run, metrics.step)
+            run.attempt.record_progress(metrics.step, run.segment.stop_step)
         cause = None if last else stop.check()
         if cause:
             metrics.to_floats()  # A state that is not finite is no state to go on from.
@@ -108,12 +108,13 @@ def _take(
             shards.check()  # No state that came from changed data is kept.
             metrics_file.flush()
             os.fsync(metrics_file.fileno())  # A checkpoint without the curve that leads to it is of no use.
-            save_checkpoint(run.attempt / f"checkpoint-{metrics.step}", start.model, start.optimizer, metrics.step)
-            _drop_old_checkpoints(run)
+            save_checkpoint(run.attempt.checkpoint(metrics.step), start.model, start.optimizer, metrics.step)
+            for _, path in run.attempt.checkpoints()[KEPT_CHECKPOINTS:]:
+                remove_folder(path)
             run.on_checkpoint(metrics.step)
             run.on_step()
         if cause:
-            _report_progress(run, metrics.step)
+            run.attempt.record_progress(metrics.step, run.segment.stop_step)
             raise Interrupted(metrics.step, cause)
 
 
@@ -124,14 +125,3 @@ def _is_logged(run: SegmentRun, step: int) -> bool:
 def _log(segment: Segment, metrics: StepMetrics, file: IO[str]) -> None:
     tokens = metrics.step * segment.trunk.train.batch_size * segment.trunk.model.context_length
     file.write(json.dumps({"step": metrics.step, "tokens": tokens, **metrics.to_floats()}) + "\n")
-
-
-def _report_progress(run: SegmentRun, step: int) -> None:
-    progress = json.dumps({"step": step, "stop_step": run.segment.stop_step})
-    replace_text(run.attempt / "progress.json", progress, durable=False)
-
-
-def _drop_old_checkpoints(run: SegmentRun) -> None:
-    checkpoints = [path for _, path in run.store.attempts(run.segment.id).checkpoints() if path.parent == run.attempt]
-    for path in checkpoints[KEPT_CHECKPOINTS:]:
-        remove_folder(path)

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from mor_core.data.spec import DataError
 from mor_core.errors import UserError
-from mor_core.files import remove_folder, write_json
+from mor_core.files import remove_folder
 from mor_core.model.device import give_back_freed_memory, peak_memory_bytes
 from mor_core.training.distributed import PeerLost, current_world, leave_world
 from mor_core.training.loop import Diverged
@@ -32,7 +32,7 @@ from orchestrator.running.segment.train import train
 from orchestrator.running.stalls.ending import record_stalled, stalled_failure
 from orchestrator.running.stalls.watchdog import Superseded, Watchdog
 from orchestrator.running.stopping import Interrupted, why_stop
-from orchestrator.store.attempts import LOCK, logged
+from orchestrator.store.attempts import LOCK, Attempt, logged
 from orchestrator.store.folder import HeldFolder, ResultsGone, holding
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
@@ -59,8 +59,8 @@ def run_segment(segment: Segment, job: Job) -> Outcome:
     """Compute a segment and publish it, or report what is published already.
 
     A kernel-released lock keeps two processes of one host from doing the work twice; correctness rests on publication
-    alone. A failure is an outcome, and is recorded in the attempt's failure.json; so is a request to stop, in
-    interrupted.json. Where the results folder is gone the segment is interrupted, and nothing is recorded.
+    alone. A failure is an outcome, and is recorded in the attempt; so is a request to stop. Where the results folder is
+    gone the segment is interrupted, and nothing is recorded.
     """
     store = local_store(job.results, job.remote)
     try:
@@ -144,7 +144,7 @@ def _attempt(segment: Segment, job: Job, store: Store, folder: HeldFolder) -> Fa
         ):
             _compute_and_publish(segment, job, store, attempt, watchdog)
     except Interrupted as error:
-        write_json(attempt / "interrupted.json", {"step": error.step, "cause": error.cause})
+        attempt.record_interrupted(error.step, error.cause)
         return Outcome(segment_id=segment.id, status="interrupted", reason=str(error))
     except Superseded as error:  # Its failure is on file, and another attempt at work or done.
         return failed(segment, Failure(kind=FailureClass.stalled, text=str(error)))
@@ -153,25 +153,26 @@ def _attempt(segment: Segment, job: Job, store: Store, folder: HeldFolder) -> Fa
     except Exception as error:  # The one boundary where any failure of a segment becomes a record.
         leave_world()
         folder.check()
-        failure = failure_of(error, attempt)
+        failure = failure_of(error, attempt.folder)
         details = {"traceback": traceback.format_exc(), "peak_memory_bytes": peak_memory_bytes()}
         with contextlib.suppress(OSError):  # A full disk must not hide what it caused.
-            write_json(attempt / "failure.json", failure.to_json(**details))
+            attempt.record_failure(failure.to_json(**details))
         return failure
+    # Once a result is published: until then they are what the next attempt goes on from.
     for _, path in store.attempts(segment.id).checkpoints():
         remove_folder(path)
     return None
 
 
-def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path, watchdog: Watchdog) -> None:
+def _compute_and_publish(segment: Segment, job: Job, store: Store, attempt: Attempt, watchdog: Watchdog) -> None:
     started = time.monotonic()
     run = SegmentRun(
         segment=segment,
         job=job,
         store=store,
-        attempt=folder,
+        attempt=attempt,
         on_step=watchdog.step,
-        on_checkpoint=lambda step: keep_elsewhere(store, segment, folder, step),
+        on_checkpoint=lambda step: keep_elsewhere(store, segment, attempt, step),
     )
     checkpoint: Path | None = None
     measured: dict[str, Any]
@@ -187,13 +188,13 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, folder: Path,
     measured |= {
         "wall_seconds": time.monotonic() - started,
         "attempts": store.attempts(segment.id).count(),
-        "numerics": run.numerics_so_far(),
-        "notes": run.notes_so_far(),
+        "numerics": attempt.read_numerics(),
+        "notes": attempt.read_notes(),
         "peak_memory_bytes": peak_memory_bytes(),
         "hostname": platform.node(),
     }
     watchdog.refuse_superseded()  # It may have been frozen since its last step.
-    store.publish(segment, folder, checkpoint, measured, lambda whole: publish_elsewhere(store, segment, whole))
+    store.publish(segment, attempt, checkpoint, measured, lambda whole: publish_elsewhere(store, segment, whole))
 
 
 def half_micro_batch(segment: Segment, job: Job, workers: int = 1) -> int | None:

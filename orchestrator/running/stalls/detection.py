@@ -8,9 +8,9 @@ works in another host's folder.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from orchestrator.store.sign_of_life import Sign, read_sign
+from orchestrator.store.attempts import Attempt
+from orchestrator.store.sign_of_life import Sign
 from orchestrator.store.store import Store
 
 MARGIN_SECONDS = 10.0
@@ -27,8 +27,8 @@ class Silence:
 
     segment_id: str
     """What it computes."""
-    attempt: Path
-    """Its folder."""
+    attempt: Attempt
+    """The one."""
     sign: Sign
     """The last that was seen."""
     seconds: float = 0.0
@@ -62,8 +62,8 @@ class StallWatch:
 
     def _silence(self, segment_id: str, passed: float) -> Silence | None:
         for attempt in reversed(list(self.store.attempts(segment_id))):
-            sign = read_sign(attempt)
-            if sign and sign.run == self.run and not (attempt / "failure.json").exists():
+            sign = attempt.read_sign()
+            if sign and sign.run == self.run and not attempt.has_failed:
                 before = self._silences.get(segment_id)
                 if before and (before.attempt, before.sign) == (attempt, sign):
                     return replace(before, seconds=before.seconds + passed)

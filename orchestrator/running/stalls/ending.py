@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Literal
 
-from mor_core.files import write_json
 from orchestrator.planning.identity import Segment
 from orchestrator.running.outcomes import Failure, FailureClass
-from orchestrator.running.stalls.watchdog import FIRED, STACKS, stalled_run
-from orchestrator.store.attempts import attempt_progress
-from orchestrator.store.sign_of_life import Sign, read_sign
+from orchestrator.running.stalls.watchdog import FIRED, stalled_run
+from orchestrator.store.attempts import Attempt
+from orchestrator.store.sign_of_life import Sign
 from orchestrator.store.store import Store
 
 Ending = Literal["gone", "ended", "left"]
@@ -29,17 +27,17 @@ def record_stalled(segment: Segment, run: str, store: Store) -> int:
     of_this_run = 0
     for attempt in _stalled_attempts(segment, store):
         of_this_run += stalled_run(attempt) == run
-        if not (attempt / "failure.json").exists():
-            write_json(attempt / "failure.json", _failure_of(segment, attempt, store).to_json())
+        if not attempt.has_failed:
+            attempt.record_failure(_failure_of(segment, attempt).to_json())
     return of_this_run
 
 
 def stalled_failure(segment: Segment, store: Store) -> Failure:
     """The failure of a segment's newest stalled attempt."""
-    return _failure_of(segment, list(_stalled_attempts(segment, store))[-1], store)
+    return _failure_of(segment, list(_stalled_attempts(segment, store))[-1])
 
 
-def end_frozen(attempt: Path, sign: Sign, seconds: float) -> Ending:
+def end_frozen(attempt: Attempt, sign: Sign, seconds: float) -> Ending:
     """End the process of an attempt that took no step for so long, with its stacks on file. Only on its own host."""
     process = sign.process
     if process.running() is None:
@@ -48,20 +46,20 @@ def end_frozen(attempt: Path, sign: Sign, seconds: float) -> Ending:
     if process.is_stopped():
         if process.wake(WAKE_SECONDS):
             return "ended"
-        if read_sign(attempt) != sign:
+        if attempt.read_sign() != sign:
             return "gone"
     # Before the kill: the next attempt starts at once, and counts the stalled ones by this file.
-    with suppress(OSError), (attempt / STACKS).open("a") as file:  # A full disk must not keep it alive.
+    with suppress(OSError), attempt.stacks.open("a") as file:  # A full disk must not keep it alive.
         file.write(f"{FIRED}the driver saw no step for {seconds:.0f} s)!\n{process.description()}\n")
     return "ended" if process.end(END_SECONDS) else "left"
 
 
-def _stalled_attempts(segment: Segment, store: Store) -> Iterator[Path]:
+def _stalled_attempts(segment: Segment, store: Store) -> Iterator[Attempt]:
     return (attempt for attempt in store.attempts(segment.id) if stalled_run(attempt) is not None)
 
 
-def _failure_of(segment: Segment, attempt: Path, store: Store) -> Failure:
-    progress = attempt_progress(attempt)
+def _failure_of(segment: Segment, attempt: Attempt) -> Failure:
+    progress = attempt.read_progress()
     where = f"after step {progress.step}" if progress else "before its first step"
-    text = f"no step was taken for too long {where} of {segment.stop_step}; {attempt / STACKS} has the stacks"
+    text = f"no step was taken for too long {where} of {segment.stop_step}; {attempt.stacks} has the stacks"
     return Failure(kind=FailureClass.stalled, text=text)

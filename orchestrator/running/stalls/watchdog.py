@@ -13,15 +13,12 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
 from mor_core.files import replace_text
-from orchestrator.store.sign_of_life import SIGN, this_process
-
-STACKS = "stacks.txt"
-"""In an attempt: what its threads were doing when the watchdog, or the driver, ended it."""
+from orchestrator.store.attempts import Attempt
+from orchestrator.store.sign_of_life import this_process
 
 FIRED = "Timeout ("
 """How faulthandler begins when its timer has run out."""
@@ -47,8 +44,8 @@ class Superseded(Exception):
 class Watchdog:
     """Watches the steps taken in its `with` body; each is told by `step`."""
 
-    attempt: Path
-    """Folder of the attempt: where the stacks go."""
+    attempt: Attempt
+    """Whose steps they are, and where the stacks go."""
     run: str
     """The run that makes the attempt: retries are counted within one run."""
     seconds: float
@@ -62,7 +59,7 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         # Appended to: the driver may add what it saw of a process that is frozen.
-        self._file = (self.attempt / STACKS).open("a")
+        self._file = self.attempt.stacks.open("a")
         self._file.write(f"run {self.run}\n")
         self._file.flush()
         self._arm(FIRST_STEP_FACTOR * self.seconds)
@@ -74,10 +71,10 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
         assert self._file is not None
         with suppress(OSError):  # A disk that is full or read-only must not hide what it caused.
-            (self.attempt / SIGN).unlink(missing_ok=True)
+            self.attempt.sign.unlink(missing_ok=True)
             self._file.close()
             if not isinstance(error, Superseded):  # Then the driver has written there.
-                (self.attempt / STACKS).unlink(missing_ok=True)
+                self.attempt.stacks.unlink(missing_ok=True)
 
     def step(self) -> None:
         """A step was taken, or as much was done in another way (a checkpoint was kept). Raises Superseded."""
@@ -94,8 +91,8 @@ class Watchdog:
 
     def refuse_superseded(self) -> None:
         """Raise Superseded where the driver has given this attempt up: what it does from then on is for nobody."""
-        if (self.attempt / "failure.json").exists():
-            raise Superseded(f"{self.attempt} was given up while it took no step")
+        if self.attempt.has_failed:
+            raise Superseded(f"{self.attempt.folder} was given up while it took no step")
 
     def _arm(self, seconds: float) -> None:
         assert self._file is not None
@@ -115,13 +112,13 @@ class Watchdog:
             "limit_seconds": seconds,
             "slowest_step_seconds": self._slowest,
         }
-        replace_text(self.attempt / SIGN, json.dumps(sign))
+        replace_text(self.attempt.sign, json.dumps(sign))
 
 
-def stalled_run(attempt: Path) -> str | None:
+def stalled_run(attempt: Attempt) -> str | None:
     """The run whose watchdog, or driver, ended this attempt; None where none did."""
     try:
-        first, _, rest = (attempt / STACKS).read_text(errors="replace").partition("\n")
+        first, _, rest = attempt.stacks.read_text(errors="replace").partition("\n")
     except OSError:
         return None
     return first.removeprefix("run ") if FIRED in rest else None

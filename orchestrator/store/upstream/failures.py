@@ -3,7 +3,7 @@
     attempts/<id>/<attempt>/failure.json   created once, by the machine whose newest attempt at the segment failed
 
 It is deleted when the segment is tried again, published, or cleared by `retry`, on whichever machine. The local copy
-then becomes failure.retried.json, as `retry` leaves it, so that every machine sees the segment as pending again.
+is then cleared too, so that every machine sees the segment as pending again.
 
 Whatever asks the bucket raises RemoteRefused and RemoteUnreachable.
 """
@@ -11,18 +11,11 @@ Whatever asks the bucket raises RemoteRefused and RemoteUnreachable.
 import json
 import secrets
 from collections.abc import Iterable
-from pathlib import Path
 
 from mor_core.files import is_plain_name
+from orchestrator.store.attempts import FAILURE, Attempt
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.address import Remote
-
-FAILURE, RETRIED = "failure.json", "failure.retried.json"
-IN_BUCKET = "failure.shared"
-"""An empty file beside a failure that the bucket has."""
-
-ATTEMPT_NAME = "remote-name.txt"
-"""In an attempt's folder: its name in the bucket."""
 
 
 def upload_failures(remote: Remote, segment_ids: Iterable[str]) -> None:
@@ -31,10 +24,10 @@ def upload_failures(remote: Remote, segment_ids: Iterable[str]) -> None:
         attempt = remote.store.attempts(segment_id).newest()
         if attempt is None or remote.store.is_done(segment_id):
             continue
-        if (attempt / FAILURE).exists() and not (attempt / IN_BUCKET).exists():
-            content = (attempt / FAILURE).read_bytes()
+        if attempt.has_failed and not attempt.shared_failure.exists():
+            content = attempt.failure.read_bytes()
             remote.objects.create(f"attempts/{segment_id}/{remote_name(attempt)}/{FAILURE}", content)
-            (attempt / IN_BUCKET).touch()
+            attempt.shared_failure.touch()
 
 
 def fetch_failures(remote: Remote) -> None:
@@ -45,20 +38,20 @@ def fetch_failures(remote: Remote) -> None:
         for attempt in remote.store.attempts(segment_id):
             in_folder.add(f"attempts/{segment_id}/{_known_name(attempt)}/{FAILURE}")
         newest = remote.store.attempts(segment_id).newest()
-        if newest is not None and (newest / IN_BUCKET).exists() and (newest / FAILURE).exists():
+        if newest is not None and newest.shared_failure.exists() and newest.has_failed:
             name = f"attempts/{segment_id}/{_known_name(newest)}/{FAILURE}"
             if name not in in_bucket:
-                (newest / FAILURE).replace(newest / RETRIED)
+                newest.clear_failure()
     for name, content in remote.objects.read_all(sorted(in_bucket - in_folder)).items():
         if _says_why(content):
             _, segment_id, attempt_name, _ = name.split("/")
-            attempt = remote.store.attempts_folder(segment_id) / attempt_name
-            attempt.mkdir(parents=True, exist_ok=True)
-            (attempt / ATTEMPT_NAME).write_text(attempt_name)
-            (attempt / IN_BUCKET).touch()
-            temporary = attempt / f"{FAILURE}.writing"
+            attempt = remote.store.attempts(segment_id).named(attempt_name)
+            attempt.folder.mkdir(parents=True, exist_ok=True)
+            attempt.shared_name.write_text(attempt_name)
+            attempt.shared_failure.touch()
+            temporary = attempt.failure.with_name(f"{FAILURE}.writing")
             temporary.write_bytes(content)
-            temporary.replace(attempt / FAILURE)
+            temporary.replace(attempt.failure)
 
 
 def withdraw_failures(remote: Remote, segment_id: str) -> None:
@@ -72,17 +65,15 @@ def segments_begun(store: Store) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def remote_name(attempt: Path) -> str:
+def remote_name(attempt: Attempt) -> str:
     """Of an attempt in the bucket: two machines may have one name and the same process ids."""
-    path = attempt / ATTEMPT_NAME
-    if not path.exists():
-        path.write_text(f"{attempt.name}-{secrets.token_hex(4)}")
-    return path.read_text()
+    if not attempt.shared_name.exists():
+        attempt.shared_name.write_text(f"{attempt.name}-{secrets.token_hex(4)}")
+    return attempt.shared_name.read_text()
 
 
-def _known_name(attempt: Path) -> str:
-    path = attempt / ATTEMPT_NAME
-    return path.read_text() if path.exists() else attempt.name
+def _known_name(attempt: Attempt) -> str:
+    return attempt.shared_name.read_text() if attempt.shared_name.exists() else attempt.name
 
 
 def _is_failure(name: str) -> bool:

@@ -18,8 +18,20 @@ from typing import Any
 from mor_core.files import file_sha256, is_plain_name, write_bytes
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from orchestrator.planning.identity import Segment, trunk_id
-from orchestrator.store.attempts import SCRATCH
-from orchestrator.store.published import ResultError, SegmentResult, StoreError, parse_result, result_content
+from orchestrator.store.attempts import SCRATCH, STATE_FILES, Attempt, checkpoint_name, checkpoint_step
+from orchestrator.store.published import (
+    CHECKPOINT,
+    METRICS,
+    RESULT,
+    SPEC,
+    PublishedSegment,
+    ResultError,
+    SegmentResult,
+    StoreError,
+    named_sums,
+    parse_result,
+    with_files,
+)
 from orchestrator.store.store import hints, read_spec
 from orchestrator.store.upstream.address import Remote
 from orchestrator.store.upstream.failures import remote_name
@@ -35,7 +47,6 @@ KEPT_CHECKPOINTS = 2
 TRIES = 3
 """Downloads of an object whose bytes are not what its name says."""
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)\.json")
 Files = dict[str, dict[str, Any]]
 """Path in a folder -> sha256 and size of its file."""
 
@@ -67,8 +78,8 @@ class RemoteSegments:
     def fetch_results(self, segment_ids: Sequence[str]) -> None:
         """Bring published segments, without their checkpoints. Those that are not published are passed over."""
         missing = [name for name in segment_ids if not self.remote.store.is_done(name)]
-        told = self.remote.objects.read_all(f"segments/{name}/result.json" for name in missing)
-        results = {name: told[key] for name in missing if (key := f"segments/{name}/result.json") in told}
+        told = self.remote.objects.read_all(_result_name(name) for name in missing)
+        results = {name: told[key] for name in missing if (key := _result_name(name)) in told}
         files = {name: small_files(name, result) for name, result in results.items()}
         wanted = {_file(f"segments/{name}", digest) for name in files for digest in files[name].values()}
         contents = self.remote.objects.read_all(sorted(wanted))
@@ -81,7 +92,7 @@ class RemoteSegments:
                         self._download(key, digest, whole / path)
                     else:
                         (whole / path).write_bytes(data)
-                (whole / "result.json").write_bytes(result)
+                (whole / RESULT).write_bytes(result)
                 self._appear(name, whole)
 
     def fetch_checkpoint(self, segment_id: str) -> None:
@@ -91,15 +102,15 @@ class RemoteSegments:
         if target.exists() or result is None:
             return
         files = _checked(segment_id, {path: file.sha256 for path, file in result.files.items()})
-        digests = {path: digest for path, digest in files.items() if path.startswith("checkpoint/")}
+        digests = {path: digest for path, digest in files.items() if path.startswith(f"{CHECKPOINT}/")}
         if not digests:
             return
         with self._incoming(segment_id) as whole:
-            (whole / "checkpoint").mkdir()
+            (whole / CHECKPOINT).mkdir()
             for path, digest in digests.items():
                 self._download(_file(f"segments/{segment_id}", digest), digest, whole / path)
             if not target.exists():
-                _rename_unless_there(whole / "checkpoint", target)
+                _rename_unless_there(whole / CHECKPOINT, target)
 
     def publish(self, segment: Segment, whole: Path) -> bool:
         """Upload a finished segment's folder, then create its result.json in the bucket. False where another attempt
@@ -109,16 +120,17 @@ class RemoteSegments:
         """
         patient = replace(self.remote.objects, patience=PUBLISH_PATIENCE_SECONDS)
         top = f"segments/{segment.id}"
-        paths = sorted(path for path in whole.rglob("*") if path.is_file() and path.name != "result.json")
+        paths = sorted(path for path in whole.rglob("*") if path.is_file() and path.name != RESULT)
         files = {path.relative_to(whole).as_posix(): path for path in paths}
         sums = {name: {"sha256": file_sha256(path), "size": path.stat().st_size} for name, path in files.items()}
         for name, path in files.items():
             patient.upload(path, _file(top, sums[name]["sha256"]))
-        told = result_content(json.loads((whole / "result.json").read_text()) | {"files": sums})
+        told = with_files((whole / RESULT).read_bytes(), sums)
         for hint, text in hints(segment, parse_result(told, segment.id)).items():
             patient.replace(hint, text.encode())
-        write_bytes(whole / "result.json", told)
-        if not patient.create(f"{top}/result.json", told) and patient.read(f"{top}/result.json") != told:
+        write_bytes(whole / RESULT, told)
+        name = _result_name(segment.id)
+        if not patient.create(name, told) and patient.read(name) != told:
             self.fetch_results([segment.id])
             return False
         return True
@@ -127,23 +139,23 @@ class RemoteSegments:
         """Delete what attempts at a published segment uploaded. A late attempt may add to it; nothing reads that."""
         self.remote.objects.remove(self.remote.objects.etags(f"attempts/{segment_id}"))
 
-    def keep(self, segment: Segment, attempt: Path, step: int) -> None:
+    def keep(self, segment: Segment, attempt: Attempt, step: int) -> None:
         """Upload an attempt's checkpoint with the curve that leads to it, so that another machine can go on there.
 
         Raises RemoteUnreachable.
         """
         brief = replace(self.remote.objects, patience=KEEP_PATIENCE_SECONDS)
         top = f"attempts/{segment.id}/{remote_name(attempt)}"
-        folder = attempt / f"checkpoint-{step}"
-        files = {f"{folder.name}/{path.name}": path for path in sorted(folder.iterdir())}
-        files |= {name: attempt / name for name in ("metrics.jsonl", "numerics.json")}
+        checkpoint = attempt.checkpoint(step)
+        files = {f"{checkpoint.name}/{path.name}": path for path in sorted(checkpoint.iterdir())}
+        files |= {name: attempt.folder / name for name in STATE_FILES}
         sums: Files = {}
         for name, path in files.items():
-            data = path.read_bytes() if name == "metrics.jsonl" else None  # It grows; the others do not change.
+            data = path.read_bytes() if path == attempt.metrics else None  # It grows; the others do not change.
             digest = file_sha256(path) if data is None else hashlib.sha256(data).hexdigest()
             sums[name] = {"sha256": digest, "size": path.stat().st_size if data is None else len(data)}
             _ = brief.upload(path, _file(top, digest)) if data is None else brief.create(_file(top, digest), data)
-        brief.create(f"{top}/checkpoint-{step}.json", json.dumps({"step": step, "files": sums}).encode())
+        brief.create(f"{top}/{checkpoint.name}.json", json.dumps({"step": step, "files": sums}).encode())
         self._drop_old(top, brief)
 
     def last_step(self, segment_id: str) -> int:
@@ -156,9 +168,9 @@ class RemoteSegments:
         found = []
         for name in self.remote.objects.etags(f"attempts/{segment_id}"):
             parts = name.split("/")
-            match = _CHECKPOINT.fullmatch(parts[-1])
-            if match and len(parts) == 4 and is_plain_name(parts[2]):
-                found.append((int(match[1]), name))
+            step = _listed_step(name)
+            if step is not None and len(parts) == 4 and is_plain_name(parts[2]):
+                found.append((step, name))
         return sorted(found, reverse=True)
 
     def _fetch_attempt(self, segment: Segment) -> int:
@@ -167,8 +179,8 @@ class RemoteSegments:
         for step, name in self._uploaded(segment.id):
             if step <= here or step >= segment.stop_step:
                 continue
-            attempt = self.remote.store.attempts_folder(segment.id) / name.split("/")[2]
-            if (attempt / f"checkpoint-{step}.corrupt").exists():
+            attempt = self.remote.store.attempts(segment.id).named(name.split("/")[2])
+            if attempt.corrupt_checkpoint(step).exists():
                 continue  # It was brought before, and set aside.
             try:
                 self._bring_attempt(name, segment.id, attempt, step)
@@ -179,23 +191,23 @@ class RemoteSegments:
             return step
         return here
 
-    def _bring_attempt(self, name: str, segment_id: str, attempt: Path, step: int) -> None:
+    def _bring_attempt(self, name: str, segment_id: str, attempt: Attempt, step: int) -> None:
         told = self.remote.objects.read(name)
         files = json.loads(told or b"{}")["files"]
-        checkpoint = f"checkpoint-{step}"
+        checkpoint = checkpoint_name(step)
         with self._incoming(segment_id) as whole:
             (whole / checkpoint).mkdir()
             for path, part in files.items():
-                if not _is_inside(path, ("metrics.jsonl", "numerics.json"), checkpoint):
+                if not _is_inside(path, STATE_FILES, checkpoint):
                     raise StoreError(
                         f"{self.remote.objects.url}/{name} names {path!r}, which is no file of a checkpoint"
                     )
                 self._download(_file(str(Path(name).parent), part["sha256"]), part["sha256"], whole / path)
             verify_checkpoint(whole / checkpoint)
-            attempt.mkdir(parents=True, exist_ok=True)
-            for each in ("metrics.jsonl", "numerics.json"):
-                (whole / each).replace(attempt / each)
-            (whole / checkpoint).rename(attempt / checkpoint)
+            attempt.folder.mkdir(parents=True, exist_ok=True)
+            for file in STATE_FILES:
+                (whole / file).replace(attempt.folder / file)
+            (whole / checkpoint).rename(attempt.checkpoint(step))
 
     def _fetch_trunk_state(self, segment: Segment, after: int) -> None:
         """Bring the furthest published state of the trunk before the segment's end, where it is beyond `after`."""
@@ -227,9 +239,8 @@ class RemoteSegments:
 
     def _appear(self, segment_id: str, whole: Path) -> None:
         """A fetched segment takes its place, with the hints that lead to it, unless another process was first."""
-        self.remote.store.hint(
-            read_spec(whole / "spec.json"), _readable(segment_id, (whole / "result.json").read_bytes())
-        )
+        files = PublishedSegment(folder=whole)
+        self.remote.store.hint(read_spec(files.spec), _readable(segment_id, files.result.read_bytes()))
         target = self.remote.store.segment_folder(segment_id)
         target.parent.mkdir(parents=True, exist_ok=True)
         _rename_unless_there(whole, target)
@@ -241,9 +252,7 @@ class RemoteSegments:
     def _drop_old(self, top: str, objects: ObjectStore) -> None:
         """Delete this attempt's checkpoints but the latest, and the files that none of those names."""
         there = objects.etags(top)
-        lists = sorted(
-            (int(match[1]), name) for name in there if (match := _CHECKPOINT.fullmatch(name.rsplit("/", 1)[1]))
-        )
+        lists = sorted((step, name) for name in there if (step := _listed_step(name)) is not None)
         kept = [name for _, name in lists[-KEPT_CHECKPOINTS:]]
         told = objects.read_all(kept)
         if len(told) == len(kept):
@@ -271,22 +280,19 @@ def small_files(segment_id: str, content: bytes) -> dict[str, str]:
     """Path -> sha256 of the files of a published segment beside its checkpoint. Raises StoreError where its result
     names none."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"segments/{segment_id}/result.json in the bucket is not JSON ({error})") from error
-    files = document.get("files") if isinstance(document, dict) else None
-    parts = files if isinstance(files, dict) else {}
-    digests = {path: str(part.get("sha256")) if isinstance(part, dict) else "" for path, part in parts.items()}
+        digests = named_sums(content)
+    except ResultError as error:
+        raise StoreError(f"{_result_name(segment_id)} in the bucket {error}") from error
     return {path: digest for path, digest in _checked(segment_id, digests).items() if "/" not in path}
 
 
 def _checked(segment_id: str, files: dict[str, str]) -> dict[str, str]:
     """Path -> sha256 of a segment's files. Raises StoreError for what no segment has."""
-    if "spec.json" not in files or not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in files.values()):
-        raise StoreError(f"segments/{segment_id}/result.json in the bucket does not name its files")
+    if SPEC not in files or not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in files.values()):
+        raise StoreError(f"{_result_name(segment_id)} in the bucket does not name its files")
     for path in files:
-        if not _is_inside(path, ("spec.json", "metrics.jsonl"), "checkpoint"):
-            raise StoreError(f"segments/{segment_id}/result.json in the bucket names {path!r}, which is no file of it")
+        if not _is_inside(path, (SPEC, METRICS), CHECKPOINT):
+            raise StoreError(f"{_result_name(segment_id)} in the bucket names {path!r}, which is no file of it")
     return files
 
 
@@ -302,6 +308,16 @@ def _is_inside(path: str, files: Iterable[str], folder: str) -> bool:
     """Whether a path is one of the files, or a file directly in the folder: never a way out."""
     parent, _, name = path.rpartition("/")
     return path in files or (parent == folder and is_plain_name(name))
+
+
+def _result_name(segment_id: str) -> str:
+    return f"segments/{segment_id}/{RESULT}"
+
+
+def _listed_step(name: str) -> int | None:
+    """The step of which an object lists the files of an attempt's checkpoint; None for any other object."""
+    stem, _, suffix = name.rsplit("/", 1)[1].rpartition(".")
+    return checkpoint_step(stem) if suffix == "json" else None
 
 
 def _file(top: str, digest: str) -> str:

@@ -29,6 +29,7 @@ from typing import Any
 from filelock import FileLock
 
 from mor_core.files import file_sha256, is_plain_name, replace_text
+from orchestrator.store.published import RESULT
 from orchestrator.store.sweep_document import SCHEMA as SWEEP_SCHEMA
 from orchestrator.store.sweep_document import read_document, sweep_names
 from orchestrator.store.upstream.address import Remote
@@ -115,7 +116,7 @@ def _pull_sweeps(remote: Remote) -> None:
 
 
 def _pull_segments(remote: Remote) -> None:
-    published = {name.split("/")[1] for name in remote.objects.etags("segments") if name.endswith("/result.json")}
+    published = {name.split("/")[1] for name in remote.objects.etags("segments") if name.endswith(f"/{RESULT}")}
     missing = sorted(name for name in published if not remote.store.is_done(name))
     RemoteSegments(remote=remote).fetch_results(missing)
     folder = remote.store.root / "segments"

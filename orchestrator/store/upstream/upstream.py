@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.planning.identity import Segment
-from orchestrator.store.published import StoreError
+from orchestrator.store.attempts import Attempt
+from orchestrator.store.published import RESULT, StoreError
 from orchestrator.store.stop_request import StopFile, new_stop_file
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.address import open_remote, remote_of
@@ -21,7 +22,6 @@ from orchestrator.store.upstream.segments import KEEP_PATIENCE_SECONDS, RemoteSe
 from orchestrator.store.upstream.stop import SharedStop
 from orchestrator.store.upstream.sync import push
 
-NOTES = "notes.txt"
 FETCH_PATIENCE_SECONDS = 60.0
 """How long a segment that is to be started waits for a server that does not answer."""
 
@@ -62,14 +62,13 @@ def share_failure(store: Store, segment_id: str) -> None:
             upload_failures(segments.remote, [segment_id])
 
 
-def keep_elsewhere(store: Store, segment: Segment, attempt: Path, step: int) -> None:
+def keep_elsewhere(store: Store, segment: Segment, attempt: Attempt, step: int) -> None:
     """Upload a checkpoint. Where the server is away the result says so, and a fault costs another host more steps."""
     if segments := segments_of(store):
         try:
             segments.keep(segment, attempt, step)
         except RemoteUnreachable as error:
-            with (attempt / NOTES).open("a") as file:
-                file.write(f"checkpoint-{step} was not uploaded: {error}\n")
+            attempt.note(f"{attempt.checkpoint(step).name} was not uploaded: {error}")
 
 
 def publish_elsewhere(store: Store, segment: Segment, whole: Path) -> bool:
@@ -78,6 +77,7 @@ def publish_elsewhere(store: Store, segment: Segment, whole: Path) -> bool:
     if segments is None:
         return True
     first = segments.publish(segment, whole)
+    # After publication: whoever is at work on another machine until then goes on from what attempts have uploaded.
     with contextlib.suppress(RemoteUnreachable):  # What stays there does no harm.
         segments.forget_attempts(segment.id)
     return first
@@ -116,10 +116,10 @@ def withdraw(store: Store, segment_ids: Sequence[str]) -> None:
     if segments := segments_of(store):
         for name in segment_ids:
             withdraw_failures(segments.remote, name)
-            told = segments.remote.objects.read(f"segments/{name}/result.json")
+            told = segments.remote.objects.read(f"segments/{name}/{RESULT}")
             if told is not None:
                 segments.remote.objects.create(f"retried/{name}-{secrets.token_hex(4)}.json", told)
-                segments.remote.objects.remove([f"segments/{name}/result.json"])
+                segments.remote.objects.remove([f"segments/{name}/{RESULT}"])
 
 
 def last_step(store: Store, segment_id: str) -> int:

@@ -87,7 +87,7 @@ def _publish(store: Store, segment: Segment, law: Law) -> None:
     else:
         first = (segment.decay_start or 0) + 1
         result |= {"train_seconds": 0.002 * segment.stop_step, "steps_executed": segment.stop_step - first + 1}
-        (attempt / "metrics.jsonl").write_text(
+        attempt.metrics.write_text(
             "".join(f"{json.dumps(_row(segment, law, step))}\n" for step in _logged(first, segment.stop_step))
         )
     assert store.publish(segment, attempt, None, result)

@@ -141,12 +141,12 @@ def test_logs_say_the_cause_first_then_what_the_attempt_printed(copy: ToySweep):
     store = Store(root=copy.results)
     evaluation = segments(copy, "evaluate")[0]
     shutil.rmtree(evaluation)
-    attempt = store.attempts_folder(evaluation.name) / "002-elsewhere-1"
-    attempt.mkdir()
+    attempt = store.attempts(evaluation.name).named("002-elsewhere-1")
+    attempt.folder.mkdir()
     with logged(attempt, "evaluate segment"):
         print("a line of the worker")
-    (attempt / "failure.json").write_text(json.dumps({"reason": "data: shard 3 is missing", "traceback": "Trace"}))
-    (attempt / "interrupted.json").write_text(json.dumps({"step": 12, "cause": "SIGTERM"}))
+    attempt.record_failure({"reason": "data: shard 3 is missing", "traceback": "Trace"})
+    attempt.record_interrupted(12, "SIGTERM")
     sweep = load_sweep(store)
     name = next(str(cell.cell_id) for cell in sweep.cells if cell.evaluate_segment == evaluation.name)
     result = CliRunner().invoke(app, ["logs", name[:10], "--results", str(copy.results)])
@@ -169,8 +169,9 @@ def test_every_attempt_of_a_sweep_keeps_a_log(copy: ToySweep):
 
 def test_a_log_keeps_prints_warnings_and_records_and_shows_them_still(tmp_path: Path):
     code = (
-        "import logging, sys, warnings; from pathlib import Path; from orchestrator.store.attempts import logged\n"
-        "with logged(Path(sys.argv[1]), 'title'):\n"
+        "import logging, sys, warnings; from pathlib import Path\n"
+        "from orchestrator.store.attempts import Attempt, logged\n"
+        "with logged(Attempt(folder=Path(sys.argv[1])), 'title'):\n"
         "    print('printed'); warnings.warn('warned'); logging.getLogger('some.library').warning('recorded')\n"
         "print('after')"
     )

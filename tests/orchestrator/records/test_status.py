@@ -46,7 +46,7 @@ def begun(store: Store, planned: Plan, seed: int) -> str:
     cell = next(c for c in planned.cells if (c.arm, c.size, c.seed) == ("mor-2", "23k", seed))
     segment = next(s for s in planned.segments if s.trunk.model == cell.model and s.trunk.seed == seed)
     attempt = store.new_attempt(segment)
-    (attempt / "progress.json").write_text(json.dumps({"step": 7, "stop_step": segment.stop_step}))
+    attempt.record_progress(7, segment.stop_step)
     store.new_attempt(segment)  # Just started: it has not taken a step yet.
     return segment.id
 
@@ -99,7 +99,7 @@ def large(toy: ToySweep) -> Plan:
     publish(store, first(made, "stable", "vanilla", 3), status="diverged", reason="the loss is nan")
     for seed in (4, 5):
         attempt = store.new_attempt(first(made, "decay", "mor-2", seed))
-        (attempt / "failure.json").write_text('{"class": "oom", "reason": "oom: no memory is left"}')
+        attempt.record_failure({"class": "oom", "reason": "oom: no memory is left"})
     publish(store, first(made, "evaluate", "mor-2", 6), status="unheard-of")
     (store.segment_folder(first(made, "evaluate", "mor-2", 7).id)).mkdir(parents=True)
     return made

@@ -61,7 +61,7 @@ def test_the_store_makes_folders_below_its_root_only(data: DataSnapshot, tmp_pat
         store.new_attempt(segment)
     assert not store.root.exists()
     store.root.mkdir()
-    assert store.new_attempt(segment).is_dir()
+    assert store.new_attempt(segment).folder.is_dir()
 
 
 def test_a_segment_whose_folder_is_moved_away_is_interrupted_and_goes_on_at_the_new_place(

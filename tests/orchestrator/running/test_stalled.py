@@ -33,13 +33,12 @@ from orchestrator.running.stalls.watchdog import (
     FIRST_STEP_FACTOR,
     REARM_SECONDS,
     SLOWEST_STEP_FACTOR,
-    STACKS,
     Superseded,
     Watchdog,
     stalled_run,
 )
-from orchestrator.store.attempts import LOCK
-from orchestrator.store.sign_of_life import SIGN, ProcessIdentity, Sign, read_sign, this_process
+from orchestrator.store.attempts import LOCK, Attempt
+from orchestrator.store.sign_of_life import ProcessIdentity, Sign, this_process
 from orchestrator.store.store import Store
 from tests.faults.disturbances import wait_for
 from tests.helpers.single_segment import job_for, segment_on
@@ -50,7 +49,8 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from orchestrator.running.stalls.watchdog import Watchdog
-with Watchdog(attempt=Path(sys.argv[1]), run="a run", seconds=float(sys.argv[2])) as watchdog:
+from orchestrator.store.attempts import Attempt
+with Watchdog(attempt=Attempt(folder=Path(sys.argv[1])), run="a run", seconds=float(sys.argv[2])) as watchdog:
     watchdog.step()
     print("stepped", flush=True)
     time.sleep(200)
@@ -61,9 +61,9 @@ def sign_of(run: str = RUN, *, steps: int = 1, limit: float = 4.0, process: Proc
     return Sign(run=run, process=process or this_process(), steps=steps, limit_seconds=limit, slowest_step_seconds=0.1)
 
 
-def write_sign(attempt: Path, sign: Sign) -> None:
-    attempt.mkdir(parents=True, exist_ok=True)
-    write_json(attempt / SIGN, vars(sign) | {"process": sign.process.to_json()})
+def write_sign(attempt: Attempt, sign: Sign) -> None:
+    attempt.folder.mkdir(parents=True, exist_ok=True)
+    write_json(attempt.sign, vars(sign) | {"process": sign.process.to_json()})
 
 
 def seconds_until_too_long(watch: StallWatch, names: list[str], tick: float, most: float) -> float | None:
@@ -77,7 +77,7 @@ def seconds_until_too_long(watch: StallWatch, names: list[str], tick: float, mos
 @pytest.mark.parametrize("limit", [4.0, 600.0])
 def test_an_attempt_without_a_sign_for_its_own_limit_and_a_margin_is_too_long_without_one(tmp_path: Path, limit: float):
     store = Store(root=tmp_path)
-    write_sign(store.attempts_folder("s") / "001-host-1", sign_of(limit=limit))
+    write_sign(store.attempts("s").named("001-host-1"), sign_of(limit=limit))
     watch = StallWatch(store=store, run=RUN)
     seconds = seconds_until_too_long(watch, ["s"], 0.5, 2 * limit + 2 * MARGIN_SECONDS)
     assert seconds == pytest.approx(limit + MARGIN_SECONDS, abs=1.0)
@@ -88,21 +88,21 @@ def test_what_gives_a_sign_is_left_alone_and_so_is_what_has_not_begun_or_is_anot
     store = Store(root=tmp_path)
     store.attempts_folder("no attempt").mkdir(parents=True)
     (store.attempts_folder("no sign") / "001-host-1").mkdir(parents=True)
-    write_sign(store.attempts_folder("another run's") / "001-host-1", sign_of("another run"))
-    write_sign(store.attempts_folder("given up") / "001-host-1", sign_of())
+    write_sign(store.attempts("another run's").named("001-host-1"), sign_of("another run"))
+    write_sign(store.attempts("given up").named("001-host-1"), sign_of())
     (store.attempts_folder("given up") / "001-host-1" / "failure.json").touch()
     (store.attempts_folder("given up") / "002-host-2").mkdir()
     watch = StallWatch(store=store, run=RUN)
     names = ["never queued", "no attempt", "no sign", "another run's", "given up", "alive"]
     for count in range(200):
         if count % 20 == 0:
-            write_sign(store.attempts_folder("alive") / "001-host-1", sign_of(steps=count))
+            write_sign(store.attempts("alive").named("001-host-1"), sign_of(steps=count))
         assert not list(watch.too_long(names, 1000.0 + 0.5 * count))
 
 
 def test_a_pause_of_the_driver_does_not_count(tmp_path: Path):
     store = Store(root=tmp_path)
-    write_sign(store.attempts_folder("s") / "001-host-1", sign_of())
+    write_sign(store.attempts("s").named("001-host-1"), sign_of())
     watch = StallWatch(store=store, run=RUN)
     assert not list(watch.too_long(["s"], 0.0))
     assert not list(watch.too_long(["s"], 60.0))
@@ -114,15 +114,15 @@ def test_a_watchdog_says_its_limit_and_its_steps_and_takes_its_sign_away(
 ):
     clock = [100.0]
     monkeypatch.setattr("orchestrator.running.stalls.watchdog.time.monotonic", lambda: clock[0])
-    with Watchdog(attempt=tmp_path, run=RUN, seconds=100.0) as watchdog:
-        first = read_sign(tmp_path)
+    with Watchdog(attempt=Attempt(folder=tmp_path), run=RUN, seconds=100.0) as watchdog:
+        first = Attempt(folder=tmp_path).read_sign()
         assert first
         assert (first.run, first.process, first.steps) == (RUN, this_process(), 0)
         assert first.limit_seconds == FIRST_STEP_FACTOR * 100.0
         for seconds in (REARM_SECONDS, 0.5 * REARM_SECONDS, 10.0):
             clock[0] += seconds
             watchdog.step()
-        last = read_sign(tmp_path)
+        last = Attempt(folder=tmp_path).read_sign()
         assert last
         assert (last.steps, last.slowest_step_seconds) == (3, 10.0)
         assert last.limit_seconds == SLOWEST_STEP_FACTOR * 10.0
@@ -155,30 +155,30 @@ def test_a_stopped_process_is_ended_with_its_stacks_or_with_what_the_kernel_says
     """Its own watchdog writes the stacks when it may go on, where its time is up by then."""
     process = worker(0.2 if time_is_up else 600.0)
     process.send_signal(signal.SIGSTOP)
-    sign = read_sign(tmp_path)
+    sign = Attempt(folder=tmp_path).read_sign()
     assert sign
     wait_for(sign.process.is_stopped)
     if time_is_up:
         time.sleep(FIRST_STEP_FACTOR * 0.2)
-    assert end_frozen(tmp_path, sign, 75.0) == "ended"
+    assert end_frozen(Attempt(folder=tmp_path), sign, 75.0) == "ended"
     process.wait(10)
-    text = (tmp_path / STACKS).read_text()
-    assert stalled_run(tmp_path) == RUN
+    text = Attempt(folder=tmp_path).stacks.read_text()
+    assert stalled_run(Attempt(folder=tmp_path)) == RUN
     expected = 'File "<string>"' if time_is_up else f"the driver saw no step for 75 s)!\nprocess {process.pid} on "
     assert expected in text
-    assert end_frozen(tmp_path, sign, 75.0) == "gone"
+    assert end_frozen(Attempt(folder=tmp_path), sign, 75.0) == "gone"
 
 
 def test_a_process_that_has_the_number_of_one_that_is_gone_is_not_ended(
     tmp_path: Path, worker: Callable[[float], subprocess.Popen[str]]
 ):
     process = worker(600.0)
-    sign = read_sign(tmp_path)
+    sign = Attempt(folder=tmp_path).read_sign()
     assert sign
     earlier = replace(sign, process=replace(sign.process, started=sign.process.started - 1.0))
-    assert end_frozen(tmp_path, earlier, 75.0) == "gone"
+    assert end_frozen(Attempt(folder=tmp_path), earlier, 75.0) == "gone"
     assert process.poll() is None
-    assert stalled_run(tmp_path) is None
+    assert stalled_run(Attempt(folder=tmp_path)) is None
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ def frozen_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], No
 
 def give_up(segment: Segment, store: Store) -> None:
     """What the driver does about an attempt whose process it cannot end."""
-    (attempt,) = (path.parent for path in store.attempts_folder(segment.id).glob(f"*/{STACKS}"))
-    with (attempt / STACKS).open("a") as file:
+    (attempt,) = (attempt for attempt in store.attempts(segment.id) if attempt.stacks.exists())
+    with attempt.stacks.open("a") as file:
         file.write("Timeout (the driver saw no step for 75 s)!\n")
     assert record_stalled(segment, RUN, store) == 1
     store.attempts(segment.id).abandon_lock()
@@ -285,7 +285,7 @@ def test_an_attempt_that_was_frozen_after_its_last_step_does_not_publish(
 
 
 def test_a_step_of_an_attempt_that_was_given_up_is_refused(tmp_path: Path):
-    with Watchdog(attempt=tmp_path, run=RUN, seconds=600.0) as watchdog:
+    with Watchdog(attempt=Attempt(folder=tmp_path), run=RUN, seconds=600.0) as watchdog:
         watchdog.step()
         (tmp_path / "failure.json").write_text("{}")
         time.sleep(0.2)
@@ -326,7 +326,7 @@ def freeze(run: _Run, segment: Segment, store: Store, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ProcessIdentity, "end", lambda _self, _seconds: False)
     attempt = store.new_attempt(segment)
     write_sign(attempt, sign_of(limit=-MARGIN_SECONDS))
-    (attempt / STACKS).write_text(f"run {RUN}\n")
+    attempt.stacks.write_text(f"run {RUN}\n")
     outcomes: list[Outcome] = []
     for now in (0.0, 1.0):
         monkeypatch.setattr(
@@ -374,10 +374,10 @@ def test_status_says_for_how_long_no_step_was_taken(data: DataSnapshot, tmp_path
     write_sign(attempt, sign_of())
     assert silent_seconds(store, segment.id) is None
     then = time.time() - 2.5 * SILENT_SECONDS
-    os.utime(attempt / SIGN, (then, then))
+    os.utime(attempt.sign, (then, then))
     assert silent_seconds(store, segment.id) in range(75, 90)
     write_sign(attempt, replace(sign_of(), slowest_step_seconds=3 * SILENT_SECONDS / SILENT_STEPS))
-    os.utime(attempt / SIGN, (then, then))
+    os.utime(attempt.sign, (then, then))
     assert silent_seconds(store, segment.id) is None, "its steps are slow"
 
 

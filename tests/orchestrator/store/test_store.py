@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mor_core.config import TrainConfig
-from mor_core.files import replace_text, write_json
+from mor_core.files import replace_text
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import save_checkpoint
@@ -20,6 +20,7 @@ from orchestrator.records.table import table
 from orchestrator.running.segment.job import Job, SegmentRun
 from orchestrator.running.segment.start_state import start_state
 from orchestrator.running.segment.worker import run_segment
+from orchestrator.store.attempts import Attempt
 from orchestrator.store.published import StoreError, read_metrics
 from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import ToySweep
@@ -42,8 +43,8 @@ def published(store: Store, segment: Segment, step: int, **result: object) -> bo
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    save_checkpoint(attempt / "final", model, optimizer, step)
-    return store.publish(segment, attempt, attempt / "final", {"status": "finished", "step": step, **result})
+    save_checkpoint(attempt.final, model, optimizer, step)
+    return store.publish(segment, attempt, attempt.final, {"status": "finished", "step": step, **result})
 
 
 def test_the_first_publication_wins_and_a_late_one_changes_nothing(tmp_path: Path):
@@ -107,12 +108,12 @@ def test_a_refused_checkpoint_leaves_the_model_as_it_was(tmp_path: Path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert restored_step(store, segment, model) == 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert (attempt / "checkpoint-5.corrupt").exists()
+    assert (attempt.folder / "checkpoint-5.corrupt").exists()
 
 
 def test_what_killed_attempts_left_half_written_goes_when_the_next_one_starts_and_checkpoints_stay(tmp_path: Path):
     store, segment = Store(root=tmp_path), stable_segment(TRUNK, 10)
-    killed = left_behind(store, segment, step=5)
+    killed = left_behind(store, segment, step=5).folder
     elsewhere = killed.with_name("002-another-host-17")
     half = ["checkpoint-10.writing.17", "checkpoint-5.writing.17.removed", "checkpoint-1.removed", "final", "publish"]
     for attempt in (killed, elsewhere):
@@ -125,7 +126,7 @@ def test_what_killed_attempts_left_half_written_goes_when_the_next_one_starts_an
     assert sorted(path.name for path in elsewhere.iterdir()) == sorted(half), "its process may be alive"
 
 
-def left_behind(store: Store, segment: Segment, step: int, weights_only: bool = False) -> Path:
+def left_behind(store: Store, segment: Segment, step: int, weights_only: bool = False) -> Attempt:
     """What a killed attempt leaves: a curve with a torn tail, its numerics, a checkpoint."""
     attempt = store.new_attempt(segment)
     model = build_model(TRUNK.model, seed=7)
@@ -133,16 +134,16 @@ def left_behind(store: Store, segment: Segment, step: int, weights_only: bool = 
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    save_checkpoint(attempt / f"checkpoint-{step}", model, None if weights_only else optimizer, step)
-    (attempt / "metrics.jsonl").write_text('{"step": 1, "loss": 5.0}\n{"step": 10, "lo')
-    write_json(attempt / "numerics.json", [{"device": "another"}])
+    save_checkpoint(attempt.checkpoint(step), model, None if weights_only else optimizer, step)
+    attempt.metrics.write_text('{"step": 1, "loss": 5.0}\n{"step": 10, "lo')
+    attempt.record_numerics([{"device": "another"}])
     return attempt
 
 
 def restored_step(store: Store, segment: Segment, model: Transformer | None = None) -> int:
     """The step that a new attempt at the segment would start from."""
     attempt = store.new_attempt(segment)
-    write_json(attempt / "numerics.json", [{"device": "this"}])
+    attempt.record_numerics([{"device": "this"}])
     job = Job(results=store.root, data_folder=store.root, checkpoint_every_steps=5)
     run = SegmentRun(segment=segment, job=job, store=store, attempt=attempt)
     return start_state(run, model or build_model(TRUNK.model, seed=0)).step

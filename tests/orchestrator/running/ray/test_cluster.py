@@ -20,8 +20,9 @@ from orchestrator.running.ray.connection import connected, run_on_host
 from orchestrator.running.ray.executor import RayExecutor
 from orchestrator.running.segment.job import Job
 from orchestrator.running.stalls.ending import end_frozen
-from orchestrator.running.stalls.watchdog import STACKS, stalled_run
-from orchestrator.store.sign_of_life import SIGN, Sign, started, this_process
+from orchestrator.running.stalls.watchdog import stalled_run
+from orchestrator.store.attempts import Attempt
+from orchestrator.store.sign_of_life import Sign, started, this_process
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.ray_cluster import cluster
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep
@@ -123,16 +124,17 @@ def test_a_dry_run_for_a_cluster_plans_for_what_the_cluster_has(two_gpus: Any, t
 def test_a_frozen_process_is_ended_by_a_task_on_its_own_node(two_gpus: Any, tmp_path: Path):
     with connected(two_gpus.address, 1) as ray, subprocess.Popen(["sleep", "600"]) as frozen:
         frozen.send_signal(signal.SIGSTOP)
-        (tmp_path / STACKS).write_text("run a run\n")
+        attempt = Attempt(folder=tmp_path)
+        attempt.stacks.write_text("run a run\n")
         process = replace(this_process(), pid=frozen.pid, started=started(frozen.pid))
         sign = Sign(run="a run", process=process, steps=1, limit_seconds=4.0, slowest_step_seconds=0.1)
-        (tmp_path / SIGN).write_text(json.dumps(vars(sign) | {"process": process.to_json()}))
-        arguments = (end_frozen, tmp_path, sign, 75.0)
+        attempt.sign.write_text(json.dumps(vars(sign) | {"process": process.to_json()}))
+        arguments = (end_frozen, attempt, sign, 75.0)
         assert run_on_host(ray, "no such node", *arguments, seconds=60.0) is None
         assert frozen.poll() is None
         assert run_on_host(ray, socket.gethostname(), *arguments, seconds=60.0) == "ended"
         assert frozen.wait(10) == -signal.SIGKILL
-    assert stalled_run(tmp_path) == "a run"
+    assert stalled_run(attempt) == "a run"
 
 
 @pytest.mark.slow
