@@ -48,6 +48,19 @@ what is made for each layer or token of one that is beyond all bounds would fill
 MOST_CAPACITY_WARMUP_STEPS = 100_000
 """The FLOPs of each of them are counted one by one."""
 
+SINCE = "since"
+"""In the metadata of a dataclass field: the version that brought it (see `later_field`)."""
+
+
+def later_field(default: Any, *, since: str) -> Any:
+    """A field of a dataclass that files and ids did not have before version `since`.
+
+    At its default, which must mean what the code did before, it is left out of canonical JSON: every id stays, and
+    earlier versions can read the file. Where a file lacks it, readers take the default.
+    """
+    return field(default=default, metadata={SINCE: since})
+
+
 SharingStrategy = Literal["cycle", "sequence", "middle-cycle", "middle-sequence"]
 
 

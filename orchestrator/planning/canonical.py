@@ -11,11 +11,12 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
+from mor_core.config import SINCE
 from mor_core.errors import MorSweepError
 
 
@@ -60,14 +61,19 @@ _PLAIN = frozenset({str, bool, int, float, type(None)})
 
 
 def to_jsonable(value: object) -> Any:
-    """Frozen dataclasses, tuples and plain values as JSON types; raises TypeError for anything else."""
+    """Frozen dataclasses, tuples and plain values as JSON types; raises TypeError for anything else.
+
+    A field that came later (`mor_core.config.later_field`) is left out at its default.
+    """
     if type(value) in _PLAIN:
         return value
     if isinstance(value, dict):  # Most items are plain: a plan of 100,000 cells has a million of them.
         return {str(key): item if type(item) in _PLAIN else to_jsonable(item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = vars(value)
-        return {name: to_jsonable(fields[name]) for name in _field_names(type(value))}
+        fields, (names, later) = vars(value), _layout(type(value))
+        if later:
+            names = tuple(name for name in names if name not in later or fields[name] != later[name])
+        return {name: to_jsonable(fields[name]) for name in names}
     if isinstance(value, tuple | list):
         return [to_jsonable(item) for item in value]
     if isinstance(value, Fraction):
@@ -78,15 +84,28 @@ def to_jsonable(value: object) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _field_names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
+def _layout(kind: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Names of a dataclass's fields, and the defaults of those among them that a file may lack."""
+    fields = dataclasses.fields(kind)
+    return tuple(field.name for field in fields), {field.name: field.default for field in fields if _is_later(field)}
+
+
+def _is_later(field: dataclasses.Field[Any]) -> bool:
+    return SINCE in field.metadata
+
+
+def _may_be(kind: Any, present: Set[str]) -> bool:
+    """Whether an object of a file with these names can be a dataclass: all fields but later ones, and no other name."""
+    names, later = _layout(kind)
+    return set(names) - later.keys() <= present <= set(names)
 
 
 def from_jsonable(kind: Any, data: Any) -> Any:
     """The inverse of `to_jsonable` for a frozen dataclass type (or a field type within one).
 
-    Of several dataclasses it reads the one whose `choice`, or else whose fields, are the data's. Raises OtherVersion
-    where data lacks a field or holds an unknown one, ValueError where it is no object at all or no allowed value.
+    Of several dataclasses it reads the one whose `choice`, or else whose fields, are the data's; a later field that
+    data lacks has its default. Raises OtherVersion where data lacks another field or holds an unknown one, ValueError
+    where it is no object at all or no allowed value.
     """
     if kind in (int, float, str, Fraction):
         return kind(data)
@@ -112,7 +131,7 @@ def _chosen(options: Sequence[Any], data: Any) -> Any:
     said = data if isinstance(data, dict) else {}
     choice = said.get("choice")
     for option in options:
-        if choice == getattr(option, "choice", None) and (choice is not None or set(said) == set(_field_names(option))):
+        if choice == getattr(option, "choice", None) and (choice is not None or _may_be(option, said.keys())):
             return option
     raise other_version(" or ".join(option.__name__ for option in options), f"choice {choice!r}")
 
@@ -122,9 +141,10 @@ def _dataclass_from(kind: Any, data: Any) -> Any:
     expected = hints.keys()
     if not isinstance(data, dict):
         raise ValueError(f"{kind.__name__}: expected an object with {sorted(expected)}, found {type(data).__name__}")
-    if set(data) != expected:
-        differing = ", ".join(sorted(expected ^ set(data)))
-        raise other_version(kind.__name__, differing)
+    if data.keys() != expected and not _may_be(kind, data.keys()):
+        _, later = _layout(kind)
+        differing = (expected - later.keys()) ^ (data.keys() - (expected & later.keys()))
+        raise other_version(kind.__name__, ", ".join(sorted(differing)))
     return kind(**{name: from_jsonable(hints[name], item) for name, item in data.items()})
 
 

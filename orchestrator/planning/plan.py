@@ -168,12 +168,10 @@ def _initialisation(spec: SweepSpec) -> Initialisation | None:
 def _settings_id(spec: SweepSpec, data: DataSnapshot | None) -> str:
     """What must be equal before losses of two plans are fitted together: mathematics, data and evaluation."""
     grid = {"name", "budgets", "tokens", "seeds", "sizes", "only", "execution", "data"}
-    settings = spec.model_dump(mode="json", exclude=grid | {"arms", "variants", "init_from"})
-    if settings["train"]["batch_law"] is None:
-        del settings["train"]["batch_law"]  # Sweeps without one keep the id that they had before there was such a key.
+    settings = spec.plain(exclude=grid | {"arms", "variants", "init_from"})
     # Labels say which arm a row is, so what a label stands for must be equal too.
-    arms = spec.arms.model_dump(mode="json", exclude={"architectures", "recursions"}) if spec.arms else None
-    variants = {label: each.model_dump(mode="json", exclude={"paper_nll"}) for label, each in spec.variants.items()}
+    arms = spec.arms.plain(exclude={"architectures", "recursions"}) if spec.arms else None
+    variants = {label: variant.plain(exclude={"paper_nll"}) for label, variant in spec.variants.items()}
     return content_id(
         {
             "settings": settings,

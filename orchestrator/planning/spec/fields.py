@@ -4,6 +4,8 @@ With the modules above it this is the one door of sweep files to pydantic.
 """
 
 import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -17,6 +19,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
 )
+from pydantic.fields import FieldInfo
 
 from mor_core.files import is_folder_name
 from mor_core.sizes import SIZES
@@ -28,6 +31,50 @@ class Section(BaseModel):
     """A table of the sweep file: unknown keys are errors, values are not converted from other types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def plain(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """Its keys but those of `exclude` as JSON values, without later keys at their defaults: what ids are made of
+        and what is recorded."""
+        return _without_later_defaults(self, self.model_dump(mode="json", exclude=set(exclude)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterKey:
+    """Marks a key that sweep files did not have at first: `Annotated[int, LaterKey(since="0.3.0")] = 0`.
+
+    At its default, which must mean what the code did before, it is no part of any id; see
+    `mor_core.config.later_field`, which says the same of a dataclass.
+    """
+
+    since: str
+    """The version that brought it."""
+
+
+def _without_later_defaults(value: object, plain: Any) -> Any:
+    """`plain`, which is `value` as JSON values, without the later keys of its tables that are at their defaults."""
+    if isinstance(value, Section):
+        later = _later_defaults(type(value))
+        items = {key: (getattr(value, key), item) for key, item in plain.items()}
+        return {
+            key: _without_later_defaults(inner, item)
+            for key, (inner, item) in items.items()
+            if key not in later or inner != later[key]
+        }
+    if isinstance(value, Mapping):
+        return {key: _without_later_defaults(inner, plain[key]) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return [_without_later_defaults(inner, item) for inner, item in zip(value, plain, strict=True)]
+    return plain
+
+
+def _later_defaults(section: type[Section]) -> dict[str, Any]:
+    """Key -> default of its later keys."""
+    later = {key: field for key, field in section.model_fields.items() if _is_later(field)}
+    return {key: field.get_default(call_default_factory=True) for key, field in later.items()}
+
+
+def _is_later(field: FieldInfo) -> bool:
+    return any(isinstance(marker, LaterKey) for marker in field.metadata)
 
 
 def _known_size(name: str) -> str:

@@ -8,6 +8,7 @@ from mor_core.config import LayerSelection, ModelConfig, Precision
 from mor_core.data.spec import PYTHON_SOURCES
 from orchestrator.planning.spec.fields import (
     Budget,
+    LaterKey,
     Merged,
     NotEmpty,
     PositiveFloat,
@@ -155,7 +156,7 @@ class TrainSection(Section):
     """Compute precision."""
     batch_size: PositiveInt | None = None
     """Sequences per optimiser step; None leaves the recipe's."""
-    batch_law: dict[str, BatchLaw] | None = None
+    batch_law: Annotated[dict[str, BatchLaw] | None, LaterKey(since="0.1.0")] = None
     """In its place: laws by arm, architecture or "default"; the most specific key holds."""
     peak_learning_rate: PositiveFloat | None = None
     """One rate for every arm and size; None leaves the recipe's rule."""
