@@ -107,8 +107,8 @@ def compare(points: SurfacePoints, starts: int, sampled_draws: int) -> None:
     draws, wall, processor = timed(lambda: redraw_surface(best, keys, "bench", Resampling(draws=DRAWS)))
     print(f"{DRAWS} bootstrap draws: {wall:.2f} s wall, {processor:.2f} s processor, {draws.method}")
     print(
-        f"  standard errors: alpha {draws.theta_kp[:, 3].std():.5f}, beta {draws.theta_kp[:, 4].std():.5f}, "
-        f"E {np.exp(draws.theta_kp[:, 2]).std():.5f}"
+        f"  standard errors: alpha {draws.law.alpha.std():.5f}, beta {draws.law.beta.std():.5f}, "
+        f"E {draws.law.E.std():.5f}"
     )
     theirs, wall, processor = timed(lambda: published_bootstrap(points, sampled_draws))
     scale = DRAWS / sampled_draws

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.advice.serving import Demand, Per, Price, ServedArm, decoding, price_of
 from analysis.frontier.study import Study
@@ -12,16 +11,13 @@ from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import interval
 from analysis.statistics.quadratic import Floats
 from analysis.surface.fit import SurfaceFit, refuse_reach
-from analysis.surface.law import ALPHA, BETA, A, B, E
-from analysis.surface.optimum import SEARCH_DECADES
+from analysis.surface.law import SEARCH_DECADES, SurfaceLaw
 
 PLACES = 160
 """Models tried between the ends of the search."""
 NEAR_PLACES = 9
 """Models tried around the cheapest one so far, in each of further rounds."""
 ROUNDS = 7
-LEAST_LOGIT = -25.0
-"""Where the share of D is as good as nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,8 +135,8 @@ def lifetime_optimum(
             sentence="the table does not say, for two sizes or more, what weights, keys and values take.",
         )
     price = price_of(arm, demand, surface.contour, convention)
-    theta_kp = np.concatenate([surface.best.theta[None], surface.draws.theta_kp])
-    params_k, tokens_k, training_k, serving_k = _cheapest(surface, theta_kp, target, demand.tokens, price)
+    laws = surface.best.as_law.then(surface.draws.law)
+    params_k, tokens_k, training_k, serving_k = _cheapest(laws, _ends(surface), target, demand.tokens, price)
     reached = np.isfinite(training_k)
     wanted = surface.resampling.min_interior_share
     if not reached[0] or reached[1:].mean() < wanted:
@@ -201,20 +197,20 @@ def _sizes(surface: SurfaceFit) -> Floats:
 
 
 def _cheapest(
-    surface: SurfaceFit, theta_kp: Floats, target: float, served: float, price: Price
+    laws: SurfaceLaw, ends: tuple[float, float], target: float, served: float, price: Price
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """N, D, training and serving costs of K laws, each (K,); inf where the target is out of reach.
+    """N, D, training and serving costs of K laws, each (K,); inf where no N between the ends, given as ln N, reaches
+    the target and is the cheapest.
 
     The search is over t = logit of the share that D has in the loss to be reached above E. Over N it would have to be
     ever finer towards the smallest N that reaches the target, where D grows without bound.
     """
-    laws = _Laws(theta_kp=theta_kp, centre=surface.best.problem.centre, target=target)
-    low_k, high_k = laws.shares_between(*_ends(surface))
+    low_k, high_k = (laws.token_logit(target, log_params) for log_params in ends)
     reached_k = high_k > low_k
     low_k, high_k = np.where(reached_k, low_k, 0.0), np.where(reached_k, high_k, 1.0)
 
     def total(t_km: Floats) -> Floats:
-        x_km, y_km = laws.at(t_km)
+        x_km, y_km = laws.at_loss(target, t_km)
         params_km = np.exp(x_km)
         serving_km = price.serving(params_km)
         fixed_km = np.where(np.isfinite(serving_km), served * np.nan_to_num(serving_km, posinf=0.0), np.inf)
@@ -225,56 +221,12 @@ def _cheapest(
     best_k = total_km.argmin(axis=1)
     # An end of the search is no minimum: the cheapest model lies beyond.
     inside_k = reached_k & (best_k > 0) & (best_k < PLACES - 1) & np.isfinite(total_km.min(axis=1))
-    rows, step_k = np.arange(len(theta_kp)), (high_k - low_k) / (PLACES - 1)
+    rows, step_k = np.arange(len(laws)), (high_k - low_k) / (PLACES - 1)
     t_k = t_km[rows, best_k]
     for _ in range(ROUNDS):
         near_km = t_k[:, None] + step_k[:, None] * np.linspace(-1, 1, NEAR_PLACES)
         t_k = near_km[rows, total(near_km).argmin(axis=1)]
         step_k = step_k * 2 / (NEAR_PLACES - 1)
-    x_k1, y_k1 = laws.at(t_k[:, None])
+    x_k1, y_k1 = laws.at_loss(target, t_k[:, None])
     params_k, tokens_k = np.exp(x_k1[:, 0]), np.where(inside_k, np.exp(np.minimum(y_k1[:, 0], 300)), np.inf)
     return params_k, tokens_k, price.training(params_k) * tokens_k, price.serving(params_k) * served
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Laws:
-    """K laws at one loss: every N and D that reach it, by how much of the loss above E is left to D."""
-
-    theta_kp: Floats
-    """(K, P) parameters."""
-    centre: tuple[float, float]
-    """ln N and ln D at which their terms are given."""
-    target: float
-    """nats/token."""
-
-    def shares_between(self, low: float, high: float) -> tuple[Floats, Floats]:
-        """(K,) logits of the share at ln N = low and high; not ascending where no N between them reaches the loss."""
-        return self._logit(low), self._logit(high)
-
-    def at(self, t_km: Floats) -> tuple[Floats, Floats]:
-        """(K, m) ln N and ln D at logits of the share."""
-        log_n, log_d = self.centre
-        log_left_k1 = np.log(self._left_k())[:, None]
-        # ln of the two shares, exact also where one of them is next to 0.
-        first_km, second_km = log_left_k1 - np.logaddexp(0.0, t_km), log_left_k1 - np.logaddexp(0.0, -t_km)
-        alpha_k1, beta_k1 = (np.where(self._sound_k()[:, None], self.theta_kp[:, [i]], 1.0) for i in (ALPHA, BETA))
-        x_km = log_n + (self.theta_kp[:, [A]] - first_km) / alpha_k1
-        y_km = log_d + (self.theta_kp[:, [B]] - second_km) / beta_k1
-        return x_km, y_km
-
-    def _logit(self, log_params: float) -> Floats:
-        first_k = np.exp(self.theta_kp[:, A] - self.theta_kp[:, ALPHA] * (log_params - self.centre[0]))
-        of_first_k = first_k / self._left_k()
-        share_k = np.clip(1.0 - of_first_k, 0.0, 1.0)
-        with np.errstate(divide="ignore"):
-            logit_k = np.log(share_k) - np.log(of_first_k)
-        return np.where(self._sound_k(), np.maximum(logit_k, LEAST_LOGIT), LEAST_LOGIT)
-
-    def _left_k(self) -> Floats:
-        """Of the target above E; 1 for a law that never reaches it."""
-        left_k = self.target - np.exp(self.theta_kp[:, E])
-        return np.where(left_k > 0, left_k, 1.0)
-
-    def _sound_k(self) -> NDArray[np.bool_]:
-        reaches_k = self.target > np.exp(self.theta_kp[:, E])
-        return reaches_k & (self.theta_kp[:, ALPHA] > 0) & (self.theta_kp[:, BETA] > 0)

@@ -118,7 +118,7 @@ def _draw_law(axes: Axes, study: Study, frontier: Frontier, surface: SurfaceFit,
             )  # fmt: skip
     path = np.geomspace(*_ends([float(each.budget) for each in frontier.optima]), 40)
     places = [surface.law.n_opt(flops, surface.contour) for flops in path]
-    bought = [float(surface.contour.tokens(np.array(place), flops)) for place, flops in zip(places, path, strict=True)]
+    bought = [surface.law.d_opt(flops, surface.contour) for flops in path]
     axes.plot(places, bought, color="black", linewidth=1.6)
     for optimum in frontier.optima:
         if isinstance(optimum.params, Estimate) and isinstance(optimum.tokens, Estimate):

@@ -15,7 +15,6 @@ from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Sample, interval
 from analysis.statistics.quadratic import Floats
 from analysis.surface.fit import SurfaceFit
-from analysis.surface.law import ALPHA, BETA, A, B, E
 
 FARTHEST = 10.0
 PLACES = 200
@@ -91,8 +90,8 @@ def parameter_multiplier(arm: SurfaceFit, other: SurfaceFit, budget: str, level:
     flops = float(budget)
     params = arm.law.n_opt(flops, arm.contour)
     tokens = arm.law.d_opt(flops, arm.contour)
-    value = _equal_params(other, other.best.theta[None], _loss(arm, arm.best.theta[None], params, tokens), tokens)[0]
-    drawn_k = _equal_params(other, other.draws.theta_kp, _loss(arm, arm.draws.theta_kp, params, tokens), tokens)
+    value = other.best.as_law.params_for(arm.best.as_law.loss(params, tokens), tokens)[0]
+    drawn_k = other.draws.law.params_for(arm.draws.law.loss(params, tokens), tokens)
     share = float(np.mean(np.isfinite(drawn_k)))
     if not np.isfinite(value) or share < MIN_SHARE:
         return Refusal(
@@ -102,21 +101,3 @@ def parameter_multiplier(arm: SurfaceFit, other: SurfaceFit, budget: str, level:
     drawn_k = np.where(np.isfinite(drawn_k), drawn_k, np.nanmax(drawn_k[np.isfinite(drawn_k)]))
     ratio = interval(value / params, drawn_k / params, level)
     return Estimate(value=ratio.value, low=ratio.low, high=ratio.high, level=level, high_open=share < 1)
-
-
-def _loss(fit: SurfaceFit, theta_kp: Floats, params: float, tokens: float) -> Floats:
-    log_n, log_d = fit.best.problem.centre
-    first_k = np.exp(theta_kp[:, A] - theta_kp[:, ALPHA] * (np.log(params) - log_n))
-    second_k = np.exp(theta_kp[:, B] - theta_kp[:, BETA] * (np.log(tokens) - log_d))
-    return first_k + second_k + np.exp(theta_kp[:, E])
-
-
-def _equal_params(fit: SurfaceFit, theta_kp: Floats, loss_k: Floats, tokens: float) -> Floats:
-    """(K,) parameters with which the law has `loss_k` on `tokens`; inf where none has."""
-    log_n, log_d = fit.best.problem.centre
-    second_k = np.exp(theta_kp[:, B] - theta_kp[:, BETA] * (np.log(tokens) - log_d))
-    left_k = loss_k - second_k - np.exp(theta_kp[:, E])
-    reachable = (left_k > 0) & (theta_kp[:, ALPHA] > 0)
-    exponent_k = np.where(reachable, theta_kp[:, ALPHA], 1.0)
-    log_k = log_n + (theta_kp[:, A] - np.log(np.where(reachable, left_k, 1.0))) / exponent_k
-    return np.where(reachable & (log_k < 200), np.exp(np.minimum(log_k, 200)), np.inf)

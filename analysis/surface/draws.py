@@ -22,7 +22,7 @@ from analysis.statistics.bootstrap import Resampling, generator, mixed_noise
 from analysis.statistics.descent import descend
 from analysis.statistics.quadratic import Floats
 from analysis.statistics.trunk_noise import TrunkNoise, split_noise
-from analysis.surface.law import Problem
+from analysis.surface.law import Problem, SurfaceLaw
 from analysis.surface.optimum import SurfaceOptimum
 
 TOGETHER = 200
@@ -36,8 +36,8 @@ SMALLEST_LOSS = 1e-9
 class SurfaceDraws:
     """The law in every redrawn study."""
 
-    theta_kp: Floats
-    """(draws, P) parameters about the fit's own centre."""
+    law: SurfaceLaw
+    """One law a draw, about the fit's own centre."""
     method: str
     """"weights" or "parametric"."""
     noise: float
@@ -52,7 +52,8 @@ def redraw_surface(best: SurfaceOptimum, trunk_keys: tuple[str, ...], arm: str, 
         method, problem = "weights", _weighted(best, trunk_keys, resampling)
     else:
         method, problem = "parametric", _parametric(best, noise, trunk_keys, arm, resampling)
-    return SurfaceDraws(theta_kp=refit(best, problem, resampling.draws), method=method, noise=noise.sd)
+    law = SurfaceLaw(theta_kp=refit(best, problem, resampling.draws), centre=best.problem.centre)
+    return SurfaceDraws(law=law, method=method, noise=noise.sd)
 
 
 def refit(best: SurfaceOptimum, problem: Problem, draws: int) -> Floats:

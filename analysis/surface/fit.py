@@ -12,10 +12,12 @@ from analysis.statistics.descent import descend
 from analysis.statistics.quadratic import Floats
 from analysis.surface.contour import Contour
 from analysis.surface.draws import SurfaceDraws, redraw_surface
-from analysis.surface.law import ALPHA, BETA, NUM_BASE, A, B, E, SurfacePoints
-from analysis.surface.optimum import LossSurface, SurfaceOptimum, SurfaceRules, fit_optimum, optima
+from analysis.surface.law import LossSurface, SurfacePoints, free_directions, plain_points
+from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_optimum
 from analysis.surface.profile import Profile, profiles
 
+PARAMETERS = ("E", "A", "alpha", "B", "beta", "exponent")
+"""What a fit gives intervals for."""
 MIN_PLACES = 3
 """Fewest distinct sizes and distinct token counts for two exponents."""
 MIN_EXPLAINED = 0.5
@@ -107,10 +109,12 @@ class SurfaceFit:
 
     def optimum_draws(self, flops: float) -> tuple[tuple[float, Floats], tuple[float, Floats], tuple[float, Floats]]:
         """N*, D* and L* at `flops`: the value and (draws,) of each."""
-        values = optima(self.best.theta[None], self.best.problem.centre, self.contour, flops)
-        drawn = optima(self.draws.theta_kp, self.best.problem.centre, self.contour, flops)
-        params, tokens, loss = ((float(value[0]), draws) for value, draws in zip(values, drawn, strict=True))
-        return params, tokens, loss
+        fitted, drawn = (law.optimum(flops, self.contour) for law in (self.best.as_law, self.draws.law))
+        return (
+            (float(fitted.params_k[0]), drawn.params_k),
+            (float(fitted.tokens_k[0]), drawn.tokens_k),
+            (float(fitted.loss_k[0]), drawn.loss_k),
+        )
 
     @property
     def believed_sizes(self) -> tuple[float, float]:
@@ -119,18 +123,12 @@ class SurfaceFit:
 
     def interior_share(self, params_k: Floats) -> float:
         """Share of the draws of N* within the believed sizes, α and β positive."""
-        theta_kp = self.draws.theta_kp
-        sound_k = (theta_kp[:, ALPHA] > 0) & (theta_kp[:, BETA] > 0)
         low, high = self.believed_sizes
-        return float(np.mean(sound_k & (params_k > low) & (params_k < high)))
+        return float(np.mean(self.draws.law.falls & (params_k > low) & (params_k < high)))
 
     def predict(self, params: float, tokens: float) -> Prediction:
         """The loss at `params` and `tokens`, of the law and of one more run."""
-        log_n, log_d = self.best.problem.centre
-        theta_kp = self.draws.theta_kp
-        first_k = theta_kp[:, A] - theta_kp[:, ALPHA] * (np.log(params) - log_n)
-        second_k = theta_kp[:, B] - theta_kp[:, BETA] * (np.log(tokens) - log_d)
-        drawn_k = np.exp(first_k) + np.exp(second_k) + np.exp(theta_kp[:, E])
+        drawn_k = self.draws.law.loss(params, tokens)
         noise_k = self.draws.noise * normals(self.resampling, "one more run", self.arm)
         run_k = drawn_k * np.exp(noise_k) if self.best.problem.residual == "log" else drawn_k + noise_k
         value, level = float(self.law.loss(params, tokens)), self.resampling.level
@@ -157,15 +155,8 @@ def refuse_reach(flops: float, largest_flops: float, *, forced: bool) -> Refusal
 
 def points_of(frame: pl.DataFrame) -> SurfacePoints:
     """Rows of `analysis.runs.points.Points.frame` as plain points."""
-    n = frame.height
-    return SurfacePoints(
-        log_once=np.log(frame["params"].to_numpy()),
-        log_recursive=np.full(n, -np.inf),
-        log_depth=np.zeros(n),
-        family=np.full(n, -1),
-        log_tokens=np.log(frame["tokens"].to_numpy()),
-        loss=frame["loss"].to_numpy(),
-    )
+    params, tokens, loss = (frame[name].to_numpy() for name in ("params", "tokens", "loss"))
+    return plain_points(params, tokens, loss)
 
 
 def fit_surface(
@@ -200,12 +191,13 @@ def fit_surface(
 
 
 def _refuse_few(points: SurfacePoints, rules: SurfaceRules) -> Refusal | None:
-    wanted = (4 if rules.tied else NUM_BASE) + rules.min_spare
+    num_free = free_directions(0, rules.tied).shape[1]
+    wanted = num_free + rules.min_spare
     if len(points) < wanted:
         return Refusal(
             kind=RefusalKind.TOO_FEW_POINTS,
             sentence=f"{len(points)} run{'' if len(points) == 1 else 's'} finished; a surface of "
-            f"{wanted - rules.min_spare} parameters needs at least {wanted}.",
+            f"{num_free} parameters needs at least {wanted}.",
         )
     for log_x, noun in ((points.log_params, "size"), (points.log_tokens, "token count")):
         places = len(np.unique(np.round(log_x, 6)))
@@ -255,16 +247,8 @@ def refuse_unidentified(bounds: tuple[Profile, ...]) -> Refusal | None:
 
 
 def _parameters(best: SurfaceOptimum, draws: SurfaceDraws, level: float) -> dict[str, Estimate]:
-    law, (log_n, log_d), theta_kp = best.law, best.problem.centre, draws.theta_kp
-    drawn = {
-        "E": np.exp(theta_kp[:, E]),
-        "A": np.exp(np.minimum(theta_kp[:, A] + theta_kp[:, ALPHA] * log_n, 700.0)),
-        "alpha": theta_kp[:, ALPHA],
-        "B": np.exp(np.minimum(theta_kp[:, B] + theta_kp[:, BETA] * log_d, 700.0)),
-        "beta": theta_kp[:, BETA],
-        "exponent": theta_kp[:, BETA] / (theta_kp[:, ALPHA] + theta_kp[:, BETA]),
-    }
-    return {name: interval(float(getattr(law, name)), each_k, level) for name, each_k in drawn.items()}
+    law, drawn = best.law, draws.law
+    return {name: interval(float(getattr(law, name)), getattr(drawn, name), level) for name in PARAMETERS}
 
 
 def describe_residuals(best: SurfaceOptimum, cell_ids: tuple[str, ...]) -> Residuals:

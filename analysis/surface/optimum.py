@@ -1,4 +1,4 @@
-"""Approach 3: the surface L(N, D) = E + A / N^α + B / D^β fitted to all runs of an arm -> `LossSurface`.
+"""Approach 3: the surface L(N, D) = E + A / N^α + B / D^β fitted to all runs of an arm -> `SurfaceOptimum`.
 
 Hoffmann et al. 2022 (arXiv:2203.15556, section 3.3): Huber's loss with delta = 1e-3 on residuals of ln L, summed, not
 averaged (with an average, default tolerances stop early: Besiroglu et al. 2024, arXiv:2404.10102).
@@ -17,8 +17,15 @@ from numpy.typing import NDArray
 
 from analysis.statistics.descent import Descent, descend
 from analysis.statistics.quadratic import Floats
-from analysis.surface.contour import Contour
-from analysis.surface.law import ALPHA, BETA, NUM_BASE, A, B, E, Problem, Residual, SurfacePoints
+from analysis.surface.law import (
+    LossSurface,
+    Problem,
+    Residual,
+    SurfaceLaw,
+    SurfacePoints,
+    free_directions,
+    parameter_vector,
+)
 
 SAME_OPTIMUM = 1e-6
 """Relative difference in the objective up to which two descents ended at the same optimum."""
@@ -27,62 +34,6 @@ SMALLEST_TERM = 0.03
 ROUGHLY = 1e-4
 MEETING_DIGITS = 1
 """Starts whose parameters agree to so many decimals after the rough part are polished once."""
-SEARCH_DECADES = 4.0
-GOLDEN = (np.sqrt(5) - 1) / 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossSurface:
-    """loss(N, D) = E + A / N^alpha + B / D^beta."""
-
-    E: float
-    """Irreducible loss, nats/token."""
-    A: float
-    """nats/token · parameters^alpha."""
-    alpha: float
-    """Exponent of the parameters."""
-    B: float
-    """nats/token · tokens^beta."""
-    beta: float
-    """Exponent of the tokens."""
-
-    def loss(self, params: Floats | float, tokens: Floats | float) -> Floats:
-        """nats/token at `params` and `tokens` (shapes that broadcast)."""
-        return self.E + self.A * np.power(params, -self.alpha) + self.B * np.power(tokens, -self.beta)
-
-    @property
-    def exponent(self) -> float:
-        """a of N* ∝ C^a where FLOPs are proportional to N D: β / (α + β)."""
-        return self.beta / (self.alpha + self.beta)
-
-    def n_opt(self, flops: float, contour: Contour) -> float:
-        """N* at `flops`: the least loss along the contour of equal FLOPs."""
-        return float(optima(self.as_theta((0.0, 0.0)), (0.0, 0.0), contour, flops)[0][0])
-
-    def d_opt(self, flops: float, contour: Contour) -> float:
-        """D* at `flops`, tokens."""
-        return float(contour.tokens(np.array(self.n_opt(flops, contour)), flops))
-
-    def l_opt(self, flops: float, contour: Contour) -> float:
-        """L* at `flops`, nats/token."""
-        return float(self.loss(self.n_opt(flops, contour), self.d_opt(flops, contour)))
-
-    def as_theta(self, centre: tuple[float, float]) -> Floats:
-        """(1, 5) the parameters that `analysis.surface.law` fits, about `centre`."""
-        a = np.log(self.A) - self.alpha * centre[0]
-        b = np.log(self.B) - self.beta * centre[1]
-        return np.array([[a, b, np.log(self.E), self.alpha, self.beta]])
-
-
-def surface_of(theta: Floats, centre: tuple[float, float]) -> LossSurface:
-    """The law that parameters (P,) about `centre` mean."""
-    return LossSurface(
-        E=float(np.exp(theta[E])),
-        A=float(np.exp(theta[A] + theta[ALPHA] * centre[0])),
-        alpha=float(theta[ALPHA]),
-        B=float(np.exp(theta[B] + theta[BETA] * centre[1])),
-        beta=float(theta[BETA]),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +72,14 @@ class SurfaceOptimum:
     """Condition number of the Hessian with its diagonal scaled to one; inf where it is not positive definite."""
 
     @property
+    def as_law(self) -> SurfaceLaw:
+        """The fitted law as one of K = 1, about `problem.centre`."""
+        return SurfaceLaw(theta_kp=self.theta[None], centre=self.problem.centre)
+
+    @property
     def law(self) -> LossSurface:
-        """The fitted law; where φ was fitted too, that of the effective parameters."""
-        return surface_of(self.theta, self.problem.centre)
+        """The fitted law by its constants; where φ was fitted too, that of the effective parameters."""
+        return self.as_law.constants()
 
 
 def fit_optimum(points: SurfacePoints, rules: SurfaceRules) -> SurfaceOptimum:
@@ -165,15 +121,6 @@ def _best(found: Descent, met: NDArray[np.int64], problem: Problem, free_pq: Flo
     )
 
 
-def free_directions(num_families: int, tied: bool) -> Floats:
-    """(P, Q): every parameter for itself, or α and β as one."""
-    free_pq = np.eye(NUM_BASE + num_families)
-    if not tied:
-        return free_pq
-    free_pq[BETA, ALPHA] = 1.0
-    return np.delete(free_pq, BETA, axis=1)
-
-
 def projected_starts(points: SurfacePoints, centre: tuple[float, float], tied: bool) -> Floats:
     """(K, P) starts on a grid of exponents (and of φ), with E, A and B solved for with none negative."""
     starts = []
@@ -184,7 +131,7 @@ def projected_starts(points: SurfacePoints, centre: tuple[float, float], tied: b
             for beta in (alpha,) if tied else START_EXPONENTS:
                 terms_3n = np.stack([np.exp(-alpha * x_n), np.exp(-beta * y_n), np.ones_like(x_n)])
                 a, b, e = np.log(_nonnegative(terms_3n / points.loss) + SMALLEST_TERM * points.loss.min())
-                starts.append([a, b, e, alpha, beta, *[phi] * points.num_families])
+                starts.append(parameter_vector(a, b, e, alpha, beta, *[phi] * points.num_families))
     return np.array(starts)
 
 
@@ -200,38 +147,3 @@ def _nonnegative(terms_mn: Floats) -> Floats:
                 least, best = misfit, np.zeros(len(terms_mn))
                 best[chosen] = found
     return best
-
-
-def optima(
-    theta_kp: Floats, centre: tuple[float, float], contour: Contour, flops: float
-) -> tuple[Floats, Floats, Floats]:
-    """N*, D* and L* of K laws at `flops`, each (K,), by golden section along the contour of equal FLOPs."""
-    a_k, b_k, e_k, alpha_k, beta_k = theta_kp[:, :NUM_BASE].T
-
-    def loss(log_n_k: Floats) -> Floats:
-        log_d_k = np.log(contour.tokens(np.exp(log_n_k), flops))
-        first, second = a_k - alpha_k * (log_n_k - centre[0]), b_k - beta_k * (log_d_k - centre[1])
-        return np.exp(np.minimum(first, 700.0)) + np.exp(np.minimum(second, 700.0)) + np.exp(e_k)
-
-    reach = SEARCH_DECADES * np.log(10.0)
-    if contour.factor is not None:
-        ratio_k = np.log(np.maximum(alpha_k, 1e-12) / np.maximum(beta_k, 1e-12)) + a_k - b_k
-        middle = np.log(flops / contour.factor) - centre[1]
-        sum_k = np.maximum(alpha_k + beta_k, 1e-12)
-        log_n_k = (ratio_k + alpha_k * centre[0] + beta_k * middle) / sum_k
-        low, high = contour.log_params[0] - 3 * reach, contour.log_params[-1] + 3 * reach
-        log_n_k = np.clip(log_n_k, low, high)
-    else:
-        log_n_k = _golden(loss, len(theta_kp), contour.log_params[0] - reach, contour.log_params[-1] + reach)
-    params_k = np.exp(log_n_k)
-    return params_k, contour.tokens(params_k, flops), loss(log_n_k)
-
-
-def _golden(function, count: int, low: float, high: float) -> Floats:
-    left, right = np.full(count, low), np.full(count, high)
-    for _ in range(60):
-        width = right - left
-        first, second = right - GOLDEN * width, left + GOLDEN * width
-        lower = function(first) < function(second)
-        left, right = np.where(lower, left, first), np.where(lower, second, right)
-    return (left + right) / 2

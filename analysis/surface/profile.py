@@ -13,7 +13,7 @@ from scipy import special, stats
 from analysis.statistics.answers import Estimate
 from analysis.statistics.descent import descend
 from analysis.statistics.quadratic import Floats
-from analysis.surface.law import ALPHA, BETA, NUM_BASE, A, B, E
+from analysis.surface.law import constants_along
 from analysis.surface.optimum import SurfaceOptimum
 
 REACHES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0, 80.0)
@@ -39,28 +39,16 @@ class Profile:
 def profiles(best: SurfaceOptimum, level: float) -> tuple[Profile, ...]:
     """One per parameter."""
     found = []
-    for name, direction, transform in _quantities(best):
-        low, low_open = _end(best, direction, -1.0, level)
-        high, high_open = _end(best, direction, 1.0, level)
-        value = float(best.theta @ direction)
-        ends = [float(transform(np.clip(end, -700, 700))) for end in (low, value, high)]
+    for constant in constants_along(len(best.theta), best.problem.centre):
+        low, low_open = _end(best, constant.direction, -1.0, level)
+        high, high_open = _end(best, constant.direction, 1.0, level)
+        value = float(best.theta @ constant.direction)
+        ends = [constant.value(np.clip(end, -700, 700)) for end in (low, value, high)]
         interval = Estimate(
             value=ends[1], low=ends[0], high=ends[2], level=level, low_open=low_open, high_open=high_open
         )
-        found.append(Profile(name=name, interval=interval))
+        found.append(Profile(name=constant.name, interval=interval))
     return tuple(found)
-
-
-def _quantities(best: SurfaceOptimum):  # name, direction in θ, back to the unit of the parameter
-    unit = np.eye(len(best.theta))
-    log_n, log_d = best.problem.centre
-    yield "E", unit[E], np.exp
-    yield "A", unit[A] + log_n * unit[ALPHA], np.exp
-    yield "alpha", unit[ALPHA], float
-    yield "B", unit[B] + log_d * unit[BETA], np.exp
-    yield "beta", unit[BETA], float
-    for index in range(NUM_BASE, len(best.theta)):
-        yield f"phi{index - NUM_BASE}", unit[index], float
 
 
 def _end(best: SurfaceOptimum, direction: Floats, side: float, level: float) -> tuple[float, bool]:

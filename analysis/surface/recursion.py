@@ -19,8 +19,8 @@ from analysis.statistics.bootstrap import Resampling, interval
 from analysis.statistics.quadratic import Floats
 from analysis.surface.draws import redraw_surface
 from analysis.surface.fit import Residuals, describe_residuals, refuse_unidentified
-from analysis.surface.law import NUM_BASE, SurfacePoints
-from analysis.surface.optimum import LossSurface, SurfaceOptimum, SurfaceRules, fit_optimum
+from analysis.surface.law import NUM_BASE, LossSurface, SurfacePoints
+from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_optimum
 from analysis.surface.profile import Profile, profiles
 
 FAMILIES = ("recursive", "mor")
@@ -84,10 +84,8 @@ def fit_recursion(
     return RecursionFit(
         law=best.law,
         phi={
-            family: interval(
-                float(best.theta[NUM_BASE + number]), draws.theta_kp[:, NUM_BASE + number], resampling.level
-            )
-            for number, family in enumerate(families)
+            family: interval(float(value), drawn_k, resampling.level)
+            for family, value, drawn_k in zip(families, best.as_law.phi_kf[0], draws.law.phi_kf.T, strict=True)
         },
         profiles=bounds,
         best=best,

@@ -1,6 +1,5 @@
 """The surface against published reanalyses of published runs."""
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -11,7 +10,7 @@ from analysis.runs.import_table import import_table
 from analysis.statistics.bootstrap import Resampling
 from analysis.surface.contour import contour_of_runs, proportional_contour
 from analysis.surface.draws import redraw_surface
-from analysis.surface.law import ALPHA, BETA, E, plain_points
+from analysis.surface.law import plain_points
 from analysis.surface.optimum import SurfaceRules, fit_optimum
 from tests.helpers.runs.published_tables import epoch_points, published
 
@@ -38,9 +37,9 @@ def test_epochs_bootstrap_errors_are_reproduced():
     keys = tuple(str(index) for index in range(len(loss)))
     draws = redraw_surface(best, keys, "chinchilla", Resampling(draws=4000))
     assert draws.method == "weights"
-    assert draws.theta_kp[:, ALPHA].std() == pytest.approx(0.01540, rel=0.05)
-    assert draws.theta_kp[:, BETA].std() == pytest.approx(0.02060, rel=0.05)
-    assert np.exp(draws.theta_kp[:, E]).std() == pytest.approx(0.02566, rel=0.05)
+    assert draws.law.alpha.std() == pytest.approx(0.01540, rel=0.05)
+    assert draws.law.beta.std() == pytest.approx(0.02060, rel=0.05)
+    assert draws.law.E.std() == pytest.approx(0.02566, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling
 from analysis.surface.contour import contour_of_runs, contour_of_shapes, proportional_contour
 from analysis.surface.fit import SurfaceFit, refuse_reach
-from analysis.surface.optimum import LossSurface
+from analysis.surface.law import LossSurface
 from mor_core.flops import training_flops_per_token, unique_params
 from mor_core.sizes import SMALL_LADDER, model_config
 

@@ -1,0 +1,127 @@
+"""What a law answers: losses, the tokens and parameters for one, and the optimum of a budget, for many laws at once."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.surface.contour import contour_of_shapes, proportional_contour
+from analysis.surface.law import LossSurface, SurfaceLaw, constants_along, free_directions, parameter_vector
+from mor_core.sizes import SMALL_LADDER, model_config
+
+CENTRE = (np.log(3e8), np.log(2e10))
+SHAPES = contour_of_shapes([model_config(size, vocab_size=4096, context_length=256) for size in SMALL_LADDER], "exact")
+
+
+def vectors(*, centre_terms=(0.1, 3.0), exponents=(0.1, 0.8)):
+    """Parameters of a law: its terms at the middle of the data, E, and its exponents."""
+    term = st.floats(*centre_terms).map(np.log)
+    exponent = st.floats(*exponents)
+    return st.tuples(term, term, term, exponent, exponent).map(lambda values: parameter_vector(*values))
+
+
+laws = st.lists(vectors(), min_size=1, max_size=4).map(
+    lambda thetas: SurfaceLaw(theta_kp=np.array(thetas), centre=CENTRE)
+)
+sizes = st.floats(3e6, 3e10)
+token_counts = st.floats(2e8, 2e12)
+
+
+@given(laws, sizes, token_counts)
+def test_the_loss_is_the_published_formula_of_the_constants(law, params, tokens):
+    formula = law.E + law.A / params**law.alpha + law.B / tokens**law.beta
+    assert law.loss(params, tokens) == pytest.approx(formula, rel=1e-12)
+    assert law.constants().loss(params, tokens) == pytest.approx(formula[0], rel=1e-12)
+
+
+@given(laws, sizes, token_counts)
+def test_the_tokens_for_a_loss_have_that_loss(law, params, tokens):
+    loss_k = law.loss(params, tokens)
+    # What is left of a loss after the other terms are taken away has fewer digits than the loss.
+    kept = law.B / tokens**law.beta / loss_k * law.beta
+    assert law.tokens_for(loss_k, params) == pytest.approx(np.full(len(law), tokens), rel=1e-12 / kept.min())
+    assert law.loss(params, law.tokens_for(loss_k, params)) == pytest.approx(loss_k, rel=1e-12)
+
+
+@given(laws, sizes, token_counts)
+def test_the_parameters_for_a_loss_have_that_loss(law, params, tokens):
+    loss_k = law.loss(params, tokens)
+    assert law.loss(law.params_for(loss_k, tokens), tokens) == pytest.approx(loss_k, rel=1e-12)
+
+
+@given(laws, sizes, token_counts)
+def test_a_loss_that_a_size_never_reaches_takes_endless_tokens(law, params, tokens):
+    floor_k = law.E + law.A / params**law.alpha
+    assert np.isinf(law.tokens_for(floor_k * (1 - 1e-9), params)).all()
+    assert np.isinf(law.params_for(law.E * (1 - 1e-9), tokens)).all()
+
+
+def test_a_law_that_rises_with_tokens_takes_endless_tokens():
+    law = SurfaceLaw(theta_kp=parameter_vector(0.0, 0.0, 0.0, 0.3, -0.1)[None], centre=CENTRE)
+    assert not law.falls.any()
+    assert not law.reaches(100.0).any()
+    assert np.isinf(law.tokens_for(2.5, 3e8)).all()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 5), (3, 5), (3, 5, 2)], ids=["number", "K", "1 m", "K m", "K m n"])
+def test_answers_have_an_axis_for_the_laws_and_then_those_of_the_question(shape):
+    law = SurfaceLaw(
+        theta_kp=np.stack([parameter_vector(0.1 * k, 0.2, 0.5, 0.3 + 0.1 * k, 0.4) for k in range(3)]), centre=CENTRE
+    )
+    params = np.broadcast_to(np.float64(1e9), shape)
+    loss = law.loss(params, 1e11)
+    assert loss.shape == (3, *shape[1:])
+    assert law.tokens_for(loss, params).shape == loss.shape
+    for k in range(3):
+        alone = SurfaceLaw(theta_kp=law.theta_kp[[k]], centre=CENTRE)
+        assert (loss[k] == alone.loss(1e9, 1e11)[0]).all()
+
+
+def contours():
+    factor = st.floats(2.0, 20.0).map(lambda factor: proportional_contour([3e6, 3e10], factor))
+    return st.one_of(factor, st.just(SHAPES))
+
+
+@given(laws, contours(), st.floats(-1.0, 1.0))
+def test_the_optimum_is_on_the_contour_of_equal_flops_and_no_neighbour_is_better(law, contour, decades):
+    middle = np.exp((contour.log_params[0] + contour.log_params[-1]) / 2)
+    flops = float(20 * middle * contour.flops_per_token(np.array(middle))) * 10**decades
+    best = law.optimum(flops, contour)
+    assert contour.flops_per_token(best.params_k) * best.tokens_k == pytest.approx(np.full(len(law), flops), rel=1e-12)
+    assert best.loss_k == pytest.approx(law.loss(best.params_k, best.tokens_k), rel=1e-12)
+    near_km = best.params_k[:, None] * np.exp(np.array([-1.0, -0.1, -1e-3, 1e-3, 0.1, 1.0]))
+    near_loss_km = law.loss(near_km, contour.tokens(near_km, flops))
+    assert (near_loss_km >= best.loss_k[:, None] * (1 - 1e-12)).all()
+
+
+@given(laws, st.floats(1.05, 3.0), st.floats(-8.0, 8.0))
+def test_models_of_a_loss_have_it_whatever_share_is_left_to_tokens(law, factor, logit):
+    loss = float(law.E.max() * factor)
+    log_params_km, log_tokens_km = law.at_loss(loss, np.full((len(law), 1), logit))
+    reached = law.loss(np.exp(log_params_km), np.exp(log_tokens_km))
+    assert reached == pytest.approx(np.full_like(reached, loss), rel=1e-9)
+    back_k = [law.token_logit(loss, log_params)[k] for k, log_params in enumerate(log_params_km[:, 0])]
+    assert back_k == pytest.approx(np.full(len(law), logit), abs=1e-6)
+
+
+@given(vectors())
+def test_a_constant_of_a_law_is_what_its_direction_says(theta):
+    law = SurfaceLaw(theta_kp=theta[None], centre=CENTRE).constants()
+    for constant in constants_along(len(theta), CENTRE):
+        assert constant.value(theta @ constant.direction) == pytest.approx(getattr(law, constant.name), rel=1e-9)
+
+
+def test_constants_come_back_from_the_law_made_of_them():
+    law = LossSurface(E=1.8172, A=482.0, alpha=0.3478, B=2085.0, beta=0.3658)
+    again = law.as_law.constants()
+    assert [again.E, again.A, again.alpha, again.B, again.beta] == pytest.approx(
+        [law.E, law.A, law.alpha, law.B, law.beta], rel=1e-14
+    )
+
+
+def test_tied_exponents_leave_one_direction_for_both():
+    assert free_directions(0, tied=False).shape == (5, 5)
+    tied = free_directions(2, tied=True)
+    assert tied.shape == (7, 6)
+    moved = SurfaceLaw(theta_kp=(tied @ np.arange(1.0, 7.0))[None], centre=CENTRE)
+    assert moved.alpha == moved.beta
