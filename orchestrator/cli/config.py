@@ -1,29 +1,29 @@
 """`mor-sweep config show` and `config schema`: what a sweep file resolves to, and what may stand in one."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, print_json, say, say_next
+from orchestrator.cli.options import AsJson, Taken, options_from_dataclass, print_json, say, say_next
+from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
 
 config = typer.Typer(help="What a sweep file resolves to, and what may stand in one.", no_args_is_help=True)
 
 
+AS_WITH_ISOFLOP = {field.name: "As with isoflop." for field in fields(SweepFlags)} | {
+    "preset": "",
+    "recipe": "As with isoflop; a file that `tune` wrote, for one.",
+}
+"""By flag of `isoflop`, what it does here."""
+
+
 @config.command("show")
+@options_from_dataclass
 def show(
-    preset: Annotated[str, typer.Option(help="A shipped sweep (paper, cpu, gpu) or a TOML file.")] = "paper",
-    budgets: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
-    sizes: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
-    arms: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
-    recursions: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
-    only: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
-    data: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
-    name: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
-    trunks: Annotated[str | None, typer.Option(help="As with isoflop.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="As with isoflop; a file that `tune` wrote, for one.")] = None,
+    *,
+    flags: Annotated[SweepFlags, Taken(words=AS_WITH_ISOFLOP)],
     ablation: Annotated[str | None, typer.Option(help="Instead of --preset: the sweep of `ablate NAME`.")] = None,
     paper: Annotated[bool, typer.Option("--paper", help="With --ablation: at the paper's scale.")] = False,
     tokens: Annotated[str | None, typer.Option(help="As with ablate.")] = None,
@@ -32,29 +32,17 @@ def show(
 ) -> None:
     """Print every value of the sweep that these flags ask for, defaults included, as a sweep file."""
     from orchestrator.cli.train.ablate import ablation_file
-    from orchestrator.cli.train.launch import isoflop_overrides, items_of
     from orchestrator.planning.spec.origins import settings_of
-    from orchestrator.planning.spec.sweep_file import Override, is_path, read_sweep_file, recipe_overrides
+    from orchestrator.planning.spec.sweep_file import Override, is_path, read_sweep_file
     from orchestrator.planning.spec.sweep_spec import parse_spec
     from orchestrator.records.terminal import command_line
 
     if paper and ablation is None:
         raise typer.BadParameter("--paper chooses between the files of an ablation: use it with --ablation NAME")
-    flags = isoflop_overrides(
-        budgets=budgets,
-        sizes=sizes,
-        arms=arms,
-        recursions=recursions,
-        only=only,
-        seeds=seeds,
-        data=data,
-        name=name,
-        trunks=trunks,
-    )
-    flags += [] if recipe is None else recipe_overrides(recipe)
-    flags += [] if tokens is None else [Override(flag="--tokens", path=("tokens",), value=items_of(tokens))]
-    named, study = (preset, "isoflop") if ablation is None else (ablation_file(ablation, paper=paper), "ablation")
-    file = read_sweep_file(named, flags, study)
+    laid = flags.overrides()
+    laid += [] if tokens is None else [Override(flag="--tokens", path=("tokens",), value=items_of(tokens))]
+    named, study = (flags.preset, "isoflop") if ablation is None else (ablation_file(ablation, paper=paper), "ablation")
+    file = read_sweep_file(named, laid, study)
     settings = settings_of(parse_spec(file), file, is_preset=not is_path(named))
     if as_json:
         rows = [{"key": each.key, **asdict(each)} for each in settings]

@@ -5,16 +5,17 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_file import Override
-
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")
 """Such as s3://bucket/prefix, of which a path keeps one slash."""
@@ -144,26 +145,44 @@ def corpus_override(corpus: str | None) -> "list[Override]":
     return [Override(flag="--data", path=("data", "corpus"), value=corpus)]
 
 
-def spread(verb: Callable[..., None]) -> Callable[..., None]:
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What a verb takes of a dataclass of flags that others take whole; in the parameter's annotation, such as
+    `flags: Annotated[SweepFlags, Taken(...)]`."""
+
+    words: Mapping[str, str]
+    """By field that is taken, the help of its option; empty for the field's own."""
+    after: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Fields that stand later among the options: after which parameter of the verb."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """By field, where the verb's differs from the field's own."""
+
+
+def options_from_dataclass(verb: Callable[..., None]) -> Callable[..., None]:
     """The verb with an option for every field of the dataclasses among its parameters, in their place.
 
     Typer reads options from a signature: this is `verb` with another one, called with the values put together again.
     """
-    groups: dict[str, type] = {}
+    groups: dict[str, tuple[type, list[str]]] = {}
     options: list[inspect.Parameter] = []
+    later: dict[str, list[inspect.Parameter]] = {}
     hints = get_type_hints(verb, include_extras=True)
     for name, parameter in inspect.signature(verb).parameters.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            groups[name] = hint
-            options += _options_of(hint)
+        group, taken = _group_of(hints[name])
+        if group is None:
+            options.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
         else:
-            options.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+            fields = {option.name: option for option in _options_of(group, taken)}
+            groups[name] = (group, list(fields))
+            for place, names in taken.after.items() if taken else ():
+                later[place] = [fields.pop(each) for each in names]
+            options += fields.values()
+        options += later.pop(name, [])
 
     def called(**given: Any) -> None:
         own = dict(given)
-        for name, group in groups.items():
-            own[name] = group(**{field.name: own.pop(field.name) for field in dataclasses.fields(group)})
+        for name, (group, fields) in groups.items():
+            own[name] = group(**{each: own.pop(each) for each in fields})
         verb(**own)
 
     called.__name__, called.__doc__, called.__module__ = verb.__name__, verb.__doc__, verb.__module__
@@ -172,12 +191,36 @@ def spread(verb: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def _options_of(group: type) -> list[inspect.Parameter]:
+def _group_of(hint: Any) -> tuple[type | None, Taken | None]:
+    """The dataclass of flags that a parameter stands for, and what is taken of it; None for a plain option."""
+    taken = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Taken)), None)
+    bare = get_args(hint)[0] if taken else hint
+    return (bare, taken) if isinstance(bare, type) and dataclasses.is_dataclass(bare) else (None, None)
+
+
+def _options_of(group: type, taken: Taken | None) -> list[inspect.Parameter]:
+    """The fields as options of a verb, in its own words and with its own defaults where it has some."""
     hints = get_type_hints(group, include_extras=True)
-    return [
-        parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in inspect.signature(group).parameters.values()
+    options = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(group).parameters.items()
     ]
+    if taken is None:
+        return options
+    return [
+        _reworded(option, taken.words[option.name]).replace(default=taken.defaults.get(option.name, option.default))
+        for option in options
+        if option.name in taken.words
+    ]
+
+
+def _reworded(option: inspect.Parameter, words: str) -> inspect.Parameter:
+    if not words:
+        return option
+    kind, described = get_args(option.annotation)
+    reworded = copy(described)
+    reworded.help = words
+    return option.replace(annotation=Annotated[kind, reworded])
 
 
 def _store(context: typer.Context):

@@ -20,7 +20,7 @@ from orchestrator.cli.fits.study import (
     fit_of,
     say_next_of,
 )
-from orchestrator.cli.options import AsJson, above_zero, print_json, say_next, spread
+from orchestrator.cli.options import AsJson, above_zero, options_from_dataclass, print_json, say_next
 
 if TYPE_CHECKING:
     from analysis.advice.predict import Advice
@@ -32,7 +32,7 @@ TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (boo
 Force = Annotated[bool, typer.Option("--force", help="Answer beyond 100 times the largest budget too.")]
 
 
-@spread
+@options_from_dataclass
 def table(
     asked: Runs,
     loss: LossChoice = Loss.causal,
@@ -65,7 +65,7 @@ def table(
         raise typer.Exit(FIT_REFUSED)
 
 
-@spread
+@options_from_dataclass
 def predict(
     asked: Runs,
     budget: Annotated[str, typer.Option(help="Training FLOPs, such as 1e21.")],
@@ -147,7 +147,7 @@ def _buildable(fitted: "Fitted", answers: "Sequence[Advice]", flops: int) -> "li
     ]
 
 
-@spread
+@options_from_dataclass
 def lifetime(
     asked: Runs,
     memory: Memory,
@@ -177,7 +177,7 @@ def lifetime(
     _end_refused_all(isinstance(each, Refusal) for each in answers.values())
 
 
-@spread
+@options_from_dataclass
 def compare(asked: Runs, other: Other = None, as_json: AsJson = False) -> None:
     """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers, under both losses."""
     from analysis.frontier.conventions import recount, recount_lines

@@ -17,7 +17,7 @@ from orchestrator.cli.fits.study import (
     fit_of_asked_table,
     say_next_of,
 )
-from orchestrator.cli.options import AsJson, print_json, spread
+from orchestrator.cli.options import AsJson, options_from_dataclass, print_json
 
 if TYPE_CHECKING:
     from analysis.frontier.study import Study
@@ -37,7 +37,7 @@ ApproachChoice = Annotated[
 ]
 
 
-@spread
+@options_from_dataclass
 def fit(
     asked: Runs,
     loss: LossChoice = Loss.causal,

@@ -21,7 +21,7 @@ from orchestrator.cli.fits.study import (
     paths_of,
     say_next_of,
 )
-from orchestrator.cli.options import Results, above_zero, spread
+from orchestrator.cli.options import Results, above_zero, options_from_dataclass
 
 if TYPE_CHECKING:
     from analysis.figures.drawing import Reference
@@ -38,7 +38,7 @@ Paper = Annotated[
 
 
 @plot.command("isoflop")
-@spread
+@options_from_dataclass
 def isoflop(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = False) -> None:
     """Loss against size, one curve a budget, one panel an arm; exit code 5 where no number is supported."""
     from analysis.figures.figure_data import isoflop_data
@@ -53,7 +53,7 @@ def isoflop(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = Fa
 
 
 @plot.command("frontier")
-@spread
+@options_from_dataclass
 def frontier(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = False) -> None:
     """Compute-optimal size, tokens and loss against the budget, one line an arm; exit code 5 where there is none."""
     from analysis.figures.figure_data import frontier_data
@@ -68,7 +68,7 @@ def frontier(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = F
 
 
 @plot.command("surface")
-@spread
+@options_from_dataclass
 def surface(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = False) -> None:
     """The fitted L(N, D) with the runs on it, contours of equal FLOPs and the optimum along them."""
     from analysis.figures.figure_data import surface_data
@@ -82,7 +82,7 @@ def surface(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fals
 
 
 @plot.command("residuals")
-@spread
+@options_from_dataclass
 def residuals(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = False) -> None:
     """What the fitted L(N, D) leaves unexplained: along N and D, and on budgets that it has not seen."""
     from analysis.figures.figure_data import residuals_data
@@ -96,7 +96,7 @@ def residuals(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fa
 
 
 @plot.command("compare")
-@spread
+@options_from_dataclass
 def compare(asked: FigureRuns, other: Other = None) -> None:
     """Arms against each other at equal FLOPs: loss gap, compute and parameter multipliers, under both losses."""
     from analysis.figures.compare import plot_compare
@@ -118,7 +118,7 @@ def compare(asked: FigureRuns, other: Other = None) -> None:
 
 
 @plot.command("lifetime")
-@spread
+@options_from_dataclass
 def lifetime(
     asked: FigureRuns,
     memory: Memory,

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.fits.study import BOTH, FIT_REFUSED, Loss, LossChoice, Runs, Tied, fit_of
-from orchestrator.cli.options import spread
+from orchestrator.cli.options import options_from_dataclass
 
 
-@spread
+@options_from_dataclass
 def report(
     asked: Runs,
     out: Annotated[

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import PIPED_WIDTH, AsJson, corpus_override, print_json, say_next, spread
-from orchestrator.cli.train.launch import Launch, items_of, machine_of, print_plan, run, whole_items_of
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, options_from_dataclass, print_json, say_next
+from orchestrator.cli.train.launch import Launch, machine_of, print_plan, run
 from orchestrator.cli.train.spending import Spending
+from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +20,7 @@ COLUMNS = ("variant", "size", "N", "tokens", "loss", "half", "top-k", "depth", "
 TEXT_COLUMNS = ("variant", "size", "status")
 
 
-@spread
+@options_from_dataclass
 def ablate(
     *,
     name: Annotated[str, typer.Argument(help="sharing, expert-router, token-router, kv, or the path of a TOML file.")],
@@ -38,16 +39,10 @@ def ablate(
     from orchestrator.planning.spec.sweep_file import Override
     from orchestrator.planning.spec.sweep_spec import load_spec
 
-    flags = [
-        Override(flag="--tokens", path=("tokens",), value=items_of(tokens)),
-        Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": items_of(sizes)}),
-        Override(flag="--only", path=("only",), value=items_of(only)),
-        Override(flag="--seeds", path=("seeds",), value=whole_items_of(seeds)),
-        *corpus_override(data),
-        Override(flag="--name", path=("name",), value=sweep_name),
-    ]
-    given = [flag for flag in flags if flag.value is not None]
-    spec = load_spec(ablation_file(name, paper=paper), given, study="ablation")
+    flags = SweepFlags(sizes=sizes, only=only, seeds=seeds, data=data, name=sweep_name).overrides()
+    if tokens is not None:
+        flags.append(Override(flag="--tokens", path=("tokens",), value=items_of(tokens)))
+    spec = load_spec(ablation_file(name, paper=paper), flags, study="ablation")
     machine = machine_of(how, spec.execution)
     if how.dry_run:
         print_plan(spec, how, machine, spending, as_json=as_json)

@@ -4,11 +4,11 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Results, corpus_override, print_json, say
+from orchestrator.cli.options import Results, print_json, say
 from orchestrator.cli.train.spending import Spending, allowed, ask_if_expensive, costed
 from orchestrator.planning.costs.machine import machine_of_nodes, this_machine
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from orchestrator.planning.costs.machine import Throughput
     from orchestrator.planning.plan import Plan
     from orchestrator.planning.spec.sections import ExecutionSection
-    from orchestrator.planning.spec.sweep_file import Override, SweepFile
     from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 
@@ -75,56 +74,6 @@ def check_json(as_json: bool, how: Launch) -> None:
     """Raises BadParameter where there would be no plan to print."""
     if as_json and not how.dry_run:
         raise typer.BadParameter("--json prints a plan: use it with --dry-run")
-
-
-def items_of(text: str | None) -> list[str] | None:
-    """A list as typed; an empty item stays, to be refused with its flag."""
-    return None if text is None else [item.strip() for item in text.split(",")]
-
-
-def whole_items_of(text: str | None) -> list[Any] | None:
-    """Whole numbers where the items are; anything else stays as typed, to be refused with its flag."""
-    items = items_of(text)
-    return items and [int(item) if item.removeprefix("-").isdecimal() else item for item in items]
-
-
-def isoflop_overrides(
-    *,
-    budgets: str | None,
-    sizes: str | None,
-    arms: str | None,
-    recursions: str | None,
-    only: str | None,
-    seeds: str | None,
-    data: str | None,
-    name: str | None,
-    trunks: str | None,
-) -> "list[Override]":
-    """What the flags of `isoflop` lay over its sweep file. Raises SpecError where --data is empty."""
-    from orchestrator.planning.spec.sweep_file import Override
-
-    flags = [
-        Override(flag="--budgets", path=("budgets",), value=items_of(budgets)),
-        Override(flag="--sizes", path=("sizes",), value=None if sizes is None else {"names": items_of(sizes)}),
-        Override(flag="--arms", path=("arms", "architectures"), value=items_of(arms)),
-        Override(flag="--recursions", path=("arms", "recursions"), value=whole_items_of(recursions)),
-        Override(flag="--only", path=("only",), value=items_of(only)),
-        Override(flag="--seeds", path=("seeds",), value=whole_items_of(seeds)),
-        *corpus_override(data),
-        Override(flag="--name", path=("name",), value=name),
-        Override(flag="--trunks", path=("trunks",), value=trunks),
-    ]
-    return [flag for flag in flags if flag.value is not None]
-
-
-def sweep_file_of(preset: str, only: str | None, data: str | None) -> "SweepFile":
-    """The sweep file of a preset with --only and --data over it. Raises SpecError."""
-    from orchestrator.planning.spec.sweep_file import Override, read_sweep_file
-
-    flags = corpus_override(data)
-    if only is not None:
-        flags.append(Override(flag="--only", path=("only",), value=items_of(only)))
-    return read_sweep_file(preset, flags)
 
 
 def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending, *, as_json: bool) -> None:

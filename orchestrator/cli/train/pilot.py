@@ -6,23 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import AsJson, print_json, say, say_next, spread
-from orchestrator.cli.train.launch import (
-    Launch,
-    end_dry_run,
-    items_of,
-    machine_of,
-    prepared,
-    sweep_file_of,
-    train_round,
-)
-from orchestrator.cli.train.spending import Priced, Spending, ask_if_expensive, costed
+from orchestrator.cli.options import AsJson, Taken, options_from_dataclass, print_json, say, say_next
+from orchestrator.cli.train.launch import Launch, prepared
+from orchestrator.cli.train.search import NOTHING_FOUND, open_search
+from orchestrator.cli.train.spending import Priced
+from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
 
 if TYPE_CHECKING:
     from orchestrator.search.pilot import Found
 
 SCHEMA = "mor-sweep.pilot/1"
-NOTHING_FOUND = 5
 ADVISED = "advised.toml"
 
 
@@ -33,26 +26,32 @@ def _share(value: float) -> float:
     return value
 
 
-@spread
+Flags = Annotated[
+    SweepFlags,
+    Taken(
+        words={
+            "preset": "The sweep to advise: a shipped one (cpu, gpu, paper) or a file.",
+            "budgets": "Of the pilot; the sweep's smallest and half of it by default.",
+            "sizes": "Base shapes of the pilot; five around each expected optimum by default.",
+            "only": "Labels of the arms to try; all by default.",
+            "data": "",
+            "name": "The sweep that holds the cells; pilot-PRESET.",
+        },
+        after={"power": ("data", "name")},
+        defaults={"preset": "cpu"},
+    ),
+]
+
+
+@options_from_dataclass
 def pilot(
     *,
-    preset: Annotated[
-        str, typer.Option(help="The sweep to advise: a shipped one (cpu, gpu, paper) or a file.")
-    ] = "cpu",
-    budgets: Annotated[
-        str | None, typer.Option(help="Of the pilot; the sweep's smallest and half of it by default.")
-    ] = None,
-    sizes: Annotated[
-        str | None, typer.Option(help="Base shapes of the pilot; five around each expected optimum by default.")
-    ] = None,
-    only: Annotated[str | None, typer.Option(help="Labels of the arms to try; all by default.")] = None,
+    flags: Flags,
     replicates: Annotated[int, typer.Option(help="Seeds of the three middle sizes.", min=2)] = 3,
     confidence: Annotated[
         float, typer.Option(help="One less the chance of seeing a gap where there is none.", callback=_share)
     ] = 0.95,
     power: Annotated[float, typer.Option(help="Chance of seeing a gap that is there.", callback=_share)] = 0.8,
-    data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
-    name: Annotated[str | None, typer.Option(help="The sweep that holds the cells; pilot-PRESET.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The sweep file to write.", dir_okay=False)] = None,
     how: Launch,
     money: Priced,
@@ -61,44 +60,33 @@ def pilot(
     """Train a few small cells of a sweep and write the sweep file they advise; exit code 5 where they say nothing."""
     from mor_core.data.prepare import find
     from mor_core.files import replace_text
-    from orchestrator.cli.tables.plan import print_summary
     from orchestrator.search.pilot import pilot_plan, read_pilot, result
     from orchestrator.search.pilot_file import summary_lines, sweep_text
-    from orchestrator.store.folder import check_writable, writing
-    from orchestrator.store.store import Store
-    from orchestrator.tracking.process import bring_up_to_date
+    from orchestrator.store.folder import writing
 
     asked = read_pilot(
-        sweep_file_of(preset, only, data),
-        name=name,
-        budgets=_budgets(budgets),
-        sizes=items_of(sizes),
+        flags.file_to_search(),
+        name=flags.name,
+        budgets=_budgets(flags.budgets),
+        sizes=items_of(flags.sizes),
         replicates=replicates,
         confidence=confidence,
         power=power,
     )
-    check_writable(how.results)
-    store = Store(root=how.results.absolute())
-    machine = machine_of(how, asked.spec.execution)
+    search = open_search(asked.spec, how)
     snapshot = find(asked.spec.data_spec) if how.dry_run else prepared(asked.spec)
     planned = pilot_plan(asked, snapshot)
-    cost = costed(planned, asked.spec, how.results, machine, measures=False, here=how.is_here).cost
-    print_summary(planned, cost, money.price)
-    if snapshot is None or how.dry_run:
-        end_dry_run(planned, cost, money.price, as_json)
-        return
-    if not how.yes:
-        ask_if_expensive(cost, Spending(price=money.price))
-    code = train_round(planned, asked.pilot_spec, snapshot, how, machine)
-    found = result(store, asked, planned)
-    folder, said = store.sweep_folder(asked.name), document(found)
+    search.begin(planned, asked.spec, money, as_json=as_json)
+    assert snapshot is not None  # A dry run has ended.
+    code = search.train(planned, asked.pilot_spec, snapshot)
+    found = result(search.store, asked, planned)
+    folder, said = search.store.sweep_folder(asked.name), document(found)
     replace_text(folder / "pilot.json", json.dumps({"schema": SCHEMA, "data": said}, indent=1))
     replace_text(folder / ADVISED, sweep_text(asked, found))
     path = out or folder / ADVISED
     with writing(path):
         replace_text(path, sweep_text(asked, found))
-    if how.mlflow and (warning := bring_up_to_date(store, asked.name)):
-        say(warning)
+    search.mirror(asked.name)
     if as_json:
         print_json(SCHEMA, said | {"file": str(path)})
     else:

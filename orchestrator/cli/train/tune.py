@@ -5,40 +5,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import PIPED_WIDTH, AsJson, print_json, say, say_next, spread
-from orchestrator.cli.train.launch import (
-    Launch,
-    end_dry_run,
-    items_of,
-    machine_of,
-    prepared,
-    sweep_file_of,
-    train_round,
-    whole_items_of,
-)
-from orchestrator.cli.train.spending import Priced, Spending, ask_if_expensive, costed
+from orchestrator.cli.options import PIPED_WIDTH, AsJson, Taken, options_from_dataclass, print_json, say, say_next
+from orchestrator.cli.train.launch import Launch, prepared
+from orchestrator.cli.train.search import NOTHING_FOUND, open_search
+from orchestrator.cli.train.spending import Priced
+from orchestrator.cli.train.sweep_flags import SweepFlags, items_of, whole_items_of
 
 if TYPE_CHECKING:
-    from orchestrator.planning.spec.sweep_file import SweepFile
     from orchestrator.search.tuning.trials import Range, SearchSpace
     from orchestrator.search.tuning.tune import Tuned, Tuning
     from orchestrator.store.store import Store
 
 SCHEMA = "mor-sweep.tune/1"
-NOTHING_FOUND = 5
 RATE_FIGURE = "response"
 
 
-@spread
+Flags = Annotated[
+    SweepFlags,
+    Taken(
+        words={
+            "preset": "The sweep to tune for: a shipped one (cpu, gpu, paper) or a file.",
+            "sizes": "Base shapes; the ends and the middle of the sweep's.",
+            "only": "Labels of the arms to tune; all by default.",
+            "seeds": "Each trains every setting once more.",
+            "data": "",
+            "name": "The sweep that holds the trials; tune-PRESET.",
+        },
+        after={"trials": ("seeds",), "multiples": ("data", "name")},
+        defaults={"preset": "cpu", "seeds": "0"},
+    ),
+]
+
+
+@options_from_dataclass
 def tune(
     *,
-    preset: Annotated[
-        str, typer.Option(help="The sweep to tune for: a shipped one (cpu, gpu, paper) or a file.")
-    ] = "cpu",
-    sizes: Annotated[str | None, typer.Option(help="Base shapes; the ends and the middle of the sweep's.")] = None,
-    only: Annotated[str | None, typer.Option(help="Labels of the arms to tune; all by default.")] = None,
+    flags: Flags,
     trials: Annotated[int, typer.Option(help="Settings to try for each arm and size.", min=1)] = 8,
-    seeds: Annotated[str, typer.Option(help="Each trains every setting once more.")] = "0",
     learning_rate: Annotated[
         str | None, typer.Option(help="LOW:HIGH of the peak rate; 4 times either way of the sweep's own.")
     ] = None,
@@ -51,45 +54,30 @@ def tune(
     multiples: Annotated[
         str, typer.Option(help="Also measure at these multiples of those tokens, such as 0.5,2.")
     ] = "",
-    data: Annotated[str | None, typer.Option(help="python-sources, or a file or folder of text.")] = None,
-    name: Annotated[str | None, typer.Option(help="The sweep that holds the trials; tune-PRESET.")] = None,
     how: Launch,
     money: Priced,
     as_json: AsJson = False,
 ) -> None:
     """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
-    from orchestrator.cli.tables.plan import print_summary
     from orchestrator.cli.tables.tuning import print_tuned
     from orchestrator.records.console import Console
     from orchestrator.search.tuning.findings import document
     from orchestrator.search.tuning.tune import first_plan, result
     from orchestrator.search.tuning.tune import tune as run_trials
-    from orchestrator.store.folder import check_writable
-    from orchestrator.store.store import Store
-    from orchestrator.tracking.process import bring_up_to_date
 
     space = _space(learning_rate, batch_size, weight_decay, warmup)
-    file = sweep_file_of(preset, only, data)
-    tuning = _tuning(file, name, sizes, space, trials, seeds, multiples, tokens_per_param)
+    tuning = _tuning(flags, space, trials, multiples, tokens_per_param)
     spec = tuning.spec
-    check_writable(how.results)
-    store = Store(root=how.results.absolute())
-    machine = machine_of(how, spec.execution)
+    search = open_search(spec, how)
+    store = search.store
     snapshot = prepared(spec)
     first = first_plan(store, tuning, snapshot)
-    cost = costed(first, spec, how.results, machine, measures=False, here=how.is_here).cost
-    print_summary(first, cost, money.price)
-    say(f"that is the first {len(first.cells)} cells; the losses choose the settings of the others")
-    if how.dry_run:
-        end_dry_run(first, cost, money.price, as_json)
-        return
-    if not how.yes:
-        ask_if_expensive(cost, Spending(price=money.price))
-    code = run_trials(store, tuning, snapshot, lambda planned: train_round(planned, spec, snapshot, how, machine), say)
+    note = f"that is the first {len(first.cells)} cells; the losses choose the settings of the others"
+    search.begin(first, spec, money, note=note, as_json=as_json)
+    code = run_trials(store, tuning, snapshot, lambda planned: search.train(planned, spec, snapshot), say)
     found = result(store, tuning, snapshot)
     _write(store, found)
-    if how.mlflow and (warning := bring_up_to_date(store, found.name)):
-        say(warning)
+    search.mirror(found.name)
     if as_json:
         print_json(SCHEMA, document(found))
     else:
@@ -101,31 +89,23 @@ def tune(
     raise typer.Exit(code or (0 if found.found else NOTHING_FOUND))
 
 
-def _tuning(
-    file: "SweepFile",
-    name: str | None,
-    sizes: str | None,
-    space: "SearchSpace",
-    trials: int,
-    seeds: str,
-    multiples: str,
-    tokens_per_param: float,
-) -> "Tuning":
+def _tuning(flags: SweepFlags, space: "SearchSpace", trials: int, multiples: str, tokens_per_param: float) -> "Tuning":
     from orchestrator.planning.spec.sweep_file import SpecError
     from orchestrator.planning.spec.sweep_spec import parse_spec
     from orchestrator.search.tuning.trials import rungs_of
     from orchestrator.search.tuning.tune import Tuning
 
+    file = flags.file_to_search()
     spec = parse_spec(file)
     if spec.schedule.kind == "cosine" and multiples:
         raise SpecError("--multiples: a cosine ends with its run, so no trial can be measured at other tokens")
-    whole = whole_items_of(seeds) or []
+    whole = whole_items_of(flags.seeds) or []
     if not whole or any(not isinstance(seed, int) or seed < 0 for seed in whole):
-        raise SpecError(f"--seeds: found {seeds!r}, expected whole numbers from 0, such as 0,1")
+        raise SpecError(f"--seeds: found {flags.seeds!r}, expected whole numbers from 0, such as 0,1")
     return Tuning(
         file=file,
-        name=name or f"tune-{spec.name}",
-        rungs=rungs_of(spec, items_of(sizes), space, tokens_per_param),
+        name=flags.name or f"tune-{spec.name}",
+        rungs=rungs_of(spec, items_of(flags.sizes), space, tokens_per_param),
         space=space,
         trials=trials,
         seeds=tuple(whole),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from orchestrator.cli.options import spread
+from orchestrator.cli.options import Taken, options_from_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ def made():
     heard = []
 
     @app.command()
-    @spread
+    @options_from_dataclass
     def verb(where: Wider, count: Annotated[int, typer.Option(min=1)] = 3) -> None:
         """What it does."""
         heard.append((where, count))
@@ -48,3 +48,23 @@ def test_defaults_and_checks_are_those_of_the_fields_and_the_verb():
     shown = CliRunner().invoke(app, ["--help"]).stdout
     assert "What it does." in shown
     assert "A folder." in shown
+
+
+def test_a_verb_may_take_some_of_the_fields_in_its_own_words_order_and_defaults():
+    app, heard = typer.Typer(), []
+    taken = Taken(
+        words={"folder": "", "wide": "How wide."}, after={"count": ("folder",)}, defaults={"folder": Path("elsewhere")}
+    )
+
+    @app.command()
+    @options_from_dataclass
+    def verb(where: Annotated[Wider, taken], count: int = 3) -> None:
+        heard.append((where, count))
+
+    assert CliRunner().invoke(app, ["--wide"]).exit_code == 0
+    assert heard == [(Wider(folder=Path("elsewhere"), wide=True), 3)]
+    assert CliRunner().invoke(app, ["spot"]).exit_code == 2
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    assert "How wide." in shown
+    assert "A folder." in shown
+    assert shown.index("--wide") < shown.index("--count") < shown.index("--folder")
