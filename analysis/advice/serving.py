@@ -155,6 +155,14 @@ def _flops_ratios(runs: pl.DataFrame) -> dict[str, float]:
     return {arm: float(ratio) for arm, ratio in found.iter_rows()}
 
 
+def trained_context(runs: pl.DataFrame) -> float | None:
+    """Tokens of the sequences that were trained on; None where the table does not say, or says several."""
+    if "context_length" not in runs.columns:
+        return None
+    lengths = runs["context_length"].unique().to_list()
+    return float(lengths[0]) if len(lengths) == 1 else None
+
+
 def _memory_curves(runs: pl.DataFrame, needed: bool) -> dict[str, MemoryUse]:
     missing = [name for name in MEMORY_COLUMNS if name not in runs.columns or runs[name].null_count() == runs.height]
     if missing and needed:

@@ -1,7 +1,8 @@
 """Text from a trained cell, as it is generated."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from mor_core.config import CausalRule
 from mor_core.flops import kv_bytes_per_token
@@ -21,6 +22,43 @@ class Piece:
     """It; empty while a character lacks bytes."""
     depth: int
     """Recursions that the token before it went through."""
+
+
+@dataclass(kw_only=True)
+class Generation:
+    """Pieces of a text as they came, and how fast."""
+
+    started: float = field(default_factory=time.perf_counter)
+    """time.perf_counter() before the first."""
+    pieces: list[Piece] = field(default_factory=list)
+    """One a token."""
+    seconds: float = 0.0
+    """Until the last."""
+
+    def of(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The same pieces, kept."""
+        for piece in pieces:
+            self.pieces.append(piece)
+            yield piece
+        self.seconds = time.perf_counter() - self.started
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def depths(self) -> list[int]:
+        """Recursions, by token."""
+        return [piece.depth for piece in self.pieces]
+
+    @property
+    def speed_text(self) -> str:
+        """Such as "12 tokens, 340 a second, mean depth 1.52"; empty without a token."""
+        count = len(self.pieces)
+        if not count:
+            return ""
+        return f"{count} tokens, {count / self.seconds:.0f} a second, mean depth {sum(self.depths) / count:.2f}"
 
 
 def whole_memory(cell: TrainedCell, sequences: int, length: int | None = None) -> int:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mor_core.config import CausalRule, ExpertChoice
 from mor_core.data.remote import origin_of
@@ -198,6 +199,21 @@ def score_of(store: Store, pair: Scored) -> PublishedScore:
     assert result is not None
     assert result.task is not None
     return result.task
+
+
+def score_rows(store: Store, asked: Asked, done: Evaluated) -> list[dict[str, Any]]:
+    """One row a cell and task: its score where it is finished, else why not."""
+    return [_score_row(store, pair, done.outcomes.get(pair.segment.id)) for pair in asked.pairs]
+
+
+def _score_row(store: Store, pair: Scored, outcome: Outcome | None) -> dict[str, Any]:
+    status = outcome.status if outcome else "not run"
+    row: dict[str, Any] = {"cell": cell_name(pair.cell), "task": pair.task, "status": status}
+    if outcome and status == "finished":
+        row |= {name: value for name, value in vars(score_of(store, pair)).items() if name != "task"}
+    else:
+        row["reason"] = outcome.reason if outcome else ""
+    return row | {"segment": pair.segment.id}
 
 
 def _progress_line(store: Store, asked: Asked, pending: Sequence[Segment], outcomes: dict[str, Outcome]) -> str:

@@ -43,6 +43,10 @@ LARGEST = "max"
 """The batch that the memory for keys and values allows."""
 
 
+PAPER_LENGTH = 256
+"""Mean tokens of a text in the paper's appendix E."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """What is generated."""
@@ -59,6 +63,12 @@ class Load:
     while exited tokens gather, as in the paper; with 1, tokens that exit leave their places empty."""
     rule: CausalRule = "threshold"
     """How expert-choice tokens go on."""
+
+
+def default_mean_length(cells: Sequence[TrainedCell]) -> int:
+    """Tokens of a text: the paper's, or half of the shortest context where that is less."""
+    context = min(trained.cell.model.context_length for trained in cells)
+    return min(PAPER_LENGTH, max(1, context // 2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What a trained cell left behind, ready for inference: its weights, its data and its tokenizer."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mor_core.config import Precision
@@ -9,6 +10,7 @@ from mor_core.data.snapshot import TOKENIZER_FILE, DataSnapshot
 from mor_core.data.tokens.tokenizer import load_tokenizer, read_tokenizer
 from mor_core.errors import UserError
 from mor_core.inference.stages import inference_model
+from mor_core.interop.hugging_face import check_exportable, export_llama
 from mor_core.model.device import default_device
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.checkpoint import load_checkpoint
@@ -97,3 +99,13 @@ def data_of(store: Store, segment_id: str) -> DataSnapshot:
             "`mor-sweep data prepare`, or set MOR_SWEEP_CACHE to the cache that holds it"
         )
     return data
+
+
+def export_cell(store: Store, sweep: Sweep, cell: Cell, folder: Path) -> TrainedCell:
+    """Write a vanilla or recursive cell as a Hugging Face Llama folder, which transformers loads. Returns the cell.
+
+    Raises NotTrained and CheckpointError, and what `check_exportable` raises before anything is loaded."""
+    check_exportable(cell.model, folder)
+    trained = load_trained_cell(store, sweep, cell, "fp32")
+    export_llama(trained.model, folder, trained.data.folder / TOKENIZER_FILE)
+    return trained

@@ -1,22 +1,25 @@
 """The fitted study of a sweep, of two sweeps as one table, or of anyone's table: the sweeps as they stand now, and
 refused where their losses do not mean the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from analysis.advice.predict import Advice
 from analysis.frontier.compare import Comparison
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.report.provenance import Provenance, provenance_of
 from analysis.runs.column_map import parse_columns
 from analysis.runs.import_table import import_table, read_table
 from analysis.runs.points import TableError
+from analysis.statistics.answers import Estimate
 from analysis.surface.optimum import SurfaceRules
 from mor_core.units import budget_label, parse_budget
 from orchestrator.planning.identity import EvaluationSpec, Segment
+from orchestrator.planning.ladder import NearestShape, nearest_shape
 from orchestrator.records.revisions import Sweep, data_label, is_on_small_corpus, load_sweep, package_version
 from orchestrator.records.table import table
 from orchestrator.store.store import Store, read_spec
@@ -222,3 +225,16 @@ def fit_of_table(
         surface=SurfaceRules(tied=tied),
     )
     return Fitted(study=fit_study(imported.frame, settings), name=path.name, runs=imported.frame)
+
+
+def nearest_shapes(fitted: Fitted, answers: Sequence[Advice], flops: int) -> list[NearestShape | None]:
+    """The named shape nearest to each predicted N*; None where it is refused, and for a table, which has no shapes."""
+    if fitted.sweep is None:
+        return [None] * len(answers)
+    cells = {cell.arm: cell for cell in fitted.sweep.cells}
+    return [
+        nearest_shape(cells[answer.arm].model, cells[answer.arm].budget_convention, answer.params.value, flops)
+        if isinstance(answer.params, Estimate)
+        else None
+        for answer in answers
+    ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from analysis.advice.pilot import PilotFit, fit_pilot
 from analysis.advice.power import PairAdvice, Wanted, advise
+from analysis.statistics.answers import Refusal
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment
@@ -78,6 +79,12 @@ class Found:
     def seeds(self) -> int:
         """Seeds that show every gap for which a number could be advised; no fewer than the sweep has."""
         return max([self.wanted.seeds, *(each.seeds for each in self.advice if isinstance(each.seeds, int))])
+
+    @property
+    def says_something(self) -> bool:
+        """Whether any noise or any optimum is known."""
+        answers = [*self.fit.noise.values(), *self.fit.optima.values()]
+        return any(not isinstance(answer, Refusal) for answer in answers)
 
 
 def read_pilot(

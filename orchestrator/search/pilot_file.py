@@ -1,4 +1,4 @@
-"""What a pilot found, as sentences and as the sweep file that it advises."""
+"""What a pilot found, as plain values, as sentences and as the sweep file that it advises."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from typing import Any
 
 from analysis.advice.pilot import ASSUMED_EXPONENT, FoundOptimum, SeedNoise
 from analysis.advice.power import PairAdvice, Wanted
+from analysis.report.text import plain
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import budget_label, budget_text
 from orchestrator.planning.ladder import LADDERS
@@ -13,6 +14,19 @@ from orchestrator.planning.spec.origins import settings_of
 from orchestrator.planning.spec.sections import SizesSection
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.search.pilot import Found, Pilot
+
+
+def document(found: Found) -> dict[str, Any]:
+    """Everything that was found, as plain values."""
+    return {
+        "sweep": found.name,
+        "noise": plain(dict(found.fit.noise)),
+        "optima": plain(dict(found.fit.optima)),
+        "tokens_per_second": dict(found.tokens_per_second),
+        "wanted": plain(found.wanted),
+        "pairs": [plain(pair) for pair in found.advice],
+        "seeds": found.seeds,
+    }
 
 
 def sweep_text(pilot: Pilot, found: Found) -> str:

@@ -1,6 +1,6 @@
 """`mor-sweep table`, `predict`, `lifetime` and `compare`: what a fit says, asked of a sweep or of any run table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from analysis.advice.predict import Advice
     from analysis.report.tables import Format
     from orchestrator.planning.ladder import NearestShape
-    from orchestrator.records.fits import Fitted
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
 Force = Annotated[bool, typer.Option("--force", help="Answer beyond 100 times the largest budget too.")]
@@ -79,6 +78,7 @@ def predict(
     from analysis.report.text import plain
     from analysis.runs.points import TableError
     from mor_core.units import budget_text, parse_budget
+    from orchestrator.records.fits import nearest_shapes
 
     try:
         flops = parse_budget(budget)
@@ -87,7 +87,7 @@ def predict(
     fitted = fit_of(asked, loss, BOTH, tied=tied)
     study = fitted.study
     answers = predict_budget(study, str(flops), forced=force)
-    shapes = _buildable(fitted, answers, flops)
+    shapes = nearest_shapes(fitted, answers, flops)
     if as_json:
         rows = [
             plain(each)
@@ -129,22 +129,6 @@ def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str
             f"  flagged: {answer.reach:.3g} times the largest budget fitted; an extrapolation this far is a guess"
         )
     return lines
-
-
-def _buildable(fitted: "Fitted", answers: "Sequence[Advice]", flops: int) -> "list[NearestShape | None]":
-    """The named shape nearest to each predicted N*; None where it is refused, and for a table, which has no shapes."""
-    from analysis.statistics.answers import Estimate
-    from orchestrator.planning.ladder import nearest_shape
-
-    if fitted.sweep is None:
-        return [None] * len(answers)
-    cells = {cell.arm: cell for cell in fitted.sweep.cells}
-    return [
-        nearest_shape(cells[answer.arm].model, cells[answer.arm].budget_convention, answer.params.value, flops)
-        if isinstance(answer.params, Estimate)
-        else None
-        for answer in answers
-    ]
 
 
 @options_from_dataclass

@@ -51,16 +51,12 @@ class Memory:
 
 def demand_of(memory: Memory, served: float, runs: "pl.DataFrame") -> "Demand":
     """What is asked, sequences as long as those trained on where nothing is said. Raises DemandError."""
-    from analysis.advice.serving import Demand
+    from analysis.advice.serving import Demand, trained_context
 
-    context = memory.context
-    if context is None and "context_length" in runs.columns:
-        lengths = runs["context_length"].unique().to_list()
-        context = float(lengths[0]) if len(lengths) == 1 else None
     return Demand(
         tokens=served,
         per=memory.per.value,
-        context=context,
+        context=trained_context(runs) if memory.context is None else memory.context,
         kv_cache_bytes=memory.kv_cache_bytes,
         memory_bytes=memory.memory_bytes,
         bytes_per_number=memory.bytes_per_number,

@@ -1,4 +1,4 @@
-"""`mor-sweep eval` and `mor-sweep export`: trained cells measured on tasks and texts, and taken elsewhere."""
+"""`mor-sweep eval`: trained cells measured on tasks and texts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,7 @@ from orchestrator.cli.options import AsJson, CellArguments, Results, SweepOption
 from orchestrator.cli.train.launch import ExecutorChoice, ExecutorName, RayAddress
 
 if TYPE_CHECKING:
-    from orchestrator.inference.tasks import Asked, Evaluated
+    from orchestrator.inference.tasks import Asked
     from orchestrator.inference.text_loss import TextLoss
     from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
@@ -46,7 +46,7 @@ def evaluate(
     if text is not None:
         _evaluate_text(cells, text, sweep, results, threads, as_json)
         return
-    from orchestrator.inference.tasks import evaluate_all
+    from orchestrator.inference.tasks import evaluate_all, score_rows
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.store import Store
 
@@ -55,7 +55,7 @@ def evaluate(
     asked = _asked(store, loaded, cells, str(tasks), task_files, limit, rule)
     chosen = _executor(executor, address, workers)
     done = evaluate_all(store, loaded, asked, chosen, _say, on_this_host=address is None)
-    rows = _score_rows(store, asked, done)
+    rows = score_rows(store, asked, done)
     if done.warning:
         typer.echo(done.warning, err=True)
     _show_scores(loaded.name, rows, as_json)
@@ -107,24 +107,6 @@ def _executor(name: ExecutorName, address: str | None, workers: int | None) -> A
     )
 
 
-def _score_rows(store: "Store", asked: "Asked", done: "Evaluated") -> list[dict[str, Any]]:
-    """One row a cell and task; numbers where it is finished."""
-    from orchestrator.inference.tasks import score_of
-    from orchestrator.records.cell_names import cell_name
-
-    rows: list[dict[str, Any]] = []
-    for pair in asked.pairs:
-        outcome = done.outcomes.get(pair.segment.id)
-        status = outcome.status if outcome else "not run"
-        row: dict[str, Any] = {"cell": cell_name(pair.cell), "task": pair.task, "status": status}
-        if outcome and status == "finished":
-            row |= {name: value for name, value in vars(score_of(store, pair)).items() if name != "task"}
-        else:
-            row["reason"] = outcome.reason if outcome else ""
-        rows.append(row | {"segment": pair.segment.id})
-    return rows
-
-
 SHOWN = ("cell", "task", "metric", "score", "standard_error", "items", "chance", "longest", "cut")
 
 
@@ -170,24 +152,6 @@ def _evaluate_text(
         show_rows(f"{where}: loss by position in the window", by_rule.to_dicts())
         show_rows(f"{where}: loss by recursions", own.depths.to_dicts())
     say_next(*(["depth", name, "--sweep", loaded.name] for name in measured), results=results)
-
-
-def export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> None:
-    """Write a vanilla or recursive cell as a Hugging Face Llama folder, which transformers loads."""
-    from mor_core.data.snapshot import TOKENIZER_FILE
-    from mor_core.interop.hugging_face import check_exportable, export_llama
-    from orchestrator.records.cell_names import find_cell
-    from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.store import Store
-
-    store = Store(root=results)
-    loaded = load_sweep(store, sweep)
-    found = find_cell(loaded, cell)
-    check_exportable(found.model, folder)
-    trained = load_cell(store, loaded, found, None)
-    export_llama(trained.model, folder, trained.data.folder / TOKENIZER_FILE)
-    typer.echo(f"{trained.name} of sweep {loaded.name} written to {folder}", err=True)
-    typer.echo(f'next, in Python: transformers.AutoModelForCausalLM.from_pretrained("{folder}")', err=True)
 
 
 def _say(line: str) -> None:

@@ -82,30 +82,26 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a text, token by token, by a trained cell."""
-    import time
-
     from mor_core.inference.request import Sampling
-    from orchestrator.inference.generate import generate_text
+    from orchestrator.inference.generate import Generation, generate_text
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     _, loaded, trained = _trained(results, sweep, cell, threads, precision)
-    started, depths, texts = time.perf_counter(), [], []
-    for piece in generate_text(trained, prompt, sampling, tokens, rule.value, depth):
+    generation = Generation()
+    for number, piece in enumerate(generation.of(generate_text(trained, prompt, sampling, tokens, rule.value, depth))):
         # The prompt comes with the first piece: a request that is refused prints nothing.
         if not as_json:
-            typer.echo(piece.text if depths else prompt + piece.text, nl=False)
+            typer.echo(piece.text if number else prompt + piece.text, nl=False)
             sys.stdout.flush()
-        depths.append(piece.depth)
-        texts.append(piece.text)
-    seconds = time.perf_counter() - started
     if as_json:
-        told = {"sweep": loaded.name, "cell": trained.name, "prompt": prompt, "text": "".join(texts)}
-        print_json("mor-sweep.generate/1", told | {"tokens": len(depths), "depths": depths, "seconds": seconds})
+        written = {"sweep": loaded.name, "cell": trained.name, "prompt": prompt, "text": generation.text}
+        depths = generation.depths
+        counts = {"tokens": len(depths), "depths": depths, "seconds": generation.seconds}
+        print_json("mor-sweep.generate/1", written | counts)
         return
     typer.echo()
-    if depths:
-        mean = sum(depths) / len(depths)
-        typer.echo(f"{len(depths)} tokens, {len(depths) / seconds:.0f} a second, mean depth {mean:.2f}", err=True)
+    if generation.pieces:
+        typer.echo(generation.speed_text, err=True)
     say_next(["routing", trained.name, "--sweep", loaded.name], results=results)
 
 
@@ -135,6 +131,7 @@ def throughput(
         Load,
         arms_to_measure,
         default_kv_budget,
+        default_mean_length,
         measure,
         parse_batches,
         with_losses,
@@ -144,10 +141,9 @@ def throughput(
     store, loaded = _sweep(results, sweep)
     sizes = parse_batches(batches)
     cells = [load_cell(store, loaded, cell, threads, precision) for cell in arms_to_measure(store, loaded, size)]
-    context = min(cell.cell.model.context_length for cell in cells)
     load = Load(
         texts_per_place=texts,
-        mean_length=mean_length or min(256, max(1, context // 2)),
+        mean_length=mean_length or default_mean_length(cells),
         rounds=rounds,
         in_flight=in_flight,
         rule=rule.value,

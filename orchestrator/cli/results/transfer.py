@@ -28,14 +28,26 @@ def export(
         return
     if without_checkpoints:
         raise typer.BadParameter("--without-checkpoints is for a bundle, whose name ends in .tar")
-    from orchestrator.cli.inference.evaluate import export_cell
     from orchestrator.maintenance.bundle import BundleError
     from orchestrator.store.store import Store
     from orchestrator.store.sweep_document import sweep_names
 
     if what in sweep_names(Store(root=results)):
         raise BundleError(f"{target}: {what} is a sweep, and the bundle of a sweep is a file whose name ends in .tar")
-    export_cell(what, target, sweep, results)
+    _export_cell(what, target, sweep, results)
+
+
+def _export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> None:
+    from orchestrator.inference.trained_cell import export_cell
+    from orchestrator.records.cell_names import find_cell
+    from orchestrator.records.revisions import load_sweep
+    from orchestrator.store.store import Store
+
+    store = Store(root=results)
+    loaded = load_sweep(store, sweep)
+    exported = export_cell(store, loaded, find_cell(loaded, cell), folder)
+    typer.echo(f"{exported.name} of sweep {loaded.name} written to {folder}", err=True)
+    typer.echo(f'next, in Python: transformers.AutoModelForCausalLM.from_pretrained("{folder}")', err=True)
 
 
 def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) -> None:

@@ -10,7 +10,6 @@ import typer
 
 from orchestrator.cli.options import Results, print_json, say
 from orchestrator.cli.train.spending import Spending, allowed, ask_if_expensive, costed
-from orchestrator.planning.costs.machine import machine_of_nodes, this_machine
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
@@ -253,36 +252,10 @@ def machine_of(how: Launch, execution: "ExecutionSection") -> "Throughput":
 
     Raises ClusterUnreachable, Infeasible and ResultsError.
     """
-    machine = this_machine(how.workers, execution)
-    if how.address is None:
-        return machine
-    _check_disk(execution, how.results)
-    return _held_by_cluster(machine, execution, how.address)
+    from orchestrator.planning.costs.machine import this_machine
 
+    if how.address is None:  # Which loads nothing of Ray.
+        return this_machine(how.workers, execution)
+    from orchestrator.running.ray.machine import cluster_machine
 
-def _check_disk(execution: "ExecutionSection", results: Path) -> None:
-    """Raises ResultsError where workers of one segment would have no folder to meet in."""
-    from orchestrator.store.folder import ResultsError
-    from orchestrator.store.store import Store
-    from orchestrator.store.upstream.address import address_of
-
-    url = address_of(Store(root=results.absolute()))
-    if url and execution.workers_per_segment > 1:
-        raise ResultsError(
-            f"--results {url}: {execution.workers_per_segment} workers of one segment on a cluster meet in the results "
-            "folder, and a bucket is none: use a disk that all nodes share, or workers_per_segment = 1"
-        )
-
-
-def _held_by_cluster(machine: "Throughput", execution: "ExecutionSection", address: str) -> "Throughput":
-    """As many segments at a time as the cluster holds. Raises ClusterUnreachable and Infeasible."""
-    from orchestrator.planning.costs.machine import fixed_gpus
-    from orchestrator.running.ray.executor import RayExecutor
-
-    executor = RayExecutor(
-        workers=machine.workers,
-        address=address,
-        gpus_per_segment=fixed_gpus(execution.gpus_per_segment),
-        workers_per_segment=execution.workers_per_segment,
-    )
-    return machine_of_nodes(executor.nodes(), None, execution)
+    return cluster_machine(how.address, how.workers, execution, how.results)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from orchestrator.cli.train.launch import Launch, prepared
 from orchestrator.cli.train.search import NOTHING_FOUND, open_search
 from orchestrator.cli.train.spending import Priced
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
-
-if TYPE_CHECKING:
-    from orchestrator.search.pilot import Found
 
 SCHEMA = "mor-sweep.pilot/1"
 ADVISED = "advised.toml"
@@ -61,7 +58,7 @@ def pilot(
     from mor_core.data.prepare import find
     from mor_core.files import replace_text
     from orchestrator.search.pilot import pilot_plan, read_pilot, result
-    from orchestrator.search.pilot_file import summary_lines, sweep_text
+    from orchestrator.search.pilot_file import document, summary_lines, sweep_text
     from orchestrator.store.folder import writing
 
     asked = read_pilot(
@@ -94,7 +91,7 @@ def pilot(
             typer.echo(f"- {line}")
     say(f"sweep file written to {path}")
     say_next(["isoflop", "--preset", str(path), "--dry-run"], results=how.results)
-    raise typer.Exit(code or (0 if _says_something(found) else NOTHING_FOUND))
+    raise typer.Exit(code or (0 if found.says_something else NOTHING_FOUND))
 
 
 def _budgets(text: str | None) -> list[int] | None:
@@ -106,25 +103,3 @@ def _budgets(text: str | None) -> list[int] | None:
         return None if text is None else [parse_budget(each) for each in items_of(text) or []]
     except ValueError as error:
         raise SpecError(f"--budgets: {error}") from None
-
-
-def _says_something(found: "Found") -> bool:
-    from analysis.statistics.answers import Refusal
-
-    answers = [*found.fit.noise.values(), *found.fit.optima.values()]
-    return any(not isinstance(each, Refusal) for each in answers)
-
-
-def document(found: "Found") -> dict[str, Any]:
-    """Everything that was found, as plain values."""
-    from analysis.report.text import plain
-
-    return {
-        "sweep": found.name,
-        "noise": plain(dict(found.fit.noise)),
-        "optima": plain(dict(found.fit.optima)),
-        "tokens_per_second": dict(found.tokens_per_second),
-        "wanted": plain(found.wanted),
-        "pairs": [plain(each) for each in found.advice],
-        "seeds": found.seeds,
-    }
