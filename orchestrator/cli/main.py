@@ -13,6 +13,7 @@ from mor_core.errors import MorSweepError, Refused, Unreachable, UserError
 from orchestrator.cli import config, data
 from orchestrator.cli.fits import advice, fit, plot, report, suggest
 from orchestrator.cli.inference import evaluate, text
+from orchestrator.cli.options import fix_in_flags
 from orchestrator.cli.results import checks, control, status, tracking, transfer
 from orchestrator.cli.train import ablate, isoflop, pilot, tune
 from orchestrator.records.terminal import clean_streams
@@ -82,7 +83,7 @@ def main() -> None:
         code = exit_code_of(error)
         if code is None:
             raise
-        _end(str(error), code)
+        _end(error.explanation(fix_in_flags) if isinstance(error, MorSweepError) else str(error), code)
 
 
 def _end(message: str, code: int) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from mor_core.errors import Fix
+
 if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_file import Override
 
@@ -118,6 +120,23 @@ def above_zero(value: float | None) -> float | None:
 def say(line: str) -> None:
     """What is going on, to stderr."""
     typer.echo(line, err=True)
+
+
+FLAGS = {
+    "preset": "--preset",
+    "recipe": "--recipe",
+    "max_hours": "--max-gpu-hours",
+}
+"""What a setting that an error names is called on the command line. Settings of a sweep file alone have no flag."""
+
+
+def fix_in_flags(fix: Fix) -> str:
+    """What to type: a flag, a command, or the setting of a sweep file that has no flag."""
+    flag = FLAGS.get(fix.setting)
+    if flag is None and fix.setting:
+        return str(fix)
+    typed = " ".join(part for part in (flag, fix.value) if part)
+    return f"`{' '.join(part for part in ('mor-sweep', fix.verb, typed) if part)}`" if fix.verb else typed
 
 
 def say_next(*commands: Sequence[str], results: Path = Path("results")) -> None:

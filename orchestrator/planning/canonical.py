@@ -159,5 +159,5 @@ def other_version(what: str, differing: str) -> OtherVersion:
     """What to say of a file that differs from this version's in some field."""
     return OtherVersion(
         f"these results were made by an earlier version of mor-sweep ({what} differs in {differing}): "
-        "use another --results folder, or move this one away"
+        "use another results folder, or move this one away"
     )

@@ -67,7 +67,7 @@ class SweepFlags:
             Override(flag="--trunks", path=("trunks",), value=self.trunks and self.trunks.value),
         ]
         laid = [flag for flag in flags if flag.value is not None]
-        return laid if self.recipe is None else [*laid, *recipe_overrides(self.recipe)]
+        return laid if self.recipe is None else [*laid, *recipe_overrides(self.recipe, "--recipe")]
 
     def spec(self) -> "SweepSpec":
         """The sweep that is asked for. Raises SpecError."""

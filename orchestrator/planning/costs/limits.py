@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mor_core.errors import Fix
 from mor_core.units import budget_text
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.estimate import HOUR_SECONDS, Estimate
@@ -127,9 +128,8 @@ def _said(num_open: int, num_chosen: int, limits: Limits, throughput: Throughput
     if num_chosen == num_open:
         return ""
     by_count = limits.max_cells is not None and num_chosen == limits.max_cells
-    flag = f"--max-cells {limits.max_cells}" if by_count else f"--max-gpu-hours {limits.max_hours:g}"
-    fit = "" if by_count else f" (in {throughput.hours_unit})"
-    return f"{flag}{fit} leaves {num_open - num_chosen} of {num_open} open cells for later"
+    limit = f"{limits.max_cells} cells" if by_count else f"{limits.max_hours:g} {throughput.hours_unit}"
+    return f"the limit of {limit} leaves {num_open - num_chosen} of {num_open} open cells for later"
 
 
 def _refuse(
@@ -145,8 +145,9 @@ def _refuse(
 
     least = min(open_cells, key=cell_hours)
     raise PlanError(
-        f"--max-gpu-hours {limits.max_hours:g} is less than any cell takes: the cheapest, {_name(plan.cells[least])}, "
-        f"is estimated at {cell_hours(least):.3g} {throughput.hours_unit}; give more, or use smaller budgets"
+        f"less than any cell takes: the cheapest, {_name(plan.cells[least])}, is estimated at "
+        f"{cell_hours(least):.3g} {throughput.hours_unit}; give more, or use smaller budgets",
+        fix=Fix(setting="max_hours", value=f"{limits.max_hours:g}"),
     )
 
 

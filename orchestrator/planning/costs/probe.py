@@ -99,7 +99,7 @@ def cached_probes(plan: Plan, setting: ProbeSetting, report: Callable[[str], Non
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
-            report(f"note: {path} cannot be read ({error}) and counts as not measured: --probe measures it again")
+            report(f"note: {path} cannot be read ({error}) and counts as not measured: another probe measures it again")
     return found
 
 

@@ -142,8 +142,7 @@ def _architecture(name: object) -> object:
     label = re.fullmatch(r"(recursive|mor)-(\d+)", name) if isinstance(name, str) else None
     if label:
         raise ValueError(
-            f"{name!r} is an arm's label: ask for {label[1]} (--arms {label[1]}) and its recursion count "
-            f"(--recursions {label[2]})"
+            f"{name!r} is an arm's label: ask for the architecture {label[1]}, and for {label[2]} among the recursions"
         )
     return name
 

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mor_core.errors import UserError
+from mor_core.errors import Fix, UserError
 
 
 class SpecError(UserError):
@@ -30,7 +30,7 @@ class Override:
     """A flag laid over the sweep file."""
 
     flag: str
-    """As typed, such as --budgets: where an error points to."""
+    """What the user knows it by, such as a flag as typed: where an error points to."""
     path: tuple[str, ...]
     """The key it replaces."""
     value: Any
@@ -83,9 +83,13 @@ def _read(preset: str, study: str) -> tuple[str, str]:
         try:
             return preset, Path(preset).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"--preset: {preset} cannot be read ({error}): expected a TOML file or a name") from None
+            raise SpecError(
+                f"{preset} cannot be read ({error}): expected a TOML file or a name", fix=Fix(setting="preset")
+            ) from None
     if preset not in preset_names(study):
-        raise SpecError(f"--preset: {preset!r} is no shipped sweep: {did_you_mean(preset, preset_names(study))}")
+        raise SpecError(
+            f"{preset!r} is no shipped sweep: {did_you_mean(preset, preset_names(study))}", fix=Fix(setting="preset")
+        )
     name = f"{study}_{preset}.toml"
     return f"sweeps/{name}", (resources.files("sweeps") / name).read_text(encoding="utf-8")
 
@@ -113,27 +117,28 @@ def _lay_over(document: dict[str, Any], override: Override, source: str) -> None
 KEYS = ("learning_rate", "batch_law")
 """Of [train]: what a recipe may hold."""
 
-FLAG = "--recipe"
-
 
 def recipe_names() -> list[str]:
     """The recipes that ship: sweeps/recipes/NAME.toml."""
     return sorted(entry.name.removesuffix(".toml") for entry in (resources.files("sweeps") / "recipes").iterdir())
 
 
-def recipe_overrides(recipe: str) -> list[Override]:
-    """What a recipe, by name or path, changes in a sweep file. Raises SpecError."""
-    document = parse_toml(_text(recipe), f"{FLAG}: {recipe}")
+def recipe_overrides(recipe: str, flag: str = "recipe") -> list[Override]:
+    """What a recipe, by name or path, changes in a sweep file, where errors call it `flag`. Raises SpecError."""
+    document = parse_toml(_text(recipe), f"{flag}: {recipe}")
     laws = document.get("train", {})
     unknown = [*(f"[{key}]" for key in document if key != "train"), *(key for key in laws if key not in KEYS)]
     if unknown or not laws:
         found = f"found {', '.join(unknown)}" if unknown else "it is empty"
-        raise SpecError(f"{FLAG}: {recipe}: {found}: expected [train.learning_rate.ARM] and [train.batch_law.ARM] only")
-    overrides = [Override(flag=FLAG, path=("train", "recipe"), value="small")]
+        raise SpecError(
+            f"{recipe}: {found}: expected [train.learning_rate.ARM] and [train.batch_law.ARM] only",
+            fix=Fix(setting="recipe"),
+        )
+    overrides = [Override(flag=flag, path=("train", "recipe"), value="small")]
     for key, replaced in (("learning_rate", "peak_learning_rate"), ("batch_law", "batch_size")):
         if key in laws:
-            overrides.append(Override(flag=FLAG, path=("train", key), value=laws[key]))
-            overrides.append(Override(flag=FLAG, path=("train", replaced), value=None))
+            overrides.append(Override(flag=flag, path=("train", key), value=laws[key]))
+            overrides.append(Override(flag=flag, path=("train", replaced), value=None))
     return overrides
 
 
@@ -142,7 +147,11 @@ def _text(recipe: str) -> str:
         try:
             return Path(recipe).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"{FLAG}: {recipe} cannot be read ({error}): expected a TOML file or a name") from None
+            raise SpecError(
+                f"{recipe} cannot be read ({error}): expected a TOML file or a name", fix=Fix(setting="recipe")
+            ) from None
     if recipe not in recipe_names():
-        raise SpecError(f"{FLAG}: {recipe!r} is no shipped recipe: {did_you_mean(recipe, recipe_names())}")
+        raise SpecError(
+            f"{recipe!r} is no shipped recipe: {did_you_mean(recipe, recipe_names())}", fix=Fix(setting="recipe")
+        )
     return (resources.files("sweeps") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")

@@ -67,7 +67,7 @@ def test_what_another_version_wrote_is_one_sentence_with_what_to_do(kind, data, 
     with pytest.raises(OtherVersion, match="made by an earlier version of mor-sweep") as refused:
         from_jsonable(kind, data)
     assert named in str(refused.value)
-    assert "use another --results folder, or move this one away" in str(refused.value)
+    assert "use another results folder, or move this one away" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert exit_code_of(refused.value) == 1
 

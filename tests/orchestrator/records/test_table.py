@@ -168,7 +168,7 @@ def test_a_sweep_that_another_version_recorded_is_one_sentence(reference: ToySwe
     document = json.loads(path.read_text())
     del document["revisions"][-1]["cells"][0]["model"]["recursion"]["kv"]
     path.write_text(json.dumps(document))
-    with pytest.raises(OtherVersion, match=r"made by an earlier version of mor-sweep .*use another --results folder"):
+    with pytest.raises(OtherVersion, match=r"made by an earlier version of mor-sweep .*use another results folder"):
         load_sweep(Store(root=tmp_path), "toy")
 
 

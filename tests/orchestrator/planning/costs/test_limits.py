@@ -54,7 +54,7 @@ def test_so_many_cells_are_chosen_in_the_plans_order_with_all_that_they_need(sma
     assert chosen == list(planned.cells[:count])
     assert found.segments == closure(planned, {cell.evaluate_segment for cell in chosen})
     open_cells = len(planned.cells)
-    assert found.said == f"--max-cells {count} leaves {open_cells - count} of {open_cells} open cells for later"
+    assert found.said == f"the limit of {count} cells leaves {open_cells - count} of {open_cells} open cells for later"
     later, _ = allowed(planned, finished=found.segments, max_cells=1)
     assert evaluations(planned, later) == [planned.cells[count]]
 
@@ -73,7 +73,7 @@ def test_the_cells_that_hours_allow_take_no_more_than_those_hours(small_sweep, s
 
 def test_hours_that_no_cell_fits_into_are_refused_with_what_the_cheapest_takes(small_sweep, snapshot):
     planned = plan(small_sweep(), snapshot)
-    with pytest.raises(PlanError, match=r"--max-gpu-hours 1e-09 is less than any cell takes: .* core-hours; give more"):
+    with pytest.raises(PlanError, match=r"max_hours = 1e-09: less than any cell takes: .* core-hours; give more"):
         allowed(planned, max_hours=1e-9)
     finished = {segment.id for segment in planned.segments}
     nothing, _ = allowed(planned, finished=finished, max_hours=1e-9)

@@ -60,7 +60,7 @@ def test_a_probe_on_file_that_cannot_be_read_is_named_and_counts_as_none(small_s
     assert cached_probes(planned, setting, said.append) == {}
     (line,) = said
     assert line.startswith(f"note: {path} cannot be read (")
-    assert line.endswith("--probe measures it again")
+    assert line.endswith("another probe measures it again")
 
 
 def test_a_probe_takes_few_shapes_of_each_arm_and_none_that_this_machine_cannot_hold(small_sweep, setting):

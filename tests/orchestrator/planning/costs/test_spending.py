@@ -24,7 +24,7 @@ def test_so_many_cells_are_finished_at_a_time_until_the_sweep_is_whole(toy: ToyS
     first = toy.run("--max-cells", "5")
     assert first.returncode == 0, first.stderr
     said = " ".join(first.stderr.split())
-    assert "--max-cells 5 leaves 7 of 12 open cells for later; the same command goes on with them" in said
+    assert "the limit of 5 cells leaves 7 of 12 open cells for later; the same command goes on with them" in said
     assert "[5/12]" in said
     assert "5 of 12 cells finished" in said
     assert "7 cells are left for later: the same command goes on with them" in said
@@ -72,7 +72,7 @@ def test_where_the_estimate_was_far_too_low_nothing_more_starts_once_the_hours_a
         (["--max-gpu-hours", "0"], 2, "found 0, expected a number above 0"),
         (["--max-gpu-hours", "inf"], 2, "found inf, expected a number above 0"),
         (["--max-cells", "0"], 2, "Invalid value for '--max-cells'"),
-        (["--max-gpu-hours", "1e-9"], 4, "error: --max-gpu-hours 1e-09 is less than any cell takes"),
+        (["--max-gpu-hours", "1e-9"], 4, "error: --max-gpu-hours 1e-09: less than any cell takes"),
     ],
 )
 def test_a_limit_that_makes_no_sense_is_refused_and_nothing_is_trained(
