@@ -125,6 +125,7 @@ def say(line: str) -> None:
 FLAGS = {
     "preset": "--preset",
     "recipe": "--recipe",
+    "results": "--results",
     "max_hours": "--max-gpu-hours",
 }
 """What a setting that an error names is called on the command line. Settings of a sweep file alone have no flag."""

@@ -123,7 +123,7 @@ def _disk_line(name: str, folder: Path) -> Line:
     try:
         check_writable(folder)
     except ResultsError as error:
-        return Line(level="bad", name=f"disk of {name}", found=str(error).removeprefix("--results: "))
+        return Line(level="bad", name=f"disk of {name}", found=error.message)
     nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(nearest).free
     little = free < LITTLE_DISK_BYTES

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mor_core.errors import Unreachable, UserError
+from mor_core.errors import Fix, Unreachable, UserError
 
 ADDRESS = "remote.json"
 """In a local folder that stands for one in a bucket: which."""
+
+RESULTS = Fix(setting="results")
+"""What has to be another where a folder will not do."""
 
 
 class ResultsError(UserError):
@@ -68,7 +71,7 @@ def holding(root: Path) -> Iterator[HeldFolder]:
 def _gone(root: Path) -> ResultsGone:
     return ResultsGone(
         f"the results folder is gone: {root} was moved, deleted or unmounted. What ran there is interrupted, not "
-        "failed: the same command, with --results naming the folder's new place, goes on from the last checkpoints"
+        "failed: the same command, told of the folder's new place, goes on from the last checkpoints"
     )
 
 
@@ -76,14 +79,14 @@ def check_is_folder(root: Path) -> None:
     """Raises ResultsError where a results folder, or a folder above it, is something else."""
     nearest = _nearest_existing(root)
     if not nearest.is_dir():
-        raise ResultsError(f"--results: {nearest} is not a folder: name a folder, one that exists or a new one")
+        raise ResultsError(f"{nearest} is not a folder: name a folder, one that exists or a new one", fix=RESULTS)
 
 
 def check_exists(root: Path) -> None:
     """Raises ResultsError where there is no such folder: what would be looked at is then somewhere else."""
     check_is_folder(root)
     if not root.is_dir():
-        raise ResultsError(f"--results: there is no folder {root}: name the folder that a sweep was run in")
+        raise ResultsError(f"there is no folder {root}: name the folder that a sweep was run in", fix=RESULTS)
 
 
 def check_writable(root: Path) -> None:
@@ -101,8 +104,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResultsError(
-            f"--results: {path} cannot be written ({error.strerror}): name a folder that you may write to "
-            "(a copy of this one will do)"
+            f"{path} cannot be written ({error.strerror}): name a folder that you may write to "
+            "(a copy of this one will do)",
+            fix=RESULTS,
         ) from error
 
 

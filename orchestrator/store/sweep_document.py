@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mor_core.errors import UserError
+from mor_core.errors import Fix, UserError
 from mor_core.files import UnreadableFileError, is_plain_name, read_json_object
 from orchestrator.planning.canonical import from_jsonable, is_content_id
 from orchestrator.store.published import StoreError
@@ -146,7 +146,8 @@ def last_sweep_name(store: Store) -> str:
         raise UnreadableSweep(f"{count} in {store.root} cannot be read: {', '.join(unreadable)}; name a sweep for more")
     if names:
         raise NoSuchSweep(f"{store.root} does not say which sweep was run last: name one of {', '.join(names)}")
-    raise NoSuchSweep(f"no sweep has been run in {store.root}; start one with `mor-sweep isoflop --preset cpu`")
+    start = Fix(verb="isoflop", setting="preset", value="cpu", words="start one with {}")
+    raise NoSuchSweep(f"no sweep has been run in {store.root}", fix=start)
 
 
 def _is_readable(store: Store, name: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mor_core.errors import Unreachable, UserError
+from mor_core.errors import Fix, Unreachable, UserError
 from orchestrator.store.published import StoreError
 
 Answer = TypeVar("Answer")
@@ -45,8 +45,9 @@ def checked_address(url: str) -> str:
     match = _ADDRESS.fullmatch(url)
     if match is None or {".", ".."} & set(match["prefix"].split("/")):
         raise RemoteRefused(
-            f"--results {url}: expected a folder, or s3://BUCKET/PREFIX; other stores are used through the S3 "
-            "interface that they offer (AWS_ENDPOINT_URL)"
+            "expected a folder, or s3://BUCKET/PREFIX; other stores are used through the S3 interface that they offer "
+            "(AWS_ENDPOINT_URL)",
+            fix=Fix(setting="results", value=url),
         )
     return f"s3://{match['bucket']}{match['prefix']}"
 
@@ -144,7 +145,7 @@ class ObjectStore:
         if isinstance(error, FileNotFoundError):
             if type(error.__cause__).__name__ == "NoSuchBucket":
                 bucket = self.url.removeprefix("s3://").partition("/")[0]
-                return RemoteRefused(f"{self.url}: there is no bucket {bucket!r}: make it, or correct --results")
+                return RemoteRefused(f"{self.url}: there is no bucket {bucket!r}: make it, or correct the address")
             return RemoteAbsent(f"{self.url}/{name} is not there")
         if isinstance(error, PermissionError):
             return RemoteRefused(
@@ -157,7 +158,7 @@ class ObjectStore:
                 "AWS_SECRET_ACCESS_KEY, as for any AWS tool"
             )
         if isinstance(error, ValueError) or type(error).__name__ in _NO_REQUEST:
-            return RemoteRefused(f"{self.url}: {text}: correct AWS_ENDPOINT_URL, the region or --results")
+            return RemoteRefused(f"{self.url}: {text}: correct AWS_ENDPOINT_URL, the region or the address")
         return None
 
 

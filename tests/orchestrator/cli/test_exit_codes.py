@@ -84,6 +84,7 @@ def test_the_table_has_every_class_of_errors_and_no_class_has_a_code_of_its_own(
         (Fix(setting="max_hours", value="2"), "--max-gpu-hours 2"),
         (Fix(setting="execution.micro_batch", value="4"), "execution.micro_batch = 4"),
         (Fix(verb="fsck"), "`mor-sweep fsck`"),
+        (Fix(verb="isoflop", setting="preset", value="cpu"), "`mor-sweep isoflop --preset cpu`"),
     ],
 )
 def test_the_command_line_says_a_fix_as_it_is_typed(fix: Fix, typed: str):
@@ -107,8 +108,9 @@ def test_every_setting_in_the_table_has_a_flag_of_some_verb_and_every_fix_a_plac
     assert FLAGS.keys() <= settings
 
 
-def test_no_message_of_the_planning_room_spells_a_flag():
-    assert flags_spelled(Path(orchestrator.__path__[0]) / "planning") == []
+@pytest.mark.parametrize("room", ["planning", "store"])
+def test_no_message_of_a_room_spells_a_flag(room: str):
+    assert flags_spelled(Path(orchestrator.__path__[0]) / room) == []
 
 
 def flags_spelled(room: Path) -> list[str]:

@@ -96,7 +96,7 @@ def test_weights_that_gc_was_asked_to_remove_are_named_when_they_are_to_be_measu
 def test_a_folder_that_does_not_exist_is_said_in_a_sentence(tmp_path: Path, verb: str):
     done = CliRunner().invoke(app, [verb, "--results", str(tmp_path / "nowhere")])
     assert str(done.exception) == (
-        f"--results: there is no folder {tmp_path / 'nowhere'}: name the folder that a sweep was run in"
+        f"results: there is no folder {tmp_path / 'nowhere'}: name the folder that a sweep was run in"
     )
     assert exit_code_of(done.exception) == 2
     assert not (tmp_path / "nowhere").exists()
