@@ -33,7 +33,7 @@ from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.estimate import estimate
 from orchestrator.planning.costs.machine import assumed_throughput
 from orchestrator.planning.identity import Segment
-from orchestrator.planning.plan import Plan, plan, segment_flops
+from orchestrator.planning.plan import Plan, flops_by_segment, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records.revisions import record_revision
@@ -171,7 +171,7 @@ def order(options: Options) -> None:
     grids = {"paper": spec_of("paper"), "cpu": spec_of("cpu"), "cpu, 3 seeds": spec_of("cpu", seeds=[0, 1, 2])}
     for name, spec in grids.items():
         planned = plan(spec, MADE_UP_DATA if name != "paper" else replace_vocabulary(MADE_UP_DATA, 49152))
-        costs, chains = segment_flops(planned), chain_flops(planned.segments)
+        costs, chains = flops_by_segment(planned.segments), chain_flops(planned.segments)
         plan_order = {segment.id: place for place, segment in enumerate(planned.segments)}
         longest_first = {segment.id: -chains[segment.id] for segment in planned.segments}
         for workers in (2, 4, 8, 16):

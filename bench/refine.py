@@ -20,7 +20,7 @@ from analysis.statistics.answers import Refusal
 from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import budget_label
-from orchestrator.planning.plan import Plan, plan, plan_of_cells, segment_flops
+from orchestrator.planning.plan import Plan, flops_by_segment, plan, plan_of_cells
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records.revisions import load_sweep
@@ -40,7 +40,7 @@ def train(planned: Plan, spec: SweepSpec, data: DataSnapshot, results: Path) -> 
 
 def flops_of(planned: Plan) -> int:
     """Exact training FLOPs, shared work once."""
-    return sum(segment_flops(planned).values())
+    return sum(flops_by_segment(planned.segments).values())
 
 
 def seeds_worth(flops: int, spec: SweepSpec, data: DataSnapshot) -> int:

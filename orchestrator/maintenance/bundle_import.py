@@ -283,8 +283,7 @@ def _wrong_with_cell(cell: Cell, evaluation: Segment | None) -> str | None:
         return None
     trunk = evaluation.trunk
     trained = (trunk.model, trunk.train, trunk.seed, trunk_id(trunk), evaluation.stop_step)
-    branch = evaluation.stop_step if evaluation.decay_start is None else evaluation.decay_start
-    if (*trained, branch) != (model, cell.train, cell.seed, cell.trunk_id, cell.steps, cell.decay_start):
+    if (*trained, evaluation.trunk_step) != (model, cell.train, cell.seed, cell.trunk_id, cell.steps, cell.decay_start):
         return "is not what the segment that measured it trained"
     return None
 

@@ -4,6 +4,7 @@ Pure: no clock, no machine, no path. Resources, threads, micro-batches and the s
 start from are execution, not identity.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -95,6 +96,11 @@ class Segment:
     needs: tuple[str, ...] = ()
     """Ids of the segments that must be published first. Execution, not identity."""
 
+    @property
+    def trunk_step(self) -> int:
+        """How far along its trunk it goes: to where its cooldown branches, or to its end where it has none."""
+        return self.stop_step if self.decay_start is None else self.decay_start
+
 
 def stable_segment(trunk: TrunkRecipe, stop_step: int, needs: tuple[str, ...] = ()) -> Segment:
     """Warm-up and what follows it, from the nearest published checkpoint of the trunk to stop_step.
@@ -125,6 +131,18 @@ def evaluate_segment(weights: Segment, evaluation: EvaluationSpec | TaskEvaluati
         evaluation=evaluation,
         needs=(weights.id,),
     )
+
+
+def chain_ids(segment_id: str, needs_of: Callable[[str], Sequence[str]]) -> list[str]:
+    """Ids of the segments that lead to one, the first first, itself last; `needs_of` says by id what a segment needs.
+
+    Here, and not with the plan, so that `status` walks the chains of a sweep without reading how one is planned.
+    """
+    chain = [segment_id]
+    # This ends: a plan lists each segment after the one that it needs, which is checked when it is read.
+    while needs := needs_of(chain[-1]):
+        chain.append(needs[0])
+    return chain[::-1]
 
 
 def trunk_id(trunk: TrunkRecipe) -> str:

@@ -4,10 +4,11 @@ Segments are named by what they compute, so a plan with more budgets, seeds or a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from mor_core.config import NUMERICS_VERSION
+from mor_core.config import NUMERICS_VERSION, ModelConfig
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import Refused
 from mor_core.flops import Convention, training_cost
@@ -19,6 +20,7 @@ from orchestrator.planning.identity import (
     Initialisation,
     Segment,
     TrunkRecipe,
+    chain_ids,
     decay_segment,
     evaluate_segment,
     stable_segment,
@@ -63,6 +65,17 @@ class Plan:
     """What is left out, with reasons."""
     notes: tuple[str, ...]
     """What a reader should know about the grid."""
+
+    def chain(self, cell: Cell) -> list[Segment]:
+        """The segments that lead to a cell: its stable stretches, its decay, its evaluation. None without data."""
+        if cell.evaluate_segment is None:
+            return []
+        by_id = self._segments_by_id
+        return [by_id[name] for name in chain_ids(cell.evaluate_segment, lambda name: by_id[name].needs)]
+
+    @cached_property
+    def _segments_by_id(self) -> dict[str, Segment]:
+        return {segment.id: segment for segment in self.segments}
 
 
 def plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
@@ -278,24 +291,35 @@ def lost_arm_lines(plan: Plan) -> list[str]:
     ]
 
 
-def segment_flops(plan: Plan) -> dict[str, int]:
-    """Exact training FLOPs of each segment by id; a stable segment's count from the one before it in the plan."""
-    stops = {segment.id: segment.stop_step for segment in plan.segments}
-    costs: dict[str, int] = {}
-    for segment in plan.segments:
-        costs[segment.id] = flops_of_last_steps(segment, segment.stop_step - _start(segment, stops))
-    return costs
+def flops_between(model: ModelConfig, batch_size: int, first: int, last: int, convention: Convention = "exact") -> int:
+    """Training FLOPs of the optimiser steps after step `first` up to step `last`, rounded to a whole number."""
+    whole = training_cost(model, batch_size, last, convention) - training_cost(model, batch_size, first, convention)
+    return round(whole)
 
 
-def _start(segment: Segment, stops: dict[str, int]) -> int:
-    """The step a segment begins at; an evaluation takes no steps."""
-    return max((stops[needed] for needed in segment.needs), default=0)
+def segment_flops(segment: Segment, from_step: int) -> int:
+    """Exact training FLOPs of a segment's steps after `from_step`."""
+    return flops_between(segment.trunk.model, segment.trunk.train.batch_size, from_step, segment.stop_step)
 
 
-def flops_of_last_steps(segment: Segment, steps: int) -> int:
-    """Exact training FLOPs of the steps that a segment ends with."""
-    model, batch_size = segment.trunk.model, segment.trunk.train.batch_size
-    first = segment.stop_step - steps
-    return round(
-        training_cost(model, batch_size, segment.stop_step, "exact") - training_cost(model, batch_size, first, "exact")
-    )
+def first_steps(segments: Sequence[Segment]) -> dict[str, int]:
+    """By id: the step that a segment begins at, as planned. An evaluation takes no steps: it begins where it ends.
+
+    A stretch of a trunk begins where the one that it needs stops, and at 0 where that one is not among `segments`.
+    """
+    stop_steps = {segment.id: segment.stop_step for segment in segments}
+    return {segment.id: _first_step(segment, stop_steps) for segment in segments}
+
+
+def _first_step(segment: Segment, stop_steps: Mapping[str, int]) -> int:
+    if segment.kind == "evaluate":
+        return segment.stop_step
+    if segment.decay_start is not None:
+        return segment.decay_start
+    return max((stop_steps.get(need, 0) for need in segment.needs), default=0)
+
+
+def flops_by_segment(segments: Sequence[Segment]) -> dict[str, int]:
+    """By id: exact training FLOPs of each segment from the step that it begins at among `segments`."""
+    first = first_steps(segments)
+    return {segment.id: segment_flops(segment, first[segment.id]) for segment in segments}

@@ -18,7 +18,7 @@ from mor_core.data.spec import DataError
 from mor_core.files import replace_text
 from orchestrator.planning.canonical import from_jsonable, to_jsonable
 from orchestrator.planning.cells import Cell
-from orchestrator.planning.identity import trunk_id
+from orchestrator.planning.identity import chain_ids, trunk_id
 from orchestrator.planning.plan import Plan
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import (
@@ -61,11 +61,8 @@ class Sweep:
 
     def chain(self, cell: Cell) -> list[PlannedSegment]:
         """The segments that lead to a cell: its stable stretches, its decay, its evaluation."""
-        chain = [self.segments[str(cell.evaluate_segment)]]
-        # This ends: a plan lists each segment after the one that it needs, which is checked when it is read.
-        while needs := chain[-1].needs:
-            chain.append(self.segments[needs[0]])
-        return chain[::-1]
+        names = chain_ids(str(cell.evaluate_segment), lambda name: self.segments[name].needs)
+        return [self.segments[name] for name in names]
 
 
 def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:

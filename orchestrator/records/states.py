@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from orchestrator.planning.canonical import cycle_collection_paused, other_version
+from orchestrator.planning.identity import chain_ids
 from orchestrator.records.terminal import printable_label
 from orchestrator.store.published import SegmentResult, StoreError, move_away
 from orchestrator.store.store import Store
@@ -196,10 +197,7 @@ class _Chains:
 
     def chain(self, segment_id: str) -> list[SegmentState]:
         """Those of the segments that lead to one, the first first, itself last."""
-        chain = [self.of(segment_id)]
-        while needs := self.planned[chain[-1].segment_id]["needs"]:
-            chain.append(self.of(needs[0]))
-        return chain[::-1]
+        return [self.of(name) for name in chain_ids(segment_id, lambda name: self.planned[name]["needs"])]
 
 
 def sweep_states(store: Store, name: str | None = None, settings_id: str | None = None) -> SweepStates:

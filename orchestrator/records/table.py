@@ -13,9 +13,10 @@ import polars as pl
 from analysis.runs.curves import CellCurve
 from mor_core.config import ModelConfig
 from mor_core.files import replacing
-from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token, training_cost
+from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token
 from mor_core.interop.tasks import task_average
 from orchestrator.planning.cells import Cell
+from orchestrator.planning.plan import flops_between
 from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep, load_sweep, plans_locked
 from orchestrator.records.states import SegmentState, SegmentStates, cell_status
@@ -241,7 +242,7 @@ def routing_text(model: ModelConfig) -> str:
 
 def _flops(cell: Cell, convention: Convention) -> str:
     """Recomputed from what was trained, so that a corrected convention needs no new training."""
-    return str(round(training_cost(cell.model, cell.train.batch_size, cell.steps, convention)))
+    return str(flops_between(cell.model, cell.train.batch_size, 0, cell.steps, convention))
 
 
 def _json(values: Sequence[float] | None) -> str | None:

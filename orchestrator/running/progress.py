@@ -10,7 +10,7 @@ from rich.table import Table
 from mor_core.units import count_text, duration_text, short_budget
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment
-from orchestrator.planning.plan import Plan, segment_flops
+from orchestrator.planning.plan import Plan, first_steps, flops_by_segment
 from orchestrator.records.console import Console
 from orchestrator.running.outcomes import Outcome
 from orchestrator.store.published import StoreError
@@ -29,7 +29,8 @@ class Progress:
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
-        self._flops = segment_flops(self.plan)
+        self._flops = flops_by_segment(self.plan.segments)
+        self._first_steps = first_steps(self.plan.segments)
         self._cells: dict[str, list[Cell]] = {}
         for cell in self.plan.cells:
             self._cells.setdefault(str(cell.evaluate_segment), []).append(cell)
@@ -119,15 +120,11 @@ class Progress:
 
     def _fraction(self, segment: Segment) -> float:
         """Share of a segment's steps that have been taken."""
-        first = self._first_step(segment)
+        first = self._first_steps[segment.id]
         step = self._step(segment)
         if step is None or segment.stop_step == first:
             return 0.0
         return max(0.0, (step - first) / (segment.stop_step - first))
-
-    def _first_step(self, segment: Segment) -> int:
-        stops = {each.id: each.stop_step for each in self.plan.segments}
-        return max((stops.get(need, 0) for need in segment.needs), default=0)
 
     def _flops_done(self, running: list[Segment]) -> float:
         ended = sum(self._flops[name] for name, outcome in self.outcomes.items() if outcome.status == "finished")
@@ -146,7 +143,7 @@ class Progress:
 
     def _tokens(self, segment: Segment) -> int:
         per_step = segment.trunk.train.batch_size * segment.trunk.model.context_length
-        return (segment.stop_step - self._first_step(segment)) * per_step
+        return (segment.stop_step - self._first_steps[segment.id]) * per_step
 
     def _name(self, segment: Segment) -> str:
         """Such as "stable mor-2 135M", with the seed where it is not 0."""

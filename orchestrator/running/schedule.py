@@ -4,8 +4,8 @@ import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from mor_core.flops import training_cost
 from orchestrator.planning.identity import Segment
+from orchestrator.planning.plan import flops_by_segment
 from orchestrator.running.outcomes import Outcome, blocked
 
 
@@ -91,21 +91,11 @@ def chain_flops(segments: Sequence[Segment]) -> dict[str, int]:
 
     Segments come after what they need; evaluations count nothing.
     """
-    stops = {segment.id: segment.stop_step for segment in segments}
+    flops = flops_by_segment(segments)
     longest: dict[str, int] = defaultdict(int)
     chains: dict[str, int] = {}
     for segment in reversed(segments):
-        chains[segment.id] = _own_flops(segment, stops) + longest[segment.id]
+        chains[segment.id] = flops[segment.id] + longest[segment.id]
         for need in segment.needs:
             longest[need] = max(longest[need], chains[segment.id])
     return chains
-
-
-def _own_flops(segment: Segment, stops: Mapping[str, int]) -> int:
-    if segment.kind == "evaluate":
-        return 0
-    first = segment.decay_start or max((stops.get(need, 0) for need in segment.needs), default=0)
-    model, batch_size = segment.trunk.model, segment.trunk.train.batch_size
-    return round(
-        training_cost(model, batch_size, segment.stop_step, "exact") - training_cost(model, batch_size, first, "exact")
-    )

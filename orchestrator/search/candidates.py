@@ -11,7 +11,7 @@ from mor_core.data.snapshot import DataSnapshot
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.speeds import measured_flops_per_second
 from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND
-from orchestrator.planning.plan import Plan, plan, segment_flops
+from orchestrator.planning.plan import Plan, flops_by_segment, plan
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records.revisions import Sweep
 from orchestrator.search.spec_of_sweep import NoAdvice
@@ -35,8 +35,7 @@ def candidate_cells(store: Store, sweep: Sweep, planned: Plan, runs: pl.DataFram
     """What could be trained at the sweep's arms and budgets: untried sizes near those tried, holes of the grid, and
     one more seed of each size tried; none on a trunk that diverged. `planned` is the sweep's `wide_plan`, `runs` its
     run table."""
-    costs = segment_flops(planned)
-    needs = {segment.id: segment.needs for segment in planned.segments}
+    costs = flops_by_segment(planned.segments)
     finished = {segment.id: result for segment in planned.segments if (result := store.result(segment.id))}
     ended = runs.filter(pl.col("status") != "pending").select("arm", "size", "budget", "seed")
     taken = {(arm, size, int(budget), seed) for arm, size, budget, seed in ended.iter_rows()}
@@ -51,7 +50,7 @@ def candidate_cells(store: Store, sweep: Sweep, planned: Plan, runs: pl.DataFram
             continue
         if is_again and (cell.arm, cell.size) not in tried:
             continue
-        chain = _chain(str(cell.evaluate_segment), needs)
+        chain = [segment.id for segment in planned.chain(cell)]
         if any(not finished[each].is_finished for each in chain if each in finished):
             continue
         flops = sum(costs[each] for each in chain if each not in finished)
@@ -97,14 +96,6 @@ def _sizes_around(tried: Sequence[str]) -> list[str]:
             places = sorted(names.index(name) for name in tried)
             return names[max(0, places[0] - RUNGS_BEYOND) : places[-1] + RUNGS_BEYOND + 1]
     return list(tried)
-
-
-def _chain(evaluate: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
-    chain, pending = [], [evaluate]
-    while pending:
-        chain.append(pending.pop())
-        pending += needs[chain[-1]]
-    return chain
 
 
 def _speed(planned: Plan, arm: str, finished: dict[str, SegmentResult]) -> float | None:

@@ -48,8 +48,7 @@ def steps_taken_again(store: Store, segment: Segment) -> int:
 
 
 def _on_the_way(segment: Segment, states: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    last = segment.stop_step if segment.decay_start is None else segment.decay_start
-    return [] if segment.kind == "evaluate" else [(step, name) for step, name in states if step <= last]
+    return [] if segment.kind == "evaluate" else [(step, name) for step, name in states if step <= segment.trunk_step]
 
 
 def is_pruned(store: Store, segment_id: str) -> bool:

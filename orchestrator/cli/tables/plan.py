@@ -14,7 +14,7 @@ from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.estimate import Estimate
 from orchestrator.planning.identity import trunk_id
-from orchestrator.planning.plan import Plan, lost_arm_lines, segment_flops
+from orchestrator.planning.plan import Plan, flops_by_segment, lost_arm_lines
 from orchestrator.records.console import Console
 
 PLAN_SCHEMA = "mor-sweep.plan/1"
@@ -180,7 +180,7 @@ def flag_lines(plan: Plan) -> list[str]:
 
 def plan_json(plan: Plan, estimate: Estimate, price: float | None = None) -> dict[str, Any]:
     """The plan as JSON values; counts of FLOPs are exact integers, those of segments by the exact convention."""
-    flops = segment_flops(plan)
+    flops = flops_by_segment(plan.segments)
     trunk_ids = {trunk: trunk_id(trunk) for trunk in {segment.trunk for segment in plan.segments}}
     return {
         "schema": PLAN_SCHEMA,

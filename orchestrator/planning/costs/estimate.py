@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from mor_core.flops import training_cost
 from mor_core.training.memory import Device, training_memory_bytes
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.machine import Throughput
 from orchestrator.planning.costs.speeds import Basis, Rate, basis_text
 from orchestrator.planning.costs.work import Shape, Unit, shape_of, work_of
-from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan import Plan, flops_between
 
 HOUR_SECONDS = 3600
 
@@ -238,9 +237,5 @@ def _trunk_flops(members: Sequence[Cell]) -> int:
     """One trunk up to its last branch, and each cooldown once; rounded part by part, as segments are."""
     model, batch_size = members[0].model, members[0].train.batch_size
 
-    def cost(start: int, stop: int) -> int:
-        whole = training_cost(model, batch_size, stop, "exact") - training_cost(model, batch_size, start, "exact")
-        return round(whole)
-
-    stretches = sum(cost(*ends) for ends in pairwise([0, *sorted(_stops(members))]))
-    return stretches + sum(cost(start, stop) for start, stop in _cooldowns(members))
+    parts = [*pairwise([0, *sorted(_stops(members))]), *_cooldowns(members)]
+    return sum(flops_between(model, batch_size, start, stop) for start, stop in parts)

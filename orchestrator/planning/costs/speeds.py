@@ -12,7 +12,7 @@ from mor_core.training.memory import Device
 from orchestrator.planning.costs.machine import ASSUMED_FLOPS_PER_SECOND
 from orchestrator.planning.costs.work import Shape, segment_shape, shape_of
 from orchestrator.planning.identity import Segment
-from orchestrator.planning.plan import Plan, flops_of_last_steps
+from orchestrator.planning.plan import Plan, segment_flops
 
 
 class FinishedTraining(Protocol):
@@ -114,7 +114,7 @@ def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str,
     seconds = sum(result.train_seconds for _, result in trained)
     if not seconds:
         return None
-    return sum(flops_of_last_steps(segment, result.steps_executed) for segment, result in trained) / seconds
+    return sum(segment_flops(each, each.stop_step - result.steps_executed) for each, result in trained) / seconds
 
 
 def _has_trained(segment: Segment, results: Mapping[str, FinishedTraining]) -> bool:

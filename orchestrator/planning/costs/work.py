@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mor_core.config import ExpertChoice, ModelConfig, Precision
-from mor_core.flops import FORWARD_AND_BACKWARD, training_cost, training_flops_per_token
+from mor_core.flops import FORWARD_AND_BACKWARD, training_flops_per_token
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, SegmentKind
-from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan import Plan, flops_between
 
 EVALUATION_RULES = 3
 """Ways in which a model with expert choice is evaluated: its thresholds, a sigmoid of 0.5, top-k. Others have one."""
@@ -64,7 +64,13 @@ def segment_shape(segment: Segment) -> Shape:
 def work_of(plan: Plan, num_evaluation_sequences: int) -> list[Unit]:
     """Every part of a plan's work once. A cell's parts follow one another: its trunk, its cooldown, its evaluation."""
     ids: dict[tuple[object, ...], str] = {
-        (segment.trunk.model, segment.trunk.train, segment.trunk.seed, segment.kind, _branch(segment)): segment.id
+        (
+            segment.trunk.model,
+            segment.trunk.train,
+            segment.trunk.seed,
+            segment.kind,
+            (segment.trunk_step, segment.stop_step),
+        ): segment.id
         for segment in plan.segments
     }
     trunks: dict[object, list[int]] = defaultdict(list)
@@ -74,11 +80,6 @@ def work_of(plan: Plan, num_evaluation_sequences: int) -> list[Unit]:
     for members in trunks.values():
         units += _trunk_units(plan.cells, members, num_evaluation_sequences, ids)
     return units
-
-
-def _branch(segment: Segment) -> tuple[int, int]:
-    """(first step of the cooldown, last step); both the last step where there is no cooldown."""
-    return (segment.stop_step if segment.decay_start is None else segment.decay_start), segment.stop_step
 
 
 def _trunk_units(
@@ -104,10 +105,7 @@ def _trunk_units(
         )
 
     def cost(first: int, last: int) -> int:
-        return round(
-            training_cost(one.model, one.train.batch_size, last, "exact")
-            - training_cost(one.model, one.train.batch_size, first, "exact")
-        )
+        return flops_between(one.model, one.train.batch_size, first, last)
 
     found, first = [], 0
     for stop in sorted(stops):

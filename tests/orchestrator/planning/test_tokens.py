@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mor_core.flops import CONVENTIONS, nearest_steps, training_cost, training_flops_per_token, warmup_surplus
 from orchestrator.planning.costs.estimate import estimate
 from orchestrator.planning.costs.machine import Throughput
-from orchestrator.planning.plan import COSINE_NOTE, plan, segment_flops
+from orchestrator.planning.plan import COSINE_NOTE, flops_by_segment, plan
 from orchestrator.planning.spec.sweep_file import SpecError
 from tests.helpers.plan_samples import models
 
@@ -104,7 +104,7 @@ def test_the_flops_of_segments_add_up_whatever_the_schedule_and_capacity_warmup(
     schedule = {"kind": kind} if kind == "cosine" else {"warmup_budget": "1.5e11"}
     planned = plan(small_sweep(NAMED | {"schedule": schedule, "routing.capacity_warmup_steps": warmup}), snapshot)
     cost = estimate(planned, FAST, num_evaluation_sequences=256)
-    assert sum(segment_flops(planned).values()) == cost.flops
+    assert sum(flops_by_segment(planned.segments).values()) == cost.flops
     assert cost.num_segments == len(planned.segments)
     assert (cost.flops == cost.flops_separate == cost.flops_shared) == (kind == "cosine")
 

@@ -18,7 +18,7 @@ from analysis.statistics.quadratic import Axis, least_squares, pool_noise
 from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.cli.main import app
-from orchestrator.planning.plan import Plan, segment_flops
+from orchestrator.planning.plan import Plan, flops_by_segment
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records.revisions import load_sweep, record_revision
 from orchestrator.records.table import table
@@ -65,7 +65,7 @@ class Planted:
         return load_spec("cpu", asked)
 
     def publish(self, planned: Plan) -> None:
-        costs = segment_flops(planned)
+        costs = flops_by_segment(planned.segments)
         self.flops += sum(costs[each.id] for each in planned.segments if not self.sweep.store.is_done(each.id))
         self.sweep.publish(planned)
 

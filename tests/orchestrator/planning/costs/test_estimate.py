@@ -11,7 +11,7 @@ from orchestrator.planning.costs.estimate import estimate
 from orchestrator.planning.costs.machine import Throughput, assumed_throughput
 from orchestrator.planning.costs.speeds import Basis, Measured, Rate, basis_text, rates_of, shapes_of
 from orchestrator.planning.costs.work import evaluation_flops, shape_of, work_of
-from orchestrator.planning.plan import plan, segment_flops
+from orchestrator.planning.plan import flops_by_segment, plan
 from orchestrator.store.published import RESULT_SCHEMA, SegmentResult
 
 ONE_SIZE = {"sizes": {"names": ["51k"]}, "arms.architectures": ["vanilla"]}
@@ -28,7 +28,7 @@ def test_the_flops_of_the_segments_add_up_to_the_plan(small_sweep, snapshot, bud
     for trunks in ("shared", "per-budget"):
         planned = plan(small_sweep({"budgets": budgets, "trunks": trunks}), snapshot)
         found = cost(planned)
-        assert sum(segment_flops(planned).values()) == found.flops
+        assert sum(flops_by_segment(planned.segments).values()) == found.flops
         assert found.num_segments == len(planned.segments)
         assert found.flops <= found.flops_separate
 
@@ -66,12 +66,12 @@ def test_finished_segments_are_not_paid_again(small_sweep, snapshot):
     assert cost(planned, finished=everything).seconds == 0
     first = planned.segments[0]
     remaining = cost(planned, finished={first.id}).flops_remaining
-    assert cost(planned).flops - remaining == segment_flops(planned)[first.id] > 0
+    assert cost(planned).flops - remaining == flops_by_segment(planned.segments)[first.id] > 0
 
 
 def test_earlier_runs_of_a_shape_give_its_speed_and_its_memory(small_sweep, snapshot):
     planned = plan(small_sweep(), snapshot)
-    flops = segment_flops(planned)
+    flops = flops_by_segment(planned.segments)
     stables = [segment for segment in planned.segments if segment.kind == "stable" and not segment.needs]
     results = {
         segment.id: SegmentResult(
@@ -141,7 +141,7 @@ def test_the_parts_of_the_work_are_the_segments_of_the_plan(small_sweep, snapsho
     units = work_of(planned, 256)
     assert {unit.segment_id for unit in units} == {segment.id for segment in planned.segments}
     assert len(units) == len(planned.segments)
-    flops = segment_flops(planned)
+    flops = flops_by_segment(planned.segments)
     assert all(unit.flops == flops[str(unit.segment_id)] for unit in units if unit.kind != "evaluate")
     bare = work_of(plan(small_sweep(), None), 256)
     assert [(unit.kind, unit.flops, unit.cells) for unit in bare] == [(u.kind, u.flops, u.cells) for u in units]
