@@ -47,6 +47,8 @@ class Plan:
 
     name: str
     """The sweep's name."""
+    spec: SweepSpec
+    """The sweep file that it answers."""
     budget_convention: Convention
     """How budgets are counted."""
     trunks: str
@@ -121,6 +123,7 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
         cells, segments = _with_segments(cells, data, _initialisation(spec), evaluation)
     return Plan(
         name=spec.name,
+        spec=spec,
         budget_convention=spec.budget_convention,
         trunks="shared" if spec.shares_trunks else "per-budget",
         tokens=spec.tokens,
@@ -144,6 +147,7 @@ def plan_of_cells(spec: SweepSpec, data: DataSnapshot, cells: Sequence[Cell]) ->
         named, segments = _with_segments(cells, data, _initialisation(spec), evaluation)
     return Plan(
         name=spec.name,
+        spec=spec,
         budget_convention=spec.budget_convention,
         trunks="shared" if spec.shares_trunks else "per-budget",
         tokens=None if spec.tokens is None else tuple(sorted({cell.tokens for cell in named})),

@@ -20,6 +20,7 @@ from orchestrator.planning.canonical import from_jsonable, to_jsonable
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import chain_ids, trunk_id
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.spec.sweep_file import RECORDED, recorded_document
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import (
     SCHEMA,
@@ -56,6 +57,8 @@ class Sweep:
     """Content id of the latest plan's settings: everything but the grid."""
     data_folder: str = ""
     """Where the latest plan's data snapshot was, on the machine that planned it."""
+    spec: dict[str, Any] | None = None
+    """The resolved sweep file of the latest plan, as JSON values; None where it was recorded before those were."""
     left_out: int = 0
     """Cells of earlier revisions that had other settings: kept in sweep.json, left out of everything else."""
 
@@ -74,16 +77,23 @@ def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
         "segments": [to_jsonable(_planned(segment)) for segment in plan.segments],
         "data_folder": str(data.folder),
         "settings_id": plan.settings_id,
+        RECORDED: plan.spec.document(),
     }
     with plans_locked(store, plan.name):
         document = read_document(folder / "sweep.json") or {"schema": SCHEMA, "name": plan.name, "revisions": []}
         latest = document["revisions"][-1] if document["revisions"] else {}
-        if {key: latest.get(key) for key in revision} != revision:
+        if _asked(latest) != _asked(revision):
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             document["revisions"].append({"number": len(document["revisions"]) + 1, "created": now, **revision})
             replace_text(folder / "sweep.json", json.dumps(document))
         replace_text(folder.parent / ".last", plan.name)
     return load_sweep(store, plan.name)
+
+
+def _asked(revision: dict[str, Any]) -> dict[str, Any]:
+    """What makes a revision another one. How it is executed does not: that stays as it was first recorded."""
+    spec = {key: value for key, value in revision.get(RECORDED, {}).items() if key != "execution"}
+    return {key: value for key, value in revision.items() if key not in ("number", "created")} | {RECORDED: spec}
 
 
 def share_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
@@ -146,6 +156,7 @@ def _merged(name: str, document: dict[str, Any]) -> Sweep:
         segments=segments,
         settings_id=str(latest["settings_id"]),
         data_folder=str(latest.get("data_folder", "")),
+        spec=recorded_document(document["revisions"]),
         left_out=len(all_cells) - len(cells),
     )
 

@@ -1,4 +1,4 @@
-"""Cells that a sweep could train next, with what each costs."""
+"""Cells that a sweep could train next, with what each costs, and which of them help most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from analysis.advice.suggest import Candidate
+from analysis.advice.suggest import Candidate, Suggestion, rank_candidates
+from analysis.runs.points import Points
+from analysis.statistics.answers import Refusal
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.speeds import measured_flops_per_second
@@ -14,7 +16,7 @@ from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND
 from orchestrator.planning.plan import Plan, flops_by_segment, plan
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records.revisions import Sweep
-from orchestrator.search.spec_of_sweep import NoAdvice
+from orchestrator.search.spec_of_sweep import NoAdvice, spec_of_sweep
 from orchestrator.store.published import SegmentResult
 from orchestrator.store.store import Store
 
@@ -29,6 +31,28 @@ class Costed:
     """Exact training FLOPs of what is not trained yet."""
     seconds: float | None
     """On one worker, at the speed of the arm's finished segments; None where none is finished."""
+
+
+def next_cells(
+    store: Store, sweep: Sweep, runs: pl.DataFrame, points: Points, *, count: int = 8
+) -> list[tuple[Suggestion, Costed]] | Refusal:
+    """At most `count` cells worth training in a recorded sweep, the most useful first, or why there is none.
+
+    `points` are those of its run table `runs` that were fitted. Raises NoAdvice where no cell could join the sweep, or
+    its sweep file is not recorded.
+    """
+    asked = spec_of_sweep(sweep)
+    planned = wide_plan(sweep, asked.spec, asked.data)
+    if planned.settings_id != sweep.settings_id:
+        raise NoAdvice(
+            f"sweep {sweep.name!r} was planned by another version of mor-sweep, which trains other losses: new cells "
+            "could not join it"
+        )
+    costed = {id(cell.candidate): cell for cell in candidate_cells(store, sweep, planned, runs)}
+    suggestions = rank_candidates(points, [cell.candidate for cell in costed.values()], count=count)
+    if isinstance(suggestions, Refusal):
+        return suggestions
+    return [(suggestion, costed[id(suggestion.candidate)]) for suggestion in suggestions]
 
 
 def candidate_cells(store: Store, sweep: Sweep, planned: Plan, runs: pl.DataFrame) -> list[Costed]:

@@ -11,6 +11,7 @@ from typing import Any
 from mor_core.errors import Fix, UserError
 from mor_core.files import UnreadableFileError, is_plain_name, read_json_object
 from orchestrator.planning.canonical import from_jsonable, is_content_id
+from orchestrator.planning.spec.sweep_file import RECORDED
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 
@@ -20,6 +21,12 @@ MOVE_AWAY = "move it away and run the sweep's command again; trained segments ar
 
 NEEDED_KINDS = {"stable": ("stable",), "decay": ("stable",), "evaluate": ("stable", "decay")}
 """Kind of a segment -> kinds of the one segment that it may need; only a trunk's first stretch needs none."""
+
+REVISION_TYPES = {"cells": list, "segments": list, "settings_id": str, "data_folder": str, RECORDED: dict}
+"""What a plan revision holds."""
+
+OPTIONAL = {"data_folder", RECORDED}
+"""Keys that revisions of earlier versions lack."""
 
 CELL_TYPES = {"arm": str, "size": str, "budget": int, "seed": int, "steps": int}
 """What a status reads of a cell. A cell of an earlier version may lack some."""
@@ -71,8 +78,8 @@ def _check_revisions(revisions: object) -> None:
     for number, revision in enumerate(revisions, start=1):
         if not isinstance(revision, dict):
             raise ValueError(f"revision {number} is {revision!r:.80}, expected an object")
-        for key, kind in (("cells", list), ("segments", list), ("settings_id", str), ("data_folder", str)):
-            if not isinstance(revision.get(key, "" if key == "data_folder" else None), kind):
+        for key, kind in REVISION_TYPES.items():
+            if not (isinstance(revision.get(key), kind) or (key in OPTIONAL and key not in revision)):
                 raise ValueError(f"revision {number} has {key} {revision.get(key)!r:.80}, expected a {kind.__name__}")
         kinds: dict[str, str] = {}
         for segment in revision["segments"]:

@@ -24,7 +24,9 @@ class TrunksName(StrEnum):
 class SweepFlags:
     """A sweep file and what the user changes in it, as typed; None leaves what the file says."""
 
-    preset: Annotated[str, typer.Option(help="A shipped sweep (paper, cpu, gpu) or a TOML file.")] = "paper"
+    preset: Annotated[
+        str, typer.Option(help="A shipped sweep (paper, cpu, gpu), a TOML file, or a sweep's sweep.json.")
+    ] = "paper"
     """A shipped sweep, or a path."""
     budgets: Annotated[str | None, typer.Option(help="Training FLOPs, such as 2e18,5e18,16.5e18.")] = None
     """FLOPs."""

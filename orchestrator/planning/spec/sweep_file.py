@@ -1,9 +1,9 @@
-"""Sweep files as tables: the shipped presets, a user's own TOML, recipe files (laws of learning rate and batch; those
-of publications ship), and flags laid over either."""
+"""Sweep files as tables: the shipped presets, a user's own TOML, those that sweeps were recorded with, recipe files
+(laws of learning rate and batch; those of publications ship), and flags laid over any of them."""
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mor_core.errors import Fix, UserError
+from mor_core.files import UnreadableFileError, read_json_object
 
 
 class SpecError(UserError):
@@ -50,15 +51,25 @@ class SweepFile:
 
 
 def read_sweep_file(preset: str, overrides: Sequence[Override] = (), study: str = "isoflop") -> SweepFile:
-    """The tables of `preset` with flags over them: a shipped sweep of the study, or the path of a TOML file.
+    """The tables of `preset` with flags over them: a shipped sweep of the study, or the path of a TOML file or of the
+    sweep.json of a recorded sweep.
 
     Raises SpecError.
     """
-    source, text = _read(preset, study)
-    document = parse_toml(text, source)
+    if preset.endswith(".json"):
+        source, document = preset, _read_recorded(preset)
+    else:
+        source, text = _read(preset, study)
+        document = parse_toml(text, source)
+    return with_overrides(SweepFile(source=source, document=document), overrides)
+
+
+def with_overrides(file: SweepFile, overrides: Sequence[Override]) -> SweepFile:
+    """The file with more flags over it. Raises SpecError."""
+    document = deepcopy(file.document)
     for override in overrides:
-        _lay_over(document, override, source)
-    return SweepFile(source=source, document=document, overrides=tuple(overrides))
+        _lay_over(document, override, file.source)
+    return SweepFile(source=file.source, document=document, overrides=(*file.overrides, *overrides))
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
@@ -94,9 +105,43 @@ def _read(preset: str, study: str) -> tuple[str, str]:
     return f"sweeps/{name}", (resources.files("sweeps") / name).read_text(encoding="utf-8")
 
 
+def _read_recorded(path: str) -> dict[str, Any]:
+    """What a recorded sweep was last asked. Raises SpecError."""
+    try:
+        revisions = read_json_object(Path(path))["revisions"]
+        document = recorded_document(revisions)
+    except (FileNotFoundError, UnreadableFileError, LookupError, TypeError, AttributeError) as error:
+        raise SpecError(
+            f"{path} cannot be read ({error!r:.200}): expected a TOML file, or the sweep.json of a sweep",
+            fix=Fix(setting="preset"),
+        ) from None
+    if not isinstance(document, dict):
+        raise SpecError(f"{path} holds no sweep file: {RECORD_IT}", fix=Fix(setting="preset"))
+    return document
+
+
+RECORDED = "spec"
+"""Key of a plan revision in sweep.json: the resolved sweep file that it answers."""
+
+RECORD_IT = (
+    "it was recorded before sweep files were; run the sweep's command once more, which records it and trains nothing "
+    "that is trained"
+)
+
+
+def recorded_document(revisions: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The newest sweep file among the plan revisions that have the settings of the last one; None where none is
+    recorded."""
+    settings_id = revisions[-1]["settings_id"]
+    return next(
+        (each[RECORDED] for each in reversed(revisions) if RECORDED in each and each["settings_id"] == settings_id),
+        None,
+    )
+
+
 def is_path(preset: str) -> bool:
     """Whether it names a file of the user's and not a shipped sweep."""
-    return preset.endswith(".toml") or "/" in preset
+    return preset.endswith((".toml", ".json")) or "/" in preset
 
 
 def is_bare_key(key: str) -> bool:

@@ -69,6 +69,13 @@ class SweepSpec(Section):
     evaluation: EvaluationSection
     execution: ExecutionSection
 
+    def document(self) -> dict[str, Any]:
+        """The resolved sweep file as JSON values: what is recorded of a sweep, and what `parse_spec` reads again."""
+        document = self.plain()
+        if self.init_from is not None:  # What [model] leaves out is then as the weights have it, not the default.
+            document["model"] = {key: document["model"][key] for key in self.model.model_fields_set}
+        return _without_nulls(document)
+
     @property
     def data_spec(self) -> DataSpec:
         """The text and the vocabulary that the sweep trains on."""
@@ -152,6 +159,15 @@ class SweepSpec(Section):
         auto = self.sizes.auto if self.sizes else None
         _check_arm_table("sizes.auto.optimum", auto and auto.optimum, self._all_arms())
         return self
+
+
+def _without_nulls(document: dict[str, Any]) -> dict[str, Any]:
+    """The tables without the keys that are not set."""
+    return {
+        key: _without_nulls(value) if isinstance(value, dict) else value
+        for key, value in document.items()
+        if value is not None
+    }
 
 
 def _check_arm_table(path: str, table: Mapping[str, object] | None, arms: Sequence[Arm]) -> None:

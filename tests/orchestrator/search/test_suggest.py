@@ -3,6 +3,7 @@
 import json
 import random
 import shlex
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +12,7 @@ from analysis.frontier.study import fit_study
 from analysis.statistics.answers import Estimate, RefusalKind
 from mor_core.data.prepare import prepare
 from orchestrator.cli.main import app, exit_code_of
-from orchestrator.planning.spec.sweep_file import recipe_overrides
+from orchestrator.planning.spec.sweep_file import SpecError, recipe_overrides
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
@@ -66,37 +67,45 @@ def test_a_sweep_by_a_recipe_is_advised_with_that_recipe(tmp_path, text, monkeyp
     grid += recipe_overrides(str(recipe))
     planted = PlantedSweep(store=Store(root=tmp_path / "results"))
     planted.publish(planted.plan(prepare(load_spec("cpu", grid).data_spec), grid))
-    asked = ask(planted, "--data", text, "--recipe", recipe)
+    recipe.unlink()
+    asked = ask(planted, "--json")
     assert asked.exit_code == 0, asked.output
-    commands = [line for line in asked.stdout.splitlines() if line.startswith("  mor-sweep isoflop")]
-    assert commands
-    assert all(f"--recipe {recipe}" in command for command in commands)
-    assert isinstance(ask(planted, "--data", text).exception, NoAdvice)
+    document = json.loads(asked.stdout)["data"]
+    assert planned_by(document["commands"]) == named_in(document)
 
 
-@pytest.mark.slow
-def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_helps(sweep, text):
-    asked = ask(sweep, "--data", text, "--json")
-    assert asked.exit_code == 0, asked.output
-    told = json.loads(asked.stdout)
-    assert told["schema"] == "mor-sweep.suggest/1"
-    document = told["data"]
-    named = {
-        tuple(each["candidate"][key] for key in ("arm", "size", "budget", "seed")) for each in document["suggestions"]
-    }
-    first = document["suggestions"][0]
-    assert (first["need"], first["candidate"]["arm"], first["candidate"]["size"]) == ("edge", "mor-2", "170k")
-    assert all(each["flops"] > 0 and each["seconds"] > 0 for each in document["suggestions"])
+def named_in(document) -> set[tuple[str, str, str, int]]:
+    """Arm, size, budget and seed of the cells that `suggest --json` names."""
+    cells = [suggestion["candidate"] for suggestion in document["suggestions"]]
+    return {(cell["arm"], cell["size"], cell["budget"], cell["seed"]) for cell in cells}
 
+
+def planned_by(commands) -> set[tuple[str, str, str, int]]:
+    """The cells that the commands would plan."""
     planned = set()
-    for command in document["commands"]:
+    for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "mor-sweep"
         dry = CliRunner().invoke(app, [*arguments, "--dry-run", "--json"])
         assert dry.exit_code == 0, dry.output
         cells = json.loads(dry.stdout)["data"]["cells"]
-        planned |= {(each["arm"], each["size"], str(each["budget"]), each["seed"]) for each in cells}
-    assert planned == named
+        planned |= {(cell["arm"], cell["size"], str(cell["budget"]), cell["seed"]) for cell in cells}
+    return planned
+
+
+@pytest.mark.slow
+def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_helps(sweep, text):
+    asked = ask(sweep, "--json")
+    assert asked.exit_code == 0, asked.output
+    told = json.loads(asked.stdout)
+    assert told["schema"] == "mor-sweep.suggest/1"
+    document = told["data"]
+    named = named_in(document)
+    first = document["suggestions"][0]
+    assert (first["need"], first["candidate"]["arm"], first["candidate"]["size"]) == ("edge", "mor-2", "170k")
+    assert all(each["flops"] > 0 and each["seconds"] > 0 for each in document["suggestions"])
+
+    assert planned_by(document["commands"]) == named
 
     before = optima(sweep)
     assert before["mor-2", "320000000000"].kind is RefusalKind.MINIMUM_AT_EDGE
@@ -109,18 +118,63 @@ def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_help
     assert isinstance(optima(sweep)["mor-2", "320000000000"], Estimate)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ((), "give the --data that it was started with"),
-        (("--preset", "paper"), "'paper' has other settings than sweep 'planted'"),
-        (("--preset", "nowhere.toml"), "nowhere.toml cannot be read"),
-    ],
-)
-def test_what_has_no_command_is_a_sentence(sweep, flags, words):
-    refused = ask(sweep, *flags)
+def test_after_a_plan_of_a_part_the_advice_is_still_about_the_whole_sweep(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+    whole = overrides(budgets=BUDGETS[:2], sizes={"names": SIZES[2:5]}, data__corpus=str(text))
+    planted = PlantedSweep(store=Store(root=tmp_path / "results"))
+    data = prepare(load_spec("cpu", whole).data_spec)
+    planted.publish(planted.plan(data, whole))
+    part = overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:3]}, arms__architectures=["vanilla"])
+    before = json.loads(ask(planted, "--json").stdout)["data"]
+    planted.plan(data, [*whole, *part, *overrides(only=["vanilla"])])
+    after = json.loads(ask(planted, "--json").stdout)["data"]
+    assert after["suggestions"] == before["suggestions"]
+    assert planned_by(after["commands"]) == named_in(after)
+    assert {arm for arm, _, _, _ in named_in(after)} == {"vanilla", "mor-2"}
+
+
+def test_a_sweep_without_a_recorded_sweep_file_is_a_sentence_until_its_command_is_run_again(
+    tmp_path, text, monkeypatch
+):
+    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+    grid = overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:5]}, only=["vanilla"], data__corpus=str(text))
+    planted = PlantedSweep(store=Store(root=tmp_path / "results"))
+    data = prepare(load_spec("cpu", grid).data_spec)
+    planted.publish(planted.plan(data, grid))
+    path = planted.store.sweep_folder(planted.name) / "sweep.json"
+    document = json.loads(path.read_text())
+    del document["revisions"][0]["spec"]
+    path.write_text(json.dumps(document))
+    refused = ask(planted)
     assert exit_code_of(refused.exception) == 2
-    assert words in str(refused.exception)
+    assert "run the sweep's command once more" in str(refused.exception)
+    with pytest.raises(SpecError, match=r"holds no sweep file: .*run the sweep's command once more"):
+        load_spec(str(path))
+    planted.plan(data, grid)
+    assert ask(planted).exit_code == 0
+
+
+def test_a_text_that_has_changed_is_a_sentence(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+    copy = shutil.copy(text, tmp_path / "words.jsonl")
+    grid = overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:3]}, only=["vanilla"], data__corpus=str(copy))
+    planted = PlantedSweep(store=Store(root=tmp_path / "results"))
+    planted.plan(prepare(load_spec("cpu", grid).data_spec), grid)
+    copy.write_text(copy.read_text() + json.dumps({"text": "one more"}))
+    refused = ask(planted)
+    assert exit_code_of(refused.exception) == 2
+    assert "is not what the sweep trained on any more" in str(refused.exception)
+
+
+def test_a_sweep_that_another_version_planned_is_a_sentence(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+    grid = overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:3]}, only=["vanilla"], data__corpus=str(text))
+    planted = PlantedSweep(store=Store(root=tmp_path / "results"))
+    planted.plan(prepare(load_spec("cpu", grid).data_spec), grid)
+    monkeypatch.setattr("orchestrator.planning.plan.NUMERICS_VERSION", 10**6)
+    refused = ask(planted)
+    assert isinstance(refused.exception, NoAdvice)
+    assert "was planned by another version" in str(refused.exception)
 
 
 def test_a_sweep_whose_data_are_gone_is_a_sentence(tmp_path):
@@ -135,6 +189,6 @@ def test_without_a_finished_cell_the_advice_is_to_train(sweep, text, tmp_path):
     planted = PlantedSweep(store=Store(root=tmp_path))
     grid = overrides(budgets=["8e10"], sizes={"names": ["10k"]}, data__corpus=str(text))
     planted.plan(prepare(load_spec("cpu", grid).data_spec), grid)
-    refused = ask(planted, "--data", text)
+    refused = ask(planted)
     assert refused.exit_code == 5, refused.output
     assert "train the sweep as it is planned first" in refused.output

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mor_core.data.snapshot import load_snapshot
 from orchestrator.maintenance.gc import find_garbage
 from orchestrator.planning.plan import plan
-from orchestrator.planning.spec.sweep_file import Override
+from orchestrator.planning.spec.sweep_file import Override, SpecError
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records.revisions import load_sweep, record_revision
 from orchestrator.store.published import StoreError
@@ -109,6 +110,11 @@ def _a_cell_that_no_evaluation_ends(document: dict) -> None:
 
 
 @_damage
+def _a_sweep_file_that_is_no_table(document: dict) -> None:
+    document["revisions"][0]["spec"] = ["name"]
+
+
+@_damage
 def _an_arm_that_is_a_list(document: dict) -> None:
     _cells(document)[0]["arm"] = ["mor-4"]
 
@@ -154,6 +160,52 @@ def test_a_sweep_that_goes_on_says_so_too_and_leaves_the_file_as_it_is(revisions
     with pytest.raises(StoreError, match=r"sweep\.json is damaged \(revision"):
         record_revision(Store(root=results), plan(spec, MADE_UP_DATA), MADE_UP_DATA)
     assert path.read_bytes() == before
+
+
+def test_a_plan_is_recorded_with_its_sweep_file_and_other_ways_to_execute_it_are_no_new_plan(results: Path) -> None:
+    def recorded(**changes: object) -> list[dict]:
+        flags = [Override(flag=key, path=tuple(key.split("__")), value=value) for key, value in changes.items()]
+        record_revision(Store(root=results), plan(load_spec(str(SMALL_PRESET), flags), MADE_UP_DATA), MADE_UP_DATA)
+        (path,) = set(results.glob("sweeps/*/sweep.json")) - {results / "sweeps/first/sweep.json"}
+        revisions = json.loads(path.read_text())["revisions"]
+        assert load_spec(str(path)).train == load_spec(str(SMALL_PRESET), flags).train
+        return revisions
+
+    first = recorded()
+    assert first[0]["spec"] == load_spec(str(SMALL_PRESET)).document()
+    assert recorded(execution__checkpoint_every_steps=7) == first
+    assert len(recorded(seeds=[0, 1])) == 2
+
+
+def test_a_plan_from_before_sweep_files_were_recorded_is_recorded_once_more(results: Path) -> None:
+    store = Store(root=results)
+    assert load_sweep(store, "first").spec is None
+    spec = load_spec(str(FIRST_STUDY / "sweep.toml"))
+    (folder,) = FIRST_STUDY.glob("cache/tokens/*")
+    data = load_snapshot(folder)
+    before = load_sweep(store, "first")
+    after = record_revision(store, plan(spec, data), data)
+    assert after.spec == spec.document()
+    assert after.settings_id == before.settings_id
+    assert {cell.cell_id for cell in before.cells} <= {cell.cell_id for cell in after.cells}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{}", "cannot be read"),
+        ('{"revisions": []}', "cannot be read"),
+        ('{"revisions": [{"settings_id": "a"}]}', "holds no sweep file"),
+        ('{"revisions": [{"settings_id": "a", "spec": "b"}]}', "holds no sweep file"),
+        ("[", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_recorded_sweep_is_one_sentence(content: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.json"
+    path.write_text(content)
+    with pytest.raises(SpecError, match=words) as refused:
+        load_spec(str(path))
+    assert len(str(refused.value).splitlines()) == 1
 
 
 MODELS = {"num_layers": 10**9, "d_model": 10**12, "context_length": 10**12, "vocab_size": 10**12, "num_heads": 10**9}
