@@ -17,10 +17,15 @@ from orchestrator.cli.fits.study import (
     fit_of_asked_table,
     say_next_of,
 )
-from orchestrator.cli.options import AsJson, options_from_dataclass, print_json
+from orchestrator.cli.options import AsJson, options_from_dataclass, print_json, say
 
 if TYPE_CHECKING:
     from analysis.frontier.study import Study
+    from orchestrator.records.fits import Fitted
+    from orchestrator.store.store import Store
+
+MOST_ADVICE = 4
+"""Lines of sizes to try; `suggest` says more."""
 
 
 class Approach(StrEnum):
@@ -61,7 +66,6 @@ def fit(
             _write_fit(study, out, "fit written to")
         _end_fit(study, asked, asked.table.name, as_json)
         return
-    from orchestrator.cli.fits.next_sizes import next_sizes
     from orchestrator.records.fits import fit_of_sweep
     from orchestrator.store.store import Store
 
@@ -69,11 +73,37 @@ def fit(
     fitted = fit_of_sweep(store, asked.sweep, LOSS_COLUMNS[loss], names, tied, tuple(leave_out or ()))
     study, name = fitted.study, fitted.name
     if not as_json:
-        for line in next_sizes(study, fitted.runs):
-            typer.echo(line, err=True)
+        for line in _next_sizes(store, fitted):
+            say(line)
     _print_fit(study, as_json)
     _write_fit(study, store.sweep_folder(name) / "fits.json", f"fit of sweep {name} written to")
     _end_fit(study, asked, name, as_json)
+
+
+def _next_sizes(store: "Store", fitted: "Fitted") -> list[str]:
+    """Where N* was refused for its sizes, the sizes that `suggest` names; none where it can name no cell."""
+    from analysis.advice.suggest import Need
+    from analysis.statistics.answers import Refusal, RefusalKind
+    from mor_core.errors import MorSweepError
+    from orchestrator.search.candidates import next_cells
+    from orchestrator.search.spec_of_sweep import grids
+
+    answers = [optimum.params for frontier in fitted.study.frontiers for optimum in frontier.optima]
+    kinds = {answer.kind for answer in answers if isinstance(answer, Refusal)}
+    if fitted.sweep is None or not kinds & {RefusalKind.MINIMUM_AT_EDGE, RefusalKind.TOO_FEW_SIZES}:
+        return []
+    try:
+        cells = next_cells(store, fitted.sweep, fitted.runs, fitted.study.points)
+    except MorSweepError:  # The fit is what was asked for; `suggest` says why there is no advice.
+        return []
+    if isinstance(cells, Refusal):
+        return []
+    asked = [suggestion for suggestion, _ in cells if suggestion.need in (Need.edge, Need.sizes)]
+    lines = [
+        f"{grid.arm} at {', '.join(grid.budgets)}: next sizes to try: --sizes {','.join(grid.sizes)}"
+        for grid in grids(asked)
+    ]
+    return lines[:MOST_ADVICE]
 
 
 def _print_fit(study: "Study", as_json: bool) -> None:

@@ -154,6 +154,25 @@ def test_a_sweep_without_a_recorded_sweep_file_is_a_sentence_until_its_command_i
     assert ask(planted).exit_code == 0
 
 
+def test_fit_names_the_sizes_that_suggest_names_where_n_was_refused_for_its_sizes(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+    grid = overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:5]}, only=["vanilla"], data__corpus=str(text))
+    planted = PlantedSweep(store=Store(root=tmp_path / "results"))
+    planted.publish(planted.plan(prepare(load_spec("cpu", grid).data_spec), grid))
+    document = json.loads(ask(planted, "--json").stdout)["data"]
+    sizes = {suggestion["candidate"]["size"] for suggestion in document["suggestions"] if suggestion["need"] == "sizes"}
+    assert sizes
+    fit = ["fit", planted.name, "--results", str(planted.store.root)]
+    (line,) = [line for line in CliRunner().invoke(app, fit).output.splitlines() if "next sizes to try" in line]
+    assert line.startswith("vanilla at 8e10: next sizes to try: --sizes ")
+    assert set(line.rpartition("--sizes ")[2].split(",")) == sizes
+    path = planted.store.sweep_folder(planted.name) / "sweep.json"
+    recorded = json.loads(path.read_text())
+    del recorded["revisions"][0]["spec"]
+    path.write_text(json.dumps(recorded))
+    assert "next sizes to try" not in CliRunner().invoke(app, fit).output
+
+
 def test_a_text_that_has_changed_is_a_sentence(tmp_path, text, monkeypatch):
     monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
     copy = shutil.copy(text, tmp_path / "words.jsonl")
