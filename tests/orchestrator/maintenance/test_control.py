@@ -154,7 +154,7 @@ def test_logs_say_the_cause_first_then_what_the_attempt_printed(copy: ToySweep):
     assert "failed: evaluate to step" in lines[0]
     assert lines[0].endswith("data: shard 3 is missing")
     said = lines[lines.index(next(line for line in lines if "002-elsewhere-1" in line)) + 1 :]
-    assert said[:3] == ["failed: data: shard 3 is missing", "interrupted: step 12", "interrupted: cause SIGTERM"]
+    assert said[:3] == ["failed: data: shard 3 is missing", "interrupted: cause SIGTERM", "interrupted: step 12"]
     assert "a line of the worker" in said
     assert said[-1] == "Trace"
     assert any(line.startswith("last metrics: step ") for line in lines)
