@@ -41,12 +41,19 @@ def wait_for(condition: Callable[[], Found], seconds: float = PATIENCE_SECONDS) 
     return found
 
 
+DEALT_TO = "PYTEST_XDIST_WORKER"
+"""Names the process that runs a test, in its environment and in those of all processes that it starts."""
+
+
 def processes_of(toy: ToySweep) -> list[psutil.Process]:
-    """Processes that were started with this test's cache folder in their environment."""
+    """Processes that were started with this test's cache folder in their environment, by this one of the processes that
+    the tests are dealt to: they share the folder."""
+    ours = {"MOR_SWEEP_CACHE": str(toy.cache), DEALT_TO: os.environ.get(DEALT_TO)}
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("MOR_SWEEP_CACHE") == str(toy.cache) and process.pid != os.getpid():
+            environment = process.environ()
+            if process.pid != os.getpid() and {name: environment.get(name) for name in ours} == ours:
                 found.append(process)
         except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
