@@ -65,7 +65,7 @@ def test_what_is_left_out_is_shown_with_its_reason(mor_sweep):
         (["--budgets", "2e18,,5e18"], 2, "error: --budgets: one item is empty"),
         (["--budgets", "1.5"], 2, "error: --budgets: '1.5' is not whole"),
         (["--sizes", "36M"], 2, "error: --sizes: size '36M' is unknown: did you mean 360M"),
-        (["--arms", "mor-3"], 2, "ask for mor (--arms mor) and its recursion count (--recursions 3)"),
+        (["--arms", "mor-3"], 2, "ask for the architecture mor, and for 3 among the recursions"),
         (["--recursions", "1"], 2, "error: --recursions: found 1, expected a number greater than or equal to 2"),
         (["--seeds", "0,x"], 2, 'error: --seeds: found "x", expected a valid integer'),
         (["--data", "/no/such/folder"], 2, "error: There is no file or folder /no/such/folder"),
