@@ -1,6 +1,7 @@
 """The results table: one row a cell, derived from the store alone; and the training curves of the cells, for drawing.
 Every column is explained in results/README.md."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,7 +142,15 @@ def _write_parquet(path: Path, frame: pl.DataFrame) -> None:
     if path.is_dir():
         raise StoreError(f"{path} is a folder, expected a file: move it away and run the same command again")
     with replacing(path) as temporary:
-        frame.write_parquet(temporary)
+        temporary.write_bytes(parquet_bytes(frame))
+
+
+def parquet_bytes(frame: pl.DataFrame) -> bytes:
+    """What a Parquet file of the frame holds, for Python to write: of a full disk polars makes an error of its own, and
+    the system's names what to do."""
+    content = io.BytesIO()
+    frame.write_parquet(content)
+    return content.getvalue()
 
 
 def _states(store: Store, sweep: Sweep) -> dict[str, SegmentState]:

@@ -8,6 +8,7 @@ import polars as pl
 from mor_core.errors import UserError
 from mor_core.files import replacing
 from orchestrator.planning.spec.sweep_file import did_you_mean
+from orchestrator.records.table import parquet_bytes
 from orchestrator.tracking.cursor import public_uri
 from orchestrator.tracking.mirror import reading, runs_of
 
@@ -34,10 +35,7 @@ def export_experiment(uri: str, name: str, out: Path) -> pl.DataFrame:
     runs = _numbers(pl.DataFrame(rows, infer_schema_length=None))
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
-        if out.suffix == ".csv":
-            runs.write_csv(temporary)
-        else:
-            runs.write_parquet(temporary)
+        temporary.write_bytes(runs.write_csv().encode() if out.suffix == ".csv" else parquet_bytes(runs))
     return runs
 
 

@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -231,3 +233,20 @@ def test_a_folder_in_the_place_of_a_table_is_named(grown: tuple[Store, Sweep], n
     path.mkdir()
     with pytest.raises(StoreError, match=f"{re.escape(str(path))} is a folder, expected a file: move it away"):
         write_tables(store, early.name)
+
+
+def test_a_table_that_finds_no_space_ends_as_any_file_does(tmp_path: Path) -> None:
+    """Under the kernel's limit on the size of a file, which is met as a full disk is."""
+    code = (
+        "import resource, signal, sys, polars as pl; from pathlib import Path\n"
+        "from orchestrator.records.table import parquet_bytes\n"
+        "from orchestrator.records import table\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "try: table._write_parquet(Path(sys.argv[1]), pl.DataFrame({'a': list(range(20_000))}))\n"
+        "except OSError as error: sys.exit(error.strerror)\n"
+    )
+    path = tmp_path / "runs.parquet"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "File too large\n")
+    assert list(tmp_path.iterdir()) == []
