@@ -250,7 +250,12 @@ def training_flops_per_token(config: ModelConfig, convention: Convention) -> Fra
 def warmup_surplus(config: ModelConfig, steps: int, convention: Convention) -> Fraction:
     """FLOPs per sequence of a step, summed over a run's first `steps` steps, that capacity warm-up adds: a run of S
     steps of B sequences costs B (S T training_flops_per_token + warmup_surplus). 0 without warm-up and under 6nd."""
-    steps = min(steps, config.capacity_warmup_steps)
+    return _summed_surplus(config, min(steps, config.capacity_warmup_steps), convention)
+
+
+@lru_cache(maxsize=4096)
+def _summed_surplus(config: ModelConfig, steps: int, convention: Convention) -> Fraction:
+    """The same for steps within the warm-up; kept, for the cells of a plan ask for the same few."""
     if convention == "6nd" or not steps:
         return Fraction(0)
     length = config.context_length
@@ -275,7 +280,7 @@ def nearest_steps(model: ModelConfig, batch_size: int, budget: int, convention: 
     """The whole number of optimiser steps whose FLOPs come nearest to the budget."""
     unsettled = model.capacity_warmup_steps
     settled = training_flops_per_token(model, convention) * model.context_length
-    steps = round((Fraction(budget, batch_size) - _surplus(model, unsettled, convention)) / settled)
+    steps = round((Fraction(budget, batch_size) - warmup_surplus(model, unsettled, convention)) / settled)
     if steps >= unsettled:
         return steps
     above = bisect_left(
@@ -288,14 +293,4 @@ def nearest_steps(model: ModelConfig, batch_size: int, budget: int, convention: 
 def training_cost(model: ModelConfig, batch_size: int, steps: int, convention: Convention) -> Fraction:
     """FLOPs of the first `steps` optimiser steps on batches of full-length sequences, capacity warm-up included."""
     settled = training_flops_per_token(model, convention) * model.context_length
-    return batch_size * (steps * settled + _surplus(model, steps, convention))
-
-
-def _surplus(model: ModelConfig, steps: int, convention: Convention) -> Fraction:
-    """What capacity warm-up adds to the first `steps` steps, FLOPs per sequence of a step."""
-    return _warmup_surplus(model, min(steps, model.capacity_warmup_steps), convention)
-
-
-@lru_cache(maxsize=4096)
-def _warmup_surplus(model: ModelConfig, steps: int, convention: Convention) -> Fraction:
-    return warmup_surplus(model, steps, convention)
+    return batch_size * (steps * settled + warmup_surplus(model, steps, convention))
