@@ -39,6 +39,8 @@ MEASURED: dict[str, Callable[[Segment], str | int | None]] = {
 class SweepPair:
     """The cells of two sweeps, arms named after both."""
 
+    first: Sweep
+    """The one that is compared with the other."""
     runs: pl.DataFrame
     """One row a cell; `arm` is "ARM (SWEEP)"."""
     pairs: tuple[tuple[str, str], ...]
@@ -73,7 +75,9 @@ def pair_sweeps(store: Store, one: str | None, other: str) -> SweepPair:
         for name, runs in tables.items()
     ]
     return SweepPair(
-        runs=pl.concat(named), pairs=tuple((f"{a} ({first.name})", f"{b} ({second.name})") for a, b in names)
+        first=first,
+        runs=pl.concat(named),
+        pairs=tuple((f"{a} ({first.name})", f"{b} ({second.name})") for a, b in names),
     )
 
 
@@ -185,9 +189,9 @@ def fit_of_sweep(
 
 def fit_of_sweeps(store: Store, name: str | None, other: str, loss_column: str) -> Fitted:
     """The fit of two sweeps with the comparisons between them. Raises NoSuchSweep and TableError."""
-    sweep = load_sweep(store, name)
-    pair = pair_sweeps(store, sweep.name, other)
-    return Fitted(study=fit_pair(pair, loss_column), name=sweep.name, sweep=sweep, runs=pair.runs, other=other)
+    pair = pair_sweeps(store, name, other)
+    study = fit_pair(pair, loss_column)
+    return Fitted(study=study, name=pair.first.name, sweep=pair.first, runs=pair.runs, other=other)
 
 
 def fit_of_table(

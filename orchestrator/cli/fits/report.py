@@ -22,17 +22,16 @@ def report(
     """Write one self-contained HTML page: frontiers, curves, goodness of fit, comparisons, and what stays unknown."""
     from analysis.page.page import render_page
     from mor_core.files import replace_text
-    from orchestrator.records.revisions import load_sweep
     from orchestrator.records.table import cell_curves
     from orchestrator.store.folder import writing
     from orchestrator.store.store import Store
 
     fitted = fit_of(asked, loss, BOTH, tied=tied)
-    if asked.table is not None:
+    if fitted.sweep is None:
         curves, path = [], out or Path("report.html")
     else:
         store = Store(root=asked.results)
-        curves = cell_curves(store, load_sweep(store, fitted.name), fitted.study.points.loss_column)
+        curves = cell_curves(store, fitted.sweep, fitted.study.points.loss_column)
         path = out or store.sweep_folder(fitted.name) / "report.html"
     page = render_page(fitted.study, fitted.provenance, fitted.runs, curves)
     with writing(path):

@@ -24,19 +24,18 @@ def suggest(
     from analysis.statistics.answers import Refusal
     from mor_core.units import budget_text, duration_text
     from orchestrator.records.fits import fit_of_sweep
-    from orchestrator.records.revisions import load_sweep
     from orchestrator.search.candidates import next_cells
     from orchestrator.search.spec_of_sweep import commands
     from orchestrator.store.store import Store
 
     store = Store(root=results)
     fitted = fit_of_sweep(store, sweep, LOSS_COLUMNS[loss])
-    loaded = load_sweep(store, fitted.name)
-    found = next_cells(store, loaded, fitted.runs, fitted.study.points, count=count)
+    assert fitted.sweep is not None
+    found = next_cells(store, fitted.sweep, fitted.runs, fitted.study.points, count=count)
     if isinstance(found, Refusal):
         typer.echo(f"refused: {found.sentence}", err=True)
         raise typer.Exit(FIT_REFUSED)
-    lines = commands([suggestion for suggestion, _ in found], loaded, results)
+    lines = commands([suggestion for suggestion, _ in found], fitted.sweep, results)
     if as_json:
         cells = [asdict(suggestion) | {"flops": cost.flops, "seconds": cost.seconds} for suggestion, cost in found]
         print_json(SCHEMA, {"sweep": fitted.name, "suggestions": cells, "commands": lines})
