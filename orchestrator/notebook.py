@@ -7,6 +7,8 @@
     sweep.fit().study               # the fit as values: see analysis.frontier.study.Study
     sweep.figure("frontier")        # as `mor-sweep plot frontier` draws it
 
+`Sweep.open("s3://bucket/study")` opens the last sweep used there, as it is in the bucket at that moment.
+
 No torch, Ray or MLflow is imported, and nothing is written to the results folder. Each value is as the files are when
 it is asked for.
 """
@@ -14,7 +16,6 @@ it is asked for.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,7 @@ from orchestrator.records.revisions import is_on_small_corpus, load_sweep
 from orchestrator.records.status import Status, counts_text, read_status, state_text
 from orchestrator.records.table import cell_curves, segment_table, table
 from orchestrator.store.store import Store
+from orchestrator.store.upstream.upstream import address_in, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,14 +51,21 @@ class Sweep:
 
     name: str
     """Its name."""
-    results: Path
-    """The results folder."""
+    store: Store
+    """Where its results are."""
 
     @classmethod
     def open(cls, name: str | None = None, results: str | Path = "results") -> "Sweep":
-        """The sweep of that name, or the last one used. Raises NoSuchSweep, StoreError and OtherVersion."""
-        root = Path(results)
-        return cls(name=load_sweep(Store(root=root), name).name, results=root)
+        """The sweep of that name, or the last one used, in a folder or at an s3:// address. An address in place of the
+        name is that of the last sweep used there.
+
+        Raises NoSuchSweep, OtherVersion, and StoreError, also for a bucket that cannot be used.
+        """
+        if name is not None and address_in(name):
+            name, results = None, name
+        store = open_store(results)
+        store.upstream.pull()
+        return cls(name=load_sweep(store, name).name, store=store)
 
     @property
     def plan(self) -> "PlannedCells":
@@ -66,11 +75,11 @@ class Sweep:
     @property
     def status(self) -> "SweepStatus":
         """Where every cell stands now."""
-        return SweepStatus(status=read_status(self._store, self.name))
+        return SweepStatus(status=read_status(self.store, self.name))
 
     def table(self) -> pl.DataFrame:
         """The run table, a row a cell; results/README.md explains the columns."""
-        return table(self._store, self._load())
+        return table(self.store, self._load())
 
     def pandas(self) -> "pd.DataFrame":
         """The run table for pandas."""
@@ -78,7 +87,7 @@ class Sweep:
 
     def segments(self) -> pl.DataFrame:
         """What every segment took, each once."""
-        return segment_table(self._store, self._load())
+        return segment_table(self.store, self._load())
 
     def curves(self, loss: str = "loss") -> pl.DataFrame:
         """The training curves: cell, arm, size, budget, tokens, loss; a row a logged step."""
@@ -90,7 +99,7 @@ class Sweep:
                 pl.lit(each.budget).alias("budget"),
                 pl.all(),
             )
-            for each in cell_curves(self._store, self._load(), loss)
+            for each in cell_curves(self.store, self._load(), loss)
         ]
         return pl.concat(frames) if frames else pl.DataFrame()
 
@@ -127,17 +136,13 @@ class Sweep:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.svg"
             if name == "curves":
-                plot_curves(cell_curves(self._store, sweep, loss), loss, [path], provenance)
+                plot_curves(cell_curves(self.store, sweep, loss), loss, [path], provenance)
             else:
                 plots[name](study, [path], provenance)
             return path.read_text()
 
     def _load(self) -> StoredSweep:
-        return load_sweep(self._store, self.name)
-
-    @cached_property
-    def _store(self) -> Store:
-        return Store(root=self.results)
+        return load_sweep(self.store, self.name)
 
     def _repr_html_(self) -> str:
         return self.status._repr_html_()

@@ -4,11 +4,9 @@ shell offers for sweeps and cells."""
 import dataclasses
 import inspect
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
@@ -19,28 +17,22 @@ from mor_core.errors import Fix
 if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_file import Override
 
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)")
-"""Such as s3://bucket/prefix, of which a path keeps one slash."""
-
 
 def _folder(context: typer.Context, results: Path) -> Path:
-    """The folder, or the local folder that stands for an s3:// address: up to date, and uploaded when the verb ends.
+    """The folder, or the local folder of a bucket: up to date, and uploaded when the verb ends.
 
-    Raises ResultsError where the path is no folder, RemoteRefused and RemoteUnreachable where an address is of no use.
+    Raises ResultsError where the path is no folder, BucketRefused and BucketUnreachable where an address is of no use.
     """
     from orchestrator.store.folder import check_is_folder
+    from orchestrator.store.upstream.upstream import address_in, open_store
 
-    address = _ADDRESS.fullmatch(str(results))
-    if address is None:
+    if not address_in(results):
         check_is_folder(results)
         return results
-    from orchestrator.store.upstream.address import open_remote
-    from orchestrator.store.upstream.sync import pull, push
-
-    remote = open_remote(f"{address[1]}://{address[2]}")
-    pull(remote)
-    context.call_on_close(partial(push, remote))
-    return remote.store.root
+    store = open_store(results)
+    store.upstream.pull()
+    context.call_on_close(store.upstream.push)
+    return store.root
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with a versioned schema instead.")]
@@ -244,6 +236,6 @@ def _reworded(option: inspect.Parameter, words: str) -> inspect.Parameter:
 
 
 def _store(context: typer.Context):
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    return Store(root=Path(context.params.get("results") or "results"))
+    return open_store(Path(context.params.get("results") or "results"))

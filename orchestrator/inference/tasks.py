@@ -24,8 +24,6 @@ from orchestrator.store.drivers import driving
 from orchestrator.store.folder import holding
 from orchestrator.store.published import PublishedScore
 from orchestrator.store.store import Store, read_spec
-from orchestrator.store.upstream.address import address_of
-from orchestrator.store.upstream.upstream import stop_of
 from orchestrator.tracking.cursor import is_current, tracking_uri
 from orchestrator.tracking.process import following
 
@@ -135,14 +133,13 @@ def _run(
     """Outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop, and
     ResultsGone."""
     job = Job(
-        results=store.root.absolute(),
+        results=store.location,
         data_folder=asked.data_folder,
         data_url=origin_of(asked.data_folder),
         task_folder=asked.task_folder,
         checkpoint_every_steps=1,
-        stop=stop_of(store, sweep.name, on_this_host=on_this_host),
+        stop=store.new_stop_file(sweep.name, on_this_host=on_this_host),
         run=secrets.token_hex(4),
-        remote=address_of(store),
     )
     needed = {need: published_outcome(store, need) for segment in pending for need in segment.needs}
     lines = _Lines(store=store, asked=asked, pending=pending, report=report)

@@ -19,7 +19,6 @@ from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store, read_spec
-from orchestrator.store.upstream.upstream import fetch_weights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -76,7 +75,7 @@ def finished_weights(store: Store, sweep: Sweep, cell: Cell) -> str:
     result = store.result(weights.id)
     if result is None or not result.is_finished:
         raise NotTrained(f"cell {cell_name(cell)} of sweep {sweep.name} is not trained: {again}")
-    fetch_weights(store, weights.id)
+    store.upstream.fetch_checkpoint(weights.id)
     if not store.checkpoint_folder(weights.id).is_dir():
         folder = store.segment_folder(weights.id)
         raise NotTrained(

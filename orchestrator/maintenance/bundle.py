@@ -28,7 +28,6 @@ from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
 from orchestrator.store.published import CHECKPOINT, METRICS, RESULT, SPEC, StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import find_document
-from orchestrator.store.upstream.upstream import fetch_all
 
 BUNDLE_SCHEMA = "mor-sweep.bundle/1"
 BUNDLE_MANIFEST = "manifest.json"
@@ -80,7 +79,7 @@ def export_bundle(store: Store, sweep: str | None, target: Path, *, checkpoints:
         raise BundleError(f"{target} exists already: name a new file")
     if not target.parent.is_dir():
         raise BundleError(f"{target.parent} is not a folder: name a file in one that exists")
-    for segment_id, what in fetch_all(store) if checkpoints else ():
+    for segment_id, what in store.fetch_checkpoints() if checkpoints else ():
         raise StoreError(f"segment {segment_id} cannot be bundled: {what}")
     segments = [each for each in sorted(_segment_ids(store, document)) if store.verified_result(each) is not None]
     contents = dict(_sweep_contents(store, name))

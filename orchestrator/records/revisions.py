@@ -31,8 +31,6 @@ from orchestrator.store.sweep_document import (
     read_document,
     revisions_of,
 )
-from orchestrator.store.upstream.address import remote_of
-from orchestrator.store.upstream.sync import pull_revisions, push_revision, require_conditional_creation
 
 LARGEST_COUNT = 2**63 - 1
 """Of a whole number in a column of the run table."""
@@ -97,18 +95,11 @@ def _asked(revision: dict[str, Any]) -> dict[str, Any]:
 
 
 def share_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
-    """Record a plan as its sweep's latest revision, in the bucket too where there is one.
-
-    Raises RemoteRefused where the server cannot be used, or would let two machines overwrite each other's results.
-    """
-    remote = remote_of(store)
-    if remote is None:
-        return record_revision(store, plan, data)
-    require_conditional_creation(remote)
+    """Record a plan as its sweep's latest revision, upstream too. Raises StoreError where that cannot be used."""
     while True:  # Until no other machine has appended a revision of the same number in between.
-        pull_revisions(remote, plan.name)
+        store.upstream.pull_revisions(plan.name)
         sweep = record_revision(store, plan, data)
-        if push_revision(remote, plan.name):
+        if store.upstream.append_revision(plan.name):
             return sweep
 
 

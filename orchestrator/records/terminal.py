@@ -84,7 +84,6 @@ def shown_results(results: Path) -> str:
     """The folder, or the s3:// address that it stands for; not quoted yet."""
     if not (results / ADDRESS).exists():
         return str(results)
-    from orchestrator.store.store import Store
-    from orchestrator.store.upstream.address import address_of
+    from orchestrator.store.upstream.upstream import open_store
 
-    return address_of(Store(root=results))
+    return open_store(results).location

@@ -32,8 +32,6 @@ from orchestrator.store.folder import holding
 from orchestrator.store.pruned import steps_taken_again
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.store.upstream.address import address_of
-from orchestrator.store.upstream.upstream import share_sweep_files, stop_of
 from orchestrator.tracking.cursor import is_current, tracking_uri
 from orchestrator.tracking.process import following
 
@@ -42,10 +40,10 @@ SHOWN_FAILURES = 5
 
 
 def run_sweep(
+    store: Store,
     plan: Plan,
     spec: SweepSpec,
     data: DataSnapshot,
-    results: Path,
     *,
     executor: str,
     workers: int,
@@ -53,22 +51,21 @@ def run_sweep(
     mlflow: bool = True,
     allowance: Allowance | None = None,
 ) -> int:
-    """Compute every segment of a plan that is not published yet, or those that `allowance` lets start. Returns the exit
-    code: 0, also where cells are left for later, or 3 with failed cells.
+    """Compute every segment of a plan that is not published in `store`, or those that `allowance` lets start. Returns
+    the exit code: 0, also where cells are left for later, or 3 with failed cells.
 
     Without `mlflow` nothing is mirrored: `mor-sweep mlflow sync` does that later.
 
     Raises ClusterUnreachable where a Ray address does not answer, StoreError where the results cannot be read, and
     ResultsGone where their folder was moved away meanwhile, TrackingUriError where MLflow could never be reached.
     """
-    store = Store(root=results.absolute())
     uri = tracking_uri(store, plan.name) if mlflow else ""  # Said before anything is written, let alone trained.
     sweep = share_revision(store, plan, data)
     published = _published(store, plan.segments)
     allowance = allowance or Allowance(segments=frozenset(segment.id for segment in plan.segments))
     pending = _pending(plan.segments, published, allowance)
     job = Job(
-        results=store.root,
+        results=store.location,
         data_folder=data.folder,
         data_url=origin_of(data.folder),
         checkpoint_every_steps=spec.execution.checkpoint_every_steps,
@@ -78,9 +75,8 @@ def run_sweep(
         checkpoint_activations=spec.execution.activation_checkpointing,
         deterministic=spec.execution.deterministic,
         stall_seconds=spec.execution.stall_seconds,
-        stop=stop_of(store, plan.name, on_this_host=address is None),
+        stop=store.new_stop_file(plan.name, on_this_host=address is None),
         run=secrets.token_hex(4),
-        remote=address_of(store),
     )
     console = Console(stderr=True)
     if sweep.left_out:
@@ -119,7 +115,7 @@ def run_sweep(
                 allowance=allowance,
             )
         runs = write_own_tables(store, sweep, console)
-        share_sweep_files(store)
+        store.upstream.push()
     if mirror and mirror.warning:
         console.print(mirror.warning, highlight=False, markup=False, soft_wrap=True)
     return _report(console, plan, runs, store, published)

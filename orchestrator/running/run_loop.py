@@ -13,8 +13,6 @@ from orchestrator.running.stopping import GRACE_SECONDS, Stopping, stoppable
 from orchestrator.store.attempts import remove_scratch
 from orchestrator.store.folder import holding
 from orchestrator.store.store import Store
-from orchestrator.store.upstream.stop import SharedStop
-from orchestrator.store.upstream.upstream import fetch_outcome
 
 _ID_OR_NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
 
@@ -50,13 +48,12 @@ def run_segments(
                 folder.check()  # Before anything is read or written at a place that may be another's by now.
                 if outcome is not None:
                     # Whoever is told of an outcome reads its result, which may be on another host.
-                    fetch_outcome(store, outcome.segment_id)
+                    store.upstream.fetch_outcome(outcome.segment_id)
                 limit = on_event(outcome)
                 for reason in filter(None, (alike.reason_to_stop(outcome, pending), limit)):
                     report(reason)
                     job.stop.ask("launch no more")
-                if isinstance(job.stop, SharedStop):
-                    job.stop.announce()
+                job.stop.announce()
                 if stopping.number is not None and _may_leave(stopping, store, pending, on_this_host):
                     break
     except (KeyboardInterrupt, SystemExit):

@@ -33,6 +33,9 @@ class StopFile:
         except OSError:
             return None
 
+    def announce(self) -> None:
+        """Pass the request on to workers who do not see the file; by the driver, again and again."""
+
     def remove(self) -> None:
         """Take the request back: its run is over."""
         with suppress(OSError):

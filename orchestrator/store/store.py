@@ -16,11 +16,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from mor_core.errors import Unreachable
 from mor_core.files import (
     UnreadableFileError,
     fsync,
@@ -48,16 +49,141 @@ from orchestrator.store.published import (
     small_file_sums,
     wrong_files,
 )
+from orchestrator.store.stop_request import StopFile, new_stop_file
 
 LARGEST_HINT_BYTES = 4096
 
 
+class Upstream(Protocol):
+    """A second place that results are shared through, as a git clone has a remote. What it holds wins over what this
+    host has.
+
+    Where it cannot be used, or does not answer for as long as is worth a wait, its methods raise StoreError.
+    """
+
+    @property
+    def address(self) -> str:
+        """Of the place, for people and for workers on other hosts; empty where the folder is all there is."""
+        ...
+
+    def pull(self) -> None:
+        """Bring the folder up to date, but for checkpoints."""
+        ...
+
+    def push(self) -> None:
+        """Share what commands wrote of sweeps, and failures that could not be shared when they happened."""
+        ...
+
+    def pull_revisions(self, sweep: str) -> None:
+        """Bring a sweep's plan revisions."""
+        ...
+
+    def append_revision(self, sweep: str) -> bool:
+        """Share a sweep's latest revision. False where another host has appended one of that number meanwhile: pull,
+        and number again."""
+        ...
+
+    def shared_stop(self, stop: StopFile, sweep: str) -> StopFile:
+        """A driver's stop file as its workers on other hosts see it."""
+        ...
+
+    def fetch(self, segment: Segment) -> None:
+        """Bring what an attempt at the segment, which begins now, may start from; or its result, if it has one."""
+        ...
+
+    def fetch_outcome(self, segment_id: str) -> None:
+        """Bring the result of a segment that ended on another host, or why it failed there."""
+        ...
+
+    def fetch_checkpoint(self, segment_id: str) -> None:
+        """Bring the checkpoint of a published segment."""
+        ...
+
+    def keep(self, segment: Segment, attempt: Attempt, step: int) -> None:
+        """Share an attempt's checkpoint, so that another host can go on from there."""
+        ...
+
+    def publish(self, segment: Segment, folder: Path) -> bool:
+        """Share a finished segment's folder, before it appears in this one. False where another attempt was first."""
+        ...
+
+    def last_step(self, segment_id: str) -> int:
+        """The furthest step of which an attempt has shared a checkpoint; 0 without one."""
+        ...
+
+    def record_failure(self, segment_id: str) -> None:
+        """Share why the newest attempt at a segment failed."""
+        ...
+
+    def withdraw(self, segment_ids: Sequence[str]) -> None:
+        """Take results and failures back, so that the segments are computed again."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoUpstream:
+    """The folder is all there is: every host that works on the results sees it."""
+
+    address: str = ""
+    """None."""
+
+    def pull(self) -> None:
+        """Nothing is elsewhere."""
+
+    def push(self) -> None:
+        """Nobody else is to be told."""
+
+    def pull_revisions(self, sweep: str) -> None:
+        """They are here."""
+
+    def append_revision(self, sweep: str) -> bool:
+        """A lock in the folder has kept others from that number."""
+        return True
+
+    def shared_stop(self, stop: StopFile, sweep: str) -> StopFile:
+        """Every worker sees the file."""
+        return stop
+
+    def fetch(self, segment: Segment) -> None:
+        """All of it is here."""
+
+    def fetch_outcome(self, segment_id: str) -> None:
+        """It is here."""
+
+    def fetch_checkpoint(self, segment_id: str) -> None:
+        """It is here."""
+
+    def keep(self, segment: Segment, attempt: Attempt, step: int) -> None:
+        """Others see the attempt's folder."""
+
+    def publish(self, segment: Segment, folder: Path) -> bool:
+        """The rename in the folder decides."""
+        return True
+
+    def last_step(self, segment_id: str) -> int:
+        """What attempts have kept is in the folder."""
+        return 0
+
+    def record_failure(self, segment_id: str) -> None:
+        """It is in the attempt."""
+
+    def withdraw(self, segment_ids: Sequence[str]) -> None:
+        """The folder has no copies."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A results folder."""
+    """A results folder, opened by `orchestrator.store.upstream.upstream.open_store`."""
 
     root: Path
     """Usually `results/`."""
+    upstream: Upstream = NoUpstream()
+    """Where the results are shared beyond this folder."""
+
+    @property
+    def location(self) -> str:
+        """By what another process, on whichever host, opens these results."""
+        return self.upstream.address or str(self.root.absolute())
 
     def segment_folder(self, segment_id: str) -> Path:
         """Where a published segment lies."""
@@ -130,6 +256,27 @@ class Store:
         """The attempts at a segment."""
         return Attempts(folder=self.attempts_folder(segment_id))
 
+    def last_step(self, segment_id: str) -> int:
+        """The furthest step of which an attempt, on whichever host, has kept a checkpoint; 0 without one."""
+        return max(self.attempts(segment_id).last_step(), self.upstream.last_step(segment_id))
+
+    def fetch_checkpoints(self) -> Iterator[tuple[str, str]]:
+        """Bring the checkpoint of every published segment; (segment id, why not) of each that cannot be read.
+
+        Raises Unreachable where the upstream does not answer."""
+        for folder in sorted((self.root / "segments").glob("*")):
+            try:
+                self.upstream.fetch_checkpoint(folder.name)
+            except Unreachable:
+                raise
+            except StoreError as error:
+                yield folder.name, str(error)
+
+    def new_stop_file(self, sweep: str, *, on_this_host: bool) -> StopFile:
+        """By what a new run of a sweep tells its workers, wherever they are, to stop. Nothing is written yet."""
+        stop = new_stop_file(self.sweep_folder(sweep))
+        return stop if on_this_host else self.upstream.shared_stop(stop, sweep)
+
     def new_attempt(self, segment: Segment) -> Attempt:
         """A new private folder for one try at a segment. Raises FileNotFoundError where the root is gone."""
         self.make_folder(self.attempts_folder(segment.id))
@@ -141,12 +288,11 @@ class Store:
         attempt: Attempt,
         checkpoint: Path | None,
         measured: Mapping[str, Any],
-        elsewhere: Callable[[Path], bool] = lambda _: True,
     ) -> bool:
         """Make the attempt's metrics, checkpoint and what it measured the segment's. False where another attempt was
         first. `measured` has the fields of a SegmentResult, as plain values.
 
-        `elsewhere` is given the whole folder before it appears here, and says whether it was the first there.
+        Raises StoreError where it can be published neither here nor upstream.
         """
         whole = PublishedSegment(folder=attempt.publication)
         shutil.rmtree(whole.folder, ignore_errors=True)
@@ -160,7 +306,8 @@ class Store:
         content = result_content({**own, **measured, "files": small_file_sums(whole.folder)})
         self.hint(segment, parse_result(content, segment.id))  # Before the result: readers ask whether it is done.
         write_bytes(whole.result, content)
-        if not elsewhere(whole.folder):
+        # Upstream first: what appears here is believed to be what everyone sees.
+        if not self.upstream.publish(segment, whole.folder):
             return False
         target = self.segment_folder(segment.id)
         self.make_folder(target.parent)

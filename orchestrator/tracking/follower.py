@@ -18,6 +18,7 @@ from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.verified_cells import shown_lines
 from orchestrator.store.folder import HeldFolder, ResultsGone, holding
 from orchestrator.store.store import Store
+from orchestrator.store.upstream.upstream import open_store
 from orchestrator.tracking.cursor import is_current, tracking_uri
 from orchestrator.tracking.mirror import MirrorError, sync
 from orchestrator.tracking.process import UNREACHABLE
@@ -105,7 +106,7 @@ def main() -> int:
     os.nice(10)
     threading.Thread(target=_end_with, args=(arguments.driver,), daemon=True).start()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # The next pass is the retry.
-    store = Store(root=arguments.results.resolve())
+    store = open_store(arguments.results.resolve())
     return follow(store, arguments.sweep, tracking_uri(store, arguments.sweep), arguments.driver)
 
 

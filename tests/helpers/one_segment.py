@@ -8,11 +8,10 @@ from pathlib import Path
 
 from mor_core.data.snapshot import load_snapshot
 from orchestrator.running.segment.worker import run_segment
-from orchestrator.store.upstream.address import open_remote
 from tests.helpers.single_segment import job_for, segment_on
 
 if __name__ == "__main__":
     url, folder = sys.argv[1:]
     data = load_snapshot(Path(folder))
-    job = job_for(open_remote(url).store.root, data, remote=url, run="a run")
+    job = job_for(url, data, run="a run")
     print(run_segment(segment_on(data), job).status)

@@ -12,9 +12,8 @@ import pytest
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.planning.identity import Segment
 from orchestrator.running.outcomes import Outcome
-from orchestrator.running.segment.job import Job
 from orchestrator.running.segment.worker import run_segment
-from orchestrator.store.upstream.address import local_folder, open_remote
+from orchestrator.store.upstream.clone import local_folder
 from tests.helpers.paths import ROOT, TOY_PRESET
 from tests.helpers.single_segment import job_for
 from tests.helpers.toy_sweep import MOR_SWEEP, run_here
@@ -76,9 +75,7 @@ class Machine:
         """One segment, in this process."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MOR_SWEEP_SCRATCH", str(self.scratch))
-            store = open_remote(self.url).store
-            job: Job = job_for(store.root, data, remote=self.url, **settings)
-            return run_segment(segment, job)
+            return run_segment(segment, job_for(self.url, data, **settings))
 
 
 def objects_of(url: str, part: str = "") -> dict[str, bytes]:

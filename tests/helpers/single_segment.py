@@ -32,9 +32,10 @@ def segment_on(data: DataSnapshot, *, batch_size: int = 4, stop_step: int = 40) 
     return stable_segment(trunk, stop_step)
 
 
-def job_for(results: Path, data: DataSnapshot, **settings) -> Job:
-    """A job with a checkpoint every 10 steps, in a results folder that is there."""
-    results.mkdir(parents=True, exist_ok=True)
+def job_for(results: str | Path, data: DataSnapshot, **settings) -> Job:
+    """A job with a checkpoint every 10 steps, in a results folder that is there or at an address."""
+    if isinstance(results, Path):
+        results.mkdir(parents=True, exist_ok=True)
     return Job(**({"results": results, "data_folder": data.folder, "checkpoint_every_steps": 10} | settings))
 
 

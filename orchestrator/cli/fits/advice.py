@@ -47,9 +47,9 @@ def table(
         from analysis.report.tasks import tabulate_tasks
         from orchestrator.records.revisions import load_sweep
         from orchestrator.records.table import table as run_table_of
-        from orchestrator.store.store import Store
+        from orchestrator.store.upstream.upstream import open_store
 
-        store = Store(root=asked.results)
+        store = open_store(asked.results)
         sweep = load_sweep(store, asked.sweep)
         typer.echo(tabulate_tasks(run_table_of(store, sweep), wanted), nl=False)
         if wanted is not Format.json:

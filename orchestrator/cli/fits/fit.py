@@ -67,9 +67,9 @@ def fit(
         _end_fit(study, asked, asked.table.name, as_json)
         return
     from orchestrator.records.fits import fit_of_sweep
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=asked.results)
+    store = open_store(asked.results)
     fitted = fit_of_sweep(store, asked.sweep, LOSS_COLUMNS[loss], names, tied, tuple(leave_out or ()))
     study, name = fitted.study, fitted.name
     if not as_json:

@@ -157,13 +157,13 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
     from analysis.figures.curves import plot_curves
     from analysis.figures.figure_data import curves_data
     from orchestrator.records.table import cell_curves
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     asked = FigureRuns(sweep=sweep, results=results)
     drawn = fit_of(asked, loss, ("parabola",))
     assert drawn.sweep is not None
     loss_column = drawn.study.points.loss_column
-    found = cell_curves(Store(root=results), drawn.sweep, loss_column)
+    found = cell_curves(open_store(results), drawn.sweep, loss_column)
     paths = paths_of(drawn, asked, "curves")
     method = "the median over 2 % of each curve; a dot is the evaluation after the cooldown"
     provenance = replace(drawn.provenance, method=method)

@@ -24,13 +24,13 @@ def report(
     from mor_core.files import replace_text
     from orchestrator.records.table import cell_curves
     from orchestrator.store.folder import writing
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     fitted = fit_of(asked, loss, BOTH, tied=tied)
     if fitted.sweep is None:
         curves, path = [], out or Path("report.html")
     else:
-        store = Store(root=asked.results)
+        store = open_store(asked.results)
         curves = cell_curves(store, fitted.sweep, fitted.study.points.loss_column)
         path = out or store.sweep_folder(fitted.name) / "report.html"
     page = render_page(fitted.study, fitted.provenance, fitted.runs, curves)

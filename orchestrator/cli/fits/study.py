@@ -81,11 +81,11 @@ def say_next_of(asked: Runs, name: str, *verbs: str) -> None:
 def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool = False) -> "Fitted":
     """Fit the runs asked for. Raises NoSuchSweep and TableError."""
     from orchestrator.records.fits import fit_of_sweep
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     if asked.table is not None:
         return fit_of_asked_table(asked, asked.table, approaches=approaches, tied=tied)
-    return fit_of_sweep(Store(root=asked.results), asked.sweep, LOSS_COLUMNS[loss], approaches, tied)
+    return fit_of_sweep(open_store(asked.results), asked.sweep, LOSS_COLUMNS[loss], approaches, tied)
 
 
 def fit_of_asked_table(
@@ -116,21 +116,21 @@ def compared(asked: Runs, other: str | None, loss: Loss) -> "Fitted":
     """The arms of one sweep or table, or those of two sweeps. Raises NoSuchSweep and TableError."""
     from analysis.runs.points import TableError
     from orchestrator.records.fits import fit_of_sweeps
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     if other is None:
         return fit_of(asked, loss, BOTH)
     if asked.table is not None:
         raise TableError("--with names a sweep, to be compared with a sweep: leave --table out.")
-    return fit_of_sweeps(Store(root=asked.results), asked.sweep, other, LOSS_COLUMNS[loss])
+    return fit_of_sweeps(open_store(asked.results), asked.sweep, other, LOSS_COLUMNS[loss])
 
 
 def paths_of(fitted: "Fitted", asked: FigureRuns, figure: str) -> list[Path]:
     """Where a figure of fitted runs goes, which can be written; says so on stderr."""
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     if asked.table is None:
-        return figure_paths(Store(root=asked.results), fitted.name, figure)
+        return figure_paths(open_store(asked.results), fitted.name, figure)
     return announced_paths(fitted.name, asked.out, figure)
 
 

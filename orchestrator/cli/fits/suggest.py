@@ -26,9 +26,9 @@ def suggest(
     from orchestrator.records.fits import fit_of_sweep
     from orchestrator.search.candidates import next_cells
     from orchestrator.search.spec_of_sweep import commands
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=results)
+    store = open_store(results)
     fitted = fit_of_sweep(store, sweep, LOSS_COLUMNS[loss])
     assert fitted.sweep is not None
     found = next_cells(store, fitted.sweep, fitted.runs, fitted.study.points, count=count)

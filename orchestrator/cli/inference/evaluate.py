@@ -48,9 +48,9 @@ def evaluate(
         return
     from orchestrator.inference.tasks import evaluate_all, score_rows
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=results.absolute())
+    store = open_store(results.absolute())
     loaded = load_sweep(store, sweep)
     asked = _asked(store, loaded, cells, str(tasks), task_files, limit, rule)
     chosen = _executor(executor, address, workers)
@@ -130,9 +130,9 @@ def _evaluate_text(
     from orchestrator.inference.text_loss import read_tokens, text_loss
     from orchestrator.records.cell_names import find_cell
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=results)
+    store = open_store(results)
     loaded = load_sweep(store, sweep)
     found = [find_cell(loaded, name) for name in cells]
     measured: dict[str, TextLoss] = {}

@@ -229,9 +229,9 @@ def routing(
 
 def _sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=results)
+    store = open_store(results)
     return store, load_sweep(store, name)
 
 

@@ -25,15 +25,14 @@ def fsck(
     from orchestrator.maintenance.findings import problem
     from orchestrator.maintenance.fsck import check_results
     from orchestrator.store.folder import check_exists
-    from orchestrator.store.store import Store
-    from orchestrator.store.upstream.address import address_of
-    from orchestrator.store.upstream.upstream import fetch_all
+    from orchestrator.store.upstream.upstream import open_store
 
     check_exists(results)
     started = time.monotonic()
-    store = Store(root=results)
+    store = open_store(results)
     unreadable = [
-        problem(Path(address_of(store), "segments", name), what, "see there") for name, what in fetch_all(store)
+        problem(Path(store.upstream.address, "segments", name), what, "see there")
+        for name, what in store.fetch_checkpoints()
     ]
     report = check_results(store, ask_mlflow=mlflow)
     report = replace(report, findings=(*unreadable, *report.findings))
@@ -71,10 +70,10 @@ def doctor(
 ) -> None:
     """Look at this machine: packages, torch, memory, disk, MLflow, data. Exit 1 where a sweep would fail."""
     from orchestrator.maintenance.doctor import examine
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     lines = []
-    for line in examine(Store(root=results), deep=deep):
+    for line in examine(open_store(results), deep=deep):
         lines.append(line)
         if not as_json:
             typer.echo(f"{line.level:5s}{line.name:18s}{line.found}")

@@ -29,9 +29,9 @@ def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_j
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.status import counts_text, read_status
     from orchestrator.store.drivers import ask_to_stop, running_drivers, wait_until_gone
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=results)
+    store = open_store(results)
     name = load_sweep(store, sweep).name
     drivers = running_drivers(store, name)
     asked = [driver for driver in drivers if driver.is_local and ask_to_stop(driver)]
@@ -76,10 +76,9 @@ def retry(
     from orchestrator.records.cell_names import cell_name, find_cell
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.folder import writing
-    from orchestrator.store.store import Store
-    from orchestrator.store.upstream.upstream import withdraw
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=results)
+    store = open_store(results)
     loaded = load_sweep(store, sweep)
     found = plan_retry(store, loaded, [find_cell(loaded, cell) for cell in cells] if cells else loaded.cells)
     if not found.cells:
@@ -96,7 +95,7 @@ def retry(
         _agree(question, yes=yes, refusal=RetryRefused)
     with writing(store.root):
         moved = apply_retry(store, loaded, found) if found.cells else []
-    withdraw(store, [segment.id for segment in (*found.moved, *found.failed)])
+    store.upstream.withdraw([segment.id for segment in (*found.moved, *found.failed)])
     if as_json:
         told = {"sweep": loaded.name, "cells": names, "moved": list(map(str, moved))}
         print_json("mor-sweep.retry/1", told)
@@ -124,12 +123,11 @@ def gc(
     from mor_core.units import bytes_text
     from orchestrator.maintenance.gc import GcRefused, collect, find_garbage
     from orchestrator.store.folder import check_exists, writing
-    from orchestrator.store.store import Store
-    from orchestrator.store.upstream.address import address_of
+    from orchestrator.store.upstream.upstream import open_store
 
     check_exists(results)
-    store = Store(root=results)
-    if address := address_of(store):
+    store = open_store(results)
+    if address := store.upstream.address:
         raise GcRefused(
             f"gc deletes nothing in {address}: delete segments/<id>/ there by hand for sweeps that nobody needs; "
             f"{results} is only a cache of it, which may be deleted at any time that nothing runs"

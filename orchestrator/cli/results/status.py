@@ -31,11 +31,11 @@ def status(
     """
     from orchestrator.cli.tables.status import cell_lines, output_console, status_view
     from orchestrator.records.status import read_status
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     if as_json and (follow or cells):
         raise typer.BadParameter(f"--json prints the table once: leave {'--watch' if follow else '--cells'} out")
-    store = Store(root=results)
+    store = open_store(results)
     if as_json:
         print_json("mor-sweep.runs/1", _status_data(store, sweep, every=every))
         return
@@ -118,11 +118,11 @@ def logs(
     from orchestrator.records.cell_names import find_cell
     from orchestrator.records.logs import cell_lines, cell_record, follow_cell
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     if as_json and follow:
         raise typer.BadParameter("--json prints what is there once: leave --follow out")
-    store = Store(root=results)
+    store = open_store(results)
     loaded = load_sweep(store, sweep)
     found = find_cell(loaded, cell)
     if as_json:

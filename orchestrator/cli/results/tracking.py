@@ -38,12 +38,12 @@ def sync(
     """Make MLflow show a sweep exactly as the results folder has it; rebuilds what is missing there."""
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.verified_cells import shown_lines
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
     from orchestrator.tracking.cursor import public_uri, tracking_uri
     from orchestrator.tracking.mirror import sync as sync_sweep
     from orchestrator.tracking.server import check_answers
 
-    store = Store(root=results)
+    store = open_store(results)
     loaded = load_sweep(store, sweep)
     uri = tracking_uri(store, loaded.name)
     check_answers(uri)
@@ -118,10 +118,10 @@ def ui(
 ) -> None:
     """Show a sweep's runs in the MLflow UI, on this machine only, until Ctrl-C."""
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
     from orchestrator.tracking.server import check_answers, running_server, serving
 
-    store = Store(root=results)
+    store = open_store(results)
     name = load_sweep(store, sweep).name
     server = running_server(store, name)
     if server:

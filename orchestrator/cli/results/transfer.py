@@ -29,10 +29,10 @@ def export(
     if without_checkpoints:
         raise typer.BadParameter("--without-checkpoints is for a bundle, whose name ends in .tar")
     from orchestrator.maintenance.bundle import BundleError
-    from orchestrator.store.store import Store
     from orchestrator.store.sweep_document import sweep_names
+    from orchestrator.store.upstream.upstream import open_store
 
-    if what in sweep_names(Store(root=results)):
+    if what in sweep_names(open_store(results)):
         raise BundleError(f"{target}: {what} is a sweep, and the bundle of a sweep is a file whose name ends in .tar")
     _export_cell(what, target, sweep, results)
 
@@ -41,9 +41,9 @@ def _export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> N
     from orchestrator.inference.trained_cell import export_cell
     from orchestrator.records.cell_names import find_cell
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=results)
+    store = open_store(results)
     loaded = load_sweep(store, sweep)
     exported = export_cell(store, loaded, find_cell(loaded, cell), folder)
     typer.echo(f"{exported.name} of sweep {loaded.name} written to {folder}", err=True)
@@ -54,9 +54,9 @@ def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) 
     from mor_core.units import bytes_text
     from orchestrator.maintenance.bundle import export_bundle
     from orchestrator.records.terminal import command_line
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    done = export_bundle(Store(root=results), name, target, checkpoints=checkpoints)
+    done = export_bundle(open_store(results), name, target, checkpoints=checkpoints)
     what = "" if checkpoints else " without checkpoints"
     typer.echo(f"{done.sweep}: {done.segments} segments{what}, {bytes_text(done.num_bytes)} in {target}", err=True)
     typer.echo(f"next, where it is needed: {command_line('import', target.name)}", err=True)
@@ -70,11 +70,10 @@ def import_(
     from orchestrator.maintenance.bundle import BundleError
     from orchestrator.maintenance.bundle_import import import_bundle
     from orchestrator.store.folder import check_writable, writing
-    from orchestrator.store.store import Store
-    from orchestrator.store.upstream.address import address_of
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=results)
-    if address := address_of(store):
+    store = open_store(results)
+    if address := store.upstream.address:
         raise BundleError(
             f"a bundle is not imported into {address}: import it into a folder, such as --results results"
         )

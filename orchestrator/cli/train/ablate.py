@@ -78,9 +78,9 @@ def _variant_rows(spec: "SweepSpec", results: Path) -> list[dict[str, Any]]:
     """The rows of this sweep file's arms, whatever else the sweep of that name has had; the lowest loss first."""
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.table import table
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    store = Store(root=results)
+    store = open_store(results)
     labels = {arm.label for arm in spec.members}
     rows = [row for row in table(store, load_sweep(store, spec.name)).to_dicts() if row["arm"] in labels]
     return sorted(rows, key=_by_loss)

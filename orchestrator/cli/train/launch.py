@@ -81,7 +81,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     from orchestrator.cli.tables import plan as plan_tables
     from orchestrator.planning.plan import plan
     from orchestrator.records.revisions import cells_leaving
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     data = find(spec.data_spec)
     planned = plan(spec, data)
@@ -91,7 +91,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
         plan_tables.print_plan(planned, cost, spending.price)
         if limited:
             say(f"note: {limited}")
-        if data is not None and (leaving := cells_leaving(Store(root=how.results), planned)):
+        if data is not None and (leaving := cells_leaving(open_store(how.results), planned)):
             say(f"note: {len(leaving)} finished cells of other settings would leave the table of {planned.name}")
     tip = (
         "; --probe measures how fast this machine trains it"
@@ -130,12 +130,13 @@ def train(
 ) -> int:
     """Train what a plan lacks, or what `allowance` lets start of it. Returns the exit code."""
     from orchestrator.running.run import run_sweep
+    from orchestrator.store.upstream.upstream import open_store
 
     return run_sweep(
+        open_store(how.results.absolute()),
         planned,
         spec,
         data,
-        how.results,
         executor=how.executor.value,
         workers=workers,
         address=how.address,
@@ -203,9 +204,9 @@ def settle_name(spec: "SweepSpec", planned: "Plan", data: "DataSnapshot", result
     """
     from orchestrator.planning.plan import PlanError, plan
     from orchestrator.records.revisions import cells_leaving
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    while leaving := cells_leaving(Store(root=results), planned):
+    while leaving := cells_leaving(open_store(results), planned):
         count = f"{len(leaving)} finished cell{'' if len(leaving) == 1 else 's'}"
         leave = f"{count} would leave the table of `{planned.name}`, which had other settings"
         if not sys.stdin.isatty():
@@ -257,5 +258,6 @@ def machine_of(how: Launch, execution: "ExecutionSection") -> "Throughput":
     if how.address is None:  # Which loads nothing of Ray.
         return this_machine(how.workers, execution)
     from orchestrator.running.ray.machine import cluster_machine
+    from orchestrator.store.upstream.upstream import open_store
 
-    return cluster_machine(how.address, how.workers, execution, how.results)
+    return cluster_machine(how.address, how.workers, execution, open_store(how.results.absolute()))

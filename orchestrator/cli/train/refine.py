@@ -42,10 +42,10 @@ def replicate(
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.table import table
     from orchestrator.search.replicate import replicate_plan
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     data = prepared(spec)
-    store = Store(root=how.results.absolute())
+    store = open_store(how.results.absolute())
     planned = replicate_plan(spec, data, table(store, load_sweep(store, spec.name)), count)
     left = None if max_hours is None else max_hours - (hours_so_far(spec, how, machine) - before)
     if planned is None or (left is not None and left <= 0):
@@ -59,11 +59,11 @@ def replicate(
 def hours_so_far(spec: "SweepSpec", how: Launch, machine: "Throughput") -> float:
     """What the sweep's finished segments have taken; 0 where there is no such sweep yet."""
     from orchestrator.search.refine import device_hours
-    from orchestrator.store.store import Store
     from orchestrator.store.sweep_document import NoSuchSweep
+    from orchestrator.store.upstream.upstream import open_store
 
     try:
-        return device_hours(Store(root=how.results.absolute()), spec.name, _machine(machine))
+        return device_hours(open_store(how.results.absolute()), spec.name, _machine(machine))
     except NoSuchSweep:
         return 0.0
 
@@ -73,11 +73,11 @@ def go_on(
 ) -> int:
     """Refine the sweep. Returns the exit code: that of a round that failed, else 0, whether the goal is met or not."""
     from orchestrator.search.refine import Goal, refine
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     data = prepared(spec)
     found = refine(
-        Store(root=how.results.absolute()),
+        open_store(how.results.absolute()),
         spec,
         data,
         Goal(target=target, max_hours=max_hours),

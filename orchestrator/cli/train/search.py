@@ -63,7 +63,7 @@ class Search:
 def open_search(spec: "SweepSpec", how: Launch) -> Search:
     """A results folder that can be written, and what trains. Raises ResultsError, ClusterUnreachable and Infeasible."""
     from orchestrator.store.folder import check_writable
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
     check_writable(how.results)
-    return Search(how=how, store=Store(root=how.results.absolute()), machine=machine_of(how, spec.execution))
+    return Search(how=how, store=open_store(how.results.absolute()), machine=machine_of(how, spec.execution))

@@ -81,9 +81,9 @@ def costed(
 ) -> "Costed":
     """The cost of a plan, of which a results folder may hold segments already; what a probe does goes to stderr."""
     from orchestrator.planning.costs.cost_plan import cost_of
-    from orchestrator.store.store import Store
+    from orchestrator.store.upstream.upstream import open_store
 
-    finished = Store(root=results).readable_results(segment.id for segment in planned.segments)
+    finished = open_store(results).readable_results(segment.id for segment in planned.segments)
     report = partial(typer.echo, err=True)
     return cost_of(planned, spec, finished, machine, measures=measures, here=here, report=report)
 

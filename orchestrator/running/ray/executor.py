@@ -39,7 +39,8 @@ from orchestrator.running.segment.worker import run_segment
 from orchestrator.running.stalls.detection import Silence, StallWatch
 from orchestrator.running.stalls.ending import Ending, end_frozen, record_stalled, stalled_failure
 from orchestrator.running.stopping import preemptible
-from orchestrator.store.upstream.upstream import last_step, local_store
+from orchestrator.store.store import Store
+from orchestrator.store.upstream.upstream import open_store
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -73,10 +74,11 @@ class RayExecutor:
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See orchestrator.running.executor.Executor. Raises ClusterUnreachable, and Infeasible before anything is
         started."""
-        with self._connected(job.results) as ray:
+        store = open_store(job.results)
+        with self._connected(store.root) as ray:
             request = self._request(ray)
             shared = self.gpu_shares if request.gpus and request.workers == 1 else {}
-            run = _Run(ray=ray, job=job, request=request, shares=shared, cluster=self._cluster(ray))
+            run = _Run(ray=ray, store=store, job=job, request=request, shares=shared, cluster=self._cluster(ray))
             check_feasible(run.request, _nodes(ray), self._name)
             yield from run.events(Schedule(segments, published, self.canaries))
 
@@ -174,6 +176,8 @@ class _Run:
     """One run of segments on a cluster that is connected."""
 
     ray: ModuleType
+    store: Store
+    """Where the results are."""
     job: Job
     request: Request
     shares: Mapping[str, float]
@@ -188,8 +192,7 @@ class _Run:
     """The last checkpoint's step when a segment was last submitted."""
 
     def __post_init__(self) -> None:
-        self._store = local_store(self.job.results, self.job.remote)
-        self._watch = StallWatch(store=self._store, run=self.job.run)
+        self._watch = StallWatch(store=self.store, run=self.job.run)
         # Once for all segments: Ray keeps the order of tasks of one function, and takes one made anew for another.
         remote = partial(self.ray.remote, max_retries=LOST_PROCESS_RETRIES)  # of processes and nodes that die
         self._compute = remote(num_cpus=CPUS_PER_WORKER, num_gpus=self.request.gpus)(_compute)
@@ -267,11 +270,11 @@ class _Run:
         """Another attempt in the place of one whose process cannot be ended; the failure where there is to be none."""
         segment = self.running.pop(reference)
         self.ray.cancel(reference, force=True)
-        stalled = record_stalled(segment, self.job.run, self._store)
-        self._store.attempts(segment.id).abandon_lock()
+        stalled = record_stalled(segment, self.job.run, self.store)
+        self.store.attempts(segment.id).abandon_lock()
         # A device that hangs is not free for another attempt, which would wait for it for ever.
         if stalled > RULES[FailureClass.stalled].retries or self._asks(segment).gpus or self._is_shared(segment):
-            failure = stalled_failure(segment, self._store)
+            failure = stalled_failure(segment, self.store)
             return failed(segment, replace(failure, text=f"{failure.text}; its process cannot be ended"))
         self._submit(segment, cpus=0)  # Ray still counts the frozen process's CPU as taken, which it does not use.
         return None
@@ -305,7 +308,7 @@ class _Run:
             return failed(segment, Failure(kind=kind, text=reason))
 
     def _last_checkpoint(self, segment: Segment) -> int:
-        return last_step(self._store, segment.id)
+        return self.store.last_step(segment.id)
 
     def _wait_until_alive(self) -> None:
         """Return when the cluster answers; a task that died with the cluster has not failed."""

@@ -31,8 +31,8 @@ STALL_SECONDS = 600.0
 class Job:
     """How segments are executed: nothing here changes what they compute beyond rounding."""
 
-    results: Path
-    """The results folder."""
+    results: str | Path
+    """The results, as `open_store` takes them: a folder, or an address for which each host has a folder of its own."""
     data_folder: Path
     """Folder of the data snapshot."""
     data_url: str | None = None
@@ -59,8 +59,6 @@ class Job:
     """What its driver writes to make the segments stop; None for work that has no driver."""
     run: str = ""
     """Names the run of a command that this work belongs to: retries are counted within one run."""
-    remote: str = ""
-    """s3:// address of the results, where `results` is only this host's folder for them; each host has its own."""
 
     def sequences(self, segment: Segment, workers: int = 1) -> int:
         """Sequences in one forward pass of a segment, whose batches so many workers share."""

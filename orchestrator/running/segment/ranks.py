@@ -28,7 +28,7 @@ from orchestrator.running.stopping import why_stop
 from orchestrator.store.attempts import Attempt, scratch_folder
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.store.upstream.upstream import local_store
+from orchestrator.store.upstream.upstream import open_store
 
 OUTCOME = "outcome.json"
 """In a group's scratch folder: what rank 0 says became of the segment."""
@@ -56,7 +56,7 @@ def with_ranks(segment: Segment, job: Job, train: Callable[[Rank], str | None], 
 
     `train` runs `run_rank` on every rank and returns, when all have ended, a sentence where the group was lost.
     """
-    store = local_store(job.results, job.remote)
+    store = open_store(job.results)
     lost, left, out_of_memory = None, tries, 0
     while left:
         left -= 1
@@ -107,7 +107,7 @@ def _follow(rank: Rank) -> bool:
         run = SegmentRun(
             segment=rank.segment,
             job=rank.job,
-            store=local_store(rank.job.results, rank.job.remote),
+            store=open_store(rank.job.results),
             attempt=Attempt(folder=Path(folder)),
         )
         try:

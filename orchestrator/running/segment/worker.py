@@ -36,13 +36,7 @@ from orchestrator.store.attempts import LOCK, Attempt, logged
 from orchestrator.store.folder import HeldFolder, ResultsGone, holding
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.store.upstream.upstream import (
-    fetch_segment,
-    keep_elsewhere,
-    local_store,
-    publish_elsewhere,
-    share_failure,
-)
+from orchestrator.store.upstream.upstream import open_store
 
 LOCK_POLL_SECONDS = 0.5
 
@@ -62,7 +56,7 @@ def run_segment(segment: Segment, job: Job) -> Outcome:
     alone. A failure is an outcome, and is recorded in the attempt; so is a request to stop. Where the results folder is
     gone the segment is interrupted, and nothing is recorded.
     """
-    store = local_store(job.results, job.remote)
+    store = open_store(job.results)
     try:
         with holding(store.root) as folder:
             return _run_once_locked(segment, job, store, folder)
@@ -80,9 +74,9 @@ def _run_once_locked(segment: Segment, job: Job, store: Store, folder: HeldFolde
             return Outcome(segment_id=segment.id, status="interrupted", reason=cause)
         folder.check()  # FileLock would make the folders above its file again.
         with contextlib.suppress(Timeout), lock.acquire(timeout=LOCK_POLL_SECONDS):
-            fetch_segment(store, segment)
+            store.upstream.fetch(segment)
             if not store.is_done(segment.id) and (ended := _tries(segment, job, store, folder)):
-                share_failure(store, segment.id)
+                store.upstream.record_failure(segment.id)
                 return ended
     return published_outcome(store, segment.id)
 
@@ -172,7 +166,7 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, attempt: Atte
         store=store,
         attempt=attempt,
         on_step=watchdog.step,
-        on_checkpoint=lambda step: keep_elsewhere(store, segment, attempt, step),
+        on_checkpoint=lambda step: store.upstream.keep(segment, attempt, step),
     )
     checkpoint: Path | None = None
     measured: dict[str, Any]
@@ -194,7 +188,7 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, attempt: Atte
         "hostname": platform.node(),
     }
     watchdog.refuse_superseded()  # It may have been frozen since its last step.
-    store.publish(segment, attempt, checkpoint, measured, lambda whole: publish_elsewhere(store, segment, whole))
+    store.publish(segment, attempt, checkpoint, measured)
 
 
 def half_micro_batch(segment: Segment, job: Job, workers: int = 1) -> int | None:

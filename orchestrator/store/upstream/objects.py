@@ -28,23 +28,23 @@ PART_BYTES = 16 * 2**20
 _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[^/\s?#]+)*)/?")
 
 
-class RemoteRefused(StoreError, UserError):
+class BucketRefused(StoreError, UserError):
     """The object store cannot be used as asked; the message says what to do."""
 
 
-class RemoteUnreachable(StoreError, Unreachable):
+class BucketUnreachable(StoreError, Unreachable):
     """The object store did not answer, or answered that it is out of order, for as long as was worth the wait."""
 
 
-class RemoteAbsent(StoreError):
+class ObjectAbsent(StoreError):
     """An object that should be there is not."""
 
 
 def checked_address(url: str) -> str:
-    """An s3:// address without its last slash. Raises RemoteRefused for anything else."""
+    """An s3:// address without its last slash. Raises BucketRefused for anything else."""
     match = _ADDRESS.fullmatch(url)
     if match is None or {".", ".."} & set(match["prefix"].split("/")):
-        raise RemoteRefused(
+        raise BucketRefused(
             "expected a folder, or s3://BUCKET/PREFIX; other stores are used through the S3 interface that they offer "
             "(AWS_ENDPOINT_URL)",
             fix=Fix(setting="results", value=url),
@@ -54,7 +54,7 @@ def checked_address(url: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectStore:
-    """The objects under an address. Every method raises RemoteRefused and RemoteUnreachable."""
+    """The objects under an address. Every method raises BucketRefused and BucketUnreachable."""
 
     url: str
     """s3://BUCKET/PREFIX, as `checked_address` gives it."""
@@ -81,7 +81,7 @@ class ObjectStore:
         """An object's bytes; None where there is no such object."""
         try:
             return self._try(lambda files: files.cat_file(self._path(name)), name)
-        except RemoteAbsent:
+        except ObjectAbsent:
             return None
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
@@ -97,7 +97,7 @@ class ObjectStore:
         return found
 
     def download(self, name: str, path: Path) -> None:
-        """Write an object to a file. Raises RemoteAbsent where there is no such object, OSError as files do."""
+        """Write an object to a file. Raises ObjectAbsent where there is no such object, OSError as files do."""
         self._try(lambda files: files.get_file(self._path(name), str(path)), name, path)
 
     def etags(self, prefix: str) -> dict[str, str]:
@@ -105,7 +105,7 @@ class ObjectStore:
         top = self.url.removeprefix("s3://")
         try:
             found = self._try(lambda files: files.find(f"{top}/{prefix}", detail=True), prefix)
-        except RemoteAbsent:
+        except ObjectAbsent:
             return {}
         return {path.removeprefix(f"{top}/"): str(entry.get("ETag")) for path, entry in found.items()}
 
@@ -132,7 +132,7 @@ class ObjectStore:
                 if refusal is not None:
                     raise refusal from error
                 if time.monotonic() + pause > deadline:
-                    raise RemoteUnreachable(
+                    raise BucketUnreachable(
                         f"{self.url} does not answer as it should ({_one_line(error)}): check AWS_ENDPOINT_URL and the "
                         "network; the same command goes on once it does"
                     ) from error
@@ -145,20 +145,20 @@ class ObjectStore:
         if isinstance(error, FileNotFoundError):
             if type(error.__cause__).__name__ == "NoSuchBucket":
                 bucket = self.url.removeprefix("s3://").partition("/")[0]
-                return RemoteRefused(f"{self.url}: there is no bucket {bucket!r}: make it, or correct the address")
-            return RemoteAbsent(f"{self.url}/{name} is not there")
+                return BucketRefused(f"{self.url}: there is no bucket {bucket!r}: make it, or correct the address")
+            return ObjectAbsent(f"{self.url}/{name} is not there")
         if isinstance(error, PermissionError):
-            return RemoteRefused(
+            return BucketRefused(
                 f"{self.url}: the server refused ({text}): these credentials need s3:ListBucket, s3:GetObject, "
                 "s3:PutObject and s3:DeleteObject there"
             )
         if type(error).__name__ in _NO_CREDENTIALS:
-            return RemoteRefused(
+            return BucketRefused(
                 f"{self.url}: {text[0].lower()}{text[1:]}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, as for any AWS tool"
             )
         if isinstance(error, ValueError) or type(error).__name__ in _NO_REQUEST:
-            return RemoteRefused(f"{self.url}: {text}: correct AWS_ENDPOINT_URL, the region or the address")
+            return BucketRefused(f"{self.url}: {text}: correct AWS_ENDPOINT_URL, the region or the address")
         return None
 
 
@@ -191,7 +191,7 @@ def _connected() -> tuple[Any, tuple[type[Exception], ...]]:
         )
         files.retries = 1  # How often a request is tried is decided in one place: ObjectStore._try.
     except ImportError as error:
-        raise RemoteRefused(
+        raise BucketRefused(
             "results on object storage need s3fs, which is not installed: pip install 'mor-sweep[s3]'"
         ) from error
     return files, (OSError, ValueError, BotoCoreError, ClientError)

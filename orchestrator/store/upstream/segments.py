@@ -33,9 +33,9 @@ from orchestrator.store.published import (
     with_files,
 )
 from orchestrator.store.store import hints, read_spec
-from orchestrator.store.upstream.address import Remote
-from orchestrator.store.upstream.failures import remote_name
-from orchestrator.store.upstream.objects import ObjectStore, RemoteUnreachable
+from orchestrator.store.upstream.clone import Clone
+from orchestrator.store.upstream.failures import bucket_name
+from orchestrator.store.upstream.objects import BucketUnreachable, ObjectStore
 
 PUBLISH_PATIENCE_SECONDS = 300.0
 """How long a finished segment waits for a server that does not answer; its work would be lost otherwise."""
@@ -52,10 +52,10 @@ Files = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteSegments:
+class BucketSegments:
     """The segments of a bucket, from one machine's side."""
 
-    remote: Remote
+    clone: Clone
     """The bucket and the local folder."""
 
     def fetch(self, segment: Segment) -> None:
@@ -65,7 +65,7 @@ class RemoteSegments:
         Raises StoreError where something published cannot be read.
         """
         self.fetch_results([segment.id])
-        if self.remote.store.is_done(segment.id):
+        if self.clone.store.is_done(segment.id):
             return
         self.fetch_results(segment.needs)
         reached = self._fetch_attempt(segment)
@@ -77,12 +77,12 @@ class RemoteSegments:
 
     def fetch_results(self, segment_ids: Sequence[str]) -> None:
         """Bring published segments, without their checkpoints. Those that are not published are passed over."""
-        missing = [name for name in segment_ids if not self.remote.store.is_done(name)]
-        told = self.remote.objects.read_all(_result_name(name) for name in missing)
+        missing = [name for name in segment_ids if not self.clone.store.is_done(name)]
+        told = self.clone.objects.read_all(_result_name(name) for name in missing)
         results = {name: told[key] for name in missing if (key := _result_name(name)) in told}
         files = {name: small_files(name, result) for name, result in results.items()}
         wanted = {_file(f"segments/{name}", digest) for name in files for digest in files[name].values()}
-        contents = self.remote.objects.read_all(sorted(wanted))
+        contents = self.clone.objects.read_all(sorted(wanted))
         for name, result in results.items():
             with self._incoming(name) as whole:
                 for path, digest in files[name].items():
@@ -97,8 +97,8 @@ class RemoteSegments:
 
     def fetch_checkpoint(self, segment_id: str) -> None:
         """Bring the checkpoint of a published segment, verified. Nothing where it is here, or where it has none."""
-        target = self.remote.store.checkpoint_folder(segment_id)
-        result = self.remote.store.result(segment_id)
+        target = self.clone.store.checkpoint_folder(segment_id)
+        result = self.clone.store.result(segment_id)
         if target.exists() or result is None:
             return
         files = _checked(segment_id, {path: file.sha256 for path, file in result.files.items()})
@@ -116,9 +116,9 @@ class RemoteSegments:
         """Upload a finished segment's folder, then create its result.json in the bucket. False where another attempt
         was first: nothing that is published has changed, and its result is here.
 
-        Raises RemoteUnreachable where the server does not come back in time.
+        Raises BucketUnreachable where the server does not come back in time.
         """
-        patient = replace(self.remote.objects, patience=PUBLISH_PATIENCE_SECONDS)
+        patient = replace(self.clone.objects, patience=PUBLISH_PATIENCE_SECONDS)
         top = f"segments/{segment.id}"
         paths = sorted(path for path in whole.rglob("*") if path.is_file() and path.name != RESULT)
         files = {path.relative_to(whole).as_posix(): path for path in paths}
@@ -137,15 +137,15 @@ class RemoteSegments:
 
     def forget_attempts(self, segment_id: str) -> None:
         """Delete what attempts at a published segment uploaded. A late attempt may add to it; nothing reads that."""
-        self.remote.objects.remove(self.remote.objects.etags(f"attempts/{segment_id}"))
+        self.clone.objects.remove(self.clone.objects.etags(f"attempts/{segment_id}"))
 
     def keep(self, segment: Segment, attempt: Attempt, step: int) -> None:
         """Upload an attempt's checkpoint with the curve that leads to it, so that another machine can go on there.
 
-        Raises RemoteUnreachable.
+        Raises BucketUnreachable.
         """
-        brief = replace(self.remote.objects, patience=KEEP_PATIENCE_SECONDS)
-        top = f"attempts/{segment.id}/{remote_name(attempt)}"
+        brief = replace(self.clone.objects, patience=KEEP_PATIENCE_SECONDS)
+        top = f"attempts/{segment.id}/{bucket_name(attempt)}"
         checkpoint = attempt.checkpoint(step)
         files = {f"{checkpoint.name}/{path.name}": path for path in sorted(checkpoint.iterdir())}
         files |= {name: attempt.folder / name for name in STATE_FILES}
@@ -158,15 +158,14 @@ class RemoteSegments:
         brief.create(f"{top}/{checkpoint.name}.json", json.dumps({"step": step, "files": sums}).encode())
         self._drop_old(top, brief)
 
-    def last_step(self, segment_id: str) -> int:
-        """The furthest step that an attempt of any machine has kept a checkpoint of; 0 without one."""
-        steps = [step for step, _ in self._uploaded(segment_id)]
-        return max([self.remote.store.attempts(segment_id).last_step(), *steps])
+    def last_uploaded_step(self, segment_id: str) -> int:
+        """The furthest step of which an attempt of any machine has uploaded a checkpoint; 0 without one."""
+        return max((step for step, _ in self._uploaded(segment_id)), default=0)
 
     def _uploaded(self, segment_id: str) -> list[tuple[int, str]]:
         """(step, name of its list of files) of the checkpoints that attempts uploaded, the latest step first."""
         found = []
-        for name in self.remote.objects.etags(f"attempts/{segment_id}"):
+        for name in self.clone.objects.etags(f"attempts/{segment_id}"):
             parts = name.split("/")
             step = _listed_step(name)
             if step is not None and len(parts) == 4 and is_plain_name(parts[2]):
@@ -175,24 +174,24 @@ class RemoteSegments:
 
     def _fetch_attempt(self, segment: Segment) -> int:
         """Bring the furthest uploaded checkpoint that verifies, unless one as far is here; the step that is reached."""
-        here = self.remote.store.attempts(segment.id).last_step()
+        here = self.clone.store.attempts(segment.id).last_step()
         for step, name in self._uploaded(segment.id):
             if step <= here or step >= segment.stop_step:
                 continue
-            attempt = self.remote.store.attempts(segment.id).named(name.split("/")[2])
+            attempt = self.clone.store.attempts(segment.id).named(name.split("/")[2])
             if attempt.corrupt_checkpoint(step).exists():
                 continue  # It was brought before, and set aside.
             try:
                 self._bring_attempt(name, segment.id, attempt, step)
             except (StoreError, CheckpointError, ValueError, KeyError, TypeError) as error:
-                if isinstance(error, RemoteUnreachable):
+                if isinstance(error, BucketUnreachable):
                     raise
                 continue  # A torn or damaged one is as good as none: the one before it is tried.
             return step
         return here
 
     def _bring_attempt(self, name: str, segment_id: str, attempt: Attempt, step: int) -> None:
-        told = self.remote.objects.read(name)
+        told = self.clone.objects.read(name)
         files = json.loads(told or b"{}")["files"]
         checkpoint = checkpoint_name(step)
         with self._incoming(segment_id) as whole:
@@ -200,7 +199,7 @@ class RemoteSegments:
             for path, part in files.items():
                 if not _is_inside(path, STATE_FILES, checkpoint):
                     raise StoreError(
-                        f"{self.remote.objects.url}/{name} names {path!r}, which is no file of a checkpoint"
+                        f"{self.clone.objects.url}/{name} names {path!r}, which is no file of a checkpoint"
                     )
                 self._download(_file(str(Path(name).parent), part["sha256"]), part["sha256"], whole / path)
             verify_checkpoint(whole / checkpoint)
@@ -211,43 +210,43 @@ class RemoteSegments:
 
     def _fetch_trunk_state(self, segment: Segment, after: int) -> None:
         """Bring the furthest published state of the trunk before the segment's end, where it is beyond `after`."""
-        hints = self.remote.objects.etags(f"trunks/{trunk_id(segment.trunk)}")
+        hints = self.clone.objects.etags(f"trunks/{trunk_id(segment.trunk)}")
         steps = sorted(
             (int(name.rsplit("/", 1)[1]) for name in hints if name.rsplit("/", 1)[1].isdecimal()), reverse=True
         )
         for step in steps:
             if after < step < segment.stop_step:
-                told = self.remote.objects.read(f"trunks/{trunk_id(segment.trunk)}/{step}")
+                told = self.clone.objects.read(f"trunks/{trunk_id(segment.trunk)}/{step}")
                 found = told.decode(errors="replace") if told else ""
                 if re.fullmatch("[0-9a-f]{64}", found):
                     self.fetch_results([found])
                     self.fetch_checkpoint(found)
-                    if self.remote.store.checkpoint_folder(found).is_dir():
+                    if self.clone.store.checkpoint_folder(found).is_dir():
                         return
 
     def _download(self, name: str, digest: str, path: Path) -> None:
         """An object whose bytes have the sha256 that is asked for. Raises StoreError where they do not."""
         for _ in range(TRIES):
-            self.remote.objects.download(name, path)
+            self.clone.objects.download(name, path)
             if file_sha256(path) == digest:
                 return
         folder = name.partition("/files/")[0]
         raise StoreError(
-            f"{self.remote.objects.url}/{name} has other bytes than its name says: delete {folder}/ in the bucket and "
+            f"{self.clone.objects.url}/{name} has other bytes than its name says: delete {folder}/ in the bucket and "
             "run the same command again; only this segment is computed anew"
         )
 
     def _appear(self, segment_id: str, whole: Path) -> None:
         """A fetched segment takes its place, with the hints that lead to it, unless another process was first."""
         files = PublishedSegment(folder=whole)
-        self.remote.store.hint(read_spec(files.spec), _readable(segment_id, files.result.read_bytes()))
-        target = self.remote.store.segment_folder(segment_id)
+        self.clone.store.hint(read_spec(files.spec), _readable(segment_id, files.result.read_bytes()))
+        target = self.clone.store.segment_folder(segment_id)
         target.parent.mkdir(parents=True, exist_ok=True)
         _rename_unless_there(whole, target)
 
     def _incoming(self, segment_id: str) -> "_Incoming":
         name = f"incoming-{segment_id[:16]}-{os.getpid()}-{secrets.token_hex(4)}"
-        return _Incoming(folder=self.remote.store.root / SCRATCH / name)
+        return _Incoming(folder=self.clone.store.root / SCRATCH / name)
 
     def _drop_old(self, top: str, objects: ObjectStore) -> None:
         """Delete this attempt's checkpoints but the latest, and the files that none of those names."""

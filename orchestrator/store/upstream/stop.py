@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from orchestrator.store.stop_request import StopFile
-from orchestrator.store.upstream.objects import ObjectStore, RemoteRefused, RemoteUnreachable
+from orchestrator.store.upstream.objects import BucketRefused, BucketUnreachable, ObjectStore
 
 LOOK_SECONDS = 3.0
 """Between two looks of a worker at the bucket."""
@@ -33,16 +33,16 @@ class SharedStop(StopFile):
         return super().asked() or _watch_of(self).answer()
 
     def announce(self) -> None:
-        """Upload what the driver's own file says, if anything; by the driver, again and again."""
+        """Upload what the driver's own file says, if anything."""
         how = super().asked()
         if how is not None:
-            with contextlib.suppress(RemoteUnreachable):
+            with contextlib.suppress(BucketUnreachable):
                 self.objects.create(self.name, how.encode())
 
     def remove(self) -> None:
         """See StopFile."""
         super().remove()
-        with contextlib.suppress(RemoteUnreachable, RemoteRefused):
+        with contextlib.suppress(BucketUnreachable, BucketRefused):
             self.objects.remove([self.name])
 
 
@@ -66,7 +66,7 @@ class _Watch:
 
     def _look(self) -> None:
         while self._found is None and time.monotonic() - self._asked_at < FORGET_SECONDS:
-            with contextlib.suppress(RemoteUnreachable, RemoteRefused):
+            with contextlib.suppress(BucketUnreachable, BucketRefused):
                 told = self._stop.objects.read(self._stop.name)
                 self._found = told.decode(errors="replace") if told is not None else None
             time.sleep(LOOK_SECONDS)

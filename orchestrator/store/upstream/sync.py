@@ -32,10 +32,10 @@ from mor_core.files import file_sha256, is_plain_name, replace_text
 from orchestrator.store.published import RESULT
 from orchestrator.store.sweep_document import SCHEMA as SWEEP_SCHEMA
 from orchestrator.store.sweep_document import read_document, sweep_names
-from orchestrator.store.upstream.address import Remote
+from orchestrator.store.upstream.clone import Clone
 from orchestrator.store.upstream.failures import fetch_failures, segments_begun, upload_failures
-from orchestrator.store.upstream.objects import RemoteRefused
-from orchestrator.store.upstream.segments import RemoteSegments
+from orchestrator.store.upstream.objects import BucketRefused
+from orchestrator.store.upstream.segments import BucketSegments
 
 SYNCED = "synced.json"
 MARKER = "mor-sweep.json"
@@ -45,84 +45,84 @@ _OWN = {"sweep.json", "mlflow.db", "mirror.json", "mirror.log", "ui.log"}
 _OWN_FOLDERS = {"drivers", "stop", "artifacts"}
 
 
-def pull(remote: Remote) -> None:
+def pull(clone: Clone) -> None:
     """Bring the local folder up to date: plans, tables, figures, and every published segment without its
     checkpoint."""
-    with FileLock(remote.store.root / "sync.lock"):
-        _pull_sweeps(remote)
-        _pull_segments(remote)
-        fetch_failures(remote)
+    with FileLock(clone.store.root / "sync.lock"):
+        _pull_sweeps(clone)
+        _pull_segments(clone)
+        fetch_failures(clone)
 
 
-def require_conditional_creation(remote: Remote) -> None:
-    """Raises RemoteRefused where the server overwrites an object that `create` must leave alone."""
+def require_conditional_creation(clone: Clone) -> None:
+    """Raises BucketRefused where the server overwrites an object that `create` must leave alone."""
     marker = json.dumps({"schema": "mor-sweep.remote/1"}).encode()
-    if remote.objects.create(MARKER, marker) and remote.objects.create(MARKER, marker):
-        raise RemoteRefused(
-            f"{remote.objects.url}: the server ignores conditional writes (If-None-Match), so two machines could "
+    if clone.objects.create(MARKER, marker) and clone.objects.create(MARKER, marker):
+        raise BucketRefused(
+            f"{clone.objects.url}: the server ignores conditional writes (If-None-Match), so two machines could "
             "overwrite each other's results: use AWS S3, or another server that has them"
         )
 
 
-def push(remote: Remote) -> None:
+def push(clone: Clone) -> None:
     """Bring the bucket up to date with what verbs wrote into sweeps/ (tables, fits, figures, reports), and with
     failures that it has not been told."""
-    with FileLock(remote.store.root / "sync.lock"):
-        upload_failures(remote, segments_begun(remote.store))
-        synced = _synced(remote)
+    with FileLock(clone.store.root / "sync.lock"):
+        upload_failures(clone, segments_begun(clone.store))
+        synced = _synced(clone)
         sent = {}
-        for name, path in _sweep_files(remote):
+        for name, path in _sweep_files(clone):
             digest = file_sha256(path)
             if synced.get(name, {}).get("sha256") != digest:
-                remote.objects.replace(name, path.read_bytes())
+                clone.objects.replace(name, path.read_bytes())
                 sent[name] = digest
         if sent:
-            etags = remote.objects.etags("sweeps")
-            _remember(remote, synced | {name: _state(etags.get(name), digest) for name, digest in sent.items()})
+            etags = clone.objects.etags("sweeps")
+            _remember(clone, synced | {name: _state(etags.get(name), digest) for name, digest in sent.items()})
 
 
-def push_revision(remote: Remote, name: str) -> bool:
+def push_revision(clone: Clone, name: str) -> bool:
     """Append a sweep's latest local plan revision to the bucket's. False where another machine has appended one of
     the same number meanwhile: pull, and plan anew."""
-    document = read_document(remote.store.sweep_folder(name) / "sweep.json")
+    document = read_document(clone.store.sweep_folder(name) / "sweep.json")
     assert document is not None
     number = len(document["revisions"])  # Those before it came from the bucket.
     revision = json.dumps(document["revisions"][-1], sort_keys=True).encode()
     object_name = _revision_name(name, number)
-    return remote.objects.create(object_name, revision) or remote.objects.read(object_name) == revision
+    return clone.objects.create(object_name, revision) or clone.objects.read(object_name) == revision
 
 
-def pull_revisions(remote: Remote, name: str) -> None:
+def pull_revisions(clone: Clone, name: str) -> None:
     """The bucket's plan revisions of one sweep, as its local sweep.json."""
-    _write_document(remote, name, _revision_numbers(remote.objects.etags("sweeps")).get(name, []))
+    _write_document(clone, name, _revision_numbers(clone.objects.etags("sweeps")).get(name, []))
 
 
-def _pull_sweeps(remote: Remote) -> None:
-    etags, synced = remote.objects.etags("sweeps"), _synced(remote)
+def _pull_sweeps(clone: Clone) -> None:
+    etags, synced = clone.objects.etags("sweeps"), _synced(clone)
     for sweep, numbers in _revision_numbers(etags).items():
-        _write_document(remote, sweep, numbers)
+        _write_document(clone, sweep, numbers)
     places = {name: place for name in etags if (place := _sweep_file(name)) is not None}
     changed = [name for name in places if synced.get(name, {}).get("etag") != etags[name]]
-    for name, data in remote.objects.read_all(changed).items():
+    for name, data in clone.objects.read_all(changed).items():
         sweep, inside = places[name]
-        path = remote.store.sweep_folder(sweep) / inside
+        path = clone.store.sweep_folder(sweep) / inside
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.writing")
         temporary.write_bytes(data)
         temporary.replace(path)
         synced[name] = _state(etags[name], hashlib.sha256(data).hexdigest())
     if changed:
-        _remember(remote, synced)
+        _remember(clone, synced)
 
 
-def _pull_segments(remote: Remote) -> None:
-    published = {name.split("/")[1] for name in remote.objects.etags("segments") if name.endswith(f"/{RESULT}")}
-    missing = sorted(name for name in published if not remote.store.is_done(name))
-    RemoteSegments(remote=remote).fetch_results(missing)
-    folder = remote.store.root / "segments"
+def _pull_segments(clone: Clone) -> None:
+    published = {name.split("/")[1] for name in clone.objects.etags("segments") if name.endswith(f"/{RESULT}")}
+    missing = sorted(name for name in published if not clone.store.is_done(name))
+    BucketSegments(clone=clone).fetch_results(missing)
+    folder = clone.store.root / "segments"
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name not in published:  # Taken out of the bucket, by `retry` on another machine or by hand.
-            aside = remote.store.root / "stale"
+            aside = clone.store.root / "stale"
             aside.mkdir(exist_ok=True)
             path.rename(aside / f"{path.name}-{os.getpid()}-{os.urandom(4).hex()}")
 
@@ -138,16 +138,16 @@ def _revision_numbers(names: Iterable[str]) -> dict[str, list[int]]:
     return {sweep: sorted(numbers) for sweep, numbers in numbers_of.items()}
 
 
-def _write_document(remote: Remote, sweep: str, numbers: list[int]) -> None:
+def _write_document(clone: Clone, sweep: str, numbers: list[int]) -> None:
     """sweep.json of the bucket's revisions; of those that are here already none is read again."""
-    path = remote.store.sweep_folder(sweep) / "sweep.json"
+    path = clone.store.sweep_folder(sweep) / "sweep.json"
     local = read_document(path)
     if local is not None and numbers and len(local["revisions"]) == len(numbers):
         # The local document is the bucket's, with at most one revision of its own that was not uploaded.
-        last = remote.objects.read(_revision_name(sweep, numbers[-1]))
+        last = clone.objects.read(_revision_name(sweep, numbers[-1]))
         if last is not None and json.loads(last) == local["revisions"][-1]:
             return
-    contents = remote.objects.read_all(_revision_name(sweep, number) for number in numbers)
+    contents = clone.objects.read_all(_revision_name(sweep, number) for number in numbers)
     if contents:
         revisions = [json.loads(contents[_revision_name(sweep, number)]) for number in numbers]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,11 +157,11 @@ def _write_document(remote: Remote, sweep: str, numbers: list[int]) -> None:
             replace_text(last, sweep)
 
 
-def _sweep_files(remote: Remote) -> list[tuple[str, Path]]:
+def _sweep_files(clone: Clone) -> list[tuple[str, Path]]:
     """(name in the bucket, local path) of what verbs wrote of every sweep."""
     files = []
-    for sweep in sweep_names(remote.store):
-        folder = remote.store.sweep_folder(sweep)
+    for sweep in sweep_names(clone.store):
+        folder = clone.store.sweep_folder(sweep)
         for path in sorted(folder.rglob("*")):
             inside = path.relative_to(folder)
             if path.is_file() and not path.is_symlink() and _is_shared(inside):
@@ -169,15 +169,15 @@ def _sweep_files(remote: Remote) -> list[tuple[str, Path]]:
     return files
 
 
-def _synced(remote: Remote) -> dict[str, dict[str, Any]]:
+def _synced(clone: Clone) -> dict[str, dict[str, Any]]:
     try:
-        return json.loads((remote.store.root / SYNCED).read_text())
+        return json.loads((clone.store.root / SYNCED).read_text())
     except (OSError, ValueError):
         return {}
 
 
-def _remember(remote: Remote, synced: dict[str, dict[str, Any]]) -> None:
-    replace_text(remote.store.root / SYNCED, json.dumps(synced))
+def _remember(clone: Clone, synced: dict[str, dict[str, Any]]) -> None:
+    replace_text(clone.store.root / SYNCED, json.dumps(synced))
 
 
 def _state(etag: str | None, digest: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.running.outcomes import FailureClass
 from orchestrator.running.segment.worker import failure_of
 from orchestrator.store.published import StoreError
-from orchestrator.store.upstream.objects import RemoteRefused, RemoteUnreachable
+from orchestrator.store.upstream.objects import BucketRefused, BucketUnreachable
 from tests.helpers.verbs import VERBS
 
 
@@ -35,10 +35,10 @@ class LibraryError(Exception):
     [
         (SpecError, 2),
         (PretrainedError, 2),
-        (RemoteRefused, 2),
+        (BucketRefused, 2),
         (PlanError, 4),
         (Infeasible, 4),
-        (RemoteUnreachable, 6),
+        (BucketUnreachable, 6),
         (StoreError, 1),
         (OtherVersion, 1),
         (LibraryError, None),
@@ -53,7 +53,7 @@ def test_an_error_ends_a_command_with_the_code_of_its_class(kind: type[Exception
     ("kind", "failure"),
     [
         (PretrainedError, FailureClass.user),
-        (RemoteRefused, FailureClass.store),
+        (BucketRefused, FailureClass.store),
         (OtherVersion, FailureClass.store),
         (LibraryError, FailureClass.error),
         (KeyError, FailureClass.error),

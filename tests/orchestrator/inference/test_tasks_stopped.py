@@ -24,7 +24,7 @@ from orchestrator.running.segment.job import Job
 from orchestrator.store.attempts import SCRATCH, scratch_folder
 from orchestrator.store.folder import ADDRESS
 from orchestrator.store.store import Store
-from orchestrator.store.upstream.address import remote_of
+from orchestrator.store.upstream.clone import clone_in
 from tests.faults.disturbances import interruptions, wait_for
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here
 from tests.orchestrator.inference.test_tasks import CELLS, tasks
@@ -107,6 +107,8 @@ def test_a_failure_that_all_tasks_share_stops_the_others(copy: ToySweep, tasks: 
 class FarAwayExecutor:
     """Workers on other hosts, who hold no lock here: this process gets Ctrl-C, and they answer some looks later."""
 
+    results: Path
+    """The folder that the driver works in."""
     request: Callable[[Job], str | None]
     """What the workers see of a request to stop."""
     answers: list[str | None] = field(default_factory=list)
@@ -114,7 +116,7 @@ class FarAwayExecutor:
 
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See orchestrator.running.executor.Executor."""
-        scratch_folder(job.results, job.run).mkdir(parents=True)
+        scratch_folder(self.results, job.run).mkdir(parents=True)
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(LOOKS):
             yield None
@@ -127,7 +129,7 @@ def stopped_far_away(
     sweep: ToySweep, tasks: Path, patch: pytest.MonkeyPatch, request: Callable[[Job], str | None]
 ) -> list[str | None]:
     """What workers on other hosts see of a Ctrl-C at their driver, look by look."""
-    executor = FarAwayExecutor(request=request)
+    executor = FarAwayExecutor(results=sweep.results, request=request)
     patch.setattr(evaluate, "_executor", lambda *_: executor)
     stopped = score(sweep, words(sweep, tasks, "verbs", "--address", "10.0.0.1:6379"))
     assert stopped.returncode == 130, stopped.stderr
@@ -154,16 +156,16 @@ def test_ctrl_c_reaches_workers_that_see_only_the_bucket(
     copy: ToySweep, tasks: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ):
     (copy.results / ADDRESS).write_text(json.dumps({"url": f"{bucket}/study"}))
-    remote = remote_of(Store(root=copy.results))
-    assert remote is not None
+    clone = clone_in(copy.results)
+    assert clone is not None
 
     def request_in_bucket(job: Job) -> str | None:
         assert job.stop is not None
-        request = remote.objects.read(f"sweeps/toy/stop/{job.stop.path.name}")
+        request = clone.objects.read(f"sweeps/toy/stop/{job.stop.path.name}")
         return request.decode() if request else None
 
     assert stopped_far_away(copy, tasks, monkeypatch, request_in_bucket) == ["now"] * LOOKS
-    assert remote.objects.etags("sweeps/toy/stop/") == {}
+    assert clone.objects.etags("sweeps/toy/stop/") == {}
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from mor_core.data.snapshot import DataSnapshot
-from orchestrator.running import run as sweep_run
 from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.folder import ResultsGone, holding
 from orchestrator.store.stop_request import StopFile
@@ -87,7 +86,7 @@ def test_a_sweep_whose_folder_is_moved_away_says_so_and_its_command_goes_on_at_t
     moved = ToySweep(results=tmp_path / "moved", text=toy.text, cache=toy.cache)
     stop = MovingFolder(path=tmp_path / "stop", results=toy.results, target=moved.results)
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_run, "stop_of", lambda *_, **__: stop)
+        patch.setattr(Store, "new_stop_file", lambda *_, **__: stop)
         stopped = toy.run(*SIX_CELLS)
     assert stopped.returncode == 6, stopped.stderr
     assert f"error: the results folder is gone: {toy.results} was moved" in stopped.stderr

@@ -40,6 +40,7 @@ from orchestrator.running.stalls.watchdog import (
 from orchestrator.store.attempts import LOCK, Attempt
 from orchestrator.store.sign_of_life import ProcessIdentity, Sign, this_process
 from orchestrator.store.store import Store
+from orchestrator.store.upstream.upstream import open_store
 from tests.faults.disturbances import wait_for
 from tests.helpers.single_segment import job_for, segment_on
 
@@ -316,7 +317,8 @@ class Ray:
 
 def run_of(ray: Ray, job: Job, gpus: float) -> _Run:
     cluster = _Cluster(name="the cluster", head="", central={})
-    run = _Run(ray=ray, job=job, request=Request(workers=1, gpus=gpus), shares={}, cluster=cluster)  # type: ignore
+    store, request = open_store(job.results), Request(workers=1, gpus=gpus)
+    run = _Run(ray=ray, store=store, job=job, request=request, shares={}, cluster=cluster)  # type: ignore
     run.nodes = [Node(cpus=1, gpus=gpus)]
     return run
 

@@ -8,43 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from mor_core.config import TrainConfig
 from mor_core.files import replace_text
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.sizes import SIZES, model_config
-from mor_core.training.checkpoint import save_checkpoint
-from mor_core.training.optim import build_optimizer
-from orchestrator.planning.identity import Segment, TrunkRecipe, stable_segment, trunk_id
+from orchestrator.planning.identity import Segment, stable_segment, trunk_id
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
 from orchestrator.running.segment.job import Job, SegmentRun
 from orchestrator.running.segment.start_state import start_state
 from orchestrator.running.segment.worker import run_segment
-from orchestrator.store.attempts import Attempt
 from orchestrator.store.published import StoreError, read_metrics
 from orchestrator.store.store import Store
+from tests.helpers.hand_made import TRUNK, left_behind, published
 from tests.helpers.toy_sweep import ToySweep
-
-TRUNK = TrunkRecipe(
-    model=model_config(SIZES["13k"], vocab_size=300, context_length=32),
-    train=TrainConfig(batch_size=2, peak_learning_rate=0.01, warmup_steps=1),
-    data_fingerprint="no such data",
-    tokenizer_fingerprint="none",
-    seed=0,
-    numerics_version=1,
-)
-
-
-def published(store: Store, segment: Segment, step: int, **result: object) -> bool:
-    """Publish a segment by hand, with a checkpoint of fresh weights."""
-    attempt = store.new_attempt(segment)
-    model = build_model(segment.trunk.model, seed=step)
-    optimizer = build_optimizer(model, segment.trunk.train)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    save_checkpoint(attempt.final, model, optimizer, step)
-    return store.publish(segment, attempt, attempt.final, {"status": "finished", "step": step, **result})
 
 
 def test_the_first_publication_wins_and_a_late_one_changes_nothing(tmp_path: Path):
@@ -124,20 +99,6 @@ def test_what_killed_attempts_left_half_written_goes_when_the_next_one_starts_an
     run_segment(segment, Job(results=tmp_path, data_folder=tmp_path / "gone", checkpoint_every_steps=5))
     assert sorted(path.name for path in killed.iterdir()) == ["checkpoint-5", "metrics.jsonl", "numerics.json"]
     assert sorted(path.name for path in elsewhere.iterdir()) == sorted(half), "its process may be alive"
-
-
-def left_behind(store: Store, segment: Segment, step: int, weights_only: bool = False) -> Attempt:
-    """What a killed attempt leaves: a curve with a torn tail, its numerics, a checkpoint."""
-    attempt = store.new_attempt(segment)
-    model = build_model(TRUNK.model, seed=7)
-    optimizer = build_optimizer(model, TRUNK.train)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    save_checkpoint(attempt.checkpoint(step), model, None if weights_only else optimizer, step)
-    attempt.metrics.write_text('{"step": 1, "loss": 5.0}\n{"step": 10, "lo')
-    attempt.record_numerics([{"device": "another"}])
-    return attempt
 
 
 def restored_step(store: Store, segment: Segment, model: Transformer | None = None) -> int:

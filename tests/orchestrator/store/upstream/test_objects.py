@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.upstream import objects as object_store
-from orchestrator.store.upstream.objects import ObjectStore, RemoteRefused, RemoteUnreachable, checked_address
+from orchestrator.store.upstream.objects import BucketRefused, BucketUnreachable, ObjectStore, checked_address
 from tests.faults.faulty_server import FaultyServer
 
 
@@ -62,7 +62,7 @@ def test_a_server_that_is_out_of_order_for_a_while_is_waited_for(bucket: str, fa
     faulty.fail_for(1.5)
     assert ObjectStore(url=bucket, patience=60).create("a", b"1")
     faulty.failing = True
-    with pytest.raises(RemoteUnreachable, match="does not answer as it should"):
+    with pytest.raises(BucketUnreachable, match="does not answer as it should"):
         ObjectStore(url=bucket, patience=0.5).read("a")
     faulty.failing = False
     assert ObjectStore(url=bucket).read("a") == b"1"
@@ -72,16 +72,16 @@ def test_a_server_that_is_out_of_order_for_a_while_is_waited_for(bucket: str, fa
     "url", ["gs://bucket/x", "s3://", "s3://Bucket", "s3://b/x", "s3://bucket/../x", "s3://buck//x"]
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(RemoteRefused, match="expected a folder, or s3://BUCKET/PREFIX"):
+    with pytest.raises(BucketRefused, match="expected a folder, or s3://BUCKET/PREFIX"):
         checked_address(url)
 
 
 def test_absent_bucket_and_missing_credentials_are_refused_at_once(
     bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(RemoteRefused, match="there is no bucket 'not-there'"):
+    with pytest.raises(BucketRefused, match="there is no bucket 'not-there'"):
         ObjectStore(url="s3://not-there/x").replace("a", b"")
-    with pytest.raises(RemoteRefused, match="there is no bucket 'not-there'"):
+    with pytest.raises(BucketRefused, match="there is no bucket 'not-there'"):
         ObjectStore(url="s3://not-there/x").etags("segments")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -89,5 +89,5 @@ def test_absent_bucket_and_missing_credentials_are_refused_at_once(
     import fsspec
 
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    with pytest.raises(RemoteRefused, match="unable to locate credentials: set AWS_PROFILE"):
+    with pytest.raises(BucketRefused, match="unable to locate credentials: set AWS_PROFILE"):
         ObjectStore(url=bucket).read("a")

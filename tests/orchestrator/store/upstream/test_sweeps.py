@@ -21,9 +21,9 @@ from orchestrator.store.published import SMALL_FILES, StoreError, parse_result
 from orchestrator.store.store import Store
 from orchestrator.store.upstream import objects as object_store
 from orchestrator.store.upstream import segments as remote_segment
-from orchestrator.store.upstream.address import open_remote
+from orchestrator.store.upstream.clone import make_clone
 from orchestrator.store.upstream.objects import ObjectStore
-from orchestrator.store.upstream.segments import RemoteSegments
+from orchestrator.store.upstream.segments import BucketSegments
 from tests.faults.faulty_server import FaultyServer
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.remote_machine import Machine, objects_of
@@ -191,15 +191,15 @@ def test_wrong_bytes_of_a_published_segment_are_read_again_and_then_refused(
     assert other.attempt(segment, data).status == "finished"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOR_SWEEP_SCRATCH", str(other.scratch))
-        segments = RemoteSegments(remote=open_remote(other.url))
+        segments = BucketSegments(clone=make_clone(other.url))
         segments.fetch_checkpoint(segment.id)  # Wrong at first, right at the next try.
         assert len(flipped) == 2
-        shutil.rmtree(segments.remote.store.checkpoint_folder(segment.id))
+        shutil.rmtree(segments.clone.store.checkpoint_folder(segment.id))
         weights = f"segments/{segment.id}/files/{_sums(other.url)[segment.id]}"
-        segments.remote.objects.replace(weights, b"something else")
+        segments.clone.objects.replace(weights, b"something else")
         with pytest.raises(StoreError, match="has other bytes than its name says: delete"):
             segments.fetch_checkpoint(segment.id)
-        assert not segments.remote.store.checkpoint_folder(segment.id).exists()
+        assert not segments.clone.store.checkpoint_folder(segment.id).exists()
         found = other.run("fsck", "--no-mlflow")
         assert found.returncode == 1
         assert "has other bytes than its name says" in found.stdout

@@ -1,9 +1,9 @@
-"""Which bucket a results folder stands for, and which local folder an address is worked on in."""
+"""A local folder that stands for results in a bucket: which bucket, and where the folder lies."""
 
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mor_core.data.spec import cache_folder
@@ -16,26 +16,39 @@ SCRATCH_VARIABLE = "MOR_SWEEP_SCRATCH"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remote:
+class Clone:
     """A bucket's results and the local folder that stands for them."""
 
     store: Store
-    """The local folder."""
+    """The local folder, by itself: it is asked and changed here without the bucket's knowledge."""
     objects: ObjectStore
     """The bucket."""
 
+    def waiting(self, seconds: float) -> "Clone":
+        """The same, with another patience for a server that does not answer."""
+        return replace(self, objects=replace(self.objects, patience=seconds))
 
-def open_remote(url: str) -> Remote:
+
+def make_clone(url: str) -> Clone:
     """The results at an s3:// address, with a local folder made for them. Asks the server nothing yet.
 
-    Raises RemoteRefused for an address that is none.
+    Raises BucketRefused for an address that is none.
     """
     url = checked_address(url)
     folder = local_folder(url)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ADDRESS).exists():
         write_json(folder / ADDRESS, {"url": url})
-    return Remote(store=Store(root=folder), objects=ObjectStore(url=url))
+    return Clone(store=Store(root=folder), objects=ObjectStore(url=url))
+
+
+def clone_in(folder: Path) -> Clone | None:
+    """The bucket that a folder stands for; None for a folder that is all there is."""
+    try:
+        url = json.loads((folder / ADDRESS).read_text())["url"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Clone(store=Store(root=folder), objects=ObjectStore(url=checked_address(url)))
 
 
 def local_folder(url: str) -> Path:
@@ -44,18 +57,3 @@ def local_folder(url: str) -> Path:
     parent = Path(chosen).expanduser().absolute() if chosen else cache_folder() / "remote"
     bucket = url.removeprefix("s3://").partition("/")[0]
     return parent / f"{bucket}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-
-
-def remote_of(store: Store) -> Remote | None:
-    """The bucket that a results folder stands for; None for a folder that is all there is."""
-    try:
-        url = json.loads((store.root / ADDRESS).read_text())["url"]
-    except FileNotFoundError:
-        return None
-    return Remote(store=store, objects=ObjectStore(url=checked_address(url)))
-
-
-def address_of(store: Store) -> str:
-    """The s3:// address that a results folder stands for; empty for a folder that is all there is."""
-    remote = remote_of(store)
-    return remote.objects.url if remote else ""
