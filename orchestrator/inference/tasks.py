@@ -12,7 +12,9 @@ from mor_core.data.remote import origin_of
 from mor_core.interop.tasks import read_task
 from orchestrator.inference.trained_cell import data_of, finished_weights
 from orchestrator.planning.cells import Cell
+from orchestrator.planning.costs.limits import NO_LIMIT, HourLimit
 from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
+from orchestrator.planning.spec.sections import ExecutionSection
 from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep
 from orchestrator.records.table import write_tables
@@ -26,6 +28,9 @@ from orchestrator.store.published import PublishedScore
 from orchestrator.store.store import Store, read_spec
 from orchestrator.tracking.cursor import is_current, tracking_uri
 from orchestrator.tracking.process import following
+
+SCORING = ExecutionSection(checkpoint_every_steps=1)
+"""How tasks are scored: they keep no checkpoints."""
 
 PROGRESS_SECONDS = 10.0
 """Between two lines about how far segments are."""
@@ -102,9 +107,11 @@ def evaluate_all(
     report: Callable[[str], None],
     *,
     on_this_host: bool,
+    hours: HourLimit = NO_LIMIT,
 ) -> Evaluated:
     """Compute what is not published, write the sweep's tables, mirror them. Raises what stops a sweep's run.
 
+    Nothing more is started once the segments have taken their `hours`.
     `on_this_host` says whether the executor's workers see this process's folder and locks."""
     segments = {pair.segment.id: pair.segment for pair in asked.pairs}
     outcomes = {name: published_outcome(store, name) for name in segments if store.is_done(name)}
@@ -115,7 +122,7 @@ def evaluate_all(
             return Evaluated(outcomes=outcomes, computed=0, warning="")
     with holding(store.root), driving(store, sweep.name), following(store, sweep.name) as mirror:
         if pending:
-            outcomes |= _run(store, sweep, asked, pending, executor, report, on_this_host=on_this_host)
+            outcomes |= _run(store, sweep, asked, pending, executor, report, hours, on_this_host=on_this_host)
         write_tables(store, sweep.name)
     return Evaluated(outcomes=outcomes, computed=len(pending), warning=mirror.warning)
 
@@ -127,6 +134,7 @@ def _run(
     pending: tuple[Segment, ...],
     executor: Executor,
     report: Callable[[str], None],
+    hours: HourLimit,
     *,
     on_this_host: bool,
 ) -> dict[str, Outcome]:
@@ -137,13 +145,13 @@ def _run(
         data_folder=asked.data_folder,
         data_url=origin_of(asked.data_folder),
         task_folder=asked.task_folder,
-        checkpoint_every_steps=1,
+        checkpoint_every_steps=SCORING.checkpoint_every_steps,
         stop=store.new_stop_file(sweep.name, on_this_host=on_this_host),
         run=secrets.token_hex(4),
     )
     needed = {need: published_outcome(store, need) for segment in pending for need in segment.needs}
     lines = _Lines(store=store, asked=asked, pending=pending, report=report)
-    run_segments(executor, store, pending, job, needed, lines.add, report, on_this_host=on_this_host)
+    run_segments(executor, store, pending, job, needed, lines.add, report, hours=hours, on_this_host=on_this_host)
     return lines.outcomes
 
 
@@ -164,15 +172,14 @@ class _Lines:
     progress_at: float = field(default_factory=time.monotonic)
     """time.monotonic() of the last line about progress."""
 
-    def add(self, outcome: Outcome | None) -> str:
-        """An event of the run. Nothing in it is a reason to start no more."""
+    def add(self, outcome: Outcome | None) -> None:
+        """An event of the run."""
         if outcome is None:
             self._tell_progress()
         elif outcome.status != "interrupted":
             self.outcomes[outcome.segment_id] = outcome
             line = outcome_line(self.store, self.asked, outcome)
             self.report(f"[{len(self.outcomes)}/{len(self.pending)}] {line}")
-        return ""
 
     def _tell_progress(self) -> None:
         if time.monotonic() - self.progress_at > PROGRESS_SECONDS:

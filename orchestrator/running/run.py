@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -11,12 +10,9 @@ import polars as pl
 from mor_core.data.remote import origin_of
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import short_budget
-from orchestrator.planning.costs.estimate import HOUR_SECONDS
 from orchestrator.planning.costs.limits import Allowance
-from orchestrator.planning.costs.machine import fixed_gpus
 from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, lost_arm_lines
-from orchestrator.planning.spec.sections import ExecutionSection
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records.console import Console
 from orchestrator.records.revisions import Sweep, share_revision
@@ -25,7 +21,7 @@ from orchestrator.records.terminal import command_line
 from orchestrator.running.executor import Executor
 from orchestrator.running.outcomes import Outcome, published_outcome
 from orchestrator.running.progress import Progress
-from orchestrator.running.run_loop import run_segments
+from orchestrator.running.run_loop import chosen_executor, run_segments
 from orchestrator.running.segment.job import Job
 from orchestrator.store.drivers import driving
 from orchestrator.store.folder import holding
@@ -64,7 +60,35 @@ def run_sweep(
     published = _published(store, plan.segments)
     allowance = allowance or Allowance(segments=frozenset(segment.id for segment in plan.segments))
     pending = _pending(plan.segments, published, allowance)
-    job = Job(
+    console = Console(stderr=True)
+    _say_what_is_to_do(console, store, sweep, plan, pending, allowance)
+    if not pending:
+        runs = write_own_tables(store, sweep, console)
+        if not mlflow or is_current(store, sweep, uri):
+            return _report(console, plan, runs, store, published)
+    mirroring = following(store, sweep.name) if mlflow else nullcontext()
+    with holding(store.root), driving(store, sweep.name), mirroring as mirror:
+        if pending:
+            published |= _run(
+                chosen_executor(executor, workers, address, spec.execution, allowance),
+                plan,
+                store,
+                pending,
+                _job(store, plan, spec, data, on_this_host=address is None),
+                published,
+                on_this_host=address is None,
+                allowance=allowance,
+            )
+        runs = write_own_tables(store, sweep, console)
+        store.upstream.push()
+    if mirror and mirror.warning:
+        console.print(mirror.warning, highlight=False, markup=False, soft_wrap=True)
+    return _report(console, plan, runs, store, published)
+
+
+def _job(store: Store, plan: Plan, spec: SweepSpec, data: DataSnapshot, *, on_this_host: bool) -> Job:
+    """How the plan's segments are executed."""
+    return Job(
         results=store.location,
         data_folder=data.folder,
         data_url=origin_of(data.folder),
@@ -75,10 +99,15 @@ def run_sweep(
         checkpoint_activations=spec.execution.activation_checkpointing,
         deterministic=spec.execution.deterministic,
         stall_seconds=spec.execution.stall_seconds,
-        stop=store.new_stop_file(plan.name, on_this_host=address is None),
+        stop=store.new_stop_file(plan.name, on_this_host=on_this_host),
         run=secrets.token_hex(4),
     )
-    console = Console(stderr=True)
+
+
+def _say_what_is_to_do(
+    console: Console, store: Store, sweep: Sweep, plan: Plan, pending: Sequence[Segment], allowance: Allowance
+) -> None:
+    """What this run starts, what it leaves out, and what it takes again."""
     if sweep.left_out:
         console.print(
             f"{sweep.left_out} cells that sweep {sweep.name} had under other settings are left out of its table; "
@@ -87,38 +116,18 @@ def run_sweep(
         )
     if not pending:
         console.print("nothing to train: every segment of this plan is published", highlight=False)
-        runs = write_own_tables(store, sweep, console)
-        if not mlflow or is_current(store, sweep, uri):
-            return _report(console, plan, runs, store, published)
-    mirroring = following(store, sweep.name) if mlflow else nullcontext()
-    with holding(store.root), driving(store, sweep.name), mirroring as mirror:
-        if pending:
-            console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
-            if allowance.said:
-                console.print(f"{allowance.said}; the same command goes on with them", highlight=False, soft_wrap=True)
-            again = {segment.id: steps for segment in pending if (steps := steps_taken_again(store, segment))}
-            if again:
-                console.print(
-                    f"note: {len(again)} of them start from states that gc pruned, and take at most "
-                    f"{sum(again.values())} steps of their trunks again",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-            published |= _run(
-                _executor(executor, workers, address, spec.execution, allowance),
-                plan,
-                store,
-                pending,
-                job,
-                published,
-                on_this_host=address is None,
-                allowance=allowance,
-            )
-        runs = write_own_tables(store, sweep, console)
-        store.upstream.push()
-    if mirror and mirror.warning:
-        console.print(mirror.warning, highlight=False, markup=False, soft_wrap=True)
-    return _report(console, plan, runs, store, published)
+        return
+    console.print(f"{len(pending)} of {len(plan.segments)} segments to run", highlight=False)
+    if allowance.said:
+        console.print(f"{allowance.said}; the same command goes on with them", highlight=False, soft_wrap=True)
+    again = [steps for segment in pending if (steps := steps_taken_again(store, segment))]
+    if again:
+        console.print(
+            f"note: {len(again)} of them start from states that gc pruned, and take at most {sum(again)} steps of "
+            "their trunks again",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def write_own_tables(store: Store, sweep: Sweep, console: Console) -> pl.DataFrame:
@@ -142,25 +151,6 @@ def _pending(
     first = {name for chain in allowance.canaries for name in chain}
     wanted = [each for each in segments if each.id not in published and each.id in allowance.segments]
     return tuple(sorted(wanted, key=lambda segment: segment.id not in first))
-
-
-def _executor(
-    name: str, workers: int, address: str | None, execution: ExecutionSection, allowance: Allowance
-) -> Executor:
-    if name == "in-process":
-        from orchestrator.running.executor import InProcessExecutor
-
-        return InProcessExecutor()
-    from orchestrator.running.ray.executor import RayExecutor
-
-    return RayExecutor(
-        workers=workers,
-        address=address,
-        gpus_per_segment=fixed_gpus(execution.gpus_per_segment),
-        gpu_shares=allowance.gpu_shares,
-        workers_per_segment=execution.workers_per_segment,
-        canaries=allowance.canaries,
-    )
 
 
 def _published(store: Store, segments: Sequence[Segment]) -> dict[str, Outcome]:
@@ -189,52 +179,30 @@ def _run(
     """The outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop, and
     ResultsGone."""
     progress = Progress(plan=plan, store=store, pending=pending)
-    hours = _HoursUsed(store=store, allowance=allowance)
 
     def report(line: str) -> None:
         progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def on_event(outcome: Outcome | None) -> str:
+    def on_event(outcome: Outcome | None) -> None:
         if outcome is not None:
             progress.record(outcome)
         progress.refresh()
-        return hours.limit_reached(outcome) if outcome is not None else ""
 
     if allowance.canaries:
         report(f"first {_canary_text(plan, allowance)} alone: the other cells start when it has finished")
     with progress:
-        run_segments(executor, store, pending, job, published, on_event, report, on_this_host=on_this_host)
-    return progress.outcomes
-
-
-@dataclass(kw_only=True)
-class _HoursUsed:
-    """What this run's published segments took, against what it may take."""
-
-    store: Store
-    """Where their results are."""
-    allowance: Allowance
-    """The limit, and the devices that a segment holds."""
-    total: float = 0.0
-    """Device-hours so far; of a failed segment nothing is known."""
-
-    def limit_reached(self, outcome: Outcome) -> str:
-        """A sentence where this segment's hours take the total to the limit; else empty."""
-        before, limit = self.total, self.allowance.max_hours
-        self.total += self._hours(outcome)
-        if limit is None or not before < limit <= self.total:
-            return ""
-        return (
-            f"{self.total:.3g} {self.allowance.hours_unit} are used, --max-gpu-hours {limit:g} allows no more: "
-            "what runs goes on to its end, nothing else starts"
+        run_segments(
+            executor,
+            store,
+            pending,
+            job,
+            published,
+            on_event,
+            report,
+            hours=allowance.hours,
+            on_this_host=on_this_host,
         )
-
-    def _hours(self, outcome: Outcome) -> float:
-        if outcome.status not in ("finished", "diverged"):
-            return 0.0
-        result = self.store.readable_results([outcome.segment_id]).get(outcome.segment_id)
-        devices = self.allowance.gpu_shares.get(outcome.segment_id, self.allowance.devices_per_segment)
-        return result.wall_seconds * devices / HOUR_SECONDS if result is not None else 0.0
+    return progress.outcomes
 
 
 def _canary_text(plan: Plan, allowance: Allowance) -> str:

@@ -5,8 +5,11 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from orchestrator.planning.costs.limits import NO_LIMIT, Allowance, HourLimit
+from orchestrator.planning.costs.machine import fixed_gpus
 from orchestrator.planning.identity import Segment
-from orchestrator.running.executor import Executor
+from orchestrator.planning.spec.sections import ExecutionSection
+from orchestrator.running.executor import Executor, InProcessExecutor
 from orchestrator.running.outcomes import RULES, Outcome
 from orchestrator.running.segment.job import Job
 from orchestrator.running.stopping import GRACE_SECONDS, Stopping, stoppable
@@ -17,27 +20,52 @@ from orchestrator.store.store import Store
 _ID_OR_NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
 
 
+def chosen_executor(
+    name: str,
+    workers: int,
+    address: str | None,
+    execution: ExecutionSection,
+    allowance: Allowance | None = None,
+) -> Executor:
+    """What runs segments: "in-process", one after the other; or "ray", on a cluster at an address or one of its own,
+    `workers` segments at a time."""
+    if name == "in-process":
+        return InProcessExecutor()
+    from orchestrator.running.ray.executor import RayExecutor
+
+    return RayExecutor(
+        workers=workers,
+        address=address,
+        gpus_per_segment=fixed_gpus(execution.gpus_per_segment),
+        gpu_shares=allowance.hours.gpu_shares if allowance else {},
+        workers_per_segment=execution.workers_per_segment,
+        canaries=allowance.canaries if allowance else (),
+    )
+
+
 def run_segments(
     executor: Executor,
     store: Store,
     pending: Sequence[Segment],
     job: Job,
     published: dict[str, Outcome],
-    on_event: Callable[[Outcome | None], str],
+    on_event: Callable[[Outcome | None], None],
     report: Callable[[str], None],
     *,
+    hours: HourLimit = NO_LIMIT,
     on_this_host: bool,
 ) -> None:
     """Compute the pending segments, of which `published` has the outcomes of what they need.
 
-    `on_event` gets each outcome, once its result is in `store`, and None now and then. A sentence that it returns is
-    reported, and no other segment is started. Without `on_this_host` the workers may see other folders and locks.
+    `on_event` gets each outcome, once its result is in `store`, and None now and then. No other segment is started once
+    the first two failed alike, or the segments of this run have taken their `hours`; `report` gets the sentence.
+    Without `on_this_host` the workers may see other folders and locks.
 
     Raises KeyboardInterrupt or SystemExit where it was told to stop, after running segments have kept a checkpoint, and
     ResultsGone where the results folder was moved away.
     """
     assert job.stop is not None
-    alike = _FailuresAlike()
+    alike, used = _FailuresAlike(), _HoursUsed(store=store, limit=hours)
     try:
         with (
             holding(store.root) as folder,
@@ -49,8 +77,8 @@ def run_segments(
                 if outcome is not None:
                     # Whoever is told of an outcome reads its result, which may be on another host.
                     store.upstream.fetch_outcome(outcome.segment_id)
-                limit = on_event(outcome)
-                for reason in filter(None, (alike.reason_to_stop(outcome, pending), limit)):
+                on_event(outcome)
+                for reason in filter(None, (alike.reason_to_stop(outcome, pending), used.reason_to_stop(outcome))):
                     report(reason)
                     job.stop.ask("launch no more")
                 job.stop.announce()
@@ -69,6 +97,32 @@ def _may_leave(stopping: Stopping, store: Store, pending: Sequence[Segment], on_
     if stopping.seconds() > GRACE_SECONDS:
         return True
     return on_this_host and not any(store.attempts(segment.id).is_locked() for segment in pending)
+
+
+@dataclass(kw_only=True)
+class _HoursUsed:
+    """What this run's published segments took, against what it may take."""
+
+    store: Store
+    """Where their results are."""
+    limit: HourLimit
+    """What it may take."""
+    total: float = 0.0
+    """Device-hours so far; of a failed segment nothing is known."""
+
+    def reason_to_stop(self, outcome: Outcome | None) -> str:
+        """A sentence where this segment's hours take the total to the limit; else empty."""
+        if outcome is None or outcome.status not in ("finished", "diverged"):
+            return ""
+        before, most = self.total, self.limit.max_hours
+        result = self.store.readable_results([outcome.segment_id]).get(outcome.segment_id)
+        self.total += self.limit.hours(outcome.segment_id, result.wall_seconds) if result is not None else 0.0
+        if most is None or not before < most <= self.total:
+            return ""
+        return (
+            f"{self.total:.3g} {self.limit.unit} are used, and {most:g} were allowed: "
+            "what runs goes on to its end, nothing else starts"
+        )
 
 
 @dataclass(kw_only=True)

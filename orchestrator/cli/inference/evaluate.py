@@ -7,11 +7,13 @@ import typer
 
 from orchestrator.cli.inference.text import Rule, RuleChoice, Threads, figure_name, load_cell, progress, show_rows
 from orchestrator.cli.options import AsJson, CellArguments, Results, SweepOption, print_json, say_next
-from orchestrator.cli.train.launch import ExecutorChoice, ExecutorName, RayAddress
+from orchestrator.cli.train.launch import ExecutorChoice, ExecutorName, Launch, RayAddress, machine_of
+from orchestrator.cli.train.spending import MaxHours
 
 if TYPE_CHECKING:
     from orchestrator.inference.tasks import Asked
     from orchestrator.inference.text_loss import TextLoss
+    from orchestrator.planning.costs.limits import HourLimit
     from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
 
@@ -38,6 +40,7 @@ def evaluate(
     address: RayAddress = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; one a GPU, else one a core.")] = None,
     threads: Threads = None,
+    max_hours: MaxHours = None,
     as_json: AsJson = False,
 ) -> None:
     """Score trained cells on tasks, or measure their loss on a text; what is scored already is not scored again."""
@@ -46,15 +49,19 @@ def evaluate(
     if text is not None:
         _evaluate_text(cells, text, sweep, results, threads, as_json)
         return
-    from orchestrator.inference.tasks import evaluate_all, score_rows
+    from orchestrator.inference.tasks import SCORING, evaluate_all, score_rows
+    from orchestrator.planning.costs.machine import this_machine
     from orchestrator.records.revisions import load_sweep
+    from orchestrator.running.run_loop import chosen_executor
     from orchestrator.store.upstream.upstream import open_store
 
+    how = Launch(results=results, executor=executor, address=address, workers=workers)
     store = open_store(results.absolute())
     loaded = load_sweep(store, sweep)
     asked = _asked(store, loaded, cells, str(tasks), task_files, limit, rule)
-    chosen = _executor(executor, address, workers)
-    done = evaluate_all(store, loaded, asked, chosen, _say, on_this_host=address is None)
+    hours = _hours(how, max_hours)
+    chosen = chosen_executor(executor.value, this_machine(workers, SCORING).workers, address, SCORING)
+    done = evaluate_all(store, loaded, asked, chosen, _say, on_this_host=address is None, hours=hours)
     rows = score_rows(store, asked, done)
     if done.warning:
         typer.echo(done.warning, err=True)
@@ -90,21 +97,15 @@ def _asked(
     return ask(store, sweep, list(found.values()), distinct, task_files, limit=limit, rule=rule.value)
 
 
-def _executor(name: ExecutorName, address: str | None, workers: int | None) -> Any:
-    from orchestrator.cli.train.launch import check_address
-    from orchestrator.planning.costs.machine import this_machine
-    from orchestrator.planning.spec.sections import ExecutionSection
+def _hours(how: Launch, max_hours: float | None) -> "HourLimit":
+    """What the tasks may take. Raises ClusterUnreachable, and Infeasible where a cluster cannot run them."""
+    from orchestrator.inference.tasks import SCORING
+    from orchestrator.planning.costs.limits import NO_LIMIT, HourLimit
 
-    check_address(name, address)
-    if name is ExecutorName.in_process:
-        from orchestrator.running.executor import InProcessExecutor
-
-        return InProcessExecutor()
-    from orchestrator.running.ray.executor import RayExecutor
-
-    return RayExecutor(
-        workers=this_machine(workers, ExecutionSection(checkpoint_every_steps=1)).workers, address=address
-    )
+    if max_hours is None:
+        return NO_LIMIT
+    machine = machine_of(how, SCORING)
+    return HourLimit(max_hours=max_hours, devices_per_segment=machine.devices_per_segment, unit=machine.hours_unit)
 
 
 SHOWN = ("cell", "task", "metric", "score", "standard_error", "items", "chance", "longest", "cut")

@@ -29,6 +29,27 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HourLimit:
+    """How many device-hours one command may take."""
+
+    max_hours: float | None = None
+    """After which nothing more is started; None for no limit."""
+    devices_per_segment: float = 1.0
+    """GPUs, or CPU cores, that a segment holds while it runs, unless it has a share of its own."""
+    gpu_shares: Mapping[str, float] = field(default_factory=dict)
+    """Of a GPU, by segment id; empty where all segments hold the same."""
+    unit: str = "core-hours"
+    """GPU-hours or core-hours."""
+
+    def hours(self, segment_id: str, wall_seconds: float) -> float:
+        """Device-hours of a segment that took so long."""
+        return wall_seconds * self.gpu_shares.get(segment_id, self.devices_per_segment) / HOUR_SECONDS
+
+
+NO_LIMIT = HourLimit()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Allowance:
     """What one run of a plan may start."""
 
@@ -38,14 +59,8 @@ class Allowance:
     """Chains of segments that go first, one after the other, until one cell has finished."""
     said: str = ""
     """Which limit left cells for later, in a sentence; empty where none did."""
-    max_hours: float | None = None
+    hours: HourLimit = NO_LIMIT
     """Device-hours after which nothing more is started."""
-    devices_per_segment: float = 1.0
-    """GPUs, or CPU cores, that a segment holds while it runs, unless it has a share of its own."""
-    gpu_shares: Mapping[str, float] = field(default_factory=dict)
-    """Of a GPU, by segment id; empty where all segments hold the same."""
-    hours_unit: str = "core-hours"
-    """GPU-hours or core-hours."""
 
 
 def allowance_of(
@@ -80,12 +95,14 @@ def allowance_of(
         segments=frozenset(str(units[number].segment_id) for number in needed) - frozenset(finished),
         canaries=first,
         said=_said(len(open_cells), len(chosen), limits, throughput),
-        max_hours=limits.max_hours,
-        devices_per_segment=throughput.devices_per_segment,
-        gpu_shares={str(unit.segment_id): held for unit, held in zip(units, devices, strict=True)}
-        if cost.sharing
-        else {},
-        hours_unit=throughput.hours_unit,
+        hours=HourLimit(
+            max_hours=limits.max_hours,
+            devices_per_segment=throughput.devices_per_segment,
+            gpu_shares={str(unit.segment_id): held for unit, held in zip(units, devices, strict=True)}
+            if cost.sharing
+            else {},
+            unit=throughput.hours_unit,
+        ),
     )
 
 

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator.cli.inference import evaluate
 from orchestrator.inference import tasks as task_sweep
 from orchestrator.planning.identity import Segment
+from orchestrator.running import run_loop
 from orchestrator.running.executor import Events
 from orchestrator.running.outcomes import Outcome
 from orchestrator.running.segment.job import Job
@@ -103,6 +103,18 @@ def test_a_failure_that_all_tasks_share_stops_the_others(copy: ToySweep, tasks: 
     assert leftovers(copy) == []
 
 
+@pytest.mark.usefixtures("unmirrored")
+def test_scoring_starts_nothing_more_once_its_hours_are_used_and_the_same_command_goes_on(copy: ToySweep, tasks: Path):
+    arguments = words(copy, tasks, "verbs,words", "--executor", "in-process", "--json")
+    limited = score(copy, [*arguments, "--max-gpu-hours", "1e-9"])
+    assert limited.returncode == 0, limited.stderr
+    assert "core-hours are used, and 1e-09 were allowed" in " ".join(limited.stderr.split())
+    states = [row["status"] for row in json.loads(limited.stdout)["data"]["rows"]]
+    assert sorted(states) == ["finished", "not run", "not run", "not run"]
+    done = score(copy, arguments)
+    assert {row["status"] for row in json.loads(done.stdout)["data"]["rows"]} == {"finished"}
+
+
 @dataclass(kw_only=True)
 class FarAwayExecutor:
     """Workers on other hosts, who hold no lock here: this process gets Ctrl-C, and they answer some looks later."""
@@ -130,7 +142,7 @@ def stopped_far_away(
 ) -> list[str | None]:
     """What workers on other hosts see of a Ctrl-C at their driver, look by look."""
     executor = FarAwayExecutor(results=sweep.results, request=request)
-    patch.setattr(evaluate, "_executor", lambda *_: executor)
+    patch.setattr(run_loop, "chosen_executor", lambda *_: executor)
     stopped = score(sweep, words(sweep, tasks, "verbs", "--address", "10.0.0.1:6379"))
     assert stopped.returncode == 130, stopped.stderr
     assert len(executor.answers) == LOOKS, "the driver left before its workers had answered"

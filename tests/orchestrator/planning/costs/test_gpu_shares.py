@@ -98,8 +98,8 @@ def test_hours_time_and_limits_count_each_segment_by_its_share(small_sweep, snap
         finished=(),
         canary=False,
     )
-    assert set(allowance.gpu_shares.values()) == {0.125, 1.0}
-    assert set(allowance.gpu_shares) == {segment.id for segment in planned.segments}
+    assert set(allowance.hours.gpu_shares.values()) == {0.125, 1.0}
+    assert set(allowance.hours.gpu_shares) == {segment.id for segment in planned.segments}
 
 
 def test_a_probe_that_had_the_card_to_itself_counts_by_the_share_of_each_shape(small_sweep):

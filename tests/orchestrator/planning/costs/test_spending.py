@@ -56,7 +56,7 @@ def test_where_the_estimate_was_far_too_low_nothing_more_starts_once_the_hours_a
     done = toy.run(*FEW, "--max-gpu-hours", str(cost["hours"] * 1.01))
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stderr.split())
-    assert "core-hours are used, --max-gpu-hours" in said
+    assert "core-hours are used, and " in said
     assert said.count("nothing else starts") == 1
     assert "cells are left for later: the same command goes on with them" in said
     assert 0 < len(toy.published()) < 9
