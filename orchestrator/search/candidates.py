@@ -6,15 +6,17 @@ from typing import Any
 
 import polars as pl
 
-from analysis.advice.suggest import Candidate, Suggestion, rank_candidates
+from analysis.advice.suggest import Candidate, Need, Suggestion, rank_candidates
 from analysis.runs.points import Points
-from analysis.statistics.answers import Refusal
+from analysis.statistics.answers import Refusal, RefusalKind
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.errors import MorSweepError
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.speeds import measured_flops_per_second
 from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND
 from orchestrator.planning.plan import Plan, flops_by_segment, plan
 from orchestrator.planning.spec.sweep_spec import SweepSpec
+from orchestrator.records.fits import Fitted
 from orchestrator.records.revisions import Sweep
 from orchestrator.search.spec_of_sweep import NoAdvice, spec_of_sweep
 from orchestrator.store.published import SegmentResult
@@ -53,6 +55,21 @@ def next_cells(
     if isinstance(suggestions, Refusal):
         return suggestions
     return [(suggestion, costed[id(suggestion.candidate)]) for suggestion in suggestions]
+
+
+def sizes_for_refused_minima(store: Store, fitted: Fitted) -> list[Suggestion]:
+    """Cells of the sizes that minima lack which a fit refused for their sizes; none where no cell can be named."""
+    answers = [optimum.params for frontier in fitted.study.frontiers for optimum in frontier.optima]
+    kinds = {answer.kind for answer in answers if isinstance(answer, Refusal)}
+    if fitted.sweep is None or not kinds & {RefusalKind.MINIMUM_AT_EDGE, RefusalKind.TOO_FEW_SIZES}:
+        return []
+    try:
+        cells = next_cells(store, fitted.sweep, fitted.runs, fitted.study.points)
+    except MorSweepError:  # The fit is what was asked for; `suggest` says why there is no advice.
+        return []
+    if isinstance(cells, Refusal):
+        return []
+    return [suggestion for suggestion, _ in cells if suggestion.need in (Need.edge, Need.sizes)]
 
 
 def candidate_cells(store: Store, sweep: Sweep, planned: Plan, runs: pl.DataFrame) -> list[Costed]:

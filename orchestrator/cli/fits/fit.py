@@ -73,37 +73,19 @@ def fit(
     fitted = fit_of_sweep(store, asked.sweep, LOSS_COLUMNS[loss], names, tied, tuple(leave_out or ()))
     study, name = fitted.study, fitted.name
     if not as_json:
-        for line in _next_sizes(store, fitted):
-            say(line)
+        _say_sizes_to_add(store, fitted)
     _print_fit(study, as_json)
     _write_fit(study, store.sweep_folder(name) / "fits.json", f"fit of sweep {name} written to")
     _end_fit(study, asked, name, as_json)
 
 
-def _next_sizes(store: "Store", fitted: "Fitted") -> list[str]:
-    """Where N* was refused for its sizes, the sizes that `suggest` names; none where it can name no cell."""
-    from analysis.advice.suggest import Need
-    from analysis.statistics.answers import Refusal, RefusalKind
-    from mor_core.errors import MorSweepError
-    from orchestrator.search.candidates import next_cells
+def _say_sizes_to_add(store: "Store", fitted: "Fitted") -> None:
+    """Where N* was refused for its sizes, the sizes that `suggest` names."""
+    from orchestrator.search.candidates import sizes_for_refused_minima
     from orchestrator.search.spec_of_sweep import grids
 
-    answers = [optimum.params for frontier in fitted.study.frontiers for optimum in frontier.optima]
-    kinds = {answer.kind for answer in answers if isinstance(answer, Refusal)}
-    if fitted.sweep is None or not kinds & {RefusalKind.MINIMUM_AT_EDGE, RefusalKind.TOO_FEW_SIZES}:
-        return []
-    try:
-        cells = next_cells(store, fitted.sweep, fitted.runs, fitted.study.points)
-    except MorSweepError:  # The fit is what was asked for; `suggest` says why there is no advice.
-        return []
-    if isinstance(cells, Refusal):
-        return []
-    asked = [suggestion for suggestion, _ in cells if suggestion.need in (Need.edge, Need.sizes)]
-    lines = [
-        f"{grid.arm} at {', '.join(grid.budgets)}: next sizes to try: --sizes {','.join(grid.sizes)}"
-        for grid in grids(asked)
-    ]
-    return lines[:MOST_ADVICE]
+    for grid in grids(sizes_for_refused_minima(store, fitted))[:MOST_ADVICE]:
+        say(f"{grid.arm} at {', '.join(grid.budgets)}: next sizes to try: --sizes {','.join(grid.sizes)}")
 
 
 def _print_fit(study: "Study", as_json: bool) -> None:

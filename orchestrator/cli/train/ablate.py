@@ -76,14 +76,15 @@ def ablation_file(name: str, *, paper: bool) -> str:
 
 def _variant_rows(spec: "SweepSpec", results: Path) -> list[dict[str, Any]]:
     """The rows of this sweep file's arms, whatever else the sweep of that name has had; the lowest loss first."""
+    import polars as pl
+
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.table import table
     from orchestrator.store.upstream.upstream import open_store
 
     store = open_store(results)
-    labels = {arm.label for arm in spec.members}
-    rows = [row for row in table(store, load_sweep(store, spec.name)).to_dicts() if row["arm"] in labels]
-    return sorted(rows, key=_by_loss)
+    rows = table(store, load_sweep(store, spec.name)).filter(pl.col("arm").is_in([arm.label for arm in spec.members]))
+    return rows.sort("loss", nulls_last=True).to_dicts()
 
 
 def _by_loss(row: Mapping[str, Any]) -> tuple[bool, float]:
