@@ -36,6 +36,7 @@ from mor_core.data.text.frozen_corpus import CorpusSnapshot, environment_note, f
 from mor_core.data.text.source_hashes import remember_source_hashes, source_is_gone
 from mor_core.data.tokens.tokenizer import GivenTokenizer, check_vocabulary, read_tokenizer, token_bytes
 from mor_core.data.tokens.write_shards import write_tokens
+from mor_core.errors import Fix
 from mor_core.files import file_sha256
 
 
@@ -121,8 +122,11 @@ def _check_parts(source: Source, spec: DataSpec, most_parts: int | None) -> None
     if most_parts is not None and (needed := parts_needed(source)) > most_parts:
         raise DataError(
             f"The data of {spec.corpus} are not prepared, and it has {needed} parts of text, expected at most "
-            f"{most_parts} where a sweep prepares them itself, on one core; run `mor-sweep data prepare` with the same "
-            "--preset and --data first, which uses all cores, then this command again."
+            f"{most_parts} where a sweep prepares them itself, on one core",
+            fix=Fix(
+                verb="data prepare",
+                words="run {} for the same sweep file and corpus first, which uses all cores, then this command again",
+            ),
         )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mor_core.data.cache_files import read_json
-from mor_core.data.spec import DataError
+from mor_core.data.spec import REFRESH, DataError
+from mor_core.errors import Fix
 from mor_core.files import is_plain_name
 
 SPLITS = ("train", "valid")
@@ -70,12 +71,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_json(folder / MANIFEST)
     except FileNotFoundError as error:
-        raise DataError(f"There is no data snapshot in {folder}; run `mor-sweep data prepare`.") from error
+        prepare = Fix(verb="data prepare", words="run {}")
+        raise DataError(f"There is no data snapshot in {folder}", fix=prepare) from error
     if manifest.get("schema") != SCHEMA:
-        raise DataError(
-            f"{folder} has the layout {manifest.get('schema')}, expected {SCHEMA}; "
-            "run `mor-sweep data prepare --refresh`."
-        )
+        raise DataError(f"{folder} has the layout {manifest.get('schema')}, expected {SCHEMA}", fix=REFRESH)
     for entry in (entry for split in SPLITS for entry in manifest["splits"][split]["shards"]):
         if not is_plain_name(entry["file"]) or (folder / entry["file"]).is_symlink():
             raise DataError(f"{folder / MANIFEST} names {entry['file']!r}, expected a file of its own folder")

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mor_core.errors import UserError
+from mor_core.errors import Fix, UserError
 
 PYTHON_SOURCES = "python-sources"
 """The name of the default corpus: the Python files of the installed libraries."""
@@ -21,6 +21,9 @@ CACHE_VARIABLE = "MOR_SWEEP_CACHE"
 
 SMALLEST_VOCABULARY = 258
 """256 bytes, the end-of-text token, and at least one merge."""
+
+REFRESH = Fix(verb="data prepare", setting="refresh", words="run {} to freeze the text anew")
+"""What helps where prepared data, or the text that was frozen for them, are not as they were left."""
 
 
 class DataError(UserError):

@@ -115,12 +115,14 @@ def say(line: str) -> None:
 
 
 FLAGS = {
+    "max_hours": "--max-gpu-hours",
     "preset": "--preset",
     "recipe": "--recipe",
+    "refresh": "--refresh",
     "results": "--results",
-    "max_hours": "--max-gpu-hours",
 }
-"""What a setting that an error names is called on the command line. Settings of a sweep file alone have no flag."""
+"""What a setting that an error names is called on the command line, the same at every verb that has it. Settings of a
+sweep file alone have no flag."""
 
 
 def fix_in_flags(fix: Fix) -> str:

@@ -160,8 +160,9 @@ def _prepared(
 
     results: Iterator[PartResult] = spread(prepare_part, (job for job in jobs if needed() is None))
     for result in results:
-        if result.record is None:
-            raise DataError(result.problem)
+        if result.problem is not None:
+            raise result.problem
+        assert result.record is not None
         records[result.number] = result.record
         if report:
             tokens = sum(shard["tokens"] for record in records.values() for shard in record["shards"].values())

@@ -69,11 +69,11 @@ class PartJob:
 
 @dataclass(frozen=True, kw_only=True)
 class PartResult:
-    """What became of a part: a record, or a sentence on why not (an exception would lose its class on the way)."""
+    """What became of a part: a record, or the error that says why not (raised, it would lose its class on the way)."""
 
     number: int
     record: dict[str, Any] | None
-    problem: str = ""
+    problem: DataError | None = None
 
 
 def prepare_part(job: PartJob) -> PartResult:
@@ -81,7 +81,7 @@ def prepare_part(job: PartJob) -> PartResult:
     try:
         return PartResult(number=job.number, record=done(job) or _prepare(job))
     except DataError as error:
-        return PartResult(number=job.number, record=None, problem=str(error))
+        return PartResult(number=job.number, record=None, problem=error)
 
 
 def done(job: PartJob) -> dict[str, Any] | None:

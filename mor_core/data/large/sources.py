@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mor_core.data.cache_files import read_json
-from mor_core.data.spec import DataError
+from mor_core.data.spec import REFRESH, DataError
 from mor_core.data.text.documents import hash_order
 from mor_core.data.text.file_formats import (
     TEXT_KEY,
@@ -135,8 +135,7 @@ def documents_of(part: Iterable[Piece], skipped: Counter[str]) -> Iterator[str]:
             yield from read[piece.kind](piece.file, piece.start, piece.stop, skipped)
         if piece.stamp is not None and stamp_of(piece.file) != piece.stamp:
             raise DataError(
-                f"{piece.file} changed since its corpus was frozen; let it be, then run "
-                "`mor-sweep data prepare --refresh`."
+                f"{piece.file} changed since its corpus was frozen, expected a file that stays as it is", fix=REFRESH
             )
 
 
@@ -183,12 +182,9 @@ def load_source(folder: Path) -> Source:
     try:
         stored = read_json(folder / SOURCE_FILE)
     except FileNotFoundError as error:
-        raise DataError(f"The frozen source {folder} is gone; run `mor-sweep data prepare --refresh`.") from error
+        raise DataError(f"The frozen source {folder} is gone", fix=REFRESH) from error
     if (schema := stored.pop("schema", None)) != SCHEMA:
-        raise DataError(
-            f"The frozen source {folder} has the layout {schema}, expected {SCHEMA}; "
-            "run `mor-sweep data prepare --refresh`."
-        )
+        raise DataError(f"The frozen source {folder} has the layout {schema}, expected {SCHEMA}", fix=REFRESH)
     parts = tuple(tuple(_piece(piece) for piece in part) for part in stored.pop("parts"))
     return Source(parts=parts, content=tuple(stored.pop("content")), **stored)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mor_core.data.cache_files import published_folder, read_json, write_json
 from mor_core.data.snapshot import SPLITS
-from mor_core.data.spec import PYTHON_SOURCES, DataError, DataSpec
+from mor_core.data.spec import PYTHON_SOURCES, REFRESH, DataError, DataSpec
 from mor_core.data.text import python_sources
 from mor_core.data.text.documents import (
     Document,
@@ -106,14 +106,9 @@ def load_corpus(folder: Path) -> CorpusSnapshot:
     try:
         stored = read_json(folder / CORPUS_FILE)
     except FileNotFoundError as error:
-        raise DataError(
-            f"The frozen corpus {folder} is gone; run `mor-sweep data prepare --refresh` to freeze a new one."
-        ) from error
+        raise DataError(f"The frozen corpus {folder} is gone", fix=REFRESH) from error
     if (schema := stored.pop("schema", None)) != SCHEMA:
-        raise DataError(
-            f"The frozen corpus {folder} has the layout {schema}, expected {SCHEMA}; "
-            "run `mor-sweep data prepare --refresh`."
-        )
+        raise DataError(f"The frozen corpus {folder} has the layout {schema}, expected {SCHEMA}", fix=REFRESH)
     for field in ("validation_packages", "installed"):
         stored[field] = tuple(stored[field])
     return CorpusSnapshot(folder=folder, **stored)
@@ -126,8 +121,7 @@ def read_texts(corpus: CorpusSnapshot, split: str) -> list[str]:
     texts = [text for line in lines if (text := _frozen_text(line)) is not None]
     if len(texts) != corpus.documents[split]:
         raise DataError(
-            f"{path} holds {len(texts)} of the {corpus.documents[split]} documents that were frozen; "
-            "run `mor-sweep data prepare --refresh` to freeze the corpus again."
+            f"{path} holds {len(texts)} of the {corpus.documents[split]} documents that were frozen", fix=REFRESH
         )
     return texts
 
@@ -143,7 +137,7 @@ def environment_note(corpus: CorpusSnapshot, site_folders: Sequence[Path] | None
     named = ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
     return (
         f"The installed libraries have changed since the corpus was frozen ({named}); the frozen text stays in "
-        "use, `mor-sweep data prepare --refresh` takes a new snapshot."
+        "use until `mor-sweep data prepare` is told to refresh it."
     )
 
 

@@ -99,7 +99,7 @@ def test_a_damaged_frozen_document_is_noticed(site: Path, cache: Path) -> None:
     path = corpus.folder / "train.jsonl"
     path.write_text(path.read_text().replace("return", "retürn", 1))
     count = corpus.documents["train"]
-    with pytest.raises(DataError, match=rf"train\.jsonl holds {count - 1} of the {count} documents .* --refresh"):
+    with pytest.raises(DataError, match=rf"train\.jsonl holds {count - 1} of the {count} documents .* with refresh"):
         read_texts(corpus, "train")
 
 

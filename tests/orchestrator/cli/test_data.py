@@ -62,7 +62,7 @@ def test_a_sweep_does_not_prepare_a_large_corpus_itself(tmp_path: Path, verb: li
     spec = load_spec("cpu", corpus_override("fineweb-edu")).data_spec
     freeze_source(spec, tmp_path / "cache", part_bytes=4_000)
     flags = ["--data", "fineweb-edu", "--results", str(tmp_path / "results"), "--yes"]
-    with pytest.raises(DataError, match=r"has \d+ parts of text, expected at most 2 .* run `mor-sweep data prepare`"):
+    with pytest.raises(DataError, match=r"has \d+ parts of text, expected at most 2 .* run data prepare"):
         CliRunner().invoke(app, [*verb, *flags], catch_exceptions=False)
     assert not [*(tmp_path / "cache").rglob("part-*")]
 
