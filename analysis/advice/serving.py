@@ -24,7 +24,7 @@ from analysis.runs.points import TableError
 from analysis.statistics.quadratic import Floats
 from analysis.surface.contour import Contour
 from analysis.surface.size_curve import SizeCurve, size_curve, straight_curve
-from mor_core.errors import UserError
+from mor_core.errors import Fix, UserError
 
 FORWARD_SHARE = {"paper": 1.0}
 """Share of the forward pass in training FLOPs by convention; a third where the convention counts the backward pass."""
@@ -167,8 +167,12 @@ def _memory_curves(runs: pl.DataFrame, needed: bool) -> dict[str, MemoryUse]:
     missing = [name for name in MEMORY_COLUMNS if name not in runs.columns or runs[name].null_count() == runs.height]
     if missing and needed:
         raise TableError(
-            f"The run table does not say {', '.join(missing)}, from which bytes are counted: in --columns map "
-            "total_params=COLUMN and kv=COLUMN, and for recursive arms unrolled_params, recursions and depth."
+            f"The run table does not say {', '.join(missing)}, from which bytes are counted",
+            fix=Fix(
+                setting="columns",
+                words="in {} map total_params=COLUMN and kv=COLUMN, and for recursive arms unrolled_params, recursions "
+                "and depth",
+            ),
         )
     if missing:
         return {}

@@ -14,6 +14,7 @@ import polars as pl
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.runs.points import TableError
 from analysis.statistics.bootstrap import Resampling
+from mor_core.errors import Fix
 
 TABLE = "paper_isoflop.csv"
 CONVENTION = "paper"
@@ -44,7 +45,8 @@ def paper_study(convention: str, approaches: tuple[str, ...] = ("parabola",)) ->
     """
     if convention != CONVENTION:
         raise TableError(
-            f"--paper: these budgets count {convention} FLOPs and the paper's count {CONVENTION} FLOPs: FLOPs counted "
-            "differently are not comparable, so only a sweep with budget_convention = 'paper' can be drawn beside it."
+            f"these budgets count {convention} FLOPs and the paper's count {CONVENTION} FLOPs: FLOPs counted "
+            "differently are not comparable, so only a sweep with budget_convention = 'paper' can be drawn beside it.",
+            fix=Fix(setting="paper"),
         )
     return fit_study(paper_runs(), FitSettings(approaches=approaches, resampling=Resampling()))

@@ -7,6 +7,7 @@ import polars as pl
 
 from analysis.report.tables import Format, as_csv, as_json, as_latex, as_markdown
 from analysis.runs.points import TableError
+from mor_core.errors import Fix
 from mor_core.units import budget_label
 
 SCHEMA = "mor-sweep.task-table/1"
@@ -22,7 +23,10 @@ def tabulate_tasks(runs: pl.DataFrame, form: Format) -> str:
     scored = runs.filter(pl.col("tasks").is_not_null())
     rows = [row | {"tasks": json.loads(row["tasks"])} for row in scored.iter_rows(named=True)]
     if not rows:
-        raise TableError("no cell of the sweep has a score on a whole task: mor-sweep eval CELL --tasks ...")
+        raise TableError(
+            "no cell of the sweep has a score on a whole task",
+            fix=Fix(verb="eval CELL", setting="tasks", value="all", words="score one with {}"),
+        )
     rows.sort(key=lambda row: (row["arm"], row["size"], int(row["budget"]), row["seed"]))
     names = list(dict.fromkeys(name for row in rows for name in row["tasks"]))
     if form in (Format.csv, Format.json):

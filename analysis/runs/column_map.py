@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from analysis.runs.points import TableError
+from mor_core.errors import Fix
 
 MEANINGS = {
     "params": "N, parameters",
@@ -35,6 +36,7 @@ MEANINGS = {
     "kv_read": "numbers of keys and values that a generated token reads for each token of its sequence, if not those",
 }
 REQUIRED = ("params", "tokens", "loss")
+COLUMNS = Fix(setting="columns")
 NUMBERS = (
     "params", "tokens", "loss", "flops", "budget", "epochs", "steps", "warmup_steps", "unrolled_params",
     "recursions", "depth", "total_params", "kv", "kv_read",
@@ -61,18 +63,18 @@ def parse_columns(text: str) -> dict[str, Column]:
     for part in filter(None, (each.strip() for each in text.split(","))):
         meaning, equals, where = (each.strip() for each in part.partition("="))
         if not equals or not where:
-            raise TableError(f"--columns: found {part!r}, expected MEANING=COLUMN, such as params=N or tokens=D*1e9.")
+            raise TableError(f"found {part!r}, expected MEANING=COLUMN, such as params=N or tokens=D*1e9.", fix=COLUMNS)
         if meaning not in MEANINGS:
             close = difflib.get_close_matches(meaning, MEANINGS, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise TableError(f"--columns: unknown meaning {meaning!r}: choose from {', '.join(MEANINGS)}.{hint}")
+            raise TableError(f"unknown meaning {meaning!r}: choose from {', '.join(MEANINGS)}.{hint}", fix=COLUMNS)
         if meaning in found:
-            raise TableError(f"--columns: {meaning} is given twice.")
+            raise TableError(f"{meaning} is given twice.", fix=COLUMNS)
         name, star, factor = (each.strip() for each in where.rpartition("*"))
         found[meaning] = Column(name=name, factor=_factor(factor)) if star else Column(name=where)
     missing = [meaning for meaning in REQUIRED if meaning not in found]
     if missing:
-        raise TableError(f"--columns: no column for {', '.join(missing)}: a fit needs params, tokens and loss.")
+        raise TableError(f"no column for {', '.join(missing)}: a fit needs params, tokens and loss.", fix=COLUMNS)
     return found
 
 
@@ -82,5 +84,5 @@ def _factor(text: str) -> float:
     except ValueError:
         factor = math.nan
     if not (math.isfinite(factor) and factor > 0):
-        raise TableError(f"--columns: factor {text!r} is not a positive number.")
+        raise TableError(f"factor {text!r} is not a positive number.", fix=COLUMNS)
     return factor

@@ -148,7 +148,7 @@ def _with_budgets(rows: list[dict], budgets: tuple[int, ...], notes: list[str]) 
             found[row["cell"]] = (str(round(float(f"{middle:.3g}" if is_budget else row["flops"]))), is_budget)
     count = len({budget for budget, is_budget in found.values() if is_budget})
     notes.append(
-        f"{count} budgets found as clusters of FLOPs; give --budgets or map budget=COLUMN to say them yourself"
+        f"{count} budgets found as clusters of FLOPs; give the budgets or map budget=COLUMN to say them yourself"
     )
     return [row | dict(zip(("budget", "on_budget"), found.get(row["cell"], ("1", False)), strict=True)) for row in rows]
 

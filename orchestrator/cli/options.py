@@ -115,11 +115,14 @@ def say(line: str) -> None:
 
 
 FLAGS = {
+    "columns": "--columns",
     "max_hours": "--max-gpu-hours",
+    "paper": "--paper",
     "preset": "--preset",
     "recipe": "--recipe",
     "refresh": "--refresh",
     "results": "--results",
+    "tasks": "--tasks",
 }
 """What a setting that an error names is called on the command line, the same at every verb that has it. Settings of a
 sweep file alone have no flag."""
