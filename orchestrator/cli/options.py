@@ -115,13 +115,21 @@ def say(line: str) -> None:
 
 
 FLAGS = {
+    "address": "--address",
+    "batches": "--batches",
+    "budgets": "--budgets",
     "columns": "--columns",
+    "executor": "--executor",
     "max_hours": "--max-gpu-hours",
+    "other": "--with",
+    "out": "--out",
     "paper": "--paper",
+    "port": "--port",
     "preset": "--preset",
     "recipe": "--recipe",
     "refresh": "--refresh",
     "results": "--results",
+    "sizes": "--sizes",
     "tasks": "--tasks",
 }
 """What a setting that an error names is called on the command line, the same at every verb that has it. Settings of a

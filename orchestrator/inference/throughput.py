@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mor_core.config import CausalRule
-from mor_core.errors import UserError
+from mor_core.errors import Fix, UserError
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
 from mor_core.inference.request import Request, Sampling, TokenEvent
@@ -251,7 +251,10 @@ def parse_batches(text: str) -> list[int | None]:
     batches: list[int | None] = []
     for item in text.split(","):
         if item.strip() != LARGEST and not (item.strip().isdecimal() and int(item) > 0):
-            raise BadBatches(f"--batches: found {item.strip()!r}, expected whole numbers of at least 1, or {LARGEST}")
+            raise BadBatches(
+                f"found {item.strip()!r}, expected whole numbers of at least 1, or {LARGEST}",
+                fix=Fix(setting="batches"),
+            )
         batches.append(None if item.strip() == LARGEST else int(item))
     return batches
 

@@ -79,7 +79,7 @@ def finished_weights(store: Store, sweep: Sweep, cell: Cell) -> str:
     if not store.checkpoint_folder(weights.id).is_dir():
         folder = store.segment_folder(weights.id)
         raise NotTrained(
-            f"the weights of cell {cell_name(cell)} were removed (`gc --weights`): move {folder} away and {again}"
+            f"the weights of cell {cell_name(cell)} were removed by `mor-sweep gc`: move {folder} away and {again}"
         )
     return weights.id
 

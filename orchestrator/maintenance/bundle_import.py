@@ -315,7 +315,7 @@ def _joined_document(store: Store, staged: Store, sweep: str, bundle: Path) -> d
         other = file_sha256(staged.sweep_folder(sweep) / "sweep.json")
         raise BundleError(
             f"{store.root} has another sweep named {sweep!r} (sha256 of sweep.json here {file_sha256(path)}, in the "
-            f"bundle {other}): import it into another --results folder"
+            f"bundle {other}): import it into another results folder"
         )
     return longer
 
@@ -339,7 +339,7 @@ def _is_here(store: Store, staged: Store, name: str) -> bool:
         if digests[0] != digests[1] and (all(digests) or "/" not in part):
             raise BundleError(
                 f"segment {name} is here already with another {part} (sha256 here {digests[0] or 'none'}, in the "
-                f"bundle {digests[1] or 'none'}): import the bundle into another --results folder"
+                f"bundle {digests[1] or 'none'}): import the bundle into another results folder"
             )
     return True
 

@@ -94,7 +94,7 @@ def _machine_lines(store: Store) -> Iterator[Line]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     little = memory < LITTLE_MEMORY_BYTES
     found = f"{os.cpu_count()} cores, {bytes_text(memory)} of memory, {platform.system()} {platform.machine()}"
-    yield Line(level="warn" if little else "ok", name="machine", found=found + (": use --workers 1" if little else ""))
+    yield Line(level="warn" if little else "ok", name="machine", found=found + (": use one worker" if little else ""))
     for name, folder in (("results", store.root), ("cache", cache_folder())):
         yield _disk_line(name, folder)
     if SHARED_MEMORY.is_dir():
@@ -190,7 +190,7 @@ def _ray_line() -> Line:
     started = time.monotonic()
     found, problem = _probe(RAY_PROBE)
     if found is None:
-        return Line(level="bad", name="ray", found=f"does not start ({problem}): --executor in-process needs none")
+        return Line(level="bad", name="ray", found=f"does not start ({problem}): the in-process executor needs none")
     return Line(level="ok", name="ray", found=f"started and ended in {time.monotonic() - started:.0f} s")
 
 
@@ -231,7 +231,9 @@ def _snapshot_line(folder: Path) -> Line:
         shards = [entry for split in SPLITS for entry in manifest["splits"][split]["shards"]]
         wrong = [entry["file"] for entry in shards if file_sha256(folder / entry["file"]) != entry["sha256"]]
     except (DataError, OSError, ValueError, KeyError, TypeError) as error:
-        return Line(level="bad", name="data", found=f"{error}: run `mor-sweep data prepare`")
+        says_what_helps = isinstance(error, DataError) and error.fix is not None
+        advice = "" if says_what_helps else ": run `mor-sweep data prepare`"
+        return Line(level="bad", name="data", found=f"{error}{advice}")
     if wrong:
         return Line(
             level="bad", name="data", found=f"{folder / wrong[0]} was changed: delete it and run `data prepare`"

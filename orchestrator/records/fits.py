@@ -17,6 +17,7 @@ from analysis.runs.import_table import import_table, read_table
 from analysis.runs.points import TableError
 from analysis.statistics.answers import Estimate
 from analysis.surface.optimum import SurfaceRules
+from mor_core.errors import Fix
 from mor_core.units import budget_label, parse_budget
 from orchestrator.planning.identity import EvaluationSpec, Segment
 from orchestrator.planning.ladder import NearestShape, nearest_shape
@@ -56,7 +57,9 @@ def pair_sweeps(store: Store, one: str | None, other: str) -> SweepPair:
     """
     first, second = load_sweep(store, one), load_sweep(store, other)
     if first.name == second.name:
-        raise TableError(f"--with {other}: a sweep against itself says nothing; name another one.")
+        raise TableError(
+            "a sweep against itself says nothing; name another one.", fix=Fix(setting="other", value=other)
+        )
     tables = {sweep.name: table(store, sweep) for sweep in (first, second)}
     conventions = {name: sorted(set(runs["budget_convention"].to_list())) for name, runs in tables.items()}
     if conventions[first.name] != conventions[second.name]:
@@ -210,11 +213,12 @@ def fit_of_table(
     Without `approaches`, a surface, and parabolas where most runs lie on budgets.
     """
     if columns is None:
-        raise TableError("--table needs --columns, such as params=N,tokens=D,loss=val_loss,flops=C.")
+        example = Fix(setting="columns", value="params=N,tokens=D,loss=val_loss,flops=C", words="say it as in {}")
+        raise TableError(f"nothing says what the columns of {path} mean", fix=example)
     try:
         meant = tuple(parse_budget(budget) for budget in budgets.split(",")) if budgets else ()
     except ValueError as error:
-        raise TableError(f"--budgets: {error}") from error
+        raise TableError(str(error), fix=Fix(setting="budgets")) from error
     imported = import_table(read_table(path), parse_columns(columns), convention=convention, budgets=meant)
     for note in imported.notes:
         report(f"note: {note}")

@@ -111,7 +111,7 @@ def _say_what_is_to_do(
     if sweep.left_out:
         console.print(
             f"{sweep.left_out} cells that sweep {sweep.name} had under other settings are left out of its table; "
-            "use --name to keep both apart",
+            "give this one another name to keep both apart",
             soft_wrap=True,
         )
     if not pending:
@@ -138,7 +138,7 @@ def write_own_tables(store: Store, sweep: Sweep, console: Console) -> pl.DataFra
         return written
     console.print(
         f"another command has given sweep {sweep.name} other settings meanwhile: its table leaves out the cells of "
-        "this one; use --name to keep both apart",
+        "this one; give it another name to keep both apart",
         soft_wrap=True,
     )
     return table(store, sweep)

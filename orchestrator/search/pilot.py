@@ -96,8 +96,12 @@ def read_pilot(
     replicates: int,
     confidence: float,
     power: float,
+    sizes_flag: str = "sizes",
 ) -> Pilot:
-    """A pilot of a sweep file. Raises SpecError where the sweep has nothing that a pilot could find."""
+    """A pilot of a sweep file. Errors call the sizes `sizes_flag`.
+
+    Raises SpecError where a size is unknown, or the sweep has nothing that a pilot could find.
+    """
     spec = parse_spec(file)
     if spec.budgets is None:
         raise SpecError("pilot finds N*(C): this sweep asks for tokens, not for budgets")
@@ -109,7 +113,7 @@ def read_pilot(
         spec=spec,
         name=name or f"pilot-{spec.name}",
         budgets=tuple(sorted(set(budgets or (spec.budgets[0] // 2, spec.budgets[0])))),
-        sizes=None if sizes is None else _known_names(file, sizes),
+        sizes=None if sizes is None else _known_names(file, sizes, sizes_flag),
         replicates=replicates,
         wanted=Wanted(
             sizes=count,
@@ -121,9 +125,9 @@ def read_pilot(
     )
 
 
-def _known_names(file: SweepFile, sizes: Sequence[str]) -> tuple[str, ...]:
+def _known_names(file: SweepFile, sizes: Sequence[str], flag: str) -> tuple[str, ...]:
     """The sizes as the sweep would take them. Raises SpecError."""
-    override = Override(flag="--sizes", path=("sizes",), value={"names": list(sizes)})
+    override = Override(flag=flag, path=("sizes",), value={"names": list(sizes)})
     document = file.document | {"sizes": override.value}
     named = parse_spec(SweepFile(source=file.source, document=document, overrides=(*file.overrides, override))).sizes
     assert named is not None

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from mor_core.errors import UserError
+from mor_core.errors import Fix, UserError
 from mor_core.files import replacing
 from orchestrator.planning.spec.sweep_file import did_you_mean
 from orchestrator.records.table import parquet_bytes
@@ -25,10 +25,11 @@ def export_experiment(uri: str, name: str, out: Path) -> pl.DataFrame:
     One row a run: run_id, run_name, status, then params.KEY, metrics.KEY (its last value) and tags.KEY. Parameters,
     which MLflow keeps as text, are numbers where all of them are.
     """
+    named = Fix(setting="out", value=str(out))
     if out.suffix not in SUFFIXES:
-        raise ExportError(f"--out {out}: expected a name that ends with {' or '.join(SUFFIXES)}.")
+        raise ExportError(f"expected a name that ends with {' or '.join(SUFFIXES)}.", fix=named)
     if out.exists():
-        raise ExportError(f"--out {out}: there is such a file already; move it away or name another.")
+        raise ExportError("there is such a file already; move it away or name another.", fix=named)
     rows = _runs(uri, name)
     if not rows:
         raise ExportError(f"the experiment {name!r} at {public_uri(uri)} holds no run.")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from mor_core.errors import Unreachable, UserError
+from mor_core.errors import Fix, Unreachable, UserError
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
 from orchestrator.records.terminal import command_line
@@ -147,12 +147,13 @@ def filters(store: Store, name: str) -> list[str]:
 
 def free_port(wanted: int | None) -> int:
     """The port that was asked for, else MLflow's usual one, else any. Raises UiError where the former will not do."""
+    named = Fix(setting="port", value=str(wanted))
     if wanted in REFUSED_PORTS:
-        raise UiError(f"port {wanted}: browsers refuse to open it; choose another, such as --port {USUAL_PORT}")
+        raise UiError(f"browsers refuse to open this port; choose another, such as {USUAL_PORT}", fix=named)
     if wanted is None:
         return USUAL_PORT if _is_free(USUAL_PORT) else _any_port()
     if not _is_free(wanted):
-        raise UiError(f"port {wanted} is taken: choose another, or leave --port out for a free one")
+        raise UiError("this port is taken; choose another, or none for a free one", fix=named)
     return wanted
 
 

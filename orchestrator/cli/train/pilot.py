@@ -69,6 +69,7 @@ def pilot(
         replicates=replicates,
         confidence=confidence,
         power=power,
+        sizes_flag="--sizes",
     )
     search = open_search(asked.spec, how)
     snapshot = find(asked.spec.data_spec) if how.dry_run else prepared(asked.spec)

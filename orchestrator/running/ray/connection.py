@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mor_core.errors import Unreachable
+from mor_core.errors import Fix, Unreachable
 from orchestrator.planning.costs.machine import CPUS_PER_WORKER, Request
 from orchestrator.running.ray.local_cluster import end_processes_of, ended_with, ray_folder
 from orchestrator.running.stopping import deferred_signals
@@ -22,6 +22,8 @@ CONNECT_SECONDS = 5.0
 SHARED_MEMORY = Path("/dev/shm")
 """Where Ray keeps what its processes share. Where that is too small, Ray takes the disk. Where it is read-only, Ray
 tries for a minute and does not name it."""
+
+WITHOUT_RAY = Fix(setting="executor", value="in-process", words="{} needs no Ray")
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Outcomes are a few hundred bytes; Ray's default would claim a third of the memory."""
@@ -91,7 +93,8 @@ def check_shared_memory() -> None:
     if SHARED_MEMORY.is_dir() and not os.access(SHARED_MEMORY, os.W_OK):
         raise ClusterUnreachable(
             f"Ray needs to write to {SHARED_MEMORY}, which is read-only: mount it anew "
-            f"(mount -o remount,rw {SHARED_MEMORY}), or use --executor in-process"
+            f"(mount -o remount,rw {SHARED_MEMORY})",
+            fix=WITHOUT_RAY,
         )
 
 
@@ -110,9 +113,7 @@ def _start_local(ray: ModuleType, cpus: int, folder: Path) -> None:
             )
     except Exception as error:  # Ray raises a bare Exception where one of its processes does not come up.
         cause = str(error).strip().partition("\n")[0]
-        raise ClusterUnreachable(
-            f"Ray did not start on this machine ({cause}): try again, or use --executor in-process"
-        ) from error
+        raise ClusterUnreachable(f"Ray did not start on this machine ({cause}): try again", fix=WITHOUT_RAY) from error
 
 
 @contextlib.contextmanager
@@ -159,7 +160,8 @@ def _check_reachable(address: str) -> None:
         raise ClusterUnreachable(f"the Ray address {address!r}: expected host:port, as `ray start --head` prints it")
     if error := connection_error(f"{host}:{port}"):
         raise ClusterUnreachable(
-            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head` or leave out --address"
+            f"no Ray cluster answers at {address} ({error})",
+            fix=Fix(setting="address", words="start one with `ray start --head` or leave out {}"),
         )
 
 

@@ -29,7 +29,7 @@ def evaluate(run: SegmentRun) -> dict[str, Any]:
     weights = segment.needs[0]
     if is_pruned(run.store, weights):
         folder = run.store.segment_folder(weights)
-        raise StoreError(f"gc --weights removed the weights that are to be measured; {move_away(folder)}")
+        raise StoreError(f"gc removed the weights that are to be measured; {move_away(folder)}")
     model = new_model(run)
     load_checkpoint(run.store.checkpoint_folder(weights), model, None)
     if isinstance(spec, TaskEvaluation):

@@ -14,6 +14,7 @@ from typing import Any
 from analysis.tuning.response import Trial
 from mor_core.config import ModelConfig, TrainConfig
 from mor_core.data.snapshot import DataSnapshot
+from mor_core.errors import Fix
 from mor_core.flops import unique_params, unrolled_params
 from mor_core.sizes import SIZES
 from orchestrator.planning.cells import Cell
@@ -106,7 +107,7 @@ def rungs_of(
     """
     for name in sizes or ():
         if name not in SIZES:
-            raise SpecError(f"--sizes: {name!r} is no base shape: {did_you_mean(name, list(SIZES))}")
+            raise SpecError(f"{name!r} is no base shape: {did_you_mean(name, list(SIZES))}", fix=Fix(setting="sizes"))
     return tuple(
         _rung(spec, arm, name, space, tokens_per_param) for arm in spec.members for name in sizes or _spread(spec, arm)
     )

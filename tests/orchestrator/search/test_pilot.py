@@ -78,8 +78,10 @@ def test_what_has_no_best_size_is_refused():
             Override(flag="-", path=("sizes",), value={"names": ["13k"]}),
             Override(flag="-", path=("schedule", "warmup_budget"), value=None),
         )
-    with pytest.raises(SpecError, match="--sizes"):
+    with pytest.raises(SpecError, match=r"^sizes: "):
         pilot_of("cpu", sizes=["13q"])
+    with pytest.raises(SpecError, match=r"^--sizes: "):
+        pilot_of("cpu", sizes=["13q"], sizes_flag="--sizes")
 
 
 def test_an_arm_without_a_minimum_keeps_what_the_sweep_expected(tmp_path: Path):

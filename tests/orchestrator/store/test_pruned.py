@@ -88,7 +88,7 @@ def test_weights_that_gc_was_asked_to_remove_are_named_when_they_are_to_be_measu
     shutil.rmtree(store.segment_folder(evaluation.id))
     outcome = run_segment(evaluation, job_for(store.root, data))
     assert outcome.failure is FailureClass.store
-    assert "gc --weights removed the weights that are to be measured" in outcome.reason
+    assert "gc removed the weights that are to be measured" in outcome.reason
     assert f"move {store.segment_folder(evaluation.needs[0])} away" in outcome.reason
 
 
