@@ -60,10 +60,37 @@ def test_its_files_are_those_that_the_first_version_wrote() -> None:
     assert not any("sha256" in result for result in results)
 
 
+UNDETERMINED = {"low", "high", "held_out", "relative_gradient", "share_reached"}
+"""What the last bits of a CPU decide about a law of which E went to nothing: such fits end anywhere near 0, and so do
+those to redrawn losses, to fewer budgets and with one parameter held."""
+
+
+def leaves(document: object, *path: str | int) -> dict[tuple[str | int, ...], object]:
+    """What a JSON document holds, by the keys and places that lead to it."""
+    if isinstance(document, dict) and document:
+        return {place: value for key in document for place, value in leaves(document[key], *path, key).items()}
+    if isinstance(document, list) and document:
+        rows = enumerate(document)
+        return {place: value for index, row in rows for place, value in leaves(row, *path, index).items()}
+    return {path: document}
+
+
+def close(path: tuple[str | int, ...], now: object, before: object) -> bool:
+    """Whether a number is the one that another CPU wrote; anything else must be equal."""
+    if not isinstance(before, float):
+        return now == before
+    if path[:2] == ("frontiers", 0):
+        return now == pytest.approx(before, rel=1e-12)  # No law of E, A and B.
+    return not UNDETERMINED.isdisjoint(path) or now == pytest.approx(before, rel=1e-5, abs=1e-9)
+
+
 def test_it_is_fitted_to_the_same_numbers(study: Path) -> None:
-    before = json.loads((study / "results/sweeps/first/fits.json").read_text())
+    """CPUs differ by 4e-7 in what the fits find, by 2e-15 where there is no surface; see UNDETERMINED for the rest."""
+    before = leaves(json.loads((study / "results/sweeps/first/fits.json").read_text()))
     run(study, "fit", "first")
-    assert json.loads((study / "results/sweeps/first/fits.json").read_text()) == before
+    now = leaves(json.loads((study / "results/sweeps/first/fits.json").read_text()))
+    assert list(now) == list(before)
+    assert [(path, now[path], value) for path, value in before.items() if not close(path, now[path], value)] == []
 
 
 def test_its_sweep_file_is_planned_to_the_ids_on_disk_and_its_unfinished_trunk_is_continued(study: Path) -> None:
