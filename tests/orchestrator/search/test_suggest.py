@@ -36,17 +36,22 @@ def text(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory, text):
-    """The CPU preset on that text, trained by a planted law; the routed arm's minimum at 3.2e11 is at an end."""
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Where the text is prepared, once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("cache")
-        patch.setenv("MOR_SWEEP_CACHE", str(cache))
-        grid = overrides(budgets=BUDGETS, sizes={"names": SIZES}, data__corpus=str(text))
-        data = prepare(load_spec("cpu", grid).data_spec)
-        planted = PlantedSweep(store=Store(root=tmp_path_factory.mktemp("results")))
-        planted.publish(planted.plan(data, grid))
-        yield planted
+        patch.setenv("MOR_SWEEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, text, cache):
+    """The CPU preset on that text, trained by a planted law; the routed arm's minimum at 3.2e11 is at an end."""
+    grid = overrides(budgets=BUDGETS, sizes={"names": SIZES}, data__corpus=str(text))
+    data = prepare(load_spec("cpu", grid).data_spec)
+    planted = PlantedSweep(store=Store(root=tmp_path_factory.mktemp("results")))
+    planted.publish(planted.plan(data, grid))
+    return planted
 
 
 def ask(planted, *flags):
@@ -58,8 +63,7 @@ def optima(planted):
     return {(frontier.arm, each.budget): each.params for frontier in study.frontiers for each in frontier.optima}
 
 
-def test_a_sweep_by_a_recipe_is_advised_with_that_recipe(tmp_path, text, monkeypatch):
-    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+def test_a_sweep_by_a_recipe_is_advised_with_that_recipe(tmp_path, text):
     grid = [*overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:]}, only=["vanilla"], data__corpus=str(text))]
     recipe = tmp_path / "laws.toml"
     laws = {"base": 9e-3, "reference_params": 50_000, "exponent": -0.3, "source": "'made up'"}
@@ -118,8 +122,7 @@ def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_help
     assert isinstance(optima(sweep)["mor-2", "320000000000"], Estimate)
 
 
-def test_after_a_plan_of_a_part_the_advice_is_still_about_the_whole_sweep(tmp_path, text, monkeypatch):
-    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+def test_after_a_plan_of_a_part_the_advice_is_still_about_the_whole_sweep(tmp_path, text):
     whole = overrides(budgets=BUDGETS[:2], sizes={"names": SIZES[2:5]}, data__corpus=str(text))
     planted = PlantedSweep(store=Store(root=tmp_path / "results"))
     data = prepare(load_spec("cpu", whole).data_spec)
@@ -133,10 +136,7 @@ def test_after_a_plan_of_a_part_the_advice_is_still_about_the_whole_sweep(tmp_pa
     assert {arm for arm, _, _, _ in named_in(after)} == {"vanilla", "mor-2"}
 
 
-def test_a_sweep_without_a_recorded_sweep_file_is_a_sentence_until_its_command_is_run_again(
-    tmp_path, text, monkeypatch
-):
-    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+def test_a_sweep_without_a_recorded_sweep_file_is_a_sentence_until_its_command_is_run_again(tmp_path, text):
     grid = overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:5]}, only=["vanilla"], data__corpus=str(text))
     planted = PlantedSweep(store=Store(root=tmp_path / "results"))
     data = prepare(load_spec("cpu", grid).data_spec)
@@ -154,8 +154,7 @@ def test_a_sweep_without_a_recorded_sweep_file_is_a_sentence_until_its_command_i
     assert ask(planted).exit_code == 0
 
 
-def test_fit_names_the_sizes_that_suggest_names_where_n_was_refused_for_its_sizes(tmp_path, text, monkeypatch):
-    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+def test_fit_names_the_sizes_that_suggest_names_where_n_was_refused_for_its_sizes(tmp_path, text):
     grid = overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:5]}, only=["vanilla"], data__corpus=str(text))
     planted = PlantedSweep(store=Store(root=tmp_path / "results"))
     planted.publish(planted.plan(prepare(load_spec("cpu", grid).data_spec), grid))
@@ -173,8 +172,7 @@ def test_fit_names_the_sizes_that_suggest_names_where_n_was_refused_for_its_size
     assert "next sizes to try" not in CliRunner().invoke(app, fit).output
 
 
-def test_a_text_that_has_changed_is_a_sentence(tmp_path, text, monkeypatch):
-    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
+def test_a_text_that_has_changed_is_a_sentence(tmp_path, text):
     copy = shutil.copy(text, tmp_path / "words.jsonl")
     grid = overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:3]}, only=["vanilla"], data__corpus=str(copy))
     planted = PlantedSweep(store=Store(root=tmp_path / "results"))
@@ -186,7 +184,6 @@ def test_a_text_that_has_changed_is_a_sentence(tmp_path, text, monkeypatch):
 
 
 def test_a_sweep_that_another_version_planned_is_a_sentence(tmp_path, text, monkeypatch):
-    monkeypatch.setenv("MOR_SWEEP_CACHE", str(tmp_path / "cache"))
     grid = overrides(budgets=BUDGETS[:1], sizes={"names": SIZES[2:3]}, only=["vanilla"], data__corpus=str(text))
     planted = PlantedSweep(store=Store(root=tmp_path / "results"))
     planted.plan(prepare(load_spec("cpu", grid).data_spec), grid)
@@ -204,7 +201,7 @@ def test_a_sweep_whose_data_are_gone_is_a_sentence(tmp_path):
     assert "trained on is not at" in str(refused.exception)
 
 
-def test_without_a_finished_cell_the_advice_is_to_train(sweep, text, tmp_path):
+def test_without_a_finished_cell_the_advice_is_to_train(text, tmp_path):
     planted = PlantedSweep(store=Store(root=tmp_path))
     grid = overrides(budgets=["8e10"], sizes={"names": ["10k"]}, data__corpus=str(text))
     planted.plan(prepare(load_spec("cpu", grid).data_spec), grid)
