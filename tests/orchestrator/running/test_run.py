@@ -13,7 +13,7 @@ import pytest
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import curve
 from orchestrator.store.store import Store
-from tests.faults.disturbances import ONE_CELL, SIX_CELLS, assert_as_undisturbed
+from tests.faults.disturbances import ONE_CELL, SIX_CELLS, TWO_CELLS, assert_as_undisturbed
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here
 
@@ -54,7 +54,7 @@ def test_a_larger_a_middle_and_a_smaller_budget_train_only_what_is_missing(refer
     grown = ToySweep(results=tmp_path / "results", text=reference.text, cache=reference.cache)
     shutil.copytree(reference.results, grown.results)
     before = grown.published()
-    done = grown.run("--budgets", "3e8,6e8,9e8,1.2e9,2.4e9,3.6e9", "--sizes", "23k")
+    done = grown.run("--budgets", "3e8,6e8,9e8,1.2e9,2.4e9,3e9", "--sizes", "13k")
     assert done.returncode == 0, done.stderr
     after = grown.published()
     assert {name: after[name] for name in before} == before
@@ -63,10 +63,10 @@ def test_a_larger_a_middle_and_a_smaller_budget_train_only_what_is_missing(refer
     assert sorted(result["kind"] for result in new) == ["decay"] * 6 + ["evaluate"] * 6 + ["stable"] * 6
     table = pl.read_parquet(grown.results / "sweeps/toy/runs.parquet")
     executed = sum(result.get("steps_executed", 0) for result in new)
-    alone = table.filter(pl.col("budget").is_in(["300000000", "900000000", "3600000000"]))["steps"].sum()
+    alone = table.filter(pl.col("budget").is_in(["300000000", "900000000", "3000000000"]))["steps"].sum()
     assert executed < 0.6 * alone
     assert table.height == 18
-    old = table.filter(~pl.col("budget").is_in(["300000000", "900000000", "3600000000"]))
+    old = table.filter(~pl.col("budget").is_in(["300000000", "900000000", "3000000000"]))
     assert old.select(reference.science().columns).sort("cell_id").equals(reference.science())
 
 
@@ -97,7 +97,7 @@ def test_a_cells_curve_does_not_change_when_another_budget_is_added(reference: T
     store = Store(root=grown.results)
     before = load_sweep(store, "toy")
     curves = {cell.cell_id: curve(store, before, cell) for cell in before.cells}
-    assert grown.run("--budgets", "6e8,9e8,1.2e9,2.4e9").returncode == 0
+    assert grown.run("--budgets", "6e8,9e8,1.2e9,2.4e9", "--sizes", "13k").returncode == 0
     after = load_sweep(store, "toy")
     assert len(after.cells) > len(before.cells)
     assert {cell.cell_id: curve(store, after, cell) for cell in before.cells} == curves
@@ -112,10 +112,10 @@ def test_a_seed_that_no_table_can_hold_is_refused_before_anything_is_recorded(to
 
 
 def test_ray_workers_compute_what_one_process_computes(toy: ToySweep, reference: ToySweep):
-    done = toy.run("--workers", "2", executor="ray")
+    done = toy.run("--workers", "2", *TWO_CELLS, executor="ray")
     assert done.returncode == 0, done.stderr
-    assert toy.science().equals(reference.science())
-    assert toy.weights() == reference.weights()
+    assert len(toy.published()) == 6
+    assert_as_undisturbed(toy, reference)
 
 
 @pytest.mark.slow
