@@ -1,7 +1,9 @@
-"""A prepared data snapshot as plans see it, sweeps with a few flags, and a bucket in a local S3 server."""
+"""A prepared data snapshot as plans see it, sweeps with a few flags, a bucket in a local S3 server, an MLflow store."""
 
+import fcntl
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.faults.faulty_server import FaultyServer
 from tests.helpers.made_up_data import MADE_UP_DATA
+from tests.helpers.mirror_samples import Sample, change, sample
 from tests.helpers.paths import SMALL_PRESET
 
 
@@ -69,3 +72,34 @@ def bucket(faulty: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     fsspec.filesystem("s3", use_listings_cache=False).mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def planned_store(shared: Path) -> Sample:
+    """A sweep of four cells, nothing trained, sent to a fresh MLflow store where the making of one was cut short.
+
+    Nobody may change it: where several processes share the tests, one of them makes it for all, since its schema takes
+    seconds.
+    """
+    from orchestrator.tracking.mirror import sync
+
+    made = shared / "planned-is-made"
+    with (shared / "planned.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        planned = sample(shared / "planned", "1.5e11", "5e11", sizes=("70k",))
+        if not made.exists():
+            change(planned.folder / "mlflow.db.creating", "CREATE TABLE runs (torn)")
+            sync(planned.store, planned.sweep, planned.uri)
+            made.touch()
+    return planned
+
+
+@pytest.fixture(scope="session")
+def schema(planned_store: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow SQLite file with a schema and without a sweep's runs, to be copied."""
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    shutil.copyfile(planned_store.database, path)
+    for table in ("tags", "params", "metrics", "latest_metrics", "runs", "experiment_tags"):
+        change(path, f"DELETE FROM {table}")
+    change(path, "DELETE FROM experiments WHERE experiment_id <> 0")
+    return path

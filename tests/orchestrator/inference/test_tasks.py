@@ -68,10 +68,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scored(reference: ToySweep, tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ToySweep, Result]:
+def scored(
+    reference: ToySweep, tasks: Path, schema: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ToySweep, Result]:
     """A copy of the toy sweep of which two cells were scored on two tasks."""
     sweep = replace(reference, results=tmp_path_factory.mktemp("scored") / "results")
     shutil.copytree(reference.results, sweep.results)
+    shutil.copyfile(schema, sweep.results / "sweeps/toy/mlflow.db")
     return sweep, ask(sweep, tasks, "--json")
 
 

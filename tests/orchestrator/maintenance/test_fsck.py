@@ -277,10 +277,11 @@ def test_a_mirror_that_outlived_its_sweep_is_a_problem(store: Store):
     assert problems(store) == []
 
 
-def test_mlflow_is_compared_with_the_store(store: Store, monkeypatch):
+def test_mlflow_is_compared_with_the_store(store: Store, schema: Path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     command = ["fsck", "--results", str(store.root)]
     assert "is behind the store" not in CliRunner().invoke(app, [*command, "--no-mlflow"]).output
+    shutil.copyfile(schema, store.sweep_folder("toy") / "mlflow.db")
     CliRunner().invoke(app, ["mlflow", "sync", "--results", str(store.root)])
     assert CliRunner().invoke(app, [*command, "--strict"]).exit_code == 0
     evaluation = segment(store, "evaluate") / "result.json"

@@ -1,4 +1,4 @@
-"""An MLflow store that is created once for all tests, since its schema takes seconds, and copied for each."""
+"""A small sweep beside an empty MLflow store."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,32 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking.mirror import sync
-from tests.helpers.mirror_samples import ODD_FOLDER, Sample, change, sample
+from tests.helpers.mirror_samples import ODD_FOLDER, Sample, sample
 
 
 @pytest.fixture(autouse=True)
 def _no_tracking_server(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture(scope="session")
-def planned_store(tmp_path_factory) -> Sample:
-    """A sweep of four cells, nothing trained, sent to a fresh MLflow store."""
-    planned = sample(tmp_path_factory.mktemp("planned"), "1.5e11", "5e11", sizes=("70k",))
-    sync(planned.store, planned.sweep, planned.uri)
-    return planned
-
-
-@pytest.fixture
-def schema(planned_store: Sample, tmp_path_factory) -> Path:
-    """An MLflow SQLite file with a schema and without a sweep's runs."""
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    shutil.copyfile(planned_store.database, path)
-    for table in ("tags", "params", "metrics", "latest_metrics", "runs", "experiment_tags"):
-        change(path, f"DELETE FROM {table}")
-    change(path, "DELETE FROM experiments WHERE experiment_id <> 0")
-    return path
 
 
 @pytest.fixture

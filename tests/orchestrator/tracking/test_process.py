@@ -103,7 +103,10 @@ def test_mirrors_that_race_on_a_fresh_database_leave_it_whole(tmp_path, racers: 
         assert history(made.database, runs[str(cell.cell_id)], "train/loss") == expected
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted", marks=pytest.mark.slow)],
+)
 def test_the_mirror_finishes_and_ends_when_its_driver_does(small: Sample, kind: signal.Signals):
     command = [sys.executable, "-c", DRIVER, str(small.store.root), NAME]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
