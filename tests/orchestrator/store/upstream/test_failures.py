@@ -53,6 +53,7 @@ def test_a_failure_is_seen_on_another_machine_which_clears_it_for_all(failed: Ma
     assert not objects_of(failed.url, "attempts")
 
 
+@pytest.mark.slow
 def test_what_is_tried_again_elsewhere_has_not_failed_any_more(failed: Machine, other: Machine) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOR_SWEEP_REHEARSE", "raise step=38")
@@ -142,6 +143,7 @@ def test_a_closed_port_is_one_sentence(machine: Machine, monkeypatch: pytest.Mon
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_closes_during_training_costs_the_last_steps_only(
     machine: Machine, faulty: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,16 +48,17 @@ SMALL = ("--only", "vanilla", "--sizes", "13k")
 def test_a_sweep_in_a_bucket_goes_on_and_is_read_on_another_machine(
     machine: Machine, other: Machine, reference: ToySweep
 ) -> None:
-    first = machine.run(*machine.sweep(*SMALL, "--budgets", "6e8,1.2e9"))
+    first = machine.run(*machine.sweep(*SMALL, "--budgets", "6e8"))
     assert first.returncode == 0, first.stderr
     before = _results(machine.url)
-    second = other.run(*other.sweep(*SMALL))
+    second = other.run(*other.sweep(*SMALL, "--budgets", "6e8,1.2e9"))
     assert second.returncode == 0, second.stderr
-    assert "3 of 9 segments to run" in second.stderr
+    assert "3 of 6 segments to run" in second.stderr
     assert before.items() <= _results(machine.url).items()
     third = machine.run("status", "--json")
     rows = pl.DataFrame(json.loads(third.stdout)["data"]["runs"], infer_schema_length=None)
-    wanted = reference.science().filter((pl.col("arm") == "vanilla") & (pl.col("size") == "13k"))
+    small = (pl.col("arm") == "vanilla") & (pl.col("size") == "13k") & (pl.col("budget") != "2400000000")
+    wanted = reference.science().filter(small)
     assert rows.sort("cell_id")["loss"].to_list() == wanted["loss"].to_list()
     theirs = pl.read_parquet(other.folder / "sweeps/toy/runs.parquet").select(SCIENCE).sort("cell_id")
     assert theirs.equals(wanted)
@@ -114,7 +115,7 @@ def test_a_kill_in_the_middle_of_an_upload_loses_less_than_an_interval(
     "damage",
     [
         "other bytes",
-        "list torn",
+        pytest.param("list torn", marks=pytest.mark.slow),
         pytest.param("cut short", marks=pytest.mark.slow),
         pytest.param("emptied", marks=pytest.mark.slow),
         pytest.param("gone", marks=pytest.mark.slow),
@@ -205,6 +206,7 @@ def test_wrong_bytes_of_a_published_segment_are_read_again_and_then_refused(
         assert "has other bytes than its name says" in found.stdout
 
 
+@pytest.mark.slow
 def test_training_outlasts_a_server_that_is_out_of_order(
     machine: Machine, other: Machine, data: DataSnapshot, faulty: FaultyServer, undisturbed: dict[str, str]
 ) -> None:
@@ -322,6 +324,7 @@ def test_without_s3fs_one_sentence_says_what_to_install(machine: Machine) -> Non
     )
 
 
+@pytest.mark.slow
 def test_a_full_scratch_disk_fails_with_its_path_and_the_same_command_goes_on(
     machine: Machine, data: DataSnapshot, undisturbed: dict[str, str]
 ) -> None:
