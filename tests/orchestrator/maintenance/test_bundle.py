@@ -63,15 +63,13 @@ def test_a_bundle_comes_out_as_it_went_in_and_the_sweep_goes_on(
     assert toy.science().equals(reference.science())
     on = ["--results", str(toy.results)]
     assert "12 finished" in run_here(["status", *on], toy.environment).stdout
-    assert run_here(["fit", *on], toy.environment).returncode in (0, 5)  # Two sizes a budget support no optimum.
-    assert run_here(["plot", "curves", *on], toy.environment).returncode == 0
     checked = run_here(["fsck", "--no-mlflow", *on], toy.environment)
     assert checked.returncode == 0, checked.stdout
     again = _import(toy, path)
     assert again.stderr.startswith("toy: 0 segments added, 36 were here already\n")
-    further = toy.run("--only", "vanilla", "--sizes", "13k", "--budgets", "6e8,1.2e9,2.4e9,3e9")
+    further = toy.run("--only", "vanilla", "--sizes", "13k", "--budgets", "6e8,7e8")
     assert further.returncode == 0, further.stderr
-    assert "3 of 12 segments to run" in further.stderr
+    assert "3 of 6 segments to run" in further.stderr
 
 
 @pytest.mark.slow
@@ -97,7 +95,7 @@ def test_a_bundle_without_checkpoints_has_the_tables_and_goes_on_from_the_start(
     assert toy.science().equals(reference.science())
     checked = run_here(["fsck", "--no-mlflow", "--results", str(toy.results)], toy.environment)
     assert checked.returncode == 0, checked.stdout
-    further = toy.run("--only", "vanilla", "--sizes", "13k", "--budgets", "6e8,1.2e9,2.4e9,3e9")
+    further = toy.run("--only", "vanilla", "--sizes", "13k", "--budgets", "6e8,7e8")
     assert further.returncode == 0, further.stderr
     assert "start from states that gc pruned" in further.stderr
 
