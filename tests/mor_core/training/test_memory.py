@@ -40,11 +40,11 @@ def test_the_bytes_of_live_tensors_are_within_15_percent_of_the_estimate(
 ):
     recursion, routing = ARMS[arm]
     model_shape = model_config(SIZES["2.2M"], vocab_size=2048, context_length=128, recursion=recursion, routing=routing)
-    train = TrainConfig(batch_size=8, peak_learning_rate=1e-4, warmup_steps=1, precision=precision)
+    train = TrainConfig(batch_size=2, peak_learning_rate=1e-4, warmup_steps=1, precision=precision)
     model = build_model(model_shape, seed=0)
     model.checkpoint_activations = checkpoint_activations
     optimizer = build_optimizer(model, train)
-    batch = torch.randint(0, 2048, (8, 129), generator=torch.Generator().manual_seed(0)).numpy()
+    batch = torch.randint(0, 2048, (2, 129), generator=torch.Generator().manual_seed(0)).numpy()
     steps = train_steps(model, optimizer, train, lambda _: batch, start_step=0, stop_step=2, cooldown=None)
     next(steps)  # makes the optimiser's state
     with LiveMemory(training_state(model, optimizer)) as memory:
