@@ -6,7 +6,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 
@@ -31,30 +30,31 @@ ALWAYS = declared(PROJECT["dependencies"])
 EXTRAS = {normalised(extra): declared(names) for extra, names in PROJECT["optional-dependencies"].items()}
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
-    """(top-level module, whether it is imported with the file and not first within a function)."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []  # For readers and type checkers: nothing is imported.
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    late = {inner for function in functions for inner in ast.walk(function)}
-    for node in ast.walk(tree):
-        names = (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom) and node.level == 0
-            else []
-        )
-        yield from ((name.partition(".")[0], node not in late) for name in names)
+def imports_of(node: ast.AST, at_once: bool = True) -> Iterator[tuple[str, bool]]:
+    """(top-level module, whether it is imported with the file and not first within a function) of a file or a statement.
+
+    Expressions import nothing: they are not looked into, which takes seconds.
+    """
+    match node:
+        case ast.Import():
+            yield from ((alias.name.partition(".")[0], at_once) for alias in node.names)
+        case ast.ImportFrom(level=0):
+            yield (node.module or "").partition(".")[0], at_once
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):  # For readers and type checkers: nothing is imported.
+            for inner in node.orelse:
+                yield from imports_of(inner, at_once)
+        case _:
+            late = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for inner in ast.iter_child_nodes(node):
+                if not isinstance(inner, ast.expr):
+                    yield from imports_of(inner, at_once and not late)
 
 
 def third_party() -> dict[str, dict[str, bool]]:
     """Module -> file that imports it -> whether it does so as soon as the file is imported."""
     modules: dict[str, dict[str, bool]] = {}
     for path in sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
-        for module, at_once in imports_of(path):
+        for module, at_once in imports_of(ast.parse(path.read_text())):
             if module not in sys.stdlib_module_names and module not in PACKAGES:
                 files = modules.setdefault(module, {})
                 name = str(path.relative_to(ROOT))
