@@ -56,6 +56,9 @@ ELSEWHERE = {
 FITS = {"fit", "table", "predict", "compare", "lifetime"}
 """Verbs that take seconds."""
 
+READ_ELSEWHERE = {"compare", "predict"}
+"""Those whose documents default tests of their own read: of sweep pairs, and of the nearest shape."""
+
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
@@ -87,7 +90,9 @@ def test_every_verb_with_a_document_is_asked_for_it_here_or_elsewhere():
         assert f'"mor-sweep.{name}/1"' in (ROOT / "tests" / file).read_text(), verb
 
 
-@pytest.mark.parametrize("verb", sorted(CALLS))
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=[pytest.mark.slow] * (verb in READ_ELSEWHERE)) for verb in sorted(CALLS)]
+)
 def test_json_is_one_document_with_a_schema_and_nothing_else(ask: Callable[..., Any], verb: str):
     done = ask(verb, "--json")
     assert done.exit_code == 0, done.output

@@ -50,7 +50,9 @@ def test_predict_names_a_shape_of_each_arm_that_can_be_trained(tmp_path) -> None
     asked = ["predict", "--budget", "1e12", "--results", str(tmp_path)]
     said = CliRunner().invoke(app, asked)
     assert said.exit_code == 0, said.output
-    answers = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["data"]["answers"]
+    document = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    assert (document.keys(), document["schema"]) == ({"schema", "data"}, "mor-sweep.predict/1")
+    answers = document["data"]["answers"]
     shapes = [answer["nearest_shape"] for answer in answers if answer["nearest_shape"]]
     assert len(shapes) == sum("value" in answer["params"] for answer in answers) > 1
     for shape in shapes:
