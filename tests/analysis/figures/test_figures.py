@@ -33,11 +33,10 @@ CASES = {
     "one size a budget": {"sizes": 1},
 }
 FIGURES = [
-    "surface",
     "curves",
     *(
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("isoflop", "frontier", "residuals", "compare", "lifetime")
+        for name in ("surface", "isoflop", "frontier", "residuals", "compare", "lifetime")
     ),
 ]
 

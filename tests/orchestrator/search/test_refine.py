@@ -119,6 +119,7 @@ def test_rounds_go_on_until_every_minimum_is_known_as_well_as_asked(planted: Pla
     assert (again.rounds, again.cells) == (0, 0)
 
 
+@pytest.mark.slow
 def test_it_knows_more_than_a_grid_of_equal_cost(planted: Planted, text: Path, tmp_path: Path):
     data = planted.grid()
     planted.refine(data, hours=1e6)

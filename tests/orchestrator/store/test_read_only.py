@@ -13,7 +13,7 @@ def test_a_fit_is_printed_before_anything_is_written_and_a_refused_file_is_one_s
     results = tmp_path / "results"
     shutil.copytree(reference.results, results)
     (results / "sweeps/toy/fits.json").mkdir()
-    done = run_here(["fit", "toy", "--results", str(results)], reference.environment)
+    done = run_here(["fit", "toy", "--approach", "parabola", "--results", str(results)], reference.environment)
     assert done.returncode == 2
     assert "## vanilla" in done.stdout
     assert "--results: " in done.stderr
