@@ -31,7 +31,7 @@ EXTRAS = {normalised(extra): declared(names) for extra, names in PROJECT["option
 
 
 def imports_of(node: ast.AST, at_once: bool = True) -> Iterator[tuple[str, bool]]:
-    """(top-level module, whether it is imported with the file and not first within a function) of a file or a statement.
+    """(top-level module, whether it is imported with the file and not first within a function) of a file or statement.
 
     Expressions import nothing: they are not looked into, which takes seconds.
     """

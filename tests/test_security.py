@@ -278,7 +278,7 @@ def test_a_running_sweep_hears_this_machine_alone_and_writes_no_secret(toy_text:
         "MLFLOW_TRACKING_PASSWORD": SECRETS[0],
     }
     sweep = subprocess.Popen(
-        [*command, "--workers", "1", "--sizes", "13k", "--arms", "vanilla", "--budgets", "6e8"],
+        [*command, "--workers", "2", "--sizes", "13k", "--arms", "vanilla"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
