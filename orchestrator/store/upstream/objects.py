@@ -1,4 +1,4 @@
-"""The only file that imports fsspec: objects under one s3:// address, created once or replaced, listed, read.
+"""The one door to results on object storage: objects under one s3:// address, created once or replaced, listed, read.
 
 An object appears whole or not at all: S3 shows no part of an upload that was cut short. `create` is S3's conditional
 write (If-None-Match: *), which of two writers lets one through. No lock exists here, and nothing relies on one.

@@ -1,7 +1,11 @@
 """The door to object storage: what it promises, against a real S3 server."""
 
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from orchestrator.store.upstream import objects as object_store
 from orchestrator.store.upstream.objects import BucketRefused, BucketUnreachable, ObjectStore, checked_address
 from tests.faults.faulty_server import FaultyServer
+from tests.helpers.paths import ROOT
 
 
 def test_of_many_writers_at_once_exactly_one_creates_an_object(bucket: str) -> None:
@@ -66,6 +71,55 @@ def test_a_server_that_is_out_of_order_for_a_while_is_waited_for(bucket: str, fa
         ObjectStore(url=bucket, patience=0.5).read("a")
     faulty.failing = False
     assert ObjectStore(url=bucket).read("a") == b"1"
+
+
+def test_of_two_uploads_in_parts_the_one_that_ends_first_stays(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faulty: FaultyServer
+) -> None:
+    monkeypatch.setattr(object_store, "PART_BYTES", 5 * 2**20)
+    objects, path = ObjectStore(url=bucket), tmp_path / "weights"
+    path.write_bytes(os.urandom(11 * 2**20))
+
+    def create_before_the_end(method: str, target: str) -> None:
+        if method == "PUT" and "partNumber=2" in target:
+            faulty.before = lambda _method, _path: None
+            assert objects.create("weights", b"of another attempt")
+
+    faulty.before = create_before_the_end
+    assert not objects.upload(path, "weights")
+    assert objects.read("weights") == b"of another attempt"
+
+
+@pytest.mark.slow
+def test_a_request_that_hangs_once_is_tried_again(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, faulty: FaultyServer
+) -> None:
+    """A conditional write and a deletion too, which object stores' own clients do not all try again."""
+    import fsspec
+
+    monkeypatch.setattr(object_store, "READ_SECONDS", 1)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    objects = ObjectStore(url=bucket, patience=30)
+    for request in (lambda: objects.create("a", b"1"), lambda: objects.remove(["a"])):
+        hangs = iter([2.0])
+        faulty.before = lambda _method, _path, hangs=hangs: time.sleep(next(hangs, 0.0))
+        request()
+    assert objects.read("a") is None
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_heard_while_a_server_is_out_of_order(bucket: str, faulty: FaultyServer) -> None:
+    faulty.failing = True
+    code = f"from {ObjectStore.__module__} import ObjectStore; ObjectStore(url={bucket!r}, patience=200).read('a')"
+    waiting = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not faulty.requests:
+        time.sleep(0.05)
+    started = time.monotonic()
+    waiting.send_signal(signal.SIGINT)
+    told = waiting.communicate(timeout=100)[1]
+    assert waiting.returncode == -signal.SIGINT, told
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(
