@@ -26,7 +26,9 @@ from mor_core.training.manifest import CheckpointError
 from orchestrator.records.revisions import load_sweep
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import NoSuchSweep
-from tests.helpers.paths import ROOT, TOY_PRESET
+from tests.faults.disturbances import assert_as_undisturbed
+from tests.helpers.paths import ROOT
+from tests.helpers.toy_sweep import ToySweep
 
 PACKAGES = ("mor_core", "orchestrator", "analysis", "sweeps")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -257,28 +259,20 @@ def holding(folder: Path, secret: str) -> list[Path]:
     return [path for path in files if secret.encode() in path.read_bytes()]
 
 
-def test_a_running_sweep_hears_this_machine_alone_and_writes_no_secret(toy_text: Path, tmp_path: Path):
-    """With Ray, a tracking server that is down and wants a password, and a token in the environment."""
-    results, cache = tmp_path / "results", tmp_path / "cache"
-    command = [
-        *MOR_SWEEP,
-        "isoflop",
-        "--preset",
-        str(TOY_PRESET),
-        "--data",
-        str(toy_text),
-        "--results",
-        str(results),
-        "--yes",
-    ]
-    environment = os.environ | {
-        "MOR_SWEEP_CACHE": str(cache),
+def test_a_running_sweep_hears_this_machine_alone_writes_no_secret_and_computes_what_one_process_does(
+    reference: ToySweep, tmp_path: Path
+):
+    """With Ray, a tracking server that is down and wants a password, and a token in the environment. One sweep serves
+    for what is heard and for what is computed: to start Ray takes longer than to train so little."""
+    toy = ToySweep(results=tmp_path / "results", text=reference.text, cache=tmp_path / "cache")
+    results, cache = toy.results, toy.cache
+    environment = toy.environment | {
         "MLFLOW_TRACKING_URI": f"http://someone:{SECRETS[0]}@127.0.0.1:9",
         "MLFLOW_TRACKING_TOKEN": SECRETS[1],
         "MLFLOW_TRACKING_PASSWORD": SECRETS[0],
     }
     sweep = subprocess.Popen(
-        [*command, "--workers", "2", "--sizes", "13k", "--arms", "vanilla"],
+        toy.command("--workers", "2", "--sizes", "13k", "--arms", "vanilla"),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -298,3 +292,4 @@ def test_a_running_sweep_hears_this_machine_alone_and_writes_no_secret(toy_text:
         assert holding(results, secret) == []
         assert holding(cache, secret) == []
     assert in_ray == []
+    assert_as_undisturbed(toy, reference)

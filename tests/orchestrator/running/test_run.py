@@ -111,6 +111,7 @@ def test_a_seed_that_no_table_can_hold_is_refused_before_anything_is_recorded(to
     assert not toy.results.exists()
 
 
+@pytest.mark.slow  # By default one Ray sweep serves for this and for what is heard: see tests/test_security.py.
 def test_ray_workers_compute_what_one_process_computes(toy: ToySweep, reference: ToySweep):
     done = toy.run("--workers", "2", *TWO_CELLS, executor="ray")
     assert done.returncode == 0, done.stderr
