@@ -1,14 +1,15 @@
-"""Near-duplicate documents: MinHash signatures over lines find candidates, an exact Jaccard index decides."""
+"""Near-duplicate documents: MinHash signatures over lines find candidates, an exact Jaccard index decides.
+
+MinHash is written out here, in integers and with numpy's generator that is frozen for good, because which documents are
+kept must depend on no library's version: releases of the usual one give other signatures.
+"""
 
 import zlib
+from collections import defaultdict
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from datasketch import MinHash
 
 THRESHOLD = 0.7
 """Share of distinct lines in common, |A and B| / |A or B|, from which the later document is left out.
@@ -27,25 +28,20 @@ class NearDuplicates:
     """The documents seen so far. Which of two near duplicates stays depends on the order they are shown in."""
 
     def __init__(self) -> None:
-        from datasketch import MinHash, MinHashLSH  # half a second, which a look-up need not pay
-
-        self._index = MinHashLSH(params=(BANDS, ROWS), num_perm=BANDS * ROWS)
+        self._by_band: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
         self._lines: list[NDArray[np.int64]] = []
-        self._blank = MinHash(num_perm=BANDS * ROWS, hashfunc=int)
 
     def seen(self, text: str) -> bool:
         """Whether a document much like `text` was shown before; if not, remember this one."""
         lines = line_hashes(text)
-        signature = self._blank.copy()
-        signature.update_batch(lines)
-        if any(jaccard(lines, self._lines[candidate]) >= THRESHOLD for candidate in self._candidates(signature)):
+        bands = [(number, band.tobytes()) for number, band in enumerate(min_hashes(lines).reshape(BANDS, ROWS))]
+        candidates = {candidate for band in bands for candidate in self._by_band.get(band, ())}
+        if any(jaccard(lines, self._lines[candidate]) >= THRESHOLD for candidate in candidates):
             return True
-        self._index.insert(len(self._lines), signature, check_duplication=False)
+        for band in bands:
+            self._by_band[band].append(len(self._lines))
         self._lines.append(lines)
         return False
-
-    def _candidates(self, signature: "MinHash") -> list[int]:
-        return [int(str(key)) for key in self._index.query(signature)]
 
 
 def line_hashes(text: str) -> NDArray[np.int64]:
@@ -69,9 +65,7 @@ SHINGLE_WORDS = 5
 
 def signature(text: str) -> NDArray[np.uint32]:
     """The MinHash signature of a text's word 5-grams; [BANDS * ROWS]."""
-    minhash = _blank().copy()
-    minhash.update_batch(shingle_hashes(text))
-    return minhash.hashvalues.astype(np.uint32)
+    return min_hashes(shingle_hashes(text))
 
 
 def shingle_hashes(text: str) -> NDArray[np.int64]:
@@ -82,8 +76,22 @@ def shingle_hashes(text: str) -> NDArray[np.int64]:
     return np.unique(np.fromiter((zlib.crc32(each.encode()) for each in shingles), dtype=np.int64))
 
 
-@cache
-def _blank() -> "MinHash":
-    from datasketch import MinHash
+def min_hashes(values: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """The MinHash signature of a set of 32-bit values, not empty; [BANDS * ROWS].
 
-    return MinHash(num_perm=BANDS * ROWS, hashfunc=int)
+    Two sets agree in each value of it with the probability of their Jaccard index. The values are mixed (the finaliser
+    of MurmurHash3), then permuted by x -> a x + b modulo 2^32 with odd a.
+    """
+    mixed = values.astype(np.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> np.uint32(shift))) * np.uint32(factor)
+    mixed ^= mixed >> np.uint32(16)
+    factors, offsets = _permutations()
+    return (mixed[:, None] * factors + offsets).min(axis=0)
+
+
+@cache
+def _permutations() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    generator = np.random.RandomState(1)
+    halves = generator.randint(0, 2**31, BANDS * ROWS, dtype=np.uint32)
+    return halves * np.uint32(2) + np.uint32(1), generator.randint(0, 2**32, BANDS * ROWS, dtype=np.uint32)

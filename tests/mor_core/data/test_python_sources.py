@@ -1,14 +1,16 @@
+import hashlib
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mor_core.data.spec import DataError
 from mor_core.data.text.documents import bytes_by_package, split_by_package, validation_packages
-from mor_core.data.text.near_duplicates import NearDuplicates, jaccard, line_hashes
+from mor_core.data.text.near_duplicates import NearDuplicates, jaccard, line_hashes, min_hashes
 from mor_core.data.text.python_sources import clean_text, installed_versions, package_names, scan_python_sources
 from tests.helpers.corpora.data_samples import module, write
 
@@ -97,6 +99,11 @@ def test_jaccard_counts_distinct_lines(shared: int, own: int) -> None:
     expected = shared / (shared + 2 * own)
     measured = jaccard(line_hashes(first), line_hashes(second + "\n" + second))
     assert measured == pytest.approx(expected)
+
+
+def test_signatures_are_the_same_under_any_version_of_any_library() -> None:
+    values = min_hashes(np.arange(1000))
+    assert hashlib.sha256(values.astype("<u4").tobytes()).hexdigest()[:16] == "fe51c9cfbb8e7a66"
 
 
 def test_near_duplicates_above_the_threshold_are_found_and_none_below() -> None:
