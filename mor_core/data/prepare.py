@@ -32,7 +32,13 @@ from mor_core.data.snapshot import (
     read_manifest,
 )
 from mor_core.data.spec import DataError, DataSpec, cache_folder
-from mor_core.data.text.frozen_corpus import CorpusSnapshot, environment_note, find_corpus, prepare_corpus
+from mor_core.data.text.frozen_corpus import (
+    CorpusSnapshot,
+    environment_note,
+    fallback_note,
+    find_corpus,
+    prepare_corpus,
+)
 from mor_core.data.text.source_hashes import remember_source_hashes, source_is_gone
 from mor_core.data.tokens.tokenizer import GivenTokenizer, check_vocabulary, read_tokenizer, token_bytes
 from mor_core.data.tokens.write_shards import write_tokens
@@ -67,6 +73,11 @@ def find_by_fingerprint(fingerprint: str, cache: Path | None = None) -> DataSnap
     return None
 
 
+def note_on(spec: DataSpec, cache: Path | None = None) -> str | None:
+    """A sentence on why other text stands for what `spec` names, or None."""
+    return fallback_note(spec, cache or cache_folder())
+
+
 def prepare(
     spec: DataSpec,
     cache: Path | None = None,
@@ -85,6 +96,8 @@ def prepare(
     """
     cache = cache or cache_folder()
     if not refresh and (ready := _intact(spec, cache)):
+        if report and (note := note_on(spec, cache)):
+            report(note)
         _remember(spec, cache, report)
         return ready
     from filelock import FileLock
@@ -230,7 +243,7 @@ def _remember(spec: DataSpec, cache: Path, report: Callable[[str], None] | None)
     remember_source_hashes(spec, cache)
     if report and source_is_gone(spec):
         report(f"note: {spec.corpus} is gone; the text that was frozen when it was last prepared is used")
-    corpus = find_corpus(spec, cache) if spec.is_python_sources else None
+    corpus = find_corpus(spec, cache) if spec.is_python else None
     if report and corpus and (note := environment_note(corpus)):
         report(note)
 

@@ -22,7 +22,7 @@ class DataSnapshot:
     """Tokens of a frozen corpus under one tokenizer, ready to train on."""
 
     name: str
-    """The corpus: `python-sources`, or the name of the user's file or folder."""
+    """The corpus: `python-sources`, `pinned-python`, or the name of the user's file or folder."""
 
     fingerprint: str
     """sha256 over the fingerprints of corpus and tokenizer and the hashes of all shards."""

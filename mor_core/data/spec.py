@@ -9,6 +9,9 @@ from mor_core.errors import Fix, UserError
 PYTHON_SOURCES = "python-sources"
 """The name of the default corpus: the Python files of the installed libraries."""
 
+PINNED_PYTHON = "pinned-python"
+"""The name of the corpus that is the same on every machine: the Python files of a list of wheels."""
+
 FINEWEB_EDU = "fineweb-edu"
 """The name of the corpus that the paper trains on."""
 
@@ -35,9 +38,9 @@ class DataSpec:
     """The text and the vocabulary of a run, as a user states them."""
 
     corpus: str = PYTHON_SOURCES
-    """`python-sources`, `fineweb-edu`, `hf:NAME[:CONFIG][@REVISION]`, or the path of a text, JSON Lines or Parquet
-    file, of a folder of such files, a pattern of paths, or several with commas between. A URL names data that were
-    prepared and published."""
+    """`python-sources`, `pinned-python`, `fineweb-edu`, `hf:NAME[:CONFIG][@REVISION]`, or the path of a text, JSON
+    Lines or Parquet file, of a folder of such files, a pattern of paths, or several with commas between. A URL names
+    data that were prepared and published."""
 
     vocab_size: int
     """Number of token ids, the end-of-text token included; at least as many as a given tokenizer has."""
@@ -66,9 +69,9 @@ class DataSpec:
 
         if self.deduplicate not in DEDUPLICATE:
             raise DataError(f"deduplicate is {self.deduplicate!r}, expected {', '.join(DEDUPLICATE)}.")
-        if self.is_python_sources and self.deduplicate != "exact":
+        if self.is_python and self.deduplicate != "exact":
             raise DataError(
-                f"deduplicate is {self.deduplicate!r}, but near duplicates are always left out of python-sources; "
+                f"deduplicate is {self.deduplicate!r}, but near duplicates are always left out of {self.corpus}; "
                 "leave it out, or give a corpus of your own."
             )
 
@@ -80,7 +83,7 @@ class DataSpec:
     @property
     def is_files(self) -> bool:
         """Whether the corpus is a user's own files."""
-        return not self.is_python_sources and not self.is_hub and not self.is_remote
+        return not self.is_python and not self.is_hub and not self.is_remote
 
     @property
     def is_remote(self) -> bool:
@@ -88,8 +91,13 @@ class DataSpec:
         return "://" in self.corpus
 
     @property
-    def is_python_sources(self) -> bool:
-        return self.corpus == PYTHON_SOURCES
+    def is_python(self) -> bool:
+        """Whether the corpus is Python files of libraries: the installed ones, or those of the list of wheels."""
+        return self.corpus in (PYTHON_SOURCES, PINNED_PYTHON)
+
+    @property
+    def is_pinned_python(self) -> bool:
+        return self.corpus == PINNED_PYTHON
 
     @property
     def max_bytes(self) -> int | None:

@@ -19,7 +19,9 @@ data = typer.Typer(help="Prepare the text that a sweep trains on, and say what i
 Preset = Annotated[str, typer.Option(help="The sweep whose [data] and vocabulary count: paper, cpu, gpu or a file.")]
 Texts = Annotated[
     list[str] | None,
-    typer.Argument(help="python-sources, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or files and folders of text."),
+    typer.Argument(
+        help="python-sources, pinned-python, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or files and folders of text."
+    ),
 ]
 Corpus = Annotated[str | None, typer.Option("--data", help="The same as one value, with commas between several.")]
 Tokenizer = Annotated[str | None, typer.Option(help="A tokenizer.json, a folder with one, or a model of the hub.")]
@@ -117,7 +119,7 @@ def publish(
 
 
 def _prepared(spec: "SweepSpec") -> "DataSnapshot":
-    from mor_core.data.prepare import find
+    from mor_core.data.prepare import find, note_on
     from mor_core.data.spec import DataError
 
     snapshot = find(spec.data_spec)
@@ -125,6 +127,8 @@ def _prepared(spec: "SweepSpec") -> "DataSnapshot":
         raise DataError(
             f"the data of {spec.data_spec.corpus} is not prepared: run `mor-sweep data prepare` with the same flags"
         )
+    if note := note_on(spec.data_spec):
+        typer.echo(note, err=True)
     return snapshot
 
 

@@ -164,8 +164,8 @@ def corpus_override(corpus: str | None) -> "list[Override]":
         return []
     if not corpus.strip():
         raise SpecError(
-            f"--data: found {corpus!r}, expected python-sources, fineweb-edu, hf:NAME, or the path of a file or folder "
-            "of text: leave the flag out for the preset's own"
+            f"--data: found {corpus!r}, expected python-sources, pinned-python, fineweb-edu, hf:NAME, or the path of "
+            "a file or folder of text: leave the flag out for the preset's own"
         )
     return [Override(flag="--data", path=("data", "corpus"), value=corpus)]
 

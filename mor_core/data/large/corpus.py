@@ -49,7 +49,7 @@ def one_after_another(function: Callable[[Item], Outcome], items: Iterable[Item]
 
 def is_large(spec: DataSpec) -> bool:
     """Whether a corpus is read in parts: all of the hub are, and so is what asks for another removal of duplicates."""
-    if spec.is_python_sources:
+    if spec.is_python:
         return False
     if spec.is_hub or spec.deduplicate != "exact":
         return True

@@ -2,22 +2,28 @@
 
     <cache>/corpora/<key>/current.json             which snapshot a specification means
     <cache>/corpora/<key>/<fingerprint>/           corpus.json  train.jsonl  valid.jsonl
+    <cache>/corpora/<key>/fallback.json            why the installed libraries stand for `pinned-python`
 
 A snapshot is never rewritten. For `python-sources` the key is the name and the limit, so that a changed
-environment keeps its snapshot until it is refreshed; for a path the key holds the hash of the files, so that
-changed files are another corpus.
+environment keeps its snapshot until it is refreshed; for a path the key holds the hash of the files, and for
+`pinned-python` that of its list, so that changed files and another list are another corpus.
+
+What `pinned-python` came to mean in a cache it keeps meaning until it is refreshed. Where its wheels cannot be had it
+is `python-sources` from then on, in name, text and fingerprint, also once they could be had: a sweep that began so goes
+on. Refreshing tries the wheels again, and where they still cannot be had it changes nothing. Once its own text is
+frozen it never gives way: refreshing it without the wheels is an error.
 """
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mor_core.data.cache_files import published_folder, read_json, write_json
 from mor_core.data.snapshot import SPLITS
-from mor_core.data.spec import PYTHON_SOURCES, REFRESH, DataError, DataSpec
+from mor_core.data.spec import PINNED_PYTHON, PYTHON_SOURCES, REFRESH, DataError, DataSpec
 from mor_core.data.text import python_sources
 from mor_core.data.text.documents import (
     Document,
@@ -27,11 +33,13 @@ from mor_core.data.text.documents import (
     split_by_package,
     validation_packages,
 )
+from mor_core.data.text.pinned_python import WheelsNotObtained, fetch_wheels, list_fingerprint, scan_pinned_python
 from mor_core.data.text.source_hashes import source_fingerprint
 from mor_core.data.text.user_files import common_root, read_user_text
 
 CORPUS_FILE = "corpus.json"
 POINTER = "current.json"
+FALLBACK = "fallback.json"
 SCHEMA = 1
 
 
@@ -40,7 +48,7 @@ class CorpusSnapshot:
     """A frozen corpus and what is known about it."""
 
     name: str
-    """`python-sources`, or the name of the user's file or folder."""
+    """`python-sources`, `pinned-python`, or the name of the user's file or folder."""
 
     fingerprint: str
     """sha256 over the ordered hashes of the documents and their split."""
@@ -63,7 +71,7 @@ class CorpusSnapshot:
     """Number of files or documents left out, by reason."""
 
     installed: tuple[str, ...]
-    """The distributions and versions that were installed; empty for a user's own text."""
+    """The distributions and versions that were installed; empty for text that does not depend on them."""
 
 
 def find_corpus(spec: DataSpec, cache: Path) -> CorpusSnapshot | None:
@@ -72,6 +80,8 @@ def find_corpus(spec: DataSpec, cache: Path) -> CorpusSnapshot | None:
     Raises `DataError` where a user's path does not exist.
     """
     pointer = _key_folder(spec, cache) / POINTER
+    if spec.is_pinned_python and pointer.with_name(FALLBACK).is_file():
+        return find_corpus(_fallback(spec), cache)
     if not pointer.is_file():
         return None
     return load_corpus(pointer.parent / read_json(pointer)["fingerprint"])
@@ -87,15 +97,27 @@ def prepare_corpus(
     """The frozen corpus that `spec` means, made now if there is none or if `refresh` asks for a new one.
 
     `site_folders` are the folders to take Python files from, those of the running interpreter by default.
+    Where the wheels of `pinned-python` cannot be had, `report` is told why, and the installed libraries are the corpus.
     """
     if not refresh and (found := find_corpus(spec, cache)):
+        if report and (note := fallback_note(spec, cache)):
+            report(note)
         return found
     started = time.monotonic()
     key_folder = _key_folder(spec, cache)
-    corpus = _freeze(spec, key_folder, site_folders)
+    try:
+        corpus = _freeze(spec, key_folder, cache, report, site_folders)
+    except WheelsNotObtained as error:
+        if (key_folder / POINTER).is_file():
+            raise DataError(f"{error.message}; the text that was frozen stays in use.") from error
+        write_json(key_folder / FALLBACK, {"reason": error.message})
+        if report:
+            report(str(fallback_note(spec, cache)))
+        return prepare_corpus(_fallback(spec), cache, False, report, site_folders)
     if _key_folder(spec, cache) != key_folder:
         raise DataError(f"{spec.corpus} changed while it was read; run the command again once it is complete.")
-    write_json(corpus.folder.parent / POINTER, {"fingerprint": corpus.fingerprint})
+    write_json(key_folder / POINTER, {"fingerprint": corpus.fingerprint})
+    (key_folder / FALLBACK).unlink(missing_ok=True)
     if report:
         report(f"{_described(corpus)}, in {time.monotonic() - started:.1f} s")
     return corpus
@@ -126,6 +148,19 @@ def read_texts(corpus: CorpusSnapshot, split: str) -> list[str]:
     return texts
 
 
+def fallback_note(spec: DataSpec, cache: Path) -> str | None:
+    """A sentence on why the installed libraries stand for `pinned-python`, or None."""
+    if not spec.is_pinned_python:
+        return None
+    fallback = _key_folder(spec, cache) / FALLBACK
+    if not fallback.is_file():
+        return None
+    return (
+        f"note: {read_json(fallback)['reason']}; the installed libraries ({PYTHON_SOURCES}) are in use instead, which "
+        "no other machine has alike, until `mor-sweep data prepare` is told to refresh them."
+    )
+
+
 def environment_note(corpus: CorpusSnapshot, site_folders: Sequence[Path] | None = None) -> str | None:
     """A sentence on how the installed libraries differ from those that were frozen, or None."""
     if not corpus.installed:
@@ -141,15 +176,29 @@ def environment_note(corpus: CorpusSnapshot, site_folders: Sequence[Path] | None
     )
 
 
-def _freeze(spec: DataSpec, key_folder: Path, site_folders: Sequence[Path] | None) -> CorpusSnapshot:
-    if spec.is_python_sources:
-        folders = site_folders or python_sources.site_folders()
-        selection = python_sources.scan_python_sources(folders, spec.max_bytes)
+def _fallback(spec: DataSpec) -> DataSpec:
+    """What stands for `pinned-python` where its wheels cannot be had."""
+    return replace(spec, corpus=PYTHON_SOURCES)
+
+
+def _freeze(
+    spec: DataSpec,
+    key_folder: Path,
+    cache: Path,
+    report: Callable[[str], None] | None,
+    site_folders: Sequence[Path] | None,
+) -> CorpusSnapshot:
+    if spec.is_python:
+        folders = () if spec.is_pinned_python else site_folders or python_sources.site_folders()
+        if spec.is_pinned_python:
+            selection = scan_pinned_python(fetch_wheels(cache / "wheels", report), spec.max_bytes)
+        else:
+            selection = python_sources.scan_python_sources(folders, spec.max_bytes)
         packages = bytes_by_package(selection.documents)
         held_back = validation_packages(packages)
         split = split_by_package(selection.documents, held_back)
         installed = python_sources.installed_versions(folders)
-        return _write(PYTHON_SOURCES, key_folder, selection, split, packages, held_back, installed)
+        return _write(spec.corpus, key_folder, selection, split, packages, held_back, installed)
     selection = read_user_text(spec.corpus, spec.max_bytes)
     root = common_root(spec.corpus)
     return _write(root.name, key_folder, selection, split_by_hash(selection.documents, str(root)))
@@ -220,7 +269,9 @@ def _described(corpus: CorpusSnapshot) -> str:
 
 def _key_folder(spec: DataSpec, cache: Path) -> Path:
     limit = "" if spec.max_megabytes is None else f"-{spec.max_megabytes:g}MB"
-    if spec.is_python_sources:
+    if spec.is_pinned_python:
+        return cache / "corpora" / f"{PINNED_PYTHON}-{list_fingerprint()[:16]}{limit}"
+    if spec.is_python:
         return cache / "corpora" / f"{PYTHON_SOURCES}{limit}"
     name, content = common_root(spec.corpus).name, source_fingerprint(spec.corpus, cache)
     return cache / "corpora" / f"{name}-{content[:16]}{limit}"

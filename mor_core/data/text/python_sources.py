@@ -1,4 +1,7 @@
-"""The default corpus: the Python files of the installed libraries, without copies, tables and tests."""
+"""The default corpus: the Python files of the installed libraries, without copies, tables and tests.
+
+Which files are kept is decided here for every corpus of Python files, wherever they lie.
+"""
 
 import os
 import re
@@ -6,7 +9,7 @@ import string
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -50,14 +53,19 @@ LETTERS = (string.ascii_letters + "_").encode()
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A Python file found on disk, before it is read."""
+    """A Python file, before it is read. Not keyword-only: tens of thousands are made."""
 
-    path: Path
     name: str
-    """Path relative to its site folder, with forward slashes."""
+    """Path relative to the folder that libraries are installed into, with forward slashes."""
+
+    package: str
+    """The package it belongs to."""
 
     size: int
     """Bytes."""
+
+    read: Callable[[], bytes]
+    """Its content."""
 
 
 def site_folders() -> tuple[Path, ...]:
@@ -79,26 +87,29 @@ def installed_versions(folders: Sequence[Path]) -> tuple[str, ...]:
 
 
 def scan_python_sources(folders: Sequence[Path], max_bytes: int | None = None) -> Selection:
-    """The documents of the default corpus, one for each Python file worth keeping.
+    """The documents of the default corpus: they depend on the installed files alone."""
+    return select_documents(_installed_files(folders), max_bytes)
 
-    Files are read in the order of the hash of their relative path, and reading stops where the next one would
-    exceed `max_bytes` of text: the choice depends on the installed files alone, and is spread over all packages.
+
+def select_documents(files: Iterable[SourceFile], max_bytes: int | None = None) -> Selection:
+    """One document for each Python file worth keeping; of two files with one name the first counts.
+
+    Files are read in the order of the hash of their name, and reading stops where the next one would exceed
+    `max_bytes` of text: the choice depends on the files alone, and is spread over all packages.
     """
     left_out: Counter[str] = Counter()
-    candidates = list(_candidates(folders, left_out))
-    packages = package_names(folders)
+    candidates = list(_candidates(files, left_out))
     hashes: set[str] = set()
     near_duplicates = NearDuplicates()
     kept: list[Document] = []
     room = max_bytes if max_bytes is not None else sum(file.size for file in candidates)
     for position, file in enumerate(sorted(candidates, key=lambda file: hash_order(file.name, "file"))):
-        text = clean_text(file.path.read_bytes())
+        text = clean_text(file.read())
         reason = "not UTF-8" if text is None else reason_against_text(file.name, text)
         if text is None or reason is not None:
             left_out[str(reason)] += 1
             continue
-        top = file.name.partition("/")[0].removesuffix(".py")
-        document = Document(file.name, packages.get(top, top), text)
+        document = Document(file.name, file.package, text)
         if document.sha256 in hashes:
             left_out["duplicate"] += 1
         elif near_duplicates.seen(text):
@@ -189,20 +200,26 @@ def without_licence_header(text: str) -> str:
     return text[end:] if LICENCE.search(text, 0, end) else text
 
 
-def _candidates(folders: Sequence[Path], left_out: Counter[str]) -> Iterator[SourceFile]:
-    seen: set[str] = set()
+def _candidates(files: Iterable[SourceFile], left_out: Counter[str]) -> Iterator[SourceFile]:
+    names: set[str] = set()
+    for file in files:
+        if file.name in names:
+            continue
+        names.add(file.name)
+        reason = reason_against_path(file.name) or ("over 1 MB" if file.size > LARGEST_FILE else None)
+        if reason is None:
+            yield file
+        else:
+            left_out[reason] += 1
+
+
+def _installed_files(folders: Sequence[Path]) -> Iterator[SourceFile]:
+    packages = package_names(folders)
     for folder in folders:
         for path in _python_files(folder):
             name = path.relative_to(folder).as_posix()
-            if name in seen:
-                continue
-            seen.add(name)
-            size = path.stat().st_size
-            reason = reason_against_path(name) or ("over 1 MB" if size > LARGEST_FILE else None)
-            if reason is None:
-                yield SourceFile(path, name, size)
-            else:
-                left_out[reason] += 1
+            top = name.partition("/")[0].removesuffix(".py")
+            yield SourceFile(name, packages.get(top, top), path.stat().st_size, path.read_bytes)
 
 
 def _python_files(folder: Path) -> Iterator[Path]:

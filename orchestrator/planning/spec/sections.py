@@ -194,7 +194,8 @@ class DataSection(Section):
     """The corpus."""
 
     corpus: Annotated[str, Field(min_length=1)] = PYTHON_SOURCES
-    """python-sources, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or the path of a file or folder of text."""
+    """python-sources, pinned-python, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or the path of a file or folder of
+    text."""
     max_megabytes: PositiveFloat | None = None
     """Most text to keep, in 10^6 bytes."""
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
