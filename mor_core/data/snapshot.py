@@ -99,7 +99,7 @@ class Contents:
     """Bytes of UTF-8 text behind a training token, ends of text counted."""
 
     left_out: dict[str, int]
-    """Number of files or documents left out, by reason."""
+    """Number of files or documents left out, by reason; where lines are cut from documents that are kept, of lines."""
 
     near_duplicate_rate: float | None
     """Share of the distinct documents that were left out as much like an earlier one; None where none were looked

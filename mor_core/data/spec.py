@@ -56,6 +56,10 @@ class DataSpec:
     deduplicate: str = "exact"
     """Which documents are left out as repeated: `none`, `exact` (equal to an earlier one) or `near` (much like one)."""
 
+    quality: bool = False
+    """Whether text that nobody wants to measure is left out (`mor_core.data.text.quality`), and validation is drawn
+    from many packages or folders alike. For Python files of libraries and a user's files that are frozen as a copy."""
+
     def __post_init__(self) -> None:
         if self.tokenizer is None and self.vocab_size < SMALLEST_VOCABULARY:
             raise DataError(
@@ -73,6 +77,11 @@ class DataSpec:
             raise DataError(
                 f"deduplicate is {self.deduplicate!r}, but near duplicates are always left out of {self.corpus}; "
                 "leave it out, or give a corpus of your own."
+            )
+        if self.quality and (self.is_hub or self.is_remote or self.deduplicate != "exact"):
+            raise DataError(
+                f"quality is true for {self.corpus} with deduplicate = {self.deduplicate!r}, but only Python corpora "
+                'and files that are frozen as a copy, under deduplicate = "exact", have these rules; leave quality out.'
             )
 
     @property

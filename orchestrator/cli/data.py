@@ -28,6 +28,11 @@ Tokenizer = Annotated[str | None, typer.Option(help="A tokenizer.json, a folder 
 Megabytes = Annotated[float | None, typer.Option(help="Text enough, in 10^6 bytes.")]
 Duplicates = Annotated[str | None, typer.Option(help="Repeated documents to leave out: none, exact or near.")]
 
+Quality = Annotated[
+    bool | None,
+    typer.Option("--quality/--no-quality", help="Leave out drawn tables, blobs and the like; default: off."),
+]
+
 
 @data.command("prepare")
 def prepare(
@@ -37,6 +42,7 @@ def prepare(
     tokenizer: Tokenizer = None,
     max_megabytes: Megabytes = None,
     deduplicate: Duplicates = None,
+    quality: Quality = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Freeze the text anew; sweeps get new ids.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Parts at a time; one a core of this machine.")] = None,
     address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster that shares the cache.")] = None,
@@ -52,7 +58,7 @@ def prepare(
         from orchestrator.running.ray.executor import RayExecutor
 
         spread = RayExecutor(workers=workers or os.cpu_count() or 1, address=address).map
-    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate)
+    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate, quality)
     snapshot = preparation.prepare(
         spec.data_spec,
         refresh=refresh,
@@ -75,10 +81,11 @@ def info(
     tokenizer: Tokenizer = None,
     max_megabytes: Megabytes = None,
     deduplicate: Duplicates = None,
+    quality: Quality = None,
     as_json: AsJson = False,
 ) -> None:
     """What prepared text holds, where it comes from, and how often the sweep's cells would read it."""
-    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate)
+    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate, quality)
     snapshot = _prepared(spec)
     if as_json:
         from mor_core.data.snapshot import contents_of
@@ -101,6 +108,7 @@ def publish(
     tokenizer: Tokenizer = None,
     max_megabytes: Megabytes = None,
     deduplicate: Duplicates = None,
+    quality: Quality = None,
     as_json: AsJson = False,
 ) -> None:
     """Copy prepared text to object storage, for machines that share no disk; prints the URL to train on."""
@@ -109,7 +117,7 @@ def publish(
 
     if "://" not in url:
         raise DataError(f"{url} is no URL, expected one like s3://bucket/prefix: a shared folder needs no publishing")
-    snapshot = _prepared(_sweep(preset, None, corpus, tokenizer, max_megabytes, deduplicate))
+    snapshot = _prepared(_sweep(preset, None, corpus, tokenizer, max_megabytes, deduplicate, quality))
     published = publish_folder(snapshot.folder, url, report=lambda line: typer.echo(line, err=True))
     if as_json:
         print_json("mor-sweep.published-data/1", {"url": published, "name": snapshot.name})
@@ -139,6 +147,7 @@ def _sweep(
     tokenizer: str | None,
     max_megabytes: float | None,
     deduplicate: str | None,
+    quality: bool | None,
 ) -> "SweepSpec":
     from orchestrator.cli.options import corpus_override
     from orchestrator.planning.spec.sweep_file import Override
@@ -146,7 +155,7 @@ def _sweep(
 
     if texts and corpus is not None:
         raise typer.BadParameter("the text is named twice: leave out --data or the arguments")
-    settings = {"tokenizer": tokenizer, "max_megabytes": max_megabytes, "deduplicate": deduplicate}
+    settings = {"tokenizer": tokenizer, "max_megabytes": max_megabytes, "deduplicate": deduplicate, "quality": quality}
     overrides = [
         Override(flag=f"--{key.replace('_', '-')}", path=("data", key), value=value)
         for key, value in settings.items()

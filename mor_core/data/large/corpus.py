@@ -48,15 +48,24 @@ def one_after_another(function: Callable[[Item], Outcome], items: Iterable[Item]
 
 
 def is_large(spec: DataSpec) -> bool:
-    """Whether a corpus is read in parts: all of the hub are, and so is what asks for another removal of duplicates."""
+    """Whether a corpus is read in parts: all of the hub are, and so is what asks for another removal of duplicates.
+
+    Raises `DataError` for a large corpus under `quality`.
+    """
     if spec.is_python:
         return False
     if spec.is_hub or spec.deduplicate != "exact":
         return True
     try:
-        return sum(file.stat().st_size for file in source_files(spec.corpus)) >= LARGE
+        large = sum(file.stat().st_size for file in source_files(spec.corpus)) >= LARGE
     except SourceGone:
         return False  # Its text was frozen as a copy, or it is of no use any more.
+    if large and spec.quality:
+        raise DataError(
+            f"quality is true, but {spec.corpus} has {LARGE / 1e6:.0f} MB or more, which are read in parts without "
+            "these rules; leave quality out, or give fewer files."
+        )
+    return large
 
 
 def find_source(spec: DataSpec, cache: Path) -> Source | None:

@@ -28,12 +28,16 @@ from mor_core.data.text import python_sources
 from mor_core.data.text.documents import (
     Document,
     Selection,
+    admit_all,
     bytes_by_package,
     split_by_hash,
     split_by_package,
+    split_over_folders,
+    split_over_packages,
     validation_packages,
 )
 from mor_core.data.text.pinned_python import WheelsNotObtained, fetch_wheels, list_fingerprint, scan_pinned_python
+from mor_core.data.text.quality import SMALL_VOCABULARY, admission_for
 from mor_core.data.text.source_hashes import source_fingerprint
 from mor_core.data.text.user_files import common_root, read_user_text
 
@@ -68,7 +72,7 @@ class CorpusSnapshot:
     """The packages held back; empty for a user's own text, which is split by document."""
 
     left_out: dict[str, int]
-    """Number of files or documents left out, by reason."""
+    """Number of files or documents left out, by reason; where lines are cut from documents that are kept, of lines."""
 
     installed: tuple[str, ...]
     """The distributions and versions that were installed; empty for text that does not depend on them."""
@@ -188,19 +192,35 @@ def _freeze(
     report: Callable[[str], None] | None,
     site_folders: Sequence[Path] | None,
 ) -> CorpusSnapshot:
-    if spec.is_python:
-        folders = () if spec.is_pinned_python else site_folders or python_sources.site_folders()
-        if spec.is_pinned_python:
-            selection = scan_pinned_python(fetch_wheels(cache / "wheels", report), spec.max_bytes)
-        else:
-            selection = python_sources.scan_python_sources(folders, spec.max_bytes)
-        packages = bytes_by_package(selection.documents)
-        held_back = validation_packages(packages)
-        split = split_by_package(selection.documents, held_back)
+    if not spec.is_python:
+        return _freeze_files(spec, key_folder)
+    admit = (
+        admission_for(spec.vocab_size, corpus_non_ascii_share=0.0) if spec.quality else admit_all
+    )  # Python is ASCII.
+    if spec.is_pinned_python:
+        selection, installed = scan_pinned_python(fetch_wheels(cache / "wheels", report), spec.max_bytes, admit), ()
+    else:
+        folders = site_folders or python_sources.site_folders()
+        selection = python_sources.scan_python_sources(folders, spec.max_bytes, admit)
         installed = python_sources.installed_versions(folders)
-        return _write(spec.corpus, key_folder, selection, split, packages, held_back, installed)
-    selection = read_user_text(spec.corpus, spec.max_bytes)
+    packages = bytes_by_package(selection.documents)
+    if spec.quality:
+        split = split_over_packages(selection.documents)
+        selection = replace(selection, left_out=selection.left_out + split.left_out)
+        return _write(spec.corpus, key_folder, selection, split.documents, packages, split.packages, installed)
+    held_back = validation_packages(packages)
+    documents = split_by_package(selection.documents, held_back)
+    return _write(spec.corpus, key_folder, selection, documents, packages, held_back, installed)
+
+
+def _freeze_files(spec: DataSpec, key_folder: Path) -> CorpusSnapshot:
     root = common_root(spec.corpus)
+    if spec.quality:
+        selection = read_user_text(spec.corpus, spec.max_bytes, quality_for=spec.vocab_size)
+        split = split_over_folders(selection.documents, str(root))
+        selection = replace(selection, left_out=selection.left_out + split.left_out)
+        return _write(root.name, key_folder, selection, split.documents)
+    selection = read_user_text(spec.corpus, spec.max_bytes)
     return _write(root.name, key_folder, selection, split_by_hash(selection.documents, str(root)))
 
 
@@ -269,6 +289,8 @@ def _described(corpus: CorpusSnapshot) -> str:
 
 def _key_folder(spec: DataSpec, cache: Path) -> Path:
     limit = "" if spec.max_megabytes is None else f"-{spec.max_megabytes:g}MB"
+    if spec.quality:  # Which documents are left out depends on the vocabulary.
+        limit += "-quality-small" if spec.vocab_size < SMALL_VOCABULARY else "-quality"
     if spec.is_pinned_python:
         return cache / "corpora" / f"{PINNED_PYTHON}-{list_fingerprint()[:16]}{limit}"
     if spec.is_python:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from mor_core.data.cache_files import FULL, PARTIAL, naming_what_cannot_be_written
 from mor_core.data.spec import PINNED_PYTHON, DataError
-from mor_core.data.text.documents import Selection
+from mor_core.data.text.documents import Admission, Selection, admit_all
 from mor_core.data.text.python_sources import LARGEST_FILE, SourceFile, select_documents
 from mor_core.files import file_sha256, is_plain_name
 
@@ -94,12 +94,14 @@ def fetch_wheels(folder: Path, report: Callable[[str], None] | None = None) -> d
     return {pin.package: path for pin, path in wheels.items()}
 
 
-def scan_pinned_python(wheels: Mapping[str, Path], max_bytes: int | None = None) -> Selection:
+def scan_pinned_python(
+    wheels: Mapping[str, Path], max_bytes: int | None = None, admit: Admission = admit_all
+) -> Selection:
     """The documents in `wheels`, as `select_documents` keeps them."""
     with ExitStack() as opened:
         archives = {package: opened.enter_context(zipfile.ZipFile(path)) for package, path in wheels.items()}
         files = (file for package, archive in archives.items() for file in _python_files(package, archive))
-        return select_documents(files, max_bytes)
+        return select_documents(files, max_bytes, admit)
 
 
 def _is_intact(path: Path, pin: PinnedWheel) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from mor_core.data.text.documents import Document, Selection, hash_order
+from mor_core.data.text.documents import Admission, Document, Selection, admit_all, hash_order
 from mor_core.data.text.near_duplicates import NearDuplicates
 
 OWN_PACKAGES = {"mor_core", "orchestrator", "analysis", "sweeps", "bench"}
@@ -86,13 +86,18 @@ def installed_versions(folders: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted(version for version in versions if not version.startswith("mor-sweep ")))
 
 
-def scan_python_sources(folders: Sequence[Path], max_bytes: int | None = None) -> Selection:
+def scan_python_sources(
+    folders: Sequence[Path], max_bytes: int | None = None, admit: Admission = admit_all
+) -> Selection:
     """The documents of the default corpus: they depend on the installed files alone."""
-    return select_documents(_installed_files(folders), max_bytes)
+    return select_documents(_installed_files(folders), max_bytes, admit)
 
 
-def select_documents(files: Iterable[SourceFile], max_bytes: int | None = None) -> Selection:
-    """One document for each Python file worth keeping; of two files with one name the first counts.
+def select_documents(
+    files: Iterable[SourceFile], max_bytes: int | None = None, admit: Admission = admit_all
+) -> Selection:
+    """One document for each Python file worth keeping, or what `admit` keeps of it; of two files with one name the
+    first counts.
 
     Files are read in the order of the hash of their name, and reading stops where the next one would exceed
     `max_bytes` of text: the choice depends on the files alone, and is spread over all packages.
@@ -108,6 +113,8 @@ def select_documents(files: Iterable[SourceFile], max_bytes: int | None = None) 
         reason = "not UTF-8" if text is None else reason_against_text(file.name, text)
         if text is None or reason is not None:
             left_out[str(reason)] += 1
+            continue
+        if (text := admit(text, left_out)) is None:
             continue
         document = Document(file.name, file.package, text)
         if document.sha256 in hashes:

@@ -4,10 +4,17 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from mor_core.data.spec import DataError
-from mor_core.data.text.documents import Document, Selection
+from mor_core.data.text.documents import (
+    SHORTEST_PIECE,
+    Document,
+    Selection,
+    admit_all,
+    pieces,
+)
 from mor_core.data.text.file_formats import (
     COMPRESSED_FILES,
     JSON_LINES_FILES,
@@ -19,9 +26,7 @@ from mor_core.data.text.file_formats import (
     opened,
     opened_parquet,
 )
-
-SHORTEST_PIECE = 4_000
-"""Bytes. A longer document is cut at line ends, so that part of it can be held back for validation."""
+from mor_core.data.text.quality import admission_for, non_ascii_bytes
 
 PIECES_AT_LEAST = 20
 """Small corpora are cut finer, into about this many pieces, so that 5 % of the bytes is one of them."""
@@ -93,18 +98,27 @@ def _files_below(path: Path) -> list[Path]:
     return files
 
 
-def read_user_text(corpus: str, max_bytes: int | None = None) -> Selection:
+def read_user_text(corpus: str, max_bytes: int | None = None, quality_for: int | None = None) -> Selection:
     """The documents behind a path, without empty and repeated ones, long ones cut into pieces.
 
-    With `max_bytes`, documents are kept in the order of their hashes until the next would exceed it.
+    With `max_bytes`, documents are kept in the order of their hashes until the next would exceed it. With
+    `quality_for`, the size of the vocabulary, what nobody wants to measure is left out.
     """
     root = common_root(corpus)
     whole = whole_documents(corpus)
     total = sum(document.num_bytes for document in whole)
     piece_bytes = min(max(total // PIECES_AT_LEAST, SHORTEST_PIECE), LONGEST_PIECE)
+    admit = admit_all
+    if quality_for is not None:
+        non_ascii = sum(non_ascii_bytes(document.text) for document in whole)
+        admit = admission_for(quality_for, non_ascii / max(total, 1))
     left_out: Counter[str] = Counter()
     distinct: dict[str, Document] = {}
-    for piece in (piece for document in whole for piece in pieces(document, piece_bytes)):
+    for whole_piece in (piece for document in whole for piece in pieces(document, piece_bytes)):
+        text = admit(whole_piece.text, left_out)
+        if text is None:
+            continue
+        piece = whole_piece if text == whole_piece.text else replace(whole_piece, text=text)
         if not piece.text.strip():
             left_out["empty"] += 1
         elif distinct.setdefault(piece.sha256, piece) is not piece:
@@ -121,15 +135,6 @@ def whole_documents(corpus: str) -> list[Document]:
     """The documents behind a path as they stand, file after file. Raises DataError where one cannot be read."""
     root = common_root(corpus)
     return [document for file in source_files(corpus) for document in _documents_of(file, root)]
-
-
-def pieces(document: Document, piece_bytes: int) -> Iterator[Document]:
-    """The document, or consecutive parts of at most `piece_bytes`, cut at line ends where there are any."""
-    if document.num_bytes <= piece_bytes:
-        yield document
-        return
-    for number, part in enumerate(_cut(document.text.encode(), piece_bytes)):
-        yield Document(f"{document.name}#{number}", document.package, part.decode())
 
 
 def _is_readable(file: Path, root: Path) -> bool:
@@ -197,19 +202,6 @@ def _encodable(text: str, where: str) -> str:
             f"The text in {where} holds half of a surrogate pair, which is not Unicode text; remove it."
         ) from error
     return text
-
-
-def _cut(utf8: bytes, piece_bytes: int) -> Iterator[bytes]:
-    start = 0
-    while len(utf8) - start > piece_bytes:
-        end = utf8.rfind(b"\n", start, start + piece_bytes) + 1
-        if end <= start:  # a line longer than a piece: cut before a character, never inside one
-            end = start + piece_bytes
-            while utf8[end] & 0xC0 == 0x80:
-                end -= 1
-        yield utf8[start:end]
-        start = end
-    yield utf8[start:]
 
 
 def _within_limit(documents: list[Document], max_bytes: int | None) -> list[Document]:

@@ -203,6 +203,9 @@ class DataSection(Section):
     on the text."""
     deduplicate: Literal["none", "exact", "near"] = "exact"
     """Which repeated documents are left out."""
+    quality: Annotated[bool, LaterKey(since="0.1.0")] = False
+    """Whether text that nobody wants to measure is left out, such as drawn tables and encoded data, and validation is
+    drawn from many packages or folders alike; for Python files of libraries and files of less than 300 MB."""
 
 
 class EvaluationSection(Section):

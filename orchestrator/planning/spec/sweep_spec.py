@@ -85,6 +85,7 @@ class SweepSpec(Section):
             max_megabytes=self.data.max_megabytes,
             tokenizer=self.data.tokenizer,
             deduplicate=self.data.deduplicate,
+            quality=self.data.quality,
         )
 
     @property

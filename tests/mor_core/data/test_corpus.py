@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mor_core.data.spec import DataError, DataSpec
-from mor_core.data.text.documents import Document
+from mor_core.data.text.documents import Document, pieces
 from mor_core.data.text.frozen_corpus import environment_note, find_corpus, prepare_corpus, read_texts
 from mor_core.data.text.source_hashes import remember_source_hashes, source_fingerprint
-from mor_core.data.text.user_files import pieces, read_user_text
+from mor_core.data.text.user_files import read_user_text
 from tests.helpers.corpora.data_samples import module, sentences, write
 
 SOURCES = DataSpec(vocab_size=300)
