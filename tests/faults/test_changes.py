@@ -55,7 +55,9 @@ def stable_stretches(reference: ToySweep) -> dict[int, str]:
 
 
 @pytest.mark.faults("F20", invariants=("I2",))
-@pytest.mark.parametrize("change", ["seed", "data file", "tokenizer"])
+@pytest.mark.parametrize(
+    "change", ["seed", *(pytest.param(change, marks=pytest.mark.slow) for change in ("data file", "tokenizer"))]
+)
 def test_what_was_changed_is_new_work_and_what_was_there_stays(
     reference: ToySweep, tmp_path: Path, figures, change: str
 ):

@@ -54,7 +54,14 @@ def change(shard: Path) -> None:
 
 
 @pytest.mark.faults("F22", invariants=("I4", "I6"))
-@pytest.mark.parametrize("damage", [Path.unlink, cut, change], ids=["missing", "cut", "changed"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(Path.unlink, id="missing", marks=pytest.mark.slow),
+        pytest.param(cut, id="cut", marks=pytest.mark.slow),
+        pytest.param(change, id="changed"),
+    ],
+)
 def test_a_damaged_shard_is_named_and_once_mended_the_weights_are_the_same(
     data: DataSnapshot, own: DataSnapshot, tmp_path: Path, undisturbed: Store, damage
 ):

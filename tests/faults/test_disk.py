@@ -93,12 +93,11 @@ def flipped(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "name"),
     [
-        (emptied, "manifest.json"),
-        (flipped, "weights.safetensors"),
-        (flipped, "optimizer.safetensors"),
-        (Path.unlink, "optimizer.safetensors"),
+        pytest.param(emptied, "manifest.json", id="manifest emptied"),
+        pytest.param(flipped, "weights.safetensors", id="a bit of the weights", marks=pytest.mark.slow),
+        pytest.param(flipped, "optimizer.safetensors", id="a bit of the optimiser"),
+        pytest.param(Path.unlink, "optimizer.safetensors", id="optimiser missing", marks=pytest.mark.slow),
     ],
-    ids=["manifest emptied", "a bit of the weights", "a bit of the optimiser", "optimiser missing"],
 )
 def test_a_damaged_newest_checkpoint_falls_back_one(
     data: DataSnapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage, name: str
@@ -155,7 +154,9 @@ def test_a_full_disk_is_named_with_the_bytes_needed_and_once_freed_the_segment_f
 
 
 @pytest.mark.faults("F5", invariants=("I6",))
-@pytest.mark.parametrize("free", range(0, 480_000, 120_000))
+@pytest.mark.parametrize(
+    "free", [120_000, *(pytest.param(free, marks=pytest.mark.slow) for free in (0, 240_000, 360_000))]
+)
 def test_wherever_a_disk_fills_up_nothing_torn_is_read(data: DataSnapshot, small_disk: Path, free: int):
     """Metrics, progress, the log of a failure, each file of a checkpoint: whatever is the first that does not fit."""
     segment, store = segment_on(data), Store(root=small_disk)

@@ -112,6 +112,7 @@ with Watchdog(attempt=Attempt(folder=Path(sys.argv[1])), run="r", seconds=0.5) a
 
 
 @pytest.mark.faults("F23", "F24")
+@pytest.mark.slow
 def test_a_watchdog_without_memory_for_its_timer_lets_the_work_go_on_and_is_set_later(tmp_path: Path):
     command = [sys.executable, "-c", WITHOUT_MEMORY, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)

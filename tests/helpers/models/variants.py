@@ -43,8 +43,11 @@ VARIANTS: dict[str, tuple[Recursion, Routing | None]] = {
 IN_DETAIL = [
     "recursive-2",
     "recursive-sequence",
+    "recursive-middle-sequence",
     "recursive-sequence-shared-kv",
     "mor-2",
+    "mor-cycle",
+    "mor-random",
     "mor-mlp",
     "mor-wide-mlp",
     "mor-additive",
@@ -59,7 +62,12 @@ IN_DETAIL = [
 def family(*left_out: str) -> list[Any]:
     """Names of the variants, to check a costly invariant over: those that differ in a detail are for the slow tests."""
     names = [name for name in VARIANTS if name not in left_out]
-    return [pytest.param(name, marks=pytest.mark.slow) if name in IN_DETAIL else name for name in names]
+    return [*(name for name in names if name not in IN_DETAIL), *in_slow_tests(*(set(IN_DETAIL) & set(names)))]
+
+
+def in_slow_tests(*names: str) -> list[Any]:
+    """Parameters that are tried by the slow tests alone."""
+    return [pytest.param(name, marks=pytest.mark.slow) for name in sorted(names)]
 
 
 ROUTED = [name for name, (_, routing) in VARIANTS.items() if routing is not None]

@@ -168,7 +168,9 @@ def test_what_is_done_is_not_done_again(mirror: Path, cache: Path) -> None:
     assert after.items() <= before.items()
 
 
-@pytest.mark.parametrize("harm", ["missing", "cut", "changed", "tokenizer"])
+@pytest.mark.parametrize(
+    "harm", ["changed", "tokenizer", *(pytest.param(harm, marks=pytest.mark.slow) for harm in ("missing", "cut"))]
+)
 def test_a_damaged_large_corpus_is_mended_with_the_same_bytes(mirror: Path, cache: Path, harm: str) -> None:
     spec = spec_of(deduplicate="near")
     before = prepare(spec, cache, part_bytes=PART_BYTES)

@@ -12,7 +12,7 @@ from mor_core.inference.ragged import Shape, columns
 from mor_core.inference.request import Event, FinishedEvent, Request, RequestError, Sampling, TokenEvent
 from mor_core.model.device import Answer
 from mor_core.model.transformer import Transformer
-from tests.helpers.models.variants import family
+from tests.helpers.models.variants import family, in_slow_tests
 from tests.mor_core.inference.test_causal_routing import model_of, random_tokens, rules
 
 PLENTY = 10_000_000
@@ -93,7 +93,7 @@ def test_a_text_does_not_depend_on_what_else_is_in_the_batch(name: str):
     assert engine.totals.preemptions == 0
 
 
-@pytest.mark.parametrize("name", ["mor-2", "mor-3", "mor-hybrid-kv", "token-3", "mor-cycle"])
+@pytest.mark.parametrize("name", ["mor-3", "mor-hybrid-kv", "token-3", *in_slow_tests("mor-2", "mor-cycle")])
 def test_scarce_memory_delays_texts_and_changes_none(name: str):
     model = model_of(name)
     asked = requests(20)
@@ -105,7 +105,7 @@ def test_scarce_memory_delays_texts_and_changes_none(name: str):
     assert 1 < engine.totals.peak_sequences < 16
 
 
-@pytest.mark.parametrize("name", ["vanilla", "mor-3", "mor-shared-kv", "mor-random", "token-3"])
+@pytest.mark.parametrize("name", ["mor-3", "token-3", *in_slow_tests("vanilla", "mor-shared-kv", "mor-random")])
 def test_asking_for_a_run_before_the_one_before_is_done_changes_no_text(name: str):
     """As a GPU has it; with memory so scarce that sequences under way give theirs back, and one that is cancelled."""
     model = model_of(name)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mor_core.interop.scoring import Span, continuation_spans, length_batches, score_batch
 from mor_core.model.transformer import Transformer
-from tests.helpers.models.variants import EXPERT, VARIANTS
+from tests.helpers.models.variants import EXPERT, family
 from tests.mor_core.inference.test_causal_routing import model_of, random_tokens, rules
 
 LENGTHS = (25, 2, 7, 13, 20, 3)
@@ -31,7 +31,7 @@ def alone(model: Transformer, span: Span, rule: str) -> tuple[float, bool]:
     return sum(float(log_probabilities_TV[place, span.tokens[place + 1]]) for place in places), greedy
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", family())
 def test_padding_and_neighbours_change_no_score_under_a_causal_rule(name: str):
     model = model_of(name)
     spans = spans_of()

@@ -143,6 +143,7 @@ def test_it_stops_where_the_hours_are_spent_and_says_what_is_open(planted: Plant
     assert all(each.why for each in found.unsettled)
 
 
+@pytest.mark.slow
 def test_a_round_that_fails_ends_it_with_its_code(planted: Planted):
     data = planted.grid()
     found = refine(

@@ -13,6 +13,7 @@ from orchestrator.tracking.cursor import read_cursor
 from orchestrator.tracking.server import isoflop_page, serving
 from tests.faults.misbehaving import Misbehaving, misbehaving
 from tests.helpers.mirror_samples import NAME, Sample, sample
+from tests.helpers.toy_sweep import run_here
 
 MOR_SWEEP = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
 SECRET = "a-token-that-nobody-may-see"
@@ -106,9 +107,7 @@ def test_a_file_of_credentials_that_is_of_no_use_is_named_without_its_content(
     if text is not None:
         path.write_text(text)
         path.chmod(mode)
-    environment = os.environ | {VARIABLE: str(path)}
-    command = [*MOR_SWEEP, "mlflow", "sync", "--results", str(small.store.root)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    done = run_here(["mlflow", "sync", "--results", str(small.store.root)], os.environ | {VARIABLE: str(path)})
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert said in done.stderr
     assert "hidden" not in done.stderr

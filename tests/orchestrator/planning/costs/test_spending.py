@@ -50,6 +50,7 @@ def test_hours_are_spent_on_whole_cells_and_the_same_command_goes_on(toy: ToySwe
     assert len(toy.published()) == 9
 
 
+@pytest.mark.slow  # A verb that scores tasks says the same by default: see test_tasks_stopped.
 def test_where_the_estimate_was_far_too_low_nothing_more_starts_once_the_hours_are_used(toy: ToySweep):
     """At the assumed speed all cells fit; on this machine the first segments already take longer than was allowed."""
     cost = plan_of(toy, *FEW)["estimate"]
