@@ -163,7 +163,13 @@ class ObjectStore:
 
 
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError")
-_NO_REQUEST = ("InvalidEndpointConfigurationError", "NoRegionError", "ParamValidationError", "InvalidRegionError")
+_NO_REQUEST = (
+    "EndpointResolutionError",
+    "InvalidEndpointConfigurationError",
+    "InvalidRegionError",
+    "NoRegionError",
+    "ParamValidationError",
+)
 
 
 def _created(write: Callable[..., object], *arguments: object, **options: object) -> bool:

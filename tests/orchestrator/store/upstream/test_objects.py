@@ -122,6 +122,19 @@ def test_ctrl_c_is_heard_while_a_server_is_out_of_order(bucket: str, faulty: Fau
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:99999", "ftp://127.0.0.1"])
+def test_an_endpoint_that_is_none_is_refused_at_once(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    import fsspec
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(BucketRefused, match="correct AWS_ENDPOINT_URL"):
+        ObjectStore(url=bucket, patience=600).read("a")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
 @pytest.mark.parametrize(
     "url", ["gs://bucket/x", "s3://", "s3://Bucket", "s3://b/x", "s3://bucket/../x", "s3://buck//x"]
 )
