@@ -1,12 +1,14 @@
 """`mor-sweep data`: prepare the text that a sweep trains on, once, and say what it holds."""
 
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import PART_MEGABYTES, AsJson, print_json, say_next
+from orchestrator.cli.options import PART_MEGABYTES, AsJson, options_from_dataclass, print_json, say_next
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
@@ -34,15 +36,32 @@ Quality = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """Keys of `[data]` beside the corpus; None for what the sweep file says."""
+
+    tokenizer: Tokenizer = None
+    """See mor_core.data.spec.DataSpec, also for the others."""
+    max_megabytes: Megabytes = None
+    """10^6 bytes of text."""
+    deduplicate: Duplicates = None
+    """Which repeated documents are left out."""
+    quality: Quality = None
+    """Whether text that nobody wants to measure is left out."""
+
+    def given(self) -> dict[str, Any]:
+        """Those that a flag has set."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
 @data.command("prepare")
+@options_from_dataclass
 def prepare(
+    *,
     texts: Texts = None,
     preset: Preset = "cpu",
     corpus: Corpus = None,
-    tokenizer: Tokenizer = None,
-    max_megabytes: Megabytes = None,
-    deduplicate: Duplicates = None,
-    quality: Quality = None,
+    settings: TextSettings,
     refresh: Annotated[bool, typer.Option("--refresh", help="Freeze the text anew; sweeps get new ids.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Parts at a time; one a core of this machine.")] = None,
     address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster that shares the cache.")] = None,
@@ -58,7 +77,7 @@ def prepare(
         from orchestrator.running.ray.executor import RayExecutor
 
         spread = RayExecutor(workers=workers or os.cpu_count() or 1, address=address).map
-    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate, quality)
+    spec = _sweep(preset, texts, corpus, settings)
     snapshot = preparation.prepare(
         spec.data_spec,
         refresh=refresh,
@@ -70,22 +89,21 @@ def prepare(
         print_json(SCHEMA, _document(snapshot))
         return
     _print(snapshot)
-    _say_next(preset, corpus)
+    _say_next(preset, _named(texts, corpus), settings)
 
 
 @data.command("info")
+@options_from_dataclass
 def info(
+    *,
     texts: Texts = None,
     preset: Preset = "cpu",
     corpus: Corpus = None,
-    tokenizer: Tokenizer = None,
-    max_megabytes: Megabytes = None,
-    deduplicate: Duplicates = None,
-    quality: Quality = None,
+    settings: TextSettings,
     as_json: AsJson = False,
 ) -> None:
     """What prepared text holds, where it comes from, and how often the sweep's cells would read it."""
-    spec = _sweep(preset, texts, corpus, tokenizer, max_megabytes, deduplicate, quality)
+    spec = _sweep(preset, texts, corpus, settings)
     snapshot = _prepared(spec)
     if as_json:
         from mor_core.data.snapshot import contents_of
@@ -97,18 +115,17 @@ def info(
     _print(snapshot)
     _print_contents(snapshot)
     _print_passes(spec, snapshot)
-    _say_next(preset, corpus)
+    _say_next(preset, _named(texts, corpus), settings)
 
 
 @data.command("publish")
+@options_from_dataclass
 def publish(
+    *,
     url: Annotated[str, typer.Argument(help="s3://bucket/prefix, or any URL that fsspec knows.")],
     preset: Preset = "cpu",
     corpus: Corpus = None,
-    tokenizer: Tokenizer = None,
-    max_megabytes: Megabytes = None,
-    deduplicate: Duplicates = None,
-    quality: Quality = None,
+    settings: TextSettings,
     as_json: AsJson = False,
 ) -> None:
     """Copy prepared text to object storage, for machines that share no disk; prints the URL to train on."""
@@ -117,13 +134,13 @@ def publish(
 
     if "://" not in url:
         raise DataError(f"{url} is no URL, expected one like s3://bucket/prefix: a shared folder needs no publishing")
-    snapshot = _prepared(_sweep(preset, None, corpus, tokenizer, max_megabytes, deduplicate, quality))
+    snapshot = _prepared(_sweep(preset, None, corpus, settings))
     published = publish_folder(snapshot.folder, url, report=lambda line: typer.echo(line, err=True))
     if as_json:
         print_json("mor-sweep.published-data/1", {"url": published, "name": snapshot.name})
         return
     typer.echo(published)
-    _say_next(preset, published)
+    _say_next(preset, published, TextSettings())
 
 
 def _prepared(spec: "SweepSpec") -> "DataSnapshot":
@@ -140,38 +157,36 @@ def _prepared(spec: "SweepSpec") -> "DataSnapshot":
     return snapshot
 
 
-def _sweep(
-    preset: str,
-    texts: list[str] | None,
-    corpus: str | None,
-    tokenizer: str | None,
-    max_megabytes: float | None,
-    deduplicate: str | None,
-    quality: bool | None,
-) -> "SweepSpec":
+def _sweep(preset: str, texts: list[str] | None, corpus: str | None, settings: TextSettings) -> "SweepSpec":
     from orchestrator.cli.options import corpus_override
     from orchestrator.planning.spec.sweep_file import Override
     from orchestrator.planning.spec.sweep_spec import load_spec
 
-    if texts and corpus is not None:
-        raise typer.BadParameter("the text is named twice: leave out --data or the arguments")
-    settings = {"tokenizer": tokenizer, "max_megabytes": max_megabytes, "deduplicate": deduplicate, "quality": quality}
     overrides = [
         Override(flag=f"--{key.replace('_', '-')}", path=("data", key), value=value)
-        for key, value in settings.items()
-        if value is not None
+        for key, value in settings.given().items()
     ]
-    named = ",".join(texts) if texts else corpus
-    return load_spec(preset, [*corpus_override(named), *overrides])
+    return load_spec(preset, [*corpus_override(_named(texts, corpus)), *overrides])
+
+
+def _named(texts: list[str] | None, corpus: str | None) -> str | None:
+    """The corpus that the arguments name, or --data. Raises BadParameter for both."""
+    if texts and corpus is not None:
+        raise typer.BadParameter("the text is named twice: leave out --data or the arguments")
+    return ",".join(texts) if texts else corpus
 
 
 def _document(snapshot: "DataSnapshot") -> dict[str, Any]:
     return {**vars(snapshot), "folder": str(snapshot.folder)}
 
 
-def _say_next(preset: str, corpus: str | None) -> None:
-    given = ["--data", corpus] if corpus else []
-    say_next(["isoflop", "--preset", preset, *given, "--dry-run"])
+def _say_next(preset: str, corpus: str | None, settings: TextSettings) -> None:
+    """The sweep on these data; what no flag of it says stands in its file."""
+    if given := settings.given():
+        keys = ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
+        typer.echo(f"a sweep trains on these data where its file says so: [data] {keys}", err=True)
+    named = ["--data", corpus] if corpus else []
+    say_next(["isoflop", "--preset", preset, *named, "--dry-run"])
 
 
 def _print(snapshot: "DataSnapshot") -> None:

@@ -56,6 +56,18 @@ def test_what_prepared_text_holds_is_said(data: Callable[..., Result]) -> None:
     assert [float(budget) for budget, _ in passes] == [3.2e11, 1.6e11, 8e10]
 
 
+def test_the_next_step_trains_on_the_data_that_were_prepared(data: Callable[..., Result], tmp_path: Path) -> None:
+    text = tmp_path / "stories.txt"
+    text.write_text("\n\n".join(STORIES))
+    said = data("prepare", str(text), "--quality", "--max-megabytes", "0.5").stderr.splitlines()
+    assert said[-2:] == [
+        "a sweep trains on these data where its file says so: [data] max_megabytes = 0.5, quality = true",
+        f"next: mor-sweep isoflop --preset cpu --data {text} --dry-run",
+    ]
+    with pytest.raises(DataError, match="is not prepared"):  # Without the two flags other data are meant.
+        data("info", "--data", str(text))
+
+
 @pytest.mark.usefixtures("data")
 @pytest.mark.parametrize("verb", [["isoflop", "--preset", "cpu"], ["tune"], ["pilot"], ["ablate", "kv"]])
 def test_a_sweep_does_not_prepare_a_large_corpus_itself(tmp_path: Path, verb: list[str]) -> None:
