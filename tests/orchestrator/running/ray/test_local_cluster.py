@@ -31,8 +31,9 @@ with ray_folder(Path(sys.argv[1])) as folder:
 
 
 @pytest.fixture
-def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def parent(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for temporary files whose path is short enough for Ray."""
+    tmp_path_factory.getbasetemp()  # Made before TMPDIR is another, where pytest would look for it.
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", None)
