@@ -18,9 +18,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 pytest_plugins = ["tests.helpers.toy_fixtures"]
 """Named and not imported, since that would bring NumPy before the line above."""
 
-# A busy machine is no failure of the code under test.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# A busy machine is no failure of the code under test. Every run draws other examples, so that few at a time are enough.
+settings.register_profile("few at a time", deadline=None, max_examples=40)
+settings.load_profile("few at a time")
 
 # What is imported and collected stays to the end: looking for garbage among it is a fifth of the time of collecting.
 gc.disable()

@@ -259,6 +259,7 @@ def holding(folder: Path, secret: str) -> list[Path]:
     return [path for path in files if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow  # CI runs the demo and an installed sweep on Ray.
 def test_a_running_sweep_hears_this_machine_alone_writes_no_secret_and_computes_what_one_process_does(
     reference: ToySweep, tmp_path: Path
 ):

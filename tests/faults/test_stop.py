@@ -42,6 +42,7 @@ def assert_goes_on_without_losing_a_step(toy: ToySweep, stopped: dict[str, int])
         pytest.param(signal.SIGINT, 200.0, (), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_process_told_to_stop_keeps_its_step_and_loses_none(
     toy: ToySweep, reference: ToySweep, figures, number: signal.Signals, grace: float, flags: tuple[str, ...]
 ):

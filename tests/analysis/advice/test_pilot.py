@@ -28,6 +28,7 @@ def holds(estimate: Estimate | Refusal, truth: float) -> bool:
     return estimate.low <= truth <= estimate.high
 
 
+@pytest.mark.slow
 def test_noise_optima_and_gaps_lie_in_their_intervals_about_as_often_as_they_say():
     inside: dict[str, list[bool]] = {"sd": [], "params": [], "gap": []}
     for random_seed in range(40):

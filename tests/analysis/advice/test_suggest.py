@@ -203,6 +203,7 @@ def compared(num_studies: int, shifts: tuple[int, ...] = SKEWED) -> dict[str, fl
     return {name: float(np.mean(each)) for name, each in squares.items()}
 
 
+@pytest.mark.slow
 def test_following_the_advice_narrows_more_than_a_fixed_grid_at_equal_cost():
     found = compared(4)
     assert found["advice"] < 0.7 * min(found["repeated"], found["wider"]), found

@@ -36,6 +36,7 @@ def test_the_planted_truths_are_what_studies_without_noise_find(monkeypatch):
         assert study.recursion.phi[family.architecture].value == pytest.approx(family.phi, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_a_grid_whose_intervals_are_too_narrow_says_so_with_the_measured_shares():
     grid = next(each for each in GRIDS if each.sizes == 6)
     study = fit_study(table(grid, 0), SETTINGS)

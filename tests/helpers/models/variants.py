@@ -55,6 +55,7 @@ IN_DETAIL = [
     "token-exit",
     "token-loss-free",
     "token-random",
+    "token-shared-kv",
 ]
 """Variants that share all but one part with another."""
 

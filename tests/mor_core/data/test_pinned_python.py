@@ -66,6 +66,7 @@ def test_the_text_is_the_same_whatever_is_installed_and_wherever_the_cache_is(
     assert find(SPEC, tmp_path / "a") == prepare(SPEC, tmp_path / "a") == first
 
 
+@pytest.mark.slow
 def test_another_list_is_another_corpus(index: Path, tmp_path: Path, cache: Path) -> None:
     before = prepare(SPEC, cache)
     list_of(sorted(index.glob("*.whl"))[:25], tmp_path / "pinned_wheels.txt")
@@ -191,6 +192,7 @@ def test_where_wheels_cannot_be_had_the_installed_libraries_are_used_and_the_rea
     assert lines == notes, "said again each time"
 
 
+@pytest.mark.slow
 def test_what_stood_in_stays_until_it_is_refreshed_and_then_the_list_stays(
     index: Path, installed: Path, cache: Path, tmp_path: Path, lines: list[str]
 ) -> None:

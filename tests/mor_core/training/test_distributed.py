@@ -152,6 +152,7 @@ def alone() -> dict[str, list[float]]:
     return {name: trained(config, World())[1] for name, config in CONFIGS.items()}
 
 
+@pytest.mark.slow
 def test_two_workers_have_the_losses_of_one_and_end_with_equal_weights(alone):
     group = Group(train_all, 2)
     try:

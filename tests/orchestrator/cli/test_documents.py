@@ -114,6 +114,7 @@ def test_without_json_data_goes_to_stdout_and_the_next_step_is_the_last_line_of_
     assert "next:" not in done.stdout
 
 
+@pytest.mark.slow
 def test_where_nothing_is_routed_the_loss_of_top_k_is_not_compared_a_second_time(tmp_path: Path):
     sweep = PlantedSweep(store=Store(root=tmp_path))
     sizes = ["13k", "23k", "35k", "51k", "70k", "115k", "170k"]

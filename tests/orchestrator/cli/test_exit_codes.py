@@ -119,6 +119,10 @@ LIBRARIES = sorted(
 
 NO_MESSAGES = {
     # Options of other programs, which they are called with or the user is told to call them with.
+    "mor_core/data/text/pinned_python.py": {
+        "--platform", "--implementation", "--abi", "--python-version", "--quiet", "--no-input", "--no-deps",
+        "--only-binary", "--require-hashes", "--hash",
+    },
     "mor_core/interop/tasks.py": {"--no-deps", "--target"},
     "orchestrator/maintenance/doctor.py": {"--shm-size"},
     "orchestrator/planning/costs/machine.py": {"--query-gpu", "--format"},

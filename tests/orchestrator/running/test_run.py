@@ -280,6 +280,7 @@ def test_two_commands_on_different_budgets_at_once_leave_one_table_of_both(
     assert toy.science().equals(expected)
 
 
+@pytest.mark.slow
 def test_a_command_whose_text_was_deleted_goes_on_from_what_was_frozen(toy: ToySweep, tmp_path: Path):
     own = replace(toy, results=tmp_path / "my results", text=tmp_path / "own.jsonl", cache=tmp_path / "cache")
     shutil.copyfile(toy.text, own.text)

@@ -105,6 +105,7 @@ def test_another_choice_of_layers_is_other_work(up: UpTraining):
     assert "mor average" in up.first_losses()
 
 
+@pytest.mark.slow
 def test_the_recipe_in_a_published_spec_reads_back(up: UpTraining):
     from orchestrator.planning.canonical import to_jsonable
     from orchestrator.planning.identity import TrunkRecipe

@@ -195,6 +195,7 @@ def test_the_planted_optimum_lies_where_the_refined_sweep_says(planted: Planted)
     assert held >= 2
 
 
+@pytest.mark.slow
 def test_replicates_are_more_seeds_of_the_sizes_nearest_each_minimum_and_the_same_when_asked_again(planted: Planted):
     data = planted.grid()
     before = load_sweep(planted.sweep.store, "planted")

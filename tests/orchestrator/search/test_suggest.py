@@ -122,6 +122,7 @@ def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_help
     assert isinstance(optima(sweep)["mor-2", "320000000000"], Estimate)
 
 
+@pytest.mark.slow
 def test_after_a_plan_of_a_part_the_advice_is_still_about_the_whole_sweep(tmp_path, text):
     whole = overrides(budgets=BUDGETS[:2], sizes={"names": SIZES[2:5]}, data__corpus=str(text))
     planted = PlantedSweep(store=Store(root=tmp_path / "results"))

@@ -128,6 +128,7 @@ def test_a_torn_last_line_of_a_curve_is_dropped_and_a_torn_middle_is_named(tmp_p
         read_metrics(path)
 
 
+@pytest.mark.slow
 def test_a_finished_cell_stays_finished_while_a_later_plan_runs_a_stretch_of_its_trunk(
     reference: ToySweep, tmp_path: Path
 ):

@@ -137,6 +137,7 @@ def test_a_mirror_of_a_killed_driver_ends_in_time_whatever_it_is_at(small: Sampl
     assert not is_current(small.store, small.sweep, small.uri)
 
 
+@pytest.mark.slow
 def test_an_outage_costs_a_sweep_one_line(small: Sample, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
     with following(small.store, NAME) as mirror:

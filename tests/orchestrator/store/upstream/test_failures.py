@@ -64,6 +64,7 @@ def test_what_is_tried_again_elsewhere_has_not_failed_any_more(failed: Machine, 
     assert "002-" in name
 
 
+@pytest.mark.slow
 def test_a_published_divergence_is_taken_back_by_retry_on_another_machine_and_kept_aside(
     machine: Machine, other: Machine
 ) -> None:

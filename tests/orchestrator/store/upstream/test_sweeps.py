@@ -45,6 +45,7 @@ def _sums(url: str) -> dict[str, str]:
 SMALL = ("--only", "vanilla", "--sizes", "13k")
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_bucket_goes_on_and_is_read_on_another_machine(
     machine: Machine, other: Machine, reference: ToySweep
 ) -> None:
