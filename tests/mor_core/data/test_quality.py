@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mor_core.data.large import corpus as large_corpus
@@ -211,6 +211,7 @@ def documents_of(sizes_by_package: dict[str, list[int]], file: str = "") -> list
 
 
 @patch.object(documents, "SHORTEST_PIECE", FEW_BYTES)
+@settings(max_examples=15)  # Of some fifty packages each.
 @given(sizes=st.dictionaries(st.text("abcdef", min_size=3, max_size=6), SIZES, min_size=40, max_size=60))
 def test_validation_over_packages_has_no_sibling_no_long_document_and_no_dominant_package(
     sizes: dict[str, list[int]],

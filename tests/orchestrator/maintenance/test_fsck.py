@@ -223,7 +223,15 @@ def test_an_undisturbed_sweep_is_clean_and_every_checkpoint_was_hashed(store: St
     assert report.num_bytes == on_disk > 0
 
 
-@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+SLOW_TO_FIND = {fit_other_numbers}
+"""What is found by fitting again."""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [pytest.param(damage, marks=[pytest.mark.slow] * (damage in SLOW_TO_FIND)) for damage in DAMAGE],
+    ids=lambda damage: damage.__name__,
+)
 def test_damage_is_found_and_named(store: Store, damage: Callable[[Store], None]):
     damage(store)
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}

@@ -43,6 +43,7 @@ def run(store, *words):
     return CliRunner().invoke(app, ["compare", *words, "--results", str(store.root)])
 
 
+@pytest.mark.slow
 def test_a_better_sweep_is_better_at_every_budget_by_the_planted_gap(store):
     pair = pair_sweeps(store, "base", "better")
     study = fit_pair(pair, "loss")

@@ -1,10 +1,13 @@
 """`isoflop --replicate-near-optimum` on real small models, in one process."""
 
+import pytest
+
 from tests.helpers.toy_sweep import ToySweep
 
 SMALL = ("--only", "vanilla", "--budgets", "6e8", "--replicate-near-optimum", "2")
 
 
+@pytest.mark.slow
 def test_replicates_join_the_sweep_after_its_planned_cells_and_are_trained_once(toy: ToySweep):
     done = toy.run(*SMALL)
     assert done.returncode == 0, done.stderr

@@ -37,6 +37,7 @@ def test_so_many_cells_are_finished_at_a_time_until_the_sweep_is_whole(toy: ToyS
     assert "left for later" not in toy.run("--max-cells", "1").stderr
 
 
+@pytest.mark.slow
 def test_hours_are_spent_on_whole_cells_and_the_same_command_goes_on(toy: ToySweep):
     cost = plan_of(toy, *FEW)["estimate"]
     assert (cost["hours_unit"], cost["price_per_hour"], cost["money"]) == ("core-hours", None, None)

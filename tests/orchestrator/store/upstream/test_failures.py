@@ -35,6 +35,7 @@ def failed(machine: Machine) -> Machine:
     return machine
 
 
+@pytest.mark.slow
 def test_a_failure_is_seen_on_another_machine_which_clears_it_for_all(failed: Machine, other: Machine) -> None:
     ((status, reason),) = _states(other)
     assert status == "failed"

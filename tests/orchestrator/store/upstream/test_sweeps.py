@@ -115,7 +115,7 @@ def test_a_kill_in_the_middle_of_an_upload_loses_less_than_an_interval(
 @pytest.mark.parametrize(
     "damage",
     [
-        "other bytes",
+        pytest.param("other bytes", marks=pytest.mark.slow),
         pytest.param("list torn", marks=pytest.mark.slow),
         pytest.param("cut short", marks=pytest.mark.slow),
         pytest.param("emptied", marks=pytest.mark.slow),
@@ -229,6 +229,7 @@ def test_training_outlasts_a_server_that_is_out_of_order(
     assert any("checkpoint-10 was not uploaded" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_fails_the_segment_which_the_same_command_finishes(
     machine: Machine, data: DataSnapshot, faulty: FaultyServer, undisturbed: dict[str, str]
 ) -> None:
