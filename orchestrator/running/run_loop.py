@@ -112,12 +112,12 @@ class _HoursUsed:
 
     def reason_to_stop(self, outcome: Outcome | None) -> str:
         """A sentence where this segment's hours take the total to the limit; else empty."""
-        if outcome is None or outcome.status not in ("finished", "diverged"):
-            return ""
         before, most = self.total, self.limit.max_hours
+        if most is None or outcome is None or outcome.status not in ("finished", "diverged"):
+            return ""
         result = self.store.readable_results([outcome.segment_id]).get(outcome.segment_id)
         self.total += self.limit.hours(outcome.segment_id, result.wall_seconds) if result is not None else 0.0
-        if most is None or not before < most <= self.total:
+        if not before < most <= self.total:
             return ""
         return (
             f"{self.total:.3g} {self.limit.unit} are used, and {most:g} were allowed: "

@@ -53,10 +53,9 @@ def evaluate(
     from orchestrator.planning.costs.machine import this_machine
     from orchestrator.records.revisions import load_sweep
     from orchestrator.running.run_loop import chosen_executor
-    from orchestrator.store.upstream.upstream import open_store
 
     how = Launch(results=results, executor=executor, address=address, workers=workers)
-    store = open_store(results.absolute())
+    store = how.store
     loaded = load_sweep(store, sweep)
     asked = _asked(store, loaded, cells, str(tasks), task_files, limit, rule)
     hours = _hours(how, max_hours)

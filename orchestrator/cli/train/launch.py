@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.planning.plan import Plan
     from orchestrator.planning.spec.sections import ExecutionSection
     from orchestrator.planning.spec.sweep_spec import SweepSpec
+    from orchestrator.store.store import Store
 
 
 class ExecutorName(StrEnum):
@@ -61,6 +62,13 @@ class Launch:
     def is_here(self) -> bool:
         """Whether this machine trains, so that what is measured on it counts."""
         return self.address is None
+
+    @property
+    def store(self) -> "Store":
+        """The results, at a place that stays where it is if the working directory changes."""
+        from orchestrator.store.upstream.upstream import open_store
+
+        return open_store(self.results.absolute())
 
 
 def check_address(executor: ExecutorName, address: str | None) -> None:
@@ -130,10 +138,9 @@ def train(
 ) -> int:
     """Train what a plan lacks, or what `allowance` lets start of it. Returns the exit code."""
     from orchestrator.running.run import run_sweep
-    from orchestrator.store.upstream.upstream import open_store
 
     return run_sweep(
-        open_store(how.results.absolute()),
+        how.store,
         planned,
         spec,
         data,
@@ -258,6 +265,5 @@ def machine_of(how: Launch, execution: "ExecutionSection") -> "Throughput":
     if how.address is None:  # Which loads nothing of Ray.
         return this_machine(how.workers, execution)
     from orchestrator.running.ray.machine import cluster_machine
-    from orchestrator.store.upstream.upstream import open_store
 
-    return cluster_machine(how.address, how.workers, execution, open_store(how.results.absolute()))
+    return cluster_machine(how.address, how.workers, execution, how.store)

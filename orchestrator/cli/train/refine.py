@@ -42,10 +42,9 @@ def replicate(
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.table import table
     from orchestrator.search.replicate import replicate_plan
-    from orchestrator.store.upstream.upstream import open_store
 
     data = prepared(spec)
-    store = open_store(how.results.absolute())
+    store = how.store
     planned = replicate_plan(spec, data, table(store, load_sweep(store, spec.name)), count)
     left = None if max_hours is None else max_hours - (hours_so_far(spec, how, machine) - before)
     if planned is None or (left is not None and left <= 0):
@@ -60,10 +59,9 @@ def hours_so_far(spec: "SweepSpec", how: Launch, machine: "Throughput") -> float
     """What the sweep's finished segments have taken; 0 where there is no such sweep yet."""
     from orchestrator.search.refine import device_hours
     from orchestrator.store.sweep_document import NoSuchSweep
-    from orchestrator.store.upstream.upstream import open_store
 
     try:
-        return device_hours(open_store(how.results.absolute()), spec.name, _machine(machine))
+        return device_hours(how.store, spec.name, _machine(machine))
     except NoSuchSweep:
         return 0.0
 
@@ -73,11 +71,10 @@ def go_on(
 ) -> int:
     """Refine the sweep. Returns the exit code: that of a round that failed, else 0, whether the goal is met or not."""
     from orchestrator.search.refine import Goal, refine
-    from orchestrator.store.upstream.upstream import open_store
 
     data = prepared(spec)
     found = refine(
-        open_store(how.results.absolute()),
+        how.store,
         spec,
         data,
         Goal(target=target, max_hours=max_hours),

@@ -63,7 +63,6 @@ class Search:
 def open_search(spec: "SweepSpec", how: Launch) -> Search:
     """A results folder that can be written, and what trains. Raises ResultsError, ClusterUnreachable and Infeasible."""
     from orchestrator.store.folder import check_writable
-    from orchestrator.store.upstream.upstream import open_store
 
     check_writable(how.results)
-    return Search(how=how, store=open_store(how.results.absolute()), machine=machine_of(how, spec.execution))
+    return Search(how=how, store=how.store, machine=machine_of(how, spec.execution))
