@@ -49,6 +49,8 @@ class Evaluation:
     """Share of tokens that top-k keeps, k_r / T; under token choice, that of a perfect balance."""
     forward_flops_per_token: float
     """Exact forward FLOPs per token under the rule of `loss`, averaged over the sequences."""
+    sequence_losses: tuple[float, ...]
+    """Mean cross-entropy of each sequence under the rule of `loss`, nats per token, in the order of the batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class _Pass:
     """One pass over the validation set under one routing rule."""
 
     nats: float
+    nats_S: np.ndarray
+    """The same of each of the S sequences."""
     tokens_SR: np.ndarray
     """Tokens that each recursion computed in each of the S sequences."""
     prefix_SR: np.ndarray
@@ -90,6 +94,7 @@ def evaluate(
         realised_capacity_half=_capacity(half, length) if half else None,
         planned_capacity=tuple(k / length for k in model.config.tokens_per_recursion(length)),
         forward_flops_per_token=_mean_flops(model.config, causal, length) / length,
+        sequence_losses=tuple((causal.nats_S / length).tolist()),
     )
 
 
@@ -110,19 +115,26 @@ def _mean_flops(config: ModelConfig, run: _Pass, length: int) -> float:
 
 
 def _run(model: Transformer, train: TrainConfig, batches: list[np.ndarray], rule: RoutingRule) -> _Pass:
-    nats, tokens, prefixes = 0.0, [], []
+    nats, sums, tokens, prefixes = 0.0, [], [], []
     device = model.embedding.weight.device
     for batch in batches:
         tokens_BT = torch.from_numpy(batch).to(device)
         with autocast(model, train):
             x_BTD, routed = model.encode(tokens_BT[:, :-1], rule)
             losses_BT = token_losses(x_BTD, model.embedding.weight, tokens_BT[:, 1:])
+        # `loss` stays bit for bit what it was: the sum of a batch is not that of the sums of its sequences.
         nats += float(losses_BT.double().sum())
+        sums.append(losses_BT.double().sum(dim=1).cpu().numpy())
         computed_RBT = computed_tokens(model.config, tokens_BT[:, :-1], routed)
         places_T = torch.arange(1, computed_RBT.shape[2] + 1, device=device)
         tokens.append(computed_RBT.sum(dim=2).T.cpu().numpy())
         prefixes.append((computed_RBT * places_T).sum(dim=2).T.cpu().numpy())
-    return _Pass(nats=nats, tokens_SR=np.concatenate(tokens), prefix_SR=np.concatenate(prefixes))
+    return _Pass(
+        nats=nats,
+        nats_S=np.concatenate(sums),
+        tokens_SR=np.concatenate(tokens),
+        prefix_SR=np.concatenate(prefixes),
+    )
 
 
 def computed_tokens(config: ModelConfig, tokens_BT: Tensor, routed: Routed | None) -> Tensor:

@@ -25,14 +25,14 @@ from mor_core.files import file_sha256
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
 from orchestrator.planning.canonical import is_content_id
 from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
-from orchestrator.store.published import CHECKPOINT, METRICS, RESULT, SPEC, StoreError
+from orchestrator.store.published import CHECKPOINT, METRICS, RESULT, SEQUENCE_LOSSES, SPEC, StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import find_document
 
 BUNDLE_SCHEMA = "mor-sweep.bundle/1"
 BUNDLE_MANIFEST = "manifest.json"
 SUFFIX = ".tar"
-SEGMENT_FILES = (SPEC, METRICS, RESULT, PRUNED)
+SEGMENT_FILES = (SPEC, METRICS, SEQUENCE_LOSSES, RESULT, PRUNED)
 CHECKPOINT_FILES = (MANIFEST, WEIGHTS, OPTIMIZER)
 SWEEP_FILES = (
     "sweep.json",

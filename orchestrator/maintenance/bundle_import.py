@@ -38,7 +38,15 @@ from orchestrator.planning.plan import cell_identity
 from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.table import segment_table, table, write_tables
 from orchestrator.store.attempts import SCRATCH
-from orchestrator.store.published import CHECKPOINT_MANIFEST, METRICS, RESULT, SPEC, PublishedSegment, StoreError
+from orchestrator.store.published import (
+    CHECKPOINT_MANIFEST,
+    METRICS,
+    RESULT,
+    SEQUENCE_LOSSES,
+    SPEC,
+    PublishedSegment,
+    StoreError,
+)
 from orchestrator.store.store import Store, read_spec
 from orchestrator.store.sweep_document import read_document
 
@@ -46,7 +54,7 @@ LARGEST_MANIFEST = 256 * 2**20
 LARGEST_HEADER = 8 * 2**10
 """Bytes that stand before a member's content: its name and size take some 2 KiB where both are long."""
 PIECE = 2**20
-COMPARED = (SPEC, METRICS, RESULT, CHECKPOINT_MANIFEST)
+COMPARED = (SPEC, METRICS, SEQUENCE_LOSSES, RESULT, CHECKPOINT_MANIFEST)
 """What makes two published segments of one id the same; the last one where both have it."""
 
 

@@ -11,6 +11,7 @@ from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointE
 from orchestrator.maintenance.findings import Finding, note, problem
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.identity import (
+    EvaluationSpec,
     Segment,
     TaskEvaluation,
     decay_segment,
@@ -24,15 +25,20 @@ from orchestrator.store.published import (
     CHECKPOINT,
     METRICS,
     RESULT,
+    SEQUENCE_LOSSES,
     SPEC,
     PublishedSegment,
     SegmentResult,
     StoreError,
+    read_sequence_losses,
     wrong_files,
 )
 from orchestrator.store.store import Store, read_spec
 
-KNOWN = {SPEC, METRICS, CHECKPOINT, RESULT, PRUNED}
+KNOWN = {SPEC, METRICS, SEQUENCE_LOSSES, CHECKPOINT, RESULT, PRUNED}
+
+MEAN_TOLERANCE = 1e-4
+"""Nats by which the mean of the sequences' losses may differ from the loss: far above the rounding of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,16 +142,33 @@ def _wrongs(store: Store, files: PublishedSegment, segment: Segment, result: Seg
         if result.step != segment.stop_step:
             yield path, f"ends at step {result.step}, its spec at {segment.stop_step}"
         if segment.kind == "evaluate":
-            yield from _evaluation_wrongs(path, segment, result)
+            yield from _evaluation_wrongs(files, segment, result)
         else:
             yield from _checkpoint_wrongs(store, files, segment)
     yield from _metrics_wrongs(files.metrics, segment, finished=result.is_finished)
 
 
-def _evaluation_wrongs(path: Path, segment: Segment, result: SegmentResult) -> Iterator[Wrong]:
+def _evaluation_wrongs(files: PublishedSegment, segment: Segment, result: SegmentResult) -> Iterator[Wrong]:
     is_of_task = isinstance(segment.evaluation, TaskEvaluation)
     if (result.task if is_of_task else result.evaluation) is None:
-        yield path, f"has no {'score on its task' if is_of_task else 'loss'}"
+        yield files.result, f"has no {'score on its task' if is_of_task else 'loss'}"
+    if isinstance(segment.evaluation, EvaluationSpec) and result.evaluation is not None:
+        yield from _sequence_wrongs(files.sequence_losses, segment.evaluation.num_sequences, result.evaluation.loss)
+
+
+def _sequence_wrongs(path: Path, num_sequences: int, loss: float) -> Iterator[Wrong]:
+    """As many losses as sequences were evaluated, and their mean the loss. None at all is right: it came later."""
+    try:
+        losses_S = read_sequence_losses(path)
+    except StoreError as error:
+        yield path, str(error)
+        return
+    if losses_S is None:
+        return
+    if len(losses_S) != num_sequences:
+        yield path, f"has {len(losses_S)} losses of {num_sequences} sequences"
+    elif abs(float(losses_S.mean(dtype="f8")) - loss) > MEAN_TOLERANCE:
+        yield path, f"has losses whose mean is {losses_S.mean(dtype='f8'):.4f}, not the {loss:.4f} of its result"
 
 
 def _checkpoint_wrongs(store: Store, files: PublishedSegment, segment: Segment) -> Iterator[Wrong]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mor_core.files import remove_folder, replace_text, write_json
-from orchestrator.store.published import METRICS
+from orchestrator.store.published import METRICS, SEQUENCE_LOSSES
 from orchestrator.store.sign_of_life import Sign, read_sign
 
 LOCK = "lock"
@@ -40,7 +40,7 @@ STATE_FILES = (METRICS, NUMERICS)
 """What another attempt needs of this one beside a checkpoint, to go on from it."""
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish")
+_DEBRIS = ("*.writing", "*.writing.*", "*.removed", "final", "publish", SEQUENCE_LOSSES)
 """What of an attempt only its own process would have gone on with."""
 
 _LEFTOVERS = (*_DEBRIS, "*.corrupt")
@@ -97,6 +97,11 @@ class Attempt:
     def metrics(self) -> Path:
         """Its curve from the start of the trunk: a line of JSON for each logged step, or for each batch of a task."""
         return self.folder / METRICS
+
+    @property
+    def sequence_losses(self) -> Path:
+        """What each validation sequence lost, until it is published."""
+        return self.folder / SEQUENCE_LOSSES
 
     @property
     def numerics(self) -> Path:

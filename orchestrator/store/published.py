@@ -1,5 +1,5 @@
-"""A published segment: its files, what it says (result.json, with the sums by which it is known again) and its curve
-(metrics.jsonl).
+"""A published segment: its files, what it says (result.json, with the sums by which it is known again), its curve
+(metrics.jsonl), and the loss of every validation sequence (sequence_losses.npy).
 
     {"schema": ..., "segment_id": ..., "status": ..., ..., "files": {"spec.json": {"sha256": ..., "size": ...}, ...},
      "sha256": the hash of these very bytes with its own 64 digits replaced by zeros}
@@ -10,22 +10,29 @@ before sums have neither key; keys that are not known here are passed over.
 """
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from mor_core.errors import MorSweepError
-from mor_core.files import file_sha256
+from mor_core.files import UnreadableFileError, file_sha256, read_regular_file, write_bytes
 from mor_core.training.manifest import MANIFEST
+
+if TYPE_CHECKING:  # `status` and plans read thousands of results, and nothing that needs numpy.
+    import numpy as np
+    from numpy.typing import NDArray
 
 RESULT_SCHEMA = "mor-sweep.result/1"
 LARGEST_RESULT_BYTES = 64 * 2**20
+LARGEST_SEQUENCE_LOSSES_BYTES = 64 * 2**20
+"""16 million sequences."""
 
 LOG_EVERY_STEPS = 10
 """The step grid of training curves."""
@@ -34,10 +41,11 @@ SPIKE_FACTOR = 10.0
 """A loss so many times the one logged before it is a spike: flagged, never a reason to stop."""
 
 SPEC, METRICS, RESULT, CHECKPOINT = "spec.json", "metrics.jsonl", "result.json", "checkpoint"
+SEQUENCE_LOSSES = "sequence_losses.npy"
 """What the folder of a published segment holds; `PublishedSegment` says what each is."""
 
 CHECKPOINT_MANIFEST = f"{CHECKPOINT}/{MANIFEST}"
-SMALL_FILES = (SPEC, METRICS, CHECKPOINT_MANIFEST)
+SMALL_FILES = (SPEC, METRICS, SEQUENCE_LOSSES, CHECKPOINT_MANIFEST)
 """The files of a segment beside result.json and what the checkpoint's manifest names."""
 
 _NO_SUM = "0" * 64
@@ -76,6 +84,12 @@ class PublishedSegment:
     def metrics(self) -> Path:
         """Its curve; an evaluation by validation loss has none."""
         return self.folder / METRICS
+
+    @property
+    def sequence_losses(self) -> Path:
+        """What each validation sequence lost, of an evaluation by validation loss: see `read_sequence_losses`. Those
+        that were published before this was kept have none."""
+        return self.folder / SEQUENCE_LOSSES
 
     @property
     def checkpoint(self) -> Path:
@@ -412,3 +426,37 @@ def curve_until(path: Path, step: int) -> Curve:
 def loss_spikes(rows: Sequence[dict[str, Any]]) -> list[int]:
     """The logged steps at which the loss was ten times that of the logged step before."""
     return [after["step"] for before, after in pairwise(rows) if after["loss"] > SPIKE_FACTOR * before["loss"]]
+
+
+def write_sequence_losses(path: Path, losses: Sequence[float]) -> None:
+    """Keep the mean loss of each validation sequence, nats per token, as one row of float32 in NumPy's format."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.save(content, np.asarray(losses, dtype="<f4"), allow_pickle=False)
+    write_bytes(path, content.getvalue())
+
+
+def read_sequence_losses(path: Path) -> "NDArray[np.float32] | None":
+    """The mean loss of each of the S validation sequences under the rule of `loss`, nats per token; [S]. None where
+    there is no file. Raises StoreError for anything but one row of finite float32."""
+    import numpy as np
+    from numpy.lib import format as npy
+
+    try:
+        content = read_regular_file(path, LARGEST_SEQUENCE_LOSSES_BYTES)
+    except FileNotFoundError:
+        return None
+    except UnreadableFileError as error:
+        raise StoreError(f"{error}: {move_away(path.parent)}") from error
+    file = io.BytesIO(content)
+    try:
+        npy.read_magic(file)
+        shape, _, kind = npy.read_array_header_1_0(file)
+        # Not `np.load`, which makes room for whatever the header states, and unpickles.
+        losses_S = np.frombuffer(file.read(), dtype="<f4")
+    except (ValueError, TypeError, SyntaxError, KeyError) as error:
+        raise StoreError(f"{path} cannot be read ({error}): {move_away(path.parent)}") from error
+    if kind != np.dtype("<f4") or shape != losses_S.shape or not np.isfinite(losses_S).all():
+        raise StoreError(f"{path} holds something else than a row of losses: {move_away(path.parent)}")
+    return losses_S

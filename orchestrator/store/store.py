@@ -1,6 +1,7 @@
 """The results store: segment folders that appear whole, once, and never change. Files only; no clock is compared.
 
     segments/<segment_id>/            spec.json  metrics.jsonl  checkpoint/  result.json     published, immutable
+                                      (of an evaluation: sequence_losses.npy)
     attempts/<segment_id>/<attempt>/  metrics.jsonl  checkpoint-<step>/  progress.json  log.txt  failure.json
     trunks/<trunk_id>/<step>          the id of a published stable segment: a hint, verified when used
     tasks/<weights_id>/<segment_id>   the task that a published evaluation of these weights scores: a hint too
@@ -289,8 +290,8 @@ class Store:
         checkpoint: Path | None,
         measured: Mapping[str, Any],
     ) -> bool:
-        """Make the attempt's metrics, checkpoint and what it measured the segment's. False where another attempt was
-        first. `measured` has the fields of a SegmentResult, as plain values.
+        """Make the attempt's metrics, sequence losses, checkpoint and what it measured the segment's. False where
+        another attempt was first. `measured` has the fields of a SegmentResult, as plain values.
 
         Raises StoreError where it can be published neither here nor upstream.
         """
@@ -300,6 +301,8 @@ class Store:
         write_json(whole.spec, json.loads(canonical_json(segment)))
         if attempt.metrics.exists():
             shutil.copyfile(attempt.metrics, whole.metrics)
+        if attempt.sequence_losses.exists():
+            attempt.sequence_losses.replace(whole.sequence_losses)
         if checkpoint is not None:
             checkpoint.rename(whole.checkpoint)
         own = {"schema": RESULT_SCHEMA, "segment_id": segment.id, "kind": segment.kind}

@@ -16,7 +16,7 @@ from orchestrator.running.segment.score_task import TaskRun
 from orchestrator.running.segment.start_state import new_model, open_data
 from orchestrator.running.stopping import Interrupted, StopWatch
 from orchestrator.store.pruned import is_pruned
-from orchestrator.store.published import StoreError, move_away
+from orchestrator.store.published import StoreError, move_away, write_sequence_losses
 
 Item = TypeVar("Item")
 
@@ -40,7 +40,10 @@ def evaluate(run: SegmentRun) -> dict[str, Any]:
     shards.check()
     if not math.isfinite(evaluation.loss):
         raise Diverged(segment.stop_step, evaluation.loss)
-    return {"status": "finished", "step": segment.stop_step, "evaluation": to_jsonable(evaluation)}
+    published = to_jsonable(evaluation)
+    # A file of their own: `status` reads every result.json of a sweep.
+    write_sequence_losses(run.attempt.sequence_losses, published.pop("sequence_losses"))
+    return {"status": "finished", "step": segment.stop_step, "evaluation": published}
 
 
 def _task_run(run: SegmentRun, model: Transformer) -> TaskRun:

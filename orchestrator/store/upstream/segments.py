@@ -23,6 +23,7 @@ from orchestrator.store.published import (
     CHECKPOINT,
     METRICS,
     RESULT,
+    SEQUENCE_LOSSES,
     SPEC,
     PublishedSegment,
     ResultError,
@@ -290,7 +291,7 @@ def _checked(segment_id: str, files: dict[str, str]) -> dict[str, str]:
     if SPEC not in files or not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in files.values()):
         raise StoreError(f"{_result_name(segment_id)} in the bucket does not name its files")
     for path in files:
-        if not _is_inside(path, (SPEC, METRICS), CHECKPOINT):
+        if not _is_inside(path, (SPEC, METRICS, SEQUENCE_LOSSES), CHECKPOINT):
             raise StoreError(f"{_result_name(segment_id)} in the bucket names {path!r}, which is no file of it")
     return files
 

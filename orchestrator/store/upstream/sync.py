@@ -3,7 +3,7 @@
     s3://BUCKET/PREFIX/
       mor-sweep.json                                  proves that the server honours conditional creation
       segments/<id>/result.json                       created once and last: the result, and the sha256 of its files
-      segments/<id>/files/<sha256>                    its spec, curve and checkpoint
+      segments/<id>/files/<sha256>                    its spec, curve, sequence losses and checkpoint
       attempts/<id>/<attempt>/checkpoint-<step>.json  created last: the sha256 of the files of a checkpoint
       attempts/<id>/<attempt>/files/<sha256>
       attempts/<id>/<attempt>/failure.json            why the newest attempt failed, until the segment is tried again

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records.revisions import record_revision
+from orchestrator.store.published import write_sequence_losses
 from orchestrator.store.store import Store
 from tests.helpers.made_up_data import MADE_UP_DATA
 
@@ -50,6 +51,8 @@ class PlantedSweep:
     store: Store
     name: str = "planted"
     law: Law = field(default_factory=Law)
+    windows: Callable[[Segment], Sequence[float]] | None = None
+    """How far the loss of each validation window of an evaluation is from its loss; None keeps no losses of windows."""
 
     def plan(self, data: DataSnapshot, overrides: Sequence[Override], preset: str = "cpu") -> Plan:
         """Plan and record one more revision."""
@@ -62,7 +65,7 @@ class PlantedSweep:
         """Every segment of a plan that is not there yet."""
         for segment in planned.segments:
             if not self.store.is_done(segment.id):
-                _publish(self.store, segment, self.law)
+                _publish(self.store, segment, self.law, self.windows)
 
 
 def overrides(**changes: object) -> list[Override]:
@@ -70,12 +73,14 @@ def overrides(**changes: object) -> list[Override]:
     return [Override(flag=key, path=tuple(key.split("__")), value=value) for key, value in changes.items()]
 
 
-def _publish(store: Store, segment: Segment, law: Law) -> None:
+def _publish(store: Store, segment: Segment, law: Law, windows: Callable[[Segment], Sequence[float]] | None) -> None:
     attempt = store.new_attempt(segment)
     result = {"status": "finished", "reason": "", "step": segment.stop_step, "kind": segment.kind, "attempts": 1}
     result |= {"wall_seconds": 3.0, "numerics": [{"device": "cpu", "torch": "2.13"}], "peak_memory_bytes": 1 << 28}
     if segment.kind == "evaluate":
         loss = law.loss(segment)
+        if windows is not None:
+            write_sequence_losses(attempt.sequence_losses, [loss + each for each in windows(segment)])
         routed = segment.trunk.model.routing is not None
         result["evaluation"] = {"loss": loss, "loss_topk": loss - 0.03 * routed, "bits_per_byte": loss / 2}
         result["evaluation"] |= {"tokens": 4096, "depth_mean": 1.5 if routed else 1.0}

@@ -179,6 +179,10 @@ def test_after_training_the_threshold_realises_about_the_planned_capacity_and_bo
     assert abs(result.loss - result.loss_topk) < 0.3
     assert result.tokens == 8 * 8 * 16
     assert result.bits_per_byte == pytest.approx(result.loss / np.log(2) / 2)
+    assert len(result.sequence_losses) == 8 * 8
+    assert np.mean(result.sequence_losses) == pytest.approx(result.loss, rel=1e-12)
+    alone = evaluate(model, TRAIN, [batches[2][3:4]], np.full(64, 2))
+    assert alone.sequence_losses == pytest.approx(result.sequence_losses[2 * 8 + 3 : 2 * 8 + 4], rel=1e-4)
 
 
 def test_a_model_without_routing_has_one_loss_and_its_planned_flops():

@@ -29,6 +29,7 @@ OWNERS = {
     "checkpoint-": {ATTEMPTS},
     "metrics.jsonl": {PUBLISHED},
     "spec.json": {PUBLISHED},
+    "sequence_losses.npy": {PUBLISHED},
     "result.json": {PUBLISHED},
     "pruned.json": {"orchestrator/store/pruned.py"},
     "weights.safetensors": {"mor_core/training/manifest.py"},
@@ -83,6 +84,7 @@ def test_the_files_of_an_attempt_and_of_a_published_segment_are_where_earlier_ve
     names = {
         "log": "log.txt",
         "metrics": "metrics.jsonl",
+        "sequence_losses": "sequence_losses.npy",
         "numerics": "numerics.json",
         "notes": "notes.txt",
         "progress": "progress.json",
@@ -99,8 +101,9 @@ def test_the_files_of_an_attempt_and_of_a_published_segment_are_where_earlier_ve
     assert {name: getattr(attempt, name) for name in names} == {name: Path("a", file) for name, file in names.items()}
     assert attempt.checkpoint(20) == Path("a/checkpoint-20")
     assert attempt.corrupt_checkpoint(20) == Path("a/checkpoint-20.corrupt")
-    files = [published.spec, published.metrics, published.checkpoint, published.result]
-    assert files == [Path("p", name) for name in ("spec.json", "metrics.jsonl", "checkpoint", "result.json")]
+    files = [published.spec, published.metrics, published.sequence_losses, published.checkpoint, published.result]
+    there = ("spec.json", "metrics.jsonl", "sequence_losses.npy", "checkpoint", "result.json")
+    assert files == [Path("p", name) for name in there]
 
 
 def test_an_attempt_reads_what_it_says_of_itself(tmp_path: Path):

@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 from orchestrator.maintenance.check_segment import check_segment
-from orchestrator.store.published import SMALL_FILES, ResultError, StoreError, result_content
+from orchestrator.records.fits import concentration_note, fit_of_sweep
+from orchestrator.store.published import (
+    CHECKPOINT_MANIFEST,
+    METRICS,
+    SEQUENCE_LOSSES,
+    SPEC,
+    ResultError,
+    StoreError,
+    read_sequence_losses,
+    result_content,
+    small_file_sums,
+    summed_content,
+    write_sequence_losses,
+)
 from orchestrator.store.store import Store
 from tests.helpers.paths import FIRST_STUDY
 from tests.helpers.toy_sweep import ToySweep, rewrite_result, run_here
@@ -171,7 +184,8 @@ def test_no_verb_ends_in_a_traceback_or_hangs_whatever_results_hold(reference: T
 
 
 def test_a_result_ends_with_its_own_sum_and_names_those_of_the_small_files_beside_it(reference: ToySweep):
-    for kind, names in (("stable", SMALL_FILES), ("decay", SMALL_FILES), ("evaluate", SMALL_FILES[:1])):
+    trained = (SPEC, METRICS, CHECKPOINT_MANIFEST)
+    for kind, names in (("stable", trained), ("decay", trained), ("evaluate", (SPEC, SEQUENCE_LOSSES))):
         path = result_of(reference.results, kind)
         content = path.read_bytes()
         document = json.loads(content)
@@ -205,6 +219,7 @@ def lower_a_loss(path: Path) -> None:
 EDITS = [
     ("decay", "spec.json", add_a_space, "was changed after its segment was published"),
     ("evaluate", "spec.json", add_a_space, "was changed after its segment was published"),
+    ("evaluate", "sequence_losses.npy", add_a_space, "was changed after its segment was published"),
     ("decay", "metrics.jsonl", lower_a_loss, "was changed after its segment was published"),
     ("stable", "metrics.jsonl", Path.unlink, "is missing, though its segment was published with it"),
     ("decay", "checkpoint/manifest.json", add_a_space, "was changed after its segment was published"),
@@ -224,6 +239,59 @@ def test_a_small_file_that_was_changed_is_named_by_the_run_and_by_fsck(
     assert f"{path} {what}" in done.stderr
     assert "Traceback" not in done.stderr
     assert any(finding["path"] == str(path) and finding["what"].startswith(what) for finding in fsck_findings(toy, 1))
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_of_those_of_its_sequences_which_are_kept_beside_it(reference: ToySweep):
+    for path in results_of(reference.results, "evaluate"):
+        result = Store(root=reference.results).verified_result(path.parent.name)
+        losses_S = read_sequence_losses(path.with_name(SEQUENCE_LOSSES))
+        assert result
+        assert result.evaluation
+        assert losses_S is not None
+        assert "sequence_losses" not in json.loads(path.read_text())["evaluation"]
+        assert len(losses_S) * 32 == result.evaluation.tokens
+        assert losses_S.mean(dtype="f8") == pytest.approx(result.evaluation.loss, rel=1e-6)
+
+
+def test_losses_of_sequences_that_are_not_those_of_the_result_are_found(reference: ToySweep, tmp_path: Path):
+    path = result_of(copy_of(reference, tmp_path).results, "evaluate")
+    losses = path.with_name(SEQUENCE_LOSSES)
+    kept = [float(loss) for loss in read_sequence_losses(losses)]  # pyright: ignore
+    contents = {
+        b"": "cannot be read",
+        b"PK" + bytes(100): "cannot be read",
+        losses.read_bytes()[:-4]: "holds something else than a row of losses",
+        losses.read_bytes().replace(b"<f4", b"<i4"): "holds something else than a row of losses",
+        npy(losses, [*kept[1:], float("nan")]): "holds something else than a row of losses",
+        npy(losses, kept[1:]): f"has {len(kept) - 1} losses of {len(kept)} sequences",
+        npy(losses, [loss + 0.01 for loss in kept]): "has losses whose mean is",
+        npy(losses, kept): "",
+    }
+    for content, what in contents.items():
+        losses.write_bytes(content)
+        sums = {"files": small_file_sums(path.parent)}
+        path.write_bytes(summed_content(json.loads(path.read_text()) | sums))
+        findings = check_segment(Store(root=path.parents[2]), path.parent).findings
+        assert [what in finding.what for finding in findings] == ([True] if what else []), findings
+
+
+def npy(path: Path, losses: list[float]) -> bytes:
+    """What a file with these losses holds."""
+    write_sequence_losses(path, losses)
+    return path.read_bytes()
+
+
+def test_an_evaluation_of_before_the_losses_of_sequences_were_kept_is_whole(reference: ToySweep, tmp_path: Path):
+    toy = copy_of(reference, tmp_path)
+    for path in results_of(toy.results, "evaluate"):
+        path.with_name(SEQUENCE_LOSSES).unlink()
+        sums = {"files": small_file_sums(path.parent)}
+        path.write_bytes(summed_content(json.loads(path.read_text()) | sums))
+    store = Store(root=toy.results)
+    for path in results_of(toy.results, "evaluate"):
+        assert store.verified_result(path.parent.name)
+        assert check_segment(store, path.parent).findings == ()
+    assert concentration_note(store, fit_of_sweep(store, None, "loss")) == ""
 
 
 def test_results_of_before_sums_are_read_and_counted_which_is_no_fault(reference: ToySweep, tmp_path: Path):
