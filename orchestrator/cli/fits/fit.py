@@ -66,12 +66,14 @@ def fit(
             _write_fit(study, out, "fit written to")
         _end_fit(study, asked, asked.table.name, as_json)
         return
-    from orchestrator.records.fits import fit_of_sweep
+    from orchestrator.records.fits import concentration_note, fit_of_sweep
     from orchestrator.store.upstream.upstream import open_store
 
     store = open_store(asked.results)
     fitted = fit_of_sweep(store, asked.sweep, LOSS_COLUMNS[loss], names, tied, tuple(leave_out or ()))
     study, name = fitted.study, fitted.name
+    if note := concentration_note(store, fitted):
+        say(f"note: {note}")
     if not as_json:
         _say_sizes_to_add(store, fitted)
     _print_fit(study, as_json)
