@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 SCHEMA = "mor-sweep.data/1"
 
+COUNTED_TOKENS = 2**20
+"""Training tokens of each of the two count models that `info` compares: seconds, whatever the vocabulary."""
+
+FEWEST_WINDOWS = 100
+"""Validation windows of which shares of a few per cent can be told."""
+
+MUCH_OF_IT = 0.1
+"""Share of the difference that one token must make to be named."""
+
 data = typer.Typer(help="Prepare the text that a sweep trains on, and say what it holds.", no_args_is_help=True)
 
 Preset = Annotated[str, typer.Option(help="The sweep whose [data] and vocabulary count: paper, cpu, gpu or a file.")]
@@ -108,12 +117,15 @@ def info(
     if as_json:
         from mor_core.data.snapshot import contents_of
 
+        held, decided = vars(contents_of(snapshot)), _concentration(spec, snapshot)
         print_json(
-            SCHEMA, _document(snapshot) | {"contents": vars(contents_of(snapshot)), "passes": _passes(spec, snapshot)}
+            SCHEMA,
+            _document(snapshot) | {"contents": held, "concentration": decided, "passes": _passes(spec, snapshot)},
         )
         return
     _print(snapshot)
     _print_contents(snapshot)
+    _print_concentration(spec, _concentration(spec, snapshot))
     _print_passes(spec, snapshot)
     _say_next(preset, _named(texts, corpus), settings)
 
@@ -214,6 +226,60 @@ def _print_contents(snapshot: "DataSnapshot") -> None:
         ("near dups", "not looked for" if rate is None else f"{rate:.2%} of the distinct documents, left out"),
         *((name, str(value)) for name, value in held.provenance.items()),
     )
+
+
+def _concentration(spec: "SweepSpec", snapshot: "DataSnapshot") -> dict[str, Any] | None:
+    """On how few of the sweep's validation windows two models differ, as two count models show it that were counted on
+    different training windows. None where there is too little text to tell."""
+    from analysis.statistics.concentration import EVEN_CONCENTRATION, concentration, deciding_token
+    from mor_core.data.prepare import open_tokens
+    from mor_core.data.snapshot import TOKENIZER_FILE
+    from mor_core.data.tokens.count_model import count_model
+    from mor_core.data.tokens.tokenizer import load_tokenizer
+
+    reader, length = open_tokens(snapshot), spec.model.context_length
+    windows = min(spec.evaluation.num_sequences, reader.num_valid_sequences(length))
+    counted = min(COUNTED_TOKENS // length, reader.num_train_sequences(length) // 2)
+    if windows < FEWEST_WINDOWS or not counted:
+        return None
+    (valid_ST1,) = reader.valid_batches(windows, length, windows)
+    # The order of training mixes the text, so that both saw the same kind; two steps have no window in common.
+    models = [count_model(reader.train_batch(0, step, counted, length), snapshot.vocab_size) for step in (0, 1)]
+    difference_ST = models[0].losses(valid_ST1) - models[1].losses(valid_ST1)
+    share = concentration(difference_ST.mean(axis=1))
+    if share is None:
+        return None
+    token, token_share = deciding_token(difference_ST, valid_ST1[:, 1:])
+    text = load_tokenizer(snapshot.folder / TOKENIZER_FILE).decode([token], skip_special_tokens=False)
+    return {
+        "share": share,
+        "even": EVEN_CONCENTRATION,
+        "windows": windows,
+        "token": {"id": token, "text": text, "share": token_share},
+    }
+
+
+def _print_concentration(spec: "SweepSpec", decided: dict[str, Any] | None) -> None:
+    from analysis.statistics.concentration import FEW_WINDOWS
+
+    if decided is None:
+        _lines(("decided by", "too few windows of text to tell how few of them decide"))
+        return
+    token = decided["token"]
+    _lines(
+        (
+            "decided by",
+            f"{decided['share']:.1%} of the validation windows make half of the squared difference between two count "
+            f"models ({decided['even']:.0%} if evenly spread)",
+        )
+    )
+    if token["share"] >= MUCH_OF_IT:
+        # A token of some of a character's bytes has no text of its own.
+        text = "a part of a character" if "\ufffd" in token["text"] else ascii(token["text"])
+        _lines(("", f"{token['share']:.0%} of it falls on one token, {token['id']} ({text})"))
+    if decided["share"] < FEW_WINDOWS:
+        remedy = "" if spec.data_spec.quality else "; quality = true in [data] leaves drawn tables and the like out"
+        _lines(("", f"on so few windows models would be ranked otherwise by another text{remedy}"))
 
 
 def _passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> list[dict[str, Any]]:

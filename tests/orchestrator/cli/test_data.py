@@ -52,8 +52,30 @@ def test_what_prepared_text_holds_is_said(data: Callable[..., Result]) -> None:
     assert re.search(r"near dups +0\.00% of the distinct documents", said) or "near duplicate" in said
     assert "licence     odc-by" in said
     assert "1 duplicate" in said
+    assert "decided by  too few windows of text to tell" in said
+    assert documents[1]["data"]["concentration"] is None
     passes = re.findall(r"([\d.e+]+) FLOPs: .* passes; (\d+) repeat it more than 4 times", said)
     assert [float(budget) for budget, _ in passes] == [3.2e11, 1.6e11, 8e10]
+
+
+def test_how_few_windows_decide_is_said_before_anything_is_trained(data: Callable[..., Result], tmp_path: Path) -> None:
+    tables = ["│ ─ ┼ ─ │ " * 60 + story(seed) for seed in range(3)]
+    lines = [json.dumps({"text": text}) for text in (*STORIES * 2, *tables)]
+    text = write(tmp_path / "stories.jsonl", "\n".join(f"{line}\n" for line in lines))
+    short = Path("sweeps/isoflop_cpu.toml").read_text().replace("context_length = 64 ", "context_length = 8 ")
+    preset = write(tmp_path / "short.toml", short)
+    flags = ("--preset", str(preset), "--deduplicate", "none")
+    assert data("prepare", str(text), *flags, "--workers", "1").exit_code == 0
+    printed = data("info", str(text), *flags).stdout
+    line = re.search(
+        r"decided by +([\d.]+)% of the validation windows make half of the squared .* \(12% if even", printed
+    )
+    assert line, printed
+    decided = json.loads(data("info", str(text), *flags, "--json").stdout)["data"]["concentration"]
+    assert f"{decided['share']:.1%}" == f"{line[1]}%"
+    assert decided["even"] == 0.124
+    assert 100 <= decided["windows"] <= 1024
+    assert decided["token"].keys() == {"id", "text", "share"}
 
 
 def test_the_next_step_trains_on_the_data_that_were_prepared(data: Callable[..., Result], tmp_path: Path) -> None:
