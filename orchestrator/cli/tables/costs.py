@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from mor_core.units import bytes_text, duration_text, money_text, short_budget
-from orchestrator.planning.costs.estimate import CellCost, Estimate
+from orchestrator.planning.costs.estimate import MOST_EVALUATION_PERCENT, CellCost, Estimate
 from orchestrator.planning.costs.gpu_shares import share_text
 from orchestrator.planning.plan import Plan
 
@@ -30,7 +30,8 @@ def total_lines(plan: Plan, estimate: Estimate, price: float | None = None) -> l
         ("segments", _segments_line(plan, estimate)),
         (
             "compute",
-            f"{estimate.flops:.3g} exact FLOPs, {_saving(estimate)}; evaluation adds {estimate.flops_evaluation:.2g}",
+            f"{estimate.flops:.3g} exact FLOPs, {_saving(estimate)}; evaluation adds {estimate.flops_evaluation:.2g} "
+            f"({_evaluation_percent(estimate)})",
         ),
     ]
     if plan.trunks == "per-budget" and estimate.flops_shared != estimate.flops:
@@ -52,6 +53,23 @@ def total_lines(plan: Plan, estimate: Estimate, price: float | None = None) -> l
         ("memory", _memory_line(estimate)),
         ("disk", f"{bytes_text(estimate.disk_bytes)} of checkpoints ({_checkpoints_text(plan)})"),
     ]
+
+
+def evaluation_notes(estimate: Estimate) -> list[str]:
+    """A sentence where evaluation costs more than it should, with the number that would not; else nothing."""
+    number, most = estimate.num_evaluation_sequences, estimate.most_evaluation_sequences
+    if number <= most:
+        return []
+    advice = f"at most {most:,} keep it" if most else "not even 1 keeps it"
+    return [
+        f"evaluation adds {_evaluation_percent(estimate)} to the training FLOPs with "
+        f"evaluation.num_sequences = {number}; {advice} within {MOST_EVALUATION_PERCENT}%"
+    ]
+
+
+def _evaluation_percent(estimate: Estimate) -> str:
+    """Three digits, since it may be a ten-thousandth."""
+    return f"{100 * estimate.evaluation_share:.3g}%"
 
 
 def _hours_line(estimate: Estimate) -> str:
@@ -145,6 +163,8 @@ def totals_json(estimate: Estimate, price: float | None) -> dict[str, Any]:
     totals = asdict(estimate)
     del totals["cells"]
     return totals | {
+        "evaluation_share": estimate.evaluation_share,
+        "most_evaluation_sequences": estimate.most_evaluation_sequences,
         "hours_unit": estimate.throughput.hours_unit,
         "price_per_hour": price,
         "money": None if price is None else estimate.hours * price,

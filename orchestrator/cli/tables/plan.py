@@ -9,7 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mor_core.units import count_text, power_text, short_budget
-from orchestrator.cli.tables.costs import cost_heading, cost_json, cost_table, totals_json, totals_table
+from orchestrator.cli.tables.costs import (
+    cost_heading,
+    cost_json,
+    cost_table,
+    evaluation_notes,
+    totals_json,
+    totals_table,
+)
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.estimate import Estimate
@@ -66,7 +73,7 @@ def print_plan(plan: Plan, estimate: Estimate, price: float | None = None) -> No
         console.print(gap_table(plan))
     console.print(Text(f"\n{cost_heading(estimate)}"))
     console.print(cost_table(plan, estimate, price))
-    _print_notes(console, plan)
+    _print_notes(console, plan, estimate)
     console.print(totals_table(plan, estimate, price))
 
 
@@ -74,7 +81,7 @@ def print_summary(plan: Plan, estimate: Estimate, price: float | None = None) ->
     """A few lines to stderr before a sweep starts."""
     console = Console(stderr=True, highlight=False)
     console.print(_heading(plan))
-    _print_notes(console, plan)
+    _print_notes(console, plan, estimate)
     console.print(totals_table(plan, estimate, price))
 
 
@@ -86,12 +93,12 @@ def print_news(before: Plan, after: Plan) -> None:
             Console(stderr=True, highlight=False).print(Text(f"note: {line}"), soft_wrap=True)
 
 
-def _print_notes(console: Console, plan: Plan) -> None:
+def _print_notes(console: Console, plan: Plan, estimate: Estimate) -> None:
     if plan.dropped:
         console.print(Text("\nleft out"))
         console.print(dropped_table(plan))
     console.print()
-    for line in (*lost_arm_lines(plan), *plan.notes, *flag_lines(plan)):
+    for line in (*lost_arm_lines(plan), *plan.notes, *flag_lines(plan), *evaluation_notes(estimate)):
         console.print(Text(f"note: {line}"))
 
 
@@ -206,7 +213,7 @@ def plan_json(plan: Plan, estimate: Estimate, price: float | None = None) -> dic
                 for segment in plan.segments
             ],
             "dropped": [asdict(dropped) for dropped in plan.dropped],
-            "notes": list(plan.notes),
+            "notes": [*plan.notes, *evaluation_notes(estimate)],
             "estimate": totals_json(estimate, price),
         },
     }

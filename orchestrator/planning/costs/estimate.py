@@ -16,6 +16,9 @@ from orchestrator.planning.plan import Plan, flops_between
 
 HOUR_SECONDS = 3600
 
+MOST_EVALUATION_PERCENT = 10
+"""Of a sweep's training FLOPs: what its evaluations should cost at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellCost:
@@ -54,6 +57,8 @@ class Estimate:
     """If budgets shared trunks: equals `flops` unless trunks = "per-budget" and the schedule is a trapezoid."""
     flops_evaluation: int
     """Forward passes over the validation sequences, not part of the above."""
+    num_evaluation_sequences: int
+    """Validation sequences of each evaluation: one number for all cells, so that they are compared on equal text."""
     num_trunks: int
     """Distinct trunks."""
     num_segments: int
@@ -76,6 +81,23 @@ class Estimate:
     """Of each cell of the plan, in its order."""
     sharing: str = ""
     """Which cells share a GPU, in a sentence; empty where all hold the same."""
+
+    @property
+    def evaluation_share(self) -> float:
+        """FLOPs of evaluation over those of training."""
+        return self.flops_evaluation / self.flops
+
+    @property
+    def most_evaluation_sequences(self) -> int:
+        """See the function of this name."""
+        return most_evaluation_sequences(self.num_evaluation_sequences, self.flops_evaluation, self.flops)
+
+
+def most_evaluation_sequences(num_sequences: int, flops_evaluation: int, flops: int) -> int:
+    """The largest number of validation sequences whose evaluations take at most `MOST_EVALUATION_PERCENT` of the
+    training's `flops`, where `num_sequences` take `flops_evaluation`; 0 where one is too many. FLOPs of evaluation are
+    linear in the number, but for the rounding of each cell's to a whole one."""
+    return num_sequences * flops * MOST_EVALUATION_PERCENT // (100 * flops_evaluation)
 
 
 def estimate(
@@ -117,6 +139,7 @@ def estimate(
         flops_separate=sum(cell.flops["exact"] for cell in plan.cells),
         flops_shared=sum(_trunk_flops(members) for members in _by_column(plan.cells)),
         flops_evaluation=sum(unit.flops for unit in units if unit.kind == "evaluate"),
+        num_evaluation_sequences=num_evaluation_sequences,
         num_trunks=len({cell.trunk_key for cell in plan.cells}),
         num_segments=len(units),
         seconds=max(sum(left) / throughput.workers, sum(used_left) / (throughput.devices or math.inf), chain),

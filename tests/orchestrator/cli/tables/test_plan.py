@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mor_core.units import bytes_text, count_text, duration_text
-from orchestrator.cli.tables.costs import total_lines
+from orchestrator.cli.tables.costs import evaluation_notes, total_lines
 from orchestrator.cli.tables.plan import cells_table, gap_table, plan_json
 from orchestrator.planning.costs.estimate import estimate
 from orchestrator.planning.costs.machine import Throughput
@@ -72,6 +72,30 @@ def test_totals_show_what_they_rest_on(small_sweep):
     lines = dict(total_lines(planned, cost(planned)))
     assert "a planted speed" in lines["time"]
     assert "per-budget runs cost +" in lines[""]
+
+
+def with_evaluation(found, sequences, flops):
+    """An estimate whose evaluations take planted FLOPs; its training takes 10^6."""
+    return replace(found, flops=10**6, flops_evaluation=flops, num_evaluation_sequences=sequences)
+
+
+def test_a_plan_says_what_share_evaluation_is_and_which_number_would_keep_it_within_a_tenth(small_sweep):
+    planned = plan(small_sweep(), None)
+    much = with_evaluation(cost(planned), sequences=1000, flops=125_000)
+    assert dict(total_lines(planned, much))["compute"].endswith("evaluation adds 1.2e+05 (12.5%)")
+    (note,) = evaluation_notes(much)
+    assert "adds 12.5%" in note
+    assert "evaluation.num_sequences = 1000; at most 800 keep it within 10%" in note
+    document = plan_json(planned, much)["data"]
+    assert (document["estimate"]["evaluation_share"], document["estimate"]["most_evaluation_sequences"]) == (0.125, 800)
+    assert document["notes"] == [*planned.notes, note]
+
+
+def test_a_tenth_for_evaluation_is_no_note_and_a_single_sequence_that_costs_more_is_said_to(small_sweep):
+    found = cost(plan(small_sweep(), None))
+    assert evaluation_notes(with_evaluation(found, sequences=1000, flops=100_000)) == []
+    (note,) = evaluation_notes(with_evaluation(found, sequences=4, flops=900_000))
+    assert "evaluation.num_sequences = 4; not even 1 keeps it within 10%" in note
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mor_core.flops import total_params, training_flops_per_token
-from orchestrator.planning.costs.estimate import estimate
+from orchestrator.planning.costs.estimate import estimate, most_evaluation_sequences
 from orchestrator.planning.costs.machine import Throughput, assumed_throughput
 from orchestrator.planning.costs.speeds import Basis, Measured, Rate, basis_text, rates_of, shapes_of
 from orchestrator.planning.costs.work import evaluation_flops, shape_of, work_of
@@ -170,6 +170,29 @@ def test_a_cell_with_expert_choice_is_evaluated_by_three_rules_and_any_other_by_
         forward = training_flops_per_token(cell.model, "exact") / 3 * 10 * cell.model.context_length
         passes = {"vanilla": 1, "mor": rules}[cell.architecture]
         assert evaluation_flops(cell, 10) == pytest.approx(float(passes * forward), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("num_sequences", "flops_evaluation", "flops", "most"),
+    [
+        (100, 1000, 10_000, 100),
+        (100, 1000, 9_999, 99),
+        (100, 2000, 10_000, 50),
+        (7, 7, 10**24, 10**23),
+        (3, 3000, 9_999, 0),
+        (1024, 1024 * 10**15 + 1, 10**19, 999),
+    ],
+)
+def test_the_most_sequences_are_those_that_cost_a_tenth_of_training(num_sequences, flops_evaluation, flops, most):
+    assert most_evaluation_sequences(num_sequences, flops_evaluation, flops) == most
+
+
+def test_a_plan_at_its_most_sequences_is_within_a_tenth_and_with_one_more_above_it(small_sweep):
+    planned = plan(small_sweep(), None)
+    most = cost(planned).most_evaluation_sequences
+    at_most, above = (estimate(planned, FAST, num_evaluation_sequences=number) for number in (most, most + 1))
+    assert at_most.evaluation_share <= 0.1 < above.evaluation_share
+    assert at_most.most_evaluation_sequences == above.most_evaluation_sequences == most
 
 
 def test_memory_and_disk_follow_parameters_and_micro_batch(small_sweep):
