@@ -19,8 +19,8 @@ from mor_core.model.router import (
     selection_loss,
 )
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer
+from tests.helpers.models.losses import training_losses
 from tests.helpers.models.variants import EXPERT, ROUTED, VARIANTS, spread_routers, variant
 
 
@@ -282,14 +282,13 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_loss_after_five_steps_is_the_recorded_one_or_numerics_version_must_be_raised(name: str):
-    """In fp64, where kernels of different machines agree far below the tolerance."""
+    """In fp64, where kernels of different machines agree far below the tolerance.
+
+    What machines and versions of libraries make of fp32: tests/mor_core/training/test_other_machines.py."""
     model = build_model(variant(name), seed=0).double()
     config = TrainConfig(batch_size=4, peak_learning_rate=0.01, warmup_steps=2)
     generator = torch.Generator().manual_seed(0)
     batches = torch.randint(0, 64, (6, 4, 25), generator=generator).numpy()
-    steps = train_steps(
-        model, build_optimizer(model, config), config, batches.__getitem__, start_step=0, stop_step=6, cooldown=(4, 6)
-    )
-    loss = [metrics.to_floats()["loss"] for metrics in steps][-1]
+    loss = training_losses(model, config, batches.__getitem__, 6, cooldown=(4, 6))[-1]
     message = "the losses of a given configuration changed: raise NUMERICS_VERSION in mor_core/config.py"
     assert loss == pytest.approx(GOLDEN[name], abs=1e-6), message
