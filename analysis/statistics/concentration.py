@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 EVEN_CONCENTRATION = 0.124
 """The concentration of normal differences; see `concentration`."""
 
-FEW_WINDOWS = 0.03
-"""A concentration below this is that of a text of which a few windows decide."""
+FEW_WINDOWS = 0.06
+"""Of trained cells: a concentration below this, half of that of even noise, is that of a text of which a few windows
+decide. Models that differ by their seed had 4 % on text with drawn tables and 11 % without (bench/results.md)."""
+
+FEW_WINDOWS_OF_COUNTS = 0.03
+"""The same of two count models, which differ on fewer windows: 1.6 % on that text as it was and 6.6 % without the
+tables; 7.8 and 8.7 % on a text with few of them."""
 
 
 def concentration(difference_S: NDArray[np.floating]) -> float | None:

@@ -31,7 +31,7 @@ Preset = Annotated[str, typer.Option(help="The sweep whose [data] and vocabulary
 Texts = Annotated[
     list[str] | None,
     typer.Argument(
-        help="python-sources, pinned-python, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or files and folders of text."
+        help="pinned-python, python-sources, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or files and folders of text."
     ),
 ]
 Corpus = Annotated[str | None, typer.Option("--data", help="The same as one value, with commas between several.")]
