@@ -20,6 +20,7 @@ CausalRule = Literal["threshold", "half"]
 """How an expert-choice token goes on when later tokens are unknown (see `mor_core.model.transformer.RoutingRule`)."""
 
 Precision = Literal["fp32", "bf16"]
+OutputInit = Literal["constant", "depth-scaled"]
 
 
 KVStrategy = Literal["recursion-wise", "shared", "hybrid"]
@@ -234,6 +235,9 @@ class ModelConfig:
     """Added to the mean square inside RMSNorm."""
     init_std: float = 0.02
     """Standard deviation of every initial weight matrix and embedding."""
+    output_init: OutputInit = later_field("constant", since="0.1.0")
+    """That of the matrices that write into the residual stream, of attention and of the MLP: init_std, or,
+    depth-scaled, init_std / sqrt(2 L), so that the stream does not grow with L (Radford et al. 2019, section 2.3)."""
     recursion: Recursion = field(default_factory=Recursion)
     """How layers are shared."""
     routing: Routing | None = None
@@ -247,6 +251,7 @@ class ModelConfig:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
         if self.d_head % 2:
             raise ValueError(f"d_head {self.d_head} must be even, for rotary positions")
+        _check_choice("output_init", self.output_init, OutputInit)
         block_depth(self.num_layers, self.recursion.count, self.recursion.sharing)
         self._check_routing()
 

@@ -4,8 +4,9 @@ Shapes: B sequences, T tokens, J tokens that reached a recursion, K tokens that 
 vocabulary, R recursions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -351,6 +352,8 @@ def _total(losses: list[Tensor], like: Tensor) -> Tensor:
 def build_model(config: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Transformer:
     """A new model whose weights are a pure function of (config, seed): every matrix ~ N(0, init_std), norms 1.
 
+    The matrices that write into the residual stream are as `output_init` says.
+
     Weights are drawn on the CPU, so that a seed means the same model on every device.
     """
     with torch.device("meta"):
@@ -363,6 +366,10 @@ def build_model(config: ModelConfig, seed: int, device: torch.device | str = "cp
             nn.init.normal_(parameter, 0.0, config.init_std, generator=generator)
         else:
             nn.init.ones_(parameter)
+    if config.output_init == "depth-scaled":
+        for layer in cast(Iterable[Layer], model.layers):
+            for output in (layer.attention.out, layer.mlp.down):
+                output.weight.data.mul_((2 * config.num_layers) ** -0.5)
     for name, buffer in model.named_buffers():
         if name != "rotary_table":
             buffer.zero_()

@@ -1,6 +1,7 @@
 """Tying, routing as the paper states it, special cases with known answers, losses that do not drift."""
 
 import itertools
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -292,3 +293,14 @@ def test_the_loss_after_five_steps_is_the_recorded_one_or_numerics_version_must_
     loss = training_losses(model, config, batches.__getitem__, 6, cooldown=(4, 6))[-1]
     message = "the losses of a given configuration changed: raise NUMERICS_VERSION in mor_core/config.py"
     assert loss == pytest.approx(GOLDEN[name], abs=1e-6), message
+
+
+def test_depth_scaled_outputs_are_the_constant_ones_less_by_the_root_of_twice_the_unrolled_layers():
+    config = variant("mor-3")
+    constant = build_model(config, seed=0).state_dict()
+    scaled = build_model(replace(config, output_init="depth-scaled"), seed=0).state_dict()
+    outputs = {name for name in constant if name.endswith(("attention.out.weight", "mlp.down.weight"))}
+    assert len(outputs) == 2 * config.num_unique_layers
+    for name, weight in constant.items():
+        expected = weight / math.sqrt(2 * config.num_layers) if name in outputs else weight
+        assert torch.allclose(scaled[name], expected, rtol=1e-6, atol=0)

@@ -54,9 +54,14 @@ def extended(hint: Any) -> Any:
 
 def _extended_dataclass(kind: Any) -> Any:
     hints = typing.get_type_hints(kind)
-    fields: list[Any] = [(field.name, extended(hints[field.name])) for field in dataclasses.fields(kind)]
+    fields: list[Any] = [(field.name, extended(hints[field.name]), _same(field)) for field in dataclasses.fields(kind)]
     fields.append(("later", int, later_field(0, since="9.9.9")))
     return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
+
+
+def _same(field: Any) -> Any:
+    """A field that is declared again with its default, and marked as it was."""
+    return dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata)
 
 
 def _extended_section(kind: type[Section]) -> type[Section]:
