@@ -9,12 +9,14 @@ from fractions import Fraction
 from mor_core.config import ModelConfig
 from mor_core.flops import Convention, training_flops_per_token, unique_params
 from mor_core.interop.llama_folder import PretrainedLlama
-from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, Size, model_config
+from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIZES, SMALL_LADDER, Size, model_config
 from mor_core.units import budget_text
 from orchestrator.planning.recipe import pretrained, resolve_model
 from orchestrator.planning.spec.arms import Arm
 from orchestrator.planning.spec.sections import AutoSizes, ExpectedOptimum
 from orchestrator.planning.spec.sweep_spec import SweepSpec
+
+LADDERS: dict[str, tuple[Size, ...]] = {"small": SMALL_LADDER, "shallow": SHALLOW_LADDER, "paper": PAPER_SIZES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +37,14 @@ class NearestShape:
     """What the budget trains it on."""
 
 
-def nearest_shape(model: ModelConfig, convention: Convention, params: float, budget: int) -> NearestShape:
-    """The shape whose unique parameters, built as `model` is, come nearest to `params` by their ratio.
+def nearest_shape(tried: str, model: ModelConfig, convention: Convention, params: float, budget: int) -> NearestShape:
+    """The shape whose unique parameters, built as `model` is, come nearest to `params` by their ratio, among those of
+    the ladder that the size `tried` is on and of the paper.
 
     `budget` is in FLOPs, counted by `convention`. Vocabulary, context, recursion and routing are those of `model`.
     """
-    shapes = [(size, _as_arm_of(model, size)) for size in SIZES.values()]
+    ladder = next((rungs for rungs in LADDERS.values() if tried in {rung.name for rung in rungs}), SMALL_LADDER)
+    shapes = [(size, _as_arm_of(model, size)) for size in (*ladder, *PAPER_SIZES)]
     size, nearest = min(shapes, key=lambda shape: abs(math.log(unique_params(shape[1]) / params)))
     return NearestShape(
         size=size.name,
@@ -63,9 +67,6 @@ def _as_arm_of(model: ModelConfig, size: Size) -> ModelConfig:
     )
     own = ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_head", "d_ff")
     return replace(model, **{name: getattr(shape, name) for name in own})
-
-
-LADDERS: dict[str, tuple[Size, ...]] = {"small": SMALL_LADDER, "paper": PAPER_SIZES}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from analysis.statistics.concentration import EVEN_CONCENTRATION, FEW_WINDOWS, c
 from analysis.surface.optimum import SurfaceRules
 from mor_core.errors import Fix
 from mor_core.units import budget_label, parse_budget
+from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import EvaluationSpec, Segment
 from orchestrator.planning.ladder import NearestShape, nearest_shape
 from orchestrator.records.revisions import Sweep, data_label, is_on_small_corpus, load_sweep, package_version
@@ -245,11 +246,13 @@ def nearest_shapes(fitted: Fitted, answers: Sequence[Advice], flops: int) -> lis
         return [None] * len(answers)
     cells = {cell.arm: cell for cell in fitted.sweep.cells}
     return [
-        nearest_shape(cells[answer.arm].model, cells[answer.arm].budget_convention, answer.params.value, flops)
-        if isinstance(answer.params, Estimate)
-        else None
+        _nearest_shape(cells[answer.arm], answer.params, flops) if isinstance(answer.params, Estimate) else None
         for answer in answers
     ]
+
+
+def _nearest_shape(cell: Cell, params: Estimate, flops: int) -> NearestShape:
+    return nearest_shape(cell.size, cell.model, cell.budget_convention, params.value, flops)
 
 
 MOST_PAIRS = 50

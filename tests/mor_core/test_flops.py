@@ -29,7 +29,7 @@ from mor_core.flops import (
     warmup_surplus,
 )
 from mor_core.model.transformer import build_model
-from mor_core.sizes import PAPER_SIZES, SIZES, SMALL_LADDER, model_config
+from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIZES, SMALL_LADDER, model_config
 
 ARMS = {
     "vanilla": (Recursion(), None),
@@ -175,15 +175,18 @@ def test_the_papers_four_sizes_have_the_papers_parameters():
     }
 
 
-def test_the_ladder_is_smooth_deep_enough_to_share_and_named_by_its_parameters():
-    counts = [unique_params(model_config(size, vocab_size=512, context_length=128)) for size in SMALL_LADDER]
+@pytest.mark.parametrize(("ladder", "recursions"), [(SMALL_LADDER, (2, 3)), (SHALLOW_LADDER, (2,))])
+def test_the_ladder_is_smooth_deep_enough_to_share_and_named_by_its_parameters(ladder, recursions):
+    counts = [unique_params(model_config(size, vocab_size=512, context_length=128)) for size in ladder]
     assert all(1.15 < larger / smaller < 1.85 for smaller, larger in itertools.pairwise(counts))
-    for size, count in zip(SMALL_LADDER, counts, strict=True):
-        number, unit = float(size.name[:-1]), {"k": 1e3, "M": 1e6}[size.name[-1]]
+    for size, count in zip(ladder, counts, strict=True):
+        params, _, layers = size.name.partition("-")
+        number, unit = float(params[:-1]), {"k": 1e3, "M": 1e6}[params[-1]]
         assert count == pytest.approx(number * unit, rel=0.05)
-        assert size.num_layers >= 8
-        for recursions in (2, 3):
-            config = model_config(size, vocab_size=512, context_length=128, recursion=Recursion(count=recursions))
+        assert layers in ("", f"{size.num_layers}L")
+        for count in recursions:
+            recursion = Recursion(count=count, sharing="middle-cycle")
+            config = model_config(size, vocab_size=512, context_length=128, recursion=recursion)
             assert config.num_layers == size.num_layers
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from mor_core.config import LayerSelection, ModelConfig, Precision
-from mor_core.data.spec import PYTHON_SOURCES
+from mor_core.config import LayerSelection, ModelConfig, OutputInit, Precision
+from mor_core.data.spec import PINNED_PYTHON
 from orchestrator.planning.spec.fields import (
     Budget,
     LaterKey,
@@ -38,7 +38,7 @@ class AutoSizes(Section):
 
     count: Annotated[int, Field(ge=1)]
     """Rungs per budget."""
-    ladder: Literal["small", "paper"] = "small"
+    ladder: Literal["small", "shallow", "paper"] = "small"
     """Which list of base shapes."""
     optimum: dict[str, ExpectedOptimum]
     """By arm (mor-2), architecture (mor) or "default"; the most specific key holds."""
@@ -109,6 +109,8 @@ class ModelSection(Section):
     """Added to the mean square inside RMSNorm."""
     init_std: PositiveFloat = ModelConfig.init_std
     """Standard deviation of initial matrices and embeddings."""
+    output_init: Annotated[OutputInit, LaterKey(since="0.1.0")] = "constant"
+    """That of the matrices that write into the residual stream: the same, or depth-scaled, divided by sqrt(2 L)."""
 
 
 class LearningRateLaw(Section):
@@ -193,8 +195,8 @@ class TrainSection(Section):
 class DataSection(Section):
     """The corpus."""
 
-    corpus: Annotated[str, Field(min_length=1)] = PYTHON_SOURCES
-    """python-sources, pinned-python, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or the path of a file or folder of
+    corpus: Annotated[str, Field(min_length=1)] = PINNED_PYTHON
+    """pinned-python, python-sources, fineweb-edu, hf:NAME[:CONFIG][@REVISION], or the path of a file or folder of
     text."""
     max_megabytes: PositiveFloat | None = None
     """Most text to keep, in 10^6 bytes."""

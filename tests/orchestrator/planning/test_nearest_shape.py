@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mor_core.flops import unique_params
-from mor_core.sizes import SIZES, model_config
+from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, model_config
 from orchestrator.cli.main import app
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.ladder import nearest_shape
@@ -26,7 +26,7 @@ def cells() -> list[Cell]:
 
 def test_a_trained_size_is_the_nearest_to_its_own_parameters_and_trains_on_its_own_tokens(cells: list[Cell]) -> None:
     for cell in cells:
-        found = nearest_shape(cell.model, cell.budget_convention, cell.unique_params, cell.budget)
+        found = nearest_shape(cell.size, cell.model, cell.budget_convention, cell.unique_params, cell.budget)
         assert (found.size, found.unique_params, found.of_optimum) == (cell.size, cell.unique_params, 1)
         assert found.tokens == pytest.approx(cell.tokens, abs=cell.tokens_per_step)
 
@@ -37,9 +37,9 @@ def test_no_other_shape_is_nearer(cells: list[Cell], exponent: float, place: int
     model = cell.model
     shapes = [
         model_config(size, vocab_size=512, context_length=64, recursion=model.recursion, routing=model.routing)
-        for size in SIZES.values()
+        for size in (*SHALLOW_LADDER, *PAPER_SIZES)
     ]
-    distance = abs(math.log(nearest_shape(model, cell.budget_convention, params, 10**15).of_optimum))
+    distance = abs(math.log(nearest_shape(cell.size, model, cell.budget_convention, params, 10**15).of_optimum))
     assert distance == pytest.approx(min(abs(math.log(unique_params(shape) / params)) for shape in shapes), abs=1e-9)
 
 
