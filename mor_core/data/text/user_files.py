@@ -124,11 +124,18 @@ def read_user_text(corpus: str, max_bytes: int | None = None, quality_for: int |
         elif distinct.setdefault(piece.sha256, piece) is not piece:
             left_out["duplicate"] += 1
     if not distinct:
-        raise DataError(f"{root} holds no text, only empty documents; give a path with text in it.")
+        raise _nothing_kept(root, left_out, quality_for is not None)
     kept = _within_limit([distinct[sha] for sha in sorted(distinct)], max_bytes)
     if len(kept) < len(distinct):
         left_out["beyond max_megabytes"] = len(distinct) - len(kept)
     return Selection(documents=tuple(kept), left_out=left_out)
+
+
+def _nothing_kept(root: Path, left_out: Counter[str], by_quality: bool) -> DataError:
+    if not by_quality:
+        return DataError(f"{root} holds no text, only empty documents; give a path with text in it.")
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+    return DataError(f"{root} holds no text that is kept ({counts}); give other text, or leave quality out.")
 
 
 def whole_documents(corpus: str) -> list[Document]:
