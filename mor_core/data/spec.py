@@ -7,10 +7,12 @@ from pathlib import Path
 from mor_core.errors import Fix, UserError
 
 PYTHON_SOURCES = "python-sources"
-"""The name of the default corpus: the Python files of the installed libraries."""
+"""The name of the corpus that needs no network: the Python files of the installed libraries."""
 
 PINNED_PYTHON = "pinned-python"
-"""The name of the corpus that is the same on every machine: the Python files of a list of wheels."""
+"""The name of the default corpus, the same on every machine: the Python files of a list of wheels."""
+
+PYTHON_CORPORA = (PINNED_PYTHON, PYTHON_SOURCES)
 
 FINEWEB_EDU = "fineweb-edu"
 """The name of the corpus that the paper trains on."""
@@ -37,8 +39,8 @@ class DataError(UserError):
 class DataSpec:
     """The text and the vocabulary of a run, as a user states them."""
 
-    corpus: str = PYTHON_SOURCES
-    """`python-sources`, `pinned-python`, `fineweb-edu`, `hf:NAME[:CONFIG][@REVISION]`, or the path of a text, JSON
+    corpus: str = PINNED_PYTHON
+    """`pinned-python`, `python-sources`, `fineweb-edu`, `hf:NAME[:CONFIG][@REVISION]`, or the path of a text, JSON
     Lines or Parquet file, of a folder of such files, a pattern of paths, or several with commas between. A URL names
     data that were prepared and published."""
 
@@ -102,7 +104,7 @@ class DataSpec:
     @property
     def is_python(self) -> bool:
         """Whether the corpus is Python files of libraries: the installed ones, or those of the list of wheels."""
-        return self.corpus in (PYTHON_SOURCES, PINNED_PYTHON)
+        return self.corpus in PYTHON_CORPORA
 
     @property
     def is_pinned_python(self) -> bool:

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
@@ -157,17 +157,20 @@ PART_MEGABYTES = 256.0
 
 
 def corpus_override(corpus: str | None) -> "list[Override]":
-    """What --data changes in a sweep. Raises SpecError where it is empty."""
+    """What --data changes in a sweep: its text, and whether rules of quality hold for it. A sweep file asks for these
+    of the text that it names, so they do not hold for files of one's own. Raises SpecError where it is empty."""
+    from mor_core.data.spec import PYTHON_CORPORA
     from orchestrator.planning.spec.sweep_file import Override, SpecError
 
     if corpus is None:
         return []
     if not corpus.strip():
         raise SpecError(
-            f"--data: found {corpus!r}, expected python-sources, pinned-python, fineweb-edu, hf:NAME, or the path of "
+            f"--data: found {corpus!r}, expected pinned-python, python-sources, fineweb-edu, hf:NAME, or the path of "
             "a file or folder of text: leave the flag out for the preset's own"
         )
-    return [Override(flag="--data", path=("data", "corpus"), value=corpus)]
+    named = Override(flag="--data", path=("data", "corpus"), value=corpus)
+    return [named] if corpus in PYTHON_CORPORA else [named, replace(named, path=("data", "quality"), value=False)]
 
 
 @dataclass(frozen=True, kw_only=True)

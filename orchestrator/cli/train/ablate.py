@@ -29,7 +29,7 @@ def ablate(
     sizes: Annotated[str | None, typer.Option(help="Base shapes, such as 135M,360M.")] = None,
     only: Annotated[str | None, typer.Option(help="Labels of the variants to train; all by default.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")] = None,
-    data: Annotated[str | None, typer.Option(help="python-sources, pinned-python, or a path of text.")] = None,
+    data: Annotated[str | None, typer.Option(help="pinned-python, python-sources, or a path of text.")] = None,
     sweep_name: Annotated[str | None, typer.Option("--name", help="The sweep's name; the file's by default.")] = None,
     how: Launch,
     spending: Spending,

@@ -40,7 +40,7 @@ class SweepFlags:
     """Labels of arms."""
     seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")] = None
     """Seeds."""
-    data: Annotated[str | None, typer.Option(help="python-sources, pinned-python, or a path of text.")] = None
+    data: Annotated[str | None, typer.Option(help="pinned-python, python-sources, or a path of text.")] = None
     """A corpus."""
     name: Annotated[str | None, typer.Option(help="The sweep's name; the preset's by default.")] = None
     """What the sweep is called."""

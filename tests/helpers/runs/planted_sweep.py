@@ -69,7 +69,9 @@ class PlantedSweep:
 
 
 def overrides(**changes: object) -> list[Override]:
-    """budgets=[...], sizes={"names": [...]}, arms__architectures=[...] as what flags lay over a preset."""
+    """budgets=[...], sizes={"names": [...]}, arms__architectures=[...] as what flags lay over a preset. Another text
+    comes without rules of quality, as --data has it."""
+    changes = {"data__quality": False} | changes if "data__corpus" in changes else changes
     return [Override(flag=key, path=tuple(key.split("__")), value=value) for key, value in changes.items()]
 
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.data.spec import DataError, DataSpec
+from mor_core.data.spec import PYTHON_SOURCES, DataError, DataSpec
 from mor_core.data.text.documents import Document, pieces
 from mor_core.data.text.frozen_corpus import environment_note, find_corpus, prepare_corpus, read_texts
 from mor_core.data.text.source_hashes import remember_source_hashes, source_fingerprint
 from mor_core.data.text.user_files import read_user_text
 from tests.helpers.corpora.data_samples import module, sentences, write
 
-SOURCES = DataSpec(vocab_size=300)
+SOURCES = DataSpec(corpus=PYTHON_SOURCES, vocab_size=300)
 
 
 def test_the_default_corpus_is_frozen_while_the_libraries_change(site: Path, cache: Path) -> None:
@@ -44,7 +44,7 @@ def test_the_same_libraries_give_the_same_corpus_anywhere(site: Path, tmp_path: 
 
 
 def test_a_limit_is_another_corpus(site: Path, cache: Path) -> None:
-    limited = DataSpec(vocab_size=300, max_megabytes=0.1)
+    limited = DataSpec(corpus=PYTHON_SOURCES, vocab_size=300, max_megabytes=0.1)
     whole, part = (prepare_corpus(spec, cache, site_folders=[site]) for spec in (SOURCES, limited))
     assert sum(part.bytes.values()) <= 100_000 < sum(whole.bytes.values())
     assert find_corpus(SOURCES, cache) == whole

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mor_core.data.large import corpus as large_corpus
 from mor_core.data.prepare import find, prepare
 from mor_core.data.snapshot import contents_of
-from mor_core.data.spec import DataError, DataSpec
+from mor_core.data.spec import PYTHON_SOURCES, DataError, DataSpec
 from mor_core.data.text import documents
 from mor_core.data.text.documents import (
     SHORTEST_PIECE,
@@ -266,7 +266,7 @@ def test_validation_over_folders_has_its_share_of_each_and_no_long_document(
 def test_a_package_of_long_documents_is_no_more_than_its_share_of_validation(site: Path, cache: Path) -> None:
     for number in range(4):
         write(site / "package7" / f"long{number}.py", module(seed=9000 + number, functions=50))
-    spec = DataSpec(vocab_size=300, quality=True)
+    spec = DataSpec(corpus=PYTHON_SOURCES, vocab_size=300, quality=True)
     corpus = prepare_corpus(spec, cache, site_folders=[site])
     again = prepare_corpus(spec, cache, refresh=True, site_folders=[site])
     assert again == corpus
@@ -278,7 +278,7 @@ def test_python_files_are_left_out_by_rule_and_counted(site: Path, cache: Path) 
     write(site / "package2" / "drawn.py", DRAWN_TABLE * 5)
     write(site / "package2" / "words.py", mapping(400))
     write(site / "package3" / "partly.py", module(seed=77) + DRAWN_TABLE)
-    corpus = prepare_corpus(DataSpec(vocab_size=300, quality=True), cache, site_folders=[site])
+    corpus = prepare_corpus(DataSpec(corpus=PYTHON_SOURCES, vocab_size=300, quality=True), cache, site_folders=[site])
     assert corpus.left_out["table of data"] == 1
     assert corpus.left_out["generated"] == 1, "the drawing has few letters: an older rule"
     assert corpus.left_out["drawn lines of kept documents"] == 6
@@ -320,12 +320,22 @@ def test_without_the_setting_every_fingerprint_and_folder_is_as_before(site: Pat
     for number in range(40):
         write(folder / f"part{number % 4}" / f"{number}.txt", sentences(seed=number, lines=20))
     write(folder / "table.txt", DRAWN_TABLE + sentences(seed=99, lines=20))
-    sources = prepare_corpus(DataSpec(vocab_size=300), cache, site_folders=[site])
+    sources = prepare_corpus(DataSpec(corpus=PYTHON_SOURCES, vocab_size=300), cache, site_folders=[site])
     texts = prepare_corpus(DataSpec(corpus=str(folder), vocab_size=300, max_megabytes=1), cache)
     assert sources.fingerprint == "3fd868f08363c760611d7ad6ad5ed0459f3ec1c66c176ab3efa4ba994303d456"
     assert texts.fingerprint == "44e6479369096e975ae6d962d7a03a4312112eff082394204b2af3479b11dbd6"
     assert sources.folder.parent.name == "python-sources"
     assert texts.folder.parent.name == "texts-ce2dadabd534639e-1MB"
+
+
+def test_files_of_which_nothing_is_kept_are_a_sentence_with_the_counts(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("\n".join(f"{row}, {row * row}, {row + 7}, 0.25" for row in range(400)))
+    spec = DataSpec(corpus=str(tmp_path / "words.txt"), vocab_size=300, quality=True)
+    with pytest.raises(
+        DataError,
+        match=r"words.txt holds no text that is kept \(2 table of data, 1 table of numbers\); give other text",
+    ):
+        prepare_corpus(spec, tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from mor_core.config import TrainConfig
 from mor_core.data.batches import TokenReader
 from mor_core.data.prepare import open_tokens, prepare
-from mor_core.data.spec import DataSpec
+from mor_core.data.spec import PYTHON_SOURCES, DataSpec
 from mor_core.model.transformer import build_model
 from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import train_steps
@@ -25,7 +25,7 @@ TRAIN = TrainConfig(batch_size=BATCH, peak_learning_rate=8e-3, warmup_steps=50, 
 def reader(tmp_path_factory: pytest.TempPathFactory) -> TokenReader:
     """The demo's corpus, less of it."""
     cache: Path = tmp_path_factory.mktemp("corpus")
-    return open_tokens(prepare(DataSpec(vocab_size=VOCABULARY, max_megabytes=16), cache=cache))
+    return open_tokens(prepare(DataSpec(corpus=PYTHON_SOURCES, vocab_size=VOCABULARY, max_megabytes=16), cache=cache))
 
 
 @pytest.fixture(scope="module")

@@ -252,7 +252,7 @@ def test_an_empty_data_flag_says_what_was_expected(toy: ToySweep):
         done = run_here([*verb, "--data", ""], toy.environment)
         assert done.returncode == 2
         assert done.stderr.startswith(
-            "error: --data: found '', expected python-sources, pinned-python, fineweb-edu, hf:NAME, or the path of"
+            "error: --data: found '', expected pinned-python, python-sources, fineweb-edu, hf:NAME, or the path of"
         )
 
 
