@@ -35,6 +35,15 @@ def test_each_value_says_whether_a_flag_a_file_or_a_default_gave_it():
     assert origins("--preset", "cpu", "--sizes", "51k")["sizes.names"] == (["51k"], "flag --sizes")
 
 
+def test_files_of_ones_own_come_without_the_rules_of_quality_that_a_preset_asks_for_its_own_text():
+    assert origins("--preset", "cpu")["data.quality"] == (True, "preset sweeps/isoflop_cpu.toml")
+    other = origins("--preset", "cpu", "--data", "python-sources")
+    assert other["data.corpus"] == ("python-sources", "flag --data")
+    assert other["data.quality"] == (True, "preset sweeps/isoflop_cpu.toml")
+    for corpus in ("text.txt", "fineweb-edu", "s3://bucket/data"):
+        assert origins("--preset", "cpu", "--data", corpus)["data.quality"] == (False, "flag --data")
+
+
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.toml")), ids=lambda path: path.stem)
 def test_what_is_shown_is_a_sweep_file_with_the_same_meaning(path: Path, tmp_path: Path):
     for flags in ([], ["--origin"]):
