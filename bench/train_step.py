@@ -38,7 +38,7 @@ ARMS: dict[str, tuple[Recursion, ExpertChoice | None]] = {
 STEPS_IN_A_ROW = 30
 """Of models whose step takes milliseconds."""
 
-PRESET_RUNGS = ("13k", "51k", "170k")
+PRESET_RUNGS = ("12k-4L", "35k-4L", "120k-4L")
 """Small, middle and large among what the CPU preset trains."""
 
 

@@ -54,7 +54,7 @@ def test_the_file_that_it_writes_is_a_sweep_around_what_was_found(tmp_path: Path
 
 
 def test_a_pilot_trains_each_size_once_and_the_middle_ones_with_every_seed():
-    smallest = int(load_spec("cpu").budgets[0])
+    smallest = load_spec("cpu").goals[0]
     cells = pilot_plan(pilot_of("cpu"), SNAPSHOT).cells
     assert {int(cell.budget) for cell in cells} == {smallest // 2, smallest}
     for arm in ("vanilla", "mor-2"):
