@@ -1,10 +1,9 @@
 """The search behind the shapes of small models: depth, width, rate, batch, heads and initial scale at equal FLOPs.
 
     python -m bench.ladder STAGE OUT [--workers N]     trains what OUT/trials.jsonl lacks
-    python -m bench.ladder table OUT                   what was found, best first
 
 Every trial is a shape at one setting: a trunk of the CPU preset's schedule with a cooldown for each budget, trained on
-`pinned-python` with `quality`. Rates lie on a grid of sqrt(2) around the preset's law; from three neighbours the grid
+`pinned-python` with `quality`. Rates lie on a grid of sqrt(2) around a law; from three neighbours the grid
 goes on until the best is not at its end. Trials that are written are not trained again.
 """
 
@@ -38,7 +37,7 @@ VOCABULARY, CONTEXT = 512, 64
 MEGABYTES = 48
 WARMUP_FRACTION, COOLDOWN_FRACTION = 0.08, 0.2
 RATE, REFERENCE_PARAMS, EXPONENT = 8e-3, 100_000, -0.2
-"""The preset's law of the peak rate in unrolled parameters; the grid's middle."""
+"""The law of the peak rate in unrolled parameters that earlier rungs had; the grid's middle."""
 INIT_STD = 0.1
 WINDOWS, WINDOWS_AT_ONCE = 2048, 256
 MOST_RATE_STEPS = 6
@@ -112,20 +111,14 @@ def law_rate(model: ModelConfig) -> float:
 
 
 def rescale(model: Transformer, init: str) -> None:
-    """Turn the constant standard deviation into another one, matrix by matrix.
-
-    residual: what writes into the residual stream has 1/sqrt(2 L) of it (GPT-2). fan-in: each matrix of a layer has
-    1/sqrt(inputs). fan-in-residual: both.
-    """
-    layers = model.config.num_layers
+    """Turn the constant standard deviation of a layer's matrices into 1/sqrt(inputs), under fan-in; what writes into
+    the residual stream has 1/sqrt(2 L) of either under residual and fan-in-residual (`ModelConfig.output_init`)."""
+    if not init.startswith("fan-in"):
+        return
     with torch.no_grad():
-        for name, weight in model.layers.named_parameters():
-            if weight.dim() < 2:
-                continue
-            if init.startswith("fan-in"):
+        for weight in model.layers.parameters():
+            if weight.dim() >= 2:
                 weight.mul_(weight.shape[1] ** -0.5 / INIT_STD)
-            if init.endswith("residual") and name.rsplit(".", 2)[-2] in ("out", "down"):
-                weight.mul_((2 * layers) ** -0.5)
 
 
 def spec() -> DataSpec:
@@ -144,7 +137,8 @@ def run(trial: Trial, score: Callable[[Transformer], dict[str, Any]] | None = No
     score = score or losses
     torch.set_num_threads(1)
     keep_freed_memory()
-    model_config = trial.shape.model(trial.recursions)
+    output_init = "depth-scaled" if trial.init.endswith("residual") else "constant"
+    model_config = replace(trial.shape.model(trial.recursions), output_init=output_init)
     steps_of = [nearest_steps(model_config, trial.batch, budget, "exact") for budget in trial.budgets]
     config = TrainConfig(
         batch_size=trial.batch,
@@ -381,21 +375,26 @@ def along_rates(trial: Trial) -> list[Trial]:
 
 def missing(trials: Sequence[Trial], book: Book) -> list[Trial]:
     """What the grid of rates of each trial still needs: the best rate and both beside it."""
-    wanted = {}
+    lacking = {}
     for trial in trials:
         around = (book.best(trial) or trial).rate_step
         for beside in along_rates(trial):
             if abs(beside.rate_step - around) <= 1 and beside.key not in book.rows:
-                wanted[beside.key] = beside
-    return list(wanted.values())
+                lacking[beside.key] = beside
+    return list(lacking.values())
 
 
-def train(todo: Sequence[Trial], book: Book, workers: int) -> None:
-    """Train what the book lacks, the longest first."""
-    lacking = sorted((trial for trial in todo if trial.key not in book.rows), key=lambda trial: -trial.budgets[-1])
+Job = Callable[[Trial], tuple[Trial, list[dict[str, Any]]]]
+"""Trains a trial in a process of its own, and gives it back with its rows."""
+
+
+def train(trials: Sequence[Trial], book: Book, workers: int, job: Job | None = None) -> None:
+    """Train what the book lacks, each once and the longest first."""
+    lacking = {trial.key: trial for trial in trials if trial.key not in book.rows}
     print(f"{len(lacking)} trials", flush=True)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for trial, rows in pool.imap_unordered(_run_alone, lacking):
+        longest_first = sorted(lacking.values(), key=lambda trial: -trial.budgets[-1])
+        for trial, rows in pool.imap_unordered(job or _run_alone, longest_first):
             book.add(trial, rows)
             print(f"{trial.key}: {rows[-1]['loss']} in {rows[-1].get('seconds', 0):.1f} s", flush=True)
 
@@ -410,17 +409,17 @@ def main() -> None:
     parser.add_argument("stage", choices=[*STAGES, *CONFIRMATIONS, "pilot"])
     parser.add_argument("out", type=Path)
     parser.add_argument("--workers", type=int, default=2)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     reader()  # Prepared once, before workers ask for it.
-    book = Book(asked.out)
-    if asked.stage == "pilot":
-        train(pilot(), book, asked.workers)
+    book = Book(options.out)
+    if options.stage == "pilot":
+        train(pilot(), book, options.workers)
         return
-    if asked.stage in CONFIRMATIONS:
-        train(confirmed(CONFIRMATIONS[asked.stage](), book), book, asked.workers)
+    if options.stage in CONFIRMATIONS:
+        train(confirmed(CONFIRMATIONS[options.stage](), book), book, options.workers)
         return
-    while todo := missing(STAGES[asked.stage](), book):
-        train(todo, book, asked.workers)
+    while todo := missing(STAGES[options.stage](), book):
+        train(todo, book, options.workers)
 
 
 if __name__ == "__main__":

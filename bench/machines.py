@@ -19,10 +19,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from mor_core.config import ExpertChoice, ModelConfig, Recursion, TrainConfig
+from mor_core.config import ExpertChoice, Recursion, TrainConfig
 from mor_core.data.prepare import open_tokens, prepare
 from mor_core.data.spec import PINNED_PYTHON, DataSpec
 from mor_core.flops import nearest_steps
+from mor_core.sizes import SIZES, model_config
 from mor_core.units import budget_text, parse_budget
 
 KERNELS: Mapping[str, Mapping[str, str]] = {
@@ -33,17 +34,7 @@ KERNELS: Mapping[str, Mapping[str, str]] = {
 """What stands for another machine, in environment variables. The first is what the others are compared with."""
 
 DATA = DataSpec(corpus=PINNED_PYTHON, vocab_size=512, max_megabytes=48, quality=True)
-VANILLA = ModelConfig(
-    vocab_size=512,
-    context_length=64,
-    num_layers=4,
-    d_model=28,
-    num_heads=2,
-    num_kv_heads=1,
-    d_head=14,
-    d_ff=76,
-    init_std=0.1,
-)
+VANILLA = replace(model_config(SIZES["35k-4L"], vocab_size=512, context_length=64), init_std=0.1)
 ARMS = {
     "vanilla": VANILLA,
     "mor-2": replace(

@@ -10,7 +10,6 @@ are not trained again.
 """
 
 import argparse
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from analysis.statistics.concentration import concentration
 from bench.ladder import (
     CONTEXT,
     MEGABYTES,
@@ -30,6 +30,7 @@ from bench.ladder import (
     rounded,
     run,
     spec,
+    train,
     valid_windows,
     window_losses,
 )
@@ -103,9 +104,9 @@ def _ends() -> tuple[float, float]:
 
 
 def deciding_share(windows_MS: np.ndarray) -> float:
-    """The share of windows that make half of the squared differences between neighbouring models."""
-    squares = np.sort(np.diff(windows_MS, axis=0) ** 2, axis=1)[:, ::-1].cumsum(axis=1)
-    return float(np.mean([np.searchsorted(row, row[-1] / 2) + 1 for row in squares]) / windows_MS.shape[1])
+    """The concentration of the differences between neighbouring models, on average."""
+    shares = [concentration(difference_S) for difference_S in np.diff(windows_MS, axis=0)]
+    return float(np.mean([share for share in shares if share is not None]))
 
 
 def show(groups: dict[tuple[str, str], list[Trial]], book: Book) -> None:
@@ -138,23 +139,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", type=parse_budget, default=80_000_000_000)
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     base = Trial(
-        layers=asked.layers,
-        width=asked.width,
-        rate_step=asked.rate_step,
-        batch=asked.batch,
-        init=asked.init,
-        budgets=(asked.budget,),
+        layers=options.layers,
+        width=options.width,
+        rate_step=options.rate_step,
+        batch=options.batch,
+        init=options.init,
+        budgets=(options.budget,),
     )
-    book, groups = Book(asked.out), trials(base, asked.seeds)
+    book, groups = Book(options.out), trials(base, options.seeds)
     for corpus in filter(None, TEXTS.values()):
         windows_of(corpus)  # Prepared once, before workers ask for it.
-    todo = {trial.key: trial for members in groups.values() for trial in members if trial.key not in book.rows}
-    with multiprocessing.get_context("spawn").Pool(asked.workers, maxtasksperchild=20) as pool:
-        for trial, rows in pool.imap_unordered(_run_alone, todo.values()):
-            book.add(trial, rows)
-            print(f"{trial.key}: {rows[-1]['loss']}", flush=True)
+    train([trial for members in groups.values() for trial in members], book, options.workers, _run_alone)
     show(groups, book)
 
 

@@ -2,7 +2,7 @@
 Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -17,6 +17,12 @@ from orchestrator.planning.spec.sections import AutoSizes, ExpectedOptimum
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 LADDERS: dict[str, tuple[Size, ...]] = {"small": SMALL_LADDER, "shallow": SHALLOW_LADDER, "paper": PAPER_SIZES}
+
+
+def ladder_of(sizes: Iterable[str]) -> str | None:
+    """The name of the first ladder that has all these sizes; None where none has."""
+    names = set(sizes)
+    return next((name for name, rungs in LADDERS.items() if names <= {rung.name for rung in rungs}), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,7 @@ def nearest_shape(tried: str, model: ModelConfig, convention: Convention, params
 
     `budget` is in FLOPs, counted by `convention`. Vocabulary, context, recursion and routing are those of `model`.
     """
-    ladder = next((rungs for rungs in LADDERS.values() if tried in {rung.name for rung in rungs}), SMALL_LADDER)
+    ladder = LADDERS[ladder_of([tried]) or "small"]
     shapes = [(size, _as_arm_of(model, size)) for size in (*ladder, *PAPER_SIZES)]
     size, nearest = min(shapes, key=lambda shape: abs(math.log(unique_params(shape[1]) / params)))
     return NearestShape(

@@ -13,7 +13,7 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import MorSweepError
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.speeds import measured_flops_per_second
-from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND
+from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND, ladder_of
 from orchestrator.planning.plan import Plan, flops_by_segment, plan
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records.fits import Fitted
@@ -131,12 +131,12 @@ def wide_plan(sweep: Sweep, spec: SweepSpec, data: DataSnapshot) -> Plan:
 
 def _sizes_around(tried: Sequence[str]) -> list[str]:
     """Those tried and the rungs around them, by the ladder that holds them; as they are where none does."""
-    for ladder in LADDERS.values():
-        names = [size.name for size in ladder]
-        if set(tried) <= set(names):
-            places = sorted(names.index(name) for name in tried)
-            return names[max(0, places[0] - RUNGS_BEYOND) : places[-1] + RUNGS_BEYOND + 1]
-    return list(tried)
+    ladder = ladder_of(tried)
+    if ladder is None:
+        return list(tried)
+    names = [size.name for size in LADDERS[ladder]]
+    places = sorted(names.index(name) for name in tried)
+    return names[max(0, places[0] - RUNGS_BEYOND) : places[-1] + RUNGS_BEYOND + 1]
 
 
 def _speed(planned: Plan, arm: str, finished: dict[str, SegmentResult]) -> float | None:

@@ -9,7 +9,7 @@ from analysis.advice.power import PairAdvice, Wanted
 from analysis.report.text import plain
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import budget_label, budget_text
-from orchestrator.planning.ladder import LADDERS
+from orchestrator.planning.ladder import ladder_of
 from orchestrator.planning.spec.origins import settings_of
 from orchestrator.planning.spec.sections import SizesSection
 from orchestrator.planning.spec.sweep_spec import SweepSpec
@@ -54,9 +54,7 @@ def _sizes(pilot: Pilot, found: Found) -> SizesSection:
         document = sizes.auto.model_dump(mode="json")
         document["optimum"] = document["optimum"] | optimum
         return _parsed(document)
-    ladder = next(
-        (name for name, rungs in LADDERS.items() if set(sizes.names or ()) <= {each.name for each in rungs}), None
-    )
+    ladder = ladder_of(sizes.names or ())
     if ladder is None or {arm.label for arm in pilot.spec.members} - set(known):
         return sizes
     return _parsed({"count": len(sizes.names or ()), "ladder": ladder, "optimum": optimum})

@@ -13,7 +13,7 @@ from mor_core.data.spec import DataError
 from mor_core.errors import UserError
 from mor_core.units import budget_text
 from orchestrator.planning.cells import Cell
-from orchestrator.planning.ladder import LADDERS
+from orchestrator.planning.ladder import LADDERS, ladder_of
 from orchestrator.planning.spec.sweep_file import RECORD_IT, Override, SweepFile, with_overrides
 from orchestrator.planning.spec.sweep_spec import SweepSpec, parse_spec
 from orchestrator.records.revisions import Sweep
@@ -110,16 +110,18 @@ def grids(suggestions: Iterable[Suggestion]) -> list[Grid]:
     for (arm, seed), by_budget in cells.items():
         budgets_of: dict[tuple[str, ...], list[str]] = {}
         for budget, sizes in sorted(by_budget.items(), key=lambda item: int(item[0])):
-            budgets_of.setdefault(tuple(sorted(sizes, key=_rung)), []).append(budget_text(int(budget)))
+            budgets_of.setdefault(tuple(_ascending(sizes)), []).append(budget_text(int(budget)))
         found += [
             Grid(arm=arm, seed=seed, sizes=sizes, budgets=tuple(budgets)) for sizes, budgets in budgets_of.items()
         ]
     return found
 
 
-def _rung(size: str) -> int:
-    names = [size.name for ladder in LADDERS.values() for size in ladder]
-    return names.index(size) if size in names else len(names)
+def _ascending(sizes: set[str]) -> list[str]:
+    """By the ladder that has them all, since ladders share rungs; else ladder by ladder."""
+    ladder = ladder_of(sizes)
+    names = [size.name for name, rungs in LADDERS.items() if ladder in (name, None) for size in rungs]
+    return sorted(sizes, key=lambda size: names.index(size) if size in names else len(names))
 
 
 def commands(suggestions: Iterable[Suggestion], sweep: Sweep, results: Path) -> list[str]:

@@ -12,27 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from mor_core.config import ExpertChoice, ModelConfig, Recursion, TrainConfig
+from mor_core.config import ExpertChoice, Recursion, TrainConfig
 from mor_core.data.batches import TokenReader
 from mor_core.data.prepare import note_on, open_tokens, prepare
 from mor_core.data.spec import PINNED_PYTHON, DataSpec
 from mor_core.model.transformer import build_model
+from mor_core.sizes import SIZES, model_config
 from mor_core.training.loop import BatchOfStep
 from tests.helpers.models.losses import training_losses
 
 VOCABULARY, CONTEXT, BATCH = 512, 64, 8
 
-VANILLA = ModelConfig(
-    vocab_size=VOCABULARY,
-    context_length=CONTEXT,
-    num_layers=4,
-    d_model=28,
-    num_heads=2,
-    num_kv_heads=1,
-    d_head=14,
-    d_ff=76,
-    init_std=0.1,
-)
+VANILLA = replace(model_config(SIZES["35k-4L"], vocab_size=VOCABULARY, context_length=CONTEXT), init_std=0.1)
 MODELS = {
     "vanilla": VANILLA,
     "mor-2": replace(

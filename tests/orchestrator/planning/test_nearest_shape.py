@@ -10,7 +10,7 @@ from mor_core.flops import unique_params
 from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, model_config
 from orchestrator.cli.main import app
 from orchestrator.planning.cells import Cell
-from orchestrator.planning.ladder import nearest_shape
+from orchestrator.planning.ladder import ladder_of, nearest_shape
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.store.store import Store
@@ -41,6 +41,13 @@ def test_no_other_shape_is_nearer(cells: list[Cell], exponent: float, place: int
     ]
     distance = abs(math.log(nearest_shape(cell.size, model, cell.budget_convention, params, 10**15).of_optimum))
     assert distance == pytest.approx(min(abs(math.log(unique_params(shape) / params)) for shape in shapes), abs=1e-9)
+
+
+def test_a_ladder_is_known_by_all_of_its_sizes_together() -> None:
+    assert ladder_of(["457k", "281k-4L"]) == "shallow"
+    assert ladder_of(["457k", "275k"]) == "small"
+    assert ladder_of(["135M"]) == "paper"
+    assert ladder_of(["275k", "281k-4L"]) is None
 
 
 def test_predict_names_a_shape_of_each_arm_that_can_be_trained(tmp_path) -> None:
