@@ -37,7 +37,7 @@ class FittedPowerLaw:
     budgets: tuple[str, ...]
     """Budgets it was fitted to, decimal FLOPs in ascending order."""
     scatter: float
-    """Standard deviation of ln y around the law, with len(budgets) - 2 degrees of freedom."""
+    """Standard deviation of ln y around the law, with len(budgets) - 2 degrees of freedom; 0 with two budgets."""
     centre: float
     """Mean of ln C, about which the draws are stored."""
     draws_k2: Floats
@@ -58,11 +58,14 @@ class FittedPowerLaw:
         return low, high
 
 
-def fit_power_law(samples: dict[str, Sample], level: float) -> FittedPowerLaw | Refusal:
-    """Fit y = k·C^a to the samples of one quantity, by budget (decimal FLOPs -> sample of a positive quantity)."""
+def fit_power_law(samples: dict[str, Sample], level: float, *, fewest: int = MIN_BUDGETS) -> FittedPowerLaw | Refusal:
+    """Fit y = k·C^a to the samples of one quantity, by budget (decimal FLOPs -> sample of a positive quantity).
+
+    `fewest` budgets are asked for, at least 2: of two, a line says nothing of its own misfit.
+    """
     budgets = tuple(sorted(samples, key=int))
-    if len(budgets) < MIN_BUDGETS:
-        return _refuse_few_budgets(len(budgets))
+    if len(budgets) < fewest:
+        return _refuse_few_budgets(len(budgets), fewest)
     log_c_b = np.array([float(Decimal(budget).ln()) for budget in budgets])
     centre = float(log_c_b.mean())
     solver_2b = np.linalg.pinv(np.stack([np.ones_like(log_c_b), log_c_b - centre], axis=1)).astype(np.float64)
@@ -75,14 +78,14 @@ def fit_power_law(samples: dict[str, Sample], level: float) -> FittedPowerLaw | 
         law=PowerLaw(coefficient=float(np.exp(middle - exponent * centre)), exponent=exponent),
         exponent=interval(exponent, draws_k2[:, 1], level),
         budgets=budgets,
-        scatter=float(np.sqrt(misfit_b @ misfit_b / (len(budgets) - 2))),
+        scatter=float(np.sqrt(misfit_b @ misfit_b / max(len(budgets) - 2, 1))),
         centre=centre,
         draws_k2=draws_k2,
     )
 
 
-def _refuse_few_budgets(count: int) -> Refusal:
+def _refuse_few_budgets(count: int, fewest: int) -> Refusal:
     return Refusal(
         kind=RefusalKind.TOO_FEW_BUDGETS,
-        sentence=f"{count} budget{'' if count == 1 else 's'} with an optimum; an exponent needs {MIN_BUDGETS} or more.",
+        sentence=f"{count} budget{'' if count == 1 else 's'} with an optimum; an exponent needs {fewest} or more.",
     )

@@ -1,0 +1,171 @@
+"""How well a study would have predicted itself: every approach fitted to the first k budgets, asked for the later ones.
+
+What is predicted are the minima of the later budgets, as their own parabolas give them once all is measured. The error
+of a prediction is judged against the noise of both sides; draws are joint, so that what a trunk passes on to all of its
+budgets drops out.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from analysis.advice.forecast.forecaster import Forecaster, Past
+from analysis.advice.forecast.law_error import PastError
+from analysis.advice.forecast.outlook import (
+    QUANTITIES,
+    Outlook,
+    OutlookRules,
+    law_name,
+    outlooks,
+    samples_of,
+)
+from analysis.isoflop.approach import fit_isoflops
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.bootstrap import Sample
+
+FEWEST_BUDGETS = 2
+"""Minima that the first prediction is made from."""
+ROLLING_DRAWS = 300
+"""Redrawn studies behind a past error, of which only the standard deviation is used."""
+
+Minima = Mapping[str, Mapping[str, Sample]]
+"""Quantity -> budget -> its minimum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackTest:
+    """One prediction of a later budget, and what was measured there."""
+
+    arm: str
+    """The architecture."""
+    law: str
+    """What it is called (`outlook.law_name`), or combined."""
+    quantity: str
+    """"params", "tokens" or "loss"."""
+    fitted: int
+    """How many budgets the prediction was made from, the smallest ones."""
+    budget: str
+    """The budget predicted, decimal FLOPs."""
+    reach: float
+    """That budget over the largest one fitted."""
+    predicted: Estimate
+    """What was said, with what was known of the law's error by then."""
+    measured: Estimate
+    """The minimum of that budget's own runs."""
+    ahead: bool
+    """True for the first budget after those fitted."""
+    error: float
+    """predicted / measured, less 1."""
+    covered: bool
+    """Whether the measured minimum is as the interval says, its own noise considered."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rolled:
+    """An arm rolled over its budgets."""
+
+    forecaster: Forecaster
+    """What all budgets say, with what it missed on the way."""
+    backtests: tuple[BackTest, ...]
+    """Every prediction on the way, by the number of budgets fitted."""
+
+
+def roll(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules: OutlookRules) -> Rolled:
+    """Fit `arm`, whose points are `frame`, to the first 2, 3, ... and at last all of `budgets` (decimal, ascending)."""
+    quick = replace(rules, resampling=replace(rules.resampling, draws=min(ROLLING_DRAWS, rules.resampling.draws)))
+    measured = samples_of(fit_isoflops(frame, arm, budgets, quick.parabola, quick.resampling))
+    targets = tuple(budget for budget in budgets if budget in measured["loss"])
+    past: Past = {quantity: {} for quantity in QUANTITIES}
+    backtests: list[BackTest] = []
+    for number in range(FEWEST_BUDGETS, len(targets)):
+        forecaster = _forecaster(frame, arm, budgets, targets[number - 1], past, quick)
+        backtests += _backtests(forecaster, targets, number, measured)
+        past = _longer(past, forecaster, targets[number], measured)
+    last = budgets[-1] if budgets else ""
+    return Rolled(forecaster=_forecaster(frame, arm, budgets, last, past, rules), backtests=tuple(backtests))
+
+
+def _forecaster(
+    frame: pl.DataFrame,
+    arm: str,
+    budgets: tuple[str, ...],
+    largest: str,
+    past: Past,
+    rules: OutlookRules,
+) -> Forecaster:
+    """From the budgets up to `largest`."""
+    within = tuple(budget for budget in budgets if int(budget) <= int(largest))
+    laws: Mapping[str, Outlook | Refusal] = outlooks(frame.filter(pl.col("budget").is_in(within)), arm, within, rules)
+    return Forecaster(arm=arm, outlooks=laws, past=past, largest=float(largest or "nan"), resampling=rules.resampling)
+
+
+def _backtests(forecaster: Forecaster, targets: tuple[str, ...], fitted: int, measured: Minima) -> Iterator[BackTest]:
+    for number in range(fitted, len(targets)):
+        budget = targets[number]
+        answers = {
+            (law_name(approach, quantity), quantity): answer
+            for approach, of_approach in forecaster.at(budget).items()
+            for quantity, answer in of_approach.items()
+        }
+        for (law, quantity), answer in answers.items():
+            truth = measured[quantity].get(budget)
+            if not isinstance(answer, Refusal) and truth is not None:
+                yield BackTest(
+                    arm=forecaster.arm,
+                    law=law,
+                    quantity=quantity,
+                    fitted=fitted,
+                    budget=budget,
+                    reach=float(budget) / forecaster.largest,
+                    predicted=answer.estimate,
+                    measured=truth.estimate,
+                    ahead=number == fitted,
+                    error=answer.estimate.value / truth.estimate.value - 1,
+                    covered=_is_covered(answer, truth),
+                )
+
+
+def _is_covered(answer: Sample, truth: Sample) -> bool:
+    """Whether the measured value lies within the interval of what one would measure: the draws of the prediction, with
+    the noise of the measurement, which moves with them where both come from one trunk."""
+    noise_k = np.log(truth.draws / truth.estimate.value)
+    tail = 50 * (1 - answer.estimate.level)
+    low, high = np.percentile(np.log(answer.draws) - noise_k, [tail, 100 - tail])
+    return bool(low <= np.log(truth.estimate.value) <= high)
+
+
+def _longer(past: Past, forecaster: Forecaster, budget: str, measured: Minima) -> Past:
+    """The past with what each law, not widened, missed at `budget`."""
+    step = float(np.log(float(budget) / forecaster.largest))
+    missed = {quantity: _missed(forecaster, budget, step, quantity, measured[quantity]) for quantity in QUANTITIES}
+    return {
+        quantity: {
+            law: (*past[quantity].get(law, ()), *([missed[quantity][law]] if law in missed[quantity] else []))
+            for law in {**past[quantity], **missed[quantity]}
+        }
+        for quantity in QUANTITIES
+    }
+
+
+def _missed(
+    forecaster: Forecaster, budget: str, step: float, quantity: str, measured: Mapping[str, Sample]
+) -> dict[str, PastError]:
+    """Law -> its error at `budget`, where both it and the runs give a number."""
+    answers = {
+        law_name(approach, quantity): getattr(outlook.optimum(budget), quantity)
+        for approach, outlook in forecaster.outlooks.items()
+        if not isinstance(outlook, Refusal)
+    }
+    truth = measured.get(budget)
+    return {
+        law: PastError(
+            budget=budget,
+            step=step,
+            error=float(np.log(answer.estimate.value / truth.estimate.value)),
+            noise=float(np.std(np.log(answer.draws / truth.draws))),
+        )
+        for law, answer in answers.items()
+        if truth is not None and isinstance(answer, Sample)
+    }

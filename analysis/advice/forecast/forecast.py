@@ -1,0 +1,164 @@
+"""What a study says of a budget that nobody has trained with: N*, D*, L*, and the loss of one more run of a shape."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from analysis.advice.forecast.backtest import BackTest, Rolled, roll
+from analysis.advice.forecast.forecaster import COMBINED
+from analysis.advice.forecast.frozen_law import FrozenLaw, freeze
+from analysis.advice.forecast.outlook import OutlookRules, law_name
+from analysis.frontier.study import Study
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.bootstrap import Resampling, Sample, generator, interval
+from analysis.surface.fit import FLAGGED_REACH, refuse_reach
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunNoise:
+    """How far runs that differ in their seed alone lie from each other."""
+
+    sd: float
+    """Standard deviation of ln L."""
+    dof: int
+    """Degrees of freedom it is known with."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forecast:
+    """What one approach says of one arm at one budget."""
+
+    arm: str
+    """The architecture."""
+    approach: str
+    """One of `outlook.APPROACHES`, or combined."""
+    budget: str
+    """FLOPs, an exact decimal integer."""
+    reach: float
+    """The budget over the largest one fitted; above 1 this extrapolates."""
+    params: Estimate | Refusal
+    """N*."""
+    tokens: Estimate | Refusal
+    """D*, tokens."""
+    loss: Estimate | Refusal
+    """L*, in the unit of the loss: where the mean over seeds lies."""
+    law: FrozenLaw | Refusal
+    """The loss at any (N, D)."""
+    weight: float | None
+    """Of its L* among the approaches, 0 where its record left it out; None for the mixture and where it has no L*."""
+    record: str
+    """How well it would have predicted this study's own budgets, one sentence; empty where nothing could be rolled."""
+    noise: RunNoise | None
+    """Of runs; None where no cell has a second seed."""
+    resampling: Resampling
+    """How intervals are drawn."""
+
+    @property
+    def flagged(self) -> bool:
+        """True more than ten times beyond the largest budget."""
+        return self.reach > FLAGGED_REACH
+
+    @property
+    def refused(self) -> bool:
+        """True where no number is supported."""
+        return all(isinstance(answer, Refusal) for answer in (self.params, self.tokens, self.loss))
+
+    def mean_loss_of(self, params: float, tokens: float, flops: float) -> Sample | Refusal:
+        """Where the mean loss over seeds of `params` on `tokens`, which take `flops`, lies."""
+        return self.law if isinstance(self.law, Refusal) else self.law.loss_of(params, tokens, flops)
+
+    def run_loss_of(self, params: float, tokens: float, flops: float) -> Estimate | Refusal:
+        """Where the loss of one more run lies, its seed's noise included."""
+        mean = self.mean_loss_of(params, tokens, flops)
+        if isinstance(mean, Refusal):
+            return mean
+        if self.noise is None:
+            return Refusal(
+                kind=RefusalKind.NOISE_UNKNOWN,
+                sentence="no cell has a second seed, so that nobody knows how far one more run lies from the mean.",
+            )
+        return one_more_run(mean, self.noise, self.resampling)
+
+
+def one_more_run(mean: Sample, noise: RunNoise, resampling: Resampling) -> Estimate:
+    """The interval of a run around a mean, whose noise has Student's t-distribution as its size is estimated."""
+    quantile_k = generator(resampling, "one more run").uniform(size=resampling.draws)[: len(mean.draws)]
+    draws = mean.draws * np.exp(noise.sd * stats.t.ppf(quantile_k, noise.dof))
+    return interval(mean.estimate.value, draws, mean.estimate.level)
+
+
+def run_noise(frame: pl.DataFrame) -> RunNoise | None:
+    """From the cells of `frame` (points of one arm) with several seeds, pooled over sizes and budgets."""
+    groups = frame.group_by("size", "budget").agg(
+        pl.len().alias("runs"), pl.col("loss").log().var().alias("variance")
+    ).filter(pl.col("runs") > 1)  # fmt: skip
+    dof = int((groups["runs"] - 1).sum())
+    if dof == 0:
+        return None
+    pooled = float(((groups["runs"] - 1) * groups["variance"]).sum()) / dof
+    return RunNoise(sd=float(np.sqrt(pooled)), dof=dof)
+
+
+def rules_of(study: Study, asymptote: float | None = None) -> OutlookRules:
+    """How the study was fitted, for forecasts of it; `asymptote` pins E."""
+    settings = study.settings
+    return OutlookRules(
+        parabola=settings.parabola, surface=settings.surface, resampling=settings.resampling, asymptote=asymptote
+    )
+
+
+def roll_study(study: Study, asymptote: float | None = None) -> dict[str, Rolled]:
+    """Arm -> that arm rolled over its budgets."""
+    frame, rules = study.points.frame, rules_of(study, asymptote)
+    arms = sorted(set(frame["arm"].to_list()))
+    return {arm: roll(frame.filter(pl.col("arm") == arm), arm, study.points.budgets_of(arm), rules) for arm in arms}
+
+
+def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool = False) -> tuple[Forecast, ...]:
+    """Every approach, and all combined, at `budget` (decimal FLOPs); `frame` holds the points of that arm."""
+    forecaster = rolled.forecaster
+    refusal = refuse_reach(float(budget), forecaster.largest, forced=forced)
+    answers = forecaster.at(budget)
+    supported = [name for name, answer in answers.items() if name != COMBINED and isinstance(answer["loss"], Sample)]
+    weights = forecaster.weights("loss", supported) if supported else {}
+    noise = run_noise(frame)
+    return tuple(
+        Forecast(
+            arm=forecaster.arm,
+            approach=approach,
+            budget=budget,
+            reach=float(budget) / forecaster.largest,
+            params=refusal or _estimate(quantities["params"]),
+            tokens=refusal or _estimate(quantities["tokens"]),
+            loss=refusal or _estimate(quantities["loss"]),
+            law=refusal or freeze(forecaster, approach),
+            weight=weights.get(approach, 0.0) if approach in supported else None,
+            record=record_sentence(rolled.backtests, approach),
+            noise=noise,
+            resampling=forecaster.resampling,
+        )
+        for approach, quantities in answers.items()
+    )
+
+
+def record_sentence(backtests: Sequence[BackTest], approach: str) -> str:
+    """How an approach fared one budget ahead; empty where it was never asked."""
+    ahead = [
+        test for test in backtests if test.ahead and test.quantity == "loss" and test.law == law_name(approach, "loss")
+    ]
+    if not ahead:
+        return ""
+    sizes = sorted(abs(test.error) for test in ahead)
+    bias = float(np.median([test.error for test in ahead]))
+    inside = sum(test.covered for test in ahead)
+    return (
+        f"one budget ahead its L* was off by {np.median(sizes):.2%} in the median ({bias:+.2%} with its sign), "
+        f"{sizes[-1]:.2%} at most, and {inside} of {len(ahead)} lay inside its interval"
+    )
+
+
+def _estimate(answer: Sample | Refusal) -> Estimate | Refusal:
+    return answer if isinstance(answer, Refusal) else answer.estimate

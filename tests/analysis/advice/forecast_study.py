@@ -1,0 +1,171 @@
+"""How often forecasts hold the truth, by grid, reach and truth: the law that surfaces fit, and laws that they do not.
+
+Run as a program it prints the table and writes it: `python tests/analysis/advice/forecast_study.py STUDIES PATH.csv
+[GRID ...]`. A study is one arm, one grid and one truth, planted anew; STUDIES of them are drawn for each grid, the
+truths in turn.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy.optimize import minimize_scalar
+
+from analysis.advice.forecast.backtest import roll
+from analysis.advice.forecast.forecaster import COMBINED
+from analysis.advice.forecast.outlook import APPROACHES, OutlookRules
+from analysis.isoflop.parabola import ParabolaRules
+from analysis.runs.points import read_points
+from analysis.statistics.bootstrap import Resampling, Sample
+from analysis.surface.optimum import SurfaceRules
+
+E, A, ALPHA, B, BETA = 1.6, 55.0, 0.4, 135.0, 0.4
+NOISE = 0.006
+"""nats, of a run."""
+SHARED = 0.5
+"""Share of its variance that the budgets of a trunk have in common."""
+DRAWS = 300
+REACHES = (2.0, 4.0, 10.0)
+CENTRE_N, CENTRE_D = 3e4, 5e5
+"""About where the grids lie."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What the runs follow."""
+
+    name: str
+    loss: Callable
+    """(N, D) -> nats/token."""
+    shape_merit: float = 0.0
+    """Standard deviation of what a size gains or loses at every budget, nats."""
+    noise_exponent: float = 0.0
+    """Growth of the noise with C."""
+
+    def best(self, flops: float) -> tuple[float, float]:
+        """N* and L*."""
+        found = minimize_scalar(lambda x: self.loss(np.exp(x), flops / 6 / np.exp(x)), bounds=(3, 25), method="bounded")
+        return float(np.exp(found.x)), float(found.fun)
+
+
+def law(n, d):
+    """The surface."""
+    return E + A / n**ALPHA + B / d**BETA
+
+
+def best_of_law(flops):
+    """N* of the surface in closed form (Hoffmann et al. 2022, equation 4)."""
+    return (ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA)) * (flops / 6) ** (BETA / (ALPHA + BETA))
+
+
+TRUTHS = (
+    Truth(name="the law", loss=law),
+    Truth(name="a shape's merit", loss=law, shape_merit=0.02),
+    Truth(name="rates for small sizes", loss=lambda n, d: law(n, d) + 0.03 * np.log(n / CENTRE_N) ** 2),
+    Truth(
+        name="rates for the optimum",
+        loss=lambda n, d: law(n, d) + 0.04 * np.log(n / best_of_law(6 * n * d)) ** 2,
+    ),
+    Truth(
+        name="a drifting exponent",
+        loss=lambda n, d: (
+            E + A / n**ALPHA + B / CENTRE_D**BETA * (d / CENTRE_D) ** -(0.4 - 0.04 * np.log(d / CENTRE_D))
+        ),
+    ),
+    Truth(name="no asymptote", loss=lambda n, d: 1.0 + 5.2 / n**0.14 + 7.5 / d**0.14),
+    Truth(name="noise that shrinks", loss=law, noise_exponent=-0.4),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is trained."""
+
+    name: str
+    sizes: int
+    budgets: tuple[float, ...]
+    seeds: int = 1
+    step: float = 0.17
+    """Decades of N between sizes."""
+
+
+def budgets(first: float, ratio: float, number: int) -> tuple[float, ...]:
+    return tuple(first * ratio**index for index in range(number))
+
+
+GRIDS = (
+    Grid(name="paper: 4 sizes, 3 budgets", sizes=4, budgets=(2e12, 5e12, 1.65e13), step=0.39),
+    Grid(name="demo: 6 sizes, 3 budgets", sizes=6, budgets=(4e10, 1.1e11, 3e11)),
+    Grid(name="7 sizes, 4 budgets", sizes=7, budgets=budgets(1e11, 3, 4)),
+    Grid(name="9 sizes, 4 budgets, 2 seeds", sizes=9, budgets=budgets(1e11, 3, 4), seeds=2, step=0.14),
+    Grid(name="10 sizes, 6 budgets", sizes=10, budgets=budgets(5e10, 2.5, 6), step=0.14),
+)
+
+
+def table(grid: Grid, truth: Truth, study: int) -> pl.DataFrame:
+    """A run table of one arm; runs of a trunk have a part of their noise in common."""
+    rng = np.random.default_rng([study, len(grid.name)])
+    trunk: dict[tuple, float] = defaultdict(rng.normal)
+    merit: dict[str, float] = defaultdict(rng.normal)
+    middle_budget = float(np.exp(np.mean(np.log(grid.budgets))))
+    rows = []
+    for budget in grid.budgets:
+        middle = round(np.log10(truth.best(budget)[0]) / grid.step)
+        for rung in range(grid.sizes):
+            size = 10 ** (grid.step * (middle + rung - (grid.sizes - 1) / 2))
+            name, tokens = f"{size:.5g}", budget / 6 / size
+            for seed in range(grid.seeds):
+                noise = np.sqrt(SHARED) * trunk[name, seed] + np.sqrt(1 - SHARED) * rng.normal()
+                spread = NOISE * (budget / middle_budget) ** truth.noise_exponent
+                rows.append(
+                    {
+                        "cell_id": f"{name}/{budget:.0f}/{seed}", "status": "finished", "arm": "vanilla",
+                        "size": name, "budget": f"{budget:.0f}", "budget_convention": "6nd", "seed": seed,
+                        "unique_params": size, "tokens": tokens, "trunk_id": f"{name}/{seed}",
+                        "loss": truth.loss(size, tokens) + truth.shape_merit * merit[name] + spread * noise,
+                    }
+                )  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def study_rows(grid: Grid, truth: Truth, number: int) -> list[dict]:
+    """What every approach says at every reach, beside the truth."""
+    points = read_points(table(grid, truth, number))
+    rules = OutlookRules(
+        parabola=ParabolaRules(), surface=SurfaceRules(), resampling=Resampling(draws=DRAWS, paired=0.0)
+    )
+    forecaster = roll(points.frame, "vanilla", points.budgets_of("vanilla"), rules).forecaster
+    rows = []
+    for reach in REACHES:
+        flops = grid.budgets[-1] * reach
+        best, loss = truth.best(flops)
+        answers = forecaster.at(f"{flops:.0f}")
+        for approach in (*APPROACHES, COMBINED):
+            for quantity, value in (("params", best), ("tokens", flops / 6 / best), ("loss", loss)):
+                answer = answers[approach][quantity]
+                row = {"grid": grid.name, "truth": truth.name, "reach": reach, "approach": approach}
+                row |= {"quantity": quantity, "study": number, "given": isinstance(answer, Sample)}
+                if isinstance(answer, Sample):
+                    given = answer.estimate
+                    row |= {"error": given.value / value - 1, "width": (given.high - given.low) / 2 / value}
+                    row |= {"held": given.low <= value <= given.high}
+                rows.append(row)
+    return rows
+
+
+def measure(grid: Grid, studies: int) -> pl.DataFrame:
+    """One row a prediction."""
+    rows = [row for number in range(studies) for row in study_rows(grid, TRUTHS[number % len(TRUTHS)], number)]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+if __name__ == "__main__":
+    number, path, chosen = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    frames = []
+    for index, grid in enumerate(GRIDS):
+        if not chosen or str(index) in chosen:
+            frames.append(measure(grid, number))
+            pl.concat(frames).write_csv(path)
