@@ -1,8 +1,9 @@
 """How often forecasts hold the truth, by grid, reach and truth: the law that surfaces fit, and laws that they do not.
 
-Run as a program it prints the table and writes it: `python tests/analysis/advice/forecast_study.py STUDIES PATH.csv
-[GRID ...]`. A study is one arm, one grid and one truth, planted anew; STUDIES of them are drawn for each grid, the
-truths in turn.
+A study is one arm, one grid and one truth, planted anew; the truths take turns. `python
+tests/analysis/advice/forecast_study.py FIRST LAST PATH.parquet [GRID ...]` writes the predictions of the studies of these
+numbers, so that several processes can share them; `python tests/analysis/advice/forecast_study.py summary PATH.csv
+PATH.parquet ...` makes the table of them.
 """
 
 import sys
@@ -64,7 +65,7 @@ def best_of_law(flops):
 TRUTHS = (
     Truth(name="the law", loss=law),
     Truth(name="a shape's merit", loss=law, shape_merit=0.02),
-    Truth(name="rates for small sizes", loss=lambda n, d: law(n, d) + 0.03 * np.log(n / CENTRE_N) ** 2),
+    Truth(name="rates for small sizes", loss=lambda n, d: law(n, d) + 0.012 * np.log(n / CENTRE_N) ** 2),
     Truth(
         name="rates for the optimum",
         loss=lambda n, d: law(n, d) + 0.04 * np.log(n / best_of_law(6 * n * d)) ** 2,
@@ -156,16 +157,39 @@ def study_rows(grid: Grid, truth: Truth, number: int) -> list[dict]:
     return rows
 
 
-def measure(grid: Grid, studies: int) -> pl.DataFrame:
-    """One row a prediction."""
-    rows = [row for number in range(studies) for row in study_rows(grid, TRUTHS[number % len(TRUTHS)], number)]
+def measure(grid: Grid, numbers: range) -> pl.DataFrame:
+    """One row a prediction of the studies of these numbers."""
+    rows = [row for number in numbers for row in study_rows(grid, TRUTHS[number % len(TRUTHS)], number)]
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
+def summary(predictions: pl.DataFrame) -> pl.DataFrame:
+    """The lines of analysis/advice/forecast/reference/forecast_coverage.csv."""
+    shapes = pl.DataFrame(
+        [{"grid": grid.name, "sizes": grid.sizes, "budgets": len(grid.budgets), "seeds": grid.seeds} for grid in GRIDS]
+    )
+    by = ["grid", "reach", "approach", "quantity"]
+    shares = [
+        pl.col("held").mean(),
+        pl.col("given").mean(),
+        pl.col("error").abs().median().alias("error"),
+        pl.col("width").median(),
+    ]
+    whole = predictions.group_by(by, maintain_order=True).agg(*shares, pl.len().alias("studies"))
+    of_truth = predictions.group_by(*by, "truth", maintain_order=True).agg(pl.col("held").mean().alias("worst_held"))
+    worst = of_truth.drop_nulls().sort("worst_held", maintain_order=True).unique(by, keep="first", maintain_order=True)
+    whole = whole.join(worst.rename({"truth": "worst_truth"}), on=by, how="left", maintain_order="left")
+    return shapes.join(whole, on="grid", maintain_order="right").with_columns(
+        pl.col("held", "given", "worst_held").round(3), pl.col("error", "width").round(5)
+    )
+
+
 if __name__ == "__main__":
-    number, path, chosen = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    frames = []
-    for index, grid in enumerate(GRIDS):
-        if not chosen or str(index) in chosen:
-            frames.append(measure(grid, number))
-            pl.concat(frames).write_csv(path)
+    if sys.argv[1] == "summary":
+        summary(pl.concat([pl.read_parquet(path) for path in sys.argv[3:]])).write_csv(sys.argv[2])
+        sys.exit()
+    first, last, path, chosen = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+    frames = [
+        measure(grid, range(first, last)) for index, grid in enumerate(GRIDS) if not chosen or str(index) in chosen
+    ]
+    pl.concat(frames).write_parquet(path)
