@@ -23,7 +23,8 @@ import numpy as np
 from scipy import optimize
 
 from analysis.runs.column_map import parse_columns
-from analysis.runs.import_table import read_table
+from analysis.runs.column_names import complete_columns
+from analysis.runs.table_file import read_table
 from analysis.statistics.bootstrap import Resampling
 from analysis.statistics.quadratic import Floats
 from analysis.surface.draws import redraw_surface
@@ -122,7 +123,7 @@ def main() -> None:
     """Parse, pin the threads (in a process of its own, before numpy loads), compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, required=True)
-    parser.add_argument("--columns", required=True)
+    parser.add_argument("--columns", default="", help="as for `mor-sweep fit`")
     parser.add_argument("--starts", type=int, default=len(GRID))
     parser.add_argument("--sampled-draws", type=int, default=100)
     parser.add_argument("--drop-highest", type=int, default=0, help="leave out so many of the highest losses")
@@ -130,7 +131,8 @@ def main() -> None:
     if any(os.environ.get(name) != "1" for name in THREADS):
         pinned = os.environ | dict.fromkeys(THREADS, "1")
         sys.exit(subprocess.run([sys.executable, "-m", "bench.fit", *sys.argv[1:]], env=pinned, check=False).returncode)
-    table, columns = read_table(options.table), parse_columns(options.columns)
+    table = read_table(options.table)
+    columns = complete_columns(table, parse_columns(options.columns))
     arrays = [table[columns[name].name].to_numpy() * columns[name].factor for name in ("params", "tokens", "loss")]
     kept = np.argsort(np.argsort(arrays[2], kind="stable")) < len(arrays[2]) - options.drop_highest
     compare(plain_points(*(each[kept] for each in arrays)), options.starts, options.sampled_draws)

@@ -29,7 +29,7 @@ from analysis.figures.drawing import (
 )
 from analysis.frontier.study import Frontier, Study
 from analysis.report.provenance import Provenance
-from analysis.report.text import EXPONENTS, QUANTITIES, caveat_of
+from analysis.report.text import EXPONENTS, QUANTITIES, caveat_of, params_label
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.power_law import FittedPowerLaw
 
@@ -45,7 +45,7 @@ SLOPES = {
     "loss": "local slope of L*",
 }
 LABELS = {
-    "params": "N*  (unique non-embedding parameters)",
+    "params": "N*",
     "tokens": "D*  (tokens)",
     "loss": "L*  (nats/token)",
 }
@@ -184,7 +184,8 @@ def _draw_law(axes: Axes, law: FittedPowerLaw | Refusal, colour: str) -> None:
 def _finish_frontier_panel(axes: Axes, quantity: str, study: Study, budgets: list[int]) -> None:
     axes.set_title(f"{quantity_symbol(quantity)} against compute", loc="left", fontweight="bold")
     axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
-    axes.set_ylabel(LABELS[quantity])
+    counted = f"  ({plain_text(params_label(study))})" if quantity == "params" else ""
+    axes.set_ylabel(LABELS[quantity] + counted)
     if budgets:
         axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
         budget_ticks(axes, budgets)

@@ -21,12 +21,14 @@ from analysis.figures.drawing import (
     count_ticks,
     draw_reference_runs,
     grouped_reasons,
+    plain_text,
     save,
 )
 from analysis.frontier.study import Frontier, Study
 from analysis.isoflop.approach import Isoflop
 from analysis.isoflop.parabola import Parabola
 from analysis.report.provenance import Provenance
+from analysis.report.text import params_label
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from mor_core.units import budget_label
 
@@ -127,7 +129,7 @@ def _finish_isoflop(
     _format_counts_axis(panels[: len(frontiers)])
     columns = min(3, len(frontiers))
     for axes in panels[max(0, len(frontiers) - columns) : len(frontiers)]:
-        axes.set_xlabel("N  (unique non-embedding parameters)")
+        axes.set_xlabel(f"N  ({plain_text(params_label(study))})")
     figure.supylabel(f"{study.points.loss_column}  (nats/token)", fontsize=9)
     handles = [
         Line2D([], [], color=colour, marker=MARKERS[index % len(MARKERS)], markersize=4.5, label=budget_label(budget))

@@ -29,6 +29,7 @@ from analysis.figures.drawing import (
 )
 from analysis.frontier.study import Frontier, Study
 from analysis.report.provenance import Provenance
+from analysis.report.text import params_label
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.quadratic import Floats
 from analysis.surface.fit import SurfaceFit
@@ -75,7 +76,7 @@ def plot_surface(study: Study, out_paths: Iterable[Path], provenance: Provenance
 
 def _draw_surface(axes: Axes, study: Study, frontier: Frontier, shades: Normalize) -> None:
     axes.set_title(plain_text(frontier.arm), loc="left", fontweight="bold")
-    axes.set_xlabel("N  (unique non-embedding parameters)")
+    axes.set_xlabel(f"N  ({plain_text(params_label(study))})")
     axes.set_ylabel("D  (tokens)")
     axes.grid(visible=False)
     mine = study.points.frame.filter(pl.col("arm") == frontier.arm)

@@ -13,6 +13,7 @@ from analysis.isoflop.akima import fit_akima
 from analysis.isoflop.approach import Isoflop, IsoflopFit, fit_isoflops, parabola_residuals
 from analysis.isoflop.envelope import fit_envelope
 from analysis.isoflop.parabola import ParabolaRules
+from analysis.runs.column_map import Reading
 from analysis.runs.points import Exclusion, Points, read_points
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import ApproachFit, SampledOptimum
@@ -123,6 +124,8 @@ class Study:
     """What a recursion is worth, over all arms; None without the surface approach or without recursive arms."""
     on_small_corpus: bool = False
     """Whether this tool trained the runs on a small corpus; nothing is known of the corpus of a foreign table."""
+    reading: Reading | None = None
+    """What a foreign table calls N, D, C and the loss; None for runs of this tool, whose counts are known."""
 
     @property
     def refused(self) -> bool:
@@ -164,7 +167,13 @@ APPROACHES: dict[str, Approach] = {
 """The one list of fitting approaches."""
 
 
-def fit_study(table: pl.DataFrame, settings: FitSettings | None = None, *, on_small_corpus: bool = False) -> Study:
+def fit_study(
+    table: pl.DataFrame,
+    settings: FitSettings | None = None,
+    *,
+    on_small_corpus: bool = False,
+    reading: Reading | None = None,
+) -> Study:
     """Fit a run table (one row a cell; required columns: `analysis.runs.points.REQUIRED_COLUMNS` and the loss).
 
     What the data do not support comes back as a `Refusal` in the place of its number.
@@ -189,6 +198,7 @@ def fit_study(table: pl.DataFrame, settings: FitSettings | None = None, *, on_sm
         comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits)),
         recursion=_recursion(table, points, settings),
         on_small_corpus=on_small_corpus,
+        reading=reading,
     )
 
 

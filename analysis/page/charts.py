@@ -12,7 +12,7 @@ from analysis.figures.drawing import ARM_COLOURS, arm_style, budget_colours
 from analysis.figures.figure_data import frontier_data, isoflop_data, residuals_data
 from analysis.frontier.study import Study
 from analysis.isoflop.parabola import Parabola
-from analysis.report.text import QUANTITIES, SYMBOLS, count_text, loss_text
+from analysis.report.text import QUANTITIES, SYMBOLS, count_text, loss_text, params_label
 from analysis.runs.curves import CellCurve
 from analysis.statistics.answers import Estimate
 from mor_core.units import budget_label, short_count
@@ -54,7 +54,7 @@ def _flops_axis(study: Study) -> dict[str, Any]:
 
 def _frontier_charts(study: Study) -> list[Chart]:
     axes = {
-        "params": _axis("N* (unique non-embedding parameters)", "count"),
+        "params": _axis(f"N* ({params_label(study)})", "count"),
         "tokens": _axis("D* (tokens)", "count"),
         "loss": _axis("L* (nats/token)", "number", log=False),
     }
@@ -121,7 +121,7 @@ def _isoflop_charts(study: Study) -> list[Chart]:
                 series.append(_minimum(entry["arm"], label, colours[budget], each))
         found.append(
             {"id": f"isoflop-{len(found)}", "section": "isoflop", "title": entry["arm"], "arm": entry["arm"],
-             "x": _axis("N (unique non-embedding parameters)", "count"),
+             "x": _axis(f"N ({params_label(study)})", "count"),
              "y": _axis(f"{study.points.loss_column} (nats/token)", "number", log=False), "series": series}
         )  # fmt: skip
     return found

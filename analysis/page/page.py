@@ -31,6 +31,7 @@ from analysis.report.text import (
     law_text,
     loss_text,
     number_text,
+    params_label,
     plain,
     refusals_of,
 )
@@ -72,6 +73,7 @@ def render_page(
             (name, title, [each for each in charts if each["section"] == name]) for name, title in SECTIONS.items()
         ],
         arms=study.points.arms,
+        params_label=params_label(study),
         caveat=caveat_of(study),
         refused=study.refused,
         statuses=_statuses(runs, study),

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from analysis.advice.lifetime import Lifetime, verdicts
 from analysis.advice.serving import Demand
 from analysis.report.tables import Format, as_csv, as_latex, as_markdown
-from analysis.report.text import count_text, plain
+from analysis.report.text import count_text, plain, reading_as_json
+from analysis.runs.column_map import Reading
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.surface.fit import FLAGGED_REACH
 
@@ -16,13 +17,19 @@ LARGE_SCATTER = 0.1
 AT_OPTIMUM = ("sequences", "weight_bytes", "kv_bytes")
 
 
-def tabulate_lifetime(answers: Mapping[str, Lifetime | Refusal], target: float, demand: Demand, form: Format) -> str:
+def tabulate_lifetime(
+    answers: Mapping[str, Lifetime | Refusal],
+    target: float,
+    demand: Demand,
+    form: Format,
+    reading: Reading | None = None,
+) -> str:
     """One row an arm, and what each costs over the cheapest; ends with a newline."""
     if form is Format.csv:
         return as_csv([_numbers(arm, answer) for arm, answer in answers.items()])
     if form is Format.json:
         found = {"target_loss": target, "demand": demand, "arms": dict(answers), "verdicts": verdicts(answers)}
-        return json.dumps({"schema": SCHEMA, "data": plain(found)}, indent=1) + "\n"
+        return json.dumps({"schema": SCHEMA, "data": plain(found) | reading_as_json(reading)}, indent=1) + "\n"
     unit = "FLOPs" if demand.per == "flops" else "bytes"
     head = ["arm", "N", "D (tokens)", *(f"{cost} ({unit})" for cost in COSTS)]
     if demand.limited:

@@ -28,9 +28,11 @@ class Provenance:
     """How the numbers come from the cells."""
     inputs_sha256: str
     """Hash of the points and exclusions."""
+    assumed: str = ""
+    """What was worked out because a foreign table does not have it; empty where nothing was."""
 
     def lines(self) -> list[str]:
-        """Two lines for the foot of a figure."""
+        """Two lines for the foot of a figure, and a third for what was assumed."""
         left_out = ", ".join(f"{reason} {count}" for reason, count in self.left_out.items())
         named = f"{self.source}" + (f" on {self.data}" if self.data else "")
         cells = f"{self.num_used} cells used, {sum(self.left_out.values())} left out"
@@ -38,6 +40,7 @@ class Provenance:
             f"{named}; {self.loss_column} in nats/token, {self.budget_convention} FLOPs; {cells}"
             + (f" ({left_out})" if left_out else ""),
             f"{self.method}; mor-sweep {self.version}, inputs {self.inputs_sha256[:16]}",
+            *([self.assumed] if self.assumed else []),
         ]
 
 
@@ -50,10 +53,11 @@ def provenance_of(study: Study, *, source: str, data: str, version: str) -> Prov
         data=data,
         version=version,
         budget_convention=study.points.budget_convention,
-        loss_column=study.points.loss_column,
+        loss_column=study.points.loss_column if study.reading is None else study.reading.columns["loss"].name,
         num_used=study.points.frame.height,
         left_out=dict(sorted(counts.items())),
         method=f"{' and '.join(study.settings.approaches)}, {resampling.level:.0%} intervals of {resampling.draws} "
         f"redrawn studies (seed {resampling.random_seed})",
         inputs_sha256=study.points.inputs_sha256,
+        assumed="" if study.reading is None else study.reading.sentence,
     )

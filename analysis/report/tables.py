@@ -4,9 +4,10 @@ import csv
 import io
 import json
 from enum import StrEnum
+from typing import Any
 
 from analysis.frontier.study import Frontier, Study
-from analysis.report.text import EXPONENTS, QUANTITIES, count_text, loss_text, number_text
+from analysis.report.text import EXPONENTS, QUANTITIES, count_text, loss_text, number_text, reading_as_json
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import budget_label
 
@@ -32,7 +33,7 @@ def tabulate(study: Study, form: Format) -> str:
     """The optima of every arm and approach, one row a budget, then one row of exponents; ends with a newline."""
     if form in (Format.csv, Format.json):
         rows = [row for frontier in study.frontiers for row in _number_rows(frontier)]
-        return as_csv(rows) if form is Format.csv else as_json(SCHEMA, rows)
+        return as_csv(rows) if form is Format.csv else as_json(SCHEMA, rows, **reading_as_json(study.reading))
     rows = [row for frontier in study.frontiers for row in _text_rows(frontier)]
     head = ["arm", "approach", "C (FLOPs)", *HEADS.values()]
     return as_markdown(head, rows) if form is Format.markdown else as_latex(head, rows)
@@ -107,9 +108,9 @@ def _escaped(text: str) -> str:
     return "".join(LATEX_ESCAPES.get(letter, letter) for letter in text)
 
 
-def as_json(schema: str, rows: list[dict[str, str | float | None]]) -> str:
-    """Rows as a document that says what it is and in which version; ends with a newline."""
-    return json.dumps({"schema": schema, "data": {"rows": rows}}, indent=1) + "\n"
+def as_json(schema: str, rows: list[dict[str, str | float | None]], **more: Any) -> str:
+    """Rows, and more beside them, as a document that says what it is and in which version; ends with a newline."""
+    return json.dumps({"schema": schema, "data": {"rows": rows, **more}}, indent=1) + "\n"
 
 
 def as_csv(rows: list[dict[str, str | float | None]]) -> str:

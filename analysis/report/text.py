@@ -11,6 +11,7 @@ from analysis.frontier.compare import Comparison
 from analysis.frontier.coverage import coverage_notes
 from analysis.frontier.study import Frontier, Optimum, Study
 from analysis.report.surface import surface_as_json, surface_lines
+from analysis.runs.column_map import Reading, column_text
 from analysis.runs.points import Exclusion
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.power_law import FittedPowerLaw
@@ -43,6 +44,7 @@ def study_as_json(study: Study) -> dict[str, Any]:
     """Every number, interval, refusal, exclusion and setting of a study, as plain JSON values."""
     return {
         "schema": SCHEMA,
+        **reading_as_json(study.reading),
         "inputs_sha256": study.points.inputs_sha256,
         "settings": plain(study.settings),
         "budget_convention": study.points.budget_convention,
@@ -56,6 +58,14 @@ def study_as_json(study: Study) -> dict[str, Any]:
         "comparisons": [comparison_as_json(comparison) for comparison in study.comparisons],
         "exclusions": plain(study.exclusions),
     }
+
+
+def reading_as_json(reading: Reading | None) -> dict[str, Any]:
+    """`table`: the columns of a foreign table by meaning, and what was assumed; nothing for runs of this tool."""
+    if reading is None:
+        return {}
+    columns = {meaning: column_text(column) for meaning, column in reading.columns.items()}
+    return {"table": {"columns": columns, "assumed": list(reading.assumptions.values())}}
 
 
 def comparison_as_json(comparison: Comparison) -> dict[str, Any]:
@@ -93,11 +103,12 @@ def study_as_markdown(study: Study) -> str:
     """The study as a Markdown document: frontiers, exponents, comparisons, refusals, rows left out."""
     settings = study.settings.resampling
     head = [
-        f"Loss: `{study.points.loss_column}` (nats/token). Budgets: `{study.points.budget_convention}` training FLOPs. "
-        f"N: unique non-embedding parameters. Intervals: {settings.level:.0%}, {settings.draws} redrawn studies, "
+        f"{_quantities(study)} Intervals: {settings.level:.0%}, {settings.draws} redrawn studies, "
         f"seed {settings.random_seed}. {study.points.frame.height} points, {len(study.exclusions)} rows left out. "
         f"Inputs sha256 `{study.points.inputs_sha256}`."
     ]
+    if study.reading is not None and study.reading.assumptions:
+        head.append(study.reading.sentence)
     if study.refused:
         head.append("**No number is supported by these runs.**")
     caveat = caveat_of(study)
@@ -112,6 +123,30 @@ def study_as_markdown(study: Study) -> str:
         _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+OWN_PARAMS = "unique non-embedding parameters"
+
+
+def params_label(study: Study) -> str:
+    """What N counts: known of this tool's runs; of a foreign table only its column is."""
+    return OWN_PARAMS if study.reading is None else f"column {column_text(study.reading.columns['params'])}, as given"
+
+
+def _quantities(study: Study) -> str:
+    """What the loss, the budgets and N are; of a foreign table the columns they come from, and nothing beyond."""
+    points, reading = study.points, study.reading
+    if reading is None:
+        return (
+            f"Loss: `{points.loss_column}` (nats/token). Budgets: `{points.budget_convention}` training FLOPs. "
+            f"N: {OWN_PARAMS}."
+        )
+    columns = {meaning: f"column `{column_text(column)}`" for meaning, column in reading.columns.items()}
+    flops = columns.get("flops") or columns.get("budget") or "6 N D"
+    return (
+        f"Loss: {columns['loss']} (nats/token). Budgets: {flops}, `{points.budget_convention}` training FLOPs. "
+        f"N: {columns['params']}, as given. D: {columns.get('tokens', 'C / (6 N)')}."
+    )
 
 
 def _frontier_section(frontier: Frontier) -> str:

@@ -1,7 +1,8 @@
 """What the columns of anyone's table mean.
 
 A column map is written as `params=N,tokens=D*1e9,loss=val_loss,flops=C,arm=model`: on the left what a column means, on
-the right its name in the table, with a factor where its unit is not parameters, tokens, nats/token or FLOPs.
+the right its name in the table, with a factor where its unit is not parameters, tokens, nats/token or FLOPs. `arm=`
+says that no column means this, whatever its name.
 """
 
 import difflib
@@ -48,34 +49,60 @@ class Column:
     """Where a quantity stands in a table."""
 
     name: str
-    """The column."""
+    """The column; empty where the table is said to have none."""
     factor: float = 1.0
     """What its numbers are multiplied by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What someone else's table calls its quantities: all that is known of how they were counted."""
+
+    columns: dict[str, Column]
+    """By meaning, of `MEANINGS`, where it stands in the table."""
+    assumptions: dict[str, str]
+    """By meaning that no column has, a sentence on how it was worked out."""
+
+    @property
+    def sentence(self) -> str:
+        """Everything that was assumed, ended with a full stop; empty where nothing was."""
+        text = "; ".join(self.assumptions.values())
+        return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def parse_columns(text: str) -> dict[str, Column]:
     """`params=N,tokens=D*1e9` -> what stands where.
 
     Raises:
-        TableError: a meaning is unknown, missing or given twice, or a factor is no positive number.
+        TableError: a meaning is unknown or given twice, or a factor is no positive number.
     """
-    found: dict[str, Column] = {}
-    for part in filter(None, (each.strip() for each in text.split(","))):
-        meaning, equals, where = (each.strip() for each in part.partition("="))
-        if not equals or not where:
+    columns: dict[str, Column] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        meaning, equals, where = (piece.strip() for piece in part.partition("="))
+        if not equals:
             raise TableError(f"found {part!r}, expected MEANING=COLUMN, such as params=N or tokens=D*1e9.", fix=COLUMNS)
         if meaning not in MEANINGS:
             close = difflib.get_close_matches(meaning, MEANINGS, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise TableError(f"unknown meaning {meaning!r}: choose from {', '.join(MEANINGS)}.{hint}", fix=COLUMNS)
-        if meaning in found:
+        if meaning in columns:
             raise TableError(f"{meaning} is given twice.", fix=COLUMNS)
-        name, star, factor = (each.strip() for each in where.rpartition("*"))
-        found[meaning] = Column(name=name, factor=_factor(factor)) if star else Column(name=where)
-    missing = [meaning for meaning in REQUIRED if meaning not in found]
-    if missing:
-        raise TableError(f"no column for {', '.join(missing)}: a fit needs params, tokens and loss.", fix=COLUMNS)
-    return found
+        name, star, factor = (piece.strip() for piece in where.rpartition("*"))
+        columns[meaning] = Column(name=name, factor=_factor(factor)) if star else Column(name=where)
+    return columns
+
+
+def columns_text(columns: dict[str, Column]) -> str:
+    """The map as `parse_columns` reads it."""
+    return ",".join(f"{meaning}={column_text(column)}" for meaning, column in columns.items())
+
+
+def column_text(column: Column) -> str:
+    """A column, with its factor where it has one: `D*1e+09`."""
+    if column.factor == 1:
+        return column.name
+    short = f"{column.factor:g}"
+    return f"{column.name}*{short if float(short) == column.factor else repr(column.factor)}"
 
 
 def _factor(text: str) -> float:

@@ -3,11 +3,12 @@
 import difflib
 import math
 from dataclasses import dataclass
-from pathlib import Path
+from decimal import Decimal
 
 import polars as pl
 
-from analysis.runs.column_map import MEANINGS, NUMBERS, Column
+from analysis.runs.column_map import MEANINGS, NUMBERS, Column, Reading
+from analysis.runs.column_names import CONVENTION_6ND, is_6nd
 from analysis.runs.points import TableError
 from analysis.runs.quality import Suspicion, find_off_budget, find_reasons, find_suspicions
 
@@ -26,26 +27,18 @@ class ImportedTable:
 
     frame: pl.DataFrame
     """One row a run."""
+    reading: Reading
+    """What its columns are called, and what no column holds."""
     on_budgets: bool
-    """True where most runs lie on budgets with enough sizes for a parabola."""
+    """True where most runs that are not left out lie on budgets with enough sizes for a parabola."""
     optima_at: tuple[str, ...]
     """Where else to ask a surface: budgets over the range of the runs, decimal FLOPs; empty if on_budgets."""
+    clusters: tuple[str, ...] | None
+    """Budgets found as clusters of its FLOPs, decimal FLOPs, ascending; None where the table or the caller has them."""
     notes: tuple[str, ...]
     """What was assumed."""
     suspicions: tuple[Suspicion, ...]
     """What looks like a mistake in a unit or convention."""
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    """A CSV or Parquet file. Raises TableError where it is neither or cannot be read, OSError where it is not there."""
-    readers = {".csv": pl.read_csv, ".parquet": pl.read_parquet}
-    if path.suffix not in readers:
-        raise TableError(f"{path}: expected a .csv or .parquet file, found {path.suffix or 'no suffix'}.")
-    with path.open("rb") as file:
-        try:
-            return readers[path.suffix](file)
-        except pl.exceptions.PolarsError as error:
-            raise TableError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
 
 
 def import_table(
@@ -55,8 +48,9 @@ def import_table(
 
     Args:
         table: one row a run.
-        columns: see `analysis.runs.column_map.parse_columns`.
-        convention: how its FLOPs are counted, a name; found in the table or "as given" otherwise.
+        columns: params and loss, and tokens or FLOPs at least; see `analysis.runs.column_names.complete_columns`.
+        convention: how its FLOPs are counted, a name; found in the table or "as given" otherwise. "6nd" gives a table
+            in which no run has tokens D = C / (6 N).
         budgets: the FLOPs that its runs were meant for; found as clusters of its FLOPs otherwise.
 
     Raises:
@@ -64,21 +58,29 @@ def import_table(
     """
     notes: list[str] = []
     rows = _rows(table, columns)
-    stated = _convention(rows, "flops" in columns or "budget" in columns, convention, notes)
+    has_flops, has_tokens = "flops" in columns or "budget" in columns, _has_tokens(rows)
+    stated = _convention(rows, has_flops, convention)
     if "flops" not in columns:
         rows = [row | {"flops": row.get("budget") or _six_nd(row)} for row in rows]
-    suspicions = find_suspicions(rows, columns["loss"].name, has_flops=stated != "6nd")
+    if not has_tokens and has_flops and is_6nd(convention):
+        rows = [row | {"tokens": _tokens_of_6nd(row)} for row in rows]
+    reading = _reading(columns, has_flops=has_flops, has_tokens=has_tokens)
+    notes += reading.assumptions.values()
+    suspicions = find_suspicions(rows, columns["loss"].name, has_flops=has_flops, has_tokens=has_tokens)
     impossible = next((each for each in suspicions if each.impossible), None)
     if impossible:
         raise TableError(impossible.sentence)
-    rows = _with_budgets(rows, budgets, notes)
+    rows, clusters = _with_budgets(rows, budgets)
     rows = _with_seeds(rows, "seed" in columns, notes)
     reasons = find_reasons(rows) | find_off_budget(rows)
-    on_budgets = _share_on_budgets(rows) >= 0.5
+    kept = [row for row in rows if row["cell"] not in reasons]
+    on_budgets = _share_on_budgets(kept) >= 0.5
     return ImportedTable(
         frame=_frame(rows, reasons, stated),
+        reading=reading,
         on_budgets=on_budgets,
-        optima_at=() if on_budgets else _answers(rows),
+        optima_at=() if on_budgets else _answers(kept),
+        clusters=clusters,
         notes=tuple(notes),
         suspicions=suspicions,
     )
@@ -90,31 +92,56 @@ def _rows(table: pl.DataFrame, columns: dict[str, Column]) -> list[dict]:
         close = difflib.get_close_matches(missing[0], table.columns, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise TableError(f"The table has no column {missing[0]!r}; it has {', '.join(table.columns)}.{hint}")
-    chosen = []
-    for meaning, column in columns.items():
-        values = pl.col(column.name)
-        if meaning in NUMBERS:
-            try:
-                table.select(values.cast(pl.Float64, strict=True))
-            except pl.exceptions.PolarsError as error:
-                raise TableError(f"Column {column.name!r} ({MEANINGS[meaning]}) is not a number: {error}") from error
-            values = values.cast(pl.Float64) * column.factor
-        chosen.append(values.alias(meaning))
+    chosen = [_values(table, meaning, column).alias(meaning) for meaning, column in columns.items()]
+    if "tokens" not in columns:
+        chosen.append(pl.Series("tokens", [None] * table.height, pl.Float64))
     names = [f"row {number + 1}" for number in range(table.height)]
-    rows = table.select(chosen).to_dicts()
+    rows = pl.DataFrame(chosen).to_dicts()
     return [{"cell": name, "arm": "all runs"} | row for name, row in zip(names, rows, strict=True)]
 
 
-def _convention(rows: list[dict], has_flops: bool, convention: str | None, notes: list[str]) -> str:
+def _values(table: pl.DataFrame, meaning: str, column: Column) -> pl.Series:
+    """A column, as numbers where numbers are meant. Raises TableError with the first that is none."""
+    values = table[column.name]
+    if meaning not in (*NUMBERS, "seed"):
+        return values
+    kind = pl.Int64 if meaning == "seed" else pl.Float64
+    try:
+        numbers = values.cast(kind, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise TableError(f"Column {column.name!r} ({MEANINGS[meaning]}) holds {values.dtype}, not numbers.") from error
+    wrong = values.filter(numbers.is_null() & (values.is_not_null() | (meaning == "seed")))
+    if not wrong.is_empty():
+        wanted = "whole number" if meaning == "seed" else "number"
+        raise TableError(f"Column {column.name!r} ({MEANINGS[meaning]}) is not a {wanted}: found {wrong[0]!r}.")
+    return numbers if meaning == "seed" else numbers * column.factor
+
+
+def _has_tokens(rows: list[dict]) -> bool:
+    return any(row.get("tokens") is not None for row in rows)
+
+
+def _reading(columns: dict[str, Column], *, has_flops: bool, has_tokens: bool) -> Reading:
+    assumptions = {}
     if not has_flops:
-        notes.append("the table has no FLOPs: C = 6 N D is assumed for every arm")
-        return "6nd"
+        assumptions["flops"] = "the table has no FLOPs: C = 6 N D is assumed for every arm"
+    if not has_tokens:
+        assumptions["tokens"] = "the table has no tokens: D = C / (6 N), the convention 6nd, is assumed for every run"
+        columns = {meaning: column for meaning, column in columns.items() if meaning != "tokens"}
+    return Reading(columns=columns, assumptions=assumptions)
+
+
+def _convention(rows: list[dict], has_flops: bool, convention: str | None) -> str:
+    if not has_flops:
+        return CONVENTION_6ND
     named = sorted({str(row["convention"]) for row in rows if row.get("convention") is not None})
     if len(named) > 1:
         raise TableError(
             f"The table mixes the FLOP conventions {', '.join(named)}: FLOPs counted differently are not comparable, "
             "so fit one convention at a time."
         )
+    if is_6nd(convention):
+        return CONVENTION_6ND
     return convention or (named[0] if named else "as given")
 
 
@@ -123,15 +150,23 @@ def _six_nd(row: dict) -> float | None:
     return product if math.isfinite(product) and product > 0 else None
 
 
-def _with_budgets(rows: list[dict], budgets: tuple[int, ...], notes: list[str]) -> list[dict]:
-    """Every row with the budget it was meant for as a decimal string, and whether it is on one."""
+def _tokens_of_6nd(row: dict) -> float | None:
+    """D = C / (6 N): C = 6 N D (Kaplan et al. 2020, arXiv:2001.08361, section 2.1) the other way round."""
+    if not (_is_positive(row["flops"]) and _is_positive(row["params"])):
+        return None
+    return row["flops"] / (FACTOR_6ND * row["params"])
+
+
+def _with_budgets(rows: list[dict], budgets: tuple[int, ...]) -> tuple[list[dict], tuple[str, ...] | None]:
+    """Every row with the budget it was meant for as a decimal string, and whether it is on one; and the budgets that
+    had to be found."""
     if budgets:
-        return [_nearest(row, budgets) for row in rows]
+        return [_nearest(row, budgets) for row in rows], None
     if any(row.get("budget") for row in rows):
         return [
             row | {"budget": str(round(row["budget"] or 1)), "on_budget": bool(row["budget"]), "stated_budget": True}
             for row in rows
-        ]
+        ], None
     usable = sorted((row for row in rows if _is_positive(row["flops"])), key=lambda row: row["flops"])
     groups: list[list[dict]] = []
     for row in usable:
@@ -145,12 +180,12 @@ def _with_budgets(rows: list[dict], budgets: tuple[int, ...], notes: list[str]) 
         is_budget = spread <= WIDEST_BUDGET and len({row["params"] for row in group}) >= MIN_SIZES
         middle = math.exp(sum(math.log(row["flops"]) for row in group) / len(group))
         for row in group:
-            found[row["cell"]] = (str(round(float(f"{middle:.3g}" if is_budget else row["flops"]))), is_budget)
-    count = len({budget for budget, is_budget in found.values() if is_budget})
-    notes.append(
-        f"{count} budgets found as clusters of FLOPs; give the budgets or map budget=COLUMN to say them yourself"
-    )
-    return [row | dict(zip(("budget", "on_budget"), found.get(row["cell"], ("1", False)), strict=True)) for row in rows]
+            found[row["cell"]] = (_rounded(middle, 3) if is_budget else str(round(row["flops"])), is_budget)
+    clusters = sorted({budget for budget, is_budget in found.values() if is_budget}, key=int)
+    placed = [found.get(row["cell"], ("1", False)) for row in rows]
+    return [
+        row | {"budget": budget, "on_budget": is_budget} for row, (budget, is_budget) in zip(rows, placed, strict=True)
+    ], tuple(clusters)
 
 
 def _nearest(row: dict, budgets: tuple[int, ...]) -> dict:
@@ -185,7 +220,12 @@ def _answers(rows: list[dict]) -> tuple[str, ...]:
     if not logs:
         return ()
     first, last = math.ceil(min(logs) * ANSWERS_PER_DECADE), math.floor(max(logs) * ANSWERS_PER_DECADE)
-    return tuple(str(round(float(f"{10 ** (step / ANSWERS_PER_DECADE):.2g}"))) for step in range(first, last + 1))
+    return tuple(_rounded(10 ** (step / ANSWERS_PER_DECADE), 2) for step in range(first, last + 1))
+
+
+def _rounded(flops: float, digits: int) -> str:
+    """Decimal FLOPs of so many digits: as a float, 1e23 is 99999999999999991611392."""
+    return str(int(Decimal(f"{flops:.{digits}g}")))
 
 
 def _architecture(row: dict) -> str:

@@ -102,18 +102,25 @@ def _risen(rows: list[dict]) -> dict[str, str]:
     return found
 
 
-def find_suspicions(rows: list[dict], loss_name: str, *, has_flops: bool) -> tuple[Suspicion, ...]:
-    """What looks like a mistaken unit; judged by medians, so that single rows do not matter."""
+def find_suspicions(
+    rows: list[dict], loss_name: str, *, has_flops: bool, has_tokens: bool = True
+) -> tuple[Suspicion, ...]:
+    """What looks like a mistaken unit; judged by medians, so that single rows do not matter. FLOPs that follow from the
+    tokens, and tokens that follow from the FLOPs, say nothing about each other."""
     sound = [row for row in rows if not _own_reason(row)]
     if not sound:
         return ()
     found = []
     tokens, params, loss = (median(row[name] for row in sound) for name in ("tokens", "params", "loss"))
+    independent = has_flops and has_tokens
     if tokens < FEWEST_TOKENS:
-        found.append(_scaled("tokens", tokens, "if they are billions, map tokens=COLUMN*1e9", has_flops))
+        remedy = "if they are billions, map tokens=COLUMN*1e9"
+        if not has_tokens:
+            remedy = "they are C / (6 N), so give the factor of the FLOPs, such as flops=COLUMN*1e18"
+        found.append(_scaled("tokens", tokens, remedy, independent))
     if params < FEWEST_PARAMS:
-        found.append(_scaled("params", params, "if they are millions, map params=COLUMN*1e6", has_flops))
-    if has_flops:
+        found.append(_scaled("params", params, "if they are millions, map params=COLUMN*1e6", independent))
+    if independent:
         found += _flop_suspicions(median(row["flops"] / (6 * row["params"] * row["tokens"]) for row in sound))
     lowered = loss_name.lower()
     if loss < LOWEST_NATS or "bpb" in lowered or "bit" in lowered:

@@ -119,6 +119,7 @@ FLAGS = {
     "batches": "--batches",
     "budgets": "--budgets",
     "columns": "--columns",
+    "convention": "--convention",
     "executor": "--executor",
     "max_hours": "--max-gpu-hours",
     "other": "--with",
@@ -130,6 +131,7 @@ FLAGS = {
     "refresh": "--refresh",
     "results": "--results",
     "sizes": "--sizes",
+    "table": "--table",
     "tasks": "--tasks",
 }
 """What a setting that an error names is called on the command line, the same at every verb that has it. Settings of a

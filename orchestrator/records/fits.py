@@ -1,6 +1,7 @@
 """The fitted study of a sweep, of two sweeps as one table, or of anyone's table: the sweeps as they stand now, and
 refused where their losses do not mean the same; and whether a few validation windows decide it."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,9 +15,11 @@ from analysis.advice.predict import Advice
 from analysis.frontier.compare import Comparison
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.report.provenance import Provenance, provenance_of
-from analysis.runs.column_map import parse_columns
-from analysis.runs.import_table import import_table, read_table
+from analysis.runs.column_map import columns_text, parse_columns
+from analysis.runs.column_names import complete_columns, is_own, own_runs
+from analysis.runs.import_table import ImportedTable, import_table
 from analysis.runs.points import TableError
+from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Estimate
 from analysis.statistics.concentration import EVEN_CONCENTRATION, FEW_WINDOWS, concentration
 from analysis.surface.optimum import SurfaceRules
@@ -211,33 +214,59 @@ def fit_of_table(
     approaches: tuple[str, ...],
     tied: bool,
     leave_out: tuple[str, ...],
-    report: Callable[[str], None],
+    report: Callable[[str, Fix | None], None],
 ) -> Fitted:
-    """The fit of anyone's table; assumptions and suspicions are reported. Raises TableError.
+    """The fit of anyone's table; how it is read, assumptions and suspicions are reported, with the setting that would
+    change one. Raises TableError.
 
-    Without `approaches`, a surface, and parabolas where most runs lie on budgets.
+    Without `approaches`, a surface, and parabolas where most runs lie on budgets. The run table of a sweep is fitted as
+    the sweep is, unless something else is said of it.
     """
-    if columns is None:
-        example = Fix(setting="columns", value="params=N,tokens=D,loss=val_loss,flops=C", words="say it as in {}")
-        raise TableError(f"nothing says what the columns of {path} mean", fix=example)
+    frame = read_table(path)
+    stated = parse_columns(columns or "")
+    settings = FitSettings(
+        approaches=approaches or TABLE_APPROACHES, leave_out_cells=leave_out, surface=SurfaceRules(tied=tied)
+    )
+    if is_own(frame) and not (columns or convention or budgets):
+        report("note: read as the run table of a sweep", None)
+        runs = own_runs(frame)
+        return Fitted(study=fit_study(runs, settings), name=path.name, runs=runs)
+    meaning = complete_columns(frame, stated, convention)
+    report(f"columns: {shlex.quote(columns_text(meaning))}", None)
+    imported = import_table(frame, meaning, convention=convention, budgets=_budgets(budgets))
+    for note in imported.notes:
+        report(f"note: {note}", None)
+    if note := _budget_note(imported, approaches):
+        words = "{} says others" if imported.on_budgets else "where they were meant for budgets, name those with {}"
+        report(f"note: {note}", Fix(setting="budgets", words=words))
+    for suspicion in imported.suspicions:
+        report(f"suspected: {suspicion.sentence}", None)
+    if not (approaches or imported.on_budgets):
+        settings = replace(settings, approaches=("surface",))
+    settings = replace(settings, optima_at=imported.optima_at)
+    study = fit_study(imported.frame, settings, reading=imported.reading)
+    return Fitted(study=study, name=path.name, runs=imported.frame)
+
+
+def _budgets(text: str | None) -> tuple[int, ...]:
+    """Raises TableError for what is no amount of FLOPs."""
     try:
-        meant = tuple(parse_budget(budget) for budget in budgets.split(",")) if budgets else ()
+        return tuple(parse_budget(budget) for budget in text.split(",")) if text else ()
     except ValueError as error:
         raise TableError(str(error), fix=Fix(setting="budgets")) from error
-    imported = import_table(read_table(path), parse_columns(columns), convention=convention, budgets=meant)
-    for note in imported.notes:
-        report(f"note: {note}")
-    for suspicion in imported.suspicions:
-        report(f"suspected: {suspicion.sentence}")
-    if not imported.on_budgets and not approaches:
-        report("note: most runs are on no common budget, so that only a surface is fitted")
-    settings = FitSettings(
-        approaches=approaches or (TABLE_APPROACHES if imported.on_budgets else ("surface",)),
-        leave_out_cells=leave_out,
-        optima_at=imported.optima_at,
-        surface=SurfaceRules(tied=tied),
-    )
-    return Fitted(study=fit_study(imported.frame, settings), name=path.name, runs=imported.frame)
+
+
+def _budget_note(imported: ImportedTable, approaches: tuple[str, ...]) -> str:
+    """Which budgets were found, or what is done where most runs lie on none; empty where the table says its budgets."""
+    if imported.on_budgets:
+        labels = ", ".join(map(budget_label, imported.clusters or ()))
+        return f"{len(imported.clusters or ())} budgets found as clusters of FLOPs: {labels}" if labels else ""
+    where = "most runs lie on no common budget of FLOPs, which parabolas need"
+    if approaches and "surface" not in approaches:
+        return f"{where}: a surface L(N, D) fits runs of any FLOPs"
+    reach = imported.optima_at
+    at = f", asked at budgets from {budget_label(reach[0])} to {budget_label(reach[-1])} FLOPs" if reach else ""
+    return f"{where}: a surface L(N, D) is fitted instead{at}"
 
 
 def nearest_shapes(fitted: Fitted, answers: Sequence[Advice], flops: int) -> list[NearestShape | None]:

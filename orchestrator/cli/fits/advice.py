@@ -75,7 +75,7 @@ def predict(
 ) -> None:
     """What to train with a budget: size, tokens and the loss to expect, with intervals; exit code 5 where refused."""
     from analysis.advice.predict import predict_budget
-    from analysis.report.text import plain
+    from analysis.report.text import plain, reading_as_json
     from analysis.runs.points import TableError
     from mor_core.units import budget_text, parse_budget
     from orchestrator.records.fits import nearest_shapes
@@ -95,7 +95,8 @@ def predict(
             for each, shape in zip(answers, shapes, strict=True)
         ]
         content = {"source": fitted.name, "budget": str(flops), "budget_convention": study.points.budget_convention}
-        print_json("mor-sweep.predict/1", content | {"loss_column": study.points.loss_column, "answers": rows})
+        content |= {"loss_column": study.points.loss_column, "answers": rows} | reading_as_json(study.reading)
+        print_json("mor-sweep.predict/1", content)
         _end_refused_all(each.refused for each in answers)
         return
     typer.echo(f"budget {budget_text(flops)} FLOPs ({study.points.budget_convention})")
@@ -153,7 +154,7 @@ def lifetime(
     fitted = fit_of(asked, loss, ("surface",), tied=tied)
     demand = demand_of(memory, served_tokens, fitted.runs)
     answers = lifetime_study(fitted.study, target_loss, demand, arms_served(fitted.runs, demand), forced=force)
-    typer.echo(tabulate_lifetime(answers, target_loss, demand, wanted), nl=False)
+    typer.echo(tabulate_lifetime(answers, target_loss, demand, wanted, fitted.study.reading), nl=False)
     for note in lifetime_notes(answers):
         typer.echo(note, err=wanted is not Format.markdown)
     if wanted is not Format.json:
@@ -165,10 +166,10 @@ def lifetime(
 def compare(asked: Runs, other: Other = None, as_json: AsJson = False) -> None:
     """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers, under both losses."""
     from analysis.frontier.conventions import recount, recount_lines
-    from analysis.report.text import comparison_as_json, comparison_lines, plain
+    from analysis.report.text import comparison_as_json, comparison_lines, plain, reading_as_json
     from analysis.statistics.answers import Estimate
 
-    found, content, name, routed = False, {}, "", True
+    found, content, name, routed, foreign = False, {}, "", True, {}
     for loss in Loss if asked.table is None else (Loss.causal,):
         if not routed and not as_json:
             typer.echo(f"{LOSS_COLUMNS[loss]}: the same, since nothing is routed")
@@ -176,6 +177,7 @@ def compare(asked: Runs, other: Other = None, as_json: AsJson = False) -> None:
         fitted = compared(asked, other, loss)
         routed = asked.table is not None or bool((fitted.runs["architecture"] == "mor").any())
         study, name = fitted.study, fitted.name
+        foreign = reading_as_json(study.reading)
         recounted = recount(study, fitted.runs)
         found |= any(isinstance(each.gap, Estimate) for each in study.comparisons)
         if as_json:
@@ -188,7 +190,7 @@ def compare(asked: Runs, other: Other = None, as_json: AsJson = False) -> None:
         for line in recount_lines(recounted):
             typer.echo(f"  {line}")
     if as_json:
-        print_json("mor-sweep.compare/1", {"source": name, "with": other, "losses": content})
+        print_json("mor-sweep.compare/1", {"source": name, "with": other, "losses": content, **foreign})
     else:
         say_next_of(asked, name, "plot compare" if other is None else f"plot compare --with {other}")
     _end_refused_all([not found])

@@ -48,7 +48,6 @@ def fit(
     loss: LossChoice = Loss.causal,
     approach: ApproachChoice = None,
     tied: Tied = False,
-    budgets: Annotated[str | None, typer.Option(help="Budgets that the runs of --table were meant for.")] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="A cell that enters no fit; repeat for several.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the fit of --table as JSON.")] = None,
     as_json: AsJson = False,
@@ -58,9 +57,7 @@ def fit(
     if asked.table is not None:
         approaches = names if approach else ()
         left_out = tuple(leave_out or ())
-        study = fit_of_asked_table(
-            asked, asked.table, budgets, approaches=approaches, tied=tied, leave_out=left_out
-        ).study
+        study = fit_of_asked_table(asked, asked.table, approaches=approaches, tied=tied, leave_out=left_out).study
         _print_fit(study, as_json)
         if out is not None:
             _write_fit(study, out, "fit written to")
@@ -114,8 +111,8 @@ def _write_fit(study: "Study", path: Path, written: str) -> None:
 def _end_fit(study: "Study", asked: Runs, name: str, as_json: bool) -> None:
     """The next step, and the exit code of a refusal."""
     if not as_json:
-        further = ("report", "plot frontier") if asked.table is not None else ("report", "plot frontier", "suggest")
-        say_next_of(asked, name, *further)
+        figure = "plot frontier" if "parabola" in study.settings.approaches else "plot surface"
+        say_next_of(asked, name, "report", figure, *(() if asked.table is not None else ("suggest",)))
     if study.refused:
         raise typer.Exit(FIT_REFUSED)
 

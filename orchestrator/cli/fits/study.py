@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from orchestrator.cli.figures import announced_paths, figure_paths
-from orchestrator.cli.options import Results, SweepArgument, say_next
+from orchestrator.cli.options import Results, SweepArgument, fix_in_flags, say, say_next
 
 if TYPE_CHECKING:
+    from mor_core.errors import Fix
     from orchestrator.records.fits import Fitted
 
 FIT_REFUSED = 5
@@ -52,12 +52,18 @@ class Runs:
     columns: Annotated[
         str | None,
         typer.Option(
-            help="What its columns mean: params=N,tokens=D*1e9,loss=val_loss,flops=C,arm=model,budget=…,seed=…"
+            help="What its columns mean, where their names do not say it: params=N,tokens=D*1e9,loss=val_loss,flops=C,"
+            "arm=model,budget=…,seed=…; arm= for none"
         ),
     ] = None
-    """What its columns mean."""
-    convention: Annotated[str | None, typer.Option(help="How the FLOPs of --table are counted, a name.")] = None
+    """What its columns mean, beside what their names say."""
+    convention: Annotated[
+        str | None,
+        typer.Option(help="How the FLOPs of --table are counted, a name; 6nd gives a table without tokens C / (6 N)."),
+    ] = None
     """How its FLOPs are counted."""
+    budgets: Annotated[str | None, typer.Option(help="Budgets that the runs of --table were meant for.")] = None
+    """The budgets of its runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +75,18 @@ class FigureRuns(Runs):
 
 
 def say_next_of(asked: Runs, name: str, *verbs: str) -> None:
-    """What one may do now with the same runs, to stderr."""
+    """What one may do now with the same runs, to stderr; the flags of a table once."""
+    from orchestrator.records.terminal import command_line
+
     if asked.table is None:
         say_next(*([*verb.split(), name] for verb in verbs), results=asked.results)
         return
     flags = {"--table": asked.table, "--columns": asked.columns, "--convention": asked.convention}
+    flags |= {"--budgets": asked.budgets}
     given = [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
-    say_next(*([*verb.split(), *given] for verb in verbs))
+    first, *others = verbs
+    also = f"; or {', '.join(others)} in place of {first}" if others else ""
+    say(f"next: {command_line(*first.split(), *given)}{also}")
 
 
 def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool = False) -> "Fitted":
@@ -84,14 +95,13 @@ def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool =
     from orchestrator.store.upstream.upstream import open_store
 
     if asked.table is not None:
-        return fit_of_asked_table(asked, asked.table, approaches=approaches, tied=tied)
+        return fit_of_asked_table(asked, asked.table, approaches=() if approaches == BOTH else approaches, tied=tied)
     return fit_of_sweep(open_store(asked.results), asked.sweep, LOSS_COLUMNS[loss], approaches, tied)
 
 
 def fit_of_asked_table(
     asked: Runs,
     table: Path,
-    budgets: str | None = None,
     *,
     approaches: tuple[str, ...],
     tied: bool,
@@ -104,12 +114,17 @@ def fit_of_asked_table(
         table,
         columns=asked.columns,
         convention=asked.convention,
-        budgets=budgets,
+        budgets=asked.budgets,
         approaches=approaches,
         tied=tied,
         leave_out=leave_out,
-        report=partial(typer.echo, err=True),
+        report=_report,
     )
+
+
+def _report(line: str, fix: "Fix | None") -> None:
+    """To stderr, with the flag that would change it."""
+    say(line if fix is None else f"{line}; {fix.words.format(fix_in_flags(fix))}")
 
 
 def compared(asked: Runs, other: str | None, loss: Loss) -> "Fitted":
