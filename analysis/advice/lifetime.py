@@ -126,7 +126,8 @@ def lifetime_optimum(
         demand: what is served, and what is to be small.
         convention: of the surface's FLOPs: "paper" counts the forward pass alone.
         arm: what serving it takes; as planned by default. Must say what is kept in memory where `demand` is limited.
-        forced: answer also where training takes more than 100 times the largest budget fitted.
+        forced: answer also where training takes more than 100 times the largest budget fitted, and beyond the runs of
+            a law that is doubted.
     """
     arm = arm or ServedArm()
     if demand.limited and arm.memory is None:
@@ -143,6 +144,8 @@ def lifetime_optimum(
         return _refuse_unreached(surface, target, price, demand)
     flops = float(surface.contour.flops_per_token(params_k[:1])[0] * tokens_k[0])
     refusal = refuse_reach(flops, surface.largest_flops, forced=forced)
+    if not (refusal or forced):
+        refusal = surface.refuse_beyond(float(params_k[0]), float(tokens_k[0]))
     if refusal:
         return refusal
 

@@ -50,7 +50,7 @@ def _advice(study: Study, frontier: Frontier, budget: str, forced: bool) -> Advi
     reach = float(budget) / largest
     refusal = refuse_reach(float(budget), largest, forced=forced)
     if refusal is None and isinstance(frontier.surface, SurfaceFit):
-        optimum = surface_optimum(frontier.surface, budget)
+        optimum = surface_optimum(frontier.surface, budget, forced=forced)
         params, tokens, loss = (
             each.estimate if isinstance(each, Sample) else each
             for each in (optimum.params, optimum.tokens, optimum.loss)

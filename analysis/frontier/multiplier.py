@@ -98,6 +98,9 @@ def parameter_multiplier(arm: SurfaceFit, other: SurfaceFit, budget: str, level:
             kind=RefusalKind.NO_OPTIMUM,
             sentence="no number of the other arm's parameters reaches that loss on these tokens.",
         )
+    refusal = arm.refuse_beyond(params, tokens) or other.refuse_beyond(float(value), tokens)
+    if refusal:
+        return refusal
     drawn_k = np.where(np.isfinite(drawn_k), drawn_k, np.nanmax(drawn_k[np.isfinite(drawn_k)]))
     ratio = interval(value / params, drawn_k / params, level)
     return Estimate(value=ratio.value, low=ratio.low, high=ratio.high, level=level, high_open=share < 1)

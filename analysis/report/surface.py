@@ -3,7 +3,8 @@
 from typing import Any
 
 from analysis.statistics.answers import Estimate, Refusal
-from analysis.surface.fit import HeldOut, SurfaceFit
+from analysis.surface.fit import SurfaceFit
+from analysis.surface.identifiability import HeldOut, budgets_text
 
 SYMBOLS = {"E": "E", "A": "A", "alpha": "α", "B": "B", "beta": "β", "exponent": "a = β/(α+β)"}
 
@@ -29,6 +30,7 @@ def surface_as_json(surface: SurfaceFit) -> dict[str, Any]:
         "contour": surface.contour.described,
         "resampling": surface.draws.method,
         "warnings": surface.warnings,
+        "doubts": surface.doubts,
     }
 
 
@@ -52,12 +54,12 @@ def surface_lines(surface: SurfaceFit | Refusal) -> list[str]:
     ]
     if surface.held_out:
         lines.append(f"left out and predicted: {'; '.join(_held_out(each) for each in surface.held_out)}")
-    return [*lines, *(f"warning: {warning}" for warning in surface.warnings)]
+    lines += [f"warning: {warning}" for warning in surface.warnings]
+    return [*lines, *(f"doubted, and refused beyond its runs: {doubt.sentence}" for doubt in surface.doubts)]
 
 
 def _held_out(each: HeldOut) -> str:
-    label = " to ".join(f"{float(budget):.4g}" for budget in each.label.split(" to "))
-    return f"{label} {each.mean_size:.2%}{' (extrapolated)' if each.extrapolates else ''}"
+    return f"{budgets_text(each)} {each.mean_size:.2%}{' (extrapolated)' if each.extrapolates else ''}"
 
 
 def _numbers(estimate: Estimate) -> str:

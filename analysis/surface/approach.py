@@ -35,8 +35,11 @@ def fit_surface_approach(
     return SurfaceApproachFit(optima=tuple(surface_optimum(surface, budget) for budget in budgets), surface=surface)
 
 
-def surface_optimum(surface: SurfaceFit, budget: str) -> SampledOptimum:
-    """The optimum of a fitted surface at `budget` (decimal FLOPs), or the refusal of draws that mostly have none."""
+def surface_optimum(surface: SurfaceFit, budget: str, *, forced: bool = False) -> SampledOptimum:
+    """The optimum of a fitted surface at `budget` (decimal FLOPs), or the refusal of draws that mostly have none.
+
+    A doubted surface has none where no run was (`SurfaceFit.refuse_beyond`), unless `forced`.
+    """
     (params, params_k), (tokens, tokens_k), (loss, loss_k) = surface.optimum_draws(float(budget))
     share, wanted = surface.interior_share(params_k), surface.resampling.min_interior_share
     if share < wanted:
@@ -45,6 +48,9 @@ def surface_optimum(surface: SurfaceFit, budget: str) -> SampledOptimum:
             sentence=f"only {share:.0%} of {surface.resampling.draws} redrawn surfaces have their minimum within a "
             f"factor of ten of the sizes trained; an interval needs at least {wanted:.0%}.",
         )
+        return _refused(budget, refusal)
+    refusal = None if forced else surface.refuse_beyond(params, tokens)
+    if refusal:
         return _refused(budget, refusal)
     level = surface.resampling.level
     sizes = surface.believed_sizes

@@ -44,24 +44,31 @@ class SurfaceDraws:
     """Standard deviation of a run around the law, in ln L (or nats, where the fit was in nats)."""
 
 
-def redraw_surface(best: SurfaceOptimum, trunk_keys: tuple[str, ...], arm: str, resampling: Resampling) -> SurfaceDraws:
-    """Refit every redrawn study from the optimum; trunk_keys (n,) name the points' trunks."""
+def redraw_surface(
+    best: SurfaceOptimum,
+    trunk_keys: tuple[str, ...],
+    arm: str,
+    resampling: Resampling,
+    start_p: Floats | None = None,
+) -> SurfaceDraws:
+    """Refit each redrawn study from `start_p` (P,), the optimum by default; trunk_keys (n,) name the points' trunks."""
     jacobian_nq = best.problem.slopes(best.theta[None])[0] @ best.free_pq
     noise = split_noise(best.problem.residuals(best.theta[None])[0], jacobian_nq, trunk_keys)
     if len(set(trunk_keys)) >= resampling.min_trunks:
         method, problem = "weights", _weighted(best, trunk_keys, resampling)
     else:
         method, problem = "parametric", _parametric(best, noise, trunk_keys, arm, resampling)
-    law = SurfaceLaw(theta_kp=refit(best, problem, resampling.draws), centre=best.problem.centre)
+    start_p = best.theta if start_p is None else start_p
+    law = SurfaceLaw(theta_kp=refit(best, problem, resampling.draws, start_p), centre=best.problem.centre)
     return SurfaceDraws(law=law, method=method, noise=noise.sd)
 
 
-def refit(best: SurfaceOptimum, problem: Problem, draws: int) -> Floats:
-    """(draws, P) optima of `problem`, each from the optimum of the study itself."""
+def refit(best: SurfaceOptimum, problem: Problem, draws: int, start_p: Floats) -> Floats:
+    """(draws, P) optima of `problem` along the directions that the study was free in, each from `start_p` (P,)."""
     found = []
     for first in range(0, draws, TOGETHER):
         chosen = np.arange(first, min(first + TOGETHER, draws))
-        starts_kp = np.repeat(best.theta[None], len(chosen), axis=0)
+        starts_kp = np.repeat(start_p[None], len(chosen), axis=0)
         mine = problem.subset(chosen)
         ended = descend(mine, starts_kp, best.free_pq, tolerance=TOLERANCE, most_steps=MOST_STEPS)
         found.append(ended.theta_kp)

@@ -1,6 +1,6 @@
 """A fitted surface that says how good it is: intervals, identifiability, residuals, and what it predicts unseen."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -8,10 +8,10 @@ from scipy import stats
 
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling, interval, normals
-from analysis.statistics.descent import descend
 from analysis.statistics.quadratic import Floats
 from analysis.surface.contour import Contour
 from analysis.surface.draws import SurfaceDraws, redraw_surface
+from analysis.surface.identifiability import Doubt, HeldOut, doubts_of, hold_out
 from analysis.surface.law import LossSurface, SurfacePoints, free_directions, plain_points
 from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_optimum
 from analysis.surface.profile import Profile, profiles
@@ -22,10 +22,11 @@ MIN_PLACES = 3
 """Fewest distinct sizes and distinct token counts for two exponents."""
 MIN_EXPLAINED = 0.5
 """Least share of the spread of ln L that the law must explain."""
-MOST_FOLDS = 12
 FLAGGED_REACH = 10.0
 LARGEST_REACH = 100.0
 LARGE_CONDITION = 1e5
+MEASURED_MARGIN = 1.02
+"""Factor beyond the runs' own ends that still counts as measured: budgets buy whole steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +49,6 @@ class Residuals:
     """The same with D."""
     trend_flops: float
     """The same with N D."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """What the law, fitted without a budget, says about the runs of that budget."""
-
-    label: str
-    """The budget, decimal FLOPs; or the lowest and highest of a group of budgets."""
-    num_points: int
-    """Runs held out."""
-    mean_error: float
-    """Mean of predicted over measured loss, less 1."""
-    mean_size: float
-    """Mean size of predicted over measured loss, less 1."""
-    extrapolates: bool
-    """True for the largest budgets."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,6 +91,8 @@ class SurfaceFit:
     """The largest budget fitted."""
     warnings: tuple[str, ...]
     """What to know before leaning on this fit."""
+    doubts: tuple[Doubt, ...]
+    """Why it may not be the law of these runs: with any, it is not read beyond them."""
 
     def optimum_draws(self, flops: float) -> tuple[tuple[float, Floats], tuple[float, Floats], tuple[float, Floats]]:
         """N*, D* and L* at `flops`: the value and (draws,) of each."""
@@ -126,8 +113,37 @@ class SurfaceFit:
         low, high = self.believed_sizes
         return float(np.mean(self.draws.law.falls & (params_k > low) & (params_k < high)))
 
-    def predict(self, params: float, tokens: float) -> Prediction:
-        """The loss at `params` and `tokens`, of the law and of one more run."""
+    def refuse_beyond(self, params: float, tokens: float) -> Refusal | None:
+        """The refusal of a doubted law at an N, a D or FLOPs that none of its runs reached, or None."""
+        if not self.doubts:
+            return None
+        points = self.best.problem.points
+        flops = float(self.contour.flops_per_token(np.array([params]))[0]) * tokens
+        measured = (
+            ("FLOPs", flops, 0.0, self.largest_flops),
+            ("parameters", params, *_ends(points.log_params)),
+            ("tokens", tokens, *_ends(points.log_tokens)),
+        )
+        for noun, value, low, high in measured:
+            if not low / MEASURED_MARGIN <= value <= high * MEASURED_MARGIN:
+                return self._refuse_doubted(
+                    f"{value:.4g} {noun}, {'above' if value > high else 'below'} all of its runs"
+                )
+        return None
+
+    def _refuse_doubted(self, place: str) -> Refusal:
+        rest = len(self.doubts) - 1
+        more = f" ({rest} more reason{'s' if rest > 1 else ''} with the fit)" if rest else ""
+        return Refusal(
+            kind=RefusalKind.EXTRAPOLATION,
+            sentence=f"the surface is doubted and not read at {place}, unless forced: {self.doubts[0].sentence}{more}",
+        )
+
+    def predict(self, params: float, tokens: float, *, forced: bool = False) -> Prediction | Refusal:
+        """The loss at `params` and `tokens`, of the law and of one more run; refused where `refuse_beyond` does."""
+        refusal = None if forced else self.refuse_beyond(params, tokens)
+        if refusal:
+            return refusal
         drawn_k = self.draws.law.loss(params, tokens)
         noise_k = self.draws.noise * normals(self.resampling, "one more run", self.arm)
         run_k = drawn_k * np.exp(noise_k) if self.best.problem.residual == "log" else drawn_k + noise_k
@@ -139,6 +155,10 @@ class SurfaceFit:
             run=interval(value, run_k, level),
             reach=params * tokens / largest,
         )
+
+
+def _ends(log_x: Floats) -> tuple[float, float]:
+    return float(np.exp(log_x.min())), float(np.exp(log_x.max()))
 
 
 def refuse_reach(flops: float, largest_flops: float, *, forced: bool) -> Refusal | None:
@@ -173,20 +193,24 @@ def fit_surface(
     refusal = _refuse_misfit(residuals) or refuse_unidentified(bounds)
     if refusal:
         return refusal
-    draws = redraw_surface(best, tuple(frame["trunk_key"].to_list()), arm, resampling)
+    trunk_keys = tuple(frame["trunk_key"].to_list())
+    draws = redraw_surface(best, trunk_keys, arm, resampling)
+    flops_n, budgets = frame["flops"].to_numpy(), frame["budget"].to_list()
+    held_out = hold_out(best, arm, flops_n, budgets, trunk_keys, resampling)
     return SurfaceFit(
         law=best.law,
         parameters=_parameters(best, draws, resampling.level),
         profiles=bounds,
         best=best,
         residuals=residuals,
-        held_out=_hold_out(best, frame["flops"].to_numpy(), frame["budget"].to_list()),
+        held_out=held_out,
         contour=contour,
         draws=draws,
         resampling=resampling,
         arm=arm,
-        largest_flops=float(frame["flops"].to_numpy().max()),
+        largest_flops=float(flops_n.max()),
         warnings=_warnings(best, bounds, residuals),
+        doubts=doubts_of(best, bounds, held_out, resampling.level),
     )
 
 
@@ -280,30 +304,6 @@ def _rank_correlation(x_n: Floats, y_n: Floats) -> float:
     if np.ptp(x_n) == 0 or np.ptp(y_n) == 0:
         return 0.0
     return float(np.corrcoef(stats.rankdata(x_n), stats.rankdata(y_n))[0, 1])
-
-
-def _hold_out(best: SurfaceOptimum, flops_n: Floats, budgets: list[str]) -> tuple[HeldOut, ...]:
-    """Leave one budget out at a time (one group of neighbouring budgets where there are many)."""
-    ordered = sorted(set(budgets), key=int)
-    if len(ordered) < 3:
-        return ()
-    groups = [list(each) for each in np.array_split(np.array(ordered, dtype=object), min(len(ordered), MOST_FOLDS))]
-    out_gn = np.array([[budget in group for budget in budgets] for group in groups])
-    problem = replace(best.problem, weights_kn=(~out_gn).astype(np.float64))
-    starts_kp = np.repeat(best.theta[None], len(groups), axis=0)
-    found = descend(problem, starts_kp, best.free_pq)
-    error_gn = problem.residuals(found.theta_kp)
-    relative_gn = np.expm1(error_gn) if problem.residual == "log" else error_gn / problem.loss_kn
-    return tuple(
-        HeldOut(
-            label=group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}",
-            num_points=int(out_n.sum()),
-            mean_error=float(relative_n[out_n].mean()),
-            mean_size=float(np.abs(relative_n[out_n]).mean()),
-            extrapolates=bool(flops_n[out_n].min() > flops_n[~out_n].max()),
-        )
-        for group, out_n, relative_n in zip(groups, out_gn, relative_gn, strict=True)
-    )
 
 
 def _warnings(best: SurfaceOptimum, bounds: tuple[Profile, ...], residuals: Residuals) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from analysis.surface.law import (
     Residual,
     SurfaceLaw,
     SurfacePoints,
+    constants_along,
     free_directions,
     parameter_vector,
 )
@@ -31,6 +32,8 @@ SAME_OPTIMUM = 1e-6
 """Relative difference in the objective up to which two descents ended at the same optimum."""
 START_EXPONENTS = (0.15, 0.3, 0.5, 0.9)
 SMALLEST_TERM = 0.03
+SEEN_SHARE = 0.05
+"""E over the smallest loss from which searches near an optimum start, where the optimum has less."""
 ROUGHLY = 1e-4
 MEETING_DIGITS = 1
 """Starts whose parameters agree to so many decimals after the rough part are polished once."""
@@ -80,6 +83,23 @@ class SurfaceOptimum:
     def law(self) -> LossSurface:
         """The fitted law by its constants; where φ was fitted too, that of the effective parameters."""
         return self.as_law.constants()
+
+    @property
+    def floor_direction(self) -> Floats:
+        """(P,) ln E is this · θ."""
+        (floor,) = (each for each in constants_along(len(self.theta), self.problem.centre) if each.name == "E")
+        return floor.direction
+
+    @property
+    def seen_theta(self) -> Floats:
+        """(P,) the optimum with an E of at least `SEEN_SHARE` of the smallest loss.
+
+        Where E went to nothing its logarithm is anywhere, and the objective is flat along it: a search from there
+        leaves E at nothing or not, as the last bits of a CPU say. From here it may go back to nothing by itself.
+        """
+        seen = float(np.log(SEEN_SHARE * self.problem.points.loss.min()))
+        missing = max(seen - float(self.theta @ self.floor_direction), 0.0)
+        return self.theta + missing * self.floor_direction
 
 
 def fit_optimum(points: SurfacePoints, rules: SurfaceRules) -> SurfaceOptimum:

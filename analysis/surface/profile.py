@@ -3,6 +3,8 @@
 The likelihood is that of independent residuals with density exp(-Huber(r) / τ) / Z(τ), with τ fitted at every place; at
 delta = inf that is the normal one. An end that the likelihood never closes is open: the runs do not bound the parameter
 there. Runs that share a trunk are not independent; intervals by resampling take that into account, these do not.
+
+Searches start from an E that is seen (`SurfaceOptimum.seen_theta`); only the profile of E starts where the fit ended.
 """
 
 from dataclasses import dataclass
@@ -55,9 +57,10 @@ def _end(best: SurfaceOptimum, direction: Floats, side: float, level: float) -> 
     """Where the profile crosses the threshold, and whether it never does."""
     along_q = best.free_pq.T @ direction
     value = float(best.theta @ direction)
-    offsets = side * _standard_error(best, along_q) * np.array(REACHES)
+    start = best.theta if direction @ best.floor_direction else best.seen_theta
+    offsets = side * _standard_error(best, start, along_q) * np.array(REACHES)
     move_p = best.free_pq @ along_q / (along_q @ along_q)
-    starts_kp = best.theta + offsets[:, None] * move_p
+    starts_kp = start + offsets[:, None] * move_p
     rest_qr = _orthogonal(along_q)
     found = descend(best.problem, starts_kp, best.free_pq @ rest_qr, tolerance=1e-9)
     top = log_likelihood(np.array([best.objective]), best)[0]
@@ -73,9 +76,9 @@ def _end(best: SurfaceOptimum, direction: Floats, side: float, level: float) -> 
     return value + before + share * (offsets[first] - before), False
 
 
-def _standard_error(best: SurfaceOptimum, along_q: Floats) -> float:
-    """Of a parabola through the optimum, with the majorant in place of the Hessian, and unit-free fallback."""
-    _, _, _, majorant_kpp = best.problem.derivatives(best.theta[None])
+def _standard_error(best: SurfaceOptimum, theta: Floats, along_q: Floats) -> float:
+    """Of a parabola at θ (P,), about the optimum, with the majorant in place of the Hessian, and unit-free fallback."""
+    _, _, _, majorant_kpp = best.problem.derivatives(theta[None])
     majorant = best.free_pq.T @ majorant_kpp[0] @ best.free_pq
     spare = max(len(best.problem.points) - len(along_q), 1)
     scale = 2 * max(best.objective, 1e-24) / spare

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from orchestrator.planning.ladder import NearestShape
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
-Force = Annotated[bool, typer.Option("--force", help="Answer beyond 100 times the largest budget too.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Answer beyond 100 times the largest budget, and beyond the runs of a doubted surface."
+    ),
+]
 
 
 @options_from_dataclass

@@ -60,6 +60,8 @@ def test_its_files_are_those_that_the_first_version_wrote() -> None:
     assert not any("sha256" in result for result in results)
 
 
+LATER = {"doubts", "interval"}
+"""What later versions say besides: why a surface may not be the law, and the interval of a budget left out."""
 UNDETERMINED = {"low", "high", "held_out", "relative_gradient", "share_reached"}
 """What the last bits of a CPU decide about a law of which E went to nothing: such fits end anywhere near 0, and so do
 those to redrawn losses, to fewer budgets and with one parameter held."""
@@ -89,7 +91,7 @@ def test_it_is_fitted_to_the_same_numbers(study: Path) -> None:
     before = leaves(json.loads((study / "results/sweeps/first/fits.json").read_text()))
     run(study, "fit", "first")
     now = leaves(json.loads((study / "results/sweeps/first/fits.json").read_text()))
-    assert list(now) == list(before)
+    assert [path for path in now if LATER.isdisjoint(path)] == list(before)
     assert [(path, now[path], value) for path, value in before.items() if not close(path, now[path], value)] == []
 
 
