@@ -20,6 +20,8 @@ from analysis.surface.optimum import SurfaceOptimum
 
 REACHES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0, 80.0)
 """Places tried on either side, in standard errors of a parabola through the optimum."""
+NEARBY = 6
+"""How many of them are tried first."""
 LOG_TAUS = np.linspace(-30.0, 5.0, 351)
 
 
@@ -61,12 +63,11 @@ def _end(best: SurfaceOptimum, direction: Floats, side: float, level: float) -> 
     offsets = side * _standard_error(best, start, along_q) * np.array(REACHES)
     move_p = best.free_pq @ along_q / (along_q @ along_q)
     starts_kp = start + offsets[:, None] * move_p
-    rest_qr = _orthogonal(along_q)
-    found = descend(best.problem, starts_kp, best.free_pq @ rest_qr, tolerance=1e-9)
-    top = log_likelihood(np.array([best.objective]), best)[0]
-    # Signed root: about linear in the parameter, so that interpolation between places is good.
-    root_k = np.sqrt(np.maximum(2 * (top - log_likelihood(found.objective_k, best)), 0.0))
     threshold = float(np.sqrt(stats.chi2.ppf(level, 1)))
+    # Places far away take the most steps, and are asked only where those nearby do not close the interval.
+    root_k = _roots(best, starts_kp[:NEARBY], along_q)
+    if root_k.max() < threshold:
+        root_k = np.concatenate([root_k, _roots(best, starts_kp[NEARBY:], along_q)])
     beyond = np.flatnonzero(root_k >= threshold)
     if not len(beyond):
         return value + offsets[-1], True
@@ -74,6 +75,14 @@ def _end(best: SurfaceOptimum, direction: Floats, side: float, level: float) -> 
     before_root, before = (root_k[first - 1], offsets[first - 1]) if first else (0.0, 0.0)
     share = (threshold - before_root) / max(root_k[first] - before_root, 1e-12)
     return value + before + share * (offsets[first] - before), False
+
+
+def _roots(best: SurfaceOptimum, starts_kp: Floats, along_q: Floats) -> Floats:
+    """(K,) signed roots of twice what the log-likelihood loses at places held at `starts_kp` (K, P) along `along_q`:
+    about linear in the parameter, so that interpolation between places is good."""
+    found = descend(best.problem, starts_kp, best.free_pq @ _orthogonal(along_q), tolerance=1e-9)
+    top = log_likelihood(np.array([best.objective]), best)[0]
+    return np.sqrt(np.maximum(2 * (top - log_likelihood(found.objective_k, best)), 0.0))
 
 
 def _standard_error(best: SurfaceOptimum, theta: Floats, along_q: Floats) -> float:
