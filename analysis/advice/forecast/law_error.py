@@ -21,7 +21,7 @@ from analysis.statistics.bootstrap import Resampling, generator, normals
 from analysis.statistics.quadratic import Floats
 
 PRIOR_DOF = 3.0
-PRIOR = {"loss": 0.0007, "params": 0.04, "tokens": 0.04}
+PRIOR = {"loss": 0.0004, "params": 0.04, "tokens": 0.04}
 """τ before any error was seen, relative, over a factor of e in compute."""
 GROWTH = 1.5
 NUM_TAUS = 161

@@ -1,9 +1,12 @@
 """How often forecasts hold the truth, by grid, reach and truth: the law that surfaces fit, and laws that they do not.
 
-A study is one arm, one grid and one truth, planted anew; the truths take turns. `python
-tests/analysis/advice/forecast_study.py FIRST LAST PATH.parquet [GRID ...]` writes the predictions of the studies of these
-numbers, so that several processes can share them; `python tests/analysis/advice/forecast_study.py summary PATH.csv
-PATH.parquet ...` makes the table of them.
+A study is one arm, one grid and one truth, planted anew; the truths take turns. As a program:
+
+    python tests/analysis/advice/forecast_study.py FIRST LAST PATH.parquet [GRID ...]
+    python tests/analysis/advice/forecast_study.py summary PATH.csv PATH.parquet ...
+
+The first writes the predictions of the studies of these numbers, so that several processes can share them; the second
+makes the table of them.
 """
 
 import sys
@@ -99,9 +102,9 @@ def budgets(first: float, ratio: float, number: int) -> tuple[float, ...]:
 
 GRIDS = (
     Grid(name="paper: 4 sizes, 3 budgets", sizes=4, budgets=(2e12, 5e12, 1.65e13), step=0.39),
+    Grid(name="gpu preset: 5 sizes, 3 budgets", sizes=5, budgets=(1e14, 2e14, 4e14)),
     Grid(name="demo: 6 sizes, 3 budgets", sizes=6, budgets=(4e10, 1.1e11, 3e11)),
     Grid(name="7 sizes, 4 budgets", sizes=7, budgets=budgets(1e11, 3, 4)),
-    Grid(name="9 sizes, 4 budgets, 2 seeds", sizes=9, budgets=budgets(1e11, 3, 4), seeds=2, step=0.14),
     Grid(name="10 sizes, 6 budgets", sizes=10, budgets=budgets(5e10, 2.5, 6), step=0.14),
 )
 
