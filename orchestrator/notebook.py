@@ -104,7 +104,7 @@ class Sweep:
         return pl.concat(frames) if frames else pl.DataFrame()
 
     def fit(self, approaches: tuple[str, ...] = ("parabola",), *, loss: str = "loss", tied: bool = False) -> "SweepFit":
-        """The frontier as `mor-sweep fit` finds it; `loss` is a column of the table. Raises TableError."""
+        """The frontier as `mor-sweep fit` finds it; `loss` is what `--loss` takes. Raises TableError and LossError."""
         settings = FitSettings(loss_column=loss, approaches=approaches, surface=SurfaceRules(tied=tied))
         study = fit_study(self.table(), settings, on_small_corpus=is_on_small_corpus(self._load()))
         return SweepFit(name=self.name, study=study)
@@ -244,7 +244,7 @@ class SweepFit:
     def _repr_html_(self) -> str:
         parts = []
         for frontier in self.study.frontiers:
-            head = ("C (FLOPs)", "N*", "D* (tokens)", "L* (nats/token)")
+            head = ("C (FLOPs)", "N*", "D* (tokens)", f"L* ({self.study.points.loss_unit})")
             rows = [
                 (budget_text(int(each.budget)), count_text(each.params), count_text(each.tokens), loss_text(each.loss))
                 for each in frontier.optima

@@ -116,13 +116,13 @@ def lifetime_optimum(
     *,
     forced: bool = False,
 ) -> Lifetime | Refusal:
-    """The (N, D) that costs least in training and serving at a loss of `target` nats/token.
+    """The (N, D) that costs least in training and serving at a loss of `target`.
 
     D follows from the loss at every N; the sum is then minimised over N.
 
     Args:
         surface: the arm's law with its contour of equal FLOPs.
-        target: nats/token, above the law's E.
+        target: the loss to reach, above the law's E.
         demand: what is served, and what is to be small.
         convention: of the surface's FLOPs: "paper" counts the forward pass alone.
         arm: what serving it takes; as planned by default. Must say what is kept in memory where `demand` is limited.

@@ -26,7 +26,7 @@ class Advice:
     tokens: Estimate | Refusal
     """D*, tokens."""
     loss: Estimate | Refusal
-    """L*, nats/token."""
+    """L*, in units of loss."""
 
     @property
     def flagged(self) -> bool:

@@ -21,7 +21,7 @@ DODGE = 0.06
 WIDE = 3.0
 """Ratio of the ends of an axis from which it is logarithmic."""
 QUANTITIES = (
-    ("gap", "L* minus the other arm's  (nats/token)", 0.0),
+    ("gap", "L* minus the other arm's  ({unit})", 0.0),
     ("compute", "compute multiplier", 1.0),
     ("params", "parameter multiplier", 1.0),
 )
@@ -82,7 +82,7 @@ def _draw_comparison(
                 markeredgewidth=0.5,
             )  # fmt: skip
     axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
-    axes.set_ylabel(label)
+    axes.set_ylabel(label.format(unit=study.points.loss_unit))
     if budgets:
         axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
         budget_ticks(axes, budgets)

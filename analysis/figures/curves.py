@@ -47,7 +47,8 @@ def plot_curves(
         for axes in panels[len(arms) :]:
             axes.set_visible(False)
         if arms:
-            panels[0].set_ylabel(f"training loss, and {loss_column} at the end  (nats/token)")
+            ends = any(curve.final_loss is not None for curve in curves)
+            panels[0].set_ylabel(f"training loss{f', and {loss_column} at the end' if ends else ''}  (nats/token)")
             handles = [Line2D([], [], color=shades[size], label=plain_text(size)) for size in sizes]
             handles.append(Line2D([], [], color="black", marker="o", linestyle="", markersize=4, label="evaluated"))
             figure.legend(handles=handles, loc="outside right upper", title="size", title_fontsize=8)

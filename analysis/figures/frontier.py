@@ -47,7 +47,7 @@ SLOPES = {
 LABELS = {
     "params": "N*",
     "tokens": "D*  (tokens)",
-    "loss": "L*  (nats/token)",
+    "loss": "L*  ({unit})",
 }
 
 
@@ -185,7 +185,7 @@ def _finish_frontier_panel(axes: Axes, quantity: str, study: Study, budgets: lis
     axes.set_title(f"{quantity_symbol(quantity)} against compute", loc="left", fontweight="bold")
     axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
     counted = f"  ({plain_text(params_label(study))})" if quantity == "params" else ""
-    axes.set_ylabel(LABELS[quantity] + counted)
+    axes.set_ylabel(LABELS[quantity].format(unit=study.points.loss_unit) + counted)
     if budgets:
         axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
         budget_ticks(axes, budgets)

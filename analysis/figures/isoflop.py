@@ -130,7 +130,7 @@ def _finish_isoflop(
     columns = min(3, len(frontiers))
     for axes in panels[max(0, len(frontiers) - columns) : len(frontiers)]:
         axes.set_xlabel(f"N  ({plain_text(params_label(study))})")
-    figure.supylabel(f"{study.points.loss_column}  (nats/token)", fontsize=9)
+    figure.supylabel(f"{study.points.loss_column}  ({study.points.loss_unit})", fontsize=9)
     handles = [
         Line2D([], [], color=colour, marker=MARKERS[index % len(MARKERS)], markersize=4.5, label=budget_label(budget))
         for index, (budget, colour) in enumerate(colours.items())

@@ -39,7 +39,9 @@ class LifetimeStudy:
     """Which arm is cheapest at a loss, as more tokens are served."""
 
     target: float
-    """The loss to reach, nats/token."""
+    """The loss to reach."""
+    loss_unit: str
+    """Its unit."""
     demand: Demand
     """What is made small, and the memory that serves; its tokens, where there are any, are marked."""
     places: tuple[LifetimePlace, ...]
@@ -78,7 +80,7 @@ def study_lifetime(
         for surface in surfaces
         for tokens, each in zip(served, answers, strict=True)
     )
-    return LifetimeStudy(target=target, demand=demand, places=tuple(places))
+    return LifetimeStudy(target=target, loss_unit=study.points.loss_unit, demand=demand, places=tuple(places))
 
 
 def plot_lifetime(
@@ -141,7 +143,7 @@ def _title(lifetime: LifetimeStudy) -> str:
     demand = lifetime.demand
     memory = [(demand.kv_cache_bytes, "bytes for keys and values"), (demand.memory_bytes, "bytes of memory")]
     limits = "".join(f", {size:.3g} {noun}" for size, noun in memory if size is not None)
-    return f"to reach {lifetime.target:.4f} nats/token{limits}"
+    return f"to reach {lifetime.target:.4f} {lifetime.loss_unit}{limits}"
 
 
 def _missing_arms(study: Study, lifetime: LifetimeStudy) -> str:

@@ -66,7 +66,7 @@ def plot_surface(study: Study, out_paths: Iterable[Path], provenance: Provenance
             axes.set_visible(False)
         if len(losses):
             shown = panels[: max(1, len(frontiers))]
-            label = f"{study.points.loss_column}  (nats/token)"
+            label = f"{study.points.loss_column}  ({study.points.loss_unit})"
             figure.colorbar(ScalarMappable(norm=shades, cmap=SHADES), ax=shown, label=label, shrink=0.85, pad=0.02)
             figure.legend(handles=_surface_handles(study), loc="outside upper right", ncols=4)
         else:

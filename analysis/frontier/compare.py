@@ -24,7 +24,7 @@ class Comparison:
     budget: str
     """FLOPs, an exact decimal integer, in the convention of the study."""
     gap: Estimate | Refusal
-    """L*(arm) - L*(other), nats/token; negative where `arm` is better."""
+    """L*(arm) - L*(other), in units of loss; negative where `arm` is better."""
     sentence: str
     """The finding in words."""
     compute: Estimate | Refusal
@@ -40,16 +40,21 @@ class Comparison:
 
 
 def compare_arms(
-    losses: dict[str, dict[str, Sample | Refusal]], level: float, surfaces: dict[str, SurfaceFit] | None = None
+    losses: dict[str, dict[str, Sample | Refusal]],
+    level: float,
+    surfaces: dict[str, SurfaceFit] | None = None,
+    *,
+    unit: str,
 ) -> tuple[Comparison, ...]:
-    """Compare every two arms at every budget they share; `losses` is arm -> budget -> L*, `surfaces` arm -> surface.
+    """Compare every two arms at every budget they share; `losses` is arm -> budget -> L* in `unit`, `surfaces` arm ->
+    surface.
 
     Redrawn studies are paired: cells of one size and seed move together in both arms (see
     `analysis.statistics.bootstrap`).
     """
     pairs = combinations(sorted(losses), 2)
     return tuple(
-        _compare(arm, other, budget, losses, surfaces or {}, level)
+        _compare(arm, other, budget, losses, surfaces or {}, level, unit)
         for arm, other in pairs
         for budget in sorted(losses[arm].keys() & losses[other].keys(), key=int)
     )
@@ -62,6 +67,7 @@ def _compare(
     losses: dict[str, dict[str, Sample | Refusal]],
     surfaces: dict[str, SurfaceFit],
     level: float,
+    unit: str,
 ) -> Comparison:
     first, second = losses[arm][budget], losses[other][budget]
     place = f"{arm} against {other} at {budget_label(budget)} FLOPs"
@@ -86,14 +92,14 @@ def _compare(
         other=other,
         budget=budget,
         gap=gap,
-        sentence=f"{place}: {_finding(arm, other, gap)}",
+        sentence=f"{place}: {_finding(arm, other, gap, unit)}",
         compute=compute_multiplier(losses[arm], second, budget, level),
         params=params,
     )
 
 
-def _finding(arm: str, other: str, gap: Estimate) -> str:
-    numbers = f"gap {gap.value:+.4f} nats/token ({gap.level:.0%} interval {gap.low:+.4f} to {gap.high:+.4f})"
+def _finding(arm: str, other: str, gap: Estimate, unit: str) -> str:
+    numbers = f"gap {gap.value:+.4f} {unit} ({gap.level:.0%} interval {gap.low:+.4f} to {gap.high:+.4f})"
     if gap.holds_zero:
         return f"no difference seen; {numbers}; a gap below {(gap.high - gap.low) / 2:.4f} could not have been seen."
     return f"{arm if gap.value < 0 else other} is better; {numbers}."

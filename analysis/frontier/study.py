@@ -31,7 +31,7 @@ class FitSettings:
     """Everything a study depends on besides its table."""
 
     loss_column: str = "loss"
-    """"loss" (causal) or "loss_topk"."""
+    """A name of `analysis.runs.losses`: a column of the table, or a task in its column `tasks`."""
     leave_out_flags: tuple[str, ...] = ("repeated-data",)
     """Cells with one of these flags enter no fit: a repeated token is worth less than a fresh one."""
     leave_out_cells: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Optimum:
     tokens: Estimate | Refusal
     """D*, tokens."""
     loss: Estimate | Refusal
-    """L*, nats/token."""
+    """L*, in units of loss."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -180,6 +180,7 @@ def fit_study(
 
     Raises:
         TableError: the table is malformed (see `analysis.runs.points.read_points`).
+        LossError: no cell has the loss.
     """
     settings = settings or FitSettings()
     points = read_points(
@@ -195,7 +196,7 @@ def fit_study(
         settings=settings,
         points=points,
         frontiers=tuple(_frontier(arm, name, fit, settings) for (arm, name), fit in fits.items()),
-        comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits)),
+        comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits), unit=points.loss_unit),
         recursion=_recursion(table, points, settings),
         on_small_corpus=on_small_corpus,
         reading=reading,

@@ -35,7 +35,7 @@ from analysis.statistics.quadratic import (
 
 OWN_NOISE_DOF = 6
 MIN_NOISE_DOF = 2
-NEGLIGIBLE_SD = 1e-7  # nats; smaller residuals are rounding, not noise
+NEGLIGIBLE_SD = 1e-7  # of a loss in any unit; smaller residuals are rounding, not noise
 LN10 = float(np.log(10.0))
 
 
@@ -72,9 +72,9 @@ class Parabola:
     optimum: float
     """N* in parameters or D* in tokens."""
     minimum_loss: float
-    """L*, nats/token."""
+    """L*, in units of loss."""
     curvature: float
-    """nats/token per squared natural logarithm of x."""
+    """Units of loss per squared natural logarithm of x."""
     curvature_low: float
     """Lower end of the curvature's t-interval; positive, or this would be a refusal."""
     curvature_high: float
@@ -82,7 +82,7 @@ class Parabola:
     noise: Noise
     """What the t-interval was computed from."""
     residual_sd: float
-    """Standard deviation of this curve's own residuals, nats/token."""
+    """Standard deviation of this curve's own residuals, units of loss."""
     lowest: float
     """Smallest x fitted."""
     highest: float
@@ -95,7 +95,7 @@ class Parabola:
     """What to know before leaning on this fit."""
 
     def loss(self, x: Floats) -> Floats:
-        """The parabola at `x` (any shape), nats/token."""
+        """The parabola at `x` (any shape), units of loss."""
         return self.minimum_loss + self.curvature * np.log(x / self.optimum) ** 2
 
 
@@ -200,7 +200,7 @@ def _refuse_outlier(quadratic: Quadratic, rules: ParabolaRules) -> Refusal | Non
     return Refusal(
         kind=RefusalKind.OUTLIER,
         cell_id=cell_id,
-        sentence=f"cell {cell_id} lies {offset:+.4f} nats off the parabola through the others "
+        sentence=f"cell {cell_id} lies {offset:+.4f} off the parabola through the others "
         f"(chance {chance:.1e} among {len(t_n)} sound runs): look at that run, or leave the cell out by name.",
     )
 
@@ -249,7 +249,7 @@ def _refuse_flat(curvature: float, half: float, noise: Noise, level: float) -> R
     return Refusal(
         kind=RefusalKind.CURVATURE_NOT_SIGNIFICANT,
         sentence=f"the curvature, {curvature:.3g} ± {half:.2g} ({level:.0%}, {noise.source} noise "
-        f"{noise.sd:.4f} nats with {noise.dof} degrees of freedom), is not distinguishable from zero.",
+        f"{noise.sd:.4f} with {noise.dof} degrees of freedom), is not distinguishable from zero.",
     )
 
 

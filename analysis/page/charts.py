@@ -56,7 +56,7 @@ def _frontier_charts(study: Study) -> list[Chart]:
     axes = {
         "params": _axis(f"N* ({params_label(study)})", "count"),
         "tokens": _axis("D* (tokens)", "count"),
-        "loss": _axis("L* (nats/token)", "number", log=False),
+        "loss": _axis(f"L* ({study.points.loss_unit})", "number", log=False),
     }
     found = []
     for quantity in QUANTITIES:
@@ -122,7 +122,8 @@ def _isoflop_charts(study: Study) -> list[Chart]:
         found.append(
             {"id": f"isoflop-{len(found)}", "section": "isoflop", "title": entry["arm"], "arm": entry["arm"],
              "x": _axis(f"N ({params_label(study)})", "count"),
-             "y": _axis(f"{study.points.loss_column} (nats/token)", "number", log=False), "series": series}
+             "y": _axis(f"{study.points.loss_column} ({study.points.loss_unit})", "number", log=False),
+             "series": series}
         )  # fmt: skip
     return found
 
@@ -177,7 +178,7 @@ def _compare_charts(study: Study) -> list[Chart]:
     pairs = list(dict.fromkeys((each.arm, each.other) for each in study.comparisons))
     found = []
     for quantity, label, neutral in (
-        ("gap", "L* minus the other arm's (nats/token)", 0.0),
+        ("gap", f"L* minus the other arm's ({study.points.loss_unit})", 0.0),
         ("compute", "compute multiplier", 1.0),
     ):
         series = []

@@ -36,6 +36,7 @@ from analysis.report.text import (
     refusals_of,
 )
 from analysis.runs.curves import CellCurve
+from analysis.runs.losses import loss_values, parse_loss
 from analysis.statistics.answers import Refusal
 from analysis.surface.recursion import recursion_lines
 from mor_core.units import budget_label, short_count
@@ -110,9 +111,11 @@ def _statuses(runs: pl.DataFrame, study: Study) -> list[tuple[str, int]]:
 
 def _cell_rows(runs: pl.DataFrame, study: Study) -> list[dict[str, str]]:
     reasons = {each.cell_id: each.reason for each in study.exclusions}
+    values = loss_values(runs, parse_loss(study.points.loss_column))
+    losses = dict(zip(runs["cell_id"], values, strict=True)) if values is not None else {}
     rows = []
     for row in sorted(runs.to_dicts(), key=lambda each: (each["arm"], int(each["budget"]), each["unique_params"] or 0)):
-        loss = row.get(study.points.loss_column)
+        loss = losses.get(row["cell_id"])
         rows.append(
             {
                 "arm": row["arm"],

@@ -20,6 +20,8 @@ class Provenance:
     """How the FLOPs of budgets are counted."""
     loss_column: str
     """The loss fitted."""
+    loss_unit: str
+    """Its unit."""
     num_used: int
     """Cells used."""
     left_out: dict[str, int]
@@ -37,7 +39,7 @@ class Provenance:
         named = f"{self.source}" + (f" on {self.data}" if self.data else "")
         cells = f"{self.num_used} cells used, {sum(self.left_out.values())} left out"
         return [
-            f"{named}; {self.loss_column} in nats/token, {self.budget_convention} FLOPs; {cells}"
+            f"{named}; {self.loss_column} in {self.loss_unit}, {self.budget_convention} FLOPs; {cells}"
             + (f" ({left_out})" if left_out else ""),
             f"{self.method}; mor-sweep {self.version}, inputs {self.inputs_sha256[:16]}",
             *([self.assumed] if self.assumed else []),
@@ -54,6 +56,7 @@ def provenance_of(study: Study, *, source: str, data: str, version: str) -> Prov
         version=version,
         budget_convention=study.points.budget_convention,
         loss_column=study.points.loss_column if study.reading is None else study.reading.columns["loss"].name,
+        loss_unit=study.points.loss_unit,
         num_used=study.points.frame.height,
         left_out=dict(sorted(counts.items())),
         method=f"{' and '.join(study.settings.approaches)}, {resampling.level:.0%} intervals of {resampling.draws} "

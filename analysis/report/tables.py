@@ -12,7 +12,6 @@ from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import budget_label
 
 COUNTED = ("params", "tokens")
-HEADS = {"params": "N*", "tokens": "D* (tokens)", "loss": "L* (nats/token)"}
 SCHEMA = "mor-sweep.table/1"
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -35,7 +34,7 @@ def tabulate(study: Study, form: Format) -> str:
         rows = [row for frontier in study.frontiers for row in _number_rows(frontier)]
         return as_csv(rows) if form is Format.csv else as_json(SCHEMA, rows, **reading_as_json(study.reading))
     rows = [row for frontier in study.frontiers for row in _text_rows(frontier)]
-    head = ["arm", "approach", "C (FLOPs)", *HEADS.values()]
+    head = ["arm", "approach", "C (FLOPs)", "N*", "D* (tokens)", f"L* ({study.points.loss_unit})"]
     return as_markdown(head, rows) if form is Format.markdown else as_latex(head, rows)
 
 

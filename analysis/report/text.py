@@ -117,7 +117,7 @@ def study_as_markdown(study: Study) -> str:
     head += coverage_notes(study)
     sections = [
         "\n\n".join(head),
-        *(_frontier_section(frontier) for frontier in study.frontiers),
+        *(_frontier_section(frontier, study.points.loss_unit) for frontier in study.frontiers),
         _list_section("Recursion", recursion_lines(study.recursion) if study.recursion is not None else []),
         _list_section("Arms at equal FLOPs", comparison_lines(study.comparisons)),
         _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),
@@ -138,19 +138,19 @@ def _quantities(study: Study) -> str:
     points, reading = study.points, study.reading
     if reading is None:
         return (
-            f"Loss: `{points.loss_column}` (nats/token). Budgets: `{points.budget_convention}` training FLOPs. "
+            f"Loss: `{points.loss_column}` ({points.loss_unit}). Budgets: `{points.budget_convention}` training FLOPs. "
             f"N: {OWN_PARAMS}."
         )
     columns = {meaning: f"column `{column_text(column)}`" for meaning, column in reading.columns.items()}
     flops = columns.get("flops") or columns.get("budget") or "6 N D"
     return (
-        f"Loss: {columns['loss']} (nats/token). Budgets: {flops}, `{points.budget_convention}` training FLOPs. "
+        f"Loss: {columns['loss']} ({points.loss_unit}). Budgets: {flops}, `{points.budget_convention}` training FLOPs. "
         f"N: {columns['params']}, as given. D: {columns.get('tokens', 'C / (6 N)')}."
     )
 
 
-def _frontier_section(frontier: Frontier) -> str:
-    rows = [f"## {frontier.arm} ({frontier.approach})", _optima_table(frontier.optima), _law_lines(frontier)]
+def _frontier_section(frontier: Frontier, unit: str) -> str:
+    rows = [f"## {frontier.arm} ({frontier.approach})", _optima_table(frontier.optima, unit), _law_lines(frontier)]
     refusals = _refusals(frontier)
     warnings = [
         f"{SYMBOLS[quantity]} at {budget_label(isoflop.budget)}: {warning}."
@@ -182,8 +182,8 @@ def _refusals(frontier: Frontier) -> list[str]:
     return [line for optimum in frontier.optima for line in _refusal_lines(optimum)]
 
 
-def _optima_table(optima: tuple[Optimum, ...]) -> str:
-    header = ["| C (FLOPs) | N* | D* (tokens) | L* (nats/token) |", "|---|---|---|---|"]
+def _optima_table(optima: tuple[Optimum, ...], unit: str) -> str:
+    header = [f"| C (FLOPs) | N* | D* (tokens) | L* ({unit}) |", "|---|---|---|---|"]
     rows = [
         f"| {budget_label(optimum.budget)} | {count_text(optimum.params)} | {count_text(optimum.tokens)} "
         f"| {loss_text(optimum.loss)} |"

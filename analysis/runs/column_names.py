@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import polars as pl
 
 from analysis.runs.column_map import MEANINGS, NUMBERS, REQUIRED, Column, columns_text
-from analysis.runs.points import LOSS_COLUMNS, REQUIRED_COLUMNS, TableError
+from analysis.runs.points import REQUIRED_COLUMNS, TableError
 from mor_core.errors import Fix
 
 CONVENTION_6ND = "6nd"
@@ -48,7 +48,7 @@ OWN_NAMES = {
 
 def is_own(table: pl.DataFrame) -> bool:
     """Whether this is the run table of a sweep, as `runs.parquet` or written as CSV."""
-    return {*REQUIRED_COLUMNS, *LOSS_COLUMNS} <= set(table.columns)
+    return {*REQUIRED_COLUMNS, "loss", "loss_topk"} <= set(table.columns)
 
 
 def own_runs(table: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,7 @@ import polars as pl
 
 from analysis.runs.column_map import MEANINGS, NUMBERS, Column, Reading
 from analysis.runs.column_names import CONVENTION_6ND, is_6nd
+from analysis.runs.losses import NATS_PER_TOKEN
 from analysis.runs.points import TableError
 from analysis.runs.quality import Suspicion, find_off_budget, find_reasons, find_suspicions
 
@@ -42,7 +43,12 @@ class ImportedTable:
 
 
 def import_table(
-    table: pl.DataFrame, columns: dict[str, Column], *, convention: str | None = None, budgets: tuple[int, ...] = ()
+    table: pl.DataFrame,
+    columns: dict[str, Column],
+    *,
+    convention: str | None = None,
+    budgets: tuple[int, ...] = (),
+    unit: str = NATS_PER_TOKEN,
 ) -> ImportedTable:
     """Bring a table into the columns that fits read, with quality control.
 
@@ -52,6 +58,7 @@ def import_table(
         convention: how its FLOPs are counted, a name; found in the table or "as given" otherwise. "6nd" gives a table
             in which no run has tokens D = C / (6 N).
         budgets: the FLOPs that its runs were meant for; found as clusters of its FLOPs otherwise.
+        unit: of its losses.
 
     Raises:
         TableError: a column is missing or no number, conventions are mixed, or FLOPs cannot be those of N and D.
@@ -66,7 +73,7 @@ def import_table(
         rows = [row | {"tokens": _tokens_of_6nd(row)} for row in rows]
     reading = _reading(columns, has_flops=has_flops, has_tokens=has_tokens)
     notes += reading.assumptions.values()
-    suspicions = find_suspicions(rows, columns["loss"].name, has_flops=has_flops, has_tokens=has_tokens)
+    suspicions = find_suspicions(rows, columns["loss"].name, has_flops=has_flops, has_tokens=has_tokens, unit=unit)
     impossible = next((each for each in suspicions if each.impossible), None)
     if impossible:
         raise TableError(impossible.sentence)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from analysis.runs.losses import OF_VALIDATION, Loss, loss_values, no_cell_has, parse_loss
 from mor_core.errors import UserError
 
 REQUIRED_COLUMNS = (
@@ -23,7 +24,6 @@ REQUIRED_COLUMNS = (
     "tokens",
     "trunk_id",
 )
-LOSS_COLUMNS = ("loss", "loss_topk")
 CELL_KEY = ("arm", "size", "budget", "seed")
 
 
@@ -56,11 +56,13 @@ class Points:
     frame: pl.DataFrame
     """One row a point, sorted by arm, budget, size and seed: cell_id, arm, size, budget (decimal string), flops (those
     of the run where the table has them, otherwise the budget), seed, params (unique, non-embedding), tokens, loss
-    (nats/token), trunk_id, trunk_key, cooled (null where the table does not say)."""
+    (in `loss_unit`), trunk_id, trunk_key, cooled (null where the table does not say)."""
     exclusions: tuple[Exclusion, ...]
     """Every other row of the table, with its reason, sorted by cell."""
     loss_column: str
-    """The column that became `loss`."""
+    """The column that became `loss`: its name."""
+    loss_unit: str
+    """Its unit (see `analysis.runs.losses`)."""
     budget_convention: str
     """The FLOP convention of the budgets; empty for an empty table."""
     inputs_sha256: str
@@ -93,10 +95,12 @@ def read_points(
 
     Raises:
         TableError: a column is missing, a budget is not a decimal integer, or budget conventions are mixed.
+        LossError: the loss is unknown, no finished cell has it, or it is of different items.
     """
-    _check_table(table, loss_column)
-    rows = _plain_rows(table, loss_column)
-    reasons = _row_reasons(rows, leave_out_flags, leave_out_cells)
+    loss = parse_loss(loss_column)
+    _check_table(table, loss)
+    rows = _plain_rows(table.with_columns(_losses(table, loss)))
+    reasons = _row_reasons(rows, loss, leave_out_flags, leave_out_cells)
     reasons |= _duplicate_reasons([row for row in rows if row["cell_id"] not in reasons])
     kept = [row for row in rows if row["cell_id"] not in reasons]
     exclusions = tuple(_exclusion(row, reasons[row["cell_id"]]) for row in rows if row["cell_id"] in reasons)
@@ -104,20 +108,19 @@ def read_points(
     return Points(
         frame=_frame(kept),
         exclusions=exclusions,
-        loss_column=loss_column,
+        loss_column=loss.name,
+        loss_unit=loss.unit,
         budget_convention=str(conventions[0]) if conventions else "",
-        inputs_sha256=_sha256(kept, exclusions, loss_column),
+        inputs_sha256=_sha256(kept, exclusions, loss.name),
     )
 
 
-def _check_table(table: pl.DataFrame, loss_column: str) -> None:
-    if loss_column not in LOSS_COLUMNS:
-        raise TableError(f"Unknown loss column {loss_column!r}: choose one of {', '.join(LOSS_COLUMNS)}.")
-    missing = [name for name in (*REQUIRED_COLUMNS, loss_column) if name not in table.columns]
+def _check_table(table: pl.DataFrame, loss: Loss) -> None:
+    needed = (*REQUIRED_COLUMNS, loss.name) if loss.name in OF_VALIDATION else REQUIRED_COLUMNS
+    missing = [name for name in needed if name not in table.columns]
     if missing:
         raise TableError(
-            f"The run table has no column {', '.join(map(repr, missing))}: a fit needs "
-            f"{', '.join((*REQUIRED_COLUMNS, loss_column))}."
+            f"The run table has no column {', '.join(map(repr, missing))}: a fit needs {', '.join(needed)}."
         )
     conventions = sorted(map(str, table["budget_convention"].unique().to_list()))
     if len(conventions) > 1:
@@ -135,7 +138,17 @@ def _check_table(table: pl.DataFrame, loss_column: str) -> None:
         raise TableError(f"Cell {twice!r} has more than one row in the run table: one row a cell is expected.")
 
 
-def _plain_rows(table: pl.DataFrame, loss_column: str) -> list[dict]:
+def _losses(table: pl.DataFrame, loss: Loss) -> pl.Series:
+    """The loss of every row, as the column `loss`. Raises LossError where no finished cell has one."""
+    values = loss_values(table, loss)
+    finished = table["status"] == "finished"
+    is_always_there = loss.name in ("loss", "loss_topk")
+    if values is None or (finished.any() and not is_always_there and values.filter(finished).is_null().all()):
+        raise no_cell_has(table, loss)
+    return values.alias("loss")
+
+
+def _plain_rows(table: pl.DataFrame) -> list[dict]:
     optional = [
         pl.col(name).cast(pl.Utf8) if name in table.columns else pl.lit(None, dtype=pl.Utf8).alias(name)
         for name in ("reason", "flags")
@@ -146,7 +159,7 @@ def _plain_rows(table: pl.DataFrame, loss_column: str) -> list[dict]:
         pl.col("seed").cast(pl.Int64),
         pl.col("unique_params").cast(pl.Float64).alias("params"),
         pl.col("tokens").cast(pl.Float64),
-        pl.col(loss_column).cast(pl.Float64).alias("loss"),
+        pl.col("loss").cast(pl.Float64),
         *optional,
         flops,
         _cooled(table),
@@ -167,12 +180,12 @@ def _row_order(row: dict) -> tuple:
     return row["arm"], int(row["budget"]), row["params"] or 0.0, row["size"], row["seed"], row["cell_id"]
 
 
-def _row_reasons(rows: list[dict], flags: tuple[str, ...], cells: tuple[str, ...]) -> dict[str, str]:
-    found = ((row["cell_id"], _row_reason(row, flags, cells)) for row in rows)
+def _row_reasons(rows: list[dict], loss: Loss, flags: tuple[str, ...], cells: tuple[str, ...]) -> dict[str, str]:
+    found = ((row["cell_id"], _row_reason(row, loss, flags, cells)) for row in rows)
     return {cell_id: reason for cell_id, reason in found if reason}
 
 
-def _row_reason(row: dict, flags: tuple[str, ...], cells: tuple[str, ...]) -> str:
+def _row_reason(row: dict, loss: Loss, flags: tuple[str, ...], cells: tuple[str, ...]) -> str:
     if row["status"] != "finished":
         return f"{row['status']}: {row['reason']}" if row["reason"] else f"{row['status']}"
     if row["cell_id"] in cells:
@@ -180,6 +193,8 @@ def _row_reason(row: dict, flags: tuple[str, ...], cells: tuple[str, ...]) -> st
     carried = [flag for flag in (row["flags"] or "").split(";") if flag in flags]
     if carried:
         return f"flagged {', '.join(carried)}"
+    if loss.kind and row["loss"] is None:
+        return f"{loss.name} was not measured"
     for name in ("loss", "params", "tokens"):
         value = row[name]
         if value is None or not math.isfinite(value) or value <= 0:

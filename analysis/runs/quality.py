@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
+from analysis.runs.losses import NATS_PER_TOKEN
+
 OFF_BUDGET = 0.05
 """Largest relative difference between a run's FLOPs and its stated budget."""
 MOST_EPOCHS = 4.0
@@ -103,7 +105,7 @@ def _risen(rows: list[dict]) -> dict[str, str]:
 
 
 def find_suspicions(
-    rows: list[dict], loss_name: str, *, has_flops: bool, has_tokens: bool = True
+    rows: list[dict], loss_name: str, *, has_flops: bool, has_tokens: bool = True, unit: str = NATS_PER_TOKEN
 ) -> tuple[Suspicion, ...]:
     """What looks like a mistaken unit; judged by medians, so that single rows do not matter. FLOPs that follow from the
     tokens, and tokens that follow from the FLOPs, say nothing about each other."""
@@ -123,13 +125,13 @@ def find_suspicions(
     if independent:
         found += _flop_suspicions(median(row["flops"] / (6 * row["params"] * row["tokens"]) for row in sound))
     lowered = loss_name.lower()
-    if loss < LOWEST_NATS or "bpb" in lowered or "bit" in lowered:
+    if unit == NATS_PER_TOKEN and (loss < LOWEST_NATS or "bpb" in lowered or "bit" in lowered):
         found.append(
             Suspicion(
                 column="loss",
                 sentence=f"losses (median {loss:.3g}, column {loss_name!r}) look like bits or losses per byte: nats "
-                "per token are expected; for bits map loss=COLUMN*0.693147, and compare tokenizers in bits per byte "
-                "only.",
+                "per token are expected; if they are bits per byte, fit them as the loss bits_per_byte; for bits per token "
+                "map loss=COLUMN*0.693147.",
             )
         )
     if max(row["loss"] for row in sound) > 3 * loss:

@@ -17,7 +17,7 @@ class SampledOptimum:
     tokens: Sample | Refusal
     """D*, tokens."""
     loss: Sample | Refusal
-    """L*, nats/token."""
+    """L*, in units of loss."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

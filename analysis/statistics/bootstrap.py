@@ -78,7 +78,7 @@ class MinimumDraws:
     """(draws,) ln of the minimum's place: the vertex where the draw opens upwards, even beyond the sizes, otherwise the
     end with the lower loss."""
     minimum_loss: Floats
-    """(draws,) lowest value within the sizes, nats/token."""
+    """(draws,) lowest value within the sizes, units of loss."""
     interior_share: float
     """Share of draws whose minimum is strictly inside the sizes."""
 

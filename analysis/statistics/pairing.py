@@ -25,7 +25,7 @@ class ArmResiduals:
     """What the parabolas of an arm leave, over all of its budgets."""
 
     residual_n: Floats
-    """(n,) nats/token."""
+    """(n,) units of loss."""
     jacobian_nq: Floats
     """(n, q) the directions that the parabolas absorb."""
     trunk_keys: tuple[str, ...]

@@ -33,7 +33,7 @@ class Curve:
     log_x: Floats
     """(n,) natural logarithm of parameters or tokens."""
     loss: Floats
-    """(n,) nats/token."""
+    """(n,) units of loss."""
     cell_ids: tuple[str, ...]
     """(n,) cells, for naming a point."""
     trunk_keys: tuple[str, ...]
@@ -63,9 +63,9 @@ class Quadratic:
     solver_3n: Floats
     """(3, n) maps losses to coefficients; the same for every resampled set of losses."""
     coefficients: Floats
-    """(3,) in powers of u, nats/token."""
+    """(3,) in powers of u, units of loss."""
     residuals: Floats
-    """(n,) nats/token."""
+    """(n,) units of loss."""
     leverages: Floats
     """(n,) diagonal of the hat matrix."""
 
@@ -76,7 +76,7 @@ class Quadratic:
 
     @property
     def sum_of_squares(self) -> float:
-        """Residual sum of squares, nats²."""
+        """Residual sum of squares, units of loss squared."""
         return float(self.residuals @ self.residuals)
 
     @property
@@ -103,7 +103,7 @@ class Noise:
     """A residual standard deviation and how well it is known."""
 
     sd: float
-    """nats/token."""
+    """Units of loss."""
     dof: int
     """Degrees of freedom behind it."""
     source: str

@@ -41,7 +41,7 @@ class SurfaceDraws:
     method: str
     """"weights" or "parametric"."""
     noise: float
-    """Standard deviation of a run around the law, in ln L (or nats, where the fit was in nats)."""
+    """Standard deviation of a run around the law, in ln L (or units of loss, where the fit was of L itself)."""
 
 
 def redraw_surface(

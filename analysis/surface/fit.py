@@ -31,7 +31,7 @@ MEASURED_MARGIN = 1.02
 
 @dataclass(frozen=True, kw_only=True)
 class Residuals:
-    """Predicted less measured, in ln L (about relative error), or nats where the fit was in nats."""
+    """Predicted less measured, in ln L (about relative error), or units of loss where the fit was of L itself."""
 
     sd: float
     """Root of their sum of squares over the degrees of freedom."""
@@ -42,7 +42,7 @@ class Residuals:
     largest_cell: str
     """Its cell."""
     explained: float
-    """1 - variance of the residuals over that of ln L (of L where the fit was in nats)."""
+    """1 - variance of the residuals over that of ln L (of L where the fit was of L itself)."""
     trend_params: float
     """Spearman's correlation with N: far from zero, the law bends wrongly along N."""
     trend_tokens: float
@@ -56,9 +56,9 @@ class Prediction:
     """The loss at one (N, D)."""
 
     loss: Estimate
-    """Of the law: where the mean over seeds lies. nats/token."""
+    """Of the law: where the mean over seeds lies; in units of loss."""
     run: Estimate
-    """Of one more run, its own noise included. nats/token."""
+    """Of one more run, its own noise included; in units of loss."""
     reach: float
     """N D over the largest N D fitted; above 1 this extrapolates."""
 

@@ -35,7 +35,7 @@ SEARCH_DECADES = 4.0
 GOLDEN = (np.sqrt(5) - 1) / 2
 
 Residual = Literal["log", "loss"]
-"""What is made small: ln of the predicted loss less ln of the measured one, or their difference in nats."""
+"""What is made small: ln of the predicted loss less ln of the measured one, or their difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +43,18 @@ class LossSurface:
     """One law by its constants: loss(N, D) = E + A / N^alpha + B / D^beta."""
 
     E: float
-    """Irreducible loss, nats/token."""
+    """Irreducible loss."""
     A: float
-    """nats/token · parameters^alpha."""
+    """Units of loss · parameters^alpha."""
     alpha: float
     """Exponent of the parameters."""
     B: float
-    """nats/token · tokens^beta."""
+    """Units of loss · tokens^beta."""
     beta: float
     """Exponent of the tokens."""
 
     def loss(self, params: Floats | float, tokens: Floats | float) -> Floats:
-        """nats/token at `params` and `tokens` (shapes that broadcast)."""
+        """Units of loss at `params` and `tokens` (shapes that broadcast)."""
         return self.E + self.A * np.power(params, -self.alpha) + self.B * np.power(tokens, -self.beta)
 
     @property
@@ -77,7 +77,7 @@ class LossSurface:
         return float(self.as_law.optimum(flops, contour).tokens_k[0])
 
     def l_opt(self, flops: float, contour: Contour) -> float:
-        """L* at `flops`, nats/token."""
+        """L* at `flops`."""
         best = self.as_law.optimum(flops, contour)
         return float(self.loss(best.params_k[0], best.tokens_k[0]))
 
@@ -91,7 +91,7 @@ class LawOptimum:
     tokens_k: Floats
     """(K,) D*, tokens."""
     loss_k: Floats
-    """(K,) L*, nats/token."""
+    """(K,) L*."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,12 +115,12 @@ class SurfaceLaw:
 
     @property
     def E(self) -> Floats:
-        """(K,) irreducible loss, nats/token."""
+        """(K,) irreducible loss."""
         return np.exp(self.theta_kp[:, E])
 
     @property
     def A(self) -> Floats:
-        """(K,) nats/token · parameters^alpha."""
+        """(K,) units of loss · parameters^alpha."""
         return np.exp(np.minimum(self.theta_kp[:, A] + self.alpha * self.centre[0], LARGEST_LOG_TERM))
 
     @property
@@ -130,7 +130,7 @@ class SurfaceLaw:
 
     @property
     def B(self) -> Floats:
-        """(K,) nats/token · tokens^beta."""
+        """(K,) units of loss · tokens^beta."""
         return np.exp(np.minimum(self.theta_kp[:, B] + self.beta * self.centre[1], LARGEST_LOG_TERM))
 
     @property
@@ -163,7 +163,7 @@ class SurfaceLaw:
         return SurfaceLaw(theta_kp=np.concatenate([self.theta_kp, others.theta_kp]), centre=self.centre)
 
     def loss(self, params: Floats | float, tokens: Floats | float) -> Floats:
-        """(K, ...) nats/token at `params` and `tokens`."""
+        """(K, ...) units of loss at `params` and `tokens`."""
         return self._loss(np.log(params), np.log(tokens))
 
     def tokens_for(self, loss: Floats | float, params: Floats | float) -> Floats:
@@ -223,7 +223,7 @@ class SurfaceLaw:
         return self.theta_kp[:, :NUM_BASE].T
 
     def _above(self, loss: float) -> Floats:
-        """(K,) how far `loss` is above E, nats/token; 1 for a law that never reaches it."""
+        """(K,) how far `loss` is above E; 1 for a law that never reaches it."""
         above_k = loss - self.E
         return np.where(above_k > 0, above_k, 1.0)
 
@@ -257,7 +257,7 @@ def _aligned(*values: Floats | float) -> list[Floats]:
 
 
 def _count_for(left: Floats, log_top: Floats, power: Floats, log_centre: float) -> Floats:
-    """N or D at which e^(log_top - power (ln x - log_centre)) is `left` in nats/token; inf where it never is."""
+    """N or D at which e^(log_top - power (ln x - log_centre)) is `left` in units of loss; inf where it never is."""
     reachable = (left > 0) & (power > 0)
     log_count = log_centre + (log_top - np.log(np.where(reachable, left, 1.0))) / np.where(reachable, power, 1.0)
     within = reachable & (log_count < LARGEST_LOG_COUNT)
@@ -339,7 +339,7 @@ class SurfacePoints:
     log_tokens: Floats
     """(n,) ln D."""
     loss: Floats
-    """(n,) nats/token."""
+    """(n,) units of loss."""
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -372,7 +372,7 @@ class SurfacePoints:
 
 
 def plain_points(params: Floats, tokens: Floats, loss: Floats) -> SurfacePoints:
-    """Points without recursion: all arrays (n,), in parameters, tokens and nats/token."""
+    """Points without recursion: all arrays (n,), in parameters, tokens and units of loss."""
     n = len(loss)
     return SurfacePoints(
         log_once=np.log(params),
@@ -393,7 +393,7 @@ class Problem:
     centre: tuple[float, float]
     """ln N₀ and ln D₀, about which a and b are defined."""
     loss_kn: Floats
-    """(K or 1, n) losses, nats/token."""
+    """(K or 1, n) losses."""
     weights_kn: Floats
     """(K or 1, n) how often each point counts."""
     delta: float

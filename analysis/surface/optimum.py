@@ -46,7 +46,7 @@ class SurfaceRules:
     delta: float = 1e-3
     """Where Huber's loss turns from a parabola into a line, on the scale of the residual; inf for least squares."""
     residual: Residual = "log"
-    """What is made small: "log" for ln L, "loss" for L in nats."""
+    """What is made small: "log" for ln L, "loss" for L itself."""
     tied: bool = False
     """One exponent for parameters and tokens, α = β: for tables too small for two."""
     min_spare: int = 2

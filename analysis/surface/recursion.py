@@ -47,7 +47,7 @@ class RecursionFit:
         return once + depth ** self.phi[family].value * recursive
 
     def loss(self, once: Floats, recursive: Floats, depth: Floats, tokens: Floats, family: str) -> Floats:
-        """nats/token of a model of that family at mean depth r and D tokens."""
+        """Loss of a model of that family at mean depth r and D tokens."""
         return self.law.loss(self.effective_params(once, recursive, depth, family), tokens)
 
 

@@ -102,6 +102,32 @@ CellsOrAll = Annotated[
 ]
 
 
+LOSSES = ("loss", "loss_topk", "loss_half", "bits_per_byte", "text:", "task:")
+"""What --loss takes, as the shell offers it."""
+
+
+def _loss_name(words: str | None) -> str | None:
+    """The loss's name, which is its column of the run table. Raises LossError."""
+    from analysis.runs.losses import parse_loss
+
+    return None if words is None else parse_loss(words).name
+
+
+_LOSS = typer.Option(
+    "--loss",
+    metavar="LOSS",
+    help="What is fitted: loss (what inference can do), loss_topk (the paper's evaluation), loss_half, bits_per_byte, "
+    "text:NAME or task:NAME (see eval).",
+    callback=_loss_name,
+    autocompletion=lambda incomplete: [name for name in LOSSES if name.startswith(incomplete)],
+)
+LossOption = Annotated[str, _LOSS]
+"""A verb's loss: its name, checked."""
+
+LossesOption = Annotated[str | None, _LOSS]
+"""The same for a verb that takes more than one where it is told none."""
+
+
 def above_zero(value: float | None) -> float | None:
     """Raises BadParameter for what is no amount: nan, infinity, 0 and less."""
     if value is not None and not 0 < value < math.inf:
@@ -133,6 +159,7 @@ FLAGS = {
     "sizes": "--sizes",
     "table": "--table",
     "tasks": "--tasks",
+    "text": "--text",
 }
 """What a setting that an error names is called on the command line, the same at every verb that has it. Settings of a
 sweep file alone have no flag."""

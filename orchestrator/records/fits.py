@@ -18,6 +18,7 @@ from analysis.report.provenance import Provenance, provenance_of
 from analysis.runs.column_map import columns_text, parse_columns
 from analysis.runs.column_names import complete_columns, is_own, own_runs
 from analysis.runs.import_table import ImportedTable, import_table
+from analysis.runs.losses import TASK, TEXT, Loss, parse_loss
 from analysis.runs.points import TableError
 from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Estimate
@@ -43,6 +44,10 @@ MEASURED: dict[str, Callable[[Segment], str | int | None]] = {
 }
 """What makes losses of two sweeps comparable, and how an evaluation says it."""
 
+DECIDING = {"": tuple(MEASURED), TEXT: ("tokenizer", "context length"), TASK: ()}
+"""Which of these decide, by the kind of the loss. A text, and the items of a task, are compared by themselves; a task's
+score depends on no tokenizer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPair:
@@ -52,16 +57,19 @@ class SweepPair:
     """The one that is compared with the other."""
     runs: pl.DataFrame
     """One row a cell; `arm` is "ARM (SWEEP)"."""
+    loss_column: str
+    """The loss that they are compared by."""
     pairs: tuple[tuple[str, str], ...]
     """Arms to compare: those of one name, or every arm of one with every arm of the other where no name is in both."""
 
 
-def pair_sweeps(store: Store, one: str | None, other: str) -> SweepPair:
-    """Put two sweeps beside each other.
+def pair_sweeps(store: Store, one: str | None, other: str, loss_column: str) -> SweepPair:
+    """Put two sweeps beside each other, to be compared by one loss.
 
     Raises:
         NoSuchSweep: there is none of that name.
         TableError: they are one sweep, count budgets differently, or were evaluated on different texts.
+        LossError: there is no such loss.
     """
     first, second = load_sweep(store, one), load_sweep(store, other)
     if first.name == second.name:
@@ -75,7 +83,8 @@ def pair_sweeps(store: Store, one: str | None, other: str) -> SweepPair:
             f"{first.name} counts budgets as {', '.join(conventions[first.name])} FLOPs and {second.name} as "
             f"{', '.join(conventions[second.name])}: budgets counted differently are not equal FLOPs."
         )
-    _check_losses(store, first, second)
+    loss = parse_loss(loss_column)
+    _check_losses(store, first, second, loss)
     arms = [{cell.arm for cell in sweep.cells} for sweep in (first, second)]
     same = sorted(arms[0] & arms[1])
     names = [(arm, arm) for arm in same] or [(a, b) for a in sorted(arms[0]) for b in sorted(arms[1])]
@@ -87,15 +96,16 @@ def pair_sweeps(store: Store, one: str | None, other: str) -> SweepPair:
     ]
     return SweepPair(
         first=first,
-        runs=pl.concat(named),
+        runs=pl.concat(named, how="diagonal"),
+        loss_column=loss.name,
         pairs=tuple((f"{a} ({first.name})", f"{b} ({second.name})") for a, b in names),
     )
 
 
-def _check_losses(store: Store, first: Sweep, second: Sweep) -> None:
+def _check_losses(store: Store, first: Sweep, second: Sweep, loss: Loss) -> None:
     """Raises TableError where the two were not evaluated alike."""
     measured = [_measured(store, sweep) for sweep in (first, second)]
-    for what in MEASURED:
+    for what in DECIDING[loss.kind]:
         one, other = (each[what] for each in measured)
         if one and other and one != other:
             shown = [", ".join(sorted(str(value)[:12] for value in values)) for values in (one, other)]
@@ -117,18 +127,20 @@ def _measured(store: Store, sweep: Sweep) -> dict[str, set[Any]]:
     return found
 
 
-def fit_pair(pair: SweepPair, loss_column: str) -> Study:
+def fit_pair(pair: SweepPair) -> Study:
     """The fit of both, with the comparisons between them alone; by surfaces where they have no budget in common.
 
-    Raises TableError where their budgets do not even overlap.
+    Raises TableError where their budgets do not even overlap, LossError where no cell has the loss.
     """
     one, other = (
         set(map(int, mine["budget"].to_list())) for _, mine in pair.runs.group_by("sweep", maintain_order=True)
     )
     if one & other:
-        settings = FitSettings(loss_column=loss_column, approaches=("parabola", "surface"))
+        settings = FitSettings(loss_column=pair.loss_column, approaches=("parabola", "surface"))
     else:
-        settings = FitSettings(loss_column=loss_column, approaches=("surface",), optima_at=_within_both(one, other))
+        settings = FitSettings(
+            loss_column=pair.loss_column, approaches=("surface",), optima_at=_within_both(one, other)
+        )
     study = fit_study(pair.runs, settings)
     return replace(study, comparisons=_between(study, pair))
 
@@ -200,8 +212,8 @@ def fit_of_sweep(
 
 def fit_of_sweeps(store: Store, name: str | None, other: str, loss_column: str) -> Fitted:
     """The fit of two sweeps with the comparisons between them. Raises NoSuchSweep and TableError."""
-    pair = pair_sweeps(store, name, other)
-    study = fit_pair(pair, loss_column)
+    pair = pair_sweeps(store, name, other, loss_column)
+    study = fit_pair(pair)
     return Fitted(study=study, name=pair.first.name, sweep=pair.first, runs=pair.runs, other=other)
 
 
@@ -211,21 +223,27 @@ def fit_of_table(
     columns: str | None,
     convention: str | None,
     budgets: str | None,
+    loss_column: str,
     approaches: tuple[str, ...],
     tied: bool,
     leave_out: tuple[str, ...],
     report: Callable[[str, Fix | None], None],
 ) -> Fitted:
     """The fit of anyone's table; how it is read, assumptions and suspicions are reported, with the setting that would
-    change one. Raises TableError.
+    change one. Raises TableError and LossError.
 
     Without `approaches`, a surface, and parabolas where most runs lie on budgets. The run table of a sweep is fitted as
-    the sweep is, unless something else is said of it.
+    the sweep is, unless something else is said of it. Of another table `loss_column` says what its losses are: their
+    name and unit in what is printed and drawn.
     """
+    loss = parse_loss(loss_column)
     frame = read_table(path)
     stated = parse_columns(columns or "")
     settings = FitSettings(
-        approaches=approaches or TABLE_APPROACHES, leave_out_cells=leave_out, surface=SurfaceRules(tied=tied)
+        loss_column=loss.name,
+        approaches=approaches or TABLE_APPROACHES,
+        leave_out_cells=leave_out,
+        surface=SurfaceRules(tied=tied),
     )
     if is_own(frame) and not (columns or convention or budgets):
         report("note: read as the run table of a sweep", None)
@@ -233,7 +251,7 @@ def fit_of_table(
         return Fitted(study=fit_study(runs, settings), name=path.name, runs=runs)
     meaning = complete_columns(frame, stated, convention)
     report(f"columns: {shlex.quote(columns_text(meaning))}", None)
-    imported = import_table(frame, meaning, convention=convention, budgets=_budgets(budgets))
+    imported = import_table(frame, meaning, convention=convention, budgets=_budgets(budgets), unit=loss.unit)
     for note in imported.notes:
         report(f"note: {note}", None)
     if note := _budget_note(imported, approaches):
@@ -244,8 +262,8 @@ def fit_of_table(
     if not (approaches or imported.on_budgets):
         settings = replace(settings, approaches=("surface",))
     settings = replace(settings, optima_at=imported.optima_at)
-    study = fit_study(imported.frame, settings, reading=imported.reading)
-    return Fitted(study=study, name=path.name, runs=imported.frame)
+    runs = imported.frame.rename({"loss": loss.name})
+    return Fitted(study=fit_study(runs, settings, reading=imported.reading), name=path.name, runs=runs)
 
 
 def _budgets(text: str | None) -> tuple[int, ...]:
@@ -290,8 +308,9 @@ MOST_PAIRS = 50
 
 def concentration_note(store: Store, fitted: Fitted) -> str:
     """A sentence where a few windows of the validation text decide how the fitted cells of a sweep differ; empty where
-    none do, and where no two neighbouring cells have kept the losses of their windows."""
-    if fitted.sweep is None:
+    none do, where no two neighbouring cells have kept the losses of their windows, and where the loss is of other
+    text."""
+    if fitted.sweep is None or parse_loss(fitted.study.points.loss_column).kind:
         return ""
     pairs = _neighbours(store, fitted.sweep, fitted.study.points.frame)
     number = min(len(pairs), MOST_PAIRS)

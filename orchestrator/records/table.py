@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from analysis.runs.curves import CellCurve
+from analysis.runs.losses import parse_loss
 from mor_core.config import ModelConfig
 from mor_core.files import replacing
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token
@@ -313,8 +314,10 @@ def average(scores: dict[str, dict[str, Any]]) -> float | None:
 
 
 def cell_curves(store: Store, sweep: Sweep, loss_column: str) -> list[CellCurve]:
-    """Every cell that has logged a step, with its evaluated loss where it is finished."""
-    finished = dict(table(store, sweep).select("cell_id", loss_column).iter_rows())
+    """Every cell that has logged a step, with its evaluated loss where it is finished and can stand beside the curve: a
+    validation loss in nats/token."""
+    shown = parse_loss(loss_column).is_on_curves
+    finished = dict(table(store, sweep).select("cell_id", loss_column).iter_rows()) if shown else {}
     found = []
     for cell in sweep.cells:
         rows = curve(store, sweep, cell)

@@ -9,10 +9,9 @@ import typer
 from orchestrator.cli.fits.serving_flags import Memory, arms_served, demand_of
 from orchestrator.cli.fits.study import (
     BOTH,
+    CAUSAL,
     FIT_REFUSED,
-    LOSS_COLUMNS,
-    Loss,
-    LossChoice,
+    TOP_K,
     Other,
     Runs,
     Tied,
@@ -20,7 +19,15 @@ from orchestrator.cli.fits.study import (
     fit_of,
     say_next_of,
 )
-from orchestrator.cli.options import AsJson, above_zero, options_from_dataclass, print_json, say_next
+from orchestrator.cli.options import (
+    AsJson,
+    LossesOption,
+    LossOption,
+    above_zero,
+    options_from_dataclass,
+    print_json,
+    say_next,
+)
 
 if TYPE_CHECKING:
     from analysis.advice.predict import Advice
@@ -39,7 +46,7 @@ Force = Annotated[
 @options_from_dataclass
 def table(
     asked: Runs,
-    loss: LossChoice = Loss.causal,
+    loss: LossOption = CAUSAL,
     form: TableFormat = "markdown",
     tasks: Annotated[bool, typer.Option("--tasks", help="The cells' scores on tasks instead.")] = False,
     as_json: AsJson = False,
@@ -73,7 +80,7 @@ def table(
 def predict(
     asked: Runs,
     budget: Annotated[str, typer.Option(help="Training FLOPs, such as 1e21.")],
-    loss: LossChoice = Loss.causal,
+    loss: LossOption = CAUSAL,
     force: Force = False,
     tied: Tied = False,
     as_json: AsJson = False,
@@ -100,11 +107,14 @@ def predict(
             for each, shape in zip(answers, shapes, strict=True)
         ]
         content = {"source": fitted.name, "budget": str(flops), "budget_convention": study.points.budget_convention}
-        content |= {"loss_column": study.points.loss_column, "answers": rows} | reading_as_json(study.reading)
-        print_json("mor-sweep.predict/1", content)
+        content |= {"loss_column": study.points.loss_column, "loss_unit": study.points.loss_unit}
+        print_json("mor-sweep.predict/1", content | {"answers": rows} | reading_as_json(study.reading))
         _end_refused_all(each.refused for each in answers)
         return
-    typer.echo(f"budget {budget_text(flops)} FLOPs ({study.points.budget_convention})")
+    typer.echo(
+        f"budget {budget_text(flops)} FLOPs ({study.points.budget_convention}); "
+        f"L* is {study.points.loss_column} in {study.points.loss_unit}"
+    )
     for each, shape in zip(answers, shapes, strict=True):
         for line in _predicted_lines(each, shape):
             typer.echo(line)
@@ -141,9 +151,9 @@ def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str
 def lifetime(
     asked: Runs,
     memory: Memory,
-    target_loss: Annotated[float, typer.Option(help="Loss to reach, nats/token.", callback=above_zero)],
+    target_loss: Annotated[float, typer.Option(help="Loss to reach, in the unit of --loss.", callback=above_zero)],
     served_tokens: Annotated[float, typer.Option(help="Tokens that will go through the trained model.")],
-    loss: LossChoice = Loss.causal,
+    loss: LossOption = CAUSAL,
     force: Force = False,
     tied: Tied = False,
     form: TableFormat = "markdown",
@@ -168,18 +178,19 @@ def lifetime(
 
 
 @options_from_dataclass
-def compare(asked: Runs, other: Other = None, as_json: AsJson = False) -> None:
-    """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers, under both losses."""
+def compare(asked: Runs, other: Other = None, loss: LossesOption = None, as_json: AsJson = False) -> None:
+    """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers; by causal and by top-k loss
+    where none is named."""
     from analysis.frontier.conventions import recount, recount_lines
     from analysis.report.text import comparison_as_json, comparison_lines, plain, reading_as_json
     from analysis.statistics.answers import Estimate
 
     found, content, name, routed, foreign = False, {}, "", True, {}
-    for loss in Loss if asked.table is None else (Loss.causal,):
+    for column in [loss] if loss else [CAUSAL, TOP_K] if asked.table is None else [CAUSAL]:
         if not routed and not as_json:
-            typer.echo(f"{LOSS_COLUMNS[loss]}: the same, since nothing is routed")
+            typer.echo(f"{column}: the same, since nothing is routed")
             break
-        fitted = compared(asked, other, loss)
+        fitted = compared(asked, other, column)
         routed = asked.table is not None or bool((fitted.runs["architecture"] == "mor").any())
         study, name = fitted.study, fitted.name
         foreign = reading_as_json(study.reading)

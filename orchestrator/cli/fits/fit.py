@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.fits.study import (
+    CAUSAL,
     FIT_REFUSED,
-    LOSS_COLUMNS,
-    Loss,
-    LossChoice,
     Runs,
     Tied,
     fit_of_asked_table,
     say_next_of,
 )
-from orchestrator.cli.options import AsJson, options_from_dataclass, print_json, say
+from orchestrator.cli.options import AsJson, LossOption, options_from_dataclass, print_json, say
 
 if TYPE_CHECKING:
     from analysis.frontier.study import Study
@@ -45,7 +43,7 @@ ApproachChoice = Annotated[
 @options_from_dataclass
 def fit(
     asked: Runs,
-    loss: LossChoice = Loss.causal,
+    loss: LossOption = CAUSAL,
     approach: ApproachChoice = None,
     tied: Tied = False,
     leave_out: Annotated[list[str] | None, typer.Option(help="A cell that enters no fit; repeat for several.")] = None,
@@ -57,7 +55,7 @@ def fit(
     if asked.table is not None:
         approaches = names if approach else ()
         left_out = tuple(leave_out or ())
-        study = fit_of_asked_table(asked, asked.table, approaches=approaches, tied=tied, leave_out=left_out).study
+        study = fit_of_asked_table(asked, asked.table, loss, approaches=approaches, tied=tied, leave_out=left_out).study
         _print_fit(study, as_json)
         if out is not None:
             _write_fit(study, out, "fit written to")
@@ -67,7 +65,7 @@ def fit(
     from orchestrator.store.upstream.upstream import open_store
 
     store = open_store(asked.results)
-    fitted = fit_of_sweep(store, asked.sweep, LOSS_COLUMNS[loss], names, tied, tuple(leave_out or ()))
+    fitted = fit_of_sweep(store, asked.sweep, loss, names, tied, tuple(leave_out or ()))
     study, name = fitted.study, fitted.name
     if note := concentration_note(store, fitted):
         say(f"note: {note}")
@@ -93,7 +91,7 @@ def _print_fit(study: "Study", as_json: bool) -> None:
     if as_json:
         content = study_as_json(study)
         del content["schema"]  # Of the file fits.json; what is printed has its own.
-        print_json("mor-sweep.fit/1", content)
+        print_json("mor-sweep.fit/1", content | {"loss_unit": study.points.loss_unit})
     else:
         _print_markdown(study_as_markdown(study))
 

@@ -8,9 +8,9 @@ import typer
 from orchestrator.cli.figures import write_figure_data
 from orchestrator.cli.fits.serving_flags import Memory, arms_served, demand_of
 from orchestrator.cli.fits.study import (
+    CAUSAL,
+    TOP_K,
     FigureRuns,
-    Loss,
-    LossChoice,
     Other,
     Runs,
     SweepName,
@@ -21,7 +21,7 @@ from orchestrator.cli.fits.study import (
     paths_of,
     say_next_of,
 )
-from orchestrator.cli.options import Results, above_zero, options_from_dataclass
+from orchestrator.cli.options import LossesOption, LossOption, Results, above_zero, options_from_dataclass
 
 if TYPE_CHECKING:
     from analysis.figures.drawing import Reference
@@ -39,7 +39,7 @@ Paper = Annotated[
 
 @plot.command("isoflop")
 @options_from_dataclass
-def isoflop(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = False) -> None:
+def isoflop(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
     """Loss against size, one curve a budget, one panel an arm; exit code 5 where no number is supported."""
     from analysis.figures.figure_data import isoflop_data
     from analysis.figures.isoflop import plot_isoflop
@@ -54,7 +54,7 @@ def isoflop(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = Fa
 
 @plot.command("frontier")
 @options_from_dataclass
-def frontier(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = False) -> None:
+def frontier(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
     """Compute-optimal size, tokens and loss against the budget, one line an arm; exit code 5 where there is none."""
     from analysis.figures.figure_data import frontier_data
     from analysis.figures.frontier import plot_frontier
@@ -69,7 +69,7 @@ def frontier(asked: FigureRuns, loss: LossChoice = Loss.causal, paper: Paper = F
 
 @plot.command("surface")
 @options_from_dataclass
-def surface(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = False) -> None:
+def surface(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
     """The fitted L(N, D) with the runs on it, contours of equal FLOPs and the optimum along them."""
     from analysis.figures.figure_data import surface_data
     from analysis.figures.surface import plot_surface
@@ -83,7 +83,7 @@ def surface(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fals
 
 @plot.command("residuals")
 @options_from_dataclass
-def residuals(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = False) -> None:
+def residuals(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
     """What the fitted L(N, D) leaves unexplained: along N and D, and on budgets that it has not seen."""
     from analysis.figures.figure_data import residuals_data
     from analysis.figures.surface import plot_residuals
@@ -97,17 +97,18 @@ def residuals(asked: FigureRuns, loss: LossChoice = Loss.causal, tied: Tied = Fa
 
 @plot.command("compare")
 @options_from_dataclass
-def compare(asked: FigureRuns, other: Other = None) -> None:
-    """Arms against each other at equal FLOPs: loss gap, compute and parameter multipliers, under both losses."""
+def compare(asked: FigureRuns, other: Other = None, loss: LossesOption = None) -> None:
+    """Arms against each other at equal FLOPs: loss gap, compute and parameter multipliers; by causal and by top-k loss
+    where none is named."""
     from analysis.figures.compare import plot_compare
     from analysis.figures.figure_data import compare_data
     from analysis.statistics.answers import Estimate
 
-    drawn = compared(asked, other, Loss.causal)
+    drawn = compared(asked, other, loss or CAUSAL)
     studies = [drawn.study]
-    if asked.table is None:
+    if asked.table is None and loss is None:
         # Without routed arms the two losses are the same numbers.
-        top_k = compared(asked, other, Loss.top_k).study
+        top_k = compared(asked, other, TOP_K).study
         studies += [top_k] if not _same_losses(drawn.study, top_k) else []
     paths = paths_of(drawn, asked, "compare" if other is None else f"compare-with-{other}")
     plot_compare(studies, paths, drawn.provenance)
@@ -122,10 +123,12 @@ def compare(asked: FigureRuns, other: Other = None) -> None:
 def lifetime(
     asked: FigureRuns,
     memory: Memory,
-    loss: LossChoice = Loss.causal,
+    loss: LossOption = CAUSAL,
     target_loss: Annotated[
         float | None,
-        typer.Option(help="Loss to reach, nats/token; by default one that every arm reaches.", callback=above_zero),
+        typer.Option(
+            help="Loss to reach, in the unit of --loss; by default one that every arm reaches.", callback=above_zero
+        ),
     ] = None,
     served_tokens: Annotated[
         float | None, typer.Option(help="Mark this number of tokens served.", callback=above_zero)
@@ -150,7 +153,7 @@ def lifetime(
 
 
 @plot.command("curves")
-def curves(sweep: SweepName = None, results: Results = Path("results"), loss: LossChoice = Loss.causal) -> None:
+def curves(sweep: SweepName = None, results: Results = Path("results"), loss: LossOption = CAUSAL) -> None:
     """Training loss against tokens, from the first step of each cell to its evaluation."""
     from dataclasses import replace
 
@@ -184,14 +187,22 @@ def _write_data(
 def _beside_paper(
     study: "Study", provenance: "Provenance", approach: str, wanted: bool
 ) -> "tuple[Reference | None, Provenance]":
-    """The paper's study where it is wanted, and its source named. Raises TableError where the conventions differ."""
+    """The paper's study where it is wanted, and its source named. Raises TableError where the conventions or
+    the units of loss differ."""
     from dataclasses import replace
 
     from analysis.figures.drawing import Reference
     from analysis.frontier.paper import NAME, SOURCE, paper_study
+    from analysis.runs.losses import NATS_PER_TOKEN
+    from analysis.runs.points import TableError
 
     if not wanted:
         return None, provenance
+    if study.points.loss_unit != NATS_PER_TOKEN:
+        raise TableError(
+            f"--paper: its losses are in {NATS_PER_TOKEN}, {study.points.loss_column} in {study.points.loss_unit}: "
+            "leave one of the two out."
+        )
     reference = Reference(name=NAME, study=paper_study(study.points.budget_convention, (approach,)))
     return reference, replace(provenance, method=f"{provenance.method}; beside it {SOURCE}, by {approach}")
 

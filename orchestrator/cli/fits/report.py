@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.fits.study import BOTH, FIT_REFUSED, Loss, LossChoice, Runs, Tied, fit_of
-from orchestrator.cli.options import options_from_dataclass
+from orchestrator.cli.fits.study import BOTH, CAUSAL, FIT_REFUSED, Runs, Tied, fit_of
+from orchestrator.cli.options import LossOption, options_from_dataclass
 
 
 @options_from_dataclass
@@ -16,7 +16,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The file to write; report.html in the sweep's folder by default.")
     ] = None,
-    loss: LossChoice = Loss.causal,
+    loss: LossOption = CAUSAL,
     tied: Tied = False,
 ) -> None:
     """Write one self-contained HTML page: frontiers, curves, goodness of fit, comparisons, and what stays unknown."""

@@ -1,7 +1,6 @@
 """What verbs that read a fit have in common: which runs, how they are fitted, and where figures of them go."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,21 +17,13 @@ FIT_REFUSED = 5
 FIGURES = Path("figures")
 
 
-class Loss(StrEnum):
-    """Which loss is fitted."""
-
-    causal = "causal"
-    top_k = "topk"
-
-
 BOTH = ("parabola", "surface")
 """The approaches of a fit that names none."""
 
-LOSS_COLUMNS = {Loss.causal: "loss", Loss.top_k: "loss_topk"}
-"""Columns of a sweep's run table."""
+CAUSAL, TOP_K = "loss", "loss_topk"
+"""The losses that arms are compared by where none is named."""
 
 SweepName = SweepArgument
-LossChoice = Annotated[Loss, typer.Option(help="causal (what inference can do) or topk (the paper's evaluation).")]
 Other = Annotated[str | None, typer.Option("--with", help="Another sweep: each arm of one against those of the other.")]
 Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
 
@@ -89,19 +80,22 @@ def say_next_of(asked: Runs, name: str, *verbs: str) -> None:
     say(f"next: {command_line(*first.split(), *given)}{also}")
 
 
-def fit_of(asked: Runs, loss: Loss, approaches: tuple[str, ...], *, tied: bool = False) -> "Fitted":
+def fit_of(asked: Runs, loss: str, approaches: tuple[str, ...], *, tied: bool = False) -> "Fitted":
     """Fit the runs asked for. Raises NoSuchSweep and TableError."""
     from orchestrator.records.fits import fit_of_sweep
     from orchestrator.store.upstream.upstream import open_store
 
     if asked.table is not None:
-        return fit_of_asked_table(asked, asked.table, approaches=() if approaches == BOTH else approaches, tied=tied)
-    return fit_of_sweep(open_store(asked.results), asked.sweep, LOSS_COLUMNS[loss], approaches, tied)
+        return fit_of_asked_table(
+            asked, asked.table, loss, approaches=() if approaches == BOTH else approaches, tied=tied
+        )
+    return fit_of_sweep(open_store(asked.results), asked.sweep, loss, approaches, tied)
 
 
 def fit_of_asked_table(
     asked: Runs,
     table: Path,
+    loss: str,
     *,
     approaches: tuple[str, ...],
     tied: bool,
@@ -115,6 +109,7 @@ def fit_of_asked_table(
         columns=asked.columns,
         convention=asked.convention,
         budgets=asked.budgets,
+        loss_column=loss,
         approaches=approaches,
         tied=tied,
         leave_out=leave_out,
@@ -127,7 +122,7 @@ def _report(line: str, fix: "Fix | None") -> None:
     say(line if fix is None else f"{line}; {fix.words.format(fix_in_flags(fix))}")
 
 
-def compared(asked: Runs, other: str | None, loss: Loss) -> "Fitted":
+def compared(asked: Runs, other: str | None, loss: str) -> "Fitted":
     """The arms of one sweep or table, or those of two sweeps. Raises NoSuchSweep and TableError."""
     from analysis.runs.points import TableError
     from orchestrator.records.fits import fit_of_sweeps
@@ -137,7 +132,7 @@ def compared(asked: Runs, other: str | None, loss: Loss) -> "Fitted":
         return fit_of(asked, loss, BOTH)
     if asked.table is not None:
         raise TableError("--with names a sweep, to be compared with a sweep: leave --table out.")
-    return fit_of_sweeps(open_store(asked.results), asked.sweep, other, LOSS_COLUMNS[loss])
+    return fit_of_sweeps(open_store(asked.results), asked.sweep, other, loss)
 
 
 def paths_of(fitted: "Fitted", asked: FigureRuns, figure: str) -> list[Path]:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.fits.study import FIT_REFUSED, LOSS_COLUMNS, Loss, LossChoice, SweepName
-from orchestrator.cli.options import AsJson, Results, print_json, say_next
+from orchestrator.cli.fits.study import CAUSAL, FIT_REFUSED, SweepName
+from orchestrator.cli.options import AsJson, LossOption, Results, print_json, say_next
 
 SCHEMA = "mor-sweep.suggest/1"
 
@@ -14,7 +14,7 @@ SCHEMA = "mor-sweep.suggest/1"
 def suggest(
     sweep: SweepName = None,
     results: Results = Path("results"),
-    loss: LossChoice = Loss.causal,
+    loss: LossOption = CAUSAL,
     count: Annotated[int, typer.Option(help="Cells to name at most.", min=1)] = 8,
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +29,7 @@ def suggest(
     from orchestrator.store.upstream.upstream import open_store
 
     store = open_store(results)
-    fitted = fit_of_sweep(store, sweep, LOSS_COLUMNS[loss])
+    fitted = fit_of_sweep(store, sweep, loss)
     assert fitted.sweep is not None
     found = next_cells(store, fitted.sweep, fitted.runs, fitted.study.points, count=count)
     if isinstance(found, Refusal):

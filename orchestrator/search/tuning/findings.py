@@ -5,6 +5,7 @@ from typing import Any
 
 from analysis.report.provenance import Provenance
 from analysis.report.text import plain
+from analysis.runs.losses import NATS_PER_TOKEN
 from analysis.tuning.law import TunedRung
 from analysis.tuning.response import DRAWS, LEVEL, Response
 from orchestrator.planning.canonical import content_id
@@ -35,6 +36,7 @@ def provenance(store: Store, found: Tuned) -> Provenance:
         version=package_version(),
         budget_convention=sweep.cells[0].budget_convention,
         loss_column="loss",
+        loss_unit=NATS_PER_TOKEN,
         num_used=sum(len(trial.losses) for trial in trials),
         left_out={"diverged": diverged} if diverged else {},
         method=f"quadratics in the logarithms, {LEVEL:.0%} intervals of {DRAWS} redrawings of the losses",

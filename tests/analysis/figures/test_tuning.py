@@ -19,6 +19,7 @@ ORIGIN = Provenance(
     version="9.9",
     budget_convention="exact",
     loss_column="loss",
+    loss_unit="nats/token",
     num_used=18,
     left_out={"diverged": 1},
     method="quadratics",

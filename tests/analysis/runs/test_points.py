@@ -17,8 +17,8 @@ def test_a_missing_column_is_named(planted, name):
         read_points(planted().drop(name))
 
 
-def test_an_unknown_loss_column_is_refused(planted):
-    with pytest.raises(TableError, match="bits_per_byte"):
+def test_a_loss_that_the_table_has_no_column_for_is_named(planted):
+    with pytest.raises(TableError, match="no column 'bits_per_byte'"):
         read_points(planted(), loss_column="bits_per_byte")
 
 

@@ -45,8 +45,8 @@ def run(store, *words):
 
 @pytest.mark.slow
 def test_a_better_sweep_is_better_at_every_budget_by_the_planted_gap(store):
-    pair = pair_sweeps(store, "base", "better")
-    study = fit_pair(pair, "loss")
+    pair = pair_sweeps(store, "base", "better", "loss")
+    study = fit_pair(pair)
     assert {(each.arm, each.other) for each in study.comparisons} == {("vanilla (base)", "vanilla (better)")}
     assert len(study.comparisons) == 3
     for each in study.comparisons:
@@ -86,7 +86,7 @@ def test_two_sweeps_are_drawn_against_each_other_with_both_names_on_the_figure(s
 
 
 def test_sweeps_without_a_budget_in_common_meet_on_their_surfaces(store):
-    study = fit_pair(pair_sweeps(store, "base", "between"), "loss")
+    study = fit_pair(pair_sweeps(store, "base", "between", "loss"))
     assert [each.budget for each in study.comparisons] == [
         "110000000000",
         "130000000000",
@@ -97,7 +97,7 @@ def test_sweeps_without_a_budget_in_common_meet_on_their_surfaces(store):
 
 
 def test_sweeps_without_an_arm_in_common_are_compared_arm_by_arm(store):
-    assert pair_sweeps(store, "base", "routed").pairs == (("vanilla (base)", "mor-2 (routed)"),)
+    assert pair_sweeps(store, "base", "routed", "loss").pairs == (("vanilla (base)", "mor-2 (routed)"),)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_sweeps_without_an_arm_in_common_are_compared_arm_by_arm(store):
 )
 def test_sweeps_that_cannot_be_compared_are_a_usage_error_that_says_why(store, other, said):
     with pytest.raises(TableError, match=said) as caught:
-        fit_pair(pair_sweeps(store, "base", other), "loss")
+        fit_pair(pair_sweeps(store, "base", other, "loss"))
     assert exit_code_of(caught.value) == 2
     shown = run(store, "base", "--with", other)
     assert isinstance(shown.exception, TableError)
