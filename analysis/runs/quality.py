@@ -130,8 +130,8 @@ def find_suspicions(
             Suspicion(
                 column="loss",
                 sentence=f"losses (median {loss:.3g}, column {loss_name!r}) look like bits or losses per byte: nats "
-                "per token are expected; if they are bits per byte, fit them as the loss bits_per_byte; for bits per token "
-                "map loss=COLUMN*0.693147.",
+                "per token are expected; if they are bits per byte, fit them as the loss bits_per_byte; for bits per "
+                "token map loss=COLUMN*0.693147.",
             )
         )
     if max(row["loss"] for row in sound) > 3 * loss:

@@ -95,7 +95,6 @@ def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, st
 
 
 CellArgument = Annotated[str, typer.Argument(metavar="CELL", help=f"{_CELL}.", autocompletion=complete_cell)]
-CellArguments = Annotated[list[str], typer.Argument(metavar="CELL...", help=f"{_CELL}.", autocompletion=complete_cell)]
 CellsOrAll = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CELL...]", help=f"{_CELL}; all by default.", autocompletion=complete_cell),

@@ -1,9 +1,7 @@
 """The loss of trained cells on any text or tokens: under every routing rule, by position and by depth."""
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,15 +9,11 @@ from numpy.typing import NDArray
 
 from mor_core.config import ExpertChoice
 from mor_core.data.snapshot import TOKENIZER_FILE
-from mor_core.data.spec import DataError
-from mor_core.data.text.user_files import whole_documents
-from mor_core.data.tokens.encoding import encoded
 from mor_core.data.tokens.tokenizer import token_bytes
 from mor_core.model.transformer import RoutingRule
 from mor_core.training.token_evaluation import measure_tokens, text_windows
 from orchestrator.inference.trained_cell import TrainedCell
 
-TOKEN_FILE = ".npy"
 BATCH_TOKENS = 8192
 POSITION_BINS = 16
 NATS_PER_BIT = float(np.log(2))
@@ -45,36 +39,6 @@ def rules_of(cell: TrainedCell) -> dict[str, RoutingRule]:
     if isinstance(cell.cell.model.routing, ExpertChoice):
         return {"threshold": "threshold", "half": "half", "top-k": "top-k"}
     return {CAUSAL: "threshold"}
-
-
-def read_tokens(cell: TrainedCell, path: Path) -> NDArray[np.int64]:
-    """The token ids of a file: a .npy array of them as it is; of text, documents that each end as in training, after
-    the end of one before. Raises DataError where there is nothing to predict."""
-    if path.suffix == TOKEN_FILE:
-        tokens = _token_array(path, cell.cell.model.vocab_size)
-    else:
-        end = np.array([cell.end_of_text], dtype=np.int64)
-        texts = (document.text for document in whole_documents(str(path)))
-        parts = [part for ids in encoded(cell.tokenizer, texts) for part in (ids.astype(np.int64), end)]
-        tokens = np.concatenate([end, *parts])
-    if len(tokens) < 2:
-        raise DataError(f"{path} holds {len(tokens)} tokens: expected at least 2, one to predict from the other")
-    return tokens
-
-
-def _token_array(path: Path, vocab_size: int) -> NDArray[np.int64]:
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no array of numbers ({error}): save token ids with numpy.save") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
-        raise DataError(f"{path}: expected one dimension of whole numbers, token ids, as numpy.save writes them")
-    if len(found) and not (found.min() >= 0 and int(found.max()) < vocab_size):
-        raise DataError(
-            f"{path} has token ids from {found.min()} to {found.max()}: the cell's vocabulary is 0 to "
-            f"{vocab_size - 1}; encode the text with the cell's own tokenizer"
-        )
-    return found.astype(np.int64)
 
 
 def text_loss(

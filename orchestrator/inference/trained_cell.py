@@ -68,20 +68,25 @@ def load_trained_cell(store: Store, sweep: Sweep, cell: Cell, precision: Precisi
     )
 
 
+def weights_id(sweep: Sweep, cell: Cell) -> str:
+    """Id of the segment that ends with a cell's weights, trained or not."""
+    return next(segment.id for segment in reversed(sweep.chain(cell)) if segment.kind != "evaluate")
+
+
 def finished_weights(store: Store, sweep: Sweep, cell: Cell) -> str:
     """Id of the segment that ends with a cell's weights. Raises NotTrained where they are not there, or no more."""
-    weights = next(segment for segment in reversed(sweep.chain(cell)) if segment.kind != "evaluate")
+    weights = weights_id(sweep, cell)
     again = "give the sweep's command again to finish it (`mor-sweep status` shows what is)"
-    result = store.result(weights.id)
+    result = store.result(weights)
     if result is None or not result.is_finished:
         raise NotTrained(f"cell {cell_name(cell)} of sweep {sweep.name} is not trained: {again}")
-    store.upstream.fetch_checkpoint(weights.id)
-    if not store.checkpoint_folder(weights.id).is_dir():
-        folder = store.segment_folder(weights.id)
+    store.upstream.fetch_checkpoint(weights)
+    if not store.checkpoint_folder(weights).is_dir():
+        folder = store.segment_folder(weights)
         raise NotTrained(
             f"the weights of cell {cell_name(cell)} were removed by `mor-sweep gc`: move {folder} away and {again}"
         )
-    return weights.id
+    return weights
 
 
 def data_of(store: Store, segment_id: str) -> DataSnapshot:

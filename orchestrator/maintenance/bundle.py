@@ -2,7 +2,8 @@
 
     manifest.json                    first: schema, sweep, and path -> sha256 and size of everything that follows
     sweeps/<name>/...                its plans, tables, fits and figures
-    segments/<id>/...                every published segment of any of its plans, with or without its checkpoint
+    segments/<id>/...                every published segment of any of its plans, with or without its checkpoint, and
+                                     what its weights scored on tasks and lost on its texts
 
 A checkpoint that is left out has a pruned.json in its place, as one that `gc` removed: work that needs it takes its
 steps again. What is only begun is left out, and so is what other verbs make anew: MLflow's database (`mlflow sync`),
@@ -27,7 +28,7 @@ from orchestrator.planning.canonical import is_content_id
 from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
 from orchestrator.store.published import CHECKPOINT, METRICS, RESULT, SEQUENCE_LOSSES, SPEC, StoreError
 from orchestrator.store.store import Store
-from orchestrator.store.sweep_document import find_document
+from orchestrator.store.sweep_document import TEXTS, find_document, sweep_texts
 
 BUNDLE_SCHEMA = "mor-sweep.bundle/1"
 BUNDLE_MANIFEST = "manifest.json"
@@ -36,6 +37,7 @@ SEGMENT_FILES = (SPEC, METRICS, SEQUENCE_LOSSES, RESULT, PRUNED)
 CHECKPOINT_FILES = (MANIFEST, WEIGHTS, OPTIMIZER)
 SWEEP_FILES = (
     "sweep.json",
+    TEXTS,
     "runs.parquet",
     "segments.parquet",
     "fits.json",
@@ -81,7 +83,7 @@ def export_bundle(store: Store, sweep: str | None, target: Path, *, checkpoints:
         raise BundleError(f"{target.parent} is not a folder: name a file in one that exists")
     for segment_id, what in store.fetch_checkpoints() if checkpoints else ():
         raise StoreError(f"segment {segment_id} cannot be bundled: {what}")
-    segments = [each for each in sorted(_segment_ids(store, document)) if store.verified_result(each) is not None]
+    segments = [each for each in sorted(_segment_ids(store, name, document)) if store.verified_result(each) is not None]
     contents = dict(_sweep_contents(store, name))
     for segment_id in segments:
         contents |= _segment_contents(store, segment_id, checkpoints=checkpoints)
@@ -131,10 +133,12 @@ def largest_size(path: str) -> float:
     return math.inf if name in (WEIGHTS, OPTIMIZER) else LARGEST_TEXT
 
 
-def _segment_ids(store: Store, document: dict[str, Any]) -> set[str]:
-    """Of every revision, and the task scores of its weights."""
+def _segment_ids(store: Store, name: str, document: dict[str, Any]) -> set[str]:
+    """Of every revision, the task scores of its weights, and their losses on the sweep's texts."""
     planned = {each["id"] for revision in document["revisions"] for each in revision["segments"]}
-    return planned | {score for each in planned for score in store.published_task_scores(each)}
+    texts = sweep_texts(store, name).values()
+    measured = {text.segment_id(each) for each in planned for text in texts}
+    return planned | measured | {score for each in planned for score in store.published_task_scores(each)}
 
 
 def _sweep_contents(store: Store, name: str) -> Iterator[tuple[str, Content]]:

@@ -48,7 +48,7 @@ from orchestrator.store.published import (
     StoreError,
 )
 from orchestrator.store.store import Store, read_spec
-from orchestrator.store.sweep_document import read_document
+from orchestrator.store.sweep_document import read_document, sweep_texts, write_sweep_texts
 
 LARGEST_MANIFEST = 256 * 2**20
 LARGEST_HEADER = 8 * 2**10
@@ -300,7 +300,7 @@ def _verify_planned(sweep: Sweep, segments: Mapping[str, Segment], bundle: Path)
     """What the plans say of the segments that the bundle holds."""
     for name, segment in segments.items():
         planned = sweep.segments.get(name)
-        if planned is None:  # Of earlier settings, or the score of a task.
+        if planned is None:  # Of earlier settings, or a task's score, or a text's loss.
             continue
         if (planned.kind, planned.stop_step, planned.trunk_id) != (
             segment.kind,
@@ -365,7 +365,8 @@ def _appear(store: Store, staged: Store, name: str) -> None:
 
 
 def _appear_sweep(store: Store, staged: Store, sweep: str, document: dict[str, Any]) -> None:
-    """Tables, fits and figures where there are none, then the plans: with them the sweep is there."""
+    """Names of texts, tables, fits and figures where there are none, then the plans: with them the sweep is there."""
+    texts = sweep_texts(staged, sweep) | sweep_texts(store, sweep)
     here, there = store.sweep_folder(sweep), staged.sweep_folder(sweep)
     for path in sorted(there.rglob("*")):
         target = here / path.relative_to(there)
@@ -373,5 +374,7 @@ def _appear_sweep(store: Store, staged: Store, sweep: str, document: dict[str, A
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
     here.mkdir(parents=True, exist_ok=True)
+    if texts:
+        write_sweep_texts(store, sweep, texts)
     replace_text(here / "sweep.json", json.dumps(document))
     replace_text(here.parent / ".last", sweep)

@@ -14,6 +14,7 @@ from orchestrator.planning.identity import (
     EvaluationSpec,
     Segment,
     TaskEvaluation,
+    TextEvaluation,
     decay_segment,
     evaluate_segment,
     stable_segment,
@@ -149,9 +150,17 @@ def _wrongs(store: Store, files: PublishedSegment, segment: Segment, result: Seg
 
 
 def _evaluation_wrongs(files: PublishedSegment, segment: Segment, result: SegmentResult) -> Iterator[Wrong]:
-    is_of_task = isinstance(segment.evaluation, TaskEvaluation)
-    if (result.task if is_of_task else result.evaluation) is None:
-        yield files.result, f"has no {'score on its task' if is_of_task else 'loss'}"
+    spec = segment.evaluation
+    if isinstance(spec, TaskEvaluation):
+        measured, noun = result.task, "score on its task"
+    elif isinstance(spec, TextEvaluation):
+        measured, noun = result.text, "loss on its text"
+        if measured is not None and measured.text_sha256 != spec.text_sha256:
+            yield files.result, "is of another text than its spec"
+    else:
+        measured, noun = result.evaluation, "loss"
+    if measured is None:
+        yield files.result, f"has no {noun}"
     if isinstance(segment.evaluation, EvaluationSpec) and result.evaluation is not None:
         yield from _sequence_wrongs(files.sequence_losses, segment.evaluation.num_sequences, result.evaluation.loss)
 

@@ -8,6 +8,7 @@ from typing import get_args
 
 import polars as pl
 
+from analysis.runs.losses import TEXT
 from analysis.runs.points import TableError, read_points
 from orchestrator.maintenance.check_segment import CheckedSegment
 from orchestrator.maintenance.findings import Finding, note, problem
@@ -123,14 +124,19 @@ def _table_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[
 def _table_finding(path: Path, written: pl.DataFrame, current: pl.DataFrame, key: str) -> Finding:
     """Older than the store, or wrong about something finished, which cannot change."""
     again = "run the sweep's command again: it writes it anew"
-    if written.schema != current.schema:
+    if _planned_columns(written) != _planned_columns(current):
         return problem(path, "has other columns than this version writes", again)
-    fixed = [name for name in written.columns if name not in EXECUTION]
+    fixed = [name for name in written.columns if name not in EXECUTION and name in current.columns]
     finished = written.filter(pl.col("status") == "finished").select(fixed)
     wrong = finished.join(current.select(fixed), on=fixed, how="anti", nulls_equal=True)
     if wrong.height:
         return problem(path, f"{wrong.height} finished rows are not what the store says ({wrong[key][0][:12]})", again)
     return note(path, "is older than the store", again)
+
+
+def _planned_columns(frame: pl.DataFrame) -> dict[str, pl.DataType]:
+    """Names and types of the columns that every table has: those of texts come as texts are measured."""
+    return {name: kind for name, kind in frame.schema.items() if not name.startswith(f"{TEXT}:")}
 
 
 def fit_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Finding]:

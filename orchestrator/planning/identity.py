@@ -77,9 +77,24 @@ class TaskEvaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextEvaluation:
+    """How weights become the loss of one text: every token of it, in windows of the context that each start afresh.
+    What the text is called is no part of it."""
+
+    text_sha256: str
+    """Of the text's token ids (`mor_core.data.tokens.text_tokens`)."""
+    rule: CausalRule
+    """How expert-choice tokens go on; threshold for models that choose otherwise or not at all."""
+
+
+Evaluation = EvaluationSpec | TaskEvaluation | TextEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
     """A content-addressed unit of work. `stable` trains a trunk up to stop_step, `decay` cools down from decay_start
-    to stop_step, `evaluate` turns the weights of a decay, or of a whole cosine, into losses or a task's score."""
+    to stop_step, `evaluate` turns the weights of a decay, or of a whole cosine, into losses, the loss of a text or a
+    task's score."""
 
     id: str
     """64 hexadecimal digits; see `stable_segment`, `decay_segment` and `evaluate_segment`."""
@@ -91,7 +106,7 @@ class Segment:
     """Optimiser steps taken in all when it ends, counted from the start of the trunk."""
     decay_start: int | None = None
     """The step a cooldown branches from (decay and its evaluate)."""
-    evaluation: EvaluationSpec | TaskEvaluation | None = None
+    evaluation: Evaluation | None = None
     """What is measured (evaluate)."""
     needs: tuple[str, ...] = ()
     """Ids of the segments that must be published first. Execution, not identity."""
@@ -119,11 +134,15 @@ def decay_segment(trunk: TrunkRecipe, decay_start: int, stop_step: int, needs: t
     )
 
 
-def evaluate_segment(weights: Segment, evaluation: EvaluationSpec | TaskEvaluation) -> Segment:
+def evaluation_id(weights_id: str, evaluation: Evaluation) -> str:
+    """Id of the segment that measures the weights which a segment ends with."""
+    return content_id({"kind": "evaluate", "weights": weights_id, "evaluation": evaluation})
+
+
+def evaluate_segment(weights: Segment, evaluation: Evaluation) -> Segment:
     """What the weights that a segment ends with can do: a decay's, or a stable one's whose schedule ends there."""
-    identity = {"kind": "evaluate", "weights": weights.id, "evaluation": evaluation}
     return Segment(
-        id=content_id(identity),
+        id=evaluation_id(weights.id, evaluation),
         kind="evaluate",
         trunk=weights.trunk,
         stop_step=weights.stop_step,

@@ -18,7 +18,7 @@ from analysis.report.provenance import Provenance, provenance_of
 from analysis.runs.column_map import columns_text, parse_columns
 from analysis.runs.column_names import complete_columns, is_own, own_runs
 from analysis.runs.import_table import ImportedTable, import_table
-from analysis.runs.losses import TASK, TEXT, Loss, parse_loss
+from analysis.runs.losses import TASK, TEXT, Loss, LossError, parse_loss
 from analysis.runs.points import TableError
 from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Estimate
@@ -33,6 +33,7 @@ from orchestrator.records.revisions import Sweep, data_label, is_on_small_corpus
 from orchestrator.records.table import table
 from orchestrator.store.published import StoreError, read_sequence_losses
 from orchestrator.store.store import Store, read_spec
+from orchestrator.store.sweep_document import sweep_texts
 
 MEASURED: dict[str, Callable[[Segment], str | int | None]] = {
     "validation data": lambda segment: segment.trunk.data_fingerprint,
@@ -105,6 +106,8 @@ def pair_sweeps(store: Store, one: str | None, other: str, loss_column: str) -> 
 def _check_losses(store: Store, first: Sweep, second: Sweep, loss: Loss) -> None:
     """Raises TableError where the two were not evaluated alike."""
     measured = [_measured(store, sweep) for sweep in (first, second)]
+    if loss.kind == TEXT:
+        _check_texts(store, (first, second), loss)
     for what in DECIDING[loss.kind]:
         one, other = (each[what] for each in measured)
         if one and other and one != other:
@@ -113,6 +116,21 @@ def _check_losses(store: Store, first: Sweep, second: Sweep, loss: Loss) -> None
                 f"losses of {first.name} and {second.name} are not comparable: their {what} differs "
                 f"({shown[0]} against {shown[1]})."
             )
+
+
+def _check_texts(store: Store, sweeps: tuple[Sweep, Sweep], loss: Loss) -> None:
+    """Raises LossError where a sweep has no text of that name, TableError where they call different texts so."""
+    texts = [sweep_texts(store, sweep.name).get(loss.subject) for sweep in sweeps]
+    for sweep, text in zip(sweeps, texts, strict=True):
+        if text is None:
+            fix = Fix(verb="eval", setting="text", value=f"{loss.subject}=FILE", words="measure it there with {}")
+            raise LossError(f"no cell of sweep {sweep.name} has {loss.name}", fix=fix)
+    one, other = (text for text in texts if text)
+    if one.sha256 != other.sha256:
+        raise TableError(
+            f"{loss.name} of {sweeps[0].name} and of {sweeps[1].name} are not comparable: their tokens differ "
+            f"({one.file}, {one.sha256[:12]} against {other.file}, {other.sha256[:12]})."
+        )
 
 
 def _measured(store: Store, sweep: Sweep) -> dict[str, set[Any]]:

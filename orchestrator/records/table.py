@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from analysis.runs.curves import CellCurve
-from analysis.runs.losses import parse_loss
+from analysis.runs.losses import TEXT, parse_loss
 from mor_core.config import ModelConfig
 from mor_core.files import replacing
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token
@@ -25,7 +25,7 @@ from orchestrator.records.states import SegmentState, SegmentStates, cell_status
 from orchestrator.records.terminal import printable_label
 from orchestrator.store.published import LOG_EVERY_STEPS, PublishedEvaluation, SegmentResult, StoreError, read_metrics
 from orchestrator.store.store import Store
-from orchestrator.store.sweep_document import PlannedSegment
+from orchestrator.store.sweep_document import PlannedSegment, sweep_texts
 
 CAPACITY_TOLERANCE = 0.1
 """A realised capacity further from the plan than this share is flagged (capacity-off)."""
@@ -117,7 +117,20 @@ def table(store: Store, sweep: Sweep) -> pl.DataFrame:
     rows = [
         vars(_record(store, sweep, cell, chains, states[str(cell.evaluate_segment)].result)) for cell in sweep.cells
     ]
-    return pl.DataFrame(rows, schema=_schema(RunRecord), orient="row")
+    return pl.DataFrame(rows, schema=_schema(RunRecord), orient="row").with_columns(_text_losses(store, sweep))
+
+
+def _text_losses(store: Store, sweep: Sweep) -> list[pl.Series]:
+    """A column for each text that the sweep names; null where a cell was not measured on it."""
+    weights = [sweep.segments[str(cell.evaluate_segment)].needs[0] for cell in sweep.cells]
+    columns = []
+    for name, text in sweep_texts(store, sweep.name).items():
+        ids = [text.segment_id(each) for each in weights]
+        results = store.readable_results(ids)
+        found = [results[each].text if each in results else None for each in ids]
+        losses = [measured.loss if measured else None for measured in found]
+        columns.append(pl.Series(f"{TEXT}:{name}", losses, dtype=pl.Float64))
+    return columns
 
 
 def segment_table(store: Store, sweep: Sweep) -> pl.DataFrame:

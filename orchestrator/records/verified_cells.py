@@ -8,6 +8,7 @@ from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import sweep_texts
 
 SHOWN = 5
 """Lines beyond which what is left out is only counted."""
@@ -20,6 +21,7 @@ class VerifiedCells:
         self._store = store
         self._sweep = sweep
         self._fault = cache(self._fault_of)
+        self._texts = sweep_texts(store, sweep.name)
         self._trunk_steps = cache(store.published_trunk_steps)
 
     def fault(self, cell: Cell) -> str:
@@ -31,12 +33,15 @@ class VerifiedCells:
         return {cell: fault for cell in self._sweep.cells if (fault := self.fault(cell))}
 
     def _segments(self, cell: Cell) -> list[str]:
-        """Those that lead to the cell, those of its trunk that its curve is read from, and its scores on tasks."""
+        """Those that lead to the cell, those of its trunk that its curve is read from, its scores on tasks and its
+        losses on texts."""
         chain = [segment.id for segment in self._sweep.chain(cell)]
         published = self._trunk_steps(str(cell.trunk_id))
         trunk = [name for step, name in published if step <= cell.decay_start]
         weights = self._sweep.segments[str(cell.evaluate_segment)].needs[0]
-        return list(dict.fromkeys([*chain, *trunk, *self._store.published_task_scores(weights)]))
+        scores = self._store.published_task_scores(weights)
+        texts = [text.segment_id(weights) for text in self._texts.values()]
+        return list(dict.fromkeys([*chain, *trunk, *scores, *texts]))
 
     def _fault_of(self, segment_id: str) -> str:
         try:

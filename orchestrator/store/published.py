@@ -168,6 +168,25 @@ class PublishedScore:
 
 @with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
+class PublishedTextLoss:
+    """What the weights of a cell lose on a text."""
+
+    text_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of its token ids."""
+    rule: str
+    """Causal routing rule."""
+    loss: float
+    """Mean cross-entropy of its tokens but the first, nats per token."""
+    standard_error: float | None
+    """Of `loss`, over windows; None for a single window."""
+    bits_per_byte: float | None
+    """`loss` in bits per byte of text; None for tokens that stand for no bytes."""
+    tokens: Count
+    """Predicted tokens."""
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, kw_only=True)
 class FileSum:
     """By what one file is known again."""
 
@@ -198,6 +217,8 @@ class SegmentResult:
     """Of a finished evaluation by validation loss."""
     task: PublishedScore | None = None
     """Of a finished evaluation on a task."""
+    text: PublishedTextLoss | None = None
+    """Of a finished evaluation on a text."""
     batches: Count = 0
     """Of an evaluation on a task."""
     batches_executed: Count = 0
@@ -336,7 +357,8 @@ def _own_sum(content: bytes) -> str:
 def _contradiction(result: SegmentResult) -> str:
     """What a result of right shapes says that cannot be; empty for nothing."""
     evaluation = result.evaluation
-    if result.kind == "evaluate" and result.is_finished and evaluation is None and result.task is None:
+    measured = (evaluation, result.task, result.text)
+    if result.kind == "evaluate" and result.is_finished and not any(measured):
         return "it is a finished evaluation without a loss or a score"
     if evaluation is not None and len(evaluation.realised_capacity) != len(evaluation.planned_capacity):
         return "its realised_capacity and planned_capacity are of different lengths"

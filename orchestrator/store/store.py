@@ -6,7 +6,7 @@
     trunks/<trunk_id>/<step>          the id of a published stable segment: a hint, verified when used
     tasks/<weights_id>/<segment_id>   the task that a published evaluation of these weights scores: a hint too
     scratch/<run>/                    where the workers that share a segment meet while it runs
-    sweeps/<name>/                    sweep.json  runs.parquet  fits.json  figures/  mlflow.db
+    sweeps/<name>/                    sweep.json  texts.json  runs.parquet  fits.json  figures/  mlflow.db
 
 A segment is done if and only if segments/<id>/result.json exists. An attempt builds its folder privately and publishes
 it by one rename, which fails where the folder is already there: the first wins, and a late attempt changes nothing.

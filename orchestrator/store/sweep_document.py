@@ -4,18 +4,24 @@ everything that any of them was ever asked for, settings left behind included.
 Light on purpose: what `mor-sweep status` needs of a sweep of thousands of cells is read without building them.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mor_core.errors import Fix, UserError
-from mor_core.files import UnreadableFileError, is_plain_name, read_json_object
+from mor_core.files import UnreadableFileError, is_folder_name, is_plain_name, read_json_object, replace_text
 from orchestrator.planning.canonical import from_jsonable, is_content_id
+from orchestrator.planning.identity import TextEvaluation, evaluation_id
 from orchestrator.planning.spec.sweep_file import RECORDED
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 
 SCHEMA = "mor-sweep.sweep/1"
+TEXTS_SCHEMA = "mor-sweep.texts/1"
+TEXTS = "texts.json"
+"""What the texts are called that a sweep's cells were measured on."""
 
 MOVE_AWAY = "move it away and run the sweep's command again; trained segments are kept"
 
@@ -236,3 +242,51 @@ def data_folder(store: Store, name: str) -> Path:
 def _revisions(store: Store, name: str) -> list[dict[str, Any]]:
     document = read_document(store.sweep_folder(name) / "sweep.json")
     return [] if document is None else document["revisions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepText:
+    """A text that cells of a sweep are measured on."""
+
+    sha256: str
+    """Of its token ids."""
+    tokens: int
+    """How many there are to predict."""
+    file: str
+    """Where it was read, for people."""
+
+    @property
+    def evaluation(self) -> TextEvaluation:
+        """How cells are measured on it: under the rule of their own loss."""
+        return TextEvaluation(text_sha256=self.sha256, rule="threshold")
+
+    def segment_id(self, weights_id: str) -> str:
+        """Id of the segment that measures weights on it."""
+        return evaluation_id(weights_id, self.evaluation)
+
+
+def sweep_texts(store: Store, name: str) -> dict[str, SweepText]:
+    """The texts of a sweep by what it calls them, in the order of their names. Raises StoreError."""
+    path = store.sweep_folder(name) / TEXTS
+    try:
+        document = read_json_object(path)
+        if document["schema"] != TEXTS_SCHEMA:
+            raise ValueError(f"schema {document['schema']!r:.40}")
+        named = dict(sorted(document["texts"].items()))
+        if wrong := [
+            each for each, text in named.items() if not (is_folder_name(each) and is_content_id(text["sha256"]))
+        ]:
+            raise ValueError(f"{wrong[0]!r:.40} is no text")
+        texts = {each: from_jsonable(SweepText, text) for each, text in named.items()}
+    except FileNotFoundError:
+        return {}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        again = "move it away and name the texts again: nothing is measured twice"
+        raise StoreError(f"{path} cannot be read ({error}): {again}") from error
+    return texts
+
+
+def write_sweep_texts(store: Store, name: str, texts: Mapping[str, SweepText]) -> None:
+    """Name the texts of a sweep; its plans are locked meanwhile, so that no name of another command is lost."""
+    named = {each: asdict(text) for each, text in texts.items()}
+    replace_text(store.sweep_folder(name) / TEXTS, json.dumps({"schema": TEXTS_SCHEMA, "texts": named}, indent=1))

@@ -114,7 +114,11 @@ def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]], lineage: d
     shown = {f"mor.{name}": str(row[name]) for name in TAGS if row[name] not in (None, "")}
     reason = {"mor.reason": row["reason"][:LONGEST_TAG]}
     finished = row["status"] == "finished"
-    values = {name: row[name] for name in METRICS if row[name] is not None} | _task_values(row) if finished else {}
+    values = (
+        {name: row[name] for name in METRICS if row[name] is not None} | _task_values(row) | _text_values(row)
+        if finished
+        else {}
+    )
     routed = row["architecture"] == "mor"
     return RunContent(
         cell_id=row["cell_id"],
@@ -142,6 +146,12 @@ def _task_values(row: dict[str, Any]) -> dict[str, float]:
         if score["standard_error"] is not None:
             values[f"task/{name}_standard_error"] = score["standard_error"]
     return values
+
+
+def _text_values(row: dict[str, Any]) -> dict[str, float]:
+    """text/NAME of every text that the cell was measured on."""
+    texts = {name: value for name, value in row.items() if name.startswith("text:") and value is not None}
+    return {name.replace(":", "/", 1): value for name, value in texts.items()}
 
 
 def thinned(curve: Sequence[dict[str, Any]], steps: int) -> list[dict[str, Any]]:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.inference.text import Rule, RuleChoice, Threads, figure_name, load_cell, progress, show_rows
-from orchestrator.cli.options import AsJson, CellArguments, Results, SweepOption, print_json, say_next
+from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, print_json, say_next
 from orchestrator.cli.train.launch import ExecutorChoice, ExecutorName, Launch, RayAddress, machine_of
 from orchestrator.cli.train.spending import MaxHours
 
 if TYPE_CHECKING:
-    from orchestrator.inference.tasks import Asked
+    from orchestrator.inference.evaluations import Asked
     from orchestrator.inference.text_loss import TextLoss
+    from orchestrator.planning.cells import Cell
     from orchestrator.planning.costs.limits import HourLimit
     from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
@@ -22,7 +23,7 @@ ALL = "all"
 
 
 def evaluate(
-    cells: CellArguments,
+    cells: CellsOrAll = None,
     tasks: Annotated[
         str | None, typer.Option(help="Such as lambada,hellaswag,piqa,winogrande,arc_easy,arc_challenge,mmlu; or all.")
     ] = None,
@@ -31,25 +32,31 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Items of each task, evenly spread; all by default.", min=1)] = None,
     text: Annotated[
-        Path | None, typer.Option(help="A text, JSON Lines, Parquet or .npy token file: the loss on it.")
+        str | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="A text, JSON Lines, Parquet or .npy token file, local to every node: with a name, the loss on it is "
+            "kept as text:NAME; without, it is shown by rule, position and depth.",
+        ),
     ] = None,
     sweep: SweepOption = None,
     results: Results = Path("results"),
     rule: RuleChoice = Rule.threshold,
     executor: ExecutorChoice = ExecutorName.ray,
     address: RayAddress = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; one a GPU, else one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a GPU, else one a core.")] = None,
     threads: Threads = None,
     max_hours: MaxHours = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score trained cells on tasks, or measure their loss on a text; what is scored already is not scored again."""
+    """Score trained cells on tasks, or measure their loss on a text; what is measured already is not measured again."""
     if (tasks is None) == (text is None):
         raise typer.BadParameter("give --tasks or --text, one of them")
-    if text is not None:
-        _evaluate_text(cells, text, sweep, results, threads, as_json)
+    named = None if text is None else _named(text)
+    if text is not None and named is None:
+        _evaluate_text(cells or [], Path(text), sweep, results, threads, as_json)
         return
-    from orchestrator.inference.tasks import SCORING, evaluate_all, score_rows
+    from orchestrator.inference.evaluations import MEASURING, evaluate_all, rows
     from orchestrator.planning.costs.machine import this_machine
     from orchestrator.records.revisions import load_sweep
     from orchestrator.running.run_loop import chosen_executor
@@ -57,21 +64,41 @@ def evaluate(
     how = Launch(results=results, executor=executor, address=address, workers=workers)
     store = how.store
     loaded = load_sweep(store, sweep)
-    asked = _asked(store, loaded, cells, str(tasks), task_files, limit, rule)
+    if named is None:
+        asked = _asked_tasks(store, loaded, cells or [], str(tasks), task_files, limit, rule)
+    else:
+        asked = _asked_text(store, loaded, cells or [], *named, rule)
+    if asked.left_out:
+        typer.echo(f"left out, not finished or without weights: {', '.join(asked.left_out)}", err=True)
     hours = _hours(how, max_hours)
-    chosen = chosen_executor(executor.value, this_machine(workers, SCORING).workers, address, SCORING)
+    chosen = chosen_executor(executor.value, this_machine(workers, MEASURING).workers, address, MEASURING)
     done = evaluate_all(store, loaded, asked, chosen, _say, on_this_host=address is None, hours=hours)
-    rows = score_rows(store, asked, done)
     if done.warning:
         typer.echo(done.warning, err=True)
-    _show_scores(loaded.name, rows, as_json)
+    _show(loaded.name, asked, rows(store, asked, done), as_json)
     if not as_json:
-        say_next(["table", loaded.name, "--tasks"], results=results)
+        verb = (
+            ["table", loaded.name, "--tasks"] if named is None else ["fit", loaded.name, "--loss", f"text:{named[0]}"]
+        )
+        say_next(verb, results=results)
     if any(outcome.status != "finished" for outcome in done.outcomes.values()):
         raise typer.Exit(FAILED_SEGMENTS)
 
 
-def _asked(
+def _named(text: str) -> tuple[str, Path] | None:
+    """Name and file of --text NAME=FILE; None where it is a file alone, such as ./a=b.txt."""
+    name, mark, path = text.partition("=")
+    return None if not mark or "/" in name else (name, Path(path))
+
+
+def _cells_named(sweep: "Sweep", cells: list[str]) -> "list[Cell]":
+    """The cells of these names, each once. Raises NoSuchCell."""
+    from orchestrator.records.cell_names import find_cell
+
+    return list({cell.cell_id: cell for cell in (find_cell(sweep, name) for name in cells)}.values())
+
+
+def _asked_tasks(
     store: "Store",
     sweep: "Sweep",
     cells: list[str],
@@ -82,8 +109,7 @@ def _asked(
 ) -> "Asked":
     """What the flags mean. Raises NoSuchCell, NotTrained and TaskError."""
     from mor_core.interop.tasks import PACKAGE, TASKS, TaskError
-    from orchestrator.inference.tasks import ask
-    from orchestrator.records.cell_names import find_cell
+    from orchestrator.inference.tasks import ask_tasks
 
     if task_files is None:
         raise TaskError(
@@ -91,43 +117,58 @@ def _asked(
             "or MOR_SWEEP_TASKS=DIR"
         )
     names = list(TASKS) if tasks == ALL else [name.strip() for name in tasks.split(",")]
-    found = {cell.cell_id: cell for cell in (find_cell(sweep, name) for name in cells)}
-    distinct = list(dict.fromkeys(names))
-    return ask(store, sweep, list(found.values()), distinct, task_files, limit=limit, rule=rule.value)
+    distinct, found = list(dict.fromkeys(names)), _cells_named(sweep, cells)
+    return ask_tasks(store, sweep, found, distinct, task_files, limit=limit, rule=rule.value)
+
+
+def _asked_text(store: "Store", sweep: "Sweep", cells: list[str], name: str, path: Path, rule: Rule) -> "Asked":
+    """What --text NAME=FILE means. Raises NoSuchCell and what `ask_text` raises."""
+    from orchestrator.inference.texts import ask_text
+
+    if rule is not Rule.threshold:
+        raise typer.BadParameter(f"text:{name} is measured under the rule of `loss`: leave --rule out, or the name")
+    return ask_text(store, sweep, _cells_named(sweep, cells), name, path)
 
 
 def _hours(how: Launch, max_hours: float | None) -> "HourLimit":
-    """What the tasks may take. Raises ClusterUnreachable, and Infeasible where a cluster cannot run them."""
-    from orchestrator.inference.tasks import SCORING
+    """What the evaluations may take. Raises ClusterUnreachable, and Infeasible where a cluster cannot run them."""
+    from orchestrator.inference.evaluations import MEASURING
     from orchestrator.planning.costs.limits import NO_LIMIT, HourLimit
 
     if max_hours is None:
         return NO_LIMIT
-    machine = machine_of(how, SCORING)
+    machine = machine_of(how, MEASURING)
     return HourLimit(max_hours=max_hours, devices_per_segment=machine.devices_per_segment, unit=machine.hours_unit)
 
 
-SHOWN = ("cell", "task", "metric", "score", "standard_error", "items", "chance", "longest", "cut")
+SHOWN = {
+    "task": ("cell", "task", "metric", "score", "standard_error", "items", "chance", "longest", "cut"),
+    "text": ("cell", "text", "loss", "standard_error", "bits_per_byte", "tokens"),
+}
 
 
-def _show_scores(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(name: str, asked: "Asked", rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        print_json("mor-sweep.eval/1", {"sweep": name, "rows": rows})
+        print_json("mor-sweep.eval/1", {"sweep": name, "rows": rows, "left_out": list(asked.left_out)})
         return
     for row in rows:
         if row["status"] != "finished":
-            typer.echo(f"{row['cell']} {row['task']}: {row['status']}, {row['reason']}", err=True)
-    shown = [{key: row[key] for key in SHOWN} for row in rows if row["status"] == "finished"]
+            typer.echo(f"{row['cell']} {row[asked.kind]}: {row['status']}, {row['reason']}", err=True)
+    shown = [{key: row[key] for key in SHOWN[asked.kind]} for row in rows if row["status"] == "finished"]
     if shown:
-        show_rows(f"{name}: tasks", shown)
+        show_rows(f"{name}: {asked.kind}s", shown)
 
 
 def _evaluate_text(
     cells: list[str], text: Path, sweep: str | None, results: Path, threads: int | None, as_json: bool
 ) -> None:
+    if not cells:
+        raise typer.BadParameter("name a cell, or the text: --text NAME=FILE measures all cells on it")
     from analysis.figures.inference import plot_text_loss
+    from mor_core.data.snapshot import TOKENIZER_FILE
+    from mor_core.data.tokens.text_tokens import read_tokens
     from orchestrator.cli.figures import figure_paths
-    from orchestrator.inference.text_loss import read_tokens, text_loss
+    from orchestrator.inference.text_loss import text_loss
     from orchestrator.records.cell_names import find_cell
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.upstream.upstream import open_store
@@ -137,7 +178,8 @@ def _evaluate_text(
     found = [find_cell(loaded, name) for name in cells]
     measured: dict[str, TextLoss] = {}
     for trained in (load_cell(store, loaded, cell, threads) for cell in found):
-        measured[trained.name] = own = text_loss(trained, read_tokens(trained, text), progress)
+        tokens = read_tokens(text, trained.data.folder / TOKENIZER_FILE, trained.cell.model.vocab_size)
+        measured[trained.name] = own = text_loss(trained, tokens, progress)
         path = figure_paths(store, loaded.name, figure_name(f"text-{text.stem}", trained))
         plot_text_loss(own.positions, own.depths, f"{trained.name} on {text.name}", path)
     if as_json:

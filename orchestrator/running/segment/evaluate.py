@@ -1,4 +1,5 @@
-"""What an attempt at an evaluation does: load a decay's weights and measure them, on validation data or on a task."""
+"""What an attempt at an evaluation does: load a decay's weights and measure them, on validation data, a task
+or a text."""
 
 import math
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.evaluate import evaluate as evaluate_model
 from mor_core.training.loop import Diverged
 from mor_core.training.rehearsal import rehearse
+from mor_core.training.token_evaluation import measure_tokens
 from orchestrator.planning.canonical import to_jsonable
-from orchestrator.planning.identity import TaskEvaluation
+from orchestrator.planning.identity import TaskEvaluation, TextEvaluation
 from orchestrator.running.segment.job import SegmentRun
+from orchestrator.running.segment.measure_text import planned_text, text_result
 from orchestrator.running.segment.score_task import TaskRun
 from orchestrator.running.segment.start_state import new_model, open_data
 from orchestrator.running.stopping import Interrupted, StopWatch
@@ -35,6 +38,10 @@ def evaluate(run: SegmentRun) -> dict[str, Any]:
     if isinstance(spec, TaskEvaluation):
         return _task_run(run, model).result(model)
     sequences = run.job.sequences(segment)
+    if isinstance(spec, TextEvaluation):
+        text = planned_text(run, spec)
+        windows = _until_stopped(run, text.windows(sequences), model)
+        return text_result(run, text, measure_tokens(model, recipe.train, windows, spec.rule))
     batches = reader.valid_batches(spec.num_sequences, recipe.model.context_length, sequences)
     evaluation = evaluate_model(model, recipe.train, _until_stopped(run, batches, model), reader.token_bytes)
     shards.check()

@@ -47,6 +47,8 @@ class Job:
     """Folder of the pretrained weights that trunks start from, if they do."""
     task_folder: Path | None = None
     """Folder of the task files, where tasks are scored."""
+    text_file: Path | None = None
+    """The text, where its loss is measured."""
     compile: bool = False
     """Whether the model goes through torch.compile: up to a minute on a CPU core, for cells that take far longer."""
     checkpoint_activations: bool = False

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from mor_core.training.rehearsal import VARIABLE
-from orchestrator.inference import tasks as task_sweep
+from orchestrator.inference import evaluations
 from orchestrator.planning.identity import Segment
 from orchestrator.running import run_loop
 from orchestrator.running.executor import Events
@@ -47,7 +47,7 @@ def copy(reference: ToySweep, tmp_path: Path) -> ToySweep:
 def unmirrored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares a test the start of MLflow, which has no part in what it is about."""
     mirror = nullcontext(SimpleNamespace(warning=""))
-    monkeypatch.setattr(task_sweep, "following", lambda *_: mirror)
+    monkeypatch.setattr(evaluations, "following", lambda *_: mirror)
 
 
 def words(sweep: ToySweep, tasks: Path, names: str, *flags: str) -> list[str]:

@@ -10,9 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mor_core.data.prepare import open_tokens
+from mor_core.data.snapshot import TOKENIZER_FILE
+from mor_core.data.tokens.text_tokens import read_tokens
 from mor_core.training.evaluate import evaluate
 from orchestrator.cli.main import exit_code_of
-from orchestrator.inference.text_loss import TextLoss, read_tokens, text_loss
+from orchestrator.inference.text_loss import TextLoss, text_loss
 from orchestrator.inference.trained_cell import TrainedCell
 from tests.helpers.toy_sweep import ToySweep
 from tests.orchestrator.inference.test_tasks import CELLS, load, run
@@ -20,7 +22,11 @@ from tests.orchestrator.inference.test_tasks import CELLS, load, run
 
 def measured(sweep: ToySweep, name: str, path: Path) -> tuple[TrainedCell, TextLoss]:
     trained = load(sweep, name)
-    return trained, text_loss(trained, read_tokens(trained, path))
+    return trained, text_loss(trained, tokens_of(trained, path))
+
+
+def tokens_of(trained: TrainedCell, path: Path) -> np.ndarray:
+    return read_tokens(path, trained.data.folder / TOKENIZER_FILE, trained.cell.model.vocab_size)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -33,7 +39,7 @@ def test_the_loss_on_the_validation_tokens_is_that_of_the_evaluation_under_every
     batches = list(reader.valid_batches(count, length, 8))
     tokens = np.concatenate([np.concatenate(batches)[:, :-1].ravel(), batches[-1][-1, -1:]])
     np.save(tmp_path / "valid.npy", tokens.astype(np.uint16))
-    found = text_loss(trained, read_tokens(trained, tmp_path / "valid.npy"))
+    found = text_loss(trained, tokens_of(trained, tmp_path / "valid.npy"))
     expected = evaluate(trained.model, trained.cell.train, batches, reader.token_bytes)
     losses = dict(found.losses.select("rule", "loss").iter_rows())
     if name.startswith("mor"):
@@ -60,7 +66,7 @@ def test_a_text_is_read_as_in_training_and_its_last_window_is_short(reference: T
     trained, found = measured(reference, CELLS[0], tmp_path / "two.jsonl")
     first, second = (trained.tokenizer.encode(text).ids for text in ("the model reads 5.", "a token keeps 7."))
     end = trained.end_of_text
-    assert read_tokens(trained, tmp_path / "two.jsonl").tolist() == [end, *first, end, *second, end]
+    assert tokens_of(trained, tmp_path / "two.jsonl").tolist() == [end, *first, end, *second, end]
     assert found.losses["tokens"].to_list() == [len(first) + len(second) + 2] * 3
 
 

@@ -10,7 +10,7 @@ from mor_core.config import ExpertChoice, ModelConfig, TokenChoice, TrainConfig
 from orchestrator.cli.main import exit_code_of
 from orchestrator.planning.canonical import OtherVersion, content_id, from_jsonable, to_jsonable
 from orchestrator.planning.cells import Cell
-from orchestrator.planning.identity import EvaluationSpec, TaskEvaluation, TrunkRecipe
+from orchestrator.planning.identity import Evaluation, EvaluationSpec, TaskEvaluation, TextEvaluation, TrunkRecipe
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import preset_names
 from orchestrator.planning.spec.sweep_spec import load_spec
@@ -39,10 +39,11 @@ def test_every_cell_of_the_ablations_survives_json_exactly(preset, snapshot):
         assert returned(cell).flops == cell.flops
 
 
-def test_evaluations_of_both_kinds_are_read_as_the_one_that_was_written():
+def test_evaluations_of_every_kind_are_read_as_the_one_that_was_written():
     task = TaskEvaluation(task="piqa", fingerprint="a" * 64, limit=None, rule="half")
-    for evaluation in (EvaluationSpec(num_sequences=3), task, dataclasses.replace(task, limit=7), None):
-        read = from_jsonable(EvaluationSpec | TaskEvaluation | None, to_jsonable(evaluation))
+    text = TextEvaluation(text_sha256="b" * 64, rule="half")
+    for evaluation in (EvaluationSpec(num_sequences=3), task, dataclasses.replace(task, limit=7), text, None):
+        read = from_jsonable(Evaluation | None, to_jsonable(evaluation))
         assert read == evaluation
         assert type(read) is type(evaluation)
 

@@ -16,10 +16,12 @@ from mor_core.config import ExpertChoice, ModelConfig, Recursion, TokenChoice, T
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from orchestrator.planning.canonical import OtherVersion, content_id, from_jsonable, to_jsonable
 from orchestrator.planning.identity import (
+    Evaluation,
     EvaluationSpec,
     Initialisation,
     Segment,
     TaskEvaluation,
+    TextEvaluation,
     TrunkRecipe,
     decay_segment,
     evaluate_segment,
@@ -144,6 +146,7 @@ def test_another_value_of_a_later_field_is_another_id(kind: type):
         TokenChoice(),
         Initialisation(fingerprint="a", selection="stepwise"),
         TaskEvaluation(task="piqa", fingerprint="b", limit=None, rule="half"),
+        TextEvaluation(text_sha256="b", rule="half"),
         PlannedSegment(id="c", kind="stable", trunk_id="d", stop_step=1, needs=()),
     ],
     ids=lambda value: type(value).__name__,
@@ -154,9 +157,11 @@ def test_types_that_the_study_lacks_keep_their_ids_too(value: Any):
     assert content_id(dataclasses.replace(later_value, later=1)) != content_id(value)
 
 
-def test_of_two_types_with_later_fields_the_right_one_is_read():
+def test_of_several_types_with_later_fields_the_right_one_is_read():
     task = to_jsonable(TaskEvaluation(task="piqa", fingerprint="b", limit=None, rule="half"))
-    kinds = extended(EvaluationSpec | TaskEvaluation | None)
+    text = to_jsonable(TextEvaluation(text_sha256="b", rule="half"))
+    kinds = extended(Evaluation | None)
+    assert isinstance(from_jsonable(kinds, text | {"later": 3}), TextEvaluation)
     assert isinstance(from_jsonable(kinds, task | {"later": 3}), TaskEvaluation)
     assert isinstance(from_jsonable(kinds, {"num_sequences": 3}), EvaluationSpec)
 

@@ -11,6 +11,7 @@ from orchestrator.cli.main import app, exit_code_of
 from orchestrator.records.fits import fit_pair, pair_sweeps
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep, overrides
+from tests.helpers.runs.planted_texts import plant_text
 
 GAP = 0.05
 SIZES = {"names": ["13k", "23k", "35k", "51k", "70k", "115k"]}
@@ -116,6 +117,18 @@ def test_sweeps_that_cannot_be_compared_are_a_usage_error_that_says_why(store, o
     assert exit_code_of(caught.value) == 2
     shown = run(store, "base", "--with", other)
     assert isinstance(shown.exception, TableError)
+
+
+def test_by_a_text_sweeps_of_different_data_are_compared_where_it_is_one_text_and_refused_where_it_is_not(store):
+    for name, sha256 in (("base", "a"), ("other-text", "a"), ("better", "c")):
+        plant_text(store, name, "books", sha256 * 64, Law().loss)
+    pair = pair_sweeps(store, "base", "other-text", "text:books")
+    assert pair.runs["text:books"].null_count() == 0
+    with pytest.raises(TableError, match="text:books of base and of better are not comparable: their tokens differ"):
+        pair_sweeps(store, "base", "better", "text:books")
+    shown = run(store, "base", "--with", "between", "--loss", "text:books")
+    assert exit_code_of(shown.exception) == 2
+    assert "no cell of sweep between has text:books" in str(shown.exception)
 
 
 def test_a_table_is_not_compared_with_a_sweep(store, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.store.store import Store
 from tests.helpers.command_line import run
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
+from tests.helpers.runs.planted_texts import plant_text
 
 VERBS = ("fit", "table", "report", "predict", "compare")
 
@@ -23,6 +24,7 @@ def results(tmp_path_factory):
         "arms__recursions": [2],
     }
     sweep.publish(sweep.plan(SNAPSHOT, overrides(**wanted)))
+    plant_text(store, sweep.name, "books", "b" * 64, lambda segment: 1.3 * sweep.law.loss(segment))
     return store.root
 
 
@@ -32,17 +34,19 @@ def fitted(results, *words):
     return json.loads(shown.stdout)["data"]
 
 
-def test_bits_per_byte_are_fitted_with_the_planted_optimum_in_their_unit(results):
-    nats, bits = fitted(results), fitted(results, "--loss", "bits_per_byte")
-    assert (nats["loss_unit"], bits["loss_unit"]) == ("nats/token", "bits/byte")
-    assert bits["loss_column"] == "bits_per_byte"
-    pairs = zip(nats["frontiers"], bits["frontiers"], strict=True)
+@pytest.mark.parametrize(
+    ("name", "unit", "scale"), [("bits_per_byte", "bits/byte", 0.5), ("text:books", "nats/token", 1.3)]
+)
+def test_another_loss_is_fitted_with_the_planted_optimum_in_its_unit(results, name, unit, scale):
+    own, chosen = fitted(results), fitted(results, "--loss", name)
+    assert (own["loss_unit"], chosen["loss_unit"], chosen["loss_column"]) == ("nats/token", unit, name)
+    pairs = zip(own["frontiers"], chosen["frontiers"], strict=True)
     optima = [pair for one, other in pairs for pair in zip(one["optima"], other["optima"], strict=True)]
     found = [(one, other) for one, other in optima if "value" in one["params"]]
     assert len(found) > 3
     for one, other in found:
         assert other["params"]["value"] == pytest.approx(one["params"]["value"], rel=1e-6)
-        assert other["loss"]["value"] == pytest.approx(one["loss"]["value"] / 2, rel=1e-6)
+        assert other["loss"]["value"] == pytest.approx(scale * one["loss"]["value"], rel=1e-6)
 
 
 def test_verbs_say_the_unit_of_the_loss_that_was_chosen(results):
@@ -66,8 +70,9 @@ def test_verbs_say_the_unit_of_the_loss_that_was_chosen(results):
         (("--loss", "bits_per_bite"), "did you mean bits_per_byte?"),
         (("--loss", "text:wiki"), "no cell has text:wiki; measure it with `mor-sweep eval --text wiki=FILE`"),
         (("--loss", "task:piqa"), "no cell has task:piqa; score it with `mor-sweep eval --tasks piqa`"),
+        (("--loss", "text:book"), "no cell has text:book (did you mean text:books?)"),
         (("--loss", "text:a b"), "expected a name of up to 100 letters"),
-        (("--loss", "loss_half"), "no cell has loss_half: choose one of loss, loss_topk, bits_per_byte"),
+        (("--loss", "loss_half"), "no cell has loss_half: choose one of loss, loss_topk, bits_per_byte, text:books"),
     ],
 )
 @pytest.mark.parametrize("verb", VERBS)

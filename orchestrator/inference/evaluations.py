@@ -1,0 +1,250 @@
+"""Trained cells × tasks or texts to what they measure: each pair is a segment, computed where it is missing."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from analysis.runs.losses import NATS_PER_TOKEN
+from mor_core.data.remote import origin_of
+from orchestrator.inference.trained_cell import NotTrained, finished_weights, weights_id
+from orchestrator.planning.cells import Cell
+from orchestrator.planning.costs.limits import NO_LIMIT, HourLimit
+from orchestrator.planning.identity import Evaluation, Segment, evaluate_segment, evaluation_id
+from orchestrator.planning.spec.sections import ExecutionSection
+from orchestrator.records.cell_names import cell_name
+from orchestrator.records.revisions import Sweep
+from orchestrator.records.table import write_tables
+from orchestrator.running.executor import Executor
+from orchestrator.running.outcomes import Outcome, published_outcome
+from orchestrator.running.run_loop import run_segments
+from orchestrator.running.segment.job import Job
+from orchestrator.store.drivers import driving
+from orchestrator.store.folder import holding
+from orchestrator.store.published import PublishedScore, PublishedTextLoss
+from orchestrator.store.store import Store, read_spec
+from orchestrator.tracking.cursor import is_current, tracking_uri
+from orchestrator.tracking.process import following
+
+MEASURING = ExecutionSection(checkpoint_every_steps=1)
+"""How cells are measured: that keeps no checkpoints."""
+
+PROGRESS_SECONDS = 10.0
+"""Between two lines about how far segments are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One cell on one task or text."""
+
+    cell: Cell
+    """Which."""
+    subject: str
+    """The task's or the text's name."""
+    segment: Segment
+    """The unit of work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be measured."""
+
+    kind: Literal["task", "text"]
+    """What cells are measured on."""
+    pairs: tuple[Pair, ...]
+    """Every task or text for every cell, cell by cell."""
+    left_out: tuple[str, ...]
+    """Names of cells that nobody named and that have no weights here: not finished, or removed by gc."""
+    data_folder: Path
+    """The snapshot that the cells were trained on."""
+    task_folder: Path | None = None
+    """Where the task files are."""
+    text_file: Path | None = None
+    """Where the text is."""
+
+
+def paired(
+    store: Store, sweep: Sweep, cells: Sequence[Cell], evaluations: Callable[[Cell], Mapping[str, Evaluation]]
+) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """A pair for every evaluation, by its subject, of every cell named, or else of every cell that has weights here or
+    needs none any more; and the names of the other cells.
+
+    Raises NotTrained for a named cell without weights, and where no cell of the sweep has any.
+    """
+    pairs: list[Pair] = []
+    left_out: list[str] = []
+    for cell in cells or sweep.cells:
+        wanted, weights = evaluations(cell), weights_id(sweep, cell)
+        if not all(store.is_done(evaluation_id(weights, evaluation)) for evaluation in wanted.values()):
+            try:
+                finished_weights(store, sweep, cell)
+            except NotTrained:
+                if cells:
+                    raise
+                left_out.append(cell_name(cell))
+                continue
+        own = read_spec(store.published(weights).spec)
+        pairs += [
+            Pair(cell=cell, subject=subject, segment=evaluate_segment(own, evaluation))
+            for subject, evaluation in wanted.items()
+        ]
+    if not pairs:
+        raise NotTrained(f"no cell of sweep {sweep.name} has weights here: train it, or name another sweep")
+    return tuple(pairs), tuple(left_out)
+
+
+def first_trained(store: Store, sweep: Sweep, cells: Sequence[Cell]) -> str:
+    """Id of the segment that ends with the weights of the first of these cells, or else of the sweep's, that is
+    trained. Raises NotTrained."""
+    trained = (weights_id(sweep, cell) for cell in cells or sweep.cells)
+    found = next((name for name in trained if store.is_done(name)), None)
+    if found is None:
+        raise NotTrained(f"no cell of sweep {sweep.name} is trained: `mor-sweep status` shows what is")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What became of it."""
+
+    outcomes: dict[str, Outcome]
+    """By segment id."""
+    computed: int
+    """Segments that were not published before."""
+    warning: str
+    """One line where MLflow could not be brought up to date; else empty."""
+
+
+def evaluate_all(
+    store: Store,
+    sweep: Sweep,
+    asked: Asked,
+    executor: Executor,
+    report: Callable[[str], None],
+    *,
+    on_this_host: bool,
+    hours: HourLimit = NO_LIMIT,
+) -> Evaluated:
+    """Compute what is not published, write the sweep's tables, mirror them. Raises what stops a sweep's run.
+
+    Nothing more is started once the segments have taken their `hours`.
+    `on_this_host` says whether the executor's workers see this process's folder and locks."""
+    segments = {pair.segment.id: pair.segment for pair in asked.pairs}
+    outcomes = {name: published_outcome(store, name) for name in segments if store.is_done(name)}
+    pending = tuple(segment for name, segment in segments.items() if name not in outcomes)
+    if not pending:
+        write_tables(store, sweep.name)
+        if is_current(store, sweep, tracking_uri(store, sweep.name)):
+            return Evaluated(outcomes=outcomes, computed=0, warning="")
+    with holding(store.root), driving(store, sweep.name), following(store, sweep.name) as mirror:
+        if pending:
+            outcomes |= _run(store, sweep, asked, pending, executor, report, hours, on_this_host=on_this_host)
+        write_tables(store, sweep.name)
+    return Evaluated(outcomes=outcomes, computed=len(pending), warning=mirror.warning)
+
+
+def _run(
+    store: Store,
+    sweep: Sweep,
+    asked: Asked,
+    pending: tuple[Segment, ...],
+    executor: Executor,
+    report: Callable[[str], None],
+    hours: HourLimit,
+    *,
+    on_this_host: bool,
+) -> dict[str, Outcome]:
+    """Outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop, and
+    ResultsGone."""
+    job = Job(
+        results=store.location,
+        data_folder=asked.data_folder,
+        data_url=origin_of(asked.data_folder),
+        task_folder=asked.task_folder,
+        text_file=asked.text_file,
+        checkpoint_every_steps=MEASURING.checkpoint_every_steps,
+        stop=store.new_stop_file(sweep.name, on_this_host=on_this_host),
+        run=secrets.token_hex(4),
+    )
+    needed = {need: published_outcome(store, need) for segment in pending for need in segment.needs}
+    lines = _Lines(store=store, asked=asked, pending=pending, report=report)
+    run_segments(executor, store, pending, job, needed, lines.add, report, hours=hours, on_this_host=on_this_host)
+    return lines.outcomes
+
+
+@dataclass(kw_only=True)
+class _Lines:
+    """Tells a reader how a run of evaluations goes, a line at a time."""
+
+    store: Store
+    """Where results and progress are."""
+    asked: Asked
+    """What the segments measure."""
+    pending: tuple[Segment, ...]
+    """The segments of this run."""
+    report: Callable[[str], None]
+    """Gets the lines."""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """By segment id; one that was stopped is still to do."""
+    progress_at: float = field(default_factory=time.monotonic)
+    """time.monotonic() of the last line about progress."""
+
+    def add(self, outcome: Outcome | None) -> None:
+        """An event of the run."""
+        if outcome is None:
+            self._tell_progress()
+        elif outcome.status != "interrupted":
+            self.outcomes[outcome.segment_id] = outcome
+            line = outcome_line(self.store, self.asked, outcome)
+            self.report(f"[{len(self.outcomes)}/{len(self.pending)}] {line}")
+
+    def _tell_progress(self) -> None:
+        if time.monotonic() - self.progress_at > PROGRESS_SECONDS:
+            self.progress_at = time.monotonic()
+            self.report(_progress_line(self.store, self.asked, self.pending, self.outcomes))
+
+
+def outcome_line(store: Store, asked: Asked, outcome: Outcome) -> str:
+    """What became of a segment, for a reader."""
+    pair = next(pair for pair in asked.pairs if pair.segment.id == outcome.segment_id)
+    name = f"{cell_name(pair.cell)} {pair.subject}"
+    if outcome.status != "finished":
+        return f"{name}: {outcome.status}, {outcome.reason}"
+    measured = measurement(store, pair)
+    if isinstance(measured, PublishedScore):
+        return f"{name}: {measured.metric} {measured.score:.4f}"
+    return f"{name}: {measured.loss:.4f} {NATS_PER_TOKEN}"
+
+
+def measurement(store: Store, pair: Pair) -> PublishedScore | PublishedTextLoss:
+    """What is published of a cell on a task or text, which is finished."""
+    result = store.result(pair.segment.id)
+    assert result is not None
+    measured = result.task or result.text
+    assert measured is not None
+    return measured
+
+
+def rows(store: Store, asked: Asked, done: Evaluated) -> list[dict[str, Any]]:
+    """One row a cell and task or text: what it measured where it is finished, else why not."""
+    return [_row(store, asked.kind, pair, done.outcomes.get(pair.segment.id)) for pair in asked.pairs]
+
+
+def _row(store: Store, kind: str, pair: Pair, outcome: Outcome | None) -> dict[str, Any]:
+    status = outcome.status if outcome else "not run"
+    row: dict[str, Any] = {"cell": cell_name(pair.cell), kind: pair.subject, "status": status}
+    if outcome and status == "finished":
+        row |= {name: value for name, value in vars(measurement(store, pair)).items() if name != "task"}
+    else:
+        row["reason"] = outcome.reason if outcome else ""
+    return row | {"segment": pair.segment.id}
+
+
+def _progress_line(store: Store, asked: Asked, pending: Sequence[Segment], outcomes: dict[str, Outcome]) -> str:
+    """How far the segments under way are."""
+    names = {pair.segment.id: f"{cell_name(pair.cell)} {pair.subject}" for pair in asked.pairs}
+    waiting = [segment.id for segment in pending if segment.id not in outcomes]
+    there = [(name, store.attempts(name).progress()) for name in waiting]
+    return ", ".join(f"{names[name]}: batch {said.step} of {said.stop_step}" for name, said in there if said)
