@@ -164,7 +164,7 @@ def _evaluate_text(
 ) -> None:
     if not cells:
         raise typer.BadParameter("name a cell, or the text: --text NAME=FILE measures all cells on it")
-    from analysis.figures.inference import plot_text_loss
+    from analysis.figures.cells.inference import plot_text_loss
     from mor_core.data.snapshot import TOKENIZER_FILE
     from mor_core.data.tokens.text_tokens import read_tokens
     from orchestrator.cli.figures import figure_paths

@@ -125,7 +125,7 @@ def throughput(
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast the arms of a sweep generate, each against vanilla, and draw speed against loss."""
-    from analysis.figures.inference import plot_throughput
+    from analysis.figures.cells.inference import plot_throughput
     from mor_core.model.device import keep_freed_memory
     from orchestrator.inference.throughput import (
         Load,
@@ -175,7 +175,7 @@ def depth(
     """Measure a cell's loss and speed as the deepest recursion is lowered, and draw both."""
     import polars as pl
 
-    from analysis.figures.inference import plot_depth
+    from analysis.figures.cells.inference import plot_depth
     from orchestrator.inference.depth import losses_by_depth
 
     store, loaded, trained = _trained(results, sweep, cell, threads, precision)
@@ -201,7 +201,7 @@ def routing(
     as_json: AsJson = False,
 ) -> None:
     """Show where a cell spends its recursions: by position, by kind of token, and token by token on a page."""
-    from analysis.figures.inference import plot_routing
+    from analysis.figures.cells.inference import plot_routing
     from orchestrator.inference import routing as view
     from orchestrator.inference.routing_page import routing_page
 

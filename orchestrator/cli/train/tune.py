@@ -163,7 +163,7 @@ def _numbers(flag: str, text: str) -> list[float]:
 
 def _write(store: "Store", found: "Tuned") -> None:
     """The figures, what was found, and the recipe, in the sweep's folder."""
-    from analysis.figures.tuning import Panel, plot_response, plot_response_surface
+    from analysis.figures.cells.tuning import Panel, plot_response, plot_response_surface
     from mor_core.files import replace_text
     from orchestrator.cli.figures import figure_paths, write_figure_data
     from orchestrator.search.tuning.findings import document, provenance

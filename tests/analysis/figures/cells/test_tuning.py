@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.figures.tuning import Panel, plot_response, plot_response_surface
+from analysis.figures.cells.tuning import Panel, plot_response, plot_response_surface
 from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Refusal
 from analysis.tuning.law import TunedRung
