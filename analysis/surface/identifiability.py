@@ -12,6 +12,7 @@ sides of 0. With OpenBLAS's kernels for Nehalem and Haswell, and NumPy without A
 then moved by 2e-7 and the interval of a budget left out by 5e-5, on 18 planted fits.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -93,14 +94,19 @@ class HeldOut:
     it the law misses the budget. None unless it extrapolates from enough runs."""
 
 
+def neighbouring(budgets: Iterable[str]) -> list[list[str]]:
+    """Distinct budgets (decimal FLOPs), ascending, each alone, or in `MOST_FOLDS` even groups where there are more."""
+    ordered = np.array(sorted(set(budgets), key=int), dtype=object)
+    return [list(group) for group in np.array_split(ordered, max(1, min(len(ordered), MOST_FOLDS)))]
+
+
 def hold_out(
     best: SurfaceOptimum, arm: str, flops_n: Floats, budgets: list[str], trunk_keys: tuple[str, ...], draw: Resampling
 ) -> tuple[HeldOut, ...]:
     """Leave one budget out at a time (one group of neighbouring budgets where there are many)."""
-    ordered = sorted(set(budgets), key=int)
-    if len(ordered) < 3:
+    groups = neighbouring(budgets)
+    if len(groups) < 3:
         return ()
-    groups = [list(each) for each in np.array_split(np.array(ordered, dtype=object), min(len(ordered), MOST_FOLDS))]
     out_gn = np.array([[budget in group for budget in budgets] for group in groups])
     problem = replace(best.problem, weights_kn=(~out_gn).astype(np.float64))
     starts_kp = np.repeat(best.theta[None], len(groups), axis=0)

@@ -7,6 +7,7 @@ budgets drops out.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,8 @@ FEWEST_BUDGETS = 2
 """Minima that the first prediction is made from."""
 ROLLING_DRAWS = 300
 """Redrawn studies behind a past error, of which only the standard deviation is used."""
+
+NO_PAST: Past = {quantity: {} for quantity in QUANTITIES}
 
 Minima = Mapping[str, Mapping[str, Sample]]
 """Quantity -> budget -> its minimum."""
@@ -63,6 +66,19 @@ class BackTest:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class History:
+    """What the laws of an arm said of budgets before they had seen them."""
+
+    past: Past
+    """What each missed one budget ahead."""
+    backtests: tuple[BackTest, ...]
+    """Every prediction, by the number of budgets fitted."""
+    over: Literal["budgets", "groups"] = "budgets"
+    """What was rolled over: budgets and their minima, or groups of neighbouring FLOPs and the mean loss of their runs
+    (`analysis.advice.forecast.groups`)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Rolled:
     """An arm rolled over its budgets."""
 
@@ -74,17 +90,29 @@ class Rolled:
 
 def roll(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules: OutlookRules) -> Rolled:
     """Fit `arm`, whose points are `frame`, to the first 2, 3, ... and at last all of `budgets` (decimal, ascending)."""
-    quick = replace(rules, resampling=replace(rules.resampling, draws=min(ROLLING_DRAWS, rules.resampling.draws)))
+    before = history(frame, arm, budgets, rules)
+    last = budgets[-1] if budgets else ""
+    forecaster = _forecaster(frame, arm, budgets, last, before.past, rules)
+    return Rolled(forecaster=forecaster, backtests=before.backtests)
+
+
+def history(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules: OutlookRules) -> History:
+    """The same without the fit to all budgets: what was predicted on the way."""
+    quick = quickly(rules)
     measured = samples_of(fit_isoflops(frame, arm, budgets, quick.parabola, quick.resampling))
     targets = tuple(budget for budget in budgets if budget in measured["loss"])
-    past: Past = {quantity: {} for quantity in QUANTITIES}
+    past = NO_PAST
     backtests: list[BackTest] = []
     for number in range(FEWEST_BUDGETS, len(targets)):
         forecaster = _forecaster(frame, arm, budgets, targets[number - 1], past, quick)
         backtests += _backtests(forecaster, targets, number, measured)
         past = _longer(past, forecaster, targets[number], measured)
-    last = budgets[-1] if budgets else ""
-    return Rolled(forecaster=_forecaster(frame, arm, budgets, last, past, rules), backtests=tuple(backtests))
+    return History(past=past, backtests=tuple(backtests))
+
+
+def quickly(rules: OutlookRules) -> OutlookRules:
+    """The rules with no more redrawn studies than past errors need."""
+    return replace(rules, resampling=replace(rules.resampling, draws=min(ROLLING_DRAWS, rules.resampling.draws)))
 
 
 def _forecaster(

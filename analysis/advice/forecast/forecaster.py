@@ -72,10 +72,7 @@ class Forecaster:
 
     def weights(self, quantity: str, laws: Sequence[str]) -> dict[str, float]:
         """Law -> its weight among `laws`, at least one; none for those that are left out."""
-        raw = weights(quantity, {law: self.past[quantity].get(law, ()) for law in laws})
-        kept = {law: weight for law, weight in raw.items() if weight >= LEAST_WEIGHT}
-        total = sum(kept.values())
-        return {law: weight / total for law, weight in kept.items()}
+        return kept_weights(self.past, quantity, laws)
 
     def combined(self, answers: Mapping[str, Sample | Refusal], quantity: str) -> Sample | Refusal:
         """The mixture of the answers: a draw is that of one approach, chosen by weight."""
@@ -97,3 +94,11 @@ class Forecaster:
         uniform_k = generator(self.resampling, "approach", self.arm, quantity).uniform(size=self.resampling.draws)
         edges = np.cumsum(list(weight.values()))
         return np.minimum(np.searchsorted(edges, uniform_k), len(edges) - 1)
+
+
+def kept_weights(past: Past, quantity: str, laws: Sequence[str]) -> dict[str, float]:
+    """Law -> its weight among `laws`, at least one, after their past errors; none for those that are left out."""
+    raw = weights(quantity, {law: past[quantity].get(law, ()) for law in laws})
+    kept = {law: weight for law, weight in raw.items() if weight >= LEAST_WEIGHT}
+    total = sum(kept.values())
+    return {law: weight / total for law, weight in kept.items()}

@@ -41,8 +41,8 @@ class OutlookRules:
 
     parabola: ParabolaRules
     """When a parabola is believed."""
-    surface: SurfaceRules
-    """How a surface is fitted."""
+    surface: SurfaceRules | None
+    """How a surface is fitted; None for the laws through the minima alone, which take no time."""
     resampling: Resampling
     """How intervals are drawn."""
     asymptote: float | None = None
@@ -110,8 +110,11 @@ def outlooks(
     frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules: OutlookRules
 ) -> dict[str, Outlook | Refusal]:
     """Approach -> what it says of `arm`, whose points are `frame`, fitted to `budgets` (decimal FLOPs, ascending)."""
-    surface = fit_surface_approach(frame, arm, (), rules.surface, rules.resampling).surface
     minima = fit_isoflops(frame, arm, budgets, rules.parabola, rules.resampling)
+    if rules.surface is None:
+        unasked = Refusal(kind=RefusalKind.NOT_IDENTIFIED, sentence="none was asked for.")
+        return minima_outlooks(minima, _pinned(unasked, rules), rules.resampling.level)
+    surface = fit_surface_approach(frame, arm, (), rules.surface, rules.resampling).surface
     return {SURFACE: surface if isinstance(surface, Refusal) else SurfaceOutlook(surface=surface)} | minima_outlooks(
         minima, _pinned(surface, rules), rules.resampling.level
     )

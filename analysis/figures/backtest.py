@@ -1,0 +1,114 @@
+"""The figure of a back-test: how far off each law was, against how far it looked."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.advice.forecast.backtest import BackTest, History
+from analysis.advice.forecast.record import Histories, laws_of
+from analysis.figures.drawing import FAINT, STYLE, arm_style, plain_text, save
+from analysis.report.provenance import Provenance
+from analysis.report.text import SYMBOLS
+
+SHOWN = ("loss", "params")
+DODGE, WIDEST = 0.09, 0.5
+"""Largest distance of two predictions of one reach, and of all of them, in ln reach."""
+MARGIN = 0.2
+"""What is shown beyond the largest errors, as a share of their range: bars that leave the panel are cut there."""
+
+
+def plot_backtest(
+    histories: Histories, arms: Sequence[str], out_paths: Iterable[Path], provenance: Provenance | None = None
+) -> None:
+    """Error of L* and of N* against reach with the interval of each prediction, one panel a law, arms by colour."""
+    tests = [test for record in histories.values() if isinstance(record, History) for test in record.backtests]
+    shown = [quantity for quantity in SHOWN if laws_of(tests, quantity)]
+    columns = max((len(laws_of(tests, quantity)) for quantity in shown), default=1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(2.5 * columns, 4.5), 2.9 * max(len(shown), 1)), layout="constrained")
+        rows = figure.subplots(max(len(shown), 1), columns, squeeze=False)
+        for panels, quantity in zip(rows, shown, strict=False):
+            _draw_row(list(panels), tests, quantity, _title(histories, quantity), arms)
+        if not shown:
+            rows[0][0].text(0.5, 0.5, "nothing could be predicted", transform=rows[0][0].transAxes, ha="center")
+        beside = "   (at one reach, from fewest to most budgets fitted)" if len({x.fitted for x in tests}) > 1 else ""
+        figure.supxlabel(f"budget predicted / largest budget fitted{beside}", fontsize=9)
+        figure.legend(handles=_handles(tests, arms), loc="outside upper right", ncols=6)
+        save(figure, out_paths, provenance)
+
+
+def _title(histories: Histories, quantity: str) -> str:
+    grouped = any(isinstance(record, History) and record.over == "groups" for record in histories.values())
+    return "mean loss of a group" if grouped else SYMBOLS[quantity]
+
+
+def _draw_row(panels: list[Axes], tests: Sequence[BackTest], quantity: str, title: str, arms: Sequence[str]) -> None:
+    """One quantity: its laws beside each other on one scale."""
+    mine = [test for test in tests if test.quantity == quantity]
+    laws = laws_of(mine, quantity)
+    low, high = (100 * end for end in (min(0.0, *(x.error for x in mine)), max(0.0, *(x.error for x in mine))))
+    room = MARGIN * (high - low)
+    reaches = [test.reach for test in mine]
+    for axes, law in zip(panels, laws, strict=False):
+        _draw_law(axes, [test for test in mine if test.law == law], arms)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(xscale="log", ylim=(low - room, high + room), xlim=(min(reaches) / 1.4, max(reaches) * 1.4))
+        axes.set_title(f"{title}, {law}", loc="left", fontweight="bold")
+        _reach_ticks(axes, max(reaches) / min(reaches))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:+.3g} %" if share else "0"))
+        axes.tick_params(labelleft=axes is panels[0])
+    panels[0].set_ylabel("predicted / measured − 1")
+    for axes in panels[len(laws) :]:
+        axes.set_visible(False)
+
+
+def _draw_law(axes: Axes, tests: Sequence[BackTest], arms: Sequence[str]) -> None:
+    """The predictions of one law; those of about one reach stand beside each other, by arm and by budgets fitted."""
+    beside: dict[str, list[BackTest]] = {}
+    for test in sorted(tests, key=lambda test: (test.fitted, test.arm)):
+        beside.setdefault(f"{test.reach:.2g}", []).append(test)
+    for column in beside.values():
+        middle = (len(column) - 1) / 2
+        step = min(DODGE, WIDEST / len(column))
+        for number, test in enumerate(column):
+            _draw_test(axes, test, float(np.exp(step * (number - middle))), arms)
+
+
+def _draw_test(axes: Axes, test: BackTest, shift: float, arms: Sequence[str]) -> None:
+    """A prediction, filled where its interval holds what was measured."""
+    colour, marker = arm_style(arms, test.arm)
+    said = test.predicted
+    low, high, centre = (100 * (value / test.measured.value - 1) for value in (said.low, said.high, said.value))
+    axes.errorbar(
+        [test.reach * shift], [centre], yerr=[[max(centre - low, 0.0)], [max(high - centre, 0.0)]], fmt=marker,
+        color=colour, ecolor=(colour, 0.4), markersize=4, elinewidth=0.9, markeredgewidth=0.9,
+        markerfacecolor=colour if test.covered else "white",
+    )  # fmt: skip
+
+
+def _reach_ticks(axes: Axes, ratio: float) -> None:
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if ratio < 15 else (1.0, 3.0) if ratio < 100 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda reach, _: f"{reach:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _handles(tests: Sequence[BackTest], arms: Sequence[str]) -> list[Line2D]:
+    """Arms, and what hollow points mean."""
+    drawn = [arm for arm in arms if any(test.arm == arm for test in tests)]
+    handles = [
+        Line2D(
+            [], [], color=arm_style(arms, arm)[0], marker=arm_style(arms, arm)[1], linestyle="", label=plain_text(arm)
+        )
+        for arm in drawn
+    ]
+    hollow = Line2D(
+        [], [], color=FAINT, marker="o", markerfacecolor="white", linestyle="", label="outside its interval"
+    )
+    return [*handles, hollow] if any(not test.covered for test in tests) else handles
