@@ -56,8 +56,10 @@ def render_page(
     provenance: Provenance,
     runs: pl.DataFrame,
     curves: Sequence[CellCurve] = (),
+    own_record: Sequence[str] = (),
 ) -> str:
-    """The page; `runs` is the run table that the study was fitted from, `curves` its training curves."""
+    """The page; `runs` is the run table that the study was fitted from, `curves` its training curves, `own_record` what
+    `analysis.report.backtests` says of its predictions of itself."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -85,6 +87,7 @@ def render_page(
         comparisons=comparison_lines(study.comparisons),
         unsaid=[(f"{each.arm} ({each.approach})", found) for each in study.frontiers if (found := refusals_of(each))],
         coverage=coverage_notes(study),
+        own_record=own_record,
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -99,8 +100,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def study_as_markdown(study: Study) -> str:
-    """The study as a Markdown document: frontiers, exponents, comparisons, refusals, rows left out."""
+def study_as_markdown(study: Study, own_record: Sequence[str] = ()) -> str:
+    """The study as a Markdown document: frontiers, exponents, comparisons, refusals, rows left out; `own_record` says
+    how well it would have predicted itself (`analysis.report.backtests`)."""
     settings = study.settings.resampling
     head = [
         f"{_quantities(study)} Intervals: {settings.level:.0%}, {settings.draws} redrawn studies, "
@@ -120,6 +122,7 @@ def study_as_markdown(study: Study) -> str:
         *(_frontier_section(frontier, study.points.loss_unit) for frontier in study.frontiers),
         _list_section("Recursion", recursion_lines(study.recursion) if study.recursion is not None else []),
         _list_section("Arms at equal FLOPs", comparison_lines(study.comparisons)),
+        _list_section("Had it predicted itself", list(own_record)),
         _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"

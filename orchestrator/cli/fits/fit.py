@@ -86,6 +86,8 @@ def _say_sizes_to_add(store: "Store", fitted: "Fitted") -> None:
 
 
 def _print_fit(study: "Study", as_json: bool) -> None:
+    from analysis.advice.forecast.record import histories
+    from analysis.report.backtests import self_prediction_lines
     from analysis.report.text import study_as_json, study_as_markdown
 
     if as_json:
@@ -93,7 +95,8 @@ def _print_fit(study: "Study", as_json: bool) -> None:
         del content["schema"]  # Of the file fits.json; what is printed has its own.
         print_json("mor-sweep.fit/1", content | {"loss_unit": study.points.loss_unit})
     else:
-        _print_markdown(study_as_markdown(study))
+        # Without surfaces: each takes longer to roll than the parabolas of a study take to fit.
+        _print_markdown(study_as_markdown(study, self_prediction_lines(histories(study, surfaces=False))))
 
 
 def _write_fit(study: "Study", path: Path, written: str) -> None:

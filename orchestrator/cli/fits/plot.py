@@ -12,6 +12,7 @@ from orchestrator.cli.fits.study import (
     TOP_K,
     FigureRuns,
     Other,
+    Pinned,
     Runs,
     SweepName,
     Tied,
@@ -150,6 +151,28 @@ def lifetime(
     _write_data(drawn, asked, "lifetime", paths, drawn.provenance, lifetime_data(answer))
     if answer.refused:
         end_refused([each.answer.sentence for each in answer.places if isinstance(each.answer, Refusal)])
+
+
+@plot.command("backtest")
+@options_from_dataclass
+def backtest(asked: FigureRuns, loss: LossOption = CAUSAL, asymptote: Pinned = None, tied: Tied = False) -> None:
+    """How far off each law was that was fitted to the first budgets alone, against how far it looked."""
+    from dataclasses import replace
+
+    from analysis.advice.forecast.record import histories
+    from analysis.figures.backtest import plot_backtest
+    from analysis.report.backtests import backtests_as_json
+    from analysis.statistics.answers import Refusal
+
+    drawn = fit_of(asked, loss, ("parabola",), tied=tied)
+    records = histories(drawn.study, asymptote)
+    paths = paths_of(drawn, asked, "backtest")
+    provenance = replace(drawn.provenance, method="each law fitted to the first budgets and asked for the later ones")
+    plot_backtest(records, drawn.study.points.arms, paths, provenance)
+    _write_data(drawn, asked, "backtest", paths, provenance, backtests_as_json(records))
+    if all(isinstance(record, Refusal) for record in records.values()):
+        reasons = [f"{arm}: {record.sentence}" for arm, record in records.items() if isinstance(record, Refusal)]
+        end_refused(reasons or ["the table has no run that a fit can use"])
 
 
 @plot.command("curves")

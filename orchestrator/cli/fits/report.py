@@ -20,7 +20,9 @@ def report(
     tied: Tied = False,
 ) -> None:
     """Write one self-contained HTML page: frontiers, curves, goodness of fit, comparisons, and what stays unknown."""
+    from analysis.advice.forecast.record import histories
     from analysis.page.page import render_page
+    from analysis.report.backtests import self_prediction_lines
     from mor_core.files import replace_text
     from orchestrator.records.table import cell_curves
     from orchestrator.store.folder import writing
@@ -33,7 +35,8 @@ def report(
         store = open_store(asked.results)
         curves = cell_curves(store, fitted.sweep, fitted.study.points.loss_column)
         path = out or store.sweep_folder(fitted.name) / "report.html"
-    page = render_page(fitted.study, fitted.provenance, fitted.runs, curves)
+    own_record = self_prediction_lines(histories(fitted.study))
+    page = render_page(fitted.study, fitted.provenance, fitted.runs, curves, own_record)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()

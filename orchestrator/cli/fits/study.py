@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from orchestrator.cli.figures import announced_paths, figure_paths
-from orchestrator.cli.options import Results, SweepArgument, fix_in_flags, say, say_next
+from orchestrator.cli.options import Results, SweepArgument, above_zero, fix_in_flags, say, say_next
 
 if TYPE_CHECKING:
     from mor_core.errors import Fix
@@ -25,6 +25,12 @@ CAUSAL, TOP_K = "loss", "loss_topk"
 
 SweepName = SweepArgument
 Other = Annotated[str | None, typer.Option("--with", help="Another sweep: each arm of one against those of the other.")]
+Pinned = Annotated[
+    float | None,
+    typer.Option(
+        "--asymptote", help="Where a pinned L* law has its E; by default where the surface has it.", callback=above_zero
+    ),
+]
 Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
 
 

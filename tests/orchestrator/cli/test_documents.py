@@ -28,6 +28,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "fit": (),
     "table": (),
     "predict": ("--budget", "1e12"),
+    "backtest": (),
     "compare": (),
     "lifetime": ("--target-loss", "3.4", "--served-tokens", "1e7"),
     "gc": ("--dry-run",),
@@ -53,11 +54,11 @@ ELSEWHERE = {
 }
 """Verbs that need more than a plan and losses: the test file that reads their document, and the document's name."""
 
-FITS = {"fit", "table", "predict", "compare", "lifetime"}
+FITS = {"fit", "table", "predict", "backtest", "compare", "lifetime"}
 """Verbs that take seconds."""
 
-READ_ELSEWHERE = {"compare", "predict"}
-"""Those whose documents default tests of their own read: of sweep pairs, and of the nearest shape."""
+READ_ELSEWHERE = {"compare", "predict", "backtest"}
+"""Those whose documents default tests of their own read: of sweep pairs, of the nearest shape, of a table."""
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,45 @@
+"""`mor-sweep backtest`: a study fitted to its first budgets and asked for the later ones, which are known."""
+
+import typer
+
+from orchestrator.cli.fits.study import (
+    CAUSAL,
+    Pinned,
+    Runs,
+    Tied,
+    end_refused,
+    fit_of,
+    say_next_of,
+)
+from orchestrator.cli.options import AsJson, LossOption, options_from_dataclass, print_json, say
+
+
+@options_from_dataclass
+def backtest(
+    asked: Runs,
+    loss: LossOption = CAUSAL,
+    asymptote: Pinned = None,
+    tied: Tied = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the first budgets, predict the later ones and say how far off each law was; exit code 5 where none can be."""
+    from analysis.advice.forecast.record import histories
+    from analysis.report.backtests import backtests_as_json, backtests_as_markdown
+    from analysis.statistics.answers import Refusal
+
+    fitted = fit_of(asked, loss, ("parabola",), tied=tied)
+    records = histories(fitted.study, asymptote)
+    reasons = [f"{arm}: {record.sentence}" for arm, record in records.items() if isinstance(record, Refusal)]
+    points = fitted.study.points
+    if as_json:
+        content = {"source": fitted.name, "budget_convention": points.budget_convention}
+        content |= {"loss_column": points.loss_column, "loss_unit": points.loss_unit, "asymptote": asymptote}
+        print_json("mor-sweep.backtest/1", content | backtests_as_json(records))
+    if len(reasons) == len(records):
+        end_refused(reasons or ["the table has no run that a fit can use"])
+    if as_json:
+        return
+    for reason in reasons:
+        say(f"refused: {reason}")
+    typer.echo(backtests_as_markdown(records), nl=False)
+    say_next_of(asked, fitted.name, "plot backtest")
