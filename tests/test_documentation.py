@@ -31,6 +31,7 @@ def test_every_command_of_the_readme_answers_to_help(command: tuple[str, ...]):
         "docs/mlflow.md",
         "results/README.md",
         "results/published/ablation_kv_cpu/README.md",
+        "results/published/backtest/README.md",
         "results/published/cpu_demo/README.md",
         "results/published/paper/README.md",
         "results/published/coverage/README.md",
