@@ -37,7 +37,9 @@ def plot_backtest(
             _draw_row(list(panels), tests, quantity, _title(histories, quantity), arms)
         if not shown:
             rows[0][0].text(0.5, 0.5, "nothing could be predicted", transform=rows[0][0].transAxes, ha="center")
-        beside = "   (at one reach, from fewest to most budgets fitted)" if len({x.fitted for x in tests}) > 1 else ""
+        beside = (
+            "   (at one reach, from fewest to most budgets fitted)" if len({test.fitted for test in tests}) > 1 else ""
+        )
         figure.supxlabel(f"budget predicted / largest budget fitted{beside}", fontsize=9)
         figure.legend(handles=_handles(tests, arms), loc="outside upper right", ncols=6)
         save(figure, out_paths, provenance)
@@ -50,13 +52,15 @@ def _title(histories: Histories, quantity: str) -> str:
 
 def _draw_row(panels: list[Axes], tests: Sequence[BackTest], quantity: str, title: str, arms: Sequence[str]) -> None:
     """One quantity: its laws beside each other on one scale."""
-    mine = [test for test in tests if test.quantity == quantity]
-    laws = laws_of(mine, quantity)
-    low, high = (100 * end for end in (min(0.0, *(x.error for x in mine)), max(0.0, *(x.error for x in mine))))
+    shown = [test for test in tests if test.quantity == quantity]
+    laws = laws_of(shown, quantity)
+    low, high = (
+        100 * end for end in (min(0.0, *(test.error for test in shown)), max(0.0, *(test.error for test in shown)))
+    )
     room = MARGIN * (high - low)
-    reaches = [test.reach for test in mine]
+    reaches = [test.reach for test in shown]
     for axes, law in zip(panels, laws, strict=False):
-        _draw_law(axes, [test for test in mine if test.law == law], arms)
+        _draw_law(axes, [test for test in shown if test.law == law], arms)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(xscale="log", ylim=(low - room, high + room), xlim=(min(reaches) / 1.4, max(reaches) * 1.4))
         axes.set_title(f"{title}, {law}", loc="left", fontweight="bold")
@@ -83,8 +87,8 @@ def _draw_law(axes: Axes, tests: Sequence[BackTest], arms: Sequence[str]) -> Non
 def _draw_test(axes: Axes, test: BackTest, shift: float, arms: Sequence[str]) -> None:
     """A prediction, filled where its interval holds what was measured."""
     colour, marker = arm_style(arms, test.arm)
-    said = test.predicted
-    low, high, centre = (100 * (value / test.measured.value - 1) for value in (said.low, said.high, said.value))
+    ends = (test.predicted.low, test.predicted.high, test.predicted.value)
+    low, high, centre = (100 * (end / test.measured.value - 1) for end in ends)
     axes.errorbar(
         [test.reach * shift], [centre], yerr=[[max(centre - low, 0.0)], [max(high - centre, 0.0)]], fmt=marker,
         color=colour, ecolor=(colour, 0.4), markersize=4, elinewidth=0.9, markeredgewidth=0.9,

@@ -64,6 +64,11 @@ class BackTest:
     covered: bool
     """Whether the measured minimum is as the interval says, its own noise considered."""
 
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval over the prediction."""
+        return (self.predicted.high - self.predicted.low) / 2 / self.predicted.value
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class History:

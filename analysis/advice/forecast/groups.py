@@ -23,8 +23,7 @@ FEWEST_GROUPS = 2
 def group_history(frame: pl.DataFrame, arm: str, rules: OutlookRules) -> History | Refusal:
     """Roll the surface of `arm`, whose points are `frame`, over at most twelve groups of neighbouring FLOPs."""
     # By the FLOPs of each run: a few of such a table may have been given a common budget.
-    flops = pl.col("flops").round().cast(pl.Int128).cast(pl.Utf8)
-    named = frame.with_columns(flops.alias("budget"))
+    named = frame.with_columns(pl.Series("budget", [str(round(flops)) for flops in frame["flops"]], dtype=pl.Utf8))
     groups = [named.filter(pl.col("budget").is_in(group)) for group in neighbouring(named["budget"].to_list())]
     if len(groups) <= FEWEST_GROUPS:
         return Refusal(
@@ -56,7 +55,7 @@ def _backtest(surface: SurfaceFit, groups: list[pl.DataFrame], fitted: int, late
     predicted = float(np.exp(np.log(surface.best.as_law.loss(params_1n, tokens_1n)).mean()))
     law_k = np.exp(np.log(surface.draws.law.loss(params_1n, tokens_1n)).mean(axis=1))
     noise_k = np.exp(_noise(surface, measured, len(group)) * normals(surface.resampling, "group", surface.arm))
-    said = interval(predicted, law_k * noise_k, level)
+    prediction = interval(predicted, law_k * noise_k, level)
     return BackTest(
         arm=surface.arm,
         law=SURFACE,
@@ -64,11 +63,11 @@ def _backtest(surface: SurfaceFit, groups: list[pl.DataFrame], fitted: int, late
         fitted=fitted,
         budget=_named(group),
         reach=float(_named(group)) / float(_named(groups[fitted - 1])),
-        predicted=said,
+        predicted=prediction,
         measured=interval(measured, measured * noise_k, level),
         ahead=later == fitted,
         error=predicted / measured - 1,
-        covered=said.low <= measured <= said.high,
+        covered=prediction.low <= measured <= prediction.high,
     )
 
 

@@ -57,17 +57,17 @@ def histories(study: Study, asymptote: float | None = None, *, surfaces: bool = 
     if not surfaces:
         rules = replace(rules, surface=None)
     frame = study.points.frame
-    mine = {arm: frame.filter(pl.col("arm") == arm) for arm in study.points.arms}
+    by_arm = {arm: frame.filter(pl.col("arm") == arm) for arm in study.points.arms}
     if study.settings.optima_at:
-        return {arm: group_history(of_arm, arm, rules) for arm, of_arm in mine.items()} if surfaces else {}
-    return {arm: _over_budgets(of_arm, arm, study.points.budgets_of(arm), rules) for arm, of_arm in mine.items()}
+        return {arm: group_history(of_arm, arm, rules) for arm, of_arm in by_arm.items()} if surfaces else {}
+    return {arm: _over_budgets(of_arm, arm, study.points.budgets_of(arm), rules) for arm, of_arm in by_arm.items()}
 
 
 def _over_budgets(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules: OutlookRules) -> History | Refusal:
     optima = fit_isoflops(frame, arm, budgets, rules.parabola, quickly(rules).resampling).optima
-    missing = {each.budget: each.loss.sentence for each in optima if isinstance(each.loss, Refusal)}
+    missing = {optimum.budget: optimum.loss.sentence for optimum in optima if isinstance(optimum.loss, Refusal)}
     if len(optima) - len(missing) < FEWEST_MINIMA:
-        return _too_few([each.budget for each in optima if each.budget not in missing], missing)
+        return _too_few([optimum.budget for optimum in optima if optimum.budget not in missing], missing)
     return history(frame, arm, budgets, rules)
 
 
@@ -93,12 +93,11 @@ def laws_of(backtests: Sequence[BackTest], quantity: str) -> tuple[str, ...]:
 def fared(backtests: Sequence[BackTest]) -> Fared:
     """Over predictions of one law and quantity, at least one."""
     errors = np.array([test.error for test in backtests])
-    widths = [(test.predicted.high - test.predicted.low) / 2 / test.predicted.value for test in backtests]
     return Fared(
         count=len(backtests),
         size=float(np.median(np.abs(errors))),
         error=float(np.median(errors)),
-        half_width=float(np.median(widths)),
+        half_width=float(np.median([test.half_width for test in backtests])),
         covered=sum(test.covered for test in backtests),
     )
 

@@ -98,11 +98,10 @@ def by_groups(study: Study) -> dict[str, History | Refusal]:
 
 def row(table: str, test: BackTest) -> dict[str, str | int | float | bool]:
     """One prediction without what was measured."""
-    said = test.predicted
     return {
         "table": table, "arm": test.arm, "quantity": test.quantity, "law": test.law, "fitted": test.fitted,
         "budget": f"{float(test.budget):.6g}", "reach": round(test.reach, 4), "error": round(test.error, 6),
-        "half_width": round((said.high - said.low) / 2 / said.value, 6), "covered": test.covered, "ahead": test.ahead,
+        "half_width": round(test.half_width, 6), "covered": test.covered, "ahead": test.ahead,
     }  # fmt: skip
 
 

@@ -79,6 +79,17 @@ def check_harmless(page):
     return elements
 
 
+def test_what_a_study_would_have_predicted_of_itself_stands_under_its_frontiers(planted):
+    study = fit_study(planted(budgets=("1000000000000",)), FitSettings(resampling=Resampling(draws=100)))
+    provenance = provenance_of(study, source="a sweep", data="a corpus", version="9.9")
+    page = render_page(study, provenance, planted(), own_record=["vanilla: off by <b>0.3%</b>"])
+    check_harmless(page)
+    text = Elements(page).text
+    assert "Had it predicted itself" in text
+    assert "vanilla: off by <b>0.3%</b>" in text
+    assert "Had it predicted itself" not in Elements(render_page(study, provenance, planted())).text
+
+
 def test_the_page_holds_the_numbers_the_refusals_and_every_cell(planted):
     table = planted(arms=("mor-2", "vanilla"), sizes=7, cell_noise=0.004)
     rows = table.to_dicts()
