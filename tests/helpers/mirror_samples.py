@@ -61,6 +61,7 @@ def sample(root: Path, *budgets: str, sizes: tuple[str, ...] = ("70k", "115k"), 
         "sizes": {"names": list(sizes)},
         "arms.architectures": ["vanilla", "mor"],
         "train.batch_size": batch_size,
+        "seeds": [0],
     }
     spec = load_spec("cpu", [Override(flag=key, path=tuple(key.split(".")), value=changes[key]) for key in changes])
     store, planned = Store(root=root), plan(spec, MADE_UP_DATA)

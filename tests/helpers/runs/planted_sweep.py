@@ -55,8 +55,9 @@ class PlantedSweep:
     """How far the loss of each validation window of an evaluation is from its loss; None keeps no losses of windows."""
 
     def plan(self, data: DataSnapshot, overrides: Sequence[Override], preset: str = "cpu") -> Plan:
-        """Plan and record one more revision."""
-        spec = load_spec(preset, [*overrides, Override(flag="--name", path=("name",), value=self.name)])
+        """Plan and record one more revision, of one seed where nothing else is asked for."""
+        alone = Override(flag="--seeds", path=("seeds",), value=[0])
+        spec = load_spec(preset, [alone, *overrides, Override(flag="--name", path=("name",), value=self.name)])
         planned = plan(spec, data)
         record_revision(self.store, planned, data)
         return planned

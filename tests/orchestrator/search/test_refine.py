@@ -62,6 +62,7 @@ class Planted:
     @property
     def spec(self) -> SweepSpec:
         asked = overrides(budgets=BUDGETS, sizes={"names": SIZES}, data__corpus=str(self.text), name=self.sweep.name)
+        asked += overrides(seeds=[0])
         return load_spec("cpu", asked)
 
     def publish(self, planned: Plan) -> None:
