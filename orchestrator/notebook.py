@@ -29,7 +29,7 @@ from mor_core.units import budget_text
 from mor_core.units import count_text as short
 from orchestrator.records.revisions import Sweep as StoredSweep
 from orchestrator.records.revisions import is_on_small_corpus, load_sweep
-from orchestrator.records.status import Status, counts_text, read_status, state_text
+from orchestrator.records.status.sweep_status import Status, counts_text, read_status, state_text
 from orchestrator.records.table import cell_curves, segment_table, table
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import address_in, open_store

@@ -16,7 +16,7 @@ from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.plan import cell_identity
 from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep, load_sweep
-from orchestrator.records.states import CellStatus
+from orchestrator.records.status.states import CellStatus
 from orchestrator.records.table import segment_table, table
 from orchestrator.records.terminal import command_line
 from orchestrator.records.verified_cells import VerifiedCells

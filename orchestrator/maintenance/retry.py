@@ -11,7 +11,7 @@ from mor_core.errors import Refused
 from mor_core.files import fsync
 from orchestrator.planning.cells import Cell
 from orchestrator.records.revisions import Sweep
-from orchestrator.records.states import segment_state
+from orchestrator.records.status.states import segment_state
 from orchestrator.records.terminal import command_line
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store

@@ -21,7 +21,7 @@ from orchestrator.planning.cells import Cell
 from orchestrator.planning.plan import flops_between
 from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep, load_sweep, plans_locked
-from orchestrator.records.states import SegmentState, SegmentStates, cell_status
+from orchestrator.records.status.states import SegmentState, SegmentStates, cell_status
 from orchestrator.records.terminal import printable_label
 from orchestrator.store.published import LOG_EVERY_STEPS, PublishedEvaluation, SegmentResult, StoreError, read_metrics
 from orchestrator.store.store import Store

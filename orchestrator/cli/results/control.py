@@ -27,7 +27,7 @@ class StillStopping(MorSweepError):
 def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_json: AsJson = False) -> None:
     """Stop a running sweep as Ctrl-C would and wait until it has ended; the same command goes on later."""
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.records.status import counts_text, read_status
+    from orchestrator.records.status.sweep_status import counts_text, read_status
     from orchestrator.store.drivers import ask_to_stop, running_drivers, wait_until_gone
     from orchestrator.store.upstream.upstream import open_store
 

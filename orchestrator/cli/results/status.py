@@ -9,7 +9,7 @@ import typer
 from orchestrator.cli.options import AsJson, CellArgument, Results, SweepArgument, SweepOption, print_json, say_next
 
 if TYPE_CHECKING:
-    from orchestrator.records.status import Status
+    from orchestrator.records.status.sweep_status import Status
     from orchestrator.store.store import Store
 
 INTERRUPTED = 130
@@ -30,7 +30,7 @@ def status(
     Sweeps of more than 200 cells are shown by arm and budget.
     """
     from orchestrator.cli.tables.status import cell_lines, output_console, status_view
-    from orchestrator.records.status import read_status
+    from orchestrator.records.status.sweep_status import read_status
     from orchestrator.store.upstream.upstream import open_store
 
     if as_json and (follow or cells):
@@ -85,7 +85,7 @@ def _status_data(store: "Store", sweep: str | None, *, every: bool) -> dict[str,
     """The run table, with every column, what is under way, and how many cells have other settings; `every` names them
     too, with their settings."""
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.records.status import read_status
+    from orchestrator.records.status.sweep_status import read_status
     from orchestrator.records.table import table
 
     shown = read_status(store, sweep)  # Before the table: what ends meanwhile is in it.

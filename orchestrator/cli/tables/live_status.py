@@ -8,8 +8,8 @@ from rich.live import Live
 from mor_core.units import budget_text
 from orchestrator.cli.tables.status import output_console, status_view
 from orchestrator.records.console import Console
-from orchestrator.records.states import CellState
-from orchestrator.records.status import Status, UnderWay, counts_text, is_running, read_status, state_text
+from orchestrator.records.status.states import CellState
+from orchestrator.records.status.sweep_status import Status, UnderWay, counts_text, is_running, read_status, state_text
 from orchestrator.store.store import Store
 
 PASS_SECONDS = 1.0

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from mor_core.units import budget_text
 from orchestrator.records.console import Console
-from orchestrator.records.states import CellState
-from orchestrator.records.status import Status, counted, counts_text, is_running, state_text
+from orchestrator.records.status.states import CellState
+from orchestrator.records.status.sweep_status import Status, counted, counts_text, is_running, state_text
 from orchestrator.records.terminal import command_line, printable_label
 
 PIPED_WIDTH = 120

@@ -19,7 +19,7 @@ from mor_core.files import write_json
 from orchestrator.cli.main import exit_code_of
 from orchestrator.planning.costs.machine import Node, Request
 from orchestrator.planning.identity import Segment
-from orchestrator.records.status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
+from orchestrator.records.status.sweep_status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
 from orchestrator.running.outcomes import FailureClass, Outcome
 from orchestrator.running.ray.connection import CHILDREN_ENVIRONMENT, ClusterUnreachable, _environment_of_children
 from orchestrator.running.ray.executor import _Cluster, _Run

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.records.states import CellState, SweepStates, sweep_states
+from orchestrator.records.status.states import CellState, SweepStates, sweep_states
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store
 

@@ -18,8 +18,8 @@ from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records.revisions import load_sweep, record_revision
-from orchestrator.records.states import CellStatus, sweep_states
-from orchestrator.records.status import segments_under_way
+from orchestrator.records.status.states import CellStatus, sweep_states
+from orchestrator.records.status.sweep_status import segments_under_way
 from orchestrator.records.table import table
 from orchestrator.running.progress import Progress
 from orchestrator.store.attempts import LOCK
