@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -112,6 +113,22 @@ def write_bytes(path: Path, content: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         fsync(temporary)
+
+
+def create_bytes(path: Path, content: bytes) -> bool:
+    """Write a new file, durably and whole. False, and nothing is changed, where there is one: of several writers, on
+    whichever hosts, one wins."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.writing")
+    try:
+        temporary.write_bytes(content)
+        fsync(temporary)
+        os.link(temporary, path)  # A rename would replace what another has written meanwhile.
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync(path.parent)
+    return True
 
 
 def replace_text(path: Path, text: str, *, durable: bool = True) -> None:

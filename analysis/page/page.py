@@ -16,9 +16,12 @@ import jinja2
 import polars as pl
 from markupsafe import Markup
 
+from analysis.advice.forecast.score import ScoredForecast
 from analysis.frontier.coverage import coverage_notes
 from analysis.frontier.study import Frontier, Study
 from analysis.page.charts import charts_of
+from analysis.report.forecasts import HEAD as FORECAST_HEAD
+from analysis.report.forecasts import score_rows, score_summary
 from analysis.report.provenance import Provenance
 from analysis.report.surface import surface_lines
 from analysis.report.text import (
@@ -57,9 +60,10 @@ def render_page(
     runs: pl.DataFrame,
     curves: Sequence[CellCurve] = (),
     own_record: Sequence[str] = (),
+    forecasts: Sequence[ScoredForecast] = (),
 ) -> str:
     """The page; `runs` is the run table that the study was fitted from, `curves` its training curves, `own_record` what
-    `analysis.report.backtests` says of its predictions of itself."""
+    `analysis.report.backtests` says of its predictions of itself, `forecasts` what was frozen of its sweep."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -88,6 +92,9 @@ def render_page(
         unsaid=[(f"{each.arm} ({each.approach})", found) for each in study.frontiers if (found := refusals_of(each))],
         coverage=coverage_notes(study),
         own_record=own_record,
+        forecast_head=FORECAST_HEAD,
+        forecast_rows=score_rows(forecasts),
+        forecast_summary=score_summary(forecasts),
     )
 
 

@@ -11,7 +11,7 @@ import typer
 
 from mor_core.errors import MorSweepError, Refused, Unreachable, UserError
 from orchestrator.cli import config, data
-from orchestrator.cli.fits import advice, backtest, fit, plot, report, suggest
+from orchestrator.cli.fits import advice, backtest, fit, forecast, plot, report, suggest
 from orchestrator.cli.inference import evaluate, text
 from orchestrator.cli.options import fix_in_flags
 from orchestrator.cli.results import checks, control, status, tracking, transfer
@@ -44,6 +44,7 @@ app.add_typer(plot.plot, name="plot")
 app.command("table")(advice.table)
 app.command("predict")(advice.predict)
 app.command("backtest")(backtest.backtest)
+app.command("forecast")(forecast.forecast)
 app.command("lifetime")(advice.lifetime)
 app.command("compare")(advice.compare)
 app.command("suggest")(suggest.suggest)

@@ -1,7 +1,7 @@
 """A sweep as one file, for machines that share no disk: a plain tar of what is published, with the sum of every file.
 
     manifest.json                    first: schema, sweep, and path -> sha256 and size of everything that follows
-    sweeps/<name>/...                its plans, tables, fits and figures
+    sweeps/<name>/...                its plans, tables, fits, forecasts and figures
     segments/<id>/...                every published segment of any of its plans, with or without its checkpoint, and
                                      what its weights scored on tasks and lost on its texts
 
@@ -27,7 +27,7 @@ from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointE
 from orchestrator.planning.canonical import is_content_id
 from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
 from orchestrator.store.published import CHECKPOINT, METRICS, RESULT, SEQUENCE_LOSSES, SPEC, StoreError
-from orchestrator.store.store import Store
+from orchestrator.store.store import FORECASTS, Store
 from orchestrator.store.sweep_document import TEXTS, find_document, sweep_texts
 
 BUNDLE_SCHEMA = "mor-sweep.bundle/1"
@@ -112,6 +112,8 @@ def is_bundled_path(path: str, sweep: str) -> bool:
         case ["sweeps", name, "figures", file]:
             plain = file.isprintable() and not file.startswith(".") and "\\" not in file
             return name == sweep and plain and Path(file).suffix in FIGURE_SUFFIXES
+        case ["sweeps", name, folder, file] if folder == FORECASTS:
+            return name == sweep and file.endswith(".json") and is_content_id(file.removesuffix(".json"))
         case ["segments", segment_id, file]:
             return is_content_id(segment_id) and file in SEGMENT_FILES
         case ["segments", segment_id, folder, file]:
@@ -143,7 +145,8 @@ def _segment_ids(store: Store, name: str, document: dict[str, Any]) -> set[str]:
 
 def _sweep_contents(store: Store, name: str) -> Iterator[tuple[str, Content]]:
     folder = store.sweep_folder(name)
-    for path in [*(folder / each for each in SWEEP_FILES), *sorted((folder / "figures").glob("*"))]:
+    figures = sorted((folder / "figures").glob("*"))
+    for path in [*(folder / each for each in SWEEP_FILES), *figures, *store.forecast_files(name)]:
         inside = f"sweeps/{name}/{path.relative_to(folder).as_posix()}"
         carried = is_bundled_path(inside, name) and not is_scripted(path)
         if carried and path.is_file() and not path.is_symlink():

@@ -35,6 +35,7 @@ from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
 from orchestrator.planning.plan import cell_identity
+from orchestrator.records.forecasts import read_forecasts
 from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.table import segment_table, table, write_tables
 from orchestrator.store.attempts import SCRATCH
@@ -269,6 +270,7 @@ def _verify_sweep(staged: Store, name: str, segments: Mapping[str, Segment], bun
     runs = table(staged, sweep)
     segment_table(staged, sweep)
     list(fit_findings(staged, sweep, runs))
+    read_forecasts(staged, name)
     for path in staged.sweep_folder(name).rglob("*"):
         if path.suffix == ".json":
             read_json_object(path)
@@ -365,7 +367,8 @@ def _appear(store: Store, staged: Store, name: str) -> None:
 
 
 def _appear_sweep(store: Store, staged: Store, sweep: str, document: dict[str, Any]) -> None:
-    """Names of texts, tables, fits and figures where there are none, then the plans: with them the sweep is there."""
+    """Names of texts, tables, fits, forecasts and figures where there are none, then the plans: with them the sweep is
+    there."""
     texts = sweep_texts(staged, sweep) | sweep_texts(store, sweep)
     here, there = store.sweep_folder(sweep), staged.sweep_folder(sweep)
     for path in sorted(there.rglob("*")):

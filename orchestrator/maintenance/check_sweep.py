@@ -15,6 +15,7 @@ from orchestrator.maintenance.findings import Finding, note, problem
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.plan import cell_identity
 from orchestrator.records.cell_names import cell_name
+from orchestrator.records.forecasts import MOVE_AWAY, UnreadableForecast, read_forecast
 from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.status.states import CellStatus
 from orchestrator.records.table import segment_table, table
@@ -47,6 +48,7 @@ def sweep_findings(store: Store, name: str, segments: Checked, *, ask_mlflow: bo
     runs = table(store, sweep)
     yield from _cell_findings(store, sweep, runs, segments)
     yield from _start_findings(store, sweep)
+    yield from forecast_findings(store, name)
     if running_drivers(store, name):
         yield note(path, "the sweep is running: its tables, fits and MLflow are not compared", "ask again at its end")
         return
@@ -164,6 +166,17 @@ def fit_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Fin
         yield note(path, f"was made from {used} cells, and {points.frame.height} can be used now", again)
     else:
         yield problem(path, "was made from other cells or losses than the store's finished ones", again)
+
+
+def forecast_findings(store: Store, name: str) -> Iterator[Finding]:
+    """Every forecast is as it was frozen, and says of its shape what its law says."""
+    for path in store.forecast_files(name):
+        try:
+            read_forecast(path)
+        except UnreadableForecast as error:
+            yield problem(path, str(error).removeprefix(f"{path} ").removesuffix(f": {MOVE_AWAY}"), MOVE_AWAY)
+    for path in sorted(store.forecasts_folder(name).glob("*.writing")):
+        yield note(path, "is a forecast whose command is at work, or was killed", "delete it once none is")
 
 
 def _mlflow_findings(store: Store, sweep: Sweep) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.advice.forecast.forecast import Forecast
 from analysis.advice.predict import Advice
 from analysis.frontier.compare import Comparison
 from analysis.frontier.study import FitSettings, Study, fit_study
@@ -305,7 +306,7 @@ def _budget_note(imported: ImportedTable, approaches: tuple[str, ...]) -> str:
     return f"{where}: a surface L(N, D) is fitted instead{at}"
 
 
-def nearest_shapes(fitted: Fitted, answers: Sequence[Advice], flops: int) -> list[NearestShape | None]:
+def nearest_shapes(fitted: Fitted, answers: Sequence[Advice | Forecast], flops: int) -> list[NearestShape | None]:
     """The named shape nearest to each predicted N*; None where it is refused, and for a table, which has no shapes."""
     if fitted.sweep is None:
         return [None] * len(answers)

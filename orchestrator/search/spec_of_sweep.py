@@ -1,7 +1,7 @@
 """What a recorded sweep was asked, and the commands that ask it for more cells."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,16 @@ def _ascending(sizes: set[str]) -> list[str]:
 def commands(suggestions: Iterable[Suggestion], sweep: Sweep, results: Path) -> list[str]:
     """Commands that train just these cells into the sweep, from the sweep file that it was recorded with."""
     return [_command(grid, sweep, results) for grid in grids(suggestions)]
+
+
+def command_at(arm: str, sizes: Sequence[str], flops: int, sweep: Sweep, results: Path) -> str | None:
+    """The command that trains these sizes of an arm at one budget into the sweep, with its first seed; None where the
+    sweep asks for no sizes or no budgets, or does not record what it asked for."""
+    if sweep.spec is None or not sizes or not {"budgets", "sizes"} <= sweep.spec.keys():
+        return None
+    seed = min(cell.seed for cell in sweep.cells if cell.arm == arm)
+    grid = Grid(arm=arm, seed=seed, sizes=tuple(_ascending(set(sizes))), budgets=(budget_text(flops),))
+    return _command(grid, sweep, results)
 
 
 def _command(grid: Grid, sweep: Sweep, results: Path) -> str:

@@ -292,12 +292,20 @@ def result_content(document: Mapping[str, Any]) -> bytes:
     return content
 
 
-def summed_content(document: Mapping[str, Any]) -> bytes:
-    """A JSON object as text that ends with its own sum, whatever else it says."""
+def summed_content(document: Mapping[str, Any], indent: int | None = 1) -> bytes:
+    """A JSON object as text that ends with its own sum, whatever else it says. Raises ValueError for a number that is
+    not finite."""
     others = {key: document[key] for key in sorted(document) if key != "sha256"}
-    content = json.dumps({**others, "sha256": _NO_SUM}, indent=1, allow_nan=False).encode()
+    content = json.dumps({**others, "sha256": _NO_SUM}, indent=indent, allow_nan=False).encode()
     digits = hashlib.sha256(content).hexdigest().encode()
-    return content[: content.rindex(_NO_SUM.encode())] + digits + b'"\n}'
+    start = content.rindex(_NO_SUM.encode())
+    return content[:start] + digits + content[start + len(digits) :]
+
+
+def ends_with_its_sum(content: bytes) -> bool:
+    """Whether bytes are as `summed_content` made them."""
+    match = _SUM_AT_END.search(content, max(0, len(content) - _LONGEST_END))
+    return match is not None and match[1].decode() == _own_sum(content)
 
 
 def with_files(content: bytes, files: Mapping[str, Mapping[str, Any]]) -> bytes:

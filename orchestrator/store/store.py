@@ -6,7 +6,8 @@
     trunks/<trunk_id>/<step>          the id of a published stable segment: a hint, verified when used
     tasks/<weights_id>/<segment_id>   the task that a published evaluation of these weights scores: a hint too
     scratch/<run>/                    where the workers that share a segment meet while it runs
-    sweeps/<name>/                    sweep.json  texts.json  runs.parquet  fits.json  figures/  mlflow.db
+    sweeps/<name>/                    sweep.json  texts.json  runs.parquet  fits.json  figures/  forecasts/
+                                      mlflow.db
 
 A segment is done if and only if segments/<id>/result.json exists. An attempt builds its folder privately and publishes
 it by one rename, which fails where the folder is already there: the first wins, and a late attempt changes nothing.
@@ -53,6 +54,8 @@ from orchestrator.store.published import (
 from orchestrator.store.stop_request import StopFile, new_stop_file
 
 LARGEST_HINT_BYTES = 4096
+FORECASTS = "forecasts"
+"""The folder of a sweep whose files are written once."""
 
 
 class Upstream(Protocol):
@@ -73,6 +76,11 @@ class Upstream(Protocol):
 
     def push(self) -> None:
         """Share what commands wrote of sweeps, and failures that could not be shared when they happened."""
+        ...
+
+    def create(self, sweep: str, inside: str, content: bytes) -> bytes:
+        """Share a file of a sweep's folder that is written once, before it appears in this one. What counts from then
+        on: another host's bytes where it was first."""
         ...
 
     def pull_revisions(self, sweep: str) -> None:
@@ -133,6 +141,10 @@ class NoUpstream:
 
     def push(self) -> None:
         """Nobody else is to be told."""
+
+    def create(self, sweep: str, inside: str, content: bytes) -> bytes:
+        """The link in the folder decides."""
+        return content
 
     def pull_revisions(self, sweep: str) -> None:
         """They are here."""
@@ -201,6 +213,14 @@ class Store:
     def sweep_folder(self, name: str) -> Path:
         """Where a sweep's plan revisions, table, fits and figures lie."""
         return self.root / "sweeps" / name
+
+    def forecasts_folder(self, name: str) -> Path:
+        """Where a sweep's forecasts lie; not there before the first."""
+        return self.sweep_folder(name) / FORECASTS
+
+    def forecast_files(self, name: str) -> list[Path]:
+        """The files of a sweep's forecasts, by key; `orchestrator.records.forecasts` reads them."""
+        return sorted(self.forecasts_folder(name).glob("*.json"))
 
     def is_done(self, segment_id: str) -> bool:
         """Whether the segment has been published."""

@@ -9,7 +9,7 @@ from orchestrator.records.verified_cells import VerifiedCells
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.tracking.content import RunContent, curve_points, run_content
-from orchestrator.tracking.cursor import files_sha256, lineage_tags, public_uri, summary_files
+from orchestrator.tracking.cursor import lineage_tags, public_uri, summary_sha256
 from orchestrator.tracking.mirror import SUMMARY, reading, runs_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _differences(store: Store, sweep: Sweep, client: "MlflowClient", held: dict[
             yield f"{content.name}: and {len(found) - SHOWN_PER_RUN} more"
     summaries = held.pop(SUMMARY, [])
     shown = [run.data.tags.get("mor.files", "") for run in summaries]
-    wanted = files_sha256(summary_files(store, sweep.name))
+    wanted = summary_sha256(store, sweep.name)
     if all_verify and shown != ([wanted] if wanted or summaries else []):
         yield "MLflow does not have the sweep's fits and figures as they are"
     yield from (f"MLflow has a run of a cell that the sweep does not have ({name[:12]})" for name in held)

@@ -181,7 +181,7 @@ def is_sent(store: Store, sweep: Sweep, uri: str) -> bool:
     """Whether everything that the results store has of the sweep was sent, whatever became of it in MLflow since."""
     cursor = read_cursor(store, sweep.name, uri)
     sent = {cell_id: run.state for cell_id, run in cursor.runs.items()}
-    return sent == cell_states(store, sweep) and cursor.files == files_sha256(summary_files(store, sweep.name))
+    return sent == cell_states(store, sweep) and cursor.files == summary_sha256(store, sweep.name)
 
 
 def is_current(store: Store, sweep: Sweep, uri: str) -> bool:
@@ -242,6 +242,12 @@ def summary_files(store: Store, name: str) -> list[Path]:
     drawn = sorted(figures) + [path for path in (folder / each for each in FINDINGS) if path.is_file()]
     beside = [folder / each for each in ("report.html", "runs.parquet", "sweep.json")]
     return drawn + [path for path in beside if drawn and path.is_file()]
+
+
+def summary_sha256(store: Store, name: str) -> str:
+    """sha256 of what the summary run shows of a sweep beside its points: files, and forecasts as tags; empty for
+    nothing."""
+    return files_sha256([*summary_files(store, name), *store.forecast_files(name)])
 
 
 def files_sha256(paths: list[Path]) -> str:

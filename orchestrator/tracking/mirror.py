@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from mor_core.errors import Unreachable
+from mor_core.files import file_sha256
 from orchestrator.planning.cells import Cell
 from orchestrator.records.revisions import Sweep
 from orchestrator.records.table import curve, table
@@ -31,7 +32,6 @@ from orchestrator.tracking.cursor import (
     SentRun,
     cell_states,
     database_state,
-    files_sha256,
     lineage_tags,
     public_uri,
     read_cursor,
@@ -39,6 +39,7 @@ from orchestrator.tracking.cursor import (
     sqlite_path,
     sqlite_uri,
     summary_files,
+    summary_sha256,
     write_cursor,
 )
 from orchestrator.tracking.sqlite_file import DamagedDatabase, require_whole
@@ -360,12 +361,12 @@ class _Pass:
             self.client.update_run(run.info.run_id, status=content.status)
 
     def _send_summary(self, run: "Run | None") -> None:
-        """Figures, fits, report, plans and the table as artifacts of one more run, named after what they show; and the
-        IsoFLOP picture as its metrics."""
+        """Figures, fits, report, plans and the table as artifacts of one more run, named after what they show; the
+        IsoFLOP picture as its metrics, and forecasts as its tags."""
         from mlflow.entities import Metric
 
         paths = summary_files(self.store, self.sweep.name)
-        digest = files_sha256(paths)
+        digest = summary_sha256(self.store, self.sweep.name)
         if digest and (run is None or run.data.tags.get("mor.files") != digest):
             wanted = set(isoflop_points(table(self.store, self.sweep).iter_rows(named=True)))
             if run is not None and not self._summary_points(run) <= wanted:
@@ -378,10 +379,26 @@ class _Pass:
                 self.client.log_batch(run.info.run_id, metrics=points[first : first + BATCH])
             for path in paths:
                 self.client.log_artifact(run.info.run_id, str(path))
+            for name, text in self._forecast_tags():
+                self.client.set_tag(run.info.run_id, name, text)
             self.client.set_tag(run.info.run_id, "mor.files", digest)
             self.client.set_terminated(run.info.run_id, status="FINISHED", end_time=run.info.start_time)
         self.cursor.files = digest
         self.cursor.summary = run.info.run_id if run is not None else ""
+
+    def _forecast_tags(self) -> Iterator[tuple[str, str]]:
+        """mor.forecast.KEY -> what a forecast says, when it was frozen, and the sha256 of its file: a second witness.
+        `fsck` names those that cannot be read."""
+        paths = self.store.forecast_files(self.sweep.name)
+        if not paths:
+            return
+        from analysis.report.forecasts import forecast_sentence
+        from orchestrator.records.forecasts import read_forecast
+
+        for path in paths:
+            with contextlib.suppress(StoreError):
+                text = f"{forecast_sentence(read_forecast(path))}, sha256 {file_sha256(path)}"
+                yield f"mor.forecast.{path.stem[:12]}", text
 
     def _summary_points(self, run: "Run") -> set[MetricPoint]:
         """The IsoFLOP points that the summary run holds."""

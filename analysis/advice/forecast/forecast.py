@@ -1,6 +1,6 @@
 """What a study says of a budget that nobody has trained with: N*, D*, L*, and the loss of one more run of a shape."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,11 +110,15 @@ def rules_of(study: Study, asymptote: float | None = None) -> OutlookRules:
     )
 
 
-def roll_study(study: Study, asymptote: float | None = None) -> dict[str, Rolled]:
-    """Arm -> that arm rolled over its budgets."""
+def roll_study(study: Study, asymptote: float | None = None, arms: Collection[str] | None = None) -> dict[str, Rolled]:
+    """Arm -> that arm rolled over the budgets that it has points at; all arms with points, or those of `arms`."""
     frame, rules = study.points.frame, rules_of(study, asymptote)
-    arms = sorted(set(frame["arm"].to_list()))
-    return {arm: roll(frame.filter(pl.col("arm") == arm), arm, study.points.budgets_of(arm), rules) for arm in arms}
+    mine = {str(arm): points for (arm,), points in frame.group_by("arm", maintain_order=True)}
+    return {
+        arm: roll(points, arm, tuple(sorted(set(points["budget"].to_list()), key=int)), rules)
+        for arm, points in sorted(mine.items())
+        if arms is None or arm in arms
+    }
 
 
 def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool = False) -> tuple[Forecast, ...]:

@@ -1,5 +1,6 @@
 """`mor-sweep plot`: the figures of a sweep or of any run table, each as PNG, vector and JSON with its provenance."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,6 +120,28 @@ def compare(asked: FigureRuns, other: Other = None, loss: LossesOption = None) -
         end_refused([pair.sentence for pair in drawn.study.comparisons] or ["fewer than two arms: nothing to compare"])
 
 
+@plot.command("forecasts")
+def forecasts(sweep: SweepName = None, results: Results = Path("results")) -> None:
+    """What was forecast, and what was measured since, relative to the prediction."""
+    from analysis.figures.advice.forecasts import plot_forecasts
+    from analysis.figures.figure_data import forecasts_data
+    from orchestrator.records.fits import fit_of_sweep
+    from orchestrator.records.forecasts import score_forecasts
+    from orchestrator.store.upstream.upstream import open_store
+
+    store = open_store(results)
+    drawn = fit_of_sweep(store, sweep, CAUSAL)
+    assert drawn.sweep is not None
+    scored = score_forecasts(store, drawn.sweep)
+    asked = FigureRuns(sweep=drawn.name, results=results)
+    paths = paths_of(drawn, asked, "forecasts")
+    provenance = replace(drawn.provenance, method="forecasts as they were frozen, against the cells trained since")
+    plot_forecasts(scored, paths, provenance)
+    _write_data(drawn, asked, "forecasts", paths, provenance, forecasts_data(scored))
+    if not scored:
+        end_refused([f"sweep {drawn.name} has no forecast yet: freeze one with `mor-sweep forecast --budget C`"])
+
+
 @plot.command("lifetime")
 @options_from_dataclass
 def lifetime(
@@ -137,8 +160,8 @@ def lifetime(
     tied: Tied = False,
 ) -> None:
     """What training and serving cost at one loss, against the tokens that will be served."""
+    from analysis.figures.advice.lifetime import plot_lifetime, study_lifetime
     from analysis.figures.figure_data import lifetime_data
-    from analysis.figures.lifetime import plot_lifetime, study_lifetime
     from analysis.statistics.answers import Refusal
 
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
@@ -212,8 +235,6 @@ def _beside_paper(
 ) -> "tuple[Reference | None, Provenance]":
     """The paper's study where it is wanted, and its source named. Raises TableError where the conventions or
     the units of loss differ."""
-    from dataclasses import replace
-
     from analysis.figures.drawing import Reference
     from analysis.frontier.paper import NAME, SOURCE, paper_study
     from analysis.runs.losses import NATS_PER_TOKEN

@@ -24,19 +24,21 @@ def report(
     from analysis.page.page import render_page
     from analysis.report.backtests import self_prediction_lines
     from mor_core.files import replace_text
+    from orchestrator.records.forecasts import score_forecasts
     from orchestrator.records.table import cell_curves
     from orchestrator.store.folder import writing
     from orchestrator.store.upstream.upstream import open_store
 
     fitted = fit_of(asked, loss, BOTH, tied=tied)
     if fitted.sweep is None:
-        curves, path = [], out or Path("report.html")
+        curves, forecasts, path = [], [], out or Path("report.html")
     else:
         store = open_store(asked.results)
         curves = cell_curves(store, fitted.sweep, fitted.study.points.loss_column)
+        forecasts = score_forecasts(store, fitted.sweep)
         path = out or store.sweep_folder(fitted.name) / "report.html"
     own_record = self_prediction_lines(histories(fitted.study))
-    page = render_page(fitted.study, fitted.provenance, fitted.runs, curves, own_record)
+    page = render_page(fitted.study, fitted.provenance, fitted.runs, curves, own_record, forecasts)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()

@@ -10,6 +10,7 @@
       trunks/<trunk>/<step>  tasks/<weights>/<id>     hints, as on a disk
       sweeps/<name>/revisions/<number>.json           one plan each, created once
       sweeps/<name>/files/...                         tables, fits, figures: derived, the last writer wins
+      sweeps/<name>/files/forecasts/<key>.json        created once
 
 The local folder ("scratch") is laid out like any results folder. Segments are trained there and published to the bucket
 first; published segments of others are fetched by their sha256 and kept as a cache, their checkpoints when something
@@ -30,6 +31,7 @@ from filelock import FileLock
 
 from mor_core.files import file_sha256, is_plain_name, replace_text
 from orchestrator.store.published import RESULT
+from orchestrator.store.store import FORECASTS
 from orchestrator.store.sweep_document import SCHEMA as SWEEP_SCHEMA
 from orchestrator.store.sweep_document import read_document, sweep_names
 from orchestrator.store.upstream.clone import Clone
@@ -73,12 +75,32 @@ def push(clone: Clone) -> None:
         sent = {}
         for name, path in _sweep_files(clone):
             digest = file_sha256(path)
-            if synced.get(name, {}).get("sha256") != digest:
-                clone.objects.replace(name, path.read_bytes())
+            if synced.get(name, {}).get("sha256") != digest and _sent(clone, name, path):
                 sent[name] = digest
         if sent:
             etags = clone.objects.etags("sweeps")
             _remember(clone, synced | {name: _state(etags.get(name), digest) for name, digest in sent.items()})
+
+
+def _sent(clone: Clone, name: str, path: Path) -> bool:
+    """Upload a file. False where the bucket has another that stays: the next pull brings it."""
+    content = path.read_bytes()
+    if name.split("/")[3] == FORECASTS:
+        return _created(clone, name, content) == content
+    clone.objects.replace(name, content)
+    return True
+
+
+def create_file(clone: Clone, sweep: str, inside: str, content: bytes) -> bytes:
+    """Create a file of a sweep in the bucket. What counts: the bytes of another machine where it was first."""
+    return _created(clone, f"sweeps/{sweep}/files/{inside}", content)
+
+
+def _created(clone: Clone, name: str, content: bytes) -> bytes:
+    if clone.objects.create(name, content):
+        return content
+    held = clone.objects.read(name)
+    return content if held is None else held
 
 
 def push_revision(clone: Clone, name: str) -> bool:

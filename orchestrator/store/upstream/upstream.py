@@ -23,6 +23,7 @@ from orchestrator.store.upstream.objects import BucketRefused, BucketUnreachable
 from orchestrator.store.upstream.segments import KEEP_PATIENCE_SECONDS, BucketSegments
 from orchestrator.store.upstream.stop import SharedStop
 from orchestrator.store.upstream.sync import (
+    create_file,
     pull,
     pull_revisions,
     push,
@@ -78,6 +79,10 @@ class Bucket:
     def push(self) -> None:
         """Upload what verbs wrote of sweeps, and failures that the bucket has not been told."""
         push(self.clone)
+
+    def create(self, sweep: str, inside: str, content: bytes) -> bytes:
+        """Create a file of a sweep in the bucket, whose bytes count."""
+        return create_file(self.clone, sweep, inside, content)
 
     def pull_revisions(self, sweep: str) -> None:
         """The bucket's plan revisions of a sweep become the local ones. Raises BucketRefused where the server would let

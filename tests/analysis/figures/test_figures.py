@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.advice.serving import Demand
+from analysis.figures.advice.lifetime import LifetimeStudy, plot_lifetime, study_lifetime
 from analysis.figures.compare import plot_compare
 from analysis.figures.curves import smoothed
 from analysis.figures.figure_data import curves_data, figure_document, frontier_data
-from analysis.figures.lifetime import LifetimeStudy, plot_lifetime, study_lifetime
 from analysis.figures.surface import plot_residuals, plot_surface
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.report.provenance import provenance_of

@@ -18,7 +18,17 @@ WITHOUT_RESULTS = {"data prepare", "data info", "data publish", "config show", "
 WITHOUT_DATA = {
     **{
         f"plot {figure}": "draws; the numbers go into a JSON file beside the figure"
-        for figure in ("isoflop", "frontier", "surface", "residuals", "backtest", "compare", "lifetime", "curves")
+        for figure in (
+            "isoflop",
+            "frontier",
+            "surface",
+            "residuals",
+            "backtest",
+            "compare",
+            "forecasts",
+            "lifetime",
+            "curves",
+        )
     },
     "report": "writes a page",
     "export": "writes a bundle or a folder",

@@ -38,6 +38,7 @@ CALLS: dict[str, tuple[str, ...]] = {
 
 ELSEWHERE = {
     "suggest": ("orchestrator/search/test_suggest.py", "suggest"),
+    "forecast": ("orchestrator/cli/fits/test_forecast.py", "forecast"),
     "fsck": ("orchestrator/maintenance/test_fsck.py", "fsck"),
     "doctor": ("orchestrator/maintenance/test_doctor.py", "doctor"),
     "tune": ("orchestrator/search/tuning/test_tune.py", "tune"),

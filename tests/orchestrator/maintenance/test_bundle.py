@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.maintenance.bundle import export_bundle
+from orchestrator.records.forecasts import keep_forecast, read_forecasts
 from orchestrator.store.store import Store
+from tests.helpers.runs.forecast_sweep import made_up_forecast
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here
 
 
@@ -283,3 +285,32 @@ def test_export_says_what_is_wrong_with_its_arguments(reference: ToySweep, tmp_p
         done = run_here(["export", *arguments, "--results", str(reference.results)], reference.environment)
         assert done.returncode == 2, done.stderr
         assert said in done.stderr, done.stderr
+
+
+def test_forecasts_are_carried_and_never_replaced(toy: ToySweep, reference: ToySweep, tmp_path: Path) -> None:
+    shutil.copytree(reference.results, tmp_path / "there")
+    there, here = Store(root=tmp_path / "there"), Store(root=toy.results)
+    for arm in ("vanilla", "mor-2"):
+        keep_forecast(there, "toy", made_up_forecast(arm=arm))
+    export_bundle(there, "toy", tmp_path / "toy.tar", checkpoints=False)
+    here.root.mkdir()
+    first = keep_forecast(here, "toy", made_up_forecast(created="2020-01-01"))
+    done = _import(toy, tmp_path / "toy.tar")
+    assert done.returncode == 0, done.stderr
+    dates = {each.key.arm: each.created for each in read_forecasts(here, "toy")}
+    assert dates == {"vanilla": first.created, "mor-2": "2026-01-02T03:04:05+00:00"}
+
+
+def test_a_bundle_with_a_forecast_that_was_changed_is_refused(
+    toy: ToySweep, reference: ToySweep, tmp_path: Path
+) -> None:
+    shutil.copytree(reference.results, tmp_path / "there")
+    there = Store(root=tmp_path / "there")
+    keep_forecast(there, "toy", made_up_forecast())
+    (path,) = there.forecast_files("toy")
+    path.write_text(path.read_text().replace("exact", "paper"))
+    export_bundle(there, "toy", tmp_path / "toy.tar", checkpoints=False)
+    refused = _import(toy, tmp_path / "toy.tar")
+    assert refused.returncode == 2
+    assert "was changed after it was frozen" in refused.stderr
+    assert not toy.results.exists() or not list(toy.results.glob("sweeps/*"))

@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 from mor_core.files import write_json
 from orchestrator.cli.main import app
 from orchestrator.maintenance.fsck import check_results
+from orchestrator.records.forecasts import keep_forecast
 from orchestrator.records.revisions import load_sweep
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.drivers import driving
 from orchestrator.store.store import Store
 from orchestrator.tracking.cursor import is_current, sqlite_uri
+from tests.helpers.runs.forecast_sweep import made_up_forecast
 from tests.helpers.toy_sweep import ToySweep, rewrite_result
 
 
@@ -344,3 +346,12 @@ def test_a_damaged_mlflow_store_is_a_problem_with_its_remedy(store: Store, monke
     assert len(found) == 1
     assert "is damaged" in found[0].what
     assert "move it away, and `mor-sweep mlflow sync` builds it anew" in found[0].what
+
+
+def test_a_forecast_that_was_changed_is_a_problem_and_one_that_was_not_is_none(store: Store):
+    kept = keep_forecast(store, "toy", made_up_forecast())
+    assert problems(store) == []
+    path = store.forecasts_folder("toy") / f"{kept.key.sha256}.json"
+    path.write_text(path.read_text().replace("vanilla", "mor-2"))
+    (line,) = problems(store)
+    assert "was changed after it was frozen" in line

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mor_core.files import file_sha256
 from orchestrator.cli.main import app, exit_code_of
 from orchestrator.maintenance.fsck import check_results
+from orchestrator.records.forecasts import keep_forecast
 from orchestrator.records.table import curve, table
 from orchestrator.records.verified_cells import VerifiedCells, shown_lines
 from orchestrator.store.published import LOG_EVERY_STEPS
@@ -35,6 +37,7 @@ from tests.helpers.mirror_samples import (
     status,
     tags,
 )
+from tests.helpers.runs.forecast_sweep import made_up_forecast
 
 STORED = ("runs", "metrics", "latest_metrics", "params", "tags")
 
@@ -240,6 +243,20 @@ def test_a_curve_that_cannot_be_read_is_reported_and_the_others_are_sent(small: 
     assert "line 2" in report.problems[0]
     assert report.created == 3
     assert not is_current(small.store, small.sweep, small.uri)
+
+
+def test_forecasts_are_tags_of_the_summary_run_with_the_sums_of_their_files(small: Sample):
+    small.publish_all()
+    send(small)
+    kept = keep_forecast(small.store, NAME, made_up_forecast())
+    assert not is_current(small.store, small.sweep, small.uri)
+    send(small)
+    assert is_current(small.store, small.sweep, small.uri)
+    assert differences(small.store, small.sweep, small.uri) == []
+    (path,) = small.store.forecast_files(NAME)
+    ((said,),) = query(small.database, f"SELECT value FROM tags WHERE key = 'mor.forecast.{kept.key.sha256[:12]}'")
+    assert said.startswith("vanilla at 1e12 by surface: N* 120.0k")
+    assert said.endswith(f"frozen {kept.created}, sha256 {file_sha256(path)}")
 
 
 def test_figures_and_fits_are_artifacts_of_one_summary_run(small: Sample):

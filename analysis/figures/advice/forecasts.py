@@ -1,0 +1,79 @@
+"""The figure of forecasts: what was predicted, and what was measured since, relative to the prediction."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.advice.forecast.score import ScoredForecast
+from analysis.figures.drawing import FAINT, STYLE, WARN, arm_style, plain_text, save, shortened
+from analysis.report.provenance import Provenance
+from analysis.statistics.answers import Estimate, Refusal
+from mor_core.units import budget_label
+
+ROW_INCHES = 0.34
+DASHES = (0, (2, 1.5))
+SPREAD = 0.8
+"""Of a row, over which its cells are spread."""
+MOST_LABEL = 60
+"""Characters of a row's name."""
+
+
+def plot_forecasts(
+    scored: Sequence[ScoredForecast], out_paths: Iterable[Path], provenance: Provenance | None = None
+) -> None:
+    """A row a forecast: every cell that was trained for it since, against the interval that it predicts for that very
+    (N, D); while it waits, the interval of its own shape. Intervals of the law's mean, which a run may leave by its
+    noise, are dashed.
+    """
+    arms = sorted({each.forecast.key.arm for each in scored})
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 1.3 + ROW_INCHES * max(len(scored), 1)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(0.0, color="black", linewidth=0.8)
+        for place, each in enumerate(scored):
+            _draw_row(axes, float(-place), each, arm_style(arms, each.forecast.key.arm)[0])
+        axes.set_yticks([-float(place) for place in range(len(scored))], [_label(each) for each in scored])
+        axes.set_xlabel("loss over its prediction, less 1  (%)")
+        axes.grid(visible=False, axis="y")
+        if not scored:
+            axes.text(0.5, 0.5, "no forecast yet", transform=axes.transAxes, ha="center", color=WARN)
+        figure.legend(handles=_handles(), loc="outside upper right", ncols=4)
+        save(figure, out_paths, provenance)
+
+
+def _label(scored: ScoredForecast) -> str:
+    key = scored.forecast.key
+    loss = [] if key.loss_column == "loss" else [key.loss_column]
+    return plain_text(shortened(", ".join([key.arm, budget_label(key.budget), key.approach, *loss]), MOST_LABEL))
+
+
+def _draw_row(axes: Axes, place: float, scored: ScoredForecast, colour: str) -> None:
+    if scored.waiting:
+        _draw_interval(axes, place, scored.forecast.stated_loss, scored.forecast.of_run, colour)
+    for number, cell in enumerate(scored.cells, start=1):
+        beside = place + SPREAD * (0.5 - number / (len(scored.cells) + 1))
+        _draw_interval(axes, beside, cell.predicted, cell.of_run, colour)
+        error = 100 * (cell.measured / cell.predicted.value - 1)
+        filled = colour if cell.covered else "none"
+        axes.plot([error], [beside], marker="o", color=colour, markerfacecolor=filled, markersize=4)
+
+
+def _draw_interval(axes: Axes, place: float, predicted: Estimate | Refusal, of_run: bool, colour: str) -> None:
+    if isinstance(predicted, Refusal):
+        return
+    low, high = (100 * (end / predicted.value - 1) for end in (predicted.low, predicted.high))
+    dashes = "-" if of_run else DASHES
+    axes.plot([low, high], [place, place], color=colour, linewidth=1.6, alpha=0.45, linestyle=dashes)
+
+
+def _handles() -> list[Line2D]:
+    return [
+        Line2D([], [], color=FAINT, linewidth=1.6, alpha=0.6, label="interval of a run"),
+        Line2D([], [], color=FAINT, linewidth=1.6, alpha=0.6, linestyle=DASHES, label="of the mean"),
+        Line2D([], [], color=FAINT, marker="o", linestyle="", markersize=4.5, label="measured, held"),
+        Line2D([], [], color=FAINT, marker="o", linestyle="", markersize=4.5, markerfacecolor="none", label="not held"),
+    ]

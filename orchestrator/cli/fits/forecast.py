@@ -1,0 +1,144 @@
+"""`mor-sweep forecast`: what a sweep says of a budget before it is trained with it, frozen; and how that fared."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.fits.advice import Force
+from orchestrator.cli.fits.study import CAUSAL, FIT_REFUSED, SweepName
+from orchestrator.cli.options import AsJson, LossOption, Results, above_zero, print_json, say, say_next
+
+if TYPE_CHECKING:
+    from orchestrator.records.forecasts import Asked, Frozen
+    from orchestrator.records.revisions import Sweep
+
+SCHEMA = "mor-sweep.forecast/1"
+SCORES_SCHEMA = "mor-sweep.forecast-scores/1"
+PREFERRED = "combined"
+"""Whose shape is trained where approaches name several: every forecast is scored by it."""
+
+
+def forecast(
+    sweep: SweepName = None,
+    results: Results = Path("results"),
+    budget: Annotated[
+        str | None, typer.Option(help="Training FLOPs that nobody has trained with, such as 1e21.")
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="One arm; all by default.")] = None,
+    loss: LossOption = CAUSAL,
+    asymptote: Annotated[
+        float | None,
+        typer.Option(help="Pin the asymptote of the loss; the surface's by default.", callback=above_zero),
+    ] = None,
+    force: Force = False,
+    score: Annotated[
+        bool, typer.Option("--score", help="How all forecasts of the sweep fared, by what was trained since.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Freeze what the sweep says of a larger budget, to be scored once it is trained; exit code 5 where refused."""
+    from orchestrator.records.fits import fit_of_sweep
+    from orchestrator.records.forecasts import Asked, NoForecast, freeze
+    from orchestrator.store.upstream.upstream import open_store
+
+    if score or budget is None:
+        if not score or budget is not None:
+            raise NoForecast("name a budget to forecast with --budget C, or score what was forecast with --score")
+        _score(sweep, results, as_json)
+        return
+    store = open_store(results)
+    fitted = fit_of_sweep(store, sweep, loss)
+    asked = Asked(flops=_flops(budget), arm=arm, asymptote=asymptote, forced=force)
+    frozen = freeze(store, fitted, asked)
+    assert fitted.sweep is not None
+    commands = _commands(frozen, asked, fitted.sweep, results)
+    if as_json:
+        _print_document(frozen, asked, fitted.sweep.name, commands)
+    else:
+        _print(frozen, asked, commands)
+        say_next(["forecast", fitted.name, "--score"], results=results)
+    if not frozen.forecasts:
+        raise typer.Exit(FIT_REFUSED)
+
+
+def _flops(budget: str) -> int:
+    """Raises TableError for what is no amount of FLOPs."""
+    from analysis.runs.points import TableError
+    from mor_core.units import parse_budget
+
+    try:
+        return parse_budget(budget)
+    except ValueError as error:
+        raise TableError(f"--budget: {error}") from error
+
+
+def _commands(frozen: "Frozen", asked: "Asked", sweep: "Sweep", results: Path) -> dict[str, str]:
+    """Arm -> the command that trains its shape, where the sweep records how it was asked."""
+    from orchestrator.search.spec_of_sweep import command_at
+
+    sizes: dict[str, str] = {}
+    for each in frozen.forecasts:
+        if each.shape is not None and (each.key.arm not in sizes or each.key.approach == PREFERRED):
+            sizes[each.key.arm] = each.shape.size
+    commands = {arm: command_at(arm, [size], asked.flops, sweep, results) for arm, size in sizes.items()}
+    return {arm: command for arm, command in commands.items() if command is not None}
+
+
+def _print_document(frozen: "Frozen", asked: "Asked", name: str, commands: dict[str, str]) -> None:
+    from dataclasses import asdict
+
+    content = {"sweep": name, "budget": str(asked.flops), "forecasts": [each.summary() for each in frozen.forecasts]}
+    content |= {"refused": [asdict(each) for each in frozen.refused], "commands": commands}
+    print_json(SCHEMA, content)
+
+
+def _print(frozen: "Frozen", asked: "Asked", commands: dict[str, str]) -> None:
+    from analysis.report.forecasts import forecast_lines, run_refusals
+    from mor_core.units import budget_text
+
+    for each in frozen.forecasts:
+        for line in forecast_lines(each):
+            typer.echo(line)
+    for line in run_refusals(frozen.forecasts) + _refusals(frozen):
+        say(f"refused: {line}")
+    if not frozen.forecasts:
+        return
+    first = frozen.forecasts[0]
+    typer.echo(f"distance from the data: {first.reach:.3g} times the largest budget fitted")
+    dates = sorted({each.created for each in frozen.forecasts})
+    typer.echo(f"frozen {' and '.join(dates)} as {len(frozen.forecasts)} files; nothing changes them")
+    if commands:
+        typer.echo(f"\nTo train the shape at {budget_text(asked.flops)}, which scores every approach:")
+    for command in commands.values():
+        typer.echo(f"  {command}")
+
+
+def _refusals(frozen: "Frozen") -> list[str]:
+    """One line an arm and reason."""
+    approaches: dict[tuple[str, str], list[str]] = {}
+    for each in frozen.refused:
+        approaches.setdefault((each.arm, each.sentence), []).append(each.approach)
+    return [
+        " ".join([arm, *([f"({', '.join(names)})"] if any(names) else [])]) + f": {sentence}"
+        for (arm, sentence), names in approaches.items()
+    ]
+
+
+def _score(sweep: str | None, results: Path, as_json: bool) -> None:
+    """Every forecast of the sweep, none left out."""
+    from analysis.report.forecasts import score_summary, scores_as_json, tabulate_scores
+    from orchestrator.records.forecasts import score_forecasts
+    from orchestrator.records.revisions import load_sweep
+    from orchestrator.store.upstream.upstream import open_store
+
+    store = open_store(results)
+    loaded = load_sweep(store, sweep)
+    scored = score_forecasts(store, loaded)
+    if as_json:
+        print_json(SCORES_SCHEMA, {"sweep": loaded.name, "forecasts": scores_as_json(scored)})
+        return
+    if scored:
+        typer.echo(tabulate_scores(scored), nl=False)
+    typer.echo(f"{score_summary(scored)}" if scored else f"sweep {loaded.name} has no forecast yet")
+    say_next(["plot", "forecasts", loaded.name], ["report", loaded.name], results=results)
