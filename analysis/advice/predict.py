@@ -1,9 +1,18 @@
-"""What to train with a budget that nobody has trained with: the optimum, or why none is given."""
+"""What to train with a budget: the optimum, or why none is given.
+
+Within the data every approach of the study answers as it was fitted; beyond them the approaches of `advice.forecast`.
+"""
 
 from dataclasses import dataclass
 
+import polars as pl
+
+from analysis.advice.forecast.backtest import Rolled
+from analysis.advice.forecast.forecast import forecasts, roll_study
+from analysis.advice.forecast.forecaster import COMBINED
+from analysis.advice.forecast.outlook import SURFACE
 from analysis.frontier.study import Frontier, Study
-from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.bootstrap import Sample
 from analysis.surface.approach import surface_optimum
 from analysis.surface.fit import FLAGGED_REACH, SurfaceFit, refuse_reach
@@ -16,7 +25,8 @@ class Advice:
     arm: str
     """The architecture."""
     approach: str
-    """The fit that it comes from."""
+    """Where it comes from: within the data a name of `frontier.study.APPROACHES`, beyond them one of
+    `forecast.outlook.APPROACHES` or combined."""
     budget: str
     """FLOPs, an exact decimal integer."""
     reach: float
@@ -27,6 +37,10 @@ class Advice:
     """D*, tokens."""
     loss: Estimate | Refusal
     """L*, in units of loss."""
+    weight: float | None = None
+    """Of its L* in the combination; None within the data, for the combination, and where it has no L*."""
+    record: str = ""
+    """How well it would have predicted the study's own budgets; empty within the data and where nothing can be said."""
 
     @property
     def flagged(self) -> bool:
@@ -40,31 +54,58 @@ class Advice:
 
 
 def predict_budget(study: Study, budget: str, *, forced: bool = False) -> tuple[Advice, ...]:
-    """N*, D* and L* of every arm and approach of a study at `budget` (decimal FLOPs)."""
-    return tuple(_advice(study, frontier, budget, forced) for frontier in study.frontiers)
+    """N*, D* and L* of every arm of a study at `budget` (decimal FLOPs), by every approach.
 
-
-def _advice(study: Study, frontier: Frontier, budget: str, forced: bool) -> Advice:
-    mine = study.points.frame.filter(study.points.frame["arm"] == frontier.arm)
-    largest = float(mine["flops"].to_numpy().max()) if mine.height else float("nan")
-    reach = float(budget) / largest
-    refusal = refuse_reach(float(budget), largest, forced=forced)
-    if refusal is None and isinstance(frontier.surface, SurfaceFit):
-        optimum = surface_optimum(frontier.surface, budget, forced=forced)
-        params, tokens, loss = (
-            each.estimate if isinstance(each, Sample) else each
-            for each in (optimum.params, optimum.tokens, optimum.loss)
+    Beyond the data of an arm: its surface where the study has surfaces, laws through its minima where it has any other
+    approach, and all combined where it has both.
+    """
+    reach = {arm: float(budget) / _largest(study, arm) for arm in study.points.arms}
+    rolled = roll_study(study, arms=[arm for arm in reach if reach[arm] > 1])
+    return tuple(
+        advice
+        for arm in study.points.arms
+        for advice in (
+            _beyond(study, rolled[arm], budget, forced)
+            if arm in rolled
+            else [_within(each, budget, reach[arm], forced) for each in study.frontiers if each.arm == arm]
         )
-    elif refusal is None:
-        laws = frontier.predict(budget)
-        params, tokens, loss = laws.params, laws.tokens, laws.loss
-        if reach > 1 and not isinstance(loss, Refusal):
-            loss = Refusal(
-                kind=RefusalKind.EXTRAPOLATION,
-                sentence="a power law without an asymptote is not read beyond its budgets; a surface has one.",
-            )
-    else:
-        params = tokens = loss = refusal
+    )
+
+
+def _largest(study: Study, arm: str) -> float:
+    """FLOPs; NaN for an arm without a point."""
+    mine = study.points.frame.filter(pl.col("arm") == arm)
+    return float(mine["flops"].to_numpy().max()) if mine.height else float("nan")
+
+
+def _beyond(study: Study, rolled: Rolled, budget: str, forced: bool) -> list[Advice]:
+    frame = study.points.frame.filter(pl.col("arm") == rolled.forecaster.arm)
+    return [
+        Advice(
+            arm=each.arm,
+            approach=each.approach,
+            budget=budget,
+            reach=each.reach,
+            params=each.params,
+            tokens=each.tokens,
+            loss=each.loss,
+            weight=each.weight,
+            record=each.record,
+        )
+        for each in forecasts(frame, rolled, budget, forced=forced)
+        if _is_asked(each.approach, study.settings.approaches)
+    ]
+
+
+def _is_asked(approach: str, approaches: tuple[str, ...]) -> bool:
+    has_surface, has_minima = SURFACE in approaches, any(name != SURFACE for name in approaches)
+    if approach == COMBINED:
+        return has_surface and has_minima
+    return has_surface if approach == SURFACE else has_minima
+
+
+def _within(frontier: Frontier, budget: str, reach: float, forced: bool) -> Advice:
+    params, tokens, loss = _fitted(frontier, budget, reach, forced)
     return Advice(
         arm=frontier.arm,
         approach=frontier.approach,
@@ -73,4 +114,15 @@ def _advice(study: Study, frontier: Frontier, budget: str, forced: bool) -> Advi
         params=params,
         tokens=tokens,
         loss=loss,
+    )
+
+
+def _fitted(frontier: Frontier, budget: str, reach: float, forced: bool) -> tuple[Estimate | Refusal, ...]:
+    refusal = refuse_reach(float(budget), float(budget) / reach, forced=forced)
+    if refusal is not None:  # Of an arm without a point.
+        return refusal, refusal, refusal
+    at = surface_optimum(frontier.surface, budget) if isinstance(frontier.surface, SurfaceFit) else None
+    answers = frontier.predict(budget) if at is None else at
+    return tuple(
+        each.estimate if isinstance(each, Sample) else each for each in (answers.params, answers.tokens, answers.loss)
     )

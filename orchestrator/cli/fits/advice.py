@@ -129,15 +129,18 @@ def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str
     from analysis.statistics.answers import Refusal
     from mor_core.units import short_count
 
+    weight = "" if answer.weight is None else f"; weight {answer.weight:.2f}"
     lines = [
         f"{answer.arm} ({answer.approach}): N* {count_text(answer.params)}, D* {count_text(answer.tokens)}, "
-        f"L* {loss_text(answer.loss)}"
+        f"L* {loss_text(answer.loss)}{weight}"
     ]
     if shape is not None:
         lines.append(
             f"  nearest shape: {shape.size} ({shape.num_layers} layers, width {shape.d_model}; "
             f"N {shape.of_optimum:.2f} of N*), which the budget trains on {short_count(shape.tokens)} tokens"
         )
+    if answer.record:
+        lines.append(f"  record: {answer.record}")
     refusals = (each.sentence for each in (answer.params, answer.tokens, answer.loss) if isinstance(each, Refusal))
     lines += [f"  refused: {sentence}" for sentence in dict.fromkeys(refusals)]
     if answer.flagged and not answer.refused:

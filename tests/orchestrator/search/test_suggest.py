@@ -122,6 +122,15 @@ def test_the_commands_plan_just_the_cells_that_were_named_and_training_them_help
     assert isinstance(optima(sweep)["mor-2", "320000000000"], Estimate)
 
 
+def test_the_command_of_a_forecast_plans_its_shape_at_its_budget(sweep):
+    flags = ["--budget", "1e12", "--arm", "vanilla", "--json", "--results", str(sweep.store.root)]
+    done = CliRunner().invoke(app, ["forecast", sweep.name, *flags])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)["data"]
+    shapes = {each["approach"]: each["shape"]["size"] for each in document["forecasts"]}
+    assert planned_by(document["commands"].values()) == {("vanilla", shapes["combined"], "1000000000000", 0)}
+
+
 @pytest.mark.slow
 def test_after_a_plan_of_a_part_the_advice_is_still_about_the_whole_sweep(tmp_path, text):
     whole = overrides(budgets=BUDGETS[:2], sizes={"names": SIZES[2:5]}, data__corpus=str(text))
