@@ -121,7 +121,7 @@ def _fitted(frontier: Frontier, budget: str, reach: float, forced: bool) -> tupl
     refusal = refuse_reach(float(budget), float(budget) / reach, forced=forced)
     if refusal is not None:  # Of an arm without a point.
         return refusal, refusal, refusal
-    at = surface_optimum(frontier.surface, budget) if isinstance(frontier.surface, SurfaceFit) else None
+    at = surface_optimum(frontier.surface, budget, forced=forced) if isinstance(frontier.surface, SurfaceFit) else None
     answers = frontier.predict(budget) if at is None else at
     return tuple(
         each.estimate if isinstance(each, Sample) else each for each in (answers.params, answers.tokens, answers.loss)

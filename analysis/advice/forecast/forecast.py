@@ -8,7 +8,7 @@ import polars as pl
 from scipy import stats
 
 from analysis.advice.forecast.backtest import BackTest, Rolled, roll
-from analysis.advice.forecast.forecaster import COMBINED
+from analysis.advice.forecast.forecaster import COMBINED, Forecaster
 from analysis.advice.forecast.frozen_law import FrozenLaw, freeze
 from analysis.advice.forecast.outlook import OutlookRules, law_name
 from analysis.frontier.study import Study
@@ -125,7 +125,7 @@ def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool 
     """Every approach, and all combined, at `budget` (decimal FLOPs); `frame` holds the points of that arm."""
     forecaster = rolled.forecaster
     refusal = refuse_reach(float(budget), forecaster.largest, forced=forced)
-    answers = forecaster.at(budget)
+    answers = forecaster.at(budget, forced=forced)
     supported = [name for name, answer in answers.items() if name != COMBINED and isinstance(answer["loss"], Sample)]
     weights = forecaster.weights("loss", supported) if supported else {}
     noise = run_noise(frame)
@@ -138,7 +138,7 @@ def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool 
             params=refusal or _estimate(quantities["params"]),
             tokens=refusal or _estimate(quantities["tokens"]),
             loss=refusal or _estimate(quantities["loss"]),
-            law=refusal or freeze(forecaster, approach),
+            law=refusal or _law(forecaster, approach, quantities["loss"], supported),
             weight=weights.get(approach, 0.0) if approach in supported else None,
             record=record_sentence(rolled.backtests, approach),
             noise=noise,
@@ -146,6 +146,13 @@ def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool 
         )
         for approach, quantities in answers.items()
     )
+
+
+def _law(
+    forecaster: Forecaster, approach: str, loss: Sample | Refusal, supported: Sequence[str]
+) -> FrozenLaw | Refusal:
+    """None of an approach that gives no L* here, as of a surface that is doubted."""
+    return loss if isinstance(loss, Refusal) else freeze(forecaster, approach, supported)
 
 
 def record_sentence(backtests: Sequence[BackTest], approach: str) -> str:

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.advice.forecast.law_error import PastError, law_error, weights
-from analysis.advice.forecast.outlook import QUANTITIES, Outlook, law_name
+from analysis.advice.forecast.outlook import QUANTITIES, Outlook, SurfaceOutlook, law_name
 from analysis.statistics.answers import Refusal, RefusalKind
+from analysis.statistics.approach import SampledOptimum
 from analysis.statistics.bootstrap import Resampling, Sample, generator, interval
+from analysis.surface.approach import surface_optimum
 
 COMBINED = "combined"
 """The approaches mixed by their weights."""
@@ -35,12 +37,12 @@ class Forecaster:
     resampling: Resampling
     """How intervals are drawn."""
 
-    def at(self, budget: str) -> dict[str, dict[str, Sample | Refusal]]:
-        """Approach, then `COMBINED` -> quantity -> N*, D* (tokens) and L* (nats/token) at `budget`, decimal FLOPs."""
-        optima = {
-            approach: outlook if isinstance(outlook, Refusal) else outlook.optimum(budget)
-            for approach, outlook in self.outlooks.items()
-        }
+    def at(self, budget: str, *, forced: bool = False) -> dict[str, dict[str, Sample | Refusal]]:
+        """Approach, then `COMBINED` -> quantity -> N*, D* (tokens) and L* (nats/token) at `budget`, decimal FLOPs.
+
+        `forced`: by a surface that is doubted too.
+        """
+        optima = {approach: _optimum(outlook, budget, forced) for approach, outlook in self.outlooks.items()}
         flops = float(budget)
         answers = {
             approach: {
@@ -102,3 +104,9 @@ def kept_weights(past: Past, quantity: str, laws: Sequence[str]) -> dict[str, fl
     kept = {law: weight for law, weight in raw.items() if weight >= LEAST_WEIGHT}
     total = sum(kept.values())
     return {law: weight / total for law, weight in kept.items()}
+
+
+def _optimum(outlook: Outlook | Refusal, budget: str, forced: bool) -> SampledOptimum | Refusal:
+    if isinstance(outlook, SurfaceOutlook):
+        return surface_optimum(outlook.surface, budget, forced=forced)
+    return outlook if isinstance(outlook, Refusal) else outlook.optimum(budget)

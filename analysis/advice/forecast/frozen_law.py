@@ -3,7 +3,7 @@
 `FrozenLaw.loss_of` answers for any (N, D): what is trained in the end is seldom the very shape that was forecast.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from analysis.advice.forecast.forecaster import COMBINED, Forecaster
 from analysis.advice.forecast.law_error import GROWTH, law_error
 from analysis.advice.forecast.outlook import MinimaOutlook, SurfaceOutlook, law_name
-from analysis.statistics.answers import Refusal
+from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.asymptotic_law import AsymptoticLaw
 from analysis.statistics.bootstrap import Sample, interval
 from analysis.statistics.power_law import FittedPowerLaw
@@ -22,6 +22,7 @@ from analysis.surface.law import SurfaceLaw
 MOST_DRAWS = 1000
 DIGITS = 9
 """Significant digits of a number in a document."""
+_NO_LAW = Refusal(kind=RefusalKind.NO_OPTIMUM, sentence="no approach answers.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,14 +111,15 @@ class FrozenLaw:
         }
 
 
-def freeze(forecaster: Forecaster, approach: str) -> FrozenLaw | Refusal:
-    """The law of the loss by `approach`, or of all mixed where it is `COMBINED`; the refusal of one that has none."""
-    parts = {name: _part(outlook) for name, outlook in forecaster.outlooks.items()}
+def freeze(forecaster: Forecaster, approach: str, believed: Collection[str]) -> FrozenLaw | Refusal:
+    """The law of the loss by `approach`, or of those `believed` mixed where it is `COMBINED`; the refusal of one that
+    has none."""
+    parts = {name: _part(outlook) for name, outlook in forecaster.outlooks.items() if name in (*believed, approach)}
     whole = {name: part for name, part in parts.items() if not isinstance(part, Refusal)}
     if approach != COMBINED and isinstance(refusal := parts[approach], Refusal):
         return refusal
     if not whole:
-        return next(part for part in parts.values() if isinstance(part, Refusal))
+        return next((part for part in parts.values() if isinstance(part, Refusal)), _NO_LAW)
     weights = forecaster.weights("loss", list(whole)) if approach == COMBINED else {approach: 1.0}
     number = min(MOST_DRAWS, forecaster.resampling.draws)
     return FrozenLaw(

@@ -4,6 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from analysis.advice.forecast.forecast import forecasts, roll_study
+from analysis.advice.forecast.frozen_law import FrozenLaw
 from analysis.advice.lifetime import lifetime_study
 from analysis.advice.predict import predict_budget
 from analysis.advice.serving import Demand
@@ -64,11 +66,16 @@ def test_the_merit_of_shapes_within_a_narrow_range_of_sizes_does_not_pass_for_si
     assert surface_as_json(surface)["doubts"] == surface.doubts
 
 
-def test_a_law_that_bends_beyond_the_largest_budget_misses_it(planted, truths):
+@pytest.fixture
+def bent(planted, truths):
     """Losses of the largest budget 3 % above the law: what was learnt below does not hold there."""
     table = planted(truths["chinchilla"], sizes=9, step=0.2, cell_noise=0.004)
-    bent = pl.when(pl.col("budget") == "30000000000000").then(pl.col("loss") * 1.03).otherwise(pl.col("loss"))
-    surface = fit_study(table.with_columns(loss=bent), SURFACE).frontiers[0].surface
+    above = pl.when(pl.col("budget") == "30000000000000").then(pl.col("loss") * 1.03).otherwise(pl.col("loss"))
+    return fit_study(table.with_columns(loss=above), SURFACE)
+
+
+def test_a_law_that_bends_beyond_the_largest_budget_misses_it(bent):
+    surface = bent.frontiers[0].surface
     assert isinstance(surface, SurfaceFit)
     assert DoubtKind.BUDGET_MISSED in {each.kind for each in surface.doubts}
     assert surface.held_out[-1].mean_error == pytest.approx(-0.03, abs=0.01)
@@ -90,16 +97,30 @@ def test_the_runs_of_a_size_that_share_a_merit_widen_what_an_exponent_may_be():
     assert all(DoubtKind.SIZE_OR_SHAPE in {doubt.kind for doubt in each.doubts} for each in surfaces)
 
 
-def test_a_doubted_surface_is_read_within_its_runs_and_refused_beyond(sound, truths):
-    study = with_doubt(sound)
-    surface = study.frontiers[0].surface
-    inside, beyond = predict_budget(study, "20000000000000"), predict_budget(study, "60000000000000")
+def test_a_doubted_surface_is_read_within_its_runs_and_refused_beyond(sound, bent):
+    inside, beyond = predict_budget(bent, "20000000000000"), predict_budget(bent, "60000000000000")
     assert isinstance(inside[0].params, Estimate)
     assert beyond[0].refused
     assert beyond[0].loss.kind is RefusalKind.EXTRAPOLATION
-    assert "α may be anything." in beyond[0].loss.sentence
+    assert bent.frontiers[0].surface.doubts[0].sentence in beyond[0].loss.sentence
     assert isinstance(predict_budget(sound, "60000000000000")[0].loss, Estimate)
-    assert isinstance(predict_budget(study, "60000000000000", forced=True)[0].loss, Estimate)
+    assert isinstance(predict_budget(bent, "60000000000000", forced=True)[0].loss, Estimate)
+
+
+def test_a_forecast_mixes_no_doubted_surface_in_unless_forced(bent):
+    frame, rolled = bent.points.frame, roll_study(bent)["vanilla"]
+    for forced in (False, True):
+        by_name = {each.approach: each for each in forecasts(frame, rolled, "60000000000000", forced=forced)}
+        assert isinstance(by_name["surface"].law, FrozenLaw) is forced
+        assert by_name["minima-free"].law.parts.keys() == {"minima-free"}
+        mixed = by_name["combined"]
+        assert ("surface" in mixed.law.parts) is (forced and by_name["surface"].weight > 0)
+        optimum = mixed.law.loss_of(mixed.params.value, mixed.tokens.value, 6e13).estimate.value
+        assert optimum == pytest.approx(mixed.loss.value, rel=1e-3)
+
+
+def test_the_law_of_a_doubted_surface_is_read_within_its_runs(sound):
+    surface = with_doubt(sound).frontiers[0].surface
     middle = float(np.exp(surface.best.problem.points.log_params.mean()))
     assert isinstance(surface.predict(middle, 1e12 / 6 / middle), Prediction)
     assert isinstance(surface.predict(1e3, 1e7), Refusal)
