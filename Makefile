@@ -18,7 +18,7 @@ $(READY): pyproject.toml
 	fi
 	touch $@
 
-## The whole tool on a small budget: plan, train on Ray, mirror to MLflow, fit, draw. `make demo BUDGETS=2.5e10` takes a
+## The whole tool on a small budget: plan, train on Ray, mirror to MLflow, fit, draw. `make demo BUDGETS=2e10` takes a
 ## tenth of the time, and fits nothing: an exponent needs three budgets.
 demo: $(READY)
 	$(BIN)/mor-sweep isoflop --preset cpu --yes $(if $(BUDGETS),--budgets $(BUDGETS))
