@@ -5,6 +5,7 @@ that widens the intervals under one law and one kind of noise would be as much o
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 
 import polars as pl
@@ -14,6 +15,8 @@ from analysis.statistics.answers import Estimate
 from analysis.surface.recursion import RecursionFit
 
 TABLE = "coverage.csv"
+FORECASTS = "forecast_coverage.csv"
+"""The same of what is said beyond the budgets, by reach; `tests/analysis/advice/forecast_study.py` writes it."""
 GOAL = 0.92
 """Lowest coverage of a 95 % interval that needs no word."""
 FEWEST_GIVEN = 0.3
@@ -21,6 +24,8 @@ FEWEST_GIVEN = 0.3
 QUANTITIES = ("N*", "L*", "a")
 BETWEEN_ARMS = ("gap", "compute multiplier", "parameter multiplier")
 """Their intervals take the noise of a trunk as common to arms trained on the same data; the simulations do not."""
+LEAST_HELD = 0.90
+"""Lowest coverage of a 95 % interval beyond the budgets with which it is given."""
 LARGEST_GRID = 12
 """Sizes a budget beyond which no simulated grid is similar."""
 
@@ -43,9 +48,8 @@ def measured_coverage() -> pl.DataFrame:
     return pl.read_csv((resources.files("analysis.frontier") / "reference" / TABLE).read_bytes())
 
 
-def shape_of(study: Study) -> GridShape | None:
-    """The grid of a study; None where it has no point."""
-    frame = study.points.frame
+def shape_of(frame: pl.DataFrame) -> GridShape | None:
+    """The grid of points (see `analysis.runs.points.Points.frame`); None where there is none."""
     if frame.is_empty():
         return None
     cells = frame.group_by("arm", "budget", "size").agg(pl.col("seed").n_unique())
@@ -59,7 +63,7 @@ def shape_of(study: Study) -> GridShape | None:
 
 def coverage_notes(study: Study) -> tuple[str, ...]:
     """A sentence for each kind of 95 % interval of the study that is too narrow on such a grid."""
-    shape = shape_of(study)
+    shape = shape_of(study.points.frame)
     if shape is None or shape.sizes > LARGEST_GRID:
         return ()
     similar = _similar(shape)
@@ -108,3 +112,40 @@ def _percent(low: float, high: float) -> str:
 def _described(similar: pl.DataFrame) -> str:
     sizes, seeds = similar["sizes"][0], sorted(set(similar["seeds"].to_list()))
     return f"{sizes} sizes a budget and {' or '.join(map(str, seeds))} seed{'' if seeds == [1] else 's'}"
+
+
+SYMBOLS = {"params": "N*", "tokens": "D*", "loss": "L*"}
+
+
+@lru_cache(1)
+def forecast_coverage() -> pl.DataFrame:
+    """grid, sizes, budgets, seeds, reach, approach, quantity, held (share of the intervals given that hold the truth),
+    given (share of the studies that give one), error (median size, relative), width (median half-width, relative),
+    studies, worst_truth and worst_held."""
+    return pl.read_csv((resources.files("analysis.frontier") / "reference" / FORECASTS).read_bytes())
+
+
+def narrow_forecast(shape: GridShape | None, approach: str, quantity: str, reach: float) -> str:
+    """How rarely intervals of an approach at `reach` held the truth on such a grid, a sentence; empty where it was
+    often enough, or is not known.
+
+    A grid is like the simulated one whose numbers of budgets and sizes are nearest; a reach like the next larger one.
+    """
+    if shape is None or reach <= 1:
+        return ""
+    rows = _similar_forecasts(shape).filter((pl.col("approach") == approach) & (pl.col("quantity") == quantity))
+    farther = rows.filter(pl.col("reach") >= min(reach, float(str(rows["reach"].max())))).sort("reach").head(1)
+    if farther.is_empty() or farther["given"][0] < FEWEST_GIVEN or farther["held"][0] >= LEAST_HELD:
+        return ""
+    row = farther.row(0, named=True)
+    return (
+        f"at {row['reach']:g} times the largest budget its 95 % intervals of {SYMBOLS[quantity]} held the truth in "
+        f"{row['held']:.0%} of {row['studies']} simulated studies like this one ({row['grid']})"
+    )
+
+
+def _similar_forecasts(shape: GridShape) -> pl.DataFrame:
+    """The simulated grid whose numbers of budgets and sizes are nearest, by their ratios."""
+    measured = forecast_coverage()
+    distance = (pl.col("budgets") / shape.budgets).log().abs() + (pl.col("sizes") / shape.sizes).log().abs()
+    return measured.filter(distance == distance.min())

@@ -1,6 +1,6 @@
 """What a study says of a budget that nobody has trained with: N*, D*, L*, and the loss of one more run of a shape."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from analysis.advice.forecast.backtest import BackTest, Rolled, roll
 from analysis.advice.forecast.forecaster import COMBINED, Forecaster
 from analysis.advice.forecast.frozen_law import FrozenLaw, freeze
 from analysis.advice.forecast.outlook import OutlookRules, law_name
+from analysis.frontier.coverage import GridShape, narrow_forecast, shape_of
 from analysis.frontier.study import Study
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling, Sample, generator, interval
@@ -126,6 +127,10 @@ def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool 
     forecaster = rolled.forecaster
     refusal = refuse_reach(float(budget), forecaster.largest, forced=forced)
     answers = forecaster.at(budget, forced=forced)
+    reach = float(budget) / forecaster.largest
+    shape = shape_of(frame)
+    if not forced:
+        answers |= {COMBINED: _often_enough(answers[COMBINED], shape, reach)}
     supported = [name for name, answer in answers.items() if name != COMBINED and isinstance(answer["loss"], Sample)]
     weights = forecaster.weights("loss", supported) if supported else {}
     noise = run_noise(frame)
@@ -134,13 +139,13 @@ def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool 
             arm=forecaster.arm,
             approach=approach,
             budget=budget,
-            reach=float(budget) / forecaster.largest,
+            reach=reach,
             params=refusal or _estimate(quantities["params"]),
             tokens=refusal or _estimate(quantities["tokens"]),
             loss=refusal or _estimate(quantities["loss"]),
             law=refusal or _law(forecaster, approach, quantities["loss"], supported),
             weight=weights.get(approach, 0.0) if approach in supported else None,
-            record=record_sentence(rolled.backtests, approach),
+            record=_record(rolled.backtests, approach, shape, reach),
             noise=noise,
             resampling=forecaster.resampling,
         )
@@ -153,6 +158,25 @@ def _law(
 ) -> FrozenLaw | Refusal:
     """None of an approach that gives no L* here, as of a surface that is doubted."""
     return loss if isinstance(loss, Refusal) else freeze(forecaster, approach, supported)
+
+
+def _often_enough(
+    answers: Mapping[str, Sample | Refusal], shape: GridShape | None, reach: float
+) -> dict[str, Sample | Refusal]:
+    """The combined answers, refused where their intervals are known to hold the truth too rarely on such a grid."""
+    sentences = {quantity: narrow_forecast(shape, COMBINED, quantity, reach) for quantity in answers}
+    return {
+        quantity: Refusal(kind=RefusalKind.EXTRAPOLATION, sentence=f"{sentences[quantity]}.")
+        if sentences[quantity] and isinstance(answer, Sample)
+        else answer
+        for quantity, answer in answers.items()
+    }
+
+
+def _record(backtests: Sequence[BackTest], approach: str, shape: GridShape | None, reach: float) -> str:
+    """How an approach fared on this study's budgets, and by itself in simulation where that was badly."""
+    narrow = "" if approach == COMBINED else narrow_forecast(shape, approach, "loss", reach)
+    return "; ".join(filter(None, (record_sentence(backtests, approach), narrow and f"by itself, {narrow}")))
 
 
 def record_sentence(backtests: Sequence[BackTest], approach: str) -> str:

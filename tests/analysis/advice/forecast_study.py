@@ -167,7 +167,7 @@ def measure(grid: Grid, numbers: range) -> pl.DataFrame:
 
 
 def summary(predictions: pl.DataFrame) -> pl.DataFrame:
-    """The lines of analysis/advice/forecast/reference/forecast_coverage.csv."""
+    """The lines of analysis/frontier/reference/forecast_coverage.csv."""
     shapes = pl.DataFrame(
         [{"grid": grid.name, "sizes": grid.sizes, "budgets": len(grid.budgets), "seeds": grid.seeds} for grid in GRIDS]
     )

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 
 from analysis.advice.forecast.backtest import roll
@@ -12,6 +13,7 @@ from analysis.advice.forecast.frozen_law import FrozenLaw, frozen_from_json
 from analysis.advice.forecast.law_error import PastError, law_error, weights
 from analysis.advice.forecast.outlook import APPROACHES, OutlookRules
 from analysis.advice.forecast.score import TrainedCell, score
+from analysis.frontier import coverage
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.isoflop.parabola import ParabolaRules
 from analysis.runs.points import read_points
@@ -171,3 +173,20 @@ def test_a_pinned_asymptote_of_the_users_is_used(planted, truths):
         arm = roll_study(study, asymptote=pin)["vanilla"]
         by_pin[pin] = {forecast.approach: forecast for forecast in forecasts(frame, arm, AHEAD)}["minima-pinned"].loss
     assert by_pin[1.0].value < by_pin[1.8].value
+
+
+def test_a_combined_answer_is_refused_where_such_intervals_held_the_truth_too_rarely(sound, monkeypatch):
+    """The simulated grids of the package, with one share lowered."""
+    measured = coverage.forecast_coverage()
+    low = pl.when((pl.col("approach") == COMBINED) & (pl.col("quantity") == "loss")).then(0.5).otherwise(pl.col("held"))
+    monkeypatch.setattr(coverage, "forecast_coverage", lambda: measured.with_columns(held=low))
+    combined = forecasts(*sound, AHEAD)[-1]
+    assert isinstance(combined.loss, Refusal)
+    assert "held the truth in 50% of" in combined.loss.sentence
+    assert isinstance(combined.params, Estimate)
+    assert isinstance(forecasts(*sound, AHEAD, forced=True)[-1].loss, Estimate)
+
+
+def test_a_law_that_alone_held_the_truth_too_rarely_says_so_in_its_record(at_ten_times):
+    assert "by itself, at 10 times the largest budget" in at_ten_times["minima-power"].record
+    assert "by itself" not in at_ten_times[COMBINED].record
