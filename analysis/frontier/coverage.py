@@ -129,7 +129,7 @@ def narrow_forecast(shape: GridShape | None, approach: str, quantity: str, reach
     """How rarely intervals of an approach at `reach` held the truth on such a grid, a sentence; empty where it was
     often enough, or is not known.
 
-    A grid is like the simulated one whose numbers of budgets and sizes are nearest; a reach like the next larger one.
+    A grid is like the simulated one whose budgets, sizes and seeds are nearest in number, a reach like the next larger.
     """
     if shape is None or reach <= 1:
         return ""
@@ -145,7 +145,8 @@ def narrow_forecast(shape: GridShape | None, approach: str, quantity: str, reach
 
 
 def _similar_forecasts(shape: GridShape) -> pl.DataFrame:
-    """The simulated grid whose numbers of budgets and sizes are nearest, by their ratios."""
+    """The simulated grid whose numbers of budgets, sizes and seeds are nearest, by their ratios."""
     measured = forecast_coverage()
-    distance = (pl.col("budgets") / shape.budgets).log().abs() + (pl.col("sizes") / shape.sizes).log().abs()
+    mine = {"budgets": shape.budgets, "sizes": shape.sizes, "seeds": shape.seeds}
+    distance = pl.sum_horizontal((pl.col(name) / number).log().abs() for name, number in mine.items())
     return measured.filter(distance == distance.min())

@@ -19,10 +19,12 @@ import polars as pl
 from scipy.optimize import minimize_scalar
 
 from analysis.advice.forecast.backtest import roll
+from analysis.advice.forecast.forecast import one_more_run, run_noise
 from analysis.advice.forecast.forecaster import COMBINED
 from analysis.advice.forecast.outlook import APPROACHES, OutlookRules
 from analysis.isoflop.parabola import ParabolaRules
 from analysis.runs.points import read_points
+from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.bootstrap import Resampling, Sample
 from analysis.surface.optimum import SurfaceRules
 
@@ -104,6 +106,7 @@ GRIDS = (
     Grid(name="paper: 4 sizes, 3 budgets", sizes=4, budgets=(2e12, 5e12, 1.65e13), step=0.39),
     Grid(name="gpu preset: 5 sizes, 3 budgets", sizes=5, budgets=(1e14, 2e14, 4e14)),
     Grid(name="demo: 6 sizes, 3 budgets", sizes=6, budgets=(4e10, 1.1e11, 3e11)),
+    Grid(name="demo: 6 sizes, 3 budgets, 3 seeds", sizes=6, budgets=(2e10, 4.5e10, 1e11), seeds=3),
     Grid(name="7 sizes, 4 budgets", sizes=7, budgets=budgets(1e11, 3, 4)),
     Grid(name="10 sizes, 6 budgets", sizes=10, budgets=budgets(5e10, 2.5, 6), step=0.14),
 )
@@ -114,7 +117,6 @@ def table(grid: Grid, truth: Truth, study: int) -> pl.DataFrame:
     rng = np.random.default_rng([study, len(grid.name)])
     trunk: dict[tuple, float] = defaultdict(rng.normal)
     merit: dict[str, float] = defaultdict(rng.normal)
-    middle_budget = float(np.exp(np.mean(np.log(grid.budgets))))
     rows = []
     for budget in grid.budgets:
         middle = round(np.log10(truth.best(budget)[0]) / grid.step)
@@ -123,13 +125,13 @@ def table(grid: Grid, truth: Truth, study: int) -> pl.DataFrame:
             name, tokens = f"{size:.5g}", budget / 6 / size
             for seed in range(grid.seeds):
                 noise = np.sqrt(SHARED) * trunk[name, seed] + np.sqrt(1 - SHARED) * rng.normal()
-                spread = NOISE * (budget / middle_budget) ** truth.noise_exponent
                 rows.append(
                     {
                         "cell_id": f"{name}/{budget:.0f}/{seed}", "status": "finished", "arm": "vanilla",
                         "size": name, "budget": f"{budget:.0f}", "budget_convention": "6nd", "seed": seed,
                         "unique_params": size, "tokens": tokens, "trunk_id": f"{name}/{seed}",
-                        "loss": truth.loss(size, tokens) + truth.shape_merit * merit[name] + spread * noise,
+                        "loss": truth.loss(size, tokens) + truth.shape_merit * merit[name]
+                        + _spread(grid, truth, budget) * noise,
                     }
                 )  # fmt: skip
     return pl.DataFrame(rows)
@@ -142,22 +144,44 @@ def study_rows(grid: Grid, truth: Truth, number: int) -> list[dict]:
         parabola=ParabolaRules(), surface=SurfaceRules(), resampling=Resampling(draws=DRAWS, paired=0.0)
     )
     forecaster = roll(points.frame, "vanilla", points.budgets_of("vanilla"), rules).forecaster
+    noise, seed = run_noise(points.frame), np.random.default_rng([number, 1])
     rows = []
     for reach in REACHES:
         flops = grid.budgets[-1] * reach
         best, loss = truth.best(flops)
+        truths = {"params": best, "tokens": flops / 6 / best, "loss": loss}
         answers = forecaster.at(f"{flops:.0f}")
-        for approach in (*APPROACHES, COMBINED):
-            for quantity, value in (("params", best), ("tokens", flops / 6 / best), ("loss", loss)):
-                answer = answers[approach][quantity]
-                row = {"grid": grid.name, "truth": truth.name, "reach": reach, "approach": approach}
-                row |= {"quantity": quantity, "study": number, "given": isinstance(answer, Sample)}
-                if isinstance(answer, Sample):
-                    given = answer.estimate
-                    row |= {"error": given.value / value - 1, "width": (given.high - given.low) / 2 / value}
-                    row |= {"held": given.low <= value <= given.high}
-                rows.append(row)
+        place = {"grid": grid.name, "truth": truth.name, "reach": reach, "study": number}
+        rows += [
+            place
+            | {"approach": approach, "quantity": quantity}
+            | _judged(_estimate(answers[approach][quantity]), value)
+            for approach in (*APPROACHES, COMBINED)
+            for quantity, value in truths.items()
+        ]
+        if noise is not None:
+            mean = answers[COMBINED]["loss"]
+            run = one_more_run(mean, noise, rules.resampling) if isinstance(mean, Sample) else mean
+            measured = loss + _spread(grid, truth, flops) * seed.normal()
+            rows.append(place | {"approach": COMBINED, "quantity": "run"} | _judged(run, measured))
     return rows
+
+
+def _estimate(answer: Sample | Refusal) -> Estimate | Refusal:
+    return answer if isinstance(answer, Refusal) else answer.estimate
+
+
+def _judged(given: Estimate | Refusal, value: float) -> dict:
+    """Whether a number was given, how far off it was, how wide its interval is and whether that held `value`."""
+    if isinstance(given, Refusal):
+        return {"given": False}
+    width = (given.high - given.low) / 2 / value
+    return {"given": True, "error": given.value / value - 1, "width": width, "held": given.low <= value <= given.high}
+
+
+def _spread(grid: Grid, truth: Truth, flops: float) -> float:
+    """The standard deviation of a run at `flops`, nats."""
+    return NOISE * (flops / float(np.exp(np.mean(np.log(grid.budgets))))) ** truth.noise_exponent
 
 
 def measure(grid: Grid, numbers: range) -> pl.DataFrame:
@@ -189,7 +213,7 @@ def summary(predictions: pl.DataFrame) -> pl.DataFrame:
 
 if __name__ == "__main__":
     if sys.argv[1] == "summary":
-        summary(pl.concat([pl.read_parquet(path) for path in sys.argv[3:]])).write_csv(sys.argv[2])
+        summary(pl.concat([pl.read_parquet(path) for path in sys.argv[3:]], how="diagonal")).write_csv(sys.argv[2])
         sys.exit()
     first, last, path, chosen = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
     frames = [

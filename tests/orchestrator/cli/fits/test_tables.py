@@ -192,3 +192,14 @@ def test_a_budget_is_predicted_and_arms_are_compared(tmp_path, runs):
     assert compared.returncode == 0, compared.stderr
     assert "looped is better" in compared.stdout
     assert "compute multiplier of dense: 0." in compared.stdout
+
+
+def test_the_losses_of_a_table_are_what_the_flag_says_they_are(runs, tmp_path):
+    path = tmp_path / "bytes.csv"
+    pl.read_csv(runs).select("N", "D", "C", pl.col("L").alias("bpb") / 4).write_csv(path)
+    asked = ["fit", "--table", str(path), "--columns", "loss=bpb"]
+    said = run_in(tmp_path, *asked, "--loss", "bits_per_byte")
+    assert said.returncode == 0, said.stderr
+    assert "(bits/byte)" in said.stdout
+    assert "nats" not in said.stdout + said.stderr
+    assert "look like bits or losses per byte" in " ".join(run_in(tmp_path, *asked).stderr.split())
