@@ -22,7 +22,8 @@ from analysis.statistics.quadratic import Floats
 
 PRIOR_DOF = 3.0
 PRIOR = {"loss": 0.0004, "params": 0.04, "tokens": 0.04}
-"""τ before any error was seen, relative, over a factor of e in compute."""
+"""τ before any error was seen, relative, over a factor of e in compute: chosen so that intervals of L* hold the truth
+in about 95 % of simulated studies with true and with wrong laws (`tests/analysis/advice/forecast_study.py`)."""
 GROWTH = 1.5
 NUM_TAUS = 161
 TAUS_OVER_PRIOR = np.geomspace(0.1, 300.0, NUM_TAUS)
