@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.advice.forecast.backtest import BackTest, History
+from analysis.advice.forecast.backtest import BackTest, Fared, History, worst
 from analysis.advice.forecast.record import (
     REACHES,
-    Fared,
     Histories,
     by_reach,
     laws_of,
     self_prediction,
-    worst,
 )
 from analysis.report.tables import as_markdown
 from analysis.report.text import SYMBOLS, plain

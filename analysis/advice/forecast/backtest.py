@@ -5,7 +5,7 @@ of a prediction is judged against the noise of both sides; draws are joint, so t
 budgets drops out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -68,6 +68,22 @@ class BackTest:
     def half_width(self) -> float:
         """Half the width of the interval over the prediction."""
         return (self.predicted.high - self.predicted.low) / 2 / self.predicted.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fared:
+    """How one law did with one quantity over predictions of about one reach."""
+
+    count: int
+    """Predictions."""
+    size: float
+    """Median of |predicted / measured - 1|."""
+    error: float
+    """Median of predicted / measured - 1."""
+    half_width: float
+    """Median of half the width of the interval over the prediction."""
+    covered: int
+    """Of the predictions, those whose interval held what was measured."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,3 +218,20 @@ def _missed(
         for law, answer in answers.items()
         if truth is not None and isinstance(answer, Sample)
     }
+
+
+def fared(backtests: Sequence[BackTest]) -> Fared:
+    """Over predictions of one law and quantity, at least one."""
+    errors = np.array([test.error for test in backtests])
+    return Fared(
+        count=len(backtests),
+        size=float(np.median(np.abs(errors))),
+        error=float(np.median(errors)),
+        half_width=float(np.median([test.half_width for test in backtests])),
+        covered=sum(test.covered for test in backtests),
+    )
+
+
+def worst(backtests: Sequence[BackTest]) -> BackTest:
+    """The prediction farthest off, of at least one."""
+    return max(backtests, key=lambda test: abs(test.error))

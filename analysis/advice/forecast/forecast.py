@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from analysis.advice.forecast.backtest import BackTest, Rolled, roll
+from analysis.advice.forecast.backtest import BackTest, Rolled, fared, roll, worst
 from analysis.advice.forecast.forecaster import COMBINED, Forecaster
 from analysis.advice.forecast.frozen_law import FrozenLaw, freeze
 from analysis.advice.forecast.outlook import OutlookRules, law_name
@@ -186,12 +186,10 @@ def record_sentence(backtests: Sequence[BackTest], approach: str) -> str:
     ]
     if not ahead:
         return ""
-    sizes = sorted(abs(test.error) for test in ahead)
-    bias = float(np.median([test.error for test in ahead]))
-    inside = sum(test.covered for test in ahead)
+    summary = fared(ahead)
     return (
-        f"one budget ahead its L* was off by {np.median(sizes):.2%} in the median ({bias:+.2%} with its sign), "
-        f"{sizes[-1]:.2%} at most, and {inside} of {len(ahead)} lay inside its interval"
+        f"one budget ahead its L* was off by {summary.size:.2%} in the median ({summary.error:+.2%} with its sign), "
+        f"{abs(worst(ahead).error):.2%} at most, and {summary.covered} of {summary.count} lay inside its interval"
     )
 
 

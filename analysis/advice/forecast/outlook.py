@@ -1,4 +1,4 @@
-"""What each approach says of an arm at any budget, and at any (N, D): surfaces, and laws through the minima.
+"""What each approach says of an arm at any budget: surfaces, and laws through the minima.
 
 - `surface`: the optimum of L(N, D) on the contour of equal FLOPs.
 - `minima-free`, `minima-pinned`, `minima-power`: N* = k C^a, D* = k C^b, and L* with an asymptote that is fitted,
@@ -16,7 +16,7 @@ from analysis.isoflop.parabola import Parabola, ParabolaRules
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.approach import SampledOptimum
 from analysis.statistics.asymptotic_law import Asymptote, AsymptoticLaw, fit_asymptotic_law
-from analysis.statistics.bootstrap import Resampling, Sample, interval
+from analysis.statistics.bootstrap import Resampling, Sample
 from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
 from analysis.surface.approach import fit_surface_approach, surface_optimum
 from analysis.surface.fit import SurfaceFit
@@ -70,37 +70,17 @@ class MinimaOutlook:
         loss = self.loss if isinstance(self.loss, Refusal) else self.loss.loss(float(budget))
         return SampledOptimum(budget=budget, params=params, tokens=tokens, loss=loss)
 
-    def loss_of(self, params: float, tokens: float, flops: float) -> Sample | Refusal:
-        """The loss of a model of `params` on `tokens`, which take `flops`: up its parabola from the optimum there."""
-        optimum = self.optimum(str(round(flops)))
-        if isinstance(optimum.loss, Refusal) or isinstance(optimum.params, Refusal):
-            return optimum.loss if isinstance(optimum.loss, Refusal) else optimum.params
-        value, draws = (
-            loss + self.curvature * np.log(params / best) ** 2
-            for loss, best in (
-                (optimum.loss.estimate.value, optimum.params.estimate.value),
-                (optimum.loss.draws, optimum.params.draws),
-            )
-        )
-        level = optimum.loss.estimate.level
-        return Sample(estimate=interval(float(value), draws, level), draws=draws)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SurfaceOutlook:
     """A surface."""
 
     surface: SurfaceFit
+    """The fit."""
 
     def optimum(self, budget: str) -> SampledOptimum:
         """N*, D* and L* at `budget` (decimal FLOPs)."""
         return surface_optimum(self.surface, budget)
-
-    def loss_of(self, params: float, tokens: float, flops: float) -> Sample | Refusal:
-        """The loss of a model of `params` on `tokens`."""
-        draws = self.surface.draws.law.loss(params, tokens)
-        value = float(self.surface.law.loss(params, tokens))
-        return Sample(estimate=interval(value, draws, self.surface.resampling.level), draws=draws)
 
 
 Outlook = MinimaOutlook | SurfaceOutlook

@@ -1,12 +1,11 @@
 """The record of a study: how well each law would have predicted budgets that it had not seen, by how far it looked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import polars as pl
 
-from analysis.advice.forecast.backtest import BackTest, History, history, quickly
+from analysis.advice.forecast.backtest import BackTest, Fared, History, fared, history, quickly, worst
 from analysis.advice.forecast.forecast import rules_of
 from analysis.advice.forecast.forecaster import COMBINED, Past, kept_weights
 from analysis.advice.forecast.groups import group_history
@@ -27,22 +26,6 @@ FEWEST_MINIMA = 3
 
 Histories = Mapping[str, History | Refusal]
 """Arm -> its record, or why it has none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fared:
-    """How one law did with one quantity over predictions of about one reach."""
-
-    count: int
-    """Predictions."""
-    size: float
-    """Median of |predicted / measured - 1|."""
-    error: float
-    """Median of predicted / measured - 1."""
-    half_width: float
-    """Median of half the width of the interval over the prediction."""
-    covered: int
-    """Of the predictions, those whose interval held what was measured."""
 
 
 def histories(study: Study, asymptote: float | None = None, *, surfaces: bool = True) -> Histories:
@@ -90,18 +73,6 @@ def laws_of(backtests: Sequence[BackTest], quantity: str) -> tuple[str, ...]:
     return tuple(law for law in LAWS if law in laws)
 
 
-def fared(backtests: Sequence[BackTest]) -> Fared:
-    """Over predictions of one law and quantity, at least one."""
-    errors = np.array([test.error for test in backtests])
-    return Fared(
-        count=len(backtests),
-        size=float(np.median(np.abs(errors))),
-        error=float(np.median(errors)),
-        half_width=float(np.median([test.half_width for test in backtests])),
-        covered=sum(test.covered for test in backtests),
-    )
-
-
 def by_reach(backtests: Sequence[BackTest]) -> dict[float, Fared]:
     """Upper end of a bin (`REACHES`) -> how the predictions within it did, for the bins that have any."""
     lower_ends = (0.0, *REACHES)
@@ -110,11 +81,6 @@ def by_reach(backtests: Sequence[BackTest]) -> dict[float, Fared]:
         for low, high in zip(lower_ends, REACHES, strict=False)
     }
     return {high: fared(within) for high, within in bins.items() if within}
-
-
-def worst(backtests: Sequence[BackTest]) -> BackTest:
-    """The prediction farthest off, of at least one."""
-    return max(backtests, key=lambda test: abs(test.error))
 
 
 def self_prediction(past: History) -> str:

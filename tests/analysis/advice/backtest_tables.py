@@ -12,10 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
-from analysis.advice.forecast.backtest import BackTest, History
+from analysis.advice.forecast.backtest import BackTest, History, fared, worst
 from analysis.advice.forecast.forecast import rules_of
 from analysis.advice.forecast.groups import group_history
-from analysis.advice.forecast.record import fared, histories, laws_of, worst
+from analysis.advice.forecast.record import histories, laws_of
 from analysis.frontier.paper import paper_runs
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.report.backtests import of_law, worst_line

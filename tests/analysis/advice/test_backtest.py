@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.advice.forecast.backtest import BackTest, History
+from analysis.advice.forecast.backtest import BackTest, History, fared, worst
 from analysis.advice.forecast.groups import group_history
 from analysis.advice.forecast.outlook import OutlookRules
-from analysis.advice.forecast.record import by_reach, fared, histories, laws_of, self_prediction, worst
+from analysis.advice.forecast.record import by_reach, histories, laws_of, self_prediction
 from analysis.figures.backtest import plot_backtest
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.isoflop.parabola import ParabolaRules
