@@ -14,7 +14,7 @@ from analysis.advice.forecast.backtest import BackTest, History
 from analysis.advice.forecast.record import Histories, laws_of
 from analysis.figures.drawing import FAINT, STYLE, arm_style, plain_text, save
 from analysis.report.provenance import Provenance
-from analysis.report.text import SYMBOLS
+from analysis.statistics.approach import SYMBOLS
 
 SHOWN = ("loss", "params")
 DODGE, WIDEST = 0.09, 0.5

@@ -14,9 +14,10 @@ from analysis.frontier.study import Frontier, Study
 from analysis.isoflop.parabola import Parabola
 from analysis.report.forecasts import scores_as_json
 from analysis.report.provenance import Provenance
-from analysis.report.text import QUANTITIES, plain
+from analysis.report.text import plain
 from analysis.runs.curves import CellCurve
 from analysis.statistics.answers import Refusal
+from analysis.statistics.approach import QUANTITIES
 from analysis.statistics.power_law import FittedPowerLaw
 from analysis.surface.fit import SurfaceFit
 

@@ -29,8 +29,9 @@ from analysis.figures.drawing import (
 )
 from analysis.frontier.study import Frontier, Study
 from analysis.report.provenance import Provenance
-from analysis.report.text import EXPONENTS, QUANTITIES, caveat_of, params_label
+from analysis.report.text import EXPONENTS, caveat_of, params_label
 from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.approach import QUANTITIES
 from analysis.statistics.power_law import FittedPowerLaw
 
 FRONTIER_INCHES = (12.0, 3.9)

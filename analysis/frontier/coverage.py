@@ -12,6 +12,7 @@ import polars as pl
 
 from analysis.frontier.study import Study
 from analysis.statistics.answers import Estimate
+from analysis.statistics.approach import SYMBOLS
 from analysis.surface.recursion import RecursionFit
 
 TABLE = "coverage.csv"
@@ -112,9 +113,6 @@ def _percent(low: float, high: float) -> str:
 def _described(similar: pl.DataFrame) -> str:
     sizes, seeds = similar["sizes"][0], sorted(set(similar["seeds"].to_list()))
     return f"{sizes} sizes a budget and {' or '.join(map(str, seeds))} seed{'' if seeds == [1] else 's'}"
-
-
-SYMBOLS = {"params": "N*", "tokens": "D*", "loss": "L*"}
 
 
 @lru_cache(1)

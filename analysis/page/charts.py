@@ -12,9 +12,10 @@ from analysis.figures.drawing import ARM_COLOURS, arm_style, budget_colours
 from analysis.figures.figure_data import frontier_data, isoflop_data, residuals_data
 from analysis.frontier.study import Study
 from analysis.isoflop.parabola import Parabola
-from analysis.report.text import QUANTITIES, SYMBOLS, count_text, loss_text, params_label
+from analysis.report.text import count_text, loss_text, params_label
 from analysis.runs.curves import CellCurve
 from analysis.statistics.answers import Estimate
+from analysis.statistics.approach import QUANTITIES, SYMBOLS
 from mor_core.units import budget_label, short_count
 
 Chart = dict[str, Any]

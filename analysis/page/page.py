@@ -25,9 +25,7 @@ from analysis.report.forecasts import score_rows, score_summary
 from analysis.report.provenance import Provenance
 from analysis.report.surface import surface_lines
 from analysis.report.text import (
-    QUANTITIES,
     SLOPE_NOTE,
-    SYMBOLS,
     caveat_of,
     comparison_lines,
     count_text,
@@ -41,6 +39,7 @@ from analysis.report.text import (
 from analysis.runs.curves import CellCurve
 from analysis.runs.losses import loss_values, parse_loss
 from analysis.statistics.answers import Refusal
+from analysis.statistics.approach import QUANTITIES, SYMBOLS
 from analysis.surface.recursion import recursion_lines
 from mor_core.units import budget_label, short_count
 

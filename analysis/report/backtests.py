@@ -12,7 +12,8 @@ from analysis.advice.forecast.record import (
     self_prediction,
 )
 from analysis.report.tables import as_markdown
-from analysis.report.text import SYMBOLS, plain
+from analysis.report.text import plain
+from analysis.statistics.approach import SYMBOLS
 from mor_core.units import short_budget
 
 DIGITS = {"loss": 2, "params": 0}

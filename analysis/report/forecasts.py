@@ -6,8 +6,9 @@ from typing import Any
 from analysis.advice.forecast.frozen_forecast import FrozenForecast
 from analysis.advice.forecast.score import MinimumScore, Score, ScoredForecast
 from analysis.report.tables import as_markdown
-from analysis.report.text import SYMBOLS, count_text, loss_text, number_text, plain
+from analysis.report.text import count_text, loss_text, number_text, plain
 from analysis.statistics.answers import Refusal
+from analysis.statistics.approach import SYMBOLS
 from mor_core.units import budget_label, short_count
 
 HEAD = ("arm", "C (FLOPs)", "approach", "loss", "frozen", "of", "predicted", "measured", "error", "half-widths", "held")

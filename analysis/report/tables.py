@@ -7,8 +7,9 @@ from enum import StrEnum
 from typing import Any
 
 from analysis.frontier.study import Frontier, Study
-from analysis.report.text import EXPONENTS, QUANTITIES, count_text, loss_text, number_text, reading_as_json
+from analysis.report.text import EXPONENTS, count_text, loss_text, number_text, reading_as_json
 from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.approach import QUANTITIES
 from mor_core.units import budget_label
 
 COUNTED = ("params", "tokens")

@@ -15,6 +15,7 @@ from analysis.report.surface import surface_as_json, surface_lines
 from analysis.runs.column_map import Reading, column_text
 from analysis.runs.points import Exclusion
 from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.approach import QUANTITIES, SYMBOLS
 from analysis.statistics.power_law import FittedPowerLaw
 from analysis.surface.fit import SurfaceFit
 from analysis.surface.recursion import RecursionFit, recursion_as_json, recursion_lines
@@ -28,8 +29,6 @@ SMALL_CORPUS_CAVEAT = (
     "not how language models scale."
 )
 SLOPE_NOTE = "The exponent of L* is the local slope d ln L / d ln C (no asymptote fitted); do not extrapolate it."
-QUANTITIES = ("params", "tokens", "loss")
-SYMBOLS = {"params": "N*", "tokens": "D*", "loss": "L*"}
 EXPONENTS = {"params": "a", "tokens": "b", "loss": "c"}
 
 

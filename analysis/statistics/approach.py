@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from analysis.statistics.answers import Refusal
 from analysis.statistics.bootstrap import Sample
 
+SYMBOLS = {"params": "N*", "tokens": "D*", "loss": "L*"}
+"""What an optimum consists of, and how it is written."""
+QUANTITIES = tuple(SYMBOLS)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampledOptimum:

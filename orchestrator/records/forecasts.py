@@ -24,11 +24,11 @@ from analysis.advice.forecast.frozen_forecast import (
     forecast_from_json,
     losses_of_shape,
 )
-from analysis.advice.forecast.outlook import QUANTITIES
 from analysis.advice.forecast.score import ScoredForecast, TrainedCell, score_forecast
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.runs.points import read_points
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.approach import QUANTITIES
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, create_bytes, parse_json_object, read_regular_file
 from mor_core.units import budget_text

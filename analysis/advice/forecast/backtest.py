@@ -14,16 +14,10 @@ import polars as pl
 
 from analysis.advice.forecast.forecaster import Forecaster, Past
 from analysis.advice.forecast.law_error import PastError
-from analysis.advice.forecast.outlook import (
-    QUANTITIES,
-    Outlook,
-    OutlookRules,
-    law_name,
-    outlooks,
-    samples_of,
-)
+from analysis.advice.forecast.outlook import Outlook, OutlookRules, law_name, outlooks, samples_of
 from analysis.isoflop.approach import fit_isoflops
 from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.approach import QUANTITIES
 from analysis.statistics.bootstrap import Sample
 
 FEWEST_BUDGETS = 2

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.advice.forecast.law_error import PastError, law_error, weights
-from analysis.advice.forecast.outlook import QUANTITIES, Outlook, SurfaceOutlook, law_name
+from analysis.advice.forecast.outlook import Outlook, SurfaceOutlook, law_name
 from analysis.statistics.answers import Refusal, RefusalKind
-from analysis.statistics.approach import SampledOptimum
+from analysis.statistics.approach import QUANTITIES, SampledOptimum
 from analysis.statistics.bootstrap import Resampling, Sample, generator, interval
 from analysis.surface.approach import surface_optimum
 

@@ -14,7 +14,7 @@ import polars as pl
 from analysis.isoflop.approach import IsoflopFit, fit_isoflops
 from analysis.isoflop.parabola import Parabola, ParabolaRules
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
-from analysis.statistics.approach import SampledOptimum
+from analysis.statistics.approach import QUANTITIES, SampledOptimum
 from analysis.statistics.asymptotic_law import Asymptote, AsymptoticLaw, fit_asymptotic_law
 from analysis.statistics.bootstrap import Resampling, Sample
 from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
@@ -27,7 +27,6 @@ OF_MINIMA: dict[str, Asymptote] = {"minima-free": "free", "minima-pinned": "pinn
 APPROACHES = (SURFACE, *OF_MINIMA)
 MINIMA = "minima"
 """N*(C) and D*(C) through the minima, which the laws of L* have in common."""
-QUANTITIES = ("params", "tokens", "loss")
 
 
 def law_name(approach: str, quantity: str) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from analysis.advice.forecast.forecast import RunNoise, one_more_run
 from analysis.advice.forecast.frozen_forecast import FrozenForecast
 from analysis.advice.forecast.frozen_law import FrozenLaw
-from analysis.advice.forecast.outlook import QUANTITIES
 from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.approach import QUANTITIES
 from analysis.statistics.bootstrap import Resampling
 
 
