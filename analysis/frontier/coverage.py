@@ -27,6 +27,8 @@ BETWEEN_ARMS = ("gap", "compute multiplier", "parameter multiplier")
 """Their intervals take the noise of a trunk as common to arms trained on the same data; the simulations do not."""
 LEAST_HELD = 0.90
 """Lowest coverage of a 95 % interval beyond the budgets with which it is given."""
+MOST_HELD = 0.98
+"""Highest coverage of a 95 % interval beyond the budgets that needs no word."""
 LARGEST_GRID = 12
 """Sizes a budget beyond which no simulated grid is similar."""
 
@@ -123,22 +125,44 @@ def forecast_coverage() -> pl.DataFrame:
     return pl.read_csv((resources.files("analysis.frontier") / "reference" / FORECASTS).read_bytes())
 
 
-def narrow_forecast(shape: GridShape | None, approach: str, quantity: str, reach: float) -> str:
-    """How rarely intervals of an approach at `reach` held the truth on such a grid, a sentence; empty where it was
-    often enough, or is not known.
+@dataclass(frozen=True, kw_only=True)
+class SimulatedForecasts:
+    """How forecasts of one quantity by one approach fared in simulated studies like one's own."""
+
+    held: float
+    """Share of the 95 % intervals that held the truth."""
+    sentence: str
+    """The same in words, with the grid and the reach."""
+
+    @property
+    def too_narrow(self) -> bool:
+        """Whether they held it too rarely to be given."""
+        return self.held < LEAST_HELD
+
+    @property
+    def too_wide(self) -> bool:
+        """Whether they are wider than they need to be."""
+        return self.held > MOST_HELD
+
+
+def simulated_forecasts(
+    shape: GridShape | None, approach: str, quantity: str, reach: float
+) -> SimulatedForecasts | None:
+    """How the intervals of an approach at `reach` fared on such a grid; None where nobody knows.
 
     A grid is like the simulated one whose budgets, sizes and seeds are nearest in number, a reach like the next larger.
     """
     if shape is None or reach <= 1:
-        return ""
+        return None
     rows = _similar_forecasts(shape).filter((pl.col("approach") == approach) & (pl.col("quantity") == quantity))
     farther = rows.filter(pl.col("reach") >= min(reach, float(str(rows["reach"].max())))).sort("reach").head(1)
-    if farther.is_empty() or farther["given"][0] < FEWEST_GIVEN or farther["held"][0] >= LEAST_HELD:
-        return ""
+    if farther.is_empty() or farther["given"][0] < FEWEST_GIVEN:
+        return None
     row = farther.row(0, named=True)
-    return (
-        f"at {row['reach']:g} times the largest budget its 95 % intervals of {SYMBOLS[quantity]} held the truth in "
-        f"{row['held']:.0%} of {row['studies']} simulated studies like this one ({row['grid']})"
+    return SimulatedForecasts(
+        held=row["held"],
+        sentence=f"at {row['reach']:g} times the largest budget its 95 % intervals of {SYMBOLS[quantity]} held the "
+        f"truth in {row['held']:.0%} of {row['studies']} simulated studies like this one ({row['grid']})",
     )
 
 

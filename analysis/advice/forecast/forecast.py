@@ -11,7 +11,7 @@ from analysis.advice.forecast.backtest import BackTest, Rolled, fared, roll, wor
 from analysis.advice.forecast.forecaster import COMBINED, Forecaster
 from analysis.advice.forecast.frozen_law import FrozenLaw, freeze
 from analysis.advice.forecast.outlook import OutlookRules, law_name
-from analysis.frontier.coverage import GridShape, narrow_forecast, shape_of
+from analysis.frontier.coverage import GridShape, shape_of, simulated_forecasts
 from analysis.frontier.study import Study
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling, Sample, generator, interval
@@ -164,19 +164,28 @@ def _often_enough(
     answers: Mapping[str, Sample | Refusal], shape: GridShape | None, reach: float
 ) -> dict[str, Sample | Refusal]:
     """The combined answers, refused where their intervals are known to hold the truth too rarely on such a grid."""
-    sentences = {quantity: narrow_forecast(shape, COMBINED, quantity, reach) for quantity in answers}
-    return {
-        quantity: Refusal(kind=RefusalKind.EXTRAPOLATION, sentence=f"{sentences[quantity]}.")
-        if sentences[quantity] and isinstance(answer, Sample)
-        else answer
-        for quantity, answer in answers.items()
-    }
+    kept: dict[str, Sample | Refusal] = {}
+    for quantity, answer in answers.items():
+        simulated = simulated_forecasts(shape, COMBINED, quantity, reach)
+        if isinstance(answer, Sample) and simulated is not None and simulated.too_narrow:
+            answer = Refusal(kind=RefusalKind.EXTRAPOLATION, sentence=f"{simulated.sentence}.")
+        kept[quantity] = answer
+    return kept
 
 
 def _record(backtests: Sequence[BackTest], approach: str, shape: GridShape | None, reach: float) -> str:
-    """How an approach fared on this study's budgets, and by itself in simulation where that was badly."""
-    narrow = "" if approach == COMBINED else narrow_forecast(shape, approach, "loss", reach)
-    return "; ".join(filter(None, (record_sentence(backtests, approach), narrow and f"by itself, {narrow}")))
+    """How an approach fared on this study's budgets, and in simulation where its intervals had another width than they
+    say."""
+    return "; ".join(filter(None, (record_sentence(backtests, approach), _simulated(approach, shape, reach))))
+
+
+def _simulated(approach: str, shape: GridShape | None, reach: float) -> str:
+    simulated = simulated_forecasts(shape, approach, "loss", reach)
+    if simulated is None:
+        return ""
+    if approach == COMBINED:  # which is refused where they are too narrow
+        return f"{simulated.sentence}: they are wider than they need to be" if simulated.too_wide else ""
+    return f"by itself, {simulated.sentence}" if simulated.too_narrow else ""
 
 
 def record_sentence(backtests: Sequence[BackTest], approach: str) -> str:

@@ -187,6 +187,15 @@ def test_a_combined_answer_is_refused_where_such_intervals_held_the_truth_too_ra
     assert isinstance(forecasts(*sound, AHEAD, forced=True)[-1].loss, Estimate)
 
 
+@pytest.mark.parametrize(("held", "said"), [(0.999, True), (0.95, False)])
+def test_a_combined_answer_whose_intervals_are_wider_than_they_need_be_says_so(sound, monkeypatch, held, said):
+    measured = coverage.forecast_coverage()
+    monkeypatch.setattr(coverage, "forecast_coverage", lambda: measured.with_columns(held=pl.lit(held)))
+    combined = forecasts(*sound, AHEAD)[-1]
+    assert isinstance(combined.loss, Estimate)
+    assert ("they are wider than they need to be" in combined.record) == said
+
+
 def test_a_law_that_alone_held_the_truth_too_rarely_says_so_in_its_record(at_ten_times):
     assert "by itself, at 10 times the largest budget" in at_ten_times["minima-power"].record
     assert "by itself" not in at_ten_times[COMBINED].record
