@@ -93,6 +93,7 @@ SMALL_LADDER: tuple[Size, ...] = (
 # batch, heads and initial scale (results/published/ladder). Three recursions take five layers. From 457k on: the
 # small ladder.
 SHALLOW_LADDER: tuple[Size, ...] = (
+    _rung("2.8k-4L", 4, 8, 2, 20),
     _rung("5.1k-4L", 4, 10, 1, 28),
     _rung("6.4k-4L", 4, 12, 2, 32),
     _rung("12k-4L", 4, 16, 2, 44),

@@ -28,7 +28,7 @@ def test_each_value_says_whether_a_flag_a_file_or_a_default_gave_it():
     assert found["budgets"] == (["1e11", "1.65e19"], "flag --budgets")
     assert found["name"] == ("mine", "flag --name")
     assert found["train.batch_size"] == (8, "preset sweeps/isoflop_cpu.toml")
-    assert found["sizes.auto.optimum.mor.unique_params"] == (19000, "preset sweeps/isoflop_cpu.toml")
+    assert found["sizes.auto.optimum.mor.unique_params"] == (19500, "preset sweeps/isoflop_cpu.toml")
     assert found["execution.stall_seconds"] == (600.0, "default")
     assert found["execution.micro_batch"] == (None, "default")
     assert origins("--preset", str(SMALL_PRESET))["seeds"] == ([0], f"file {SMALL_PRESET}")
