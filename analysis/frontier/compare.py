@@ -6,7 +6,7 @@ Arms are never compared at equal N: a shared layer makes unique parameters mean 
 from dataclasses import dataclass
 from itertools import combinations
 
-from analysis.frontier.multiplier import compute_multiplier, parameter_multiplier
+from analysis.frontier.multiplier import compute_multiplier, growth_of_multiplier, parameter_multiplier
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Sample, interval
 from analysis.surface.fit import SurfaceFit
@@ -39,6 +39,31 @@ class Comparison:
         return None if isinstance(self.gap, Refusal) else (self.gap.high - self.gap.low) / 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trend:
+    """Whether what `arm` is worth in compute of `other` grows with the budget."""
+
+    arm: str
+    """The first arm."""
+    other: str
+    """The second arm."""
+    growth: Estimate | Refusal
+    """The compute multiplier's factor for each factor of ten in C; above 1 it grows."""
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        start = f"compute multiplier of {self.arm} over {self.other} as C grows"
+        if isinstance(self.growth, Refusal):
+            return f"{start}: not known, {self.growth.sentence}"
+        factor = (
+            f"× {self.growth.value:.3f} [{self.growth.low:.3f}, {self.growth.high:.3f}] for each factor of ten in C"
+        )
+        if self.growth.low <= 1 <= self.growth.high:
+            return f"{start}: no trend seen; {factor}."
+        return f"{start}: it {'grows' if self.growth.value > 1 else 'shrinks'}; {factor}."
+
+
 def compare_arms(
     losses: dict[str, dict[str, Sample | Refusal]],
     level: float,
@@ -56,8 +81,32 @@ def compare_arms(
     return tuple(
         _compare(arm, other, budget, losses, surfaces or {}, level, unit)
         for arm, other in pairs
-        for budget in sorted(losses[arm].keys() & losses[other].keys(), key=int)
+        for budget in _shared_budgets(losses[arm], losses[other])
     )
+
+
+def trends_of_arms(losses: dict[str, dict[str, Sample | Refusal]], level: float) -> tuple[Trend, ...]:
+    """Every two arms over the budgets they share; `losses` is arm -> budget -> L*."""
+    return tuple(
+        _trend(arm, other, losses[arm], losses[other], level) for arm, other in combinations(sorted(losses), 2)
+    )
+
+
+def _trend(
+    arm: str, other: str, losses: dict[str, Sample | Refusal], of_other: dict[str, Sample | Refusal], level: float
+) -> Trend:
+    targets = {budget: of_other[budget] for budget in _shared_budgets(losses, of_other)}
+    answers = {
+        budget: compute_multiplier(losses, target, budget, level)
+        for budget, target in targets.items()
+        if isinstance(target, Sample)
+    }
+    multipliers = {budget: answer for budget, answer in answers.items() if isinstance(answer, Sample)}
+    return Trend(arm=arm, other=other, growth=growth_of_multiplier(multipliers, level))
+
+
+def _shared_budgets(losses: dict[str, Sample | Refusal], others: dict[str, Sample | Refusal]) -> list[str]:
+    return sorted(losses.keys() & others.keys(), key=int)
 
 
 def _compare(
@@ -84,6 +133,7 @@ def _compare(
         )
     value = first.estimate.value - second.estimate.value
     gap = interval(value, first.draws - second.draws, level)
+    multiplier = compute_multiplier(losses[arm], second, budget, level)
     params = None
     if arm in surfaces and other in surfaces:
         params = parameter_multiplier(surfaces[arm], surfaces[other], budget, level)
@@ -93,7 +143,7 @@ def _compare(
         budget=budget,
         gap=gap,
         sentence=f"{place}: {_finding(arm, other, gap, unit)}",
-        compute=compute_multiplier(losses[arm], second, budget, level),
+        compute=multiplier.estimate if isinstance(multiplier, Sample) else multiplier,
         params=params,
     )
 

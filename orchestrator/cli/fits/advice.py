@@ -201,10 +201,14 @@ def compare(asked: Runs, other: Other = None, loss: LossesOption = None, as_json
         found |= any(isinstance(each.gap, Estimate) for each in study.comparisons)
         if as_json:
             pairs = [comparison_as_json(each) for each in study.comparisons]
-            content[study.points.loss_column] = {"comparisons": pairs, "recounted": plain(recounted)}
+            content[study.points.loss_column] = {
+                "comparisons": pairs,
+                "trends": plain(study.trends),
+                "recounted": plain(recounted),
+            }
             continue
         typer.echo(f"{study.points.loss_column}:")
-        for line in comparison_lines(study.comparisons) or ["fewer than two arms: nothing to compare"]:
+        for line in comparison_lines(study) or ["fewer than two arms: nothing to compare"]:
             typer.echo(f"  {line}")
         for line in recount_lines(recounted):
             typer.echo(f"  {line}")
