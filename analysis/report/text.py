@@ -56,7 +56,7 @@ def study_as_json(study: Study) -> dict[str, Any]:
         "frontiers": [plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
         "recursion": plain(study.recursion),
         "comparisons": [comparison_as_json(comparison) for comparison in study.comparisons],
-        "trends": plain(study.trends),
+        "over_budgets": plain(study.over_budgets),
         "exclusions": plain(study.exclusions),
     }
 
@@ -239,7 +239,7 @@ def comparison_lines(study: Study) -> list[str]:
     """The findings budget by budget, then over budgets, then one line for each pair of arms that could not be compared
     somewhere."""
     findings = [_comparison_line(pair) for pair in study.comparisons if isinstance(pair.gap, Estimate)]
-    findings += [trend.sentence for trend in study.trends if isinstance(trend.growth, Estimate)]
+    findings += [sentence for pair in study.over_budgets for sentence in pair.sentences]
     missing: dict[str, list[str]] = {}
     for pair in study.comparisons:
         if isinstance(pair.gap, Refusal):

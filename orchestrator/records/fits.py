@@ -164,7 +164,7 @@ def fit_pair(pair: SweepPair) -> Study:
     return replace(
         study,
         comparisons=tuple(gap for gap in study.comparisons if frozenset((gap.arm, gap.other)) in between),
-        trends=tuple(trend for trend in study.trends if frozenset((trend.arm, trend.other)) in between),
+        over_budgets=tuple(whole for whole in study.over_budgets if frozenset((whole.arm, whole.other)) in between),
     )
 
 

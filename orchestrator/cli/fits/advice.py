@@ -203,7 +203,7 @@ def compare(asked: Runs, other: Other = None, loss: LossesOption = None, as_json
             pairs = [comparison_as_json(each) for each in study.comparisons]
             content[study.points.loss_column] = {
                 "comparisons": pairs,
-                "trends": plain(study.trends),
+                "over_budgets": plain(study.over_budgets),
                 "recounted": plain(recounted),
             }
             continue

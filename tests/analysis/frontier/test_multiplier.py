@@ -44,17 +44,17 @@ def arms_whose_gap_grows(planted, truths, *, growth, noise):
 @pytest.mark.parametrize(("growth", "finding"), [(0.2, "it grows"), (-0.2, "it shrinks"), (0.0, "no trend seen")])
 def test_a_multiplier_that_grows_with_compute_is_seen_to(planted, truths, growth, finding):
     study = fit_study(arms_whose_gap_grows(planted, truths, growth=growth, noise=0.002))
-    (trend,) = study.trends
-    assert (trend.arm, trend.other) == ("mor", "vanilla")
+    (pair,) = study.over_budgets
+    assert (pair.arm, pair.other) == ("mor", "vanilla")
     # With C = C' (C' / 1e12)^growth, ln(C / C') rises with ln C by growth / (1 + growth).
-    assert trend.growth.value == pytest.approx(10 ** (growth / (1 + growth)), rel=0.03)
-    assert finding in trend.sentence
+    assert pair.growth.value == pytest.approx(10 ** (growth / (1 + growth)), rel=0.03)
+    assert finding in pair.sentences[-1]
 
 
 def test_two_budgets_show_no_trend(planted):
     study = fit_study(planted(arms=("mor", "vanilla"), sizes=9, budgets=("1000000000000", "3000000000000")))
-    (trend,) = study.trends
-    assert trend.growth.kind is RefusalKind.TOO_FEW_BUDGETS
+    (pair,) = study.over_budgets
+    assert pair.growth.kind is RefusalKind.TOO_FEW_BUDGETS
 
 
 def test_noise_widens_the_multiplier_around_the_truth(planted, truths):
