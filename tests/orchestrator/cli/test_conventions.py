@@ -88,13 +88,13 @@ def test_every_verb_that_prints_data_can_print_it_as_json():
     assert without == WITHOUT_DATA.keys()
 
 
-def test_every_json_document_is_in_the_readme_with_its_version():
+def test_every_json_document_is_in_the_guide_with_its_version():
     sources = [
         *(ROOT / "orchestrator/cli").rglob("*.py"),
         *(ROOT / "analysis/report" / f"{name}.py" for name in ("tables", "tasks", "lifetimes")),
     ]
     printed = set(re.findall(r'"(mor-sweep\.[a-z-]+/\d+)"', "".join(path.read_text() for path in sources)))
-    listed = re.findall(r"`(mor-sweep\.[a-z-]+/\d+)`", (ROOT / "README.md").read_text())
+    listed = re.findall(r"`(mor-sweep\.[a-z-]+/\d+)`", (ROOT / "docs/guides/scripts.md").read_text())
     assert len(printed) > 20
     assert sorted(listed) == sorted(printed)
 
