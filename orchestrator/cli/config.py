@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import AsJson, Taken, options_from_dataclass, print_json, say, say_next
+from orchestrator.cli.tables.help import Verbs
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
 
-config = typer.Typer(help="What a sweep file resolves to, and what may stand in one.", no_args_is_help=True)
+config = Verbs("Show what a sweep file resolves to, and what it may hold.")
 
 
 AS_WITH_ISOFLOP = {field.name: "As with isoflop." for field in fields(SweepFlags)} | {
@@ -19,7 +20,7 @@ AS_WITH_ISOFLOP = {field.name: "As with isoflop." for field in fields(SweepFlags
 """By flag of `isoflop`, what it does here."""
 
 
-@config.command("show")
+@config.verb("show", "mor-sweep config show --preset cpu --origin")
 @options_from_dataclass
 def show(
     *,
@@ -30,7 +31,10 @@ def show(
     origin: Annotated[bool, typer.Option("--origin", help="Say beside each value where it came from.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print every value of the sweep that these flags ask for, defaults included, as a sweep file."""
+    """Print every value of a sweep, defaults included.
+
+    As a sweep file that asks for what these flags ask for.
+    """
     from orchestrator.cli.train.ablate import ablation_file
     from orchestrator.planning.spec.origins import settings_of
     from orchestrator.planning.spec.sweep_file import Override, is_path, read_sweep_file
@@ -59,11 +63,14 @@ WIDE = 70
 """Longer lines do not move the column of origins."""
 
 
-@config.command("schema")
+@config.verb("schema", "mor-sweep config schema --out sweep.schema.json")
 def schema(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead of printing it.")] = None,
 ) -> None:
-    """Print the JSON Schema of sweep files; a first line `#:schema FILE` makes editors complete and check them."""
+    """Print the JSON Schema of sweep files.
+
+    A first line `#:schema FILE` in a sweep file makes editors complete and check it.
+    """
     from mor_core.files import replace_text
     from orchestrator.planning.spec.schema import schema_text
     from orchestrator.store.folder import writing

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.options import PART_MEGABYTES, AsJson, options_from_dataclass, print_json, say_next
+from orchestrator.cli.tables.help import Verbs
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
@@ -25,7 +26,7 @@ FEWEST_WINDOWS = 100
 MUCH_OF_IT = 0.1
 """Share of the difference that one token must make to be named."""
 
-data = typer.Typer(help="Prepare the text that a sweep trains on, and say what it holds.", no_args_is_help=True)
+data = Verbs("Prepare the text that a sweep trains on, and look into it.")
 
 Preset = Annotated[str, typer.Option(help="The sweep whose [data] and vocabulary count: paper, cpu, gpu or a file.")]
 Texts = Annotated[
@@ -63,7 +64,7 @@ class TextSettings:
         return {key: value for key, value in vars(self).items() if value is not None}
 
 
-@data.command("prepare")
+@data.verb("prepare", "mor-sweep data prepare --preset cpu")
 @options_from_dataclass
 def prepare(
     *,
@@ -77,7 +78,10 @@ def prepare(
     part_megabytes: Annotated[float, typer.Option(min=1e-3, help="Text in a part of a large corpus.")] = PART_MEGABYTES,
     as_json: AsJson = False,
 ) -> None:
-    """Freeze the text and tokenise it; does nothing where that has been done. Stopped at any moment, it goes on."""
+    """Freeze the text of a sweep and tokenise it, once.
+
+    Does nothing where that has been done. Stopped at any moment, the same command goes on.
+    """
     from mor_core.data import prepare as preparation
     from mor_core.data.large.corpus import one_after_another
 
@@ -101,7 +105,7 @@ def prepare(
     _say_next(preset, _named(texts, corpus), settings)
 
 
-@data.command("info")
+@data.verb("info", "mor-sweep data info --preset cpu")
 @options_from_dataclass
 def info(
     *,
@@ -111,7 +115,10 @@ def info(
     settings: TextSettings,
     as_json: AsJson = False,
 ) -> None:
-    """What prepared text holds, where it comes from, and how often the sweep's cells would read it."""
+    """Say what prepared text holds and where it comes from.
+
+    Also how often the sweep's cells would read it.
+    """
     spec = _sweep(preset, texts, corpus, settings)
     snapshot = _prepared(spec)
     if as_json:
@@ -130,7 +137,7 @@ def info(
     _say_next(preset, _named(texts, corpus), settings)
 
 
-@data.command("publish")
+@data.verb("publish", "mor-sweep data publish s3://bucket/text --preset cpu")
 @options_from_dataclass
 def publish(
     *,
@@ -140,7 +147,10 @@ def publish(
     settings: TextSettings,
     as_json: AsJson = False,
 ) -> None:
-    """Copy prepared text to object storage, for machines that share no disk; prints the URL to train on."""
+    """Copy prepared text to object storage.
+
+    For machines that share no disk; prints the URL to train on.
+    """
     from mor_core.data.remote import publish_folder
     from mor_core.data.spec import DataError
 

@@ -6,6 +6,9 @@ traceback (exit code 1).
 """
 
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +18,7 @@ from orchestrator.cli.fits import advice, backtest, fit, forecast, plot, report,
 from orchestrator.cli.inference import evaluate, text
 from orchestrator.cli.options import fix_in_flags
 from orchestrator.cli.results import checks, control, status, tracking, transfer
+from orchestrator.cli.tables.help import MOST_COLUMNS, Verbs, example_text
 from orchestrator.cli.train import ablate, isoflop, pilot, tune
 from orchestrator.records.terminal import clean_streams
 
@@ -25,49 +29,83 @@ EXIT_CODES: dict[type, int] = {MorSweepError: 1, UserError: 2, Refused: 4, Unrea
 NO_MEMORY = ("Cannot allocate memory", "failed to map segment from shared object")
 """How the system's loader says that a shared library did not fit."""
 
-app = typer.Typer(
-    help="From FLOP budgets to a compute-optimal frontier, for vanilla, recursive and routed transformers.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+ABOUT = "From FLOP budgets to a compute-optimal frontier, for vanilla, recursive and routed transformers."
+
+PANELS: dict[str, dict[str, tuple[Callable[..., Any] | Verbs, str]]] = {
+    "Plan and train": {
+        "isoflop": (isoflop.isoflop, "mor-sweep isoflop --preset cpu --dry-run"),
+        "ablate": (ablate.ablate, "mor-sweep ablate kv --dry-run"),
+        "pilot": (pilot.pilot, "mor-sweep pilot --preset cpu"),
+        "tune": (tune.tune, "mor-sweep tune --preset cpu --trials 8"),
+        "suggest": (suggest.suggest, "mor-sweep suggest isoflop-cpu"),
+    },
+    "Watch": {
+        "status": (status.status, "mor-sweep status isoflop-cpu --watch"),
+        "logs": (status.logs, "mor-sweep logs mor-2/23k/1e11"),
+        "ui": (tracking.ui, "mor-sweep ui isoflop-cpu --open"),
+        "cancel": (control.cancel, "mor-sweep cancel isoflop-cpu"),
+        "retry": (control.retry, "mor-sweep retry --sweep isoflop-cpu"),
+    },
+    "Understand": {
+        "fit": (fit.fit, "mor-sweep fit isoflop-cpu"),
+        "report": (report.report, "mor-sweep report isoflop-cpu"),
+        "table": (advice.table, "mor-sweep table isoflop-cpu --format latex"),
+        "compare": (advice.compare, "mor-sweep compare isoflop-cpu"),
+        "predict": (advice.predict, "mor-sweep predict isoflop-cpu --budget 1e12"),
+        "forecast": (forecast.forecast, "mor-sweep forecast isoflop-cpu --budget 4e11"),
+        "backtest": (backtest.backtest, "mor-sweep backtest --table runs.csv"),
+        "lifetime": (advice.lifetime, "mor-sweep lifetime --target-loss 3.9 --served-tokens 1e9"),
+        "plot": (plot.plot, "mor-sweep plot frontier isoflop-cpu"),
+    },
+    "Use trained cells": {
+        "generate": (text.generate, "mor-sweep generate mor-2/23k/1e11 'def main('"),
+        "throughput": (text.throughput, "mor-sweep throughput isoflop-cpu --batches 1,32"),
+        "depth": (text.depth, "mor-sweep depth mor-2/23k/1e11"),
+        "routing": (text.routing, "mor-sweep routing mor-2/23k/1e11"),
+        "eval": (evaluate.evaluate, "mor-sweep eval --text mine=notes.txt"),
+    },
+    "Keep in order": {
+        "doctor": (checks.doctor, "mor-sweep doctor"),
+        "fsck": (checks.fsck, "mor-sweep fsck"),
+        "gc": (control.gc, "mor-sweep gc --dry-run"),
+        "export": (transfer.export, "mor-sweep export isoflop-cpu study.tar"),
+        "import": (transfer.import_, "mor-sweep import study.tar"),
+        "mlflow": (tracking.mlflow_app, "mor-sweep mlflow sync isoflop-cpu"),
+    },
+    "Text and sweep files": {
+        "data": (data.data, "mor-sweep data info --preset cpu"),
+        "config": (config.config, "mor-sweep config show --preset cpu --origin"),
+    },
+}
+"""What `mor-sweep --help` lists, in this order: what one wants -> verb -> what it calls, and a command as an example.
+Typer lists names of several verbs after all others, so they stand last here too."""
+
+app = Verbs(
+    ABOUT,
+    epilog="Start with: mor-sweep isoflop --preset cpu --dry-run",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MOST_COLUMNS},
 )
-app.command("isoflop")(isoflop.isoflop)
-app.command("ablate")(ablate.ablate)
-app.command("pilot")(pilot.pilot)
-app.command("tune")(tune.tune)
-app.command("status")(status.status)
-app.command("logs")(status.logs)
-app.command("cancel")(control.cancel)
-app.command("retry")(control.retry)
-app.command("fit")(fit.fit)
-app.add_typer(plot.plot, name="plot")
-app.command("table")(advice.table)
-app.command("predict")(advice.predict)
-app.command("backtest")(backtest.backtest)
-app.command("forecast")(forecast.forecast)
-app.command("lifetime")(advice.lifetime)
-app.command("compare")(advice.compare)
-app.command("suggest")(suggest.suggest)
-app.command("report")(report.report)
-app.command("generate")(text.generate)
-app.command("throughput")(text.throughput)
-app.command("depth")(text.depth)
-app.command("routing")(text.routing)
-app.command("eval")(evaluate.evaluate)
-app.command("export")(transfer.export)
-app.command("import")(transfer.import_)
-app.command("ui")(tracking.ui)
-app.command("fsck")(checks.fsck)
-app.command("gc")(control.gc)
-app.command("doctor")(checks.doctor)
-app.add_typer(config.config, name="config")
-app.add_typer(data.data, name="data")
-app.add_typer(tracking.mlflow_app, name="mlflow")
+for _panel, _verbs in PANELS.items():
+    for _name, (_called, _example) in _verbs.items():
+        if isinstance(_called, Verbs):
+            app.add_typer(_called, name=_name, rich_help_panel=_panel, epilog=example_text(_example))
+        else:
+            app.verb(_name, _example, _panel)(_called)
 
 
-@app.callback()
-def verbs() -> None:
-    """From FLOP budgets to a compute-optimal frontier, for vanilla, recursive and routed transformers."""
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mor-sweep {version('mor-sweep')}")
+        raise typer.Exit
+
+
+@app.callback(help=ABOUT)
+def verbs(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What stands before the verb."""
 
 
 @clean_streams()

@@ -85,7 +85,10 @@ def predict(
     tied: Tied = False,
     as_json: AsJson = False,
 ) -> None:
-    """What to train with a budget: size, tokens and the loss to expect, with intervals; exit code 5 where refused."""
+    """Say what to train with a budget: size, tokens and loss.
+
+    Each comes with its interval. Exit code 5 where refused.
+    """
     from analysis.advice.predict import predict_budget
     from analysis.report.text import plain, reading_as_json
     from analysis.runs.points import TableError
@@ -162,7 +165,10 @@ def lifetime(
     form: TableFormat = "markdown",
     as_json: AsJson = False,
 ) -> None:
-    """Which arm, size and tokens take least in training and serving at a loss; exit code 5 where refused."""
+    """Find what is cheapest to train and serve at a given loss.
+
+    Names the arm, its size and its tokens. Exit code 5 where refused.
+    """
     from analysis.advice.lifetime import lifetime_study
     from analysis.report.lifetimes import lifetime_notes, tabulate_lifetime
     from analysis.report.tables import Format
@@ -182,8 +188,10 @@ def lifetime(
 
 @options_from_dataclass
 def compare(asked: Runs, other: Other = None, loss: LossesOption = None, as_json: AsJson = False) -> None:
-    """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers; by causal and by top-k loss
-    where none is named."""
+    """Compare arms at equal FLOPs: loss gaps and multipliers.
+
+    By causal and by top-k loss where none is named.
+    """
     from analysis.frontier.conventions import recount, recount_lines
     from analysis.frontier.wall_time import at_equal_time
     from analysis.report.text import comparison_as_json, comparison_lines, plain, reading_as_json

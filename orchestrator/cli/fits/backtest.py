@@ -22,7 +22,10 @@ def backtest(
     tied: Tied = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fit the first budgets, predict the later ones and say how far off each law was; exit code 5 where none can be."""
+    """Predict the later budgets from the first ones, and compare.
+
+    Says how far off each law was. Exit code 5 where none can be fitted.
+    """
     from analysis.advice.forecast.record import histories
     from analysis.report.backtests import backtests_as_json, backtests_as_markdown
     from analysis.statistics.answers import Refusal

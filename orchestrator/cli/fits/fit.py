@@ -50,7 +50,10 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="Where to write the fit of --table as JSON.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit the compute-optimal frontier of a sweep or of any run table; exit code 5 where no number is supported."""
+    """Fit the compute-optimal frontier: N*, D* and L* by budget.
+
+    Of a sweep, or of any run table. Exit code 5 where no number is supported.
+    """
     names = tuple(each.value for each in approach or (Approach.parabola, Approach.surface))
     if asked.table is not None:
         approaches = names if approach else ()

@@ -37,7 +37,10 @@ def forecast(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Freeze what the sweep says of a larger budget, to be scored once it is trained; exit code 5 where refused."""
+    """Freeze a prediction for a larger budget, and score it later.
+
+    It is scored once that budget is trained. Exit code 5 where refused.
+    """
     from orchestrator.records.fits import fit_of_sweep
     from orchestrator.records.forecasts import Asked, NoForecast, freeze
     from orchestrator.store.upstream.upstream import open_store

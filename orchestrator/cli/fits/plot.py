@@ -24,6 +24,7 @@ from orchestrator.cli.fits.study import (
     say_next_of,
 )
 from orchestrator.cli.options import LossesOption, LossOption, Results, above_zero, options_from_dataclass
+from orchestrator.cli.tables.help import Verbs
 
 if TYPE_CHECKING:
     from analysis.figures.drawing import Reference
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from analysis.report.provenance import Provenance
     from orchestrator.records.fits import Fitted
 
-plot = typer.Typer(help="Draw a sweep, or any run table.", no_args_is_help=True)
+plot = Verbs("Draw a figure of a sweep or of any run table.")
 
 Paper = Annotated[
     bool,
@@ -39,10 +40,13 @@ Paper = Annotated[
 ]
 
 
-@plot.command("isoflop")
+@plot.verb("isoflop", "mor-sweep plot isoflop isoflop-cpu")
 @options_from_dataclass
 def isoflop(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
-    """Loss against size, one curve a budget, one panel an arm; exit code 5 where no number is supported."""
+    """Loss against size, one curve per budget, one panel per arm.
+
+    Exit code 5 where no number is supported.
+    """
     from analysis.figures.figure_data import isoflop_data
     from analysis.figures.isoflop import plot_isoflop
 
@@ -54,10 +58,13 @@ def isoflop(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False) 
     _end_without_number(drawn.study)
 
 
-@plot.command("frontier")
+@plot.verb("frontier", "mor-sweep plot frontier isoflop-cpu")
 @options_from_dataclass
 def frontier(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
-    """Compute-optimal size, tokens and loss against the budget, one line an arm; exit code 5 where there is none."""
+    """Optimal size, tokens and loss against the budget.
+
+    One line per arm. Exit code 5 where there is none.
+    """
     from analysis.figures.figure_data import frontier_data
     from analysis.figures.frontier import plot_frontier
 
@@ -69,10 +76,13 @@ def frontier(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False)
     _end_without_number(drawn.study)
 
 
-@plot.command("surface")
+@plot.verb("surface", "mor-sweep plot surface isoflop-cpu")
 @options_from_dataclass
 def surface(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
-    """The fitted L(N, D) with the runs on it, contours of equal FLOPs and the optimum along them."""
+    """The fitted L(N, D) with the runs on it.
+
+    With contours of equal FLOPs and the optimum along them.
+    """
     from analysis.figures.figure_data import surface_data
     from analysis.figures.surface import plot_surface
 
@@ -83,10 +93,13 @@ def surface(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) ->
     _end_without_surface(drawn.study)
 
 
-@plot.command("residuals")
+@plot.verb("residuals", "mor-sweep plot residuals isoflop-cpu")
 @options_from_dataclass
 def residuals(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
-    """What the fitted L(N, D) leaves unexplained: along N and D, and on budgets that it has not seen."""
+    """What the fitted L(N, D) leaves unexplained.
+
+    Along N and D, and on budgets that it has not seen.
+    """
     from analysis.figures.figure_data import residuals_data
     from analysis.figures.surface import plot_residuals
 
@@ -97,11 +110,13 @@ def residuals(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) 
     _end_without_surface(drawn.study)
 
 
-@plot.command("compare")
+@plot.verb("compare", "mor-sweep plot compare isoflop-cpu")
 @options_from_dataclass
 def compare(asked: FigureRuns, other: Other = None, loss: LossesOption = None) -> None:
-    """Arms against each other at equal FLOPs: loss gap, compute and parameter multipliers; by causal and by top-k loss
-    where none is named."""
+    """Arms at equal FLOPs: loss gaps and multipliers.
+
+    By causal and by top-k loss where none is named.
+    """
     from analysis.figures.compare import plot_compare
     from analysis.figures.figure_data import compare_data
     from analysis.statistics.answers import Estimate
@@ -120,9 +135,9 @@ def compare(asked: FigureRuns, other: Other = None, loss: LossesOption = None) -
         end_refused([pair.sentence for pair in drawn.study.comparisons] or ["fewer than two arms: nothing to compare"])
 
 
-@plot.command("forecasts")
+@plot.verb("forecasts", "mor-sweep plot forecasts isoflop-cpu")
 def forecasts(sweep: SweepName = None, results: Results = Path("results")) -> None:
-    """What was forecast, and what was measured since, relative to the prediction."""
+    """What was forecast, and what was measured since."""
     from analysis.figures.advice.forecasts import plot_forecasts
     from analysis.figures.figure_data import forecasts_data
     from orchestrator.records.fits import fit_of_sweep
@@ -142,7 +157,7 @@ def forecasts(sweep: SweepName = None, results: Results = Path("results")) -> No
         end_refused([f"sweep {drawn.name} has no forecast yet: freeze one with `mor-sweep forecast --budget C`"])
 
 
-@plot.command("lifetime")
+@plot.verb("lifetime", "mor-sweep plot lifetime isoflop-cpu")
 @options_from_dataclass
 def lifetime(
     asked: FigureRuns,
@@ -159,7 +174,10 @@ def lifetime(
     ] = None,
     tied: Tied = False,
 ) -> None:
-    """What training and serving cost at one loss, against the tokens that will be served."""
+    """What training and serving cost, against the tokens served.
+
+    All at one loss.
+    """
     from analysis.figures.advice.lifetime import plot_lifetime, study_lifetime
     from analysis.figures.figure_data import lifetime_data
     from analysis.statistics.answers import Refusal
@@ -176,10 +194,13 @@ def lifetime(
         end_refused([each.answer.sentence for each in answer.places if isinstance(each.answer, Refusal)])
 
 
-@plot.command("backtest")
+@plot.verb("backtest", "mor-sweep plot backtest isoflop-cpu")
 @options_from_dataclass
 def backtest(asked: FigureRuns, loss: LossOption = CAUSAL, asymptote: Pinned = None, tied: Tied = False) -> None:
-    """How far off each law was that was fitted to the first budgets alone, against how far it looked."""
+    """How far off each law was, against how far it looked.
+
+    Each law was fitted to the first budgets alone.
+    """
     from dataclasses import replace
 
     from analysis.advice.forecast.record import histories
@@ -198,9 +219,12 @@ def backtest(asked: FigureRuns, loss: LossOption = CAUSAL, asymptote: Pinned = N
         end_refused(reasons or ["the table has no run that a fit can use"])
 
 
-@plot.command("curves")
+@plot.verb("curves", "mor-sweep plot curves isoflop-cpu")
 def curves(sweep: SweepName = None, results: Results = Path("results"), loss: LossOption = CAUSAL) -> None:
-    """Training loss against tokens, from the first step of each cell to its evaluation."""
+    """Training loss against tokens.
+
+    From the first step of each cell to its evaluation.
+    """
     from dataclasses import replace
 
     from analysis.figures.curves import plot_curves

@@ -19,7 +19,10 @@ def report(
     loss: LossOption = CAUSAL,
     tied: Tied = False,
 ) -> None:
-    """Write one self-contained HTML page: frontiers, curves, goodness of fit, comparisons, and what stays unknown."""
+    """Write one self-contained HTML page about a sweep.
+
+    Frontiers, curves, goodness of fit, comparisons, and what stays unknown; or about any run table.
+    """
     from analysis.advice.forecast.record import histories
     from analysis.page.page import render_page
     from analysis.report.backtests import self_prediction_lines

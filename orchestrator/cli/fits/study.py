@@ -34,6 +34,10 @@ Pinned = Annotated[
 Tied = Annotated[bool, typer.Option("--tied", help="One exponent for N and D in the surface.")]
 
 
+OTHER_RUNS = "Any run table instead of a sweep"
+"""The panel of such flags in the help of a verb."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runs:
     """Which runs: those of a sweep, or of anyone's table."""
@@ -43,23 +47,32 @@ class Runs:
     results: Results = Path("results")
     """The results folder."""
     table: Annotated[
-        Path | None, typer.Option(help="A CSV or Parquet file of runs instead of a sweep.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="A CSV or Parquet file of runs instead of a sweep.", dir_okay=False, rich_help_panel=OTHER_RUNS
+        ),
     ] = None
     """A table in place of a sweep."""
     columns: Annotated[
         str | None,
         typer.Option(
-            help="What its columns mean, where their names do not say it: params=N,tokens=D*1e9,loss=val_loss,flops=C,"
-            "arm=model,budget=…,seed=…; arm= for none"
+            help="What its columns mean, where their names do not say it, such as params=N,tokens=D*1e9,loss=val_loss; "
+            "also flops, arm, budget and seed; arm= for none.",
+            rich_help_panel=OTHER_RUNS,
         ),
     ] = None
     """What its columns mean, beside what their names say."""
     convention: Annotated[
         str | None,
-        typer.Option(help="How the FLOPs of --table are counted, a name; 6nd gives a table without tokens C / (6 N)."),
+        typer.Option(
+            help="How the FLOPs of --table are counted, a name; 6nd gives a table without tokens C / (6 N).",
+            rich_help_panel=OTHER_RUNS,
+        ),
     ] = None
     """How its FLOPs are counted."""
-    budgets: Annotated[str | None, typer.Option(help="Budgets that the runs of --table were meant for.")] = None
+    budgets: Annotated[
+        str | None, typer.Option(help="Budgets that the runs of --table were meant for.", rich_help_panel=OTHER_RUNS)
+    ] = None
     """The budgets of its runs."""
 
 

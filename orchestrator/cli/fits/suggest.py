@@ -18,7 +18,10 @@ def suggest(
     count: Annotated[int, typer.Option(help="Cells to name at most.", min=1)] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Name the cells to train next: edge minima, then wide intervals by cost; exit code 5 where there are none."""
+    """Name the cells to train next, with the commands for them.
+
+    First sizes beyond edge minima, then those that narrow N* most for their cost. Exit code 5 where there are none.
+    """
     from dataclasses import asdict
 
     from analysis.statistics.answers import Refusal

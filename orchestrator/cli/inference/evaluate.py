@@ -25,7 +25,10 @@ ALL = "all"
 def evaluate(
     cells: CellsOrAll = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Such as lambada,hellaswag,piqa,winogrande,arc_easy,arc_challenge,mmlu; or all.")
+        str | None,
+        typer.Option(
+            help="Of lambada, hellaswag, piqa, winogrande, arc_easy, arc_challenge and mmlu, such as piqa,mmlu; or all."
+        ),
     ] = None,
     task_files: Annotated[
         Path | None, typer.Option(help="Folder of task files, local to every node.", envvar="MOR_SWEEP_TASKS")
@@ -49,7 +52,10 @@ def evaluate(
     max_hours: MaxHours = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score trained cells on tasks, or measure their loss on a text; what is measured already is not measured again."""
+    """Score trained cells on tasks, or measure their loss on a text.
+
+    What is measured already is not measured again.
+    """
     if (tasks is None) == (text is None):
         raise typer.BadParameter("give --tasks or --text, one of them")
     named = None if text is None else _named(text)

@@ -81,7 +81,7 @@ def generate(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a text, token by token, by a trained cell."""
+    """Continue a prompt with a trained cell."""
     from mor_core.inference.request import Sampling
     from orchestrator.inference.generate import Generation, generate_text
 
@@ -124,7 +124,10 @@ def throughput(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast the arms of a sweep generate, each against vanilla, and draw speed against loss."""
+    """Measure how fast the arms generate, each against vanilla.
+
+    Also draws speed against loss.
+    """
     from analysis.figures.cells.inference import plot_throughput
     from mor_core.model.device import keep_freed_memory
     from orchestrator.inference.throughput import (
@@ -172,7 +175,10 @@ def depth(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a cell's loss and speed as the deepest recursion is lowered, and draw both."""
+    """Measure loss and speed as the deepest recursion is lowered.
+
+    Draws both.
+    """
     import polars as pl
 
     from analysis.figures.cells.inference import plot_depth
@@ -200,7 +206,10 @@ def routing(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where a cell spends its recursions: by position, by kind of token, and token by token on a page."""
+    """Show where a cell spends its recursions, token by token.
+
+    As tables by position and by kind of token, and as a page of coloured text.
+    """
     from analysis.figures.cells.inference import plot_routing
     from orchestrator.inference import routing as view
     from orchestrator.inference.routing_page import routing_page

@@ -18,7 +18,9 @@ def fsck(
     mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Also compare what MLflow shows.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that the results folder is whole: ids, sums, states, tables, fits, MLflow. Reads only; exit 1 if not.
+    """Check the whole results folder: ids, checksums, tables.
+
+    Also states, fits and MLflow. Reads only; exit code 1 where something is wrong.
 
     A folder that does not exist is an error (exit 2), not an empty store."""
     from mor_core.units import bytes_text
@@ -68,7 +70,10 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also start and end a local Ray.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at this machine: packages, torch, memory, disk, MLflow, data. Exit 1 where a sweep would fail."""
+    """Check this machine: packages, memory, disk, MLflow, data.
+
+    Exit code 1 where a sweep would fail.
+    """
     from orchestrator.maintenance.doctor import examine
     from orchestrator.store.upstream.upstream import open_store
 

@@ -25,7 +25,10 @@ class StillStopping(MorSweepError):
 
 
 def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_json: AsJson = False) -> None:
-    """Stop a running sweep as Ctrl-C would and wait until it has ended; the same command goes on later."""
+    """Stop a running sweep and wait until it has ended.
+
+    It stops as Ctrl-C would stop it; the sweep's own command goes on later.
+    """
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.status.sweep_status import counts_text, read_status
     from orchestrator.store.drivers import ask_to_stop, running_drivers, wait_until_gone
@@ -71,7 +74,10 @@ def retry(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Clear failed and diverged cells, so that the sweep's command tries them again; diverged results move aside."""
+    """Clear failed and diverged cells, so that they run again.
+
+    The sweep's own command tries them again; diverged results are moved aside.
+    """
     from orchestrator.maintenance.retry import RetryRefused, apply_retry, plan_retry
     from orchestrator.records.cell_names import cell_name, find_cell
     from orchestrator.records.revisions import load_sweep
@@ -114,7 +120,9 @@ def gc(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete checkpoints that nothing planned needs, and what dead attempts left; results and losses stay.
+    """Delete checkpoints that nothing planned needs.
+
+    What dead attempts left goes too; results and losses stay.
 
     Kept: what an unfinished segment of any plan starts from, the newest state of every trunk (a larger budget goes on
     there), the final weights of cells (unless --weights), and segments that no sweep of this folder has planned.

@@ -25,7 +25,7 @@ def status(
         bool, typer.Option("--all", help="Also the cells that the sweep had under other settings.")
     ] = False,
 ) -> None:
-    """Say which cells are finished, pending, failed or diverged, with their losses or reasons.
+    """Say which cells are finished, running, pending or failed.
 
     Sweeps of more than 200 cells are shown by arm and budget.
     """
@@ -114,7 +114,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the cell has ended, or Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what the attempts at a cell said: why it failed, their logs, their last metrics."""
+    """Print what the attempts at a cell wrote, and why it failed.
+
+    Their logs and their last metrics.
+    """
     from orchestrator.records.cell_names import find_cell
     from orchestrator.records.logs import cell_lines, cell_record, follow_cell
     from orchestrator.records.revisions import load_sweep

@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import AsJson, Results, SweepArgument, print_json, say_next
+from orchestrator.cli.tables.help import Verbs
 
 if TYPE_CHECKING:
     from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
 
-mlflow_app = typer.Typer(help="The MLflow mirror of the results.", no_args_is_help=True, rich_markup_mode=None)
+mlflow_app = Verbs("Bring MLflow in line with the results, or read from it.")
 
 
-@mlflow_app.callback()
-def mlflow_verbs() -> None:
-    """The MLflow mirror of the results."""
-
-
-@mlflow_app.command("sync")
+@mlflow_app.verb("sync", "mor-sweep mlflow sync isoflop-cpu")
 def sync(
     sweep: SweepArgument = None,
     results: Results = Path("results"),
@@ -35,7 +31,10 @@ def sync(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make MLflow show a sweep exactly as the results folder has it; rebuilds what is missing there."""
+    """Make MLflow show a sweep exactly as the results have it.
+
+    What is missing there is built anew.
+    """
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.verified_cells import shown_lines
     from orchestrator.store.upstream.upstream import open_store
@@ -67,13 +66,16 @@ def sync(
         say_next(["ui", loaded.name], results=results)
 
 
-@mlflow_app.command("export")
+@mlflow_app.verb("export", "mor-sweep mlflow export my-runs --uri sqlite:///mlflow.db --out runs.csv")
 def export(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Any experiment, of this tool or another.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="A new .csv or .parquet file, a row a run.")],
     uri: Annotated[str, typer.Option(metavar="URI", envvar="MLFLOW_TRACKING_URI", help="A server, or sqlite:///FILE.")],
 ) -> None:
-    """Write an experiment's parameters and last metrics as a table, which `fit --table` and the others read."""
+    """Write an experiment of any MLflow server as a run table.
+
+    A row holds a run's parameters and last metrics; `fit --table` and the others read it.
+    """
     from orchestrator.tracking.cursor import absolute_uri, check_uri
     from orchestrator.tracking.export import export_experiment
     from orchestrator.tracking.server import check_answers
@@ -116,7 +118,10 @@ def ui(
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a sweep's runs in the MLflow UI, on this machine only, until Ctrl-C."""
+    """Show a sweep's runs in the MLflow UI, on this machine.
+
+    The page is served to this machine only, until Ctrl-C.
+    """
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.upstream.upstream import open_store
     from orchestrator.tracking.server import check_answers, running_server, serving

@@ -19,8 +19,11 @@ def export(
     ] = False,
     results: Results = Path("results"),
 ) -> None:
-    """Write a sweep as one BUNDLE.tar for `mor-sweep import` on a machine without a shared disk; or, where the target
-    is no .tar, a vanilla or recursive cell as a Hugging Face Llama FOLDER, which transformers loads."""
+    """Write a sweep as one file, or a cell as a Hugging Face model.
+
+    A sweep becomes a BUNDLE.tar for `mor-sweep import` on another machine. Where the target is no .tar, a vanilla or
+    recursive cell becomes a Llama FOLDER, which transformers loads.
+    """
     if target.suffix == BUNDLE_SUFFIX:
         if sweep is not None:
             raise typer.BadParameter("--sweep says whose CELL is meant: a bundle holds the sweep that it names")
@@ -66,7 +69,10 @@ def import_(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE.tar", help="What `mor-sweep export SWEEP` wrote.")],
     results: Results = Path("results"),
 ) -> None:
-    """Add a bundle's sweep to the results, once all of it is verified; what is there already stays as it is."""
+    """Add an exported sweep to the results, once it is verified.
+
+    What is there already stays as it is.
+    """
     from orchestrator.maintenance.bundle import BundleError
     from orchestrator.maintenance.bundle_import import import_bundle
     from orchestrator.store.folder import check_writable, writing

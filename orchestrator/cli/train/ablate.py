@@ -35,7 +35,10 @@ def ablate(
     spending: Spending,
     as_json: AsJson = False,
 ) -> None:
-    """Train every variant of an ablation for the same tokens, and list the variants by their loss."""
+    """Train the variants of an ablation and list them by loss.
+
+    All variants are trained on the same number of tokens.
+    """
     from orchestrator.planning.spec.sweep_file import Override
     from orchestrator.planning.spec.sweep_spec import load_spec
 

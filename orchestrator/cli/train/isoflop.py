@@ -10,6 +10,9 @@ from orchestrator.cli.train.refine import check_refinement, check_replicates, go
 from orchestrator.cli.train.spending import Spending
 from orchestrator.cli.train.sweep_flags import SweepFlags
 
+AFTERWARDS = "What follows the sweep"
+"""The panel of such flags in the help."""
+
 
 @options_from_dataclass
 def isoflop(
@@ -20,17 +23,31 @@ def isoflop(
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as JSON.")] = False,
     replicate_near_optimum: Annotated[
         int | None,
-        typer.Option(min=1, help="Then train so many more seeds of the three sizes nearest to each budget's minimum."),
+        typer.Option(
+            min=1,
+            help="Then train so many more seeds of the three sizes nearest to each budget's minimum.",
+            rich_help_panel=AFTERWARDS,
+        ),
     ] = None,
     refine: Annotated[
         bool,
-        typer.Option("--refine", help="Go on with what `suggest` names, until N* is known or the hours are spent."),
+        typer.Option(
+            "--refine",
+            help="Go on with what `suggest` names, until N* is known or the hours are spent.",
+            rich_help_panel=AFTERWARDS,
+        ),
     ] = False,
     target_ci: Annotated[
-        float, typer.Option(help="With --refine: the factor either way within which N* is to be known.")
+        float,
+        typer.Option(
+            help="With --refine: the factor either way within which N* is to be known.", rich_help_panel=AFTERWARDS
+        ),
     ] = 1.25,
 ) -> None:
-    """Train every (arm, size, budget, seed) of a sweep; what is finished already is not trained again."""
+    """Plan and train an IsoFLOP sweep; the same command resumes it.
+
+    It trains every arm, size, budget and seed that is not finished yet. What a long sweep costs is shown first.
+    """
     check_json(as_json, how)
     spec = flags.spec()
     machine = machine_of(how, spec.execution)

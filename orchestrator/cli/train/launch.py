@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import Results, print_json, say
-from orchestrator.cli.train.spending import Spending, allowed, ask_if_expensive, costed
+from orchestrator.cli.train.spending import HOW_MUCH, Spending, allowed, ask_if_expensive, costed
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
@@ -29,8 +29,13 @@ class ExecutorName(StrEnum):
     in_process = "in-process"
 
 
-ExecutorChoice = Annotated[ExecutorName, typer.Option(help="Where segments run.")]
-RayAddress = Annotated[str | None, typer.Option(help="A Ray cluster to use; none starts a local one.")]
+WHERE = "Where it runs"
+"""The panel of such flags in the help of a verb."""
+
+ExecutorChoice = Annotated[ExecutorName, typer.Option(help="Where segments run.", rich_help_panel=WHERE)]
+RayAddress = Annotated[
+    str | None, typer.Option(help="A Ray cluster to use; none starts a local one.", rich_help_panel=WHERE)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +45,26 @@ class Launch:
 
     results: Results = Path("results")
     """The results folder."""
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.", rich_help_panel=HOW_MUCH)
+    ] = False
     """Whether nothing is trained."""
-    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, whatever it costs.")] = False
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Start without asking, whatever it costs.", rich_help_panel=HOW_MUCH)
+    ] = False
     """Whether much may be spent without a question."""
     executor: ExecutorChoice = ExecutorName.ray
     """Where segments run."""
     address: RayAddress = None
     """A Ray cluster; None for one of this command's own."""
-    workers: Annotated[int | None, typer.Option(min=1, help="Segments at a time; one a GPU, else one a core.")] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Segments at a time; one per GPU, else one per core.", rich_help_panel=WHERE),
+    ] = None
     """Segments at a time; None for as many as the machine holds."""
     mlflow: Annotated[
-        bool, typer.Option("--mlflow/--no-mlflow", help="Mirror the sweep into MLflow while it runs.")
+        bool,
+        typer.Option("--mlflow/--no-mlflow", help="Mirror the sweep into MLflow while it runs.", rich_help_panel=WHERE),
     ] = True
     """Whether the sweep is mirrored."""
 

@@ -54,7 +54,10 @@ def pilot(
     money: Priced,
     as_json: AsJson = False,
 ) -> None:
-    """Train a few small cells of a sweep and write the sweep file they advise; exit code 5 where they say nothing."""
+    """Train a few small cells to see how noisy a sweep will be.
+
+    Writes the sweep file that they advise. Exit code 5 where they say nothing.
+    """
     from mor_core.data.prepare import find
     from mor_core.files import replace_text
     from orchestrator.search.pilot import pilot_plan, read_pilot, result

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 
+HOW_MUCH = "How much it may cost"
+"""The panel of such flags in the help of a verb."""
+
 Price = Annotated[
     float | None,
     typer.Option(
         "--price-per-gpu-hour",
         help="Also print money: the price of a GPU-hour, or of a core-hour on a CPU.",
+        rich_help_panel=HOW_MUCH,
         callback=above_zero,
     ),
 ]
@@ -32,15 +36,20 @@ MaxHours = Annotated[
     typer.Option(
         "--max-gpu-hours",
         help="Start no more than fits into so many GPU-hours (core-hours on a CPU) of this command.",
+        rich_help_panel=HOW_MUCH,
         callback=above_zero,
     ),
 ]
-MaxCells = Annotated[int | None, typer.Option(min=1, help="Finish at most so many further cells in this command.")]
+MaxCells = Annotated[
+    int | None,
+    typer.Option(min=1, help="Finish at most so many further cells in this command.", rich_help_panel=HOW_MUCH),
+]
 Probed = Annotated[
     bool | None,
     typer.Option(
         "--probe/--no-probe",
-        help="Time a few real steps first, once a machine; by default before a sweep of more than an hour.",
+        help="Time a few real steps first, once per machine; by default before a sweep of more than an hour.",
+        rich_help_panel=HOW_MUCH,
         show_default=False,
     ),
 ]
@@ -49,6 +58,7 @@ Canary = Annotated[
     typer.Option(
         "--canary/--no-canary",
         help="Finish the cheapest cell alone first; by default in fresh sweeps of more than ten minutes.",
+        rich_help_panel=HOW_MUCH,
         show_default=False,
     ),
 ]

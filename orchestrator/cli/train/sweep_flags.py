@@ -20,34 +20,58 @@ class TrunksName(StrEnum):
     per_budget = "per-budget"
 
 
+WHAT = "What is trained"
+"""The panel of these flags in the help of a verb."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepFlags:
     """A sweep file and what the user changes in it, as typed; None leaves what the file says."""
 
     preset: Annotated[
-        str, typer.Option(help="A shipped sweep (paper, cpu, gpu), a TOML file, or a sweep's sweep.json.")
+        str,
+        typer.Option(
+            help="A shipped sweep (paper, cpu, gpu), a TOML file, or a sweep's sweep.json.", rich_help_panel=WHAT
+        ),
     ] = "paper"
     """A shipped sweep, or a path."""
-    budgets: Annotated[str | None, typer.Option(help="Training FLOPs, such as 2e18,5e18,16.5e18.")] = None
+    budgets: Annotated[
+        str | None, typer.Option(help="Training FLOPs, such as 2e18,5e18,16.5e18.", rich_help_panel=WHAT)
+    ] = None
     """FLOPs."""
-    sizes: Annotated[str | None, typer.Option(help="Base shapes, such as 135M,360M.")] = None
+    sizes: Annotated[str | None, typer.Option(help="Base shapes, such as 135M,360M.", rich_help_panel=WHAT)] = None
     """Names of shapes."""
-    arms: Annotated[str | None, typer.Option(help="Of vanilla, recursive and mor, such as vanilla,mor.")] = None
+    arms: Annotated[
+        str | None, typer.Option(help="Of vanilla, recursive and mor, such as vanilla,mor.", rich_help_panel=WHAT)
+    ] = None
     """Architectures."""
-    recursions: Annotated[str | None, typer.Option(help="Recursion counts, such as 2,3: each is an arm.")] = None
+    recursions: Annotated[
+        str | None, typer.Option(help="Recursion counts, such as 2,3: each is an arm.", rich_help_panel=WHAT)
+    ] = None
     """Recursion counts."""
-    only: Annotated[str | None, typer.Option(help="Labels of the arms to train; all by default.")] = None
+    only: Annotated[
+        str | None, typer.Option(help="Labels of the arms to train; all by default.", rich_help_panel=WHAT)
+    ] = None
     """Labels of arms."""
-    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.")] = None
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2.", rich_help_panel=WHAT)] = None
     """Seeds."""
-    data: Annotated[str | None, typer.Option(help="pinned-python, python-sources, or a path of text.")] = None
+    data: Annotated[
+        str | None, typer.Option(help="pinned-python, python-sources, or a path of text.", rich_help_panel=WHAT)
+    ] = None
     """A corpus."""
-    name: Annotated[str | None, typer.Option(help="The sweep's name; the preset's by default.")] = None
+    name: Annotated[
+        str | None, typer.Option(help="The sweep's name; the preset's by default.", rich_help_panel=WHAT)
+    ] = None
     """What the sweep is called."""
-    trunks: Annotated[TrunksName | None, typer.Option(help="Whether budgets share a trunk.")] = None
+    trunks: Annotated[TrunksName | None, typer.Option(help="Whether budgets share a trunk.", rich_help_panel=WHAT)] = (
+        None
+    )
     """Whether budgets share a trunk."""
     recipe: Annotated[
-        str | None, typer.Option(help="Laws of rate and batch: step-law, porian, or a file that `tune` wrote.")
+        str | None,
+        typer.Option(
+            help="Laws of rate and batch: step-law, porian, or a file that `tune` wrote.", rich_help_panel=WHAT
+        ),
     ] = None
     """Laws of rate and batch, by name or path."""
 

@@ -58,7 +58,10 @@ def tune(
     money: Priced,
     as_json: AsJson = False,
 ) -> None:
-    """Find the best hyper-parameters of each arm at some sizes and the law through them; the same call goes on."""
+    """Find the best hyper-parameters at some sizes, and their laws.
+
+    Of each arm. The same command goes on where it stopped.
+    """
     from orchestrator.cli.tables.tuning import print_tuned
     from orchestrator.records.console import Console
     from orchestrator.search.tuning.findings import document
