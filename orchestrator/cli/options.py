@@ -45,9 +45,6 @@ def print_json(schema: str, data: Any) -> None:
     typer.echo(json.dumps({"schema": schema, "data": data}, indent=1))
 
 
-PIPED_WIDTH = 140
-"""Columns of a table where nothing says how wide the reader's window is."""
-
 Results = Annotated[Path, typer.Option(help="The results folder, or s3://BUCKET/PREFIX.", callback=_folder)]
 
 

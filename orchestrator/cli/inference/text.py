@@ -10,7 +10,6 @@ import typer
 
 from orchestrator.cli.figures import figure_paths
 from orchestrator.cli.options import (
-    PIPED_WIDTH,
     AsJson,
     CellArgument,
     Results,
@@ -36,6 +35,19 @@ HEADINGS = {
     "standard_error": "± s.e.",
 }
 """Columns whose heading is not their name."""
+
+
+SPARE = (
+    "cut",
+    "longest",
+    "chance",
+    "lowest",
+    "highest",
+    "flops_per_token",
+    "kv_bytes",
+    "preemptions",
+)
+"""Columns that a narrow window leaves out, the last first."""
 
 
 class Rule(StrEnum):
@@ -282,20 +294,18 @@ def progress(text: str) -> None:
 
 def show_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """A table of what was measured."""
-    from rich.table import Table
+    from orchestrator.cli.tables.listing import Column, Listing, output_console, show
 
-    from orchestrator.records.console import Console
-
-    table = Table(title=title)
-    for column, value in rows[0].items():
-        table.add_column(
-            HEADINGS.get(column, column.replace("_", " ")), justify="left" if isinstance(value, str) else "right"
+    columns = tuple(
+        Column(
+            name=HEADINGS.get(column, column.replace("_", " ")),
+            is_text=isinstance(value, str),
+            spare=SPARE.index(column) + 1 if column in SPARE else 0,
         )
-    for row in rows:
-        table.add_row(*(_cell_text(value) for value in row.values()))
-    console = Console()
-    console = console if console.is_terminal else Console(width=PIPED_WIDTH)
-    console.print(table)
+        for column, value in rows[0].items()
+    )
+    values = tuple(tuple(_cell_text(value) for value in row.values()) for row in rows)
+    show(output_console(), Listing(columns=columns, rows=values, title=title))
 
 
 def _cell_text(value: Any) -> str:

@@ -29,7 +29,8 @@ def status(
 
     Sweeps of more than 200 cells are shown by arm and budget.
     """
-    from orchestrator.cli.tables.status import cell_lines, output_console, status_view
+    from orchestrator.cli.tables.listing import output_console, show
+    from orchestrator.cli.tables.status import cell_lines, status_view
     from orchestrator.records.status.sweep_status import read_status
     from orchestrator.store.upstream.upstream import open_store
 
@@ -55,7 +56,7 @@ def status(
         if cells:
             typer.echo("\n".join(cell_lines(view)))
         else:
-            output_console().print(status_view(view))
+            show(output_console(), status_view(view))
     if shown.num_others and not every:
         typer.echo(f"{shown.num_others} cells under other settings: mor-sweep status {shown.name} --all", err=True)
     if follow:

@@ -3,24 +3,22 @@
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-
 from mor_core.units import bytes_text, duration_text, money_text, short_budget
+from orchestrator.cli.tables.listing import Column, Listing
 from orchestrator.planning.costs.estimate import MOST_EVALUATION_PERCENT, CellCost, Estimate
 from orchestrator.planning.costs.gpu_shares import share_text
 from orchestrator.planning.plan import Plan
 
-MEMORY_RULE = "16 bytes a parameter, and the activations of a micro-batch"
+SPARE = {"speed": 3, "disk": 2, "alone": 1}
+"""What the table of costs leaves out where the window is too narrow, the highest first."""
+
+MEMORY_RULE = "16 bytes per parameter, and the activations of a micro-batch"
 
 
-def totals_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Table:
+def totals_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Listing:
     """Totals, each with its basis."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    for name, line in total_lines(plan, estimate, price):
-        table.add_row(name, line)
-    return table
+    columns = (Column(name="", is_text=True), Column(name="", wraps=True))
+    return Listing(columns=columns, rows=tuple(total_lines(plan, estimate, price)), has_head=False)
 
 
 def total_lines(plan: Plan, estimate: Estimate, price: float | None = None) -> list[tuple[str, str]]:
@@ -81,7 +79,7 @@ def _hours_line(estimate: Estimate) -> str:
 
 def _money_line(estimate: Estimate, price: float) -> str:
     each = estimate.throughput.hours_unit.removesuffix("s")
-    return f"about {money_text(estimate.hours_remaining * price)} at {price:g} a {each}"
+    return f"about {money_text(estimate.hours_remaining * price)} at {price:g} per {each}"
 
 
 def _memory_line(estimate: Estimate) -> str:
@@ -91,7 +89,7 @@ def _memory_line(estimate: Estimate) -> str:
         how = "measured, libraries included"
     elif any(cell.memory_is_measured for cell in estimate.cells):
         how += ", with what libraries took where that was measured"
-    return f"about {bytes_text(estimate.memory_bytes)} a worker for {estimate.memory_cell} ({how})"
+    return f"about {bytes_text(estimate.memory_bytes)} per worker for {estimate.memory_cell} ({how})"
 
 
 def cost_heading(estimate: Estimate) -> str:
@@ -100,42 +98,33 @@ def cost_heading(estimate: Estimate) -> str:
     return f"{unit} of each cell: with its share of trunks that others need too, and if it were trained alone"
 
 
-def cost_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Table:
+def cost_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Listing:
     """One row a cell: device-hours, money, memory, disk, and how its speed is known."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     seeds = len({cell.seed for cell in plan.cells}) > 1
     money = [] if price is None else ["money"]
     shared = ["GPU"] if estimate.sharing else []
-    for name in (
-        "arm",
-        "size",
-        "budget",
-        *(["seed"] if seeds else []),
-        "hours",
-        "alone",
-        *money,
-        *shared,
-        "memory",
-        "disk",
-    ):
-        table.add_column(name, justify="left" if name in ("arm", "size") else "right", no_wrap=True)
-    table.add_column("speed", no_wrap=True)
+    names = ("arm", "size", "budget", *(["seed"] if seeds else []), "hours", "alone", *money, *shared)
+    columns = tuple(
+        Column(name=name, is_text=name in ("arm", "size", "speed"), spare=SPARE.get(name, 0))
+        for name in (*names, "memory", "disk", "speed")
+    )
+    rows: list[tuple[str, ...]] = []
     previous = None
     for cell, cost in zip(plan.cells, estimate.cells, strict=True):
-        names = ("", "") if previous == (cell.arm, cell.size) else (cell.arm, cell.size)
+        group = ("", "") if previous == (cell.arm, cell.size) else (cell.arm, cell.size)
         previous = (cell.arm, cell.size)
-        row = [*names, short_budget(cell.budget), *([str(cell.seed)] if seeds else [])]
+        row = [*group, short_budget(cell.budget), *([str(cell.seed)] if seeds else [])]
         row += [f"{cost.hours:.3g}", f"{cost.hours_alone:.3g}"]
         row += [] if price is None else [money_text(cost.hours * price)]
         row += [share_text(cost.devices)] if shared else []
         row += [bytes_text(cost.memory_bytes), bytes_text(cost.disk_bytes), str(cost.basis)]
-        table.add_row(*row)
-    return table
+        rows.append(tuple(row))
+    return Listing(columns=columns, rows=tuple(rows))
 
 
 def _checkpoints_text(plan: Plan) -> str:
     cosine = all(cell.decay_steps == 0 for cell in plan.cells)
-    return "12 bytes a parameter a cell" if cosine else "12 bytes a parameter a branch point, 4 a cell"
+    return "12 bytes per parameter and cell" if cosine else "per parameter 12 bytes a branch point, 4 a cell"
 
 
 def _segments_line(plan: Plan, estimate: Estimate) -> str:

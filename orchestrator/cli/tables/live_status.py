@@ -6,7 +6,8 @@ from collections.abc import Callable
 from rich.live import Live
 
 from mor_core.units import budget_text
-from orchestrator.cli.tables.status import output_console, status_view
+from orchestrator.cli.tables.listing import output_console
+from orchestrator.cli.tables.status import status_view
 from orchestrator.records.console import Console
 from orchestrator.records.status.states import CellState
 from orchestrator.records.status.sweep_status import Status, UnderWay, counts_text, is_running, read_status, state_text

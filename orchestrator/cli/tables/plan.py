@@ -5,9 +5,6 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from mor_core.units import count_text, power_text, short_budget
 from orchestrator.cli.tables.costs import (
     cost_heading,
@@ -17,6 +14,7 @@ from orchestrator.cli.tables.costs import (
     totals_json,
     totals_table,
 )
+from orchestrator.cli.tables.listing import Column, Listing, output_console, show, show_text
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.estimate import Estimate
@@ -28,10 +26,6 @@ PLAN_SCHEMA = "mor-sweep.plan/1"
 
 UNRESOLVED = "unresolved: data"
 """In the place of ids, while no data is prepared."""
-
-PLAIN_WIDTH = 120
-"""Columns where the output is no terminal."""
-
 
 COLUMNS: dict[str, Callable[[Cell], str]] = {
     "arm": lambda cell: cell.arm,
@@ -47,12 +41,15 @@ COLUMNS: dict[str, Callable[[Cell], str]] = {
     "exact FLOPs": lambda cell: power_text(cell.flops["exact"]),
     "paper FLOPs": lambda cell: power_text(cell.flops["paper"]),
     "6nd FLOPs": lambda cell: power_text(cell.flops["6nd"]),
-    "flags": lambda cell: "\n".join(cell.flags),
+    "flags": lambda cell: " ".join(cell.flags),
 }
 """What the table of cells shows, in order."""
 
 NAMED_ONCE = ("arm", "size", "N")
 """Shown on the first row of a group only."""
+
+SPARE = {"6nd FLOPs": 5, "paper FLOPs": 4, "warm up": 3, "peak rate": 2, "epochs": 1}
+"""What is left out where the window is too narrow, the highest first."""
 
 SAID_ONCE = ("seed", "epochs", "peak rate", "flags")
 """Left out of the table where all cells agree, and said in a line instead."""
@@ -60,29 +57,28 @@ SAID_ONCE = ("seed", "epochs", "peak rate", "flags")
 
 def print_plan(plan: Plan, estimate: Estimate, price: float | None = None) -> None:
     """The whole plan to stdout: cells, what each costs, what is left out and why, totals. `price` of a device-hour."""
-    # Names are names: nothing in them is markup, and looking for it in thousands of rows takes seconds.
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, emoji=False, width=PLAIN_WIDTH)
-    console.print(_heading(plan))
+    console = output_console()
+    show_text(console, _heading(plan))
     if common := _said_once(plan):
-        console.print(common)
-    console.print(cells_table(plan))
+        show_text(console, common)
+    show(console, cells_table(plan))
     if plan.budget_convention == "paper" and plan.tokens is None:
-        console.print(Text("\nexact FLOPs per paper FLOP of budget (and against the first arm)"))
-        console.print(gap_table(plan))
-    console.print(Text(f"\n{cost_heading(estimate)}"))
-    console.print(cost_table(plan, estimate, price))
+        console.print()
+        show_text(console, "exact FLOPs per paper FLOP of budget (and against the first arm)")
+        show(console, gap_table(plan))
+    console.print()
+    show_text(console, cost_heading(estimate))
+    show(console, cost_table(plan, estimate, price))
     _print_notes(console, plan, estimate)
-    console.print(totals_table(plan, estimate, price))
+    show(console, totals_table(plan, estimate, price))
 
 
 def print_summary(plan: Plan, estimate: Estimate, price: float | None = None) -> None:
     """A few lines to stderr before a sweep starts."""
-    console = Console(stderr=True, highlight=False)
-    console.print(_heading(plan))
+    console = output_console(stderr=True)
+    show_text(console, _heading(plan))
     _print_notes(console, plan, estimate)
-    console.print(totals_table(plan, estimate, price))
+    show(console, totals_table(plan, estimate, price))
 
 
 def print_news(before: Plan, after: Plan) -> None:
@@ -90,21 +86,21 @@ def print_news(before: Plan, after: Plan) -> None:
     said = {*before.notes, *flag_lines(before)}
     for line in (*after.notes, *flag_lines(after)):
         if line not in said:
-            Console(stderr=True, highlight=False).print(Text(f"note: {line}"), soft_wrap=True)
+            show_text(output_console(stderr=True), f"note: {line}")
 
 
 def _print_notes(console: Console, plan: Plan, estimate: Estimate) -> None:
     if plan.dropped:
-        console.print(Text("\nleft out"))
-        console.print(dropped_table(plan))
+        console.print("\nleft out")
+        show(console, dropped_table(plan))
     console.print()
     for line in (*lost_arm_lines(plan), *plan.notes, *flag_lines(plan), *evaluation_notes(estimate)):
-        console.print(Text(f"note: {line}"))
+        show_text(console, f"note: {line}")
 
 
-def _heading(plan: Plan) -> Text:
+def _heading(plan: Plan) -> str:
     data = f"data {plan.data_name}" if plan.data_name else f"ids {UNRESOLVED} is not prepared"
-    return Text(
+    return (
         f"{plan.name}: {len(plan.cells)} cells, {_goal_text(plan)} in {plan.budget_convention} FLOPs, "
         f"{plan.trunks} trunks, {data}"
     )
@@ -117,59 +113,58 @@ def _goal_text(plan: Plan) -> str:
     return f"{' and '.join(map(count_text, plan.tokens))} tokens each, their cost"
 
 
-def _said_once(plan: Plan) -> Text:
+def _said_once(plan: Plan) -> str:
     """What all cells have in common; empty where they share nothing."""
     common = {name: COLUMNS[name](plan.cells[0]) for name in SAID_ONCE if _is_common(plan, name)}
     told = ", ".join(f"{name} {value}" for name, value in common.items() if value)
-    return Text(f"all cells: {told}" if told else "")
+    return f"all cells: {told}" if told else ""
 
 
 def _is_common(plan: Plan, name: str) -> bool:
     return len({COLUMNS[name](cell) for cell in plan.cells}) == 1
 
 
-def cells_table(plan: Plan) -> Table:
+def cells_table(plan: Plan) -> Listing:
     """One row a cell, grouped by arm and size; the names stand on the first row of a group."""
     shown = [name for name in COLUMNS if name not in SAID_ONCE or not _is_common(plan, name)]
     if plan.tokens is not None:
         shown.remove("budget")  # It is one of the FLOP columns.
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in shown:
-        words = name in ("arm", "size", "flags")
-        side = "left" if words else "right"
-        table.add_column(name.replace(" ", "\n"), justify=side, no_wrap=name != "flags", overflow="fold")
-    for _, group in groupby(plan.cells, key=lambda cell: (cell.arm, cell.size)):
-        for index, cell in enumerate(group):
-            table.add_row(*("" if index and name in NAMED_ONCE else COLUMNS[name](cell) for name in shown))
-    return table
+    # What budgets are counted in says once more what the budget says.
+    spare = SPARE if plan.tokens is not None else SPARE | {f"{plan.budget_convention} FLOPs": len(SPARE) + 1}
+    columns = tuple(
+        Column(name=name, is_text=name in ("arm", "size"), wraps=name == "flags", spare=spare.get(name, 0))
+        for name in shown
+    )
+    rows = tuple(
+        tuple("" if index and name in NAMED_ONCE else COLUMNS[name](cell) for name in shown)
+        for _, group in groupby(plan.cells, key=lambda cell: (cell.arm, cell.size))
+        for index, cell in enumerate(group)
+    )
+    return Listing(columns=columns, rows=rows)
 
 
-def gap_table(plan: Plan) -> Table:
+def gap_table(plan: Plan) -> Listing:
     """Where budgets count in the paper's convention: what each arm really costs at an equal budget."""
     arms = list(dict.fromkeys(cell.arm for cell in plan.cells))
     exact = {(cell.size, cell.arm): cell.flops["exact"] / cell.flops["paper"] for cell in plan.cells}
-    table = Table(box=None, pad_edge=False)
-    table.add_column("size", no_wrap=True)
-    for arm in arms:
-        table.add_column(arm, justify="right", no_wrap=True)
+    rows: list[tuple[str, ...]] = []
     for size in dict.fromkeys(cell.size for cell in plan.cells):
         if (size, arms[0]) in exact:
             base = exact[size, arms[0]]
-            found = [exact.get((size, arm)) for arm in arms]
-            table.add_row(size, *("" if x is None else f"{x:.3f} ({x / base - 1:+.1%})" for x in found))
-    return table
+            ratios = [exact.get((size, arm)) for arm in arms]
+            rows.append((size, *("" if x is None else f"{x:.3f} ({x / base - 1:+.1%})" for x in ratios)))
+    return Listing(columns=(Column(name="size", is_text=True), *(Column(name=arm) for arm in arms)), rows=tuple(rows))
 
 
-def dropped_table(plan: Plan) -> Table:
+def dropped_table(plan: Plan) -> Listing:
     """What was asked for and is left out, with the reason."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("arm", "size", "budget", "seeds"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for (arm, size, budget, reason), group in groupby(plan.dropped, key=lambda d: (d.arm, d.size, d.budget, d.reason)):
-        seeds = [str(dropped.seed) for dropped in group]
-        table.add_row(arm, size, short_budget(budget), ",".join(seeds), reason)
-    return table
+    columns = tuple(Column(name=name, is_text=True) for name in ("arm", "size", "budget", "seeds"))
+    groups = groupby(plan.dropped, key=lambda d: (d.arm, d.size, d.budget, d.reason))
+    rows = tuple(
+        (arm, size, short_budget(budget), ",".join(str(dropped.seed) for dropped in group), reason)
+        for (arm, size, budget, reason), group in groups
+    )
+    return Listing(columns=(*columns, Column(name="reason", wraps=True)), rows=rows)
 
 
 FLAG_MEANINGS = {

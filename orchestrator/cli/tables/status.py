@@ -3,22 +3,19 @@
 `mor-sweep status --cells` prints the rows of any sweep as plain columns: for grep, and for thousands of cells at once.
 """
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
-from mor_core.units import budget_text
-from orchestrator.records.console import Console
+from mor_core.units import budget_text, count_text
+from orchestrator.cli.tables.listing import Column, Listing
 from orchestrator.records.status.states import CellState
 from orchestrator.records.status.sweep_status import Status, counted, counts_text, is_running, state_text
 from orchestrator.records.terminal import command_line, printable_label
-
-PIPED_WIDTH = 120
-"""Columns of the table where nothing says how wide the reader's window is."""
 
 MOST_ROWS = 200
 """Of a table that is read as a whole; a sweep of more cells is shown by arm and budget."""
@@ -26,37 +23,45 @@ MOST_ROWS = 200
 MOST_LINES = 10
 """Segments under way, and causes of failure, that are named under a table by arm and budget."""
 
-COLUMNS = ("arm", "size", "budget", "seed", "steps", "loss", "loss_topk", "depth", "status")
-WORDS = ("arm", "size", "status")
-"""Columns that are no numbers."""
+COLUMNS = (
+    Column(name="arm", is_text=True),
+    Column(name="size", is_text=True),
+    Column(name="budget"),
+    Column(name="seed"),
+    Column(name="N", spare=4),
+    Column(name="tokens", spare=3),
+    Column(name="steps", spare=2),
+    Column(name="loss"),
+    Column(name="top-k", spare=1),
+    Column(name="depth", spare=5),
+    Column(name="status", wraps=True),
+)
+BEST = "*"
+"""After the lowest loss of an arm at a budget; a blank after the others, so that numbers stay below each other."""
+
+BEST_MEANS = f"{BEST} the lowest loss of its arm at its budget"
 
 STATES = ("finished", "running", "pending", "failed", "diverged")
 
 
-def status_view(status: Status) -> Table | Group:
+def status_view(status: Status) -> Listing | Group:
     """What fits a screen or two: a row a cell of a small sweep, else a row an arm and budget, and what needs a look."""
     if len(status.cells) <= MOST_ROWS:
         return cells_table(status)
     return Group(summary_table(status), *(Text(line) for line in summary_lines(status)))
 
 
-def cells_table(status: Status) -> Table:
-    """One row a cell."""
-    table = Table(title=counts_text(status))
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in WORDS else "right")
-    for row in _rows(status):
-        table.add_row(*row)
-    return table
+def cells_table(status: Status) -> Listing:
+    """One row a cell, by arm, size, budget and seed, whichever plan it is of."""
+    best = {cell.cell_id for cell in map(_best, _by_arm_and_budget(status.cells).values()) if cell is not None}
+    rows = tuple(_rows(status, best))
+    return Listing(columns=COLUMNS, rows=rows, title=counts_text(status), footer=BEST_MEANS if best else "")
 
 
 def cell_lines(status: Status) -> Iterator[str]:
     """One line a cell under a line of names, in columns; what a cell's state is comes last."""
-    rows = [COLUMNS, *(tuple(map(printable_label, row)) for row in _rows(status))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = ["<" if name in WORDS else ">" for name in COLUMNS]
-    layout = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides[:-1], widths, strict=False))
-    return (f"{layout.format(*row[:-1])}  {row[-1]}" for row in rows)
+    listing = cells_table(status)
+    return iter([*listing.head_lines(math.inf), *replace(listing, footer="").body_lines(math.inf)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +75,18 @@ class _Part:
     """Of the finished ones that with the least loss."""
 
 
-def summary_table(status: Status) -> Table:
+def summary_table(status: Status) -> Listing:
     """One row an arm and budget, or an arm where those are too many: how many cells are where, and the best of them."""
     parts = _parts(status)
     shown = [state for state in STATES if any(part.states[state] for part in parts)]
-    table = Table(title=counts_text(status))
-    for column in ("arm", "budget", "cells", *shown, "best loss", "at size"):
-        table.add_column(column, justify="left" if column in ("arm", "at size") else "right")
+    rows: list[tuple[str, ...]] = []
     for part in parts:
-        counts = [str(part.states[state] or "") for state in shown]
+        counts = [str(part.states[state]) for state in shown]
         best = ("", "") if part.best is None else (_number(part.best.loss, 4), part.best.size)
-        table.add_row(part.arm, part.budget, str(part.states.total()), *counts, *best)
-    return table
+        rows.append((part.arm, part.budget, str(part.states.total()), *counts, *best))
+    names = ("arm", "budget", "cells", *shown, "best loss", "at size")
+    columns = tuple(Column(name=name, is_text=name in ("arm", "at size")) for name in names)
+    return Listing(columns=columns, rows=tuple(rows), title=counts_text(status))
 
 
 def summary_lines(status: Status) -> Iterator[str]:
@@ -104,40 +109,41 @@ def summary_lines(status: Status) -> Iterator[str]:
     yield f"a line for each of the {len(cells):,} cells: {command_line('status', status.name, '--cells')}"
 
 
-def output_console() -> Console:
-    """stdout, of a fixed width where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPED_WIDTH)
-
-
-def _rows(status: Status) -> list[tuple[str, ...]]:
+def _rows(status: Status, best: Set[str]) -> Iterator[tuple[str, ...]]:
+    """`best` holds the ids of the cells whose loss is marked."""
     under_way = status.by_cell()
-    budgets = {budget: budget_text(budget) for budget in {cell.budget for cell in status.cells}}
-    return [
-        (
+    arms = {arm: place for place, arm in enumerate(dict.fromkeys(cell.arm for cell in status.cells))}
+    for cell in sorted(status.cells, key=lambda cell: (arms[cell.arm], cell.params, cell.budget, cell.seed)):
+        loss = _number(cell.loss, 4)
+        yield (
             cell.arm,
             cell.size,
-            budgets[cell.budget],
+            budget_text(cell.budget),
             str(cell.seed),
-            str(cell.steps),
-            _number(cell.loss, 4),
-            _number(cell.loss_topk, 4),
+            count_text(cell.params),
+            count_text(cell.tokens),
+            f"{cell.steps:,}",
+            loss and loss + (BEST if cell.cell_id in best else " "),
+            _number(cell.loss_topk, 4) if cell.loss_topk != cell.loss else "",
             _number(cell.depth_mean, 2),
-            state_text(cell, under_way.get(cell.cell_id)),
+            printable_label(state_text(cell, under_way.get(cell.cell_id))),
         )
-        for cell in status.cells
-    ]
+
+
+def _by_arm_and_budget(cells: Iterable[CellState]) -> dict[tuple[str, int], list[CellState]]:
+    grouped: dict[tuple[str, int], list[CellState]] = defaultdict(list)
+    for cell in cells:
+        grouped[cell.arm, cell.budget].append(cell)
+    return grouped
 
 
 def _parts(status: Status) -> list[_Part]:
     """By arm and budget as planned; by arm alone where that would be more rows than one can read."""
-    grouped: dict[tuple[str, int | None], list[CellState]] = defaultdict(list)
-    for cell in status.cells:
-        grouped[cell.arm, cell.budget].append(cell)
+    grouped: dict[tuple[str, int | None], list[CellState]] = {**_by_arm_and_budget(status.cells)}
     if len(grouped) > MOST_ROWS:
         grouped.clear()
         for cell in status.cells:
-            grouped[cell.arm, None].append(cell)
+            grouped.setdefault((cell.arm, None), []).append(cell)
     under_way = status.by_cell()
     arms = {arm: place for place, arm in enumerate(dict.fromkeys(cell.arm for cell in status.cells))}
     return [

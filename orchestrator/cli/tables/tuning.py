@@ -1,25 +1,33 @@
 """The best trials of a hyper-parameter search as a table on a terminal."""
 
-from rich.table import Table
-
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.tuning.law import HyperparameterLaw
 from analysis.tuning.response import Response
 from mor_core.units import short_count
+from orchestrator.cli.tables.listing import Column, Listing, show
 from orchestrator.records.console import Console
 from orchestrator.search.tuning.tune import Shared, Tuned
+
+COLUMNS = (
+    Column(name="arm", is_text=True),
+    Column(name="size", is_text=True),
+    Column(name="tokens"),
+    Column(name="settings", is_text=True, spare=1),
+    Column(name="loss"),
+    Column(name="best", wraps=True),
+)
+"""Of the table of optima."""
 
 
 def print_tuned(found: Tuned, console: Console) -> None:
     """The optima as a table, and a line for each law and each cost of sharing."""
-    table = Table(title=f"{found.name}: the best settings of each arm and size")
-    for heading in ("arm", "size", "tokens", "settings", "best", "loss"):
-        table.add_column(heading, overflow="fold")
+    rows: list[tuple[str, ...]] = []
     for rung, each in zip(found.rungs, found.tried, strict=True):
         finished = sum(trial.counts for trial in each.trials)
         best, loss = _best(rung.response)
-        table.add_row(rung.arm, rung.size, short_count(rung.tokens), f"{finished} of {len(each.trials)}", best, loss)
-    console.print(table)
+        rows.append((rung.arm, rung.size, short_count(rung.tokens), f"{finished} of {len(each.trials)}", loss, best))
+    title = f"{found.name}: the best settings of each arm and size"
+    show(console, Listing(columns=COLUMNS, rows=tuple(rows), title=title))
     for law in found.laws:
         said = f"no law: {law.sentence}" if isinstance(law, Refusal) else _law_text(law)
         console.print(f"- {said}", soft_wrap=True, markup=False)
@@ -31,7 +39,7 @@ def _best(response: Response | Refusal) -> tuple[str, str]:
     if isinstance(response, Refusal):
         return f"none: {response.sentence}", ""
     values = (_value_text(name, response.optimum(name)) for name in response.names)
-    return "\n".join(values), f"{response.loss({}):.4f}"
+    return "; ".join(values), f"{response.loss({}):.4f}"
 
 
 def _value_text(name: str, best: Estimate) -> str:

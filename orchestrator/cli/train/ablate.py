@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import PIPED_WIDTH, AsJson, options_from_dataclass, print_json, say_next
+from orchestrator.cli.options import AsJson, options_from_dataclass, print_json, say_next
 from orchestrator.cli.train.launch import Launch, machine_of, print_plan, run
 from orchestrator.cli.train.spending import Spending
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from orchestrator.cli.tables.listing import Listing
     from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 COLUMNS = ("variant", "size", "N", "tokens", "loss", "half", "top-k", "depth", "last capacity", "status")
 TEXT_COLUMNS = ("variant", "size", "status")
+SPARE = {"last capacity": 4, "tokens": 3, "N": 2, "half": 1}
+"""What is left out where the window is too narrow, the highest first."""
 
 
 @options_from_dataclass
@@ -96,32 +97,34 @@ def _by_loss(row: Mapping[str, Any]) -> tuple[bool, float]:
 
 
 def _print_variants(spec: "SweepSpec", rows: Sequence[Mapping[str, Any]]) -> None:
-    from orchestrator.records.console import Console
+    from orchestrator.cli.tables.listing import output_console, show
 
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
-    console.print(variants_table(rows, {label: each.paper_nll or {} for label, each in spec.variants.items()}))
+    paper_nll = {label: each.paper_nll or {} for label, each in spec.variants.items()}
+    show(output_console(), variants_table(rows, paper_nll))
 
 
-def variants_table(rows: Sequence[Mapping[str, Any]], paper_nll: Mapping[str, Mapping[str, float | str]]) -> "Table":
+def variants_table(rows: Sequence[Mapping[str, Any]], paper_nll: Mapping[str, Mapping[str, float | str]]) -> "Listing":
     """Rows of the run table, the lowest loss first and those without one last, beside the losses that the paper prints.
 
     `paper_nll` is by label and size. A row at a size of the paper's shows the paper's loss at that size alone; a row at
     another size shows them all.
     """
-    from rich.table import Table
+    from orchestrator.cli.tables.listing import Column, Listing
 
     sizes = list(dict.fromkeys(size for losses in paper_nll.values() for size in losses))
-    shown = Table(box=None, pad_edge=False)
-    for column in (*COLUMNS[:-1], *(f"paper {size}" for size in sizes), COLUMNS[-1]):
-        shown.add_column(column, justify="left" if column in TEXT_COLUMNS else "right", no_wrap=column != "status")
+    names = (*COLUMNS[:-1], *(f"paper {size}" for size in sizes), COLUMNS[-1])
+    columns = tuple(
+        Column(name=name, is_text=name in TEXT_COLUMNS, wraps=name == "status", spare=SPARE.get(name, 0))
+        for name in names
+    )
+    lines: list[tuple[str, ...]] = []
     for row in sorted(rows, key=_by_loss):
         printed = paper_nll.get(row["arm"], {})
         here = [row["size"]] if row["size"] in sizes else sizes
         theirs = [printed.get(size) if size in here else None for size in sizes]
         state = row["status"] if not row["reason"] else f"{row['status']}: {row['reason']}"
-        shown.add_row(*_cells(row), *(_number(value, 4) for value in theirs), state)
-    return shown
+        lines.append((*_cells(row), *(_number(value, 4) for value in theirs), state))
+    return Listing(columns=columns, rows=tuple(lines))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import PIPED_WIDTH, AsJson, Taken, options_from_dataclass, print_json, say, say_next
+from orchestrator.cli.options import AsJson, Taken, options_from_dataclass, print_json, say, say_next
 from orchestrator.cli.train.launch import Launch, prepared
 from orchestrator.cli.train.search import NOTHING_FOUND, open_search
 from orchestrator.cli.train.spending import Priced
@@ -62,8 +62,8 @@ def tune(
 
     Of each arm. The same command goes on where it stopped.
     """
+    from orchestrator.cli.tables.listing import output_console
     from orchestrator.cli.tables.tuning import print_tuned
-    from orchestrator.records.console import Console
     from orchestrator.search.tuning.findings import document
     from orchestrator.search.tuning.tune import first_plan, result
     from orchestrator.search.tuning.tune import tune as run_trials
@@ -84,8 +84,7 @@ def tune(
     if as_json:
         print_json(SCHEMA, document(found))
     else:
-        console = Console(highlight=False)
-        print_tuned(found, console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH))
+        print_tuned(found, output_console())
     if found.found:
         recipe = str(store.sweep_folder(found.name) / "recipe.toml")
         say_next(["isoflop", "--recipe", recipe], ["ui"], results=how.results)

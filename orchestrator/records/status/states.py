@@ -149,6 +149,10 @@ class CellState:
     """C in FLOPs."""
     seed: int
     """Its seed."""
+    params: int
+    """N, unique non-embedding parameters."""
+    tokens: int
+    """D, training tokens."""
     steps: int
     """Optimiser steps in all."""
     status: CellStatus
@@ -249,6 +253,8 @@ def _cell_state(cell: Mapping[str, Any], chains: _Chains) -> CellState:
         size=printable_label(cell["size"]),
         budget=cell["budget"],
         seed=cell["seed"],
+        params=cell["unique_params"],
+        tokens=cell["tokens"],
         steps=cell["steps"],
         status=status,
         reason=reason,

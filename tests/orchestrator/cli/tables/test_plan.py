@@ -41,7 +41,7 @@ def test_the_json_of_a_resolved_plan_names_every_segment_and_its_trunk(small_swe
     assert sum(segment["flops"] for segment in segments.values()) == document["estimate"]["flops"]
 
 
-@pytest.mark.parametrize("width", [100, 120])
+@pytest.mark.parametrize("width", [80, 100, 120])
 def test_no_number_is_cut_at_common_widths(small_sweep, snapshot, width):
     arms = {"arms.architectures": ["vanilla", "recursive", "mor"]}
     planned = plan(small_sweep(arms | {"seeds": [0, 1]}), replace(snapshot, train_tokens=200_000))

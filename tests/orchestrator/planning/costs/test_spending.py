@@ -92,7 +92,7 @@ def test_money_is_hours_times_their_price(toy: ToySweep):
     assert priced["estimate"]["money"] == pytest.approx(3.5 * priced["estimate"]["hours"])
     assert sum(cell["cost"]["money"] for cell in priced["cells"]) == pytest.approx(priced["estimate"]["money"])
     shown = run_here(toy.command("--dry-run", "--price-per-gpu-hour", "3.5")[len(MOR_SWEEP) :], toy.environment)
-    assert "at 3.5 a core-hour" in shown.stdout
+    assert "at 3.5 per core-hour" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 120
 
 
