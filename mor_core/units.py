@@ -51,6 +51,14 @@ def power_text(count: int) -> str:
     return f"{count:.2e}".replace("e+", "e")
 
 
+def short_power(count: float, digits: int = 3) -> str:
+    """As many digits as say something, and the power of ten: 1.6e11 and not 1.60e+11; plain below 10,000."""
+    if 0.001 <= abs(count) < 1e4 or count == 0:
+        return f"{count:.{digits}g}" if abs(count) < 10**digits else f"{count:.0f}"
+    digits_text, power = f"{count:.{digits - 1}e}".split("e")
+    return f"{digits_text.rstrip('0').rstrip('.') if '.' in digits_text else digits_text}e{int(power)}"
+
+
 def count_text(count: float) -> str:
     """A count to three digits with k, M, B or T."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):

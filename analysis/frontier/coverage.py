@@ -66,11 +66,55 @@ def shape_of(frame: pl.DataFrame) -> GridShape | None:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Narrow:
+    """A kind of 95 % interval that is too narrow."""
+
+    whose: str
+    """Such as "by parabola"."""
+    held: dict[str, tuple[float, float]]
+    """Quantity -> the lowest and the highest share of simulated intervals that held the truth."""
+    grid: str
+    """What the simulated studies were like."""
+
+    @property
+    def shares(self) -> str:
+        """Such as "N* 92% to 94%, a 89%"."""
+        return ", ".join(f"{name} {_percent(*ends)}" for name, ends in self.held.items())
+
+
 def coverage_notes(study: Study) -> tuple[str, ...]:
     """A sentence for each kind of 95 % interval of the study that is too narrow on such a grid."""
+    return tuple(
+        f"95 % intervals {each.whose} are too narrow on such a grid: in simulated studies of {each.grid} they "
+        f"held the truth in these shares of cases: {each.shares}, depending on how much of its noise a trunk "
+        "passes on to all of its budgets."
+        for each in _narrow_kinds(study)
+    )
+
+
+def coverage_sentence(study: Study) -> str | None:
+    """The same of all kinds at once; None where none is too narrow."""
+    kinds = _narrow_kinds(study)
+    if not kinds:
+        return None
+    shares = "; ".join(f"{each.whose} {each.shares}" for each in kinds)
+    return (
+        f"95 % intervals are too narrow on such a grid. In simulated studies of {kinds[0].grid} they held the truth in "
+        f"these shares of cases, depending on how much of its noise a trunk passes on to all of its budgets: {shares}."
+    )
+
+
+def coverage_span(study: Study) -> str | None:
+    """The lowest and the highest share of all that are too low, such as "89% to 94%"; None where none is."""
+    ends = [ends for each in _narrow_kinds(study) for ends in each.held.values()]
+    return _percent(min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+
+
+def _narrow_kinds(study: Study) -> list[_Narrow]:
     shape = shape_of(study.points.frame)
     if shape is None or shape.sizes > LARGEST_GRID:
-        return ()
+        return []
     similar = _similar(shape)
     asked = [
         (f"by {approach}", {name: f"{name} {approach}" for name in QUANTITIES})
@@ -81,20 +125,14 @@ def coverage_notes(study: Study) -> tuple[str, ...]:
         asked.append(("between arms", {name: name for name in BETWEEN_ARMS}))
     if isinstance(study.recursion, RecursionFit):
         asked.append(("of what a recursion is worth", {"φ": "phi"}))
-    return tuple(sentence for whose, names in asked if (sentence := _sentence(similar, whose, names)))
+    kinds = [_Narrow(whose=whose, held=_too_narrow(similar, names), grid=_described(similar)) for whose, names in asked]
+    return [kind for kind in kinds if kind.held]
 
 
-def _sentence(similar: pl.DataFrame, whose: str, names: dict[str, str]) -> str | None:
-    """What is too narrow among quantities (shown as -> as tabled), or None where nothing is."""
+def _too_narrow(similar: pl.DataFrame, names: dict[str, str]) -> dict[str, tuple[float, float]]:
+    """Those of the quantities (shown as -> as tabled) whose intervals hold the truth too rarely."""
     ranges = {shown: _range(similar, tabled) for shown, tabled in names.items()}
-    narrow = [f"{name} {_percent(*ends)}" for name, ends in ranges.items() if ends and ends[0] < GOAL]
-    if not narrow:
-        return None
-    return (
-        f"95 % intervals {whose} are too narrow on such a grid: in simulated studies of {_described(similar)} they "
-        f"held the truth in these shares of cases: {', '.join(narrow)}, depending on how much of its noise a trunk "
-        "passes on to all of its budgets."
-    )
+    return {name: ends for name, ends in ranges.items() if ends and ends[0] < GOAL}
 
 
 def _similar(shape: GridShape) -> pl.DataFrame:

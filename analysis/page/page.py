@@ -35,6 +35,7 @@ from analysis.report.text import (
     params_label,
     plain,
     refusals_of,
+    with_cell_names,
 )
 from analysis.runs.curves import CellCurve
 from analysis.runs.losses import loss_values, parse_loss
@@ -85,10 +86,18 @@ def render_page(
         statuses=_statuses(runs, study),
         cells=_cell_rows(runs, study),
         frontiers=[_frontier_rows(each) for each in study.frontiers],
-        surfaces=[(each.arm, surface_lines(each.surface)) for each in study.frontiers if each.surface is not None],
+        surfaces=[
+            (each.arm, [with_cell_names(line, study) for line in surface_lines(each.surface)])
+            for each in study.frontiers
+            if each.surface is not None
+        ],
         recursion=recursion_lines(study.recursion) if study.recursion is not None else [],
         comparisons=comparison_lines(study),
-        unsaid=[(f"{each.arm} ({each.approach})", found) for each in study.frontiers if (found := refusals_of(each))],
+        unsaid=[
+            (f"{each.arm} ({each.approach})", [with_cell_names(line, study) for line in lines])
+            for each in study.frontiers
+            if (lines := refusals_of(each))
+        ],
         coverage=coverage_notes(study),
         own_record=own_record,
         forecast_head=FORECAST_HEAD,

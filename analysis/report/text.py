@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from analysis.frontier.compare import Comparison
-from analysis.frontier.coverage import coverage_notes
+from analysis.frontier.coverage import coverage_notes, coverage_sentence
 from analysis.frontier.study import Frontier, Optimum, Study
+from analysis.report.headline import REFUSED, headline
 from analysis.report.surface import surface_as_json, surface_lines
 from analysis.runs.column_map import Reading, column_text
 from analysis.runs.points import Exclusion
@@ -103,29 +105,45 @@ def plain(value: Any) -> Any:
 def study_as_markdown(study: Study, own_record: Sequence[str] = ()) -> str:
     """The study as a Markdown document: frontiers, exponents, comparisons, refusals, rows left out; `own_record` says
     how well it would have predicted itself (`analysis.report.backtests`)."""
-    settings = study.settings.resampling
-    head = [
-        f"{_quantities(study)} Intervals: {settings.level:.0%}, {settings.draws} redrawn studies, "
-        f"seed {settings.random_seed}. {study.points.frame.height} points, {len(study.exclusions)} rows left out. "
-        f"Inputs sha256 `{study.points.inputs_sha256}`."
-    ]
-    if study.reading is not None and study.reading.assumptions:
-        head.append(study.reading.sentence)
-    if study.refused:
-        head.append("**No number is supported by these runs.**")
-    caveat = caveat_of(study)
-    if caveat:
-        head.append(caveat)
-    head += coverage_notes(study)
     sections = [
-        "\n\n".join(head),
+        headline(study, small=caveat_of(study) is not None),
         *(_frontier_section(frontier, study.points.loss_unit) for frontier in study.frontiers),
         _list_section("Recursion", recursion_lines(study.recursion) if study.recursion is not None else []),
         _list_section("Arms at equal FLOPs", comparison_lines(study)),
         _list_section("Had it predicted itself", list(own_record)),
         _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),
+        _list_section("What was fitted", _notes(study)),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return with_cell_names("\n\n".join(section for section in sections if section), study) + "\n"
+
+
+def _notes(study: Study) -> list[str]:
+    """Units, settings and standing warnings: what holds for every number above."""
+    settings = study.settings.resampling
+    has_laws = any(isinstance(each.loss_law, FittedPowerLaw) for each in study.frontiers)
+    lines = [
+        _quantities(study),
+        None if study.reading is None or not study.reading.assumptions else study.reading.sentence,
+        f"Intervals: {settings.level:.0%}, {settings.draws} redrawn studies, seed {settings.random_seed}. "
+        f"{study.points.frame.height} points, {len(study.exclusions)} rows left out. "
+        f"Inputs sha256 `{study.points.inputs_sha256}`.",
+        coverage_sentence(study),
+        SLOPE_NOTE if has_laws else None,
+        caveat_of(study),
+    ]
+    return [line for line in lines if line]
+
+
+CELL_ID = re.compile(r"\b[0-9a-f]{64}\b")
+
+
+def with_cell_names(text: str, study: Study) -> str:
+    """The text with cells of this tool called arm/size/budget/seed in place of their ids; a foreign table's runs are
+    called as they are there."""
+    rows = study.points.frame.select("cell_id", "arm", "size", "budget", "seed").rows()
+    rows += [(each.cell_id, each.arm, each.size, each.budget, each.seed) for each in study.exclusions]
+    names = {cell_id: f"{arm}/{size}/{budget_label(budget)}/{seed}" for cell_id, arm, size, budget, seed in rows}
+    return CELL_ID.sub(lambda match: names.get(match[0], match[0]), text)
 
 
 OWN_PARAMS = "unique non-embedding parameters"
@@ -155,17 +173,22 @@ def _quantities(study: Study) -> str:
 def _frontier_section(frontier: Frontier, unit: str) -> str:
     rows = [f"## {frontier.arm} ({frontier.approach})", _optima_table(frontier.optima, unit), _law_lines(frontier)]
     refusals = _refusals(frontier)
-    warnings = [
-        f"{SYMBOLS[quantity]} at {budget_label(isoflop.budget)}: {warning}."
-        for isoflop in frontier.isoflops
-        for quantity in ("params", "tokens")
-        if not isinstance(answer := getattr(isoflop, quantity), Refusal)
-        for warning in answer.warnings
-    ]
+    warnings = _warning_lines(frontier)
     if frontier.surface is not None:
         rows.append("\n".join(f"- {line}" for line in surface_lines(frontier.surface)))
     rows += [_list_section("", [f"refused: {line}" for line in refusals] + [f"warning: {line}" for line in warnings])]
     return "\n\n".join(row for row in rows if row)
+
+
+def _warning_lines(frontier: Frontier) -> list[str]:
+    """One line a warning, with all the places where it holds."""
+    places: dict[str, list[str]] = {}
+    for quantity in ("params", "tokens"):
+        for isoflop in frontier.isoflops:
+            answer = getattr(isoflop, quantity)
+            for warning in () if isinstance(answer, Refusal) else answer.warnings:
+                places.setdefault(f"{warning} for {SYMBOLS[quantity]}", []).append(budget_label(isoflop.budget))
+    return [f"{warning} at {', '.join(budgets)}." for warning, budgets in places.items()]
 
 
 def _refusal_lines(optimum: Optimum) -> list[str]:
@@ -188,19 +211,22 @@ def _refusals(frontier: Frontier) -> list[str]:
 def _optima_table(optima: tuple[Optimum, ...], unit: str) -> str:
     header = [f"| C (FLOPs) | N* | D* (tokens) | L* ({unit}) |", "|---|---|---|---|"]
     rows = [
-        f"| {budget_label(optimum.budget)} | {count_text(optimum.params)} | {count_text(optimum.tokens)} "
-        f"| {loss_text(optimum.loss)} |"
+        f"| {budget_label(optimum.budget)} | {_cell(optimum.params, count_text)} | {_cell(optimum.tokens, count_text)} "
+        f"| {_cell(optimum.loss, loss_text)} |"
         for optimum in optima
     ]
     return "\n".join(header + rows)
+
+
+def _cell(answer: Estimate | Refusal, written: Callable[[Estimate | Refusal], str]) -> str:
+    """Why a number is refused is said once, below the table."""
+    return REFUSED if isinstance(answer, Refusal) else written(answer)
 
 
 def _law_lines(frontier: Frontier) -> str:
     laws = {quantity: getattr(frontier, f"{quantity}_law") for quantity in QUANTITIES}
     lines = [f"- {SYMBOLS[quantity]}: {law_text(quantity, law)}" for quantity, law in laws.items()]
     lines.append(f"- a + b: {number_text(frontier.exponent_sum)}")
-    if isinstance(laws["loss"], FittedPowerLaw):
-        lines.append(f"- {SLOPE_NOTE}")
     return "\n".join(lines)
 
 
@@ -269,7 +295,8 @@ def _factor_text(answer: Estimate) -> str:
 
 def _exclusion_line(exclusion: Exclusion) -> str:
     place = f"{exclusion.arm}, {exclusion.size}, {budget_label(exclusion.budget)}, seed {exclusion.seed}"
-    return f"{exclusion.cell_id} ({place}): {exclusion.reason}"
+    name = "" if CELL_ID.fullmatch(exclusion.cell_id) else f"{exclusion.cell_id}: "
+    return f"{name}{place}: {exclusion.reason}"
 
 
 def _list_section(title: str, lines: list[str]) -> str:

@@ -29,6 +29,7 @@ from analysis.surface.draws import redraw_surface
 from analysis.surface.law import constants_along
 from analysis.surface.optimum import SurfaceOptimum
 from analysis.surface.profile import Profile
+from mor_core.units import short_power
 
 MOST_FOLDS = 12
 HELD_OUT_DRAWS = 400
@@ -305,7 +306,7 @@ def _missed_budget(held_out: tuple[HeldOut, ...]) -> list[Doubt]:
 
 def budgets_text(each: HeldOut) -> str:
     """The budgets held out, in words."""
-    return " to ".join(f"{float(budget):.4g}" for budget in each.label.split(" to "))
+    return " to ".join(short_power(float(budget), 4) for budget in each.label.split(" to "))
 
 
 def _unheard_exponents(best: SurfaceOptimum) -> list[Doubt]:

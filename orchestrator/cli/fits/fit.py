@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,8 +20,12 @@ from orchestrator.cli.options import AsJson, LossOption, options_from_dataclass,
 
 if TYPE_CHECKING:
     from analysis.frontier.study import Study
+    from orchestrator.cli.tables.listing import Listing
     from orchestrator.records.fits import Fitted
     from orchestrator.store.store import Store
+
+SPARE = "D*"
+"""The column of optima that a narrow window leaves out: C is D* times a number of N*."""
 
 MOST_ADVICE = 4
 """Lines of sizes to try; `suggest` says more."""
@@ -128,6 +133,23 @@ def _print_markdown(text: str) -> None:
         return
     from rich.markdown import Markdown
 
-    from orchestrator.records.console import Console
+    from orchestrator.cli.tables.listing import output_console, show
 
-    Console().print(Markdown(text))
+    console = output_console()
+    blocks = text.strip().split("\n\n")
+    for are_tables, group in groupby(blocks, key=lambda block: block.startswith("|")):
+        if are_tables:
+            show(console, *map(_listing, group))
+        else:
+            console.print()
+            console.print(Markdown("\n\n".join(group)))
+            console.print()
+
+
+def _listing(table: str) -> "Listing":
+    """A Markdown table that fits the window."""
+    from orchestrator.cli.tables.listing import Column, Listing
+
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    columns = tuple(Column(name=name, is_text=True, spare=int(name.startswith(SPARE))) for name in head)
+    return Listing(columns=columns, rows=tuple(map(tuple, rows)))

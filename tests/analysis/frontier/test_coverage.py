@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.frontier.coverage import GOAL, coverage_notes, measured_coverage
+from analysis.frontier.coverage import GOAL, coverage_notes, coverage_sentence, coverage_span, measured_coverage
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.report.text import study_as_json, study_as_markdown
 from analysis.statistics.answers import Estimate
@@ -47,7 +47,12 @@ def test_a_grid_whose_intervals_are_too_narrow_says_so_with_the_measured_shares(
     assert f"N* {held.min():.0%} to {held.max():.0%}" in notes[0]
     assert not any("between arms" in note for note in notes), "those reach the goal on such grids"
     assert "6 sizes a budget and 1 seed" in notes[0]
-    assert notes[0] in study_as_markdown(study)
+    sentence = coverage_sentence(study)
+    assert sentence is not None
+    assert sentence in study_as_markdown(study)
+    assert coverage_span(study) in study_as_markdown(study).split("##")[0]
+    for note in notes:
+        assert note.split("shares of cases: ")[1].split(", depending")[0] in sentence
     assert study_as_json(study)["coverage"] == list(notes)
 
 

@@ -1,0 +1,155 @@
+"""What a study answers, in a few lines: the exponent, N* and L* of each arm at the largest budget, which arm is best
+there, and what the answer rests on. The rest of a report is below it."""
+
+from analysis.frontier.compare import Comparison
+from analysis.frontier.coverage import coverage_span
+from analysis.frontier.study import Frontier, Optimum, Study
+from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.power_law import FittedPowerLaw
+from analysis.surface.fit import SurfaceFit
+from mor_core.units import budget_label, count_text
+
+NO_NUMBER = "**No number is supported by these runs.** What each arm lacks is said below."
+REFUSED = "refused"
+
+
+def headline(study: Study, *, small: bool) -> str:
+    """The answer as Markdown; `small` where every budget is too small to speak of larger models."""
+    if study.refused:
+        return NO_NUMBER
+    chosen = [_preferred(study, arm) for arm in study.points.arms]
+    sentences = [*_best_lines(study), *surface_misses(study), _trust(study, chosen, small=small)]
+    return "\n\n".join([_arms_table(chosen, study), *sentences])
+
+
+def surface_misses(study: Study) -> list[str]:
+    """A sentence for each arm whose surface and parabolas do not agree on L*, with the rows to use."""
+    return [line for arm in study.points.arms if (line := _surface_miss(study, arm))]
+
+
+def _surface_miss(study: Study, arm: str) -> str:
+    measured, fitted = _of(study, arm, "parabola"), _of(study, arm, "surface")
+    if measured is None or fitted is None:
+        return ""
+    by_budget = {optimum.budget: optimum.loss for optimum in fitted.optima}
+    gaps: dict[str, float] = {}
+    for optimum in measured.optima:
+        surface = by_budget.get(optimum.budget)
+        if isinstance(optimum.loss, Estimate) and isinstance(surface, Estimate) and _apart(optimum.loss, surface):
+            gaps[budget_label(optimum.budget)] = surface.value - optimum.loss.value
+    if not gaps:
+        return ""
+    worst = max(gaps.values(), key=abs)
+    return (
+        f"The surface of {arm} misses the measured minima at {', '.join(gaps)} FLOPs, L* by up to {worst:+.3f} "
+        f"{study.points.loss_unit}: use the rows of the parabola there."
+    )
+
+
+def _apart(one: Estimate, other: Estimate) -> bool:
+    return one.high < other.low or other.high < one.low
+
+
+def _of(study: Study, arm: str, approach: str) -> Frontier | None:
+    return next((each for each in study.frontiers if (each.arm, each.approach) == (arm, approach)), None)
+
+
+def _preferred(study: Study, arm: str) -> Frontier:
+    """By the first approach that was asked for and answers; by the first where none does."""
+    fitted = [found for name in study.settings.approaches if (found := _of(study, arm, name)) is not None]
+    return next((each for each in fitted if not each.refused), fitted[0])
+
+
+def _arms_table(chosen: list[Frontier], study: Study) -> str:
+    """A row an arm: a, and N* and L* at the largest budget where they are supported."""
+    usual = study.settings.approaches[0]
+    budget = max((optimum.budget for each in chosen for optimum in each.optima), key=int)
+    head = [f"| by {usual} | a in N* ∝ C^a | N* at {budget_label(budget)} | L* ({study.points.loss_unit}) |"]
+    return "\n".join([*head, "|---|---|---|---|", *(_arm_row(each, budget, usual) for each in chosen)])
+
+
+def _arm_row(frontier: Frontier, budget: str, usual: str) -> str:
+    name = frontier.arm if frontier.approach == usual else f"{frontier.arm} (by {frontier.approach})"
+    law = frontier.params_law
+    exponent = _number(law.exponent) if isinstance(law, FittedPowerLaw) else REFUSED
+    optimum = _largest_supported(frontier)
+    if optimum is None:
+        return f"| {name} | {exponent} | {REFUSED} | {REFUSED} |"
+    elsewhere = "" if optimum.budget == budget else f" (at {budget_label(optimum.budget)})"
+    return f"| {name} | {exponent} | {_count(optimum.params)}{elsewhere} | {_number(optimum.loss)} |"
+
+
+def _largest_supported(frontier: Frontier) -> Optimum | None:
+    supported = [each for each in frontier.optima if isinstance(each.params, Estimate)]
+    return max(supported, key=lambda each: int(each.budget), default=None)
+
+
+def _best_lines(study: Study) -> list[str]:
+    """Which arm has the lowest loss at the largest budget at which arms were compared; nothing of a single arm."""
+    if len(study.points.arms) < 2:
+        return []
+    compared = [each for each in study.comparisons if isinstance(each.gap, Estimate)]
+    if not compared:
+        return ["Which arm is better is not known: at no budget have two of them a supported optimum."]
+    budget = max((each.budget for each in compared), key=int)
+    here = [each for each in compared if each.budget == budget]
+    losses = _losses(study, budget)
+    best, second = sorted({arm for each in here for arm in (each.arm, each.other)}, key=lambda arm: losses[arm])[:2]
+    pair = next(each for each in here if {each.arm, each.other} == {best, second})
+    return [f"At {budget_label(budget)} FLOPs {_finding(pair, best, second, study.points.loss_unit)}"]
+
+
+def _losses(study: Study, budget: str) -> dict[str, float]:
+    """Arm -> L* by the approach that arms are compared by."""
+    return {
+        each.arm: optimum.loss.value
+        for each in study.frontiers
+        if each.approach == study.settings.approaches[0]
+        for optimum in each.optima
+        if optimum.budget == budget and isinstance(optimum.loss, Estimate)
+    }
+
+
+def _finding(pair: Comparison, best: str, second: str, unit: str) -> str:
+    gap = pair.gap
+    assert isinstance(gap, Estimate)
+    if gap.holds_zero:
+        return (
+            f"{pair.arm} and {pair.other} cannot be told apart: a gap below {pair.smallest_visible_gap:.3f} {unit} "
+            "could not have been seen."
+        )
+    low, high = sorted((abs(gap.low), abs(gap.high)))
+    worth = ""
+    if pair.arm == best and isinstance(pair.compute, Estimate):
+        worth = f"; {second} needs {_number(pair.compute, 2)} times the compute"
+    return f"{best} is best: {abs(gap.value):.3f} [{low:.3f}, {high:.3f}] {unit} below {second}{worth}."
+
+
+def _trust(study: Study, chosen: list[Frontier], *, small: bool) -> str:
+    """What one has to know before one relies on it."""
+    optima = [optimum for each in chosen for optimum in each.optima]
+    refused = sum(any(isinstance(x, Refusal) for x in (each.params, each.tokens, each.loss)) for each in optima)
+    doubted = [each.arm for each in study.frontiers if isinstance(each.surface, SurfaceFit) and each.surface.doubts]
+    span = coverage_span(study)
+    reasons = [
+        f"refused {refused} of {len(optima)} optima, for reasons below" if refused else "",
+        f"such intervals held the truth in only {span} of simulated studies" if span else "",
+        f"the surface is doubted for {' and '.join(doubted)}, and believed within its runs only" if doubted else "",
+        "all budgets are below 1e17 FLOPs" if small else "",
+    ]
+    said = "; ".join(reason for reason in reasons if reason)
+    return f"Trust it with care: {said}." if said else "Nothing speaks against it: every optimum has its interval."
+
+
+def _number(answer: Estimate | Refusal, digits: int = 3) -> str:
+    if isinstance(answer, Refusal):
+        return REFUSED
+    low, high = "≤ " if answer.low_open else "", "≥ " if answer.high_open else ""
+    return f"{answer.value:.{digits}f} [{low}{answer.low:.{digits}f}, {high}{answer.high:.{digits}f}]"
+
+
+def _count(answer: Estimate | Refusal) -> str:
+    if isinstance(answer, Refusal):
+        return REFUSED
+    low, high = "≤ " if answer.low_open else "", "≥ " if answer.high_open else ""
+    return f"{count_text(answer.value)} [{low}{count_text(answer.low)}, {high}{count_text(answer.high)}]"
