@@ -70,6 +70,16 @@ def _regular_bytes(descriptor: int, path: Path | str, largest_bytes: int) -> byt
     return content
 
 
+def why_unreadable(error: Exception) -> str:
+    """Why a text file could not be read, without its name and in words that are no library's."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object[: error.start].count(b"\n") + 1
+        return f"not UTF-8: byte {error.object[error.start]:#04x} in line {line}"
+    return str(error)
+
+
 def remove_folder(path: Path) -> None:
     """Delete a folder so that nobody sees it half deleted: it loses its name first."""
     gone = path if path.name.endswith(".removed") else path.with_name(f"{path.name}.removed")

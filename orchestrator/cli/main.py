@@ -19,6 +19,7 @@ from orchestrator.cli.inference import evaluate, text
 from orchestrator.cli.options import fix_in_flags
 from orchestrator.cli.results import checks, control, status, tracking, transfer
 from orchestrator.cli.tables.help import MOST_COLUMNS, Verbs, example_text
+from orchestrator.cli.tables.usage import UsageError, usage_sentence
 from orchestrator.cli.train import ablate, isoflop, pilot, tune
 from orchestrator.records.terminal import clean_streams
 
@@ -112,7 +113,12 @@ def verbs(
 def main() -> None:
     """Run the command line and exit."""
     try:
-        app()
+        code = app(prog_name="mor-sweep", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except UsageError as error:
+        _end(usage_sentence(error, sys.argv[1:]), EXIT_CODES[UserError])
+    except typer.Abort:
+        _end("not confirmed: nothing was done", UNEXPECTED)
     except OSError as error:
         _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), UNEXPECTED)
     except ImportError as error:

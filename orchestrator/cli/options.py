@@ -131,6 +131,13 @@ def above_zero(value: float | None) -> float | None:
     return value
 
 
+def not_below_zero(value: float) -> float:
+    """Raises BadParameter for nan, infinity and less than 0."""
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter(f"found {value:g}, expected a number from 0")
+    return value
+
+
 def say(line: str) -> None:
     """What is going on, to stderr."""
     typer.echo(line, err=True)

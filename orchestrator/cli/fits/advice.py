@@ -24,6 +24,7 @@ from orchestrator.cli.options import (
     LossesOption,
     LossOption,
     above_zero,
+    not_below_zero,
     options_from_dataclass,
     print_json,
     say_next,
@@ -158,7 +159,9 @@ def lifetime(
     asked: Runs,
     memory: Memory,
     target_loss: Annotated[float, typer.Option(help="Loss to reach, in the unit of --loss.", callback=above_zero)],
-    served_tokens: Annotated[float, typer.Option(help="Tokens that will go through the trained model.")],
+    served_tokens: Annotated[
+        float, typer.Option(help="Tokens that will go through the trained model.", callback=not_below_zero)
+    ],
     loss: LossOption = CAUSAL,
     force: Force = False,
     tied: Tied = False,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mor_core.errors import Fix, UserError
 from orchestrator.cli.inference.text import Rule, RuleChoice, Threads, figure_name, load_cell, progress, show_rows
 from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, print_json, say_next
 from orchestrator.cli.train.launch import ExecutorChoice, ExecutorName, Launch, RayAddress, machine_of
@@ -59,6 +60,8 @@ def evaluate(
     if (tasks is None) == (text is None):
         raise typer.BadParameter("give --tasks or --text, one of them")
     named = None if text is None else _named(text)
+    if text is not None:
+        _check_exists(named[1] if named else Path(text))
     if text is not None and named is None:
         _evaluate_text(cells or [], Path(text), sweep, results, threads, as_json)
         return
@@ -89,6 +92,12 @@ def evaluate(
         say_next(verb, results=results)
     if any(outcome.status != "finished" for outcome in done.outcomes.values()):
         raise typer.Exit(FAILED_SEGMENTS)
+
+
+def _check_exists(text: Path) -> None:
+    """Raises UserError for a text that is not there."""
+    if not text.exists():
+        raise UserError(f"there is no file {text}", fix=Fix(setting="text"))
 
 
 def _named(text: str) -> tuple[str, Path] | None:

@@ -211,7 +211,10 @@ def routing(
     cell: CellArgument,
     sweep: SweepOption = None,
     results: Results = Path("results"),
-    text: Annotated[Path | None, typer.Option(help="A text file to colour; validation text by default.")] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="A text file to colour; validation text by default.", exists=True, dir_okay=False),
+    ] = None,
     sequences: Annotated[int, typer.Option(help="Validation sequences for the tables.", min=1)] = 64,
     rule: RuleChoice = Rule.threshold,
     precision: PrecisionChoice = InferencePrecision.fp32,

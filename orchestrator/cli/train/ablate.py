@@ -73,7 +73,7 @@ def ablation_file(name: str, *, paper: bool) -> str:
     names = [each.replace("_", "-") for each in shipped if f"{each}_cpu" in shipped]
     if name not in names:
         raise SpecError(
-            f"{name!r} is no shipped ablation: {did_you_mean(name, names)}, or give the path of a TOML file"
+            f"{name!r} is no shipped ablation: {did_you_mean(name, names)} The path of a TOML file will do too"
         )
     return name.replace("-", "_") + ("" if paper else "_cpu")
 

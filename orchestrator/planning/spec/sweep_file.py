@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mor_core.errors import Fix, UserError
-from mor_core.files import UnreadableFileError, read_json_object
+from mor_core.files import UnreadableFileError, read_json_object, why_unreadable
 
 
 class SpecError(UserError):
@@ -20,9 +20,10 @@ class SpecError(UserError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Near names where there are any, else all of them."""
+    """The near names where there are any, else all of them; only one that differs in capitals alone."""
     known = list(known)
-    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    near = [other for other in known if other.lower() == name.lower()]
+    near = near or get_close_matches(name, known, n=2, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
 
 
@@ -95,7 +96,8 @@ def _read(preset: str, study: str) -> tuple[str, str]:
             return preset, Path(preset).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(
-                f"{preset} cannot be read ({error}): expected a TOML file or a name", fix=Fix(setting="preset")
+                f"{preset} cannot be read ({why_unreadable(error)}): expected a TOML file or a name",
+                fix=Fix(setting="preset"),
             ) from None
     if preset not in preset_names(study):
         raise SpecError(
@@ -193,7 +195,8 @@ def _text(recipe: str) -> str:
             return Path(recipe).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(
-                f"{recipe} cannot be read ({error}): expected a TOML file or a name", fix=Fix(setting="recipe")
+                f"{recipe} cannot be read ({why_unreadable(error)}): expected a TOML file or a name",
+                fix=Fix(setting="recipe"),
             ) from None
     if recipe not in recipe_names():
         raise SpecError(

@@ -113,7 +113,7 @@ def test_a_library_that_does_not_fit_into_memory_is_one_sentence():
         "import resource; from pathlib import Path; from orchestrator.cli import main\n"
         "held = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (held + 2**27, held + 2**27))\n"
-        "main.app = lambda: __import__('torch'); main.main()"
+        "main.app = lambda **_: __import__('torch'); main.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1

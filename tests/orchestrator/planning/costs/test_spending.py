@@ -73,7 +73,7 @@ def test_where_the_estimate_was_far_too_low_nothing_more_starts_once_the_hours_a
         (["--price-per-gpu-hour", "nan"], 2, "found nan, expected a number above 0"),
         (["--max-gpu-hours", "0"], 2, "found 0, expected a number above 0"),
         (["--max-gpu-hours", "inf"], 2, "found inf, expected a number above 0"),
-        (["--max-cells", "0"], 2, "Invalid value for '--max-cells'"),
+        (["--max-cells", "0"], 2, "error: --max-cells: found '0', expected a number of at least 1"),
         (["--max-gpu-hours", "1e-9"], 4, "error: --max-gpu-hours 1e-09: less than any cell takes"),
     ],
 )
