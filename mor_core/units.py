@@ -59,6 +59,13 @@ def short_power(count: float, digits: int = 3) -> str:
     return f"{digits_text.rstrip('0').rstrip('.') if '.' in digits_text else digits_text}e{int(power)}"
 
 
+def amount_text(amount: float) -> str:
+    """Three digits: 0.192, 1,080, 18.9M; never a power of ten where people count."""
+    if amount >= 1e6:
+        return count_text(amount)
+    return f"{float(f'{amount:.3g}'):,.0f}" if amount >= 1000 else f"{amount:.3g}"
+
+
 def count_text(count: float) -> str:
     """A count to three digits with k, M, B or T."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -84,7 +91,7 @@ def duration_text(seconds: float) -> str:
     """A duration in its largest fitting unit."""
     for unit, size in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
+            return f"{amount_text(seconds / size)} {unit}"
     return f"{seconds:.0f} seconds"
 
 

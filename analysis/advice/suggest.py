@@ -76,6 +76,10 @@ class Suggestion:
     """Why, for people: one sentence."""
     narrower: float | None
     """Share of its width that the interval of N* at this budget is expected to lose; None where there is none yet."""
+    known_to: float | None = None
+    """The factor either way to which N* at this budget is known, with the runs named before; None where it is not."""
+    expected_to: float | None = None
+    """The same with this run too."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -286,10 +290,13 @@ def _score(minimum: _Minimum, candidate: Candidate, level: float) -> tuple[float
 def _narrowing(minimum: _Minimum, candidate: Candidate, narrower: float, level: float) -> Suggestion:
     now = minimum.half_width(minimum.information_33, minimum.added, level)
     expected = "with the runs above, " if minimum.added else ""
+    known_to, expected_to = float(np.exp(now)), float(np.exp(now * (1 - narrower)))
     return Suggestion(
         candidate=candidate,
         need=Need.width,
-        reason=f"{expected}N* at {budget_label(minimum.budget)} is known to a factor of {np.exp(now):.4g} either way; "
-        f"this run is expected to make that {np.exp(now * (1 - narrower)):.4g}",
+        reason=f"{expected}N* at {budget_label(minimum.budget)} is known to a factor of {known_to:.4g} either way; "
+        f"this run is expected to make that {expected_to:.4g}",
         narrower=narrower,
+        known_to=known_to,
+        expected_to=expected_to,
     )

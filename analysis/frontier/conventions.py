@@ -11,6 +11,7 @@ import polars as pl
 
 from analysis.frontier.study import Study
 from analysis.statistics.answers import Estimate
+from mor_core.units import budget_label, short_power
 
 PREFIX = "flops_"
 """Columns of a run table that hold a run's FLOPs in a convention."""
@@ -80,7 +81,9 @@ def recount_lines(recounts: list[Recount]) -> list[str]:
         if len(members) < 2:
             continue
         least, *rest = sorted(members, key=lambda each: each.flops)
-        parts = [f"{least.arm} {least.flops:.3g}"]
-        parts += [f"{each.arm} {each.flops:.3g} ({each.flops / least.flops - 1:+.1%})" for each in rest]
-        lines.append(f"the optima at {float(budget):.3g} ({approach}) cost in {convention} FLOPs: {', '.join(parts)}")
+        parts = [f"{least.arm} {short_power(least.flops)}"]
+        parts += [f"{each.arm} {short_power(each.flops)} ({each.flops / least.flops - 1:+.1%})" for each in rest]
+        lines.append(
+            f"the optima at {budget_label(budget)} ({approach}) cost in {convention} FLOPs: {', '.join(parts)}"
+        )
     return lines

@@ -30,7 +30,12 @@ def find_cell(sweep: Sweep, name: str) -> Cell:
 
 def cell_name(cell: Cell) -> str:
     """Such as mor-2/135M/2e18/0: what `find_cell` takes."""
-    return "/".join((*_labels(cell), budget_text(cell.budget), str(cell.seed)))
+    return place_name(*_labels(cell), cell.budget, cell.seed)
+
+
+def place_name(arm: str, size: str, budget: int, seed: int) -> str:
+    """What a cell of this place is called, trained or not."""
+    return f"{arm}/{size}/{budget_text(budget)}/{seed}"
 
 
 def _labels(cell: Cell) -> tuple[str, str]:

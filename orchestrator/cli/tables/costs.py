@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from mor_core.units import bytes_text, duration_text, money_text, short_budget
+from mor_core.units import amount_text, bytes_text, duration_text, money_text, short_budget, short_power
 from orchestrator.cli.tables.listing import Column, Listing
 from orchestrator.planning.costs.estimate import MOST_EVALUATION_PERCENT, CellCost, Estimate
 from orchestrator.planning.costs.gpu_shares import share_text
@@ -28,22 +28,27 @@ def total_lines(plan: Plan, estimate: Estimate, price: float | None = None) -> l
         ("segments", _segments_line(plan, estimate)),
         (
             "compute",
-            f"{estimate.flops:.3g} exact FLOPs, {_saving(estimate)}; evaluation adds {estimate.flops_evaluation:.2g} "
+            f"{short_power(estimate.flops)} exact FLOPs, {_saving(estimate)}; evaluation adds "
+            f"{short_power(estimate.flops_evaluation, 2)} "
             f"({_evaluation_percent(estimate)})",
         ),
     ]
     if plan.trunks == "per-budget" and estimate.flops_shared != estimate.flops:
         lines.append(
-            ("", f"shared trunks would take {estimate.flops_shared:.3g}: per-budget runs cost {_surcharge(estimate)}")
+            (
+                "",
+                f"shared trunks would take {short_power(estimate.flops_shared)}: "
+                f"per-budget runs cost {_surcharge(estimate)}",
+            )
         )
     if estimate.flops_remaining != estimate.flops:
-        lines.append(("remaining", f"{estimate.flops_remaining:.3g} exact FLOPs"))
+        lines.append(("remaining", f"{short_power(estimate.flops_remaining)} exact FLOPs"))
     return [
         *lines,
         (
             "time",
             f"about {duration_text(estimate.seconds)} on {_plural(throughput.workers, 'worker')} at "
-            f"{throughput.flops_per_second:.3g} FLOP/s each ({throughput.basis})",
+            f"{short_power(throughput.flops_per_second)} FLOP/s each ({throughput.basis})",
         ),
         (throughput.hours_unit, _hours_line(estimate)),
         *([] if price is None else [("money", _money_line(estimate, price))]),
@@ -73,8 +78,9 @@ def _evaluation_percent(estimate: Estimate) -> str:
 def _hours_line(estimate: Estimate) -> str:
     """Of all the work, and of what remains where some is done."""
     if estimate.hours_remaining == estimate.hours:
-        return f"about {estimate.hours:.3g}, shared work counted once"
-    return f"about {estimate.hours_remaining:.3g} remain of {estimate.hours:.3g}, shared work counted once"
+        return f"about {amount_text(estimate.hours)}, shared work counted once"
+    remain, whole = amount_text(estimate.hours_remaining), amount_text(estimate.hours)
+    return f"about {remain} remain of {whole}, shared work counted once"
 
 
 def _money_line(estimate: Estimate, price: float) -> str:
@@ -114,7 +120,7 @@ def cost_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Li
         group = ("", "") if previous == (cell.arm, cell.size) else (cell.arm, cell.size)
         previous = (cell.arm, cell.size)
         row = [*group, short_budget(cell.budget), *([str(cell.seed)] if seeds else [])]
-        row += [f"{cost.hours:.3g}", f"{cost.hours_alone:.3g}"]
+        row += [amount_text(cost.hours), amount_text(cost.hours_alone)]
         row += [] if price is None else [money_text(cost.hours * price)]
         row += [share_text(cost.devices)] if shared else []
         row += [bytes_text(cost.memory_bytes), bytes_text(cost.disk_bytes), str(cost.basis)]
@@ -140,7 +146,7 @@ def _saving(estimate: Estimate) -> str:
     if estimate.flops == estimate.flops_separate:
         return "each cell trained on its own"
     saving = 1 - estimate.flops / estimate.flops_separate
-    return f"{saving:.0%} less than the {estimate.flops_separate:.3g} of separate runs"
+    return f"{saving:.0%} less than the {short_power(estimate.flops_separate)} of separate runs"
 
 
 def _surcharge(estimate: Estimate) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import Results, print_json, say
-from orchestrator.cli.train.spending import HOW_MUCH, Spending, allowed, ask_if_expensive, costed
+from orchestrator.cli.train.spending import HOW_MUCH, PLAN_REFUSED, Spending, allowed, ask_if_expensive, costed
 
 if TYPE_CHECKING:
     from mor_core.data.snapshot import DataSnapshot
@@ -236,7 +236,8 @@ def settle_name(spec: "SweepSpec", planned: "Plan", data: "DataSnapshot", result
             )
         answer = typer.prompt(f"{leave}. [n]ame the new one / replace / cancel", value_proc=_answer, err=True)
         if answer == "cancel":
-            raise PlanError("not started: nothing was trained")
+            say("not started: nothing was trained")
+            raise typer.Exit(PLAN_REFUSED)
         if answer == "replace":
             break
         spec = _renamed(spec)

@@ -96,9 +96,9 @@ def _machine(machine: "Throughput") -> "Machine":
 
 
 def _report(found: "Refined", hours_unit: str) -> None:
-    from mor_core.units import budget_label
+    from mor_core.units import amount_text, budget_label
 
-    spent = f"{found.cells} cells in {found.rounds} rounds; {found.hours:.3g} {hours_unit} in this command"
+    spent = f"{found.cells} cells in {found.rounds} rounds; {amount_text(found.hours)} {hours_unit} in this command"
     say(f"refined: {found.reason} ({spent})")
     for each in found.unsettled:
         say(f"  still open: {each.arm} at {budget_label(each.budget)}: {each.why}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import above_zero
+from orchestrator.cli.options import above_zero, say
 
 if TYPE_CHECKING:
     from orchestrator.planning.costs.cost_plan import Costed
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from orchestrator.planning.plan import Plan
     from orchestrator.planning.spec.sweep_spec import SweepSpec
 
+
+PLAN_REFUSED = 4
+"""The exit code of a plan that was not started."""
+
+WAYS_ON = "--max-gpu-hours H to start what fits, --address of a cluster, or a smaller plan such as --preset cpu"
+"""What may follow a plan that costs too much."""
 
 HOW_MUCH = "How much it may cost"
 """The panel of such flags in the help of a verb."""
@@ -109,7 +115,7 @@ def allowed(planned: "Plan", spec: "SweepSpec", cost: "Costed", spending: Spendi
 
 def ask_if_expensive(cost: "Estimate", spending: Spending) -> None:
     """Raises PlanError unless the sweep is cheap, limited, or someone at the terminal agrees."""
-    from mor_core.units import duration_text, money_text
+    from mor_core.units import amount_text, duration_text, money_text
     from orchestrator.planning.costs.cost_plan import outlay_of
     from orchestrator.planning.plan import PlanError
 
@@ -117,9 +123,11 @@ def ask_if_expensive(cost: "Estimate", spending: Spending) -> None:
     if not outlay.is_expensive:
         return
     price = "" if spending.price is None else f", {money_text(outlay.hours * spending.price)}"
-    hours = f"{outlay.hours:.3g} {cost.throughput.hours_unit}"
+    hours = f"{amount_text(outlay.hours)} {cost.throughput.hours_unit}"
     takes = f"the sweep will take about {duration_text(outlay.seconds)} ({hours}{price})"
     if not sys.stdin.isatty():
         raise PlanError(f"{takes}, and there is no terminal to ask: add --yes to start it")
     if not typer.confirm(f"{takes[0].upper()}{takes[1:]}. Start it?", err=True):
-        raise PlanError("not started: nothing was trained")
+        say("not started: nothing was trained")
+        say(f"next: {WAYS_ON}")
+        raise typer.Exit(PLAN_REFUSED)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mor_core.errors import Fix
-from mor_core.units import budget_text
+from mor_core.units import amount_text, budget_text
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.estimate import HOUR_SECONDS, Estimate
 from orchestrator.planning.costs.machine import Throughput
@@ -163,7 +163,7 @@ def _refuse(
     least = min(open_cells, key=cell_hours)
     raise PlanError(
         f"less than any cell takes: the cheapest, {_name(plan.cells[least])}, is estimated at "
-        f"{cell_hours(least):.3g} {throughput.hours_unit}; give more, or use smaller budgets",
+        f"{amount_text(cell_hours(least))} {throughput.hours_unit}; give more, or use smaller budgets",
         fix=Fix(setting="max_hours", value=f"{limits.max_hours:g}"),
     )
 

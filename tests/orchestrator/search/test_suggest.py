@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from analysis.frontier.study import fit_study
 from analysis.statistics.answers import Estimate, RefusalKind
 from mor_core.data.prepare import prepare
+from mor_core.units import budget_text
 from orchestrator.cli.main import app, exit_code_of
 from orchestrator.planning.spec.sweep_file import SpecError, recipe_overrides
 from orchestrator.planning.spec.sweep_spec import load_spec
@@ -76,6 +77,9 @@ def test_a_sweep_by_a_recipe_is_advised_with_that_recipe(tmp_path, text):
     assert asked.exit_code == 0, asked.output
     document = json.loads(asked.stdout)["data"]
     assert planned_by(document["commands"]) == named_in(document)
+    shown = ask(planted).stdout
+    for cell in (suggestion["candidate"] for suggestion in document["suggestions"]):
+        assert f"{cell['arm']}/{cell['size']}/{budget_text(int(cell['budget']))}/{cell['seed']}" in shown
 
 
 def named_in(document) -> set[tuple[str, str, str, int]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from mor_core.units import bytes_text, count_text, duration_text
+from mor_core.units import amount_text, bytes_text, count_text, duration_text, short_power
 from orchestrator.cli.tables.costs import evaluation_notes, total_lines
 from orchestrator.cli.tables.plan import cells_table, gap_table, plan_json
 from orchestrator.planning.costs.estimate import estimate
@@ -82,7 +82,7 @@ def with_evaluation(found, sequences, flops):
 def test_a_plan_says_what_share_evaluation_is_and_which_number_would_keep_it_within_a_tenth(small_sweep):
     planned = plan(small_sweep(), None)
     much = with_evaluation(cost(planned), sequences=1000, flops=125_000)
-    assert dict(total_lines(planned, much))["compute"].endswith("evaluation adds 1.2e+05 (12.5%)")
+    assert dict(total_lines(planned, much))["compute"].endswith("evaluation adds 1.2e5 (12.5%)")
     (note,) = evaluation_notes(much)
     assert "adds 12.5%" in note
     assert "evaluation.num_sequences = 1000; at most 800 keep it within 10%" in note
@@ -111,4 +111,24 @@ def test_a_tenth_for_evaluation_is_no_note_and_a_single_sequence_that_costs_more
     ],
 )
 def test_quantities_are_written_in_fitting_units(text, expected):
+    assert text == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (short_power(1.6e11), "1.6e11"),
+        (short_power(5_070_000_000_000), "5.07e12"),
+        (short_power(2e10, 4), "2e10"),
+        (short_power(4.2e11, 2), "4.2e11"),
+        (short_power(0), "0"),
+        (short_power(512), "512"),
+        (amount_text(0.1921), "0.192"),
+        (amount_text(1076), "1,080"),
+        (amount_text(85_400), "85,400"),
+        (amount_text(18_900_000), "18.9M"),
+        (duration_text(1080 * 365.25 * 86400), "1,080 years"),
+    ],
+)
+def test_amounts_are_written_in_one_style(text, expected):
     assert text == expected
