@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich.live import Live
@@ -15,6 +16,28 @@ from orchestrator.records.console import Console
 from orchestrator.running.outcomes import Outcome
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
+
+TRIED = {
+    "peak_learning_rate": "learning rate",
+    "batch_size": "batch",
+    "weight_decay": "weight decay",
+    "warmup_steps": "warm-up",
+}
+"""What a search tries at one place of a sweep, and how a line says it."""
+
+
+def settings_tried(cells: Sequence[Cell]) -> dict[str, str]:
+    """Cell id -> such as ", learning rate 0.0121", for cells that differ from others of their place in that alone;
+    empty for a sweep that has one setting everywhere."""
+    places: dict[tuple[str, str, int, int], list[Cell]] = {}
+    for cell in cells:
+        places.setdefault((cell.arm, cell.size, cell.budget, cell.seed), []).append(cell)
+    tried: dict[str, str] = {}
+    for trials in places.values():
+        varied = [name for name in TRIED if len({getattr(cell.train, name) for cell in trials}) > 1]
+        for cell in trials if varied else ():
+            tried[str(cell.cell_id)] = "".join(f", {TRIED[name]} {getattr(cell.train, name):.3g}" for name in varied)
+    return tried
 
 
 @dataclass(kw_only=True)
@@ -38,6 +61,7 @@ class Progress:
         self._left_out = {
             name for name in self._cells if name not in waiting and not self.store.is_done(name)
         }  # By a limit, for a later run.
+        self._tried = settings_tried(self.plan.cells)
         self._trunks = {cell.trunk_key: f"{cell.arm} {cell.size}" for cell in self.plan.cells}
         self._initial = {segment.id: self._fraction(segment) for segment in self.pending}
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -88,10 +112,11 @@ class Progress:
 
     def _line(self, cell: Cell, outcome: Outcome) -> str:
         what = f"[{self._done_cells()}/{len(self.plan.cells)}] {cell.arm} {cell.size} at {short_budget(cell.budget)}"
-        seed = _seed_text(cell.seed)
+        seed = _seed_text(cell.seed) + self._tried.get(str(cell.cell_id), "")
         if outcome.status != "finished":
             return f"{what}{seed}: {outcome.status}, {outcome.reason}"
-        return f"{what}{seed}: loss {self._loss(outcome.segment_id)}"
+        best = ", the best so far" if self._tried and self._is_best(cell) else ""
+        return f"{what}{seed}: loss {self._loss(outcome.segment_id)}{best}"
 
     def _loss(self, segment_id: str) -> str:
         try:
@@ -99,6 +124,17 @@ class Progress:
         except StoreError as error:
             return str(error)
         return f"{result.evaluation.loss:.4f}" if result and result.evaluation else "not found"
+
+    def _is_best(self, cell: Cell) -> bool:
+        """Whether no finished setting of the same arm, size and budget has a lower loss."""
+        place = (cell.arm, cell.size, cell.budget)
+        segments = [
+            str(each.evaluate_segment) for each in self.plan.cells if (each.arm, each.size, each.budget) == place
+        ]
+        results = self.store.readable_results(segments)
+        losses = {name: each.evaluation.loss for name, each in results.items() if each.evaluation is not None}
+        own = losses.get(str(cell.evaluate_segment))
+        return own is not None and own <= min(losses.values())
 
     def _done_cells(self) -> int:
         waiting = ({segment.id for segment in self.pending} | self._left_out) - set(self.outcomes)

@@ -20,7 +20,7 @@ from orchestrator.records.table import table, write_tables
 from orchestrator.records.terminal import command_line
 from orchestrator.running.executor import Executor
 from orchestrator.running.outcomes import Outcome, published_outcome
-from orchestrator.running.progress import Progress
+from orchestrator.running.progress import Progress, settings_tried
 from orchestrator.running.run_loop import chosen_executor, run_segments
 from orchestrator.running.segment.job import Job
 from orchestrator.store.drivers import driving
@@ -248,7 +248,7 @@ def _report(console: Console, plan: Plan, runs: pl.DataFrame, store: Store, outc
         console.print(f"{count} cells are left for later: the same command goes on with them", highlight=False)
     if failed.height or changed:
         return EXIT_FAILED_CELLS
-    if unfinished.height:
+    if unfinished.height or settings_tried(plan.cells):  # A search goes on, and says itself what is next.
         return 0
     # Cells of equal tokens have no budget in common, so there is nothing to fit.
     verbs = (["ui"],) if plan.tokens else (["fit"], ["plot", "frontier"], ["ui"])

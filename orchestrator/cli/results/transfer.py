@@ -62,7 +62,7 @@ def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) 
     done = export_bundle(open_store(results), name, target, checkpoints=checkpoints)
     what = "" if checkpoints else " without checkpoints"
     typer.echo(f"{done.sweep}: {done.segments} segments{what}, {bytes_text(done.num_bytes)} in {target}", err=True)
-    typer.echo(f"next, where it is needed: {command_line('import', target.name)}", err=True)
+    typer.echo(f"next, where it is needed: {command_line('import', str(target))}", err=True)
 
 
 def import_(
