@@ -315,6 +315,7 @@ def _passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> list[dict[str, Any]]
 
 
 def _print_passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> None:
+    from mor_core.units import amount_text, count_text, short_budget
     from orchestrator.planning.cells import MANY_EPOCHS
 
     rows = _passes(spec, snapshot)
@@ -322,9 +323,9 @@ def _print_passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> None:
     for row in rows:
         many = row["repeating"]
         flagged = f"; {many} repeat it more than {MANY_EPOCHS:g} times" if many else ""
-        tokens = "{:.3g} to {:.3g} tokens".format(*row["tokens"])
-        passes = "{:.3g} to {:.3g} passes".format(*row["passes"])
-        typer.echo(f"  {int(row['budget']):.4g} FLOPs: {tokens}, {passes}{flagged}")
+        tokens = " to ".join(map(count_text, row["tokens"]))
+        passes = " to ".join(map(amount_text, row["passes"]))
+        typer.echo(f"  {short_budget(int(row['budget']))} FLOPs: {tokens} tokens, {passes} passes{flagged}")
 
 
 def _lines(*rows: tuple[str, str]) -> None:

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from mor_core.errors import UserError
 from mor_core.units import budget_text, parse_budget, short_budget
 from orchestrator.planning.cells import Cell
+from orchestrator.planning.identity import chain_ids
 from orchestrator.records.revisions import Sweep
 from orchestrator.records.terminal import printable_label
+from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import find_document, sweep_names
 
 SHORTEST_PREFIX = 4
 SHOWN_CANDIDATES = 6
@@ -36,6 +39,22 @@ def cell_name(cell: Cell) -> str:
 def place_name(arm: str, size: str, budget: int, seed: int) -> str:
     """What a cell of this place is called, trained or not."""
     return f"{arm}/{size}/{budget_text(budget)}/{seed}"
+
+
+def segment_names(store: Store) -> dict[str, str]:
+    """Segment id -> such as "mor-2/23k/0 stable to step 334", of every sweep. Raises StoreError where a sweep cannot be
+    read."""
+    names: dict[str, str] = {}
+    for sweep in sweep_names(store):
+        _, document = find_document(store, sweep)
+        for revision in document["revisions"]:
+            planned = {segment["id"]: segment for segment in revision["segments"]}
+            for cell in revision["cells"]:
+                place = f"{printable_label(cell['arm'])}/{printable_label(cell['size'])}/{cell['seed']}"
+                for name in chain_ids(cell["evaluate_segment"], lambda name, planned=planned: planned[name]["needs"]):
+                    segment = planned[name]
+                    names.setdefault(name, f"{place} {segment['kind']} to step {segment['stop_step']}")
+    return names
 
 
 def _labels(cell: Cell) -> tuple[str, str]:

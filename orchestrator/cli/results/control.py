@@ -174,9 +174,13 @@ def _garbage_json(store: "Store", garbage: "Garbage", *, freed: int) -> dict[str
 
 def _say(store: "Store", garbage: "Garbage") -> None:
     from mor_core.units import bytes_text
+    from orchestrator.records.cell_names import segment_names
 
+    names = segment_names(store)
     for checkpoint in garbage.checkpoints:
-        typer.echo(f"checkpoint {bytes_text(checkpoint.num_bytes):>9s}  {checkpoint.folder.relative_to(store.root)}")
+        name = names.get(checkpoint.segment_id, "")
+        place = checkpoint.segment_id[:12]
+        typer.echo(f"checkpoint {bytes_text(checkpoint.num_bytes):>9s}  {place}  {name}".rstrip())
     for path, size in garbage.leftovers:
         typer.echo(f"leftover   {bytes_text(size):>9s}  {path.relative_to(store.root)}")
     typer.echo(
