@@ -96,7 +96,13 @@ def _best_lines(study: Study) -> list[str]:
     losses = _losses(study, budget)
     best, second = sorted({arm for each in here for arm in (each.arm, each.other)}, key=lambda arm: losses[arm])[:2]
     pair = next(each for each in here if {each.arm, each.other} == {best, second})
-    return [f"At {budget_label(budget)} FLOPs {_finding(pair, best, second, study.points.loss_unit)}"]
+    sentences = [f"At {budget_label(budget)} FLOPs {_finding(pair, best, second, study.points.loss_unit)}"]
+    sentences += [
+        f"Over {len(whole.budgets)} budgets {_mean_finding(whole.gap, whole.arm, whole.other, whole.unit)}"
+        for whole in study.over_budgets
+        if {whole.arm, whole.other} == {best, second} and isinstance(whole.gap, Estimate)
+    ]
+    return [" ".join(sentences)]
 
 
 def _losses(study: Study, budget: str) -> dict[str, float]:
@@ -123,6 +129,14 @@ def _finding(pair: Comparison, best: str, second: str, unit: str) -> str:
     if pair.arm == best and isinstance(pair.compute, Estimate):
         worth = f"; {second} needs {_number(pair.compute, 2)} times the compute"
     return f"{best} is best: {abs(gap.value):.3f} [{low:.3f}, {high:.3f}] {unit} below {second}{worth}."
+
+
+def _mean_finding(gap: Estimate, arm: str, other: str, unit: str) -> str:
+    if gap.holds_zero:
+        return f"{arm} and {other} cannot be told apart in the mean, to {(gap.high - gap.low) / 2:.3f} {unit}."
+    better, worse = (arm, other) if gap.value < 0 else (other, arm)
+    low, high = sorted((abs(gap.low), abs(gap.high)))
+    return f"{better} is better in the mean: {abs(gap.value):.3f} [{low:.3f}, {high:.3f}] {unit} below {worse}."
 
 
 def _trust(study: Study, chosen: list[Frontier], *, small: bool) -> str:

@@ -36,6 +36,12 @@ def test_the_first_six_lines_say_the_exponents_the_optima_the_best_arm_and_how_f
 def test_arms_that_are_alike_are_not_ranked(planted):
     study = fit_study(planted(arms=("mor-2", "vanilla"), arm_gap=0.0, cell_noise=0.01))
     assert "mor-2 and vanilla cannot be told apart: a gap below" in headline(study, small=False)
+    assert "budgets mor-2 and vanilla cannot be told apart in the mean" in headline(study, small=False)
+
+
+def test_the_mean_over_budgets_is_said_where_it_tells_arms_apart(planted, truths):
+    study = fit_study(planted(truths["bowl"], arms=("mor-2", "vanilla"), arm_gap=0.05, seeds=2, cell_noise=0.004))
+    assert "Over 4 budgets mor-2 is better in the mean: 0.0" in headline(study, small=False)
 
 
 def test_a_single_arm_is_compared_with_nothing(planted):
