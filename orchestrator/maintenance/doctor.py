@@ -24,6 +24,7 @@ from mor_core.data.snapshot import MANIFEST, SPLITS, read_manifest
 from mor_core.data.spec import DataError, cache_folder
 from mor_core.files import file_sha256
 from mor_core.units import bytes_text
+from orchestrator.planning.costs.machine import machine_memory
 from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.running.ray.connection import SHARED_MEMORY, ClusterUnreachable, check_shared_memory
@@ -91,7 +92,7 @@ def examine(store: Store, *, deep: bool) -> Iterator[Line]:
 
 
 def _machine_lines(store: Store) -> Iterator[Line]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = machine_memory()
     little = memory < LITTLE_MEMORY_BYTES
     found = f"{os.cpu_count()} cores, {bytes_text(memory)} of memory, {platform.system()} {platform.machine()}"
     yield Line(level="warn" if little else "ok", name="machine", found=found + (": use one worker" if little else ""))

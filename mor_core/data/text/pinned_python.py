@@ -42,6 +42,9 @@ ANY_MACHINE = ("--platform", "any", "--implementation", "py", "--abi", "none", "
 NOT_INSTALLED = (".data", ".dist-info")
 """How the folders of a wheel end that hold no library."""
 
+PYTHON_BYTES = 63_000_000
+"""Of all Python files in the wheels of the list."""
+
 LONGEST_REASON = 300
 """Characters of what pip said."""
 

@@ -1,6 +1,7 @@
 """What every verb that trains a sweep does with it: show the plan, ask before much is spent, run."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import Results, print_json, say
+from orchestrator.cli.train.objections import Objection, check, holds, needs_preparation, objections, show
 from orchestrator.cli.train.spending import HOW_MUCH, PLAN_REFUSED, Spending, allowed, ask_if_expensive, costed
 
 if TYPE_CHECKING:
@@ -108,35 +110,50 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     planned = plan(spec, data)
     known = costed(planned, spec, how.results, machine, measures=how.is_here and bool(spending.probe), here=how.is_here)
     cost, limited = known.cost, allowed(planned, spec, known, spending).said
+    raised = objections(planned, cost, spec, here=how.is_here)
     if not as_json:
         plan_tables.print_plan(planned, cost, spending.price)
         if limited:
             say(f"note: {limited}")
         if data is not None and (leaving := cells_leaving(open_store(how.results), planned)):
             say(f"note: {len(leaving)} finished cells of other settings would leave the table of {planned.name}")
+        show(raised)
     tip = (
         "; --probe measures how fast this machine trains it"
         if how.is_here and "assumed" in cost.throughput.basis
         else ""
     )
-    end_dry_run(planned, cost, spending.price, as_json, tip)
+    end_dry_run(planned, cost, spending.price, as_json, tip, raised)
 
 
-def end_dry_run(planned: "Plan", cost: "Estimate", price: float | None, as_json: bool, tip: str = "") -> None:
-    """The plan and its cost to stdout for programs, or to a reader the next step."""
+def end_dry_run(
+    planned: "Plan",
+    cost: "Estimate",
+    price: float | None,
+    as_json: bool,
+    tip: str = "",
+    raised: "Sequence[Objection]" = (),
+) -> None:
+    """The plan and its cost to stdout for programs, or to a reader the next step, unless objections name the ways
+    on."""
     from orchestrator.cli.tables.plan import plan_json
 
     if as_json:
-        print_json("mor-sweep.plan/1", plan_json(planned, cost, price)["data"])
-    else:
+        document = plan_json(planned, cost, price)["data"]
+        print_json("mor-sweep.plan/1", document | {"notes": [*document["notes"], *(one.sentence for one in raised)]})
+    elif not raised:
         say(f"next: the same command without --dry-run{tip}")
 
 
 def prepared(spec: "SweepSpec") -> "DataSnapshot":
-    """The sweep's data, made now where it is small. Raises DataError where preparing it is a task of its own."""
+    """The sweep's data, made now where it is small. Raises PlanError or DataError where preparing it is a task of its
+    own."""
     from mor_core.data.large.corpus import MOST_PARTS_BESIDE
-    from mor_core.data.prepare import prepare
+    from mor_core.data.prepare import find, prepare
+    from orchestrator.planning.plan import PlanError
 
+    if (unprepared := needs_preparation(spec)) and find(spec.data_spec) is None:
+        raise PlanError(unprepared)
     return prepare(spec.data_spec, report=say, most_parts=MOST_PARTS_BESIDE)
 
 
@@ -194,9 +211,11 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     found = find(spec.data_spec)
     asked = plan(spec, found)
     known = costed(asked, spec, how.results, machine, measures=False, here=how.is_here)
-    if worth_a_probe(known, spending.probe, here=how.is_here):
+    raised = objections(asked, known.cost, spec, here=how.is_here)
+    if not holds(raised, yes=how.yes) and worth_a_probe(known, spending.probe, here=how.is_here):
         known = costed(asked, spec, how.results, machine, measures=True, here=how.is_here)
     print_summary(asked, known.cost, spending.price)
+    check(raised, yes=how.yes)
     if not how.yes:
         ask_if_expensive(known.cost, spending)
     snapshot = prepared(spec)
@@ -206,6 +225,7 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     print_news(asked, planned)
     if planned is not asked:
         known = costed(planned, spec, how.results, machine, measures=False, here=how.is_here)
+        check(set(objections(planned, known.cost, spec, here=how.is_here)) - set(raised), yes=how.yes)
     code = train(
         planned,
         spec,

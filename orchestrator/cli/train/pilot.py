@@ -8,6 +8,7 @@ import typer
 
 from orchestrator.cli.options import AsJson, Taken, options_from_dataclass, print_json, say, say_next
 from orchestrator.cli.train.launch import Launch, prepared
+from orchestrator.cli.train.objections import needs_preparation
 from orchestrator.cli.train.search import NOTHING_FOUND, open_search
 from orchestrator.cli.train.spending import Priced
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
@@ -75,10 +76,12 @@ def pilot(
         sizes_flag="--sizes",
     )
     search = open_search(asked.spec, how)
-    snapshot = find(asked.spec.data_spec) if how.dry_run else prepared(asked.spec)
+    snapshot = find(asked.spec.data_spec)
+    if not how.dry_run and (snapshot is not None or not needs_preparation(asked.spec)):
+        snapshot = prepared(asked.spec)
     planned = pilot_plan(asked, snapshot)
     search.begin(planned, asked.spec, money, as_json=as_json)
-    assert snapshot is not None  # A dry run has ended.
+    assert snapshot is not None  # A dry run has ended, and so has what needs preparation.
     code = search.train(planned, asked.pilot_spec, snapshot)
     found = result(search.store, asked, planned)
     folder, said = search.store.sweep_folder(asked.name), document(found)

@@ -7,6 +7,7 @@ import typer
 
 from orchestrator.cli.options import say
 from orchestrator.cli.train.launch import Launch, end_dry_run, machine_of, train_round
+from orchestrator.cli.train.objections import check, objections, show
 from orchestrator.cli.train.spending import Priced, Spending, ask_if_expensive, costed
 
 if TYPE_CHECKING:
@@ -35,16 +36,19 @@ class Search:
         self, planned: "Plan", spec: "SweepSpec", money: Priced, *, note: str = "", as_json: bool = False
     ) -> None:
         """Show what the first cells cost, then `note`, and ask where that is much. Raises Exit after a dry run, and
-        PlanError where the user says no."""
+        PlanError where they should not start as they stand or the user says no."""
         from orchestrator.cli.tables.plan import print_summary
 
         cost = costed(planned, spec, self.how.results, self.machine, measures=False, here=self.how.is_here).cost
         print_summary(planned, cost, money.price)
         if note:
             say(note)
+        raised = objections(planned, cost, spec, here=self.how.is_here)
         if self.how.dry_run:
-            end_dry_run(planned, cost, money.price, as_json)
+            show(() if as_json else raised)
+            end_dry_run(planned, cost, money.price, as_json, raised=raised)
             raise typer.Exit
+        check(raised, yes=self.how.yes)
         if not self.how.yes:
             ask_if_expensive(cost, Spending(price=money.price))
 

@@ -33,6 +33,11 @@ def driver_memories() -> list[int]:
     return [int(line) * MEBIBYTE for line in asked_of_driver("memory.total") if line.isdigit()]
 
 
+def machine_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 CPUS_PER_WORKER = 1
 ROUNDING = 1e-9
 

@@ -24,7 +24,7 @@ from mor_core.files import write_json
 from mor_core.flops import training_flops_per_token
 from mor_core.training.memory import Device, training_memory_bytes
 from orchestrator.planning.canonical import content_id, to_jsonable
-from orchestrator.planning.costs.machine import ASSUMED_FLOPS_PER_SECOND, asked_of_driver
+from orchestrator.planning.costs.machine import ASSUMED_FLOPS_PER_SECOND, asked_of_driver, machine_memory
 from orchestrator.planning.costs.speeds import Measured, shapes_of
 from orchestrator.planning.costs.work import Shape, shape_of
 from orchestrator.planning.plan import Plan
@@ -186,7 +186,8 @@ def _sequences(shape: Shape, setting: ProbeSetting) -> int:
     at_a_time = min(setting.micro_batch or shape.batch_size, shape.batch_size)
     sequences = min(affordable, shape.batch_size)
     sequences -= sequences % at_a_time if sequences > at_a_time else 0
-    while sequences and _memory_bytes(shape, setting, min(sequences, at_a_time)) > MEMORY_SHARE * _machine_memory():
+    # Of this machine's memory also where a GPU trains: what its own does not hold its allocator refuses.
+    while sequences and _memory_bytes(shape, setting, min(sequences, at_a_time)) > MEMORY_SHARE * machine_memory():
         sequences //= 2
     return sequences
 
@@ -201,11 +202,6 @@ def _memory_bytes(shape: Shape, setting: ProbeSetting, sequences: int) -> int:
         micro_batch=sequences,
         checkpoint_activations=setting.activation_checkpointing,
     )
-
-
-def _machine_memory() -> int:
-    """Bytes of this machine; of a GPU's own, what does not fit is refused by its allocator, and that is reported."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _spread(members: Sequence[Shape]) -> list[Shape]:

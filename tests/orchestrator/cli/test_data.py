@@ -15,7 +15,7 @@ from orchestrator.cli.main import app
 from orchestrator.cli.options import corpus_override
 from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.corpora.data_samples import write
-from tests.helpers.corpora.large_samples import mirror_of, story
+from tests.helpers.corpora.large_samples import CONFIG, mirror_of, story
 
 STORIES = [story(seed) for seed in range(200)]
 
@@ -93,9 +93,10 @@ def test_the_next_step_trains_on_the_data_that_were_prepared(data: Callable[...,
 @pytest.mark.usefixtures("data")
 @pytest.mark.parametrize("verb", [["isoflop", "--preset", "cpu"], ["tune"], ["pilot"], ["ablate", "kv"]])
 def test_a_sweep_does_not_prepare_a_large_corpus_itself(tmp_path: Path, verb: list[str]) -> None:
-    spec = load_spec("cpu", corpus_override("fineweb-edu")).data_spec
+    corpus = f"hf:HuggingFaceTB/smollm-corpus:{CONFIG}"
+    spec = load_spec("cpu", corpus_override(corpus)).data_spec
     freeze_source(spec, tmp_path / "cache", part_bytes=4_000)
-    flags = ["--data", "fineweb-edu", "--results", str(tmp_path / "results"), "--yes"]
+    flags = ["--data", corpus, "--results", str(tmp_path / "results"), "--yes"]
     with pytest.raises(DataError, match=r"has \d+ parts of text, expected at most 2 .* run data prepare"):
         CliRunner().invoke(app, [*verb, *flags], catch_exceptions=False)
     assert not [*(tmp_path / "cache").rglob("part-*")]
