@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, Taken, options_from_dataclass, print_json, say, say_next
+from orchestrator.cli.options import DEFAULT_PRESET, AsJson, Taken, options_from_dataclass, print_json, say, say_next
 from orchestrator.cli.tables.help import Verbs
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
 
@@ -25,8 +25,8 @@ AS_WITH_ISOFLOP = {field.name: "As with isoflop." for field in fields(SweepFlags
 def show(
     *,
     flags: Annotated[SweepFlags, Taken(words=AS_WITH_ISOFLOP)],
-    ablation: Annotated[str | None, typer.Option(help="Instead of --preset: the sweep of `ablate NAME`.")] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="With --ablation: at the paper's scale.")] = False,
+    ablation: Annotated[str | None, typer.Option(help="The sweep of `ablate NAME`, at the scale of --preset.")] = None,
+    paper: Annotated[bool, typer.Option("--paper", hidden=True, help="As --preset paper.")] = False,
     tokens: Annotated[str | None, typer.Option(help="As with ablate.")] = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say beside each value where it came from.")] = False,
     as_json: AsJson = False,
@@ -41,11 +41,11 @@ def show(
     from orchestrator.planning.spec.sweep_spec import parse_spec
     from orchestrator.records.terminal import command_line
 
-    if paper and ablation is None:
-        raise typer.BadParameter("--paper chooses between the files of an ablation: use it with --ablation NAME")
     laid = flags.overrides()
     laid += [] if tokens is None else [Override(flag="--tokens", path=("tokens",), value=items_of(tokens))]
-    named, study = (flags.preset, "isoflop") if ablation is None else (ablation_file(ablation, paper=paper), "ablation")
+    named, study = flags.preset, "isoflop"
+    if ablation is not None:
+        named, study = ablation_file(ablation, DEFAULT_PRESET if paper else flags.preset), "ablation"
     file = read_sweep_file(named, laid, study)
     settings = settings_of(parse_spec(file), file, is_preset=not is_path(named))
     if as_json:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import PART_MEGABYTES, AsJson, options_from_dataclass, print_json, say_next
+from orchestrator.cli.options import (
+    DEFAULT_PRESET,
+    PART_MEGABYTES,
+    AsJson,
+    options_from_dataclass,
+    print_json,
+    say_next,
+)
 from orchestrator.cli.tables.help import Verbs
 
 if TYPE_CHECKING:
@@ -69,7 +76,7 @@ class TextSettings:
 def prepare(
     *,
     texts: Texts = None,
-    preset: Preset = "cpu",
+    preset: Preset = DEFAULT_PRESET,
     corpus: Corpus = None,
     settings: TextSettings,
     refresh: Annotated[bool, typer.Option("--refresh", help="Freeze the text anew; sweeps get new ids.")] = False,
@@ -110,7 +117,7 @@ def prepare(
 def info(
     *,
     texts: Texts = None,
-    preset: Preset = "cpu",
+    preset: Preset = DEFAULT_PRESET,
     corpus: Corpus = None,
     settings: TextSettings,
     as_json: AsJson = False,
@@ -142,7 +149,7 @@ def info(
 def publish(
     *,
     url: Annotated[str, typer.Argument(help="s3://bucket/prefix, or any URL that fsspec knows.")],
-    preset: Preset = "cpu",
+    preset: Preset = DEFAULT_PRESET,
     corpus: Corpus = None,
     settings: TextSettings,
     as_json: AsJson = False,

@@ -188,6 +188,10 @@ PART_MEGABYTES = 256.0
 """10^6 bytes of text in one part of a large corpus: two minutes of one core, and what a kill can cost each worker."""
 
 
+DEFAULT_PRESET = "paper"
+"""What every verb that takes a sweep file takes where it is told none: one study from `data prepare` to `isoflop`."""
+
+
 def corpus_override(corpus: str | None) -> "list[Override]":
     """What --data changes in a sweep: its text, and whether rules of quality hold for it. A sweep file asks for these
     of the text that it names, so they do not hold for files of one's own. Raises SpecError where it is empty."""

@@ -135,7 +135,7 @@ def installed_bytes() -> int:
     """Bytes of all Python files of the installed libraries, of which a quarter is left out; none is read."""
     walks = (os.walk(folder) for folder in site_folders())
     files = (f"{parent}/{file}" for walk in walks for parent, _, names in walk for file in names)
-    return sum(os.stat(file).st_size for file in files if file.endswith(".py"))
+    return sum(Path(file).stat().st_size for file in files if file.endswith(".py"))
 
 
 def package_names(folders: Sequence[Path]) -> dict[str, str]:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import AsJson, options_from_dataclass, print_json, say_next
+from mor_core.errors import Fix
+from orchestrator.cli.options import (
+    DEFAULT_PRESET,
+    AsJson,
+    options_from_dataclass,
+    print_json,
+    say_next,
+)
 from orchestrator.cli.train.launch import Launch, machine_of, print_plan, run
 from orchestrator.cli.train.spending import Spending
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
@@ -25,7 +32,8 @@ SPARE = {"last capacity": 4, "tokens": 3, "N": 2, "half": 1}
 def ablate(
     *,
     name: Annotated[str, typer.Argument(help="sharing, expert-router, token-router, kv, or the path of a TOML file.")],
-    paper: Annotated[bool, typer.Option("--paper", help="At the paper's scale; by default a CPU's.")] = False,
+    preset: Annotated[str, typer.Option(help="Scale of a shipped ablation: paper or cpu.")] = DEFAULT_PRESET,
+    paper: Annotated[bool, typer.Option("--paper", hidden=True, help="As --preset paper.")] = False,
     tokens: Annotated[str | None, typer.Option(help="Training tokens of a cell, such as 10e9.")] = None,
     sizes: Annotated[str | None, typer.Option(help="Base shapes, such as 135M,360M.")] = None,
     only: Annotated[str | None, typer.Option(help="Labels of the variants to train; all by default.")] = None,
@@ -46,7 +54,7 @@ def ablate(
     flags = SweepFlags(sizes=sizes, only=only, seeds=seeds, data=data, name=sweep_name).overrides()
     if tokens is not None:
         flags.append(Override(flag="--tokens", path=("tokens",), value=items_of(tokens)))
-    spec = load_spec(ablation_file(name, paper=paper), flags, study="ablation")
+    spec = load_spec(ablation_file(name, DEFAULT_PRESET if paper else preset), flags, study="ablation")
     machine = machine_of(how, spec.execution)
     if how.dry_run:
         print_plan(spec, how, machine, spending, as_json=as_json)
@@ -61,13 +69,14 @@ def ablate(
     raise typer.Exit(code)
 
 
-def ablation_file(name: str, *, paper: bool) -> str:
-    """The shipped sweep of an ablation, or the path as given. Raises SpecError for an unknown name."""
+def ablation_file(name: str, preset: str) -> str:
+    """The shipped sweep of an ablation at the scale of a preset, paper or cpu, or the path as given. Raises SpecError
+    for an unknown name."""
     from orchestrator.planning.spec.sweep_file import SpecError, did_you_mean, is_path, preset_names
 
     if is_path(name):
-        if paper:
-            raise typer.BadParameter("--paper chooses between shipped files: leave it out with a path")
+        if preset != DEFAULT_PRESET:
+            raise typer.BadParameter("--preset chooses between shipped ablations: leave it out with a path")
         return name
     shipped = preset_names("ablation")
     names = [each.replace("_", "-") for each in shipped if f"{each}_cpu" in shipped]
@@ -75,7 +84,9 @@ def ablation_file(name: str, *, paper: bool) -> str:
         raise SpecError(
             f"{name!r} is no shipped ablation: {did_you_mean(name, names)} The path of a TOML file will do too"
         )
-    return name.replace("-", "_") + ("" if paper else "_cpu")
+    if preset not in (DEFAULT_PRESET, "cpu"):
+        raise SpecError(f"found {preset!r}, expected paper or cpu for a shipped ablation", fix=Fix(setting="preset"))
+    return name.replace("-", "_") + ("_cpu" if preset == "cpu" else "")
 
 
 def _variant_rows(spec: "SweepSpec", results: Path) -> list[dict[str, Any]]:

@@ -134,14 +134,15 @@ def end_dry_run(
     tip: str = "",
     raised: "Sequence[Objection]" = (),
 ) -> None:
-    """The plan and its cost to stdout for programs, or to a reader the next step, unless objections name the ways
-    on."""
+    """The plan and its cost to stdout for programs, or to a reader the next step."""
     from orchestrator.cli.tables.plan import plan_json
 
     if as_json:
         document = plan_json(planned, cost, price)["data"]
         print_json("mor-sweep.plan/1", document | {"notes": [*document["notes"], *(one.sentence for one in raised)]})
-    elif not raised:
+    elif raised:
+        say("next: one of the ways on that the note names")
+    else:
         say(f"next: the same command without --dry-run{tip}")
 
 

@@ -28,7 +28,7 @@ Flags = Annotated[
     SweepFlags,
     Taken(
         words={
-            "preset": "The sweep to advise: a shipped one (cpu, gpu, paper) or a file.",
+            "preset": "The sweep to advise: a shipped one (paper, gpu, cpu) or a file.",
             "budgets": "Of the pilot; the sweep's smallest and half of it by default.",
             "sizes": "Base shapes of the pilot; five around each expected optimum by default.",
             "only": "Labels of the arms to try; all by default.",
@@ -36,7 +36,6 @@ Flags = Annotated[
             "name": "The sweep that holds the cells; pilot-PRESET.",
         },
         after={"power": ("data", "name")},
-        defaults={"preset": "cpu"},
     ),
 ]
 

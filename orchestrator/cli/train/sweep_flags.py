@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import corpus_override
+from orchestrator.cli.options import DEFAULT_PRESET, corpus_override
 
 if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_file import Override, SweepFile
@@ -33,7 +33,7 @@ class SweepFlags:
         typer.Option(
             help="A shipped sweep (paper, cpu, gpu), a TOML file, or a sweep's sweep.json.", rich_help_panel=WHAT
         ),
-    ] = "paper"
+    ] = DEFAULT_PRESET
     """A shipped sweep, or a path."""
     budgets: Annotated[
         str | None, typer.Option(help="Training FLOPs, such as 2e18,5e18,16.5e18.", rich_help_panel=WHAT)

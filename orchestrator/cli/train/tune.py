@@ -24,7 +24,7 @@ Flags = Annotated[
     SweepFlags,
     Taken(
         words={
-            "preset": "The sweep to tune for: a shipped one (cpu, gpu, paper) or a file.",
+            "preset": "The sweep to tune for: a shipped one (paper, gpu, cpu) or a file.",
             "sizes": "Base shapes; the ends and the middle of the sweep's.",
             "only": "Labels of the arms to tune; all by default.",
             "seeds": "Each trains every setting once more.",
@@ -32,7 +32,7 @@ Flags = Annotated[
             "name": "The sweep that holds the trials; tune-PRESET.",
         },
         after={"trials": ("seeds",), "multiples": ("data", "name")},
-        defaults={"preset": "cpu", "seeds": "0"},
+        defaults={"seeds": "0"},
     ),
 ]
 
@@ -87,7 +87,7 @@ def tune(
         print_tuned(found, output_console())
     if found.found:
         recipe = str(store.sweep_folder(found.name) / "recipe.toml")
-        say_next(["isoflop", "--recipe", recipe], ["ui"], results=how.results)
+        say_next(["isoflop", "--preset", flags.preset, "--recipe", recipe], ["ui"], results=how.results)
     raise typer.Exit(code or (0 if found.found else NOTHING_FOUND))
 
 

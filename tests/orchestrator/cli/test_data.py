@@ -13,6 +13,7 @@ from mor_core.data.large.corpus import freeze_source
 from mor_core.data.spec import DataError
 from orchestrator.cli.main import app
 from orchestrator.cli.options import corpus_override
+from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.corpora.data_samples import write
 from tests.helpers.corpora.large_samples import CONFIG, mirror_of, story
@@ -29,7 +30,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
     return lambda *flags: CliRunner().invoke(app, ["data", *flags], catch_exceptions=False)
 
 
-FLAGS = ("fineweb-edu", "--deduplicate", "near")
+CPU = ("--preset", "cpu")
+FLAGS = ("fineweb-edu", "--deduplicate", "near", *CPU)
 
 
 @pytest.mark.slow
@@ -81,22 +83,22 @@ def test_how_few_windows_decide_is_said_before_anything_is_trained(data: Callabl
 def test_the_next_step_trains_on_the_data_that_were_prepared(data: Callable[..., Result], tmp_path: Path) -> None:
     text = tmp_path / "stories.txt"
     text.write_text("\n\n".join(STORIES))
-    said = data("prepare", str(text), "--quality", "--max-megabytes", "0.5").stderr.splitlines()
+    said = data("prepare", str(text), "--quality", "--max-megabytes", "0.5", *CPU).stderr.splitlines()
     assert said[-2:] == [
         "a sweep trains on these data where its file says so: [data] max_megabytes = 0.5, quality = true",
         f"next: mor-sweep isoflop --preset cpu --data {text} --dry-run",
     ]
     with pytest.raises(DataError, match="is not prepared"):  # Without the two flags other data are meant.
-        data("info", "--data", str(text))
+        data("info", "--data", str(text), *CPU)
 
 
 @pytest.mark.usefixtures("data")
-@pytest.mark.parametrize("verb", [["isoflop", "--preset", "cpu"], ["tune"], ["pilot"], ["ablate", "kv"]])
+@pytest.mark.parametrize("verb", [["isoflop"], ["tune"], ["pilot"], ["ablate", "kv"]])
 def test_a_sweep_does_not_prepare_a_large_corpus_itself(tmp_path: Path, verb: list[str]) -> None:
     corpus = f"hf:HuggingFaceTB/smollm-corpus:{CONFIG}"
     spec = load_spec("cpu", corpus_override(corpus)).data_spec
     freeze_source(spec, tmp_path / "cache", part_bytes=4_000)
-    flags = ["--data", corpus, "--results", str(tmp_path / "results"), "--yes"]
+    flags = [*CPU, "--data", corpus, "--results", str(tmp_path / "results"), "--yes"]
     with pytest.raises(DataError, match=r"has \d+ parts of text, expected at most 2 .* run data prepare"):
         CliRunner().invoke(app, [*verb, *flags], catch_exceptions=False)
     assert not [*(tmp_path / "cache").rglob("part-*")]
@@ -112,13 +114,19 @@ def test_what_is_not_prepared_or_named_twice_is_refused(data: Callable[..., Resu
 
 def test_several_files_are_prepared_and_published(data: Callable[..., Result], tmp_path: Path) -> None:
     files = [str(write(tmp_path / f"{number}.txt", "".join(STORIES[number::2]))) for number in range(2)]
-    assert data("prepare", *files, "--workers", "1").exit_code == 0
-    published = data("publish", f"file://{tmp_path}/bucket", "--data", ",".join(files))
+    assert data("prepare", *files, *CPU, "--workers", "1").exit_code == 0
+    published = data("publish", f"file://{tmp_path}/bucket", "--data", ",".join(files), *CPU)
     url = published.stdout.strip()
     assert f"next: mor-sweep isoflop --preset cpu --data {url} --dry-run" in published.stderr
-    again = json.loads(data("publish", f"file://{tmp_path}/bucket", "--data", ",".join(files), "--json").stdout)
+    again = json.loads(data("publish", f"file://{tmp_path}/bucket", "--data", ",".join(files), *CPU, "--json").stdout)
     assert (again["schema"], again["data"]["url"]) == ("mor-sweep.published-data/1", url)
     assert Path(url.removeprefix("file://"), "manifest.json").is_file()
-    here = data("info", *files).stdout.splitlines()
-    there = data("prepare", url, "--workers", "1").stdout.splitlines()
+    here = data("info", *files, *CPU).stdout.splitlines()
+    there = data("prepare", url, *CPU, "--workers", "1").stdout.splitlines()
     assert there[1:4] == here[1:4]
+
+
+def test_what_is_prepared_without_a_preset_is_what_a_sweep_without_one_trains_on(data: Callable[..., Result]) -> None:
+    assert data("prepare", "--workers", "1").exit_code == 0
+    with pytest.raises(SpecError, match=r"needs more than 1024000 validation tokens, and fineweb-edu has \d+"):
+        CliRunner().invoke(app, ["isoflop", "--dry-run"], catch_exceptions=False)

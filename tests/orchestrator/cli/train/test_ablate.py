@@ -21,7 +21,7 @@ def ablate(tmp_path):
 
 @pytest.mark.parametrize(("name", "cells"), [("sharing", 22), ("expert-router", 18), ("token-router", 12), ("kv", 19)])
 def test_the_papers_ablations_are_planned_by_name(ablate, name, cells):
-    done = ablate(name, "--paper", "--dry-run")
+    done = ablate(name, "--dry-run")
     assert done.returncode == 0
     assert done.stderr.startswith(f"note: ablation-{name} trains on FineWeb-Edu, which is not prepared here")
     assert f"ablation-{name}: {cells} cells, 10B tokens each" in done.stdout
@@ -32,7 +32,7 @@ def test_the_papers_ablations_are_planned_by_name(ablate, name, cells):
 
 def test_flags_choose_sizes_tokens_seeds_and_variants(ablate):
     flags = ["--sizes", "51k,70k", "--tokens", "4e5", "--seeds", "1,2", "--only", "full,cyc-2", "--name", "mine"]
-    done = ablate("sharing", *flags, "--dry-run", "--json")
+    done = ablate("sharing", "--preset", "cpu", *flags, "--dry-run", "--json")
     document = json.loads(done.stdout)["data"]
     assert document["name"] == "mine"
     found = {(cell["arm"], cell["size"], cell["seed"]) for cell in document["cells"]}
@@ -55,7 +55,8 @@ def test_a_users_own_file_is_planned(ablate, tmp_path):
         (["kv", "--tokens", "1e5x"], "error: --tokens: '1e5x': expected a positive whole number of tokens"),
         (["kv", "--sizes", "70"], "error: --sizes: size '70' is unknown: did you mean 70k"),
         (["kv", "--only", "exprt"], "there is no arm 'exprt': did you mean expert"),
-        (["./kv.toml", "--paper"], "--paper chooses between shipped files"),
+        (["./kv.toml", "--preset", "cpu"], "--preset chooses between shipped ablations"),
+        (["kv", "--preset", "gpu"], "error: --preset: found 'gpu', expected paper or cpu"),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_exit_code_2(ablate, arguments, sentence):

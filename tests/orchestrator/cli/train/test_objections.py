@@ -59,7 +59,7 @@ def test_a_dry_run_of_it_says_so_in_a_note_and_holds_the_36_cells(tmp_path: Path
     assert any(all(way in note for way in WAYS_ON) for note in document["notes"])
 
 
-@pytest.mark.parametrize("verb", [["ablate", "kv", "--paper"], ["tune", "--preset", "paper"]])
+@pytest.mark.parametrize("verb", [["ablate", "kv"], ["tune"], ["pilot"]])
 def test_other_verbs_that_train_on_it_say_the_same(tmp_path: Path, verb: list[str]):
     done = run_in(tmp_path, *verb, "--yes")
     assert done.returncode == 4
