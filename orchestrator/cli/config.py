@@ -29,6 +29,9 @@ def show(
     paper: Annotated[bool, typer.Option("--paper", hidden=True, help="As --preset paper.")] = False,
     tokens: Annotated[str | None, typer.Option(help="As with ablate.")] = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say beside each value where it came from.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Only what differs from the preset, or from the lowest file under `base`.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print every value of a sweep, defaults included.
@@ -36,8 +39,8 @@ def show(
     As a sweep file that asks for what these flags ask for.
     """
     from orchestrator.cli.train.ablate import ablation_file
-    from orchestrator.planning.spec.origins import settings_of
-    from orchestrator.planning.spec.sweep_file import Override, is_path, read_sweep_file
+    from orchestrator.planning.spec.origins import changed_settings, settings_of
+    from orchestrator.planning.spec.sweep_file import Override, read_sweep_file
     from orchestrator.planning.spec.sweep_spec import parse_spec
     from orchestrator.records.terminal import command_line
 
@@ -47,12 +50,12 @@ def show(
     if ablation is not None:
         named, study = ablation_file(ablation, DEFAULT_PRESET if paper else flags.preset), "ablation"
     file = read_sweep_file(named, laid, study)
-    settings = settings_of(parse_spec(file), file, is_preset=not is_path(named))
+    settings = (changed_settings if changed else settings_of)(parse_spec(file), file)
     if as_json:
         rows = [{"key": each.key, **asdict(each)} for each in settings]
         print_json("mor-sweep.config/1", {"source": file.source, "settings": rows})
         return
-    width = max(len(each.line()) for each in settings if len(each.line()) <= WIDE)
+    width = max((len(each.line()) for each in settings if len(each.line()) <= WIDE), default=0)
     for each in settings:
         typer.echo(f"{each.line():{width}s}  # {each.origin}" if origin else each.line())
     command = command_line(*(["isoflop"] if ablation is None else ["ablate", ablation]))
@@ -61,6 +64,26 @@ def show(
 
 WIDE = 70
 """Longer lines do not move the column of origins."""
+
+
+@config.verb("init", "mor-sweep config init mine.toml --preset cpu")
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file to write; it must not be there yet.")],
+    preset: Annotated[str, typer.Option(help="The shipped sweep to begin with: paper, gpu or cpu.")] = DEFAULT_PRESET,
+) -> None:
+    """Write a preset, with its comments, as a sweep file of your own, named as the file is."""
+    from mor_core.files import replace_text
+    from orchestrator.planning.spec.sweep_file import SpecError, own_text
+    from orchestrator.store.folder import writing
+
+    if file.suffix != ".toml":
+        raise SpecError(f"{file}: a sweep file's name ends in .toml: write it to {file.with_suffix('.toml')}")
+    if file.exists():
+        raise SpecError(f"{file} is there already: name another file, or delete this one first")
+    with writing(file):
+        replace_text(file, own_text(preset, file.stem))
+    say(f"sweep file written to {file}")
+    say_next(["config", "show", "--preset", str(file)], ["isoflop", "--preset", str(file), "--dry-run"])
 
 
 @config.verb("schema", "mor-sweep config schema --out sweep.schema.json")

@@ -34,7 +34,7 @@ def sweep_text(pilot: Pilot, found: Found) -> str:
     spec = pilot.spec.model_copy(update={"seeds": _seeds(pilot.spec, found.seeds), "sizes": _sizes(pilot, found)})
     lines = [f"# {line}" for line in summary_lines(found)]
     lines = [f"# {pilot.spec.name} as a pilot of it advises: `mor-sweep pilot` wrote this file.", *lines, ""]
-    lines += [each.line() for each in settings_of(spec, pilot.file, is_preset=False)]
+    lines += [each.line() for each in settings_of(spec, pilot.file)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,13 +1,14 @@
 """A resolved sweep key by key, each with where its value came from. Pure; what is printed is a sweep file itself."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mor_core.units import budget_text
+from orchestrator.planning.spec.base import Layer, holds
 from orchestrator.planning.spec.sweep_file import SweepFile, is_bare_key
-from orchestrator.planning.spec.sweep_spec import SweepSpec
+from orchestrator.planning.spec.sweep_spec import SweepSpec, parse_spec
 
 DEFAULT = "default"
 """The origin of a value that neither the file nor a flag gives."""
@@ -37,10 +38,10 @@ class Setting:
         return f"# {self.key} is not set" if self.value is None else f"{self.key} = {_toml(self.value)}"
 
 
-def settings_of(spec: SweepSpec, file: SweepFile, *, is_preset: bool) -> list[Setting]:
-    """Every value of a sweep, in the order of the tables. `is_preset` where the file is a shipped one."""
+def settings_of(spec: SweepSpec, file: SweepFile) -> list[Setting]:
+    """Every value of a sweep, in the order of the tables."""
     return [
-        Setting(path=path, value=_exact(path, value), origin=_origin(path, file, is_preset))
+        Setting(path=path, value=_exact(path, value), origin=_origin(path, file))
         for path, value in _leaves((), spec.model_dump(mode="json"))
     ]
 
@@ -59,16 +60,33 @@ def _exact(path: tuple[str, ...], value: Any) -> Any:
     return [budget_text(each) for each in value] if isinstance(value, list) else budget_text(value)
 
 
-def _origin(path: tuple[str, ...], file: SweepFile, is_preset: bool) -> str:
+def changed_settings(spec: SweepSpec, file: SweepFile) -> list[Setting]:
+    """The values that differ from those of the lowest file, which is a preset or a whole file of the user's; what only
+    that one has is not set."""
+    lowest = SweepFile(source=file.layers[-1].source, document=file.layers[-1].document)
+    before = {each.path: each.value for each in settings_of(parse_spec(lowest), lowest)}
+    now = settings_of(spec, file)
+    gone = [path for path in before if path not in {each.path for each in now} and before[path] is not None]
+    return [
+        *(each for each in now if each.value != before.get(each.path)),
+        *(Setting(path=path, value=None, origin=DEFAULT) for path in gone if not _is_replaced(path, now)),
+    ]
+
+
+def _is_replaced(path: tuple[str, ...], now: Sequence[Setting]) -> bool:
+    """Whether a value stands where there was a table, or a table of other keys."""
+    return any(each.path == path[: len(each.path)] for each in now)
+
+
+def _origin(path: tuple[str, ...], file: SweepFile) -> str:
     flag = next((each.flag for each in file.overrides if path[: len(each.path)] == each.path), None)
     if flag is not None:
         return f"flag {flag}"
-    table: Any = file.document
-    for part in path:
-        if not isinstance(table, Mapping) or part not in table:
-            return DEFAULT
-        table = table[part]
-    return f"{'preset' if is_preset else 'file'} {file.source}"
+    if not holds(file.document, path):
+        return DEFAULT
+    layers = (each for each in file.layers if holds(each.document, path))
+    layer = next(layers, Layer(source=file.source, document={}))
+    return f"{'preset' if layer.is_preset else 'file'} {layer.source}"
 
 
 def _toml(value: Any) -> str:

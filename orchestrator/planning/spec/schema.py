@@ -1,7 +1,8 @@
 """The JSON Schema of sweep files, for editors: what keys there are, their types, and what each means.
 
 sweeps/sweep.schema.json is this text. A sweep file names it in a comment, `#:schema PATH`, which editors with a TOML
-language server read. It says less than `mor-sweep config show` checks: rules between keys are not in it.
+language server read. It says less than `mor-sweep config show` checks: rules between keys are not in it, nor
+which keys must be there, since what a file leaves out may stand in its base.
 """
 
 import ast
@@ -14,7 +15,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator.planning.spec import arms, sections
+from orchestrator.planning.spec.base import BASE
 from orchestrator.planning.spec.sweep_spec import SweepSpec
+
+BASE_MEANS = (
+    "What lies under this file: a preset (paper, gpu, cpu) or the path of another file, from where this one lies. What "
+    "this file leaves out is as there; a name is this file's own."
+)
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -30,6 +37,7 @@ def sweep_schema() -> dict[str, Any]:
             field.pop("title", None)
             if key in said:
                 field["description"] = said[key]
+    schema["properties"][BASE] = {"type": "string", "description": BASE_MEANS}
     return {"$schema": DIALECT, "title": "mor-sweep sweep file", **_loosened(schema)}
 
 
@@ -55,7 +63,9 @@ def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
 
 
 def _loosened(value: Any) -> Any:
-    """A table that fits several kinds is allowed: which one is meant may stand in another table (routing.choice)."""
+    """A table that fits several kinds is allowed: which one is meant may stand in another table (routing.choice). No
+    key must be there."""
     if isinstance(value, dict):
-        return {("anyOf" if key == "oneOf" else key): _loosened(item) for key, item in value.items()}
+        kept = {key: item for key, item in value.items() if key != "required"}
+        return {("anyOf" if key == "oneOf" else key): _loosened(item) for key, item in kept.items()}
     return [_loosened(item) for item in value] if isinstance(value, list) else value

@@ -5,14 +5,15 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from mor_core.errors import Fix, UserError
-from mor_core.files import UnreadableFileError, read_json_object, why_unreadable
+from mor_core.files import UnreadableFileError, is_folder_name, read_json_object, why_unreadable
+from orchestrator.planning.spec.base import BASE, Layer, laid_together
 
 
 class SpecError(UserError):
@@ -49,20 +50,50 @@ class SweepFile:
     """Its tables, with the overrides laid over them."""
     overrides: tuple[Override, ...] = ()
     """The flags among its values."""
+    layers: tuple[Layer, ...] = ()
+    """The file and what lies under it by `base`, the file first; empty where none was read."""
 
 
 def read_sweep_file(preset: str, overrides: Sequence[Override] = (), study: str = "isoflop") -> SweepFile:
     """The tables of `preset` with flags over them: a shipped sweep of the study, or the path of a TOML file or of the
-    sweep.json of a recorded sweep.
+    sweep.json of a recorded sweep. A file that names a `base` lies over it, and is called by its own name where it
+    gives none.
 
     Raises SpecError.
     """
+    layers = _layers(preset, study)
+    first, *under = layers
+    if under:
+        first = replace(first, document={"name": Path(preset).stem} | first.document)
+    layers = (first, *under)
+    file = SweepFile(source=first.source, document=laid_together(layers), layers=layers)
+    return with_overrides(file, overrides)
+
+
+def _layers(preset: str, study: str, above: tuple[str, ...] = ()) -> tuple[Layer, ...]:
+    """A sweep file and those under it; `above` are the files that lie over it."""
+    place = str(Path(preset).resolve()) if is_path(preset) else preset
+    if place in above:
+        circle = " -> ".join([*above[above.index(place) :], place])
+        raise SpecError(f"{above[0]}: {BASE} goes in a circle, {circle}: end it with a preset")
+    layer, base = _layer(preset, study)
+    if base is None:
+        return (layer,)
+    if not isinstance(base, str):
+        raise SpecError(f"{layer.source}: {BASE} = {base!r}: expected a preset's name or the path of a sweep file")
+    # A path is meant from where its file lies.
+    named = str(Path(preset).parent / Path(base).expanduser()) if is_path(base) else base
+    return (layer, *_layers(named, study, (*above, place)))
+
+
+def _layer(preset: str, study: str) -> tuple[Layer, object]:
+    """One sweep file, and what it names as its base."""
     if preset.endswith(".json"):
-        source, document = preset, _read_recorded(preset)
-    else:
-        source, text = _read(preset, study)
-        document = parse_toml(text, source)
-    return with_overrides(SweepFile(source=source, document=document), overrides)
+        return Layer(source=preset, document=_read_recorded(preset)), None
+    source, text = sweep_text(preset, study)
+    document = parse_toml(text, source)
+    base = document.pop(BASE, None)
+    return Layer(source=source, document=document, is_preset=not is_path(preset)), base
 
 
 def with_overrides(file: SweepFile, overrides: Sequence[Override]) -> SweepFile:
@@ -70,7 +101,7 @@ def with_overrides(file: SweepFile, overrides: Sequence[Override]) -> SweepFile:
     document = deepcopy(file.document)
     for override in overrides:
         _lay_over(document, override, file.source)
-    return SweepFile(source=file.source, document=document, overrides=(*file.overrides, *overrides))
+    return replace(file, document=document, overrides=(*file.overrides, *overrides))
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
@@ -89,8 +120,8 @@ def preset_names(study: str = "isoflop") -> list[str]:
     return sorted(name[len(study) + 1 : -len(".toml")] for name in names if name.startswith(f"{study}_"))
 
 
-def _read(preset: str, study: str) -> tuple[str, str]:
-    """What to call the sweep file, and its text."""
+def sweep_text(preset: str, study: str = "isoflop") -> tuple[str, str]:
+    """What to call a sweep file, shipped or by its path, and its text. Raises SpecError."""
     if is_path(preset):
         try:
             return preset, Path(preset).read_text(encoding="utf-8")
@@ -105,6 +136,15 @@ def _read(preset: str, study: str) -> tuple[str, str]:
         )
     name = f"{study}_{preset}.toml"
     return f"sweeps/{name}", (resources.files("sweeps") / name).read_text(encoding="utf-8")
+
+
+def own_text(preset: str, name: str) -> str:
+    """A shipped sweep, its comments with it, as the text of a file of one's own under another name. Raises SpecError."""
+    source, text = sweep_text(preset)
+    _, _, body = text.partition("\n")  # The first line names the schema that lies beside the shipped file.
+    if is_folder_name(name):
+        body = re.sub(r'(?m)^name = "[^"]*" *', f'name = "{name}" '.ljust(40), body, count=1)
+    return f"# As {source}, to be changed.\n{body}"
 
 
 def _read_recorded(path: str) -> dict[str, Any]:

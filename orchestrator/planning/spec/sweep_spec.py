@@ -21,6 +21,7 @@ from orchestrator.planning.spec.arms import (
     routing_from,
     with_choices,
 )
+from orchestrator.planning.spec.base import BASE
 from orchestrator.planning.spec.fields import Ascending, Budget, FolderName, Merged, NotEmpty, Section, TokenCount
 from orchestrator.planning.spec.sections import (
     DataSection,
@@ -198,7 +199,24 @@ def parse_spec(file: SweepFile) -> SweepSpec:
         return SweepSpec.model_validate_json(json.dumps(with_choices(file.document), default=str))
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        raise SpecError("\n".join(_sentence(problem, file) for problem in problems)) from None
+        absent = [str(problem["loc"][0]) for problem in problems if _is_absent_table(problem)]
+        sentences = [_sentence(problem, file) for problem in problems if not _is_absent_table(problem)]
+        sentences += [_absent_sentence(absent, file)] if absent else []
+        raise SpecError("\n".join(sentences)) from None
+
+
+def _is_absent_table(problem: Any) -> bool:
+    return problem["type"] == "missing" and len(problem["loc"]) == 1
+
+
+def _absent_sentence(keys: Sequence[str], file: SweepFile) -> str:
+    """What a file lacks that every sweep has, and where it may take it from."""
+    are = "is" if len(keys) == 1 else "are"
+    return (
+        f'{file.source}: {", ".join(keys)} {are} missing: add a first line base = "cpu" (or paper, gpu, the path of a '
+        "file) for all that the file leaves out, or begin with the commented file that `mor-sweep config init FILE "
+        "--preset cpu` writes"
+    )
 
 
 def _sentence(problem: Any, file: SweepFile) -> str:
@@ -245,7 +263,7 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
             section = _section_within(section.model_fields[part].annotation) or section
         elif section in ROUTING_SECTIONS.values():
             section = ROUTING_SECTIONS[part]
-    return list(section.model_fields)
+    return [*section.model_fields, *([] if location else [BASE])]
 
 
 def _section_within(annotation: Any) -> type[BaseModel] | None:

@@ -63,6 +63,39 @@ def test_ablations_and_recipes_are_shown_as_their_verbs_read_them(tmp_path: Path
     assert "did you mean kv" in run("config", "show", "--ablation", "kvv").stderr
 
 
+def test_the_file_that_gave_a_value_is_named_and_what_differs_from_the_preset_is_listed(tmp_path: Path):
+    under, mine = tmp_path / "lab.toml", tmp_path / "mine.toml"
+    under.write_text('base = "cpu"\nevaluation.num_sequences = 9\nseeds = [1]\n')
+    mine.write_text('base = "lab.toml"\nseeds = [2]\ntrain.batch_size = 8\n')
+    flags = ("--preset", str(mine), "--recursions", "3")
+    found = origins(*flags)
+    assert found["name"] == ("mine", f"file {mine}")
+    assert found["seeds"] == ([2], f"file {mine}")
+    assert found["evaluation.num_sequences"] == (9, f"file {under}")
+    assert found["data.corpus"] == ("pinned-python", "preset sweeps/isoflop_cpu.toml")
+    assert found["arms.recursions"] == ([3], "flag --recursions")
+    assert found["execution.stall_seconds"] == (600.0, "default")
+    changed = origins(*flags, "--changed")
+    assert changed.keys() == {"name", "seeds", "evaluation.num_sequences", "arms.recursions"}, "batch_size is as before"
+    assert changed.items() <= found.items()
+    assert run("config", "show", "--preset", "cpu", "--changed").stdout == ""
+
+
+@pytest.mark.parametrize("preset", ["paper", "gpu", "cpu"])
+def test_a_preset_is_written_with_its_comments_as_a_file_of_ones_own(tmp_path: Path, preset: str):
+    path = tmp_path / "mine.toml"
+    written = run("config", "init", str(path), "--preset", preset)
+    assert written.returncode == 0, written.stderr
+    assert load_spec(str(path)) == load_spec(preset).model_copy(update={"name": "mine"})
+    shipped = (SWEEPS / f"isoflop_{preset}.toml").read_text().splitlines()
+    differing = [line for line in path.read_text().splitlines() if line not in shipped]
+    assert len(differing) == 2, "the first line, and the name"
+    again = run("config", "init", str(path), "--preset", preset)
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+    assert run("config", "init", str(tmp_path / "mine.txt")).returncode == 2
+
+
 def test_a_mistake_is_the_same_sentence_as_with_isoflop():
     shown = run("config", "show", "--preset", "cpu", "--budgets", "1.5")
     asked = run("isoflop", "--preset", "cpu", "--budgets", "1.5", "--dry-run")
@@ -78,6 +111,7 @@ def test_the_committed_schema_is_up_to_date_and_every_shipped_sweep_names_and_fo
     for path in sorted(SWEEPS.glob("*.toml")):
         assert path.read_text().startswith(f"#:schema ./{committed.name}\n")
         jsonschema.validate(tomllib.loads(path.read_text()), sweep_schema())
+    jsonschema.validate({"base": "cpu", "train": {"weight_decay": 0.1}}, sweep_schema())
     done = run("config", "schema")
     assert done.stdout == schema_text()
     written = run("config", "schema", "--out", str(tmp_path / "schema.json"))

@@ -12,7 +12,8 @@ from orchestrator.cli.train.launch import Launch
 from tests.helpers.paths import ROOT
 from tests.helpers.verbs import VERBS
 
-WITHOUT_RESULTS = {"data prepare", "data info", "data publish", "config show", "config schema", "mlflow export"}
+CONFIG_VERBS = {"config show", "config init", "config schema"}
+WITHOUT_RESULTS = {"data prepare", "data info", "data publish", *CONFIG_VERBS, "mlflow export"}
 """Verbs that look at no results folder."""
 
 WITHOUT_DATA = {
@@ -34,6 +35,7 @@ WITHOUT_DATA = {
     "export": "writes a bundle or a folder",
     "import": "adds to the results",
     "mlflow export": "writes a table",
+    "config init": "writes a sweep file",
     "config schema": "prints a JSON Schema, which is a document for programs already",
 }
 """Verbs without --json: what they do instead of printing data."""
