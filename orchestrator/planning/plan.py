@@ -12,6 +12,7 @@ from mor_core.config import NUMERICS_VERSION, ModelConfig
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import Refused
 from mor_core.flops import Convention, training_cost
+from mor_core.sizes import Size
 from mor_core.units import budget_text
 from orchestrator.planning.canonical import content_id, cycle_collection_paused
 from orchestrator.planning.cells import Cell, Dropped, cells_of
@@ -27,7 +28,7 @@ from orchestrator.planning.identity import (
     trunk_id,
 )
 from orchestrator.planning.ladder import num_sizes, windows
-from orchestrator.planning.recipe import pretrained
+from orchestrator.planning.recipe import pretrained, raised_depth_note
 from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 
@@ -109,10 +110,15 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
     notes = [COSINE_NOTE] if spec.schedule.kind == "cosine" and spec.trunks == "shared" else []
     for arm in spec.members:
         chosen = windows(spec, arm)
+        models: dict[Size, ModelConfig] = {}
         notes += [window.note for window in chosen.values() if window.note]
         for size in dict.fromkeys(size for window in chosen.values() for size in window.sizes):
             goals = [goal for goal, window in chosen.items() if size in window.sizes]
-            rows += cells_of(spec, arm, size, goals, data.train_tokens if data else None)
+            made = list(cells_of(spec, arm, size, goals, data.train_tokens if data else None))
+            rows += made
+            models.update((size, row.model) for row in made if isinstance(row, Cell))
+        if note := raised_depth_note(arm, models):
+            notes.append(note)
     cells = [row for row in rows if isinstance(row, Cell)]
     dropped = tuple(row for row in rows if isinstance(row, Dropped))
     if not cells:

@@ -5,6 +5,7 @@ share a trunk; only trunks = "per-budget" lets the rate follow the budget.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
@@ -29,6 +30,9 @@ The paper's optimiser (betas .9/.95, eps 1e-8, weight decay .1, clip 1) is Train
 
 MOST_BATCH_DOUBLINGS = 24
 """Of a batch of one sequence: beyond that a law is mistaken."""
+
+MOST_RAISED = 1.5
+"""Times the layers of a size; beyond it an arm is another size by its depth, and a plan says so."""
 
 OPTIMISER_FIELDS = ("beta1", "beta2", "adam_eps", "weight_decay", "gradient_clip", "decay_on")
 
@@ -85,6 +89,19 @@ def _resolve_pretrained(
     assert spec.init_from is not None
     source_layers(resolved, weights.config.num_layers, spec.init_from.layers, seed=0)  # Refuses what cannot be filled.
     return resolved
+
+
+def raised_depth_note(arm: Arm, models: Mapping[Size, ModelConfig]) -> str | None:
+    """What to say where models have far more layers than their sizes, so that they divide into recursions."""
+    raised = [size for size, model in models.items() if model.num_layers > MOST_RAISED * _depth(arm, size)]
+    if not raised:
+        return None
+    first, *others = raised
+    more = f" (and more of {len(others)} other sizes)" if others else ""
+    return (
+        f"{arm.label} {first.name}: {_depth(arm, first)} layers raised to {models[first].num_layers}, so that "
+        f"{arm.recursions} recursions divide them{more}: fewer recursions keep a size's depth"
+    )
 
 
 def _depth(arm: Arm, size: Size) -> int:

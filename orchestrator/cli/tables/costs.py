@@ -5,7 +5,7 @@ from typing import Any
 
 from mor_core.units import amount_text, bytes_text, duration_text, money_text, short_budget, short_power
 from orchestrator.cli.tables.listing import Column, Listing
-from orchestrator.planning.costs.estimate import MOST_EVALUATION_PERCENT, CellCost, Estimate
+from orchestrator.planning.costs.estimate import LIBRARY_BYTES, MOST_EVALUATION_PERCENT, CellCost, Estimate
 from orchestrator.planning.costs.gpu_shares import share_text
 from orchestrator.planning.plan import Plan
 
@@ -95,6 +95,8 @@ def _memory_line(estimate: Estimate) -> str:
         how = "measured, libraries included"
     elif any(cell.memory_is_measured for cell in estimate.cells):
         how += ", with what libraries took where that was measured"
+    elif library_bytes := LIBRARY_BYTES[estimate.throughput.device]:
+        how += f", with {bytes_text(library_bytes)} for libraries"
     return f"about {bytes_text(estimate.memory_bytes)} per worker for {estimate.memory_cell} ({how})"
 
 

@@ -102,6 +102,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     """The plan and its cost, for reading or as JSON. Measures nothing unless --probe was given."""
     from mor_core.data.prepare import find
     from orchestrator.cli.tables import plan as plan_tables
+    from orchestrator.planning.costs.speeds import WORTH_A_PROBE
     from orchestrator.planning.plan import plan
     from orchestrator.records.revisions import cells_leaving
     from orchestrator.store.upstream.upstream import open_store
@@ -120,7 +121,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
         show(raised)
     tip = (
         "; --probe measures how fast this machine trains it"
-        if how.is_here and "assumed" in cost.throughput.basis
+        if how.is_here and any(rate.basis in WORTH_A_PROBE for rate in known.rates.values())
         else ""
     )
     end_dry_run(planned, cost, spending.price, as_json, tip, raised)
@@ -168,10 +169,12 @@ def train(
     allowance: "Allowance | None" = None,
 ) -> int:
     """Train what a plan lacks, or what `allowance` lets start of it. Returns the exit code."""
+    from orchestrator.planning.costs.cost_plan import remember_speeds
     from orchestrator.running.run import run_sweep
 
-    return run_sweep(
-        how.store,
+    store = how.store
+    code = run_sweep(
+        store,
         planned,
         spec,
         data,
@@ -181,6 +184,9 @@ def train(
         mlflow=how.mlflow,
         allowance=allowance,
     )
+    if how.is_here:
+        remember_speeds(planned, spec, store.readable_results(segment.id for segment in planned.segments), say)
+    return code
 
 
 def train_round(

@@ -4,12 +4,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from mor_core.training.memory import Device
 from orchestrator.planning.costs.estimate import Estimate, estimate, unit_seconds
 from orchestrator.planning.costs.gpu_shares import card_of, parts_of, segments_at_a_time, shares_of, sharing_text
 from orchestrator.planning.costs.limits import Allowance, Limits, allowance_of
 from orchestrator.planning.costs.machine import Throughput, driver_memories
-from orchestrator.planning.costs.probe import cached_probes, probe, this_setting
-from orchestrator.planning.costs.speeds import Basis, FinishedTraining, Measured, Rate, rates_of
+from orchestrator.planning.costs.probe import ProbeSetting, cached_probes, probe, this_setting
+from orchestrator.planning.costs.remembered import remember, remembered
+from orchestrator.planning.costs.speeds import WORTH_A_PROBE, FinishedTraining, Rate, rates_of
 from orchestrator.planning.costs.work import Shape, work_of
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.spec.sections import ExecutionSection
@@ -67,9 +69,11 @@ def cost_of(
     """The plan's cost at the speeds of finished runs, of a probe, or assumed. `measures` runs the probe where it would
     tell something new; a probe and the driver tell of this machine only, so nothing is made of them unless training is
     `here`. A machine with `devices` gives each shape a share of one of them."""
-    probes = _probes(planned, spec.execution, machine, measures=measures, report=report) if here else {}
+    setting = setting_of(spec.execution, machine.device)
+    probes = (probe if measures else cached_probes)(planned, setting, report) if here else {}
+    elsewhere = remembered(setting, report) if here else {}
     sharing = round(1 / machine.devices_per_segment) if 0 < machine.devices_per_segment < 1 else 1
-    rates = rates_of(planned, machine.device, finished, probes, sharing=sharing)
+    rates = rates_of(planned, machine.device, finished, probes, sharing=sharing, elsewhere=elsewhere)
     of_plan = partial(
         estimate,
         planned,
@@ -83,32 +87,40 @@ def cost_of(
         card = card_of(spec.execution.gpu_memory_gigabytes, driver_memories() if here else [])
         shares = shares_of(planned, cost.cells, card)
         by_shape = {shape: parts_of(share) for shape, share in shares.items()}
-        rates = rates_of(planned, machine.device, finished, probes, sharing=by_shape)
+        rates = rates_of(planned, machine.device, finished, probes, sharing=by_shape, elsewhere=elsewhere)
         held = min(machine.slots or machine.workers, segments_at_a_time(shares, machine.devices))
         cost = of_plan(replace(machine, workers=held), rates, shares=shares)
         cost = replace(cost, sharing=sharing_text(cost.cells, card))
     return Costed(cost=cost, rates=rates, finished=finished)
 
 
-def _probes(
-    planned: Plan, execution: ExecutionSection, machine: Throughput, *, measures: bool, report: Callable[[str], None]
-) -> dict[Shape, Measured]:
+def remember_speeds(
+    planned: Plan, spec: SweepSpec, finished: Mapping[str, FinishedTraining], report: Callable[[str], None]
+) -> None:
+    """Keep how fast this machine trained a plan, unless segments shared a GPU or were shared by several workers."""
+    names = [str(result.last_numerics.get("device", "")) for result in finished.values()]
+    on_cpu = all(name.startswith("cpu") for name in names)
+    alone = spec.execution.workers_per_segment == 1 and (on_cpu or spec.execution.gpus_per_segment in (None, 1))
+    if names and alone:
+        remember(planned, setting_of(spec.execution, "cpu" if on_cpu else "cuda"), finished, report)
 
-    setting = this_setting(
-        machine.device,
+
+def setting_of(execution: ExecutionSection, device: Device) -> ProbeSetting:
+    """How this machine would train a sweep."""
+    return this_setting(
+        device,
         micro_batch=execution.micro_batch,
         compiled=execution.compile,
         activation_checkpointing=execution.activation_checkpointing,
         deterministic=execution.deterministic,
     )
-    return (probe if measures else cached_probes)(planned, setting, report)
 
 
 def worth_a_probe(found: Costed, asked: bool | None, *, here: bool) -> bool:
     """Whether to measure before more is decided: as asked, else where much or a limit rests on an assumption."""
     if not here or asked is False:
         return False
-    assumed = any(rate.basis is Basis.assumed for rate in found.rates.values())
+    assumed = any(rate.basis in WORTH_A_PROBE for rate in found.rates.values())
     return bool(asked) or (assumed and found.cost.seconds > EXPENSIVE_SECONDS)
 
 

@@ -16,6 +16,14 @@ from orchestrator.planning.plan import Plan, flops_between
 
 HOUR_SECONDS = 3600
 
+START_SECONDS = 15.0
+"""Of a command that trains, before its first step: Ray and its workers start and load torch. Up to a minute on
+busy cores."""
+
+LIBRARY_BYTES: dict[Device, int] = {"cpu": 500_000_000, "cuda": 0}
+"""What a worker's process holds beside the tensors, where no shape was measured: 0.45 to 0.6 GB at torch 2.13. A GPU's
+allocator does not see it."""
+
 MOST_EVALUATION_PERCENT = 10
 """Of a sweep's training FLOPs: what its evaluations should cost at most."""
 
@@ -34,7 +42,7 @@ class CellCost:
     """Peak on one worker."""
     memory_is_measured: bool
     """Whether a run or a probe has reached that peak. Else it is computed from the shape, with what measured shapes of
-    the plan took beyond theirs (libraries), where there are any."""
+    the plan took beyond theirs (libraries), where there are any, else what is assumed of libraries."""
     disk_bytes: int
     """Of the checkpoints that are kept, shared as the hours are."""
     basis: Basis
@@ -64,7 +72,8 @@ class Estimate:
     num_segments: int
     """Distinct units of work."""
     seconds: float
-    """Wall time of what remains, evaluations included: the larger of work / workers and the longest chain."""
+    """Wall time of what remains, evaluations included: the larger of work / workers and the longest chain, after
+    `START_SECONDS`; 0 where nothing remains."""
     throughput: Throughput
     """What `seconds` rests on; its speed is that of the whole work."""
     hours: float
@@ -129,7 +138,7 @@ def estimate(
     trained = [unit for unit in units if unit.kind != "evaluate"]
     flops = sum(unit.flops for unit in trained)
     memory = _memory(plan, throughput.device, micro_batch, checkpoint_activations)
-    cells = _cell_costs(plan, units, used, used_left, held, rates, memory)
+    cells = _cell_costs(plan, units, used, used_left, held, rates, memory, LIBRARY_BYTES[throughput.device])
     largest = max(range(len(cells)), key=lambda place: cells[place].memory_bytes)
     chain = max(_of_cells(plan, units, left))
     effective = sum(unit.flops for unit in units) / sum(seconds)
@@ -142,7 +151,10 @@ def estimate(
         num_evaluation_sequences=num_evaluation_sequences,
         num_trunks=len({cell.trunk_key for cell in plan.cells}),
         num_segments=len(units),
-        seconds=max(sum(left) / throughput.workers, sum(used_left) / (throughput.devices or math.inf), chain),
+        seconds=0.0
+        if not any(left)
+        else START_SECONDS
+        + max(sum(left) / throughput.workers, sum(used_left) / (throughput.devices or math.inf), chain),
         throughput=replace(throughput, flops_per_second=effective, basis=basis),
         hours=sum(used) / HOUR_SECONDS,
         hours_remaining=sum(used_left) / HOUR_SECONDS,
@@ -196,15 +208,16 @@ def _cell_costs(
     held: Sequence[float],
     rates: Mapping[Shape, Rate],
     memory: Mapping[tuple[object, object], int],
+    library_bytes: int,
 ) -> tuple[CellCost, ...]:
-    """`used` and `left` in device-seconds by unit, `held` in devices."""
+    """`used` and `left` in device-seconds by unit, `held` in devices; `library_bytes` where no shape was measured."""
     devices = {place: each for unit, each in zip(units, held, strict=True) for place in unit.cells}
     beyond = [
         measured - memory[cell.model, cell.train]
         for cell in plan.cells
         if (measured := rates[shape_of(cell)].memory_bytes) is not None
     ]
-    libraries = max(0, round(statistics.median(beyond))) if beyond else 0
+    libraries = max(0, round(statistics.median(beyond))) if beyond else library_bytes
     columns = zip(
         plan.cells,
         range(len(plan.cells)),

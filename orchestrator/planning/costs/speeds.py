@@ -45,6 +45,7 @@ class Basis(StrEnum):
     earlier_runs = "earlier runs"
     probe = "probe"
     interpolated = "interpolated"
+    other_sweeps = "other sweeps"
     assumed = "assumed"
 
 
@@ -52,8 +53,15 @@ SENTENCES = {
     Basis.earlier_runs: "measured in earlier runs",
     Basis.probe: "measured by a probe",
     Basis.interpolated: "interpolated between measured shapes",
+    Basis.other_sweeps: "as other sweeps on this machine",
     Basis.assumed: "assumed",
 }
+
+WORTH_A_PROBE = frozenset({Basis.other_sweeps, Basis.assumed})
+"""What a probe would know better."""
+
+ALIKE = 4.0
+"""Most that the FLOPs of a shape's step may be above or below those of another whose speed stands for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +93,12 @@ def rates_of(
     probes: Mapping[Shape, Measured],
     *,
     sharing: int | Mapping[Shape, int] = 1,
+    elsewhere: Mapping[float, float] | None = None,
 ) -> dict[Shape, Rate]:
     """A rate for every shape of a plan. `results` are published ones by segment id; those of other devices are left
     out. A probe has a GPU to itself: of `sharing` segments on one (of any shape, or by shape), each is taken to have
-    that share of its speed, which is the least they can have."""
+    that share of its speed, which is the least they can have. `elsewhere`: what other sweeps had here, by exact FLOPs
+    of a step, in exact FLOPs per second."""
     shapes = shapes_of(plan)
     on_one = {shape: sharing if isinstance(sharing, int) else sharing[shape] for shape in shapes}
     rates = {shape: _probed(shape, probes[shape], on_one[shape]) for shape in shapes if shape in probes}
@@ -98,6 +108,7 @@ def rates_of(
     return {
         shape: rates.get(shape)
         or _nearby(shape, measured)
+        or _elsewhere(shape, elsewhere or {}, on_one[shape])
         or Rate(flops_per_second=speed / on_one[shape], basis=Basis.assumed)
         for shape in shapes
     }
@@ -170,17 +181,35 @@ def _nearby(shape: Shape, measured: Mapping[Shape, Rate]) -> Rate | None:
     if not alike:
         return None
     points = sorted((_log_flops(other), math.log(rate.flops_per_second)) for other, rate in alike.items())
-    at = _log_flops(shape)
+    return Rate(flops_per_second=_between(points, _log_flops(shape)), basis=Basis.interpolated)
+
+
+def _elsewhere(shape: Shape, speeds: Mapping[float, float], sharing: int) -> Rate | None:
+    """The same between the speeds of other sweeps, where one of them is of a shape that is like this one."""
+    points = sorted((math.log(flops), math.log(speed)) for flops, speed in speeds.items())
+    at = math.log(step_flops(shape))
+    if not any(abs(other - at) <= math.log(ALIKE) for other, _ in points):
+        return None
+    return Rate(flops_per_second=_between(points, at) / sharing, basis=Basis.other_sweeps)
+
+
+def _between(points: Sequence[tuple[float, float]], at: float) -> float:
+    """exp of the line between the points on either side of `at`, flat beyond them; points are sorted logarithms."""
     below = max((point for point in points if point[0] <= at), default=points[0])
     above = min((point for point in points if point[0] >= at), default=points[-1])
     span = above[0] - below[0]
     weight = (at - below[0]) / span if span > 0 else 0.0
-    speed = math.exp(below[1] + weight * (above[1] - below[1]))
-    return Rate(flops_per_second=speed, basis=Basis.interpolated)
+    return math.exp(below[1] + weight * (above[1] - below[1]))
 
 
 def _family(shape: Shape) -> tuple[object, ...]:
     return shape.model.recursion, shape.model.routing, shape.precision
+
+
+def step_flops(shape: Shape) -> float:
+    """Exact training FLOPs of one optimiser step: what the speed of small shapes goes by, since a step takes some time
+    however little it computes."""
+    return float(training_flops_per_token(shape.model, "exact")) * shape.batch_size * shape.model.context_length
 
 
 def _log_flops(shape: Shape) -> float:

@@ -139,7 +139,7 @@ def sweep_text(preset: str, study: str = "isoflop") -> tuple[str, str]:
 
 
 def own_text(preset: str, name: str) -> str:
-    """A shipped sweep, its comments with it, as the text of a file of one's own under another name. Raises SpecError."""
+    """A shipped sweep, with its comments, as the text of a file of one's own under another name. Raises SpecError."""
     source, text = sweep_text(preset)
     _, _, body = text.partition("\n")  # The first line names the schema that lies beside the shipped file.
     if is_folder_name(name):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mor_core.sizes import SMALL_LADDER
 from orchestrator.planning import plan as planning
 from orchestrator.planning.plan import PlanError, plan
-from orchestrator.planning.spec.sweep_file import SpecError
+from orchestrator.planning.spec.sweep_file import Override, SpecError
 from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.helpers.command_line import run
 
@@ -221,3 +221,17 @@ def test_a_dry_run_of_too_many_cells_is_one_sentence_and_exit_code_4(tmp_path):
 def test_a_model_beyond_all_bounds_is_refused_with_the_value_and_the_bound(small_sweep, changes, sentence):
     with pytest.raises(SpecError, match=sentence):
         plan(small_sweep(changes), None)
+
+
+def test_layers_that_are_raised_far_are_told_once_an_arm():
+    laid = [
+        Override(flag="--recursions", path=("arms", "recursions"), value=[2, 400]),
+        Override(flag="--sizes", path=("sizes",), value={"names": ["13k", "23k"]}),
+        Override(flag="--budgets", path=("budgets",), value=["1e12"]),
+    ]
+    notes = [note for note in plan(load_spec("cpu", laid), None).notes if "raised" in note]
+    assert notes == [
+        "mor-400 13k: 8 layers raised to 402, so that 400 recursions divide them (and more of 1 other sizes): fewer "
+        "recursions keep a size's depth"
+    ]
+    assert not [note for note in plan(load_spec("paper"), None).notes if "raised" in note]

@@ -124,7 +124,7 @@ def test_a_gpu_that_is_too_small_by_its_stated_memory_is_named():
 def test_workers_that_together_need_too_much_are_told_how_many_fit(monkeypatch: pytest.MonkeyPatch):
     spec = load_spec("gpu")
     (largest,) = [
-        each for each in raised_by_with_memory(monkeypatch, spec, 2 * 10**9) if "--workers 1" in each.sentence
+        each for each in raised_by_with_memory(monkeypatch, spec, 3 * 10**9) if "--workers 1" in each.sentence
     ]
     assert not largest.is_final
 

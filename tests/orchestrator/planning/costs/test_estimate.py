@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mor_core.flops import total_params, training_flops_per_token
-from orchestrator.planning.costs.estimate import estimate, most_evaluation_sequences
+from orchestrator.planning.costs.estimate import LIBRARY_BYTES, START_SECONDS, estimate, most_evaluation_sequences
 from orchestrator.planning.costs.machine import Throughput, assumed_throughput
-from orchestrator.planning.costs.speeds import Basis, Measured, Rate, basis_text, rates_of, shapes_of
+from orchestrator.planning.costs.speeds import Basis, Measured, Rate, basis_text, rates_of, shapes_of, step_flops
 from orchestrator.planning.costs.work import evaluation_flops, shape_of, work_of
 from orchestrator.planning.plan import flops_by_segment, plan
 from orchestrator.store.published import RESULT_SCHEMA, SegmentResult
@@ -55,8 +55,10 @@ def test_time_is_bounded_by_the_longest_chain(small_sweep):
     crowd = cost(planned, Throughput(device="cpu", flops_per_second=1e9, workers=1000, basis=""))
     alone = cost(planned, Throughput(device="cpu", flops_per_second=1e9, workers=1, basis=""))
     evaluation = evaluation_flops(planned.cells[0], 256)
-    assert crowd.seconds == pytest.approx((max(cell.flops["exact"] for cell in planned.cells) + evaluation) / 1e9)
-    assert alone.seconds == pytest.approx((alone.flops + alone.flops_evaluation) / 1e9)
+    assert crowd.seconds - START_SECONDS == pytest.approx(
+        (max(cell.flops["exact"] for cell in planned.cells) + evaluation) / 1e9
+    )
+    assert alone.seconds - START_SECONDS == pytest.approx((alone.flops + alone.flops_evaluation) / 1e9)
 
 
 def test_finished_segments_are_not_paid_again(small_sweep, snapshot):
@@ -207,3 +209,22 @@ def test_memory_and_disk_follow_parameters_and_micro_batch(small_sweep):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_an_assumption_calls_itself_one(device):
     assert assumed_throughput(device, 4).basis.startswith("assumed: ")
+
+
+def test_a_worker_without_a_measurement_holds_its_libraries_beside_the_tensors(small_sweep):
+    planned = plan(small_sweep(ONE_SIZE), None)
+    here, gpu = cost(planned), cost(planned, replace(FAST, device="cuda"))
+    assert LIBRARY_BYTES["cpu"] < here.memory_bytes < LIBRARY_BYTES["cpu"] + 10 * gpu.memory_bytes
+    assert gpu.memory_bytes < LIBRARY_BYTES["cpu"]
+
+
+def test_speeds_of_other_sweeps_stand_for_shapes_that_are_like_theirs(small_sweep):
+    planned = plan(small_sweep(), None)
+    shapes = shapes_of(planned)
+    steps = sorted(map(step_flops, shapes))
+    rates = rates_of(planned, "cpu", {}, {}, elsewhere={steps[0]: 1e9, steps[len(steps) // 2]: 1.5e9, steps[-1]: 2e9})
+    assert {rate.basis for rate in rates.values()} == {Basis.other_sweeps}
+    assert all(0.999e9 < rate.flops_per_second < 2.001e9 for rate in rates.values())
+    assert basis_text(rates, "cpu") == f"as other sweeps on this machine: {len(rates)} shapes"
+    far = rates_of(planned, "cpu", {}, {}, elsewhere={steps[-1] * 100: 1e12})
+    assert {rate.basis for rate in far.values()} == {Basis.assumed}

@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -52,8 +54,9 @@ def test_hours_are_spent_on_whole_cells_and_the_same_command_goes_on(toy: ToySwe
 
 
 @pytest.mark.slow  # A verb that scores tasks says the same by default: see test_tasks_stopped.
-def test_where_the_estimate_was_far_too_low_nothing_more_starts_once_the_hours_are_used(toy: ToySweep):
+def test_where_the_estimate_was_far_too_low_nothing_more_starts_once_the_hours_are_used(toy: ToySweep, tmp_path: Path):
     """At the assumed speed all cells fit; on this machine the first segments already take longer than was allowed."""
+    toy.variables["MOR_SWEEP_CACHE"] = str(tmp_path / "fresh")  # No other sweep has told this machine's speed.
     cost = plan_of(toy, *FEW)["estimate"]
     done = toy.run(*FEW, "--max-gpu-hours", str(cost["hours"] * 1.01))
     assert done.returncode == 0, done.stderr
@@ -129,3 +132,17 @@ def test_a_probe_before_a_dry_run_is_shown_as_the_basis_and_used_again(toy: ToyS
     assert "measured by a probe: 4 shapes" in once.stdout
     again = plan_of(toy)
     assert {cell["cost"]["basis"] for cell in again["cells"]} == {"probe"}
+
+
+def test_the_speed_of_a_sweep_is_remembered_for_other_results_folders(toy: ToySweep, tmp_path: Path):
+    toy.variables["MOR_SWEEP_CACHE"] = str(tmp_path / "fresh")
+    assert {cell["cost"]["basis"] for cell in plan_of(toy)["cells"]} == {"assumed"}
+    assert toy.run(*FEW).returncode == 0
+    elsewhere = replace(toy, results=tmp_path / "elsewhere")
+    told = plan_of(elsewhere)
+    assert {cell["cost"]["basis"] for cell in told["cells"]} == {"other sweeps"}
+    (file,) = (tmp_path / "fresh" / "speeds").iterdir()
+    file.write_text("{")
+    damaged = run_here(elsewhere.command("--dry-run")[len(MOR_SWEEP) :], elsewhere.environment)
+    assert damaged.returncode == 0
+    assert f"note: {file} cannot be read" in damaged.stderr
