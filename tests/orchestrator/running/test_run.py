@@ -229,7 +229,7 @@ def test_a_results_folder_that_cannot_be_written_is_one_sentence_before_any_work
 
 def test_a_sweep_that_takes_long_asks_before_it_prepares_its_data(toy: ToySweep, tmp_path: Path):
     asked = replace(toy, cache=tmp_path / "cache")
-    command = [flag for flag in asked.command("--budgets", "1e17", "--no-probe") if flag != "--yes"]
+    command = [flag for flag in asked.command("--budgets", "5e13", "--sizes", "23M", "--no-probe") if flag != "--yes"]
     done = subprocess.run(
         command, env=asked.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
