@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.ready-docs
 
-.PHONY: demo test test-slow test-faults check clean
+.PHONY: demo test test-slow test-faults docs check clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -37,6 +38,18 @@ test-slow: $(READY)
 test-faults: $(READY)
 	$(BIN)/python -m pytest -q -m faults
 
+$(DOCS_READY): $(READY)
+	if [ -x $(BIN)/uv ]; then \
+	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --group docs ; \
+	else \
+	  $(BIN)/python -m pip install --quiet --group docs ; \
+	fi
+	touch $@
+
+## The pages of docs/ and the reference made from the code, as a site in site/; a dead link ends it.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,4 +58,4 @@ check: $(READY)
 	$(BIN)/python .ci/rooms
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site
