@@ -34,9 +34,11 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 
-## Every fault that a sweep must survive, made on purpose; one line a case, with its figures.
+## Every fault that a sweep must survive, made on purpose; one line a case, with its figures. They go to
+## tests/faults/last.json and the table of docs/reliability.md too. `make test-faults CASES=tests/faults/test_disk.py`
+## makes some, and leaves what is on file of the others.
 test-faults: $(READY)
-	$(BIN)/python -m pytest -q -m faults
+	$(BIN)/python -m pytest -q -m faults $(CASES); code=$$?; $(BIN)/python -m docs.make_reliability && exit $$code
 
 $(DOCS_READY): $(READY)
 	if [ -x $(BIN)/uv ]; then \
