@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from tests.faults.fault_report import CASES, ELSEWHERE, PROMISES
-from tests.faults.last_run import Outcome, outcomes, tests_of_cases
+from tests.faults.last_run import Outcome, functions_by_case, outcomes
 
 PAGE = Path(__file__).parent / "reliability.md"
 START, END = "<!-- made by docs/make_reliability.py -->", "<!-- to here -->"
@@ -20,7 +20,7 @@ def with_table(page: str) -> str:
 
 def table(last: list[Outcome]) -> str:
     """A row a case, and below it what the numbers of machines mean."""
-    tests = tests_of_cases(ELSEWHERE)
+    tests = functions_by_case(ELSEWHERE)
     machines = list(dict.fromkeys(outcome.machine for outcome in last))
     rows = [
         f"| {PROMISES[case]} | {case}: {fault} | {_tests(tests.get(case, []))} | "

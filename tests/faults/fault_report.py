@@ -1,5 +1,5 @@
-"""One line for each case of the fault programme, with its figures, and what became of the invariants. Figures are kept in
-last.json too, of which docs/reliability.md is made."""
+"""One line for each case of the fault programme, with its figures, and what became of the invariants. Figures are kept
+in last.json too, of which docs/reliability.md is made."""
 
 import pytest
 

@@ -64,7 +64,7 @@ def is_there(function: str) -> bool:
     return (ROOT / file).exists() and f"def {name}(" in (ROOT / file).read_text()
 
 
-def tests_of_cases(elsewhere: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> dict[str, list[str]]:
+def functions_by_case(elsewhere: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> dict[str, list[str]]:
     """By case, the tests that check it, found without running them: those marked, and those that a table names."""
     tests: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
