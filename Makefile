@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
 
-.PHONY: demo test test-slow test-faults docs check clean
+.PHONY: demo test test-slow test-faults docs docs-output check clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -51,6 +51,11 @@ $(DOCS_READY): $(READY)
 ## The pages of docs/ and the reference made from the code, as a site in site/; a dead link ends it.
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+## Run what pages show and write the output into them. By default what is marked `demo`, on a copy of the results of
+## `make demo`; FENCES=table and FENCES=sweep do it for the others, PAGES="docs/quickstart.md" for some pages.
+docs-output: $(READY)
+	$(BIN)/python -m docs.shown_commands $(or $(FENCES),demo) $(PAGES)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
