@@ -53,9 +53,9 @@ docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 ## Run what pages show and write the output into them. By default what is marked `demo`, on a copy of the results of
-## `make demo`; FENCES=table and FENCES=sweep do it for the others, PAGES="docs/quickstart.md" for some pages.
+## `make demo`, or of RESULTS; FENCES=table and FENCES=sweep do it for the others, PAGES="docs/quickstart.md" for some.
 docs-output: $(READY)
-	$(BIN)/python -m docs.shown_commands $(or $(FENCES),demo) $(PAGES)
+	$(BIN)/python -m docs.shown_commands $(or $(FENCES),demo) $(PAGES) $(if $(RESULTS),--results $(RESULTS))
 
 check: $(READY)
 	$(BIN)/ruff format --check .

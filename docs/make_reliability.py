@@ -3,6 +3,7 @@
 .venv/bin/python -m docs.make_reliability     # from the checkout; `make test-faults` ends with it
 """
 
+from functools import cache
 from pathlib import Path
 
 from tests.faults.fault_report import CASES, ELSEWHERE, PROMISES
@@ -20,7 +21,7 @@ def with_table(page: str) -> str:
 
 def table(last: list[Outcome]) -> str:
     """A row a case, and below it what the numbers of machines mean."""
-    tests = functions_by_case(ELSEWHERE)
+    tests = _functions()
     machines = list(dict.fromkeys(outcome.machine for outcome in last))
     rows = [
         f"| {PROMISES[case]} | {case}: {fault} | {_tests(tests.get(case, []))} | "
@@ -29,6 +30,11 @@ def table(last: list[Outcome]) -> str:
     ]
     notes = [f"Machine {number}: {machine}." for number, machine in enumerate(machines, 1)]
     return "\n".join(["| Promise | Fault | Tests | Last measured |", "|---|---|---|---|", *rows, "", *notes]).rstrip()
+
+
+@cache
+def _functions() -> dict[str, list[str]]:
+    return functions_by_case(ELSEWHERE)
 
 
 def _tests(names: list[str]) -> str:

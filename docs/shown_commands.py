@@ -98,11 +98,14 @@ def _commands(lines: Sequence[str]) -> Iterator[Command]:
         yield Command(text=typed, output=tuple(lines[last + 1 : end]))
 
 
+def navigation() -> list[str]:
+    """The pages that mkdocs.yml lists, as paths in docs/."""
+    return re.findall(r"- (?:[\w ]+: )?([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+
+
 def pages() -> list[Path]:
-    """Those that are checked: README.md and the navigation's; the reference's are made of the code."""
-    named = re.findall(r"- (?:[\w ]+: )?([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    files = [ROOT / "docs" / name for name in named if not name.startswith("reference/")]
-    return [ROOT / "README.md", *(file for file in files if file.exists())]
+    """Those whose commands are run: README.md and the navigation's; the reference is made of the code."""
+    return [ROOT / "README.md", *(ROOT / "docs" / name for name in navigation() if not name.startswith("reference/"))]
 
 
 def fences(page: Path) -> list[Fence]:

@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
-
 from docs.make_reference import PAGES
 
 ROOT = Path(__file__).parents[1]
@@ -18,14 +16,16 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 PICTURES = {".png", ".svg"}
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: Any, config: Any) -> Any:
     """The pages of reference/ are files like any other."""
+    from mkdocs.structure.files import File  # Of the group docs, which tests of this module do without.
+
     for name, page in PAGES.items():
         files.append(File.generated(config, f"reference/{name}", content=page()))
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """The page's text with links that hold on the site."""
 
     def on_the_site(link: re.Match[str]) -> str:
@@ -36,11 +36,18 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if Path(path).suffix not in PICTURES:
             return words if f"`{Path(path).name}`" in words else f"{words} (`{path}`)"
         brought = f"pictures/{path}"
-        if files.get_file_from_path(brought) is None:
-            files.append(File.generated(config, brought, abs_src_path=str(ROOT / path)))
+        _bring(path, brought, config, files)
         return f"{mark}[{words}]({posixpath.relpath(brought, posixpath.dirname(page.file.src_uri) or '.')})"
 
     return LINK.sub(on_the_site, markdown)
+
+
+def _bring(path: str, brought: str, config: Any, files: Any) -> None:
+    """Make a picture of the repository a file of the site, once."""
+    from mkdocs.structure.files import File
+
+    if files.get_file_from_path(brought) is None:
+        files.append(File.generated(config, brought, abs_src_path=str(ROOT / path)))
 
 
 def outside(page: str, target: str) -> str | None:

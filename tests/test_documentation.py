@@ -13,12 +13,14 @@ from docs.shown_commands import (
     copy_room,
     fences,
     is_as_shown,
+    navigation,
     pages,
     problems,
     rewrite,
     table_room,
     train_eight_cells,
 )
+from docs.site_hooks import outside
 from orchestrator.planning.spec.schema import sweep_schema
 from tests.helpers.command_line import run
 from tests.helpers.paths import ROOT
@@ -88,23 +90,24 @@ def test_the_reference_has_every_column_of_the_run_table():
 
 
 def test_every_page_of_the_navigation_is_there_or_made():
-    pages = re.findall(r"- ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = navigation()
     assert len(pages) > 15
     assert [page for page in pages if not (ROOT / "docs" / page).exists()] == [f"reference/{name}" for name in PAGES]
 
 
-def test_every_file_named_in_the_tree_exists():
-    tree = re.search(r"## The tree\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert tree is not None
-    folder = ROOT
-    for line in tree[1].splitlines():
-        if not line.startswith(" "):
-            folder = ROOT / line.split()[0]
-        inner = folder
-        for name in re.findall(r"[\w/]+(?:\.py|\.md|\.toml|/)", line):
-            path = ROOT / name if (ROOT / name).exists() else inner / name
-            assert path.exists(), f"{name} of the line {line!r}"
-            inner = path if name.endswith("/") else inner
+@pytest.mark.parametrize(
+    ("page", "target", "path"),
+    [
+        ("index.md", "../results/README.md", "results/README.md"),
+        ("guides/fit.md", "../../mor_core/sizes.py", "mor_core/sizes.py"),
+        ("guides/fit.md", "../concepts/trunks.md", None),
+        ("guides/fit.md", "../../no/such/file.md", None),
+        ("guides/fit.md", "../../../elsewhere", None),
+        ("index.md", "https://mlflow.org", None),
+    ],
+)
+def test_a_link_out_of_the_pages_is_told_from_one_within_and_from_a_dead_one(page: str, target: str, path: str | None):
+    assert outside(page, target) == path
 
 
 FENCES = [fence for page in pages() for fence in fences(page)]
@@ -131,11 +134,30 @@ def test_every_fence_with_commands_says_how_they_are_tried(fence: Fence):
     assert (fence.kind == "no") == bool(fence.reason), f"{fence.name}: what is not run says why, and nothing else does"
 
 
+@pytest.mark.parametrize("fence", FENCES, ids=lambda fence: fence.name)
+def test_every_shown_command_has_a_verb_that_there_is_and_flags_that_it_takes(fence: Fence):
+    """Also of what the default tests do not run."""
+    typed = "\n".join(command.text.replace("\\\n", " ") for command in fence.commands)
+    for words in re.findall(r"\bmor-sweep +([^|;&\n#>]+)", typed):
+        verb = next((name for name in VERBS if f"{words} ".startswith(f"{name} ")), None)
+        flags = set(re.findall(r"(?<=\s)--?[a-z][\w-]*", f" {words}")) - {"--help", "-h"}
+        if verb is None:
+            assert words.startswith("--"), f"{fence.name}: there is no verb in: mor-sweep {words}"
+        else:
+            options = {name for option in VERBS[verb].params for name in (*option.opts, *option.secondary_opts)}
+            assert flags <= options, f"{fence.name}: {verb} takes no {', '.join(flags - options)}"
+
+
 @pytest.mark.parametrize("page", [page for page in pages() if page.name != "README.md"], ids=lambda page: page.name)
 def test_commands_of_a_page_stand_in_fences(page: Path):
     """Lines that are set in cannot be marked."""
     set_in = re.findall(r"^ {4}(?:\$ )?(?:mor-sweep|make) .*$", page.read_text(), re.MULTILINE)
     assert [line for line in set_in if not any(line.strip() in fence.lines for fence in fences(page))] == []
+
+
+def test_commands_on_a_run_table_take_a_minute_in_all():
+    """A fit of the published table takes five processor seconds."""
+    assert sum(len(fence.commands) for fence in of_kind("table")) <= 12
 
 
 @pytest.mark.parametrize("fence", of_kind("table"), ids=lambda fence: fence.name)
