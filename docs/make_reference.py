@@ -3,6 +3,7 @@
 .venv/bin/python docs/make_reference.py verbs.md     # prints one of them
 """
 
+import html
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +61,7 @@ def _verb_text(verb: Verb) -> str:
 
 def _option(record: tuple[str, str]) -> tuple[str, str]:
     names, help_text = record
-    return f"`{names}`", _words(help_text)
+    return f"<code>{html.escape(names)}</code>", _words(help_text)
 
 
 def _help(text: str) -> str:
@@ -88,6 +89,8 @@ def sweep_file_page() -> str:
     for name, places in _places(schema).items():
         section = schema["$defs"][name]
         headline = ", ".join(f"`[{place}]`" for place in places)
+        if choice := section.get("properties", {}).get("choice", {}).get("const"):
+            headline += f' with `choice = "{choice}"`'
         parts += [f"## {headline} {{#{name.lower()}}}", _words(section.get("description", "")), _keys(section)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -136,6 +139,8 @@ def _type(value: dict[str, Any]) -> str:
             return ", ".join(f"`{name}`" for name in names)
         case {"type": "array", "items": dict(items)}:
             return f"list of {_type(items)}"
+        case {"type": "object", "additionalProperties": {"$ref": str(target)}}:
+            return f"[tables](#{target.rpartition('/')[2].lower()}) by name"
         case {"type": "object", "additionalProperties": dict(values)}:
             return f"table of {_type(values)}"
     return str(value.get("type", "any"))
@@ -192,7 +197,7 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    cells = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, ("---",) * len(head), *rows)]
+    cells = [" | ".join(cell.replace("|", "&#124;") for cell in row) for row in (head, ("---",) * len(head), *rows)]
     return "\n".join(f"| {line} |" for line in cells)
 
 

@@ -34,7 +34,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         if path is None:
             return link[0]
         if Path(path).suffix not in PICTURES:
-            return words if f"`{Path(path).name}`" in words else f"{words} (`{path}`)"
+            return words if Path(path).name in words else f"{words} (`{path}`)"
         brought = f"pictures/{path}"
         _bring(path, brought, config, files)
         return f"{mark}[{words}]({posixpath.relpath(brought, posixpath.dirname(page.file.src_uri) or '.')})"
