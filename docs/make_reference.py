@@ -185,7 +185,7 @@ def python_page() -> str:
     return "# Python\n\n::: orchestrator.notebook\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {
+REFERENCE: dict[str, Callable[[], str]] = {
     "verbs.md": verbs_page,
     "sweep_file.md": sweep_file_page,
     "json.md": json_page,
@@ -208,4 +208,4 @@ def _words(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(PAGES[sys.argv[1]]())
+    sys.stdout.write(REFERENCE[sys.argv[1]]())

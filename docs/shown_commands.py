@@ -16,9 +16,11 @@ CONTRIBUTING.md says what the marks mean. A fence in `console` holds commands af
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,10 @@ PLAIN = ("", "text")
 LEFT_OUT = "..."
 COLUMNS = 80
 """Of the window that pages show: what a reader's terminal has at least."""
+
+LONGEST_SECONDS = 250
+"""Of one command, which is less than a test may take; what goes on for ever, as `ui` does, is no command to mark."""
+TOO_LONG = 124
 
 EIGHT_CELLS = ROOT / "tests" / "fixtures" / "eight.toml"
 RUN_TABLE = ROOT / "results" / "published" / "cpu_demo" / "runs.csv"
@@ -168,18 +174,31 @@ def _run(command: Command, room: Path) -> Ran:
     }
     if (room / "cache").exists():
         environment["MOR_SWEEP_CACHE"] = str(room / "cache")
-    done = subprocess.run(
-        ["bash", "-c", command.text],
+    code, printed = _of_shell(command.text, room, environment)
+    lines = [line.rstrip() for line in printed.replace(str(room), SOMEWHERE).rstrip().splitlines()]
+    return Ran(command=command, code=code, output=tuple(lines))
+
+
+def _of_shell(text: str, room: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Exit code, 124 after too long, and both streams. A script ends with its first command that fails."""
+    shell = subprocess.Popen(
+        ["bash", "-e", "-c", text],
         cwd=room,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
+        start_new_session=True,
     )
-    lines = [line.rstrip() for line in done.stdout.replace(str(room), SOMEWHERE).rstrip().splitlines()]
-    return Ran(command=command, code=done.returncode, output=tuple(lines))
+    try:
+        printed, _ = shell.communicate(timeout=LONGEST_SECONDS)
+        return shell.returncode, printed
+    except subprocess.TimeoutExpired:
+        return TOO_LONG, f"it did not end within {LONGEST_SECONDS} seconds"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)  # What it left running, or all of it where it took too long.
 
 
 def problems(fence: Fence, room: Path) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from docs.make_reference import PAGES
+from docs.make_reference import REFERENCE
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
@@ -20,7 +20,7 @@ def on_files(files: Any, config: Any) -> Any:
     """The pages of reference/ are files like any other."""
     from mkdocs.structure.files import File  # Of the group docs, which tests of this module do without.
 
-    for name, page in PAGES.items():
+    for name, page in REFERENCE.items():
         files.append(File.generated(config, f"reference/{name}", content=page()))
     return files
 

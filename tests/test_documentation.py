@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.make_reference import PAGES
+from docs import shown_commands
+from docs.make_reference import REFERENCE
 from docs.shown_commands import (
     KINDS,
     Fence,
@@ -59,14 +60,14 @@ def test_every_command_of_the_readme_answers_to_help(command: tuple[str, ...]):
 def test_every_local_link_leads_somewhere(page: str):
     folder = (ROOT / page).parent
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
-    made = {(ROOT / "docs" / "reference" / name).resolve() for name in PAGES}
+    made = {(ROOT / "docs" / "reference" / name).resolve() for name in REFERENCE}
     targets = {link: (folder / link).resolve() for link in links if "://" not in link}
     missing = [link for link, target in targets.items() if not target.exists() and target not in made]
     assert not missing
 
 
 def test_the_reference_has_every_verb_with_every_option():
-    page = PAGES["verbs.md"]()
+    page = REFERENCE["verbs.md"]()
     for verb, command in VERBS.items():
         section = page.partition(f"\n### {verb}\n")[2].partition("\n### ")[0]
         assert section, verb
@@ -76,7 +77,7 @@ def test_the_reference_has_every_verb_with_every_option():
 
 
 def test_the_reference_has_every_key_of_a_sweep_file_and_no_link_in_it_is_dead():
-    page, schema = PAGES["sweep_file.md"](), sweep_schema()
+    page, schema = REFERENCE["sweep_file.md"](), sweep_schema()
     for section in (schema, *schema["$defs"].values()):
         for key in section.get("properties", {}):
             assert f"| `{key}` |" in page
@@ -84,7 +85,7 @@ def test_the_reference_has_every_key_of_a_sweep_file_and_no_link_in_it_is_dead()
 
 
 def test_the_reference_has_every_column_of_the_run_table():
-    page = PAGES["results.md"]()
+    page = REFERENCE["results.md"]()
     for column in SCIENCE:
         assert f"`{column}`" in page
 
@@ -92,7 +93,9 @@ def test_the_reference_has_every_column_of_the_run_table():
 def test_every_page_of_the_navigation_is_there_or_made():
     pages = navigation()
     assert len(pages) > 15
-    assert [page for page in pages if not (ROOT / "docs" / page).exists()] == [f"reference/{name}" for name in PAGES]
+    assert [page for page in pages if not (ROOT / "docs" / page).exists()] == [
+        f"reference/{name}" for name in REFERENCE
+    ]
 
 
 @pytest.mark.parametrize(
@@ -132,20 +135,6 @@ def test_every_fence_with_commands_says_how_they_are_tried(fence: Fence):
     marks = ", ".join(f"<!-- run: {kind} -->" for kind in KINDS)
     assert fence.kind in KINDS, f"{fence.name}: the line above its fence is none of {marks}"
     assert (fence.kind == "no") == bool(fence.reason), f"{fence.name}: what is not run says why, and nothing else does"
-
-
-@pytest.mark.parametrize("fence", FENCES, ids=lambda fence: fence.name)
-def test_every_shown_command_has_a_verb_that_there_is_and_flags_that_it_takes(fence: Fence):
-    """Also of what the default tests do not run."""
-    typed = "\n".join(command.text.replace("\\\n", " ") for command in fence.commands)
-    for words in re.findall(r"\bmor-sweep +([^|;&\n#>]+)", typed):
-        verb = next((name for name in VERBS if f"{words} ".startswith(f"{name} ")), None)
-        flags = set(re.findall(r"(?<=\s)--?[a-z][\w-]*", f" {words}")) - {"--help", "-h"}
-        if verb is None:
-            assert words.startswith("--"), f"{fence.name}: there is no verb in: mor-sweep {words}"
-        else:
-            options = {name for option in VERBS[verb].params for name in (*option.opts, *option.secondary_opts)}
-            assert flags <= options, f"{fence.name}: {verb} takes no {', '.join(flags - options)}"
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if page.name != "README.md"], ids=lambda page: page.name)
@@ -235,6 +224,16 @@ def test_a_fence_that_shows_what_is_printed_is_right_and_another_line_or_exit_co
         )
     )
     assert "ended with exit code 0, expected 5" in problems(left, tmp_path)[0]
+
+
+def test_a_script_ends_with_its_first_command_that_fails_and_what_does_not_end_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (script,) = fences(a_page(tmp_path, "<!-- run: table -->\n```bash\nfalse\necho on\n```\n"))
+    assert problems(script, tmp_path) == ["false\necho on\nended with exit code 1, expected 0:"]
+    monkeypatch.setattr(shown_commands, "LONGEST_SECONDS", 1)
+    (endless,) = fences(a_page(tmp_path, "<!-- run: table -->\n```bash\nsleep 1000 | cat\n```\n"))
+    assert problems(endless, tmp_path)[1] == "it did not end within 1 seconds"
 
 
 def test_what_commands_print_is_written_into_the_page_and_nothing_else_is_touched(tmp_path: Path):
