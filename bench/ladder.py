@@ -332,7 +332,7 @@ CONFIRMATIONS: dict[str, Callable[[], list[Trial]]] = {
     "confirm-shapes": lambda: [
         trial for trial in shape_stage() if trial.layers in CONFIRMED and trial.budgets != GRID[250_000]
     ],
-    "confirm-routed": lambda: [trial for trial in routed_stage() if trial.budgets == GRID[35_000]],
+    "confirm-routed": routed_stage,
     "confirm-factors": lambda: [trial for trial in factor_stage() if trial.heads == 2],
 }
 """Stages that need the best rates of those above."""

@@ -109,7 +109,28 @@ SHALLOW_LADDER: tuple[Size, ...] = (
     *(size for size in SMALL_LADDER if size.d_model >= 72),
 )
 
-SIZES: dict[str, Size] = {size.name: size for size in (*SMALL_LADDER, *SHALLOW_LADDER, *PAPER_SIZES)}
+# Six layers at every size: of middle-cycle's four inner layers two recursions share two, four recursions one, so that
+# every arm has vanilla's depth. A grid for what a recursion is worth; four layers lose less.
+SIX_LAYER_LADDER: tuple[Size, ...] = (
+    # name, layers, width, query heads, d_ff
+    _rung("4.1k-6L", 6, 8, 2, 20),
+    _rung("7.6k-6L", 6, 10, 1, 28),
+    _rung("9.7k-6L", 6, 12, 2, 32),
+    _rung("17k-6L", 6, 16, 2, 44),
+    _rung("26k-6L", 6, 20, 2, 52),
+    _rung("38k-6L", 6, 24, 2, 64),
+    _rung("53k-6L", 6, 28, 2, 76),
+    _rung("67k-6L", 6, 32, 2, 84),
+    _rung("86k-6L", 6, 36, 2, 96),
+    _rung("127k-6L", 6, 44, 2, 116),
+    _rung("180k-6L", 6, 52, 2, 140),
+    _rung("273k-6L", 6, 64, 2, 172),
+    _rung("422k-6L", 6, 80, 2, 212),
+    _rung("610k-6L", 6, 96, 4, 256),
+    _rung("832k-6L", 6, 112, 4, 300),
+)
+
+SIZES: dict[str, Size] = {size.name: size for size in (*SMALL_LADDER, *SHALLOW_LADDER, *SIX_LAYER_LADDER, *PAPER_SIZES)}
 
 
 def model_config(

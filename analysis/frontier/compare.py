@@ -6,7 +6,9 @@ Arms are never compared at equal N: a shared layer makes unique parameters mean 
 from dataclasses import dataclass
 from itertools import combinations
 
-from analysis.frontier.multiplier import compute_multiplier, parameter_multiplier
+import numpy as np
+
+from analysis.frontier.multiplier import compute_multiplier, growth_of_multiplier, parameter_multiplier
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Sample, interval
 from analysis.surface.fit import SurfaceFit
@@ -39,6 +41,35 @@ class Comparison:
         return None if isinstance(self.gap, Refusal) else (self.gap.high - self.gap.low) / 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverBudgets:
+    """Two arms over all budgets at which both have an optimum."""
+
+    arm: str
+    """The first arm."""
+    other: str
+    """The second arm."""
+    budgets: tuple[str, ...]
+    """Those budgets, FLOPs, exact decimal integers, ascending."""
+    gap: Estimate | Refusal
+    """The mean of L*(arm) - L*(other), in units of loss: what single budgets are too noisy to show."""
+    growth: Estimate | Refusal
+    """The factor of the compute multiplier for each factor of ten in C: above 1, what `arm` is worth grows."""
+    unit: str
+    """Of the loss."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """The findings in words, where there are any."""
+        sentences = []
+        if isinstance(self.gap, Estimate):
+            mean = _finding(self.arm, self.other, self.gap, self.unit, "mean gap")
+            sentences.append(f"{self.arm} against {self.other} over {len(self.budgets)} budgets: {mean}")
+        if isinstance(self.growth, Estimate):
+            sentences.append(f"compute multiplier of {self.arm} over {self.other} as C grows: {_growth(self.growth)}")
+        return sentences
+
+
 def compare_arms(
     losses: dict[str, dict[str, Sample | Refusal]],
     level: float,
@@ -56,8 +87,61 @@ def compare_arms(
     return tuple(
         _compare(arm, other, budget, losses, surfaces or {}, level, unit)
         for arm, other in pairs
-        for budget in sorted(losses[arm].keys() & losses[other].keys(), key=int)
+        for budget in _shared_budgets(losses[arm], losses[other])
     )
+
+
+def compare_over_budgets(
+    losses: dict[str, dict[str, Sample | Refusal]], level: float, *, unit: str
+) -> tuple[OverBudgets, ...]:
+    """Every two arms over the budgets at which both have an optimum; `losses` is arm -> budget -> L* in `unit`."""
+    return tuple(
+        _over_budgets(arm, other, losses[arm], losses[other], level, unit)
+        for arm, other in combinations(sorted(losses), 2)
+    )
+
+
+def _over_budgets(
+    arm: str,
+    other: str,
+    losses: dict[str, Sample | Refusal],
+    of_other: dict[str, Sample | Refusal],
+    level: float,
+    unit: str,
+) -> OverBudgets:
+    gaps: dict[str, Sample] = {}
+    multipliers: dict[str, Sample] = {}
+    for budget in _shared_budgets(losses, of_other):
+        loss, target = losses[budget], of_other[budget]
+        if isinstance(loss, Refusal) or isinstance(target, Refusal):
+            continue
+        difference = interval(loss.estimate.value - target.estimate.value, loss.draws - target.draws, level)
+        gaps[budget] = Sample(estimate=difference, draws=loss.draws - target.draws)
+        multiplier = compute_multiplier(losses, target, budget, level)
+        if isinstance(multiplier, Sample):
+            multipliers[budget] = multiplier
+    return OverBudgets(
+        arm=arm,
+        other=other,
+        budgets=tuple(gaps),
+        gap=_mean(tuple(gaps.values()), level),
+        growth=growth_of_multiplier(multipliers, level),
+        unit=unit,
+    )
+
+
+def _mean(gaps: tuple[Sample, ...], level: float) -> Estimate | Refusal:
+    if len(gaps) < 2:
+        return Refusal(
+            kind=RefusalKind.TOO_FEW_BUDGETS,
+            sentence=f"{len(gaps)} budgets at which both have an optimum; a mean over budgets needs 2 or more.",
+        )
+    value = sum(gap.estimate.value for gap in gaps) / len(gaps)
+    return interval(value, np.mean([gap.draws for gap in gaps], axis=0), level)
+
+
+def _shared_budgets(losses: dict[str, Sample | Refusal], others: dict[str, Sample | Refusal]) -> list[str]:
+    return sorted(losses.keys() & others.keys(), key=int)
 
 
 def _compare(
@@ -84,6 +168,7 @@ def _compare(
         )
     value = first.estimate.value - second.estimate.value
     gap = interval(value, first.draws - second.draws, level)
+    multiplier = compute_multiplier(losses[arm], second, budget, level)
     params = None
     if arm in surfaces and other in surfaces:
         params = parameter_multiplier(surfaces[arm], surfaces[other], budget, level)
@@ -93,13 +178,20 @@ def _compare(
         budget=budget,
         gap=gap,
         sentence=f"{place}: {_finding(arm, other, gap, unit)}",
-        compute=compute_multiplier(losses[arm], second, budget, level),
+        compute=multiplier.estimate if isinstance(multiplier, Sample) else multiplier,
         params=params,
     )
 
 
-def _finding(arm: str, other: str, gap: Estimate, unit: str) -> str:
-    numbers = f"gap {gap.value:+.4f} {unit} ({gap.level:.0%} interval {gap.low:+.4f} to {gap.high:+.4f})"
+def _finding(arm: str, other: str, gap: Estimate, unit: str, what: str = "gap") -> str:
+    numbers = f"{what} {gap.value:+.4f} {unit} ({gap.level:.0%} interval {gap.low:+.4f} to {gap.high:+.4f})"
     if gap.holds_zero:
         return f"no difference seen; {numbers}; a gap below {(gap.high - gap.low) / 2:.4f} could not have been seen."
     return f"{arm if gap.value < 0 else other} is better; {numbers}."
+
+
+def _growth(growth: Estimate) -> str:
+    factor = f"× {growth.value:.3f} [{growth.low:.3f}, {growth.high:.3f}] for each factor of ten in C."
+    if growth.low <= 1 <= growth.high:
+        return f"no trend seen; {factor}"
+    return f"it {'grows' if growth.value > 1 else 'shrinks'}; {factor}"

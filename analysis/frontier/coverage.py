@@ -25,6 +25,8 @@ FEWEST_GIVEN = 0.3
 QUANTITIES = ("N*", "L*", "a")
 BETWEEN_ARMS = ("gap", "compute multiplier", "parameter multiplier")
 """Their intervals take the noise of a trunk as common to arms trained on the same data; the simulations do not."""
+ONE_MORE_RUN = "run"
+"""What the table calls the loss of one more run, which only grids with several seeds have."""
 LEAST_HELD = 0.90
 """Lowest coverage of a 95 % interval beyond the budgets with which it is given."""
 MOST_HELD = 0.98
@@ -125,6 +127,9 @@ def forecast_coverage() -> pl.DataFrame:
     return pl.read_csv((resources.files("analysis.frontier") / "reference" / FORECASTS).read_bytes())
 
 
+NAMES = SYMBOLS | {ONE_MORE_RUN: "one more run's loss"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SimulatedForecasts:
     """How forecasts of one quantity by one approach fared in simulated studies like one's own."""
@@ -155,13 +160,15 @@ def simulated_forecasts(
     if shape is None or reach <= 1:
         return None
     rows = _similar_forecasts(shape).filter((pl.col("approach") == approach) & (pl.col("quantity") == quantity))
+    if rows.is_empty():
+        return None
     farther = rows.filter(pl.col("reach") >= min(reach, float(str(rows["reach"].max())))).sort("reach").head(1)
-    if farther.is_empty() or farther["given"][0] < FEWEST_GIVEN:
+    if farther["given"][0] < FEWEST_GIVEN:
         return None
     row = farther.row(0, named=True)
     return SimulatedForecasts(
         held=row["held"],
-        sentence=f"at {row['reach']:g} times the largest budget its 95 % intervals of {SYMBOLS[quantity]} held the "
+        sentence=f"at {row['reach']:g} times the largest budget its 95 % intervals of {NAMES[quantity]} held the "
         f"truth in {row['held']:.0%} of {row['studies']} simulated studies like this one ({row['grid']})",
     )
 

@@ -8,6 +8,8 @@ Parameters: the arm's loss at its own optimum (N, D) is given; the other arm rea
 D; the multiplier is N' / N. It needs the surfaces of both arms.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
@@ -20,11 +22,13 @@ FARTHEST = 10.0
 PLACES = 200
 """Where the curve between the budgets is looked at."""
 MIN_SHARE = 0.5
+MIN_BUDGETS = 3
+"""That show whether a multiplier grows with compute."""
 
 
 def compute_multiplier(
     losses: dict[str, Sample | Refusal], target: Sample, budget: str, level: float
-) -> Estimate | Refusal:
+) -> Sample | Refusal:
     """C / C' at `budget`: `losses` is the arm's budget -> L*, `target` the other arm's L* there."""
     known = {each: sample for each, sample in losses.items() if isinstance(sample, Sample)}
     if len(known) < 2:
@@ -55,8 +59,26 @@ def compute_multiplier(
         )
     # A draw that never reaches the loss counts as far away on the side where it was looked for.
     low, high = here - (log_c_b[-1] + reach), here - (log_c_b[0] - reach)
-    drawn_k = np.clip(np.where(np.isnan(log_drawn_k), low, log_drawn_k), low, high)
-    return interval(float(np.exp(log_value[0])), np.exp(drawn_k), level)
+    multiplier_k = np.exp(np.clip(np.where(np.isnan(log_drawn_k), low, log_drawn_k), low, high))
+    return Sample(estimate=interval(float(np.exp(log_value[0])), multiplier_k, level), draws=multiplier_k)
+
+
+def growth_of_multiplier(multipliers: Mapping[str, Sample], level: float) -> Estimate | Refusal:
+    """By what factor the compute multiplier changes for each factor of ten in C; `multipliers` is budget -> multiplier.
+
+    The slope of the least-squares line of its logarithm against log10 C, in every redrawn study.
+    """
+    if len(multipliers) < MIN_BUDGETS:
+        return Refusal(
+            kind=RefusalKind.TOO_FEW_BUDGETS,
+            sentence=f"{len(multipliers)} budgets with a compute multiplier; a trend needs {MIN_BUDGETS} or more.",
+        )
+    place_b = np.log10([float(budget) for budget in multipliers])
+    centred_b = place_b - place_b.mean()
+    weight_b = centred_b / np.sum(centred_b**2)
+    value = sum(weight * np.log(m.estimate.value) for weight, m in zip(weight_b, multipliers.values(), strict=True))
+    drawn_k = np.log(np.stack([multiplier.draws for multiplier in multipliers.values()], axis=1)) @ weight_b
+    return interval(float(np.exp(value)), np.exp(drawn_k), level)
 
 
 def _reached(log_c_b: Floats, log_loss_kb: Floats, target_k: Floats) -> Floats:

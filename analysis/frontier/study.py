@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from analysis.frontier.compare import Comparison, compare_arms
+from analysis.frontier.compare import Comparison, OverBudgets, compare_arms, compare_over_budgets
 from analysis.isoflop.akima import fit_akima
 from analysis.isoflop.approach import Isoflop, IsoflopFit, fit_isoflops, parabola_residuals
 from analysis.isoflop.envelope import fit_envelope
@@ -120,6 +120,8 @@ class Study:
     """One per arm and approach, arms in alphabetical order."""
     comparisons: tuple[Comparison, ...]
     """Arms against each other at equal FLOPs, by the first approach of the settings."""
+    over_budgets: tuple[OverBudgets, ...]
+    """The same over all budgets: the mean gap, and whether what an arm is worth grows with compute."""
     recursion: RecursionFit | Refusal | None = None
     """What a recursion is worth, over all arms; None without the surface approach or without recursive arms."""
     on_small_corpus: bool = False
@@ -197,6 +199,7 @@ def fit_study(
         points=points,
         frontiers=tuple(_frontier(arm, name, fit, settings) for (arm, name), fit in fits.items()),
         comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits), unit=points.loss_unit),
+        over_budgets=compare_over_budgets(losses, settings.resampling.level, unit=points.loss_unit),
         recursion=_recursion(table, points, settings),
         on_small_corpus=on_small_corpus,
         reading=reading,

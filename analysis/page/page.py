@@ -87,7 +87,7 @@ def render_page(
         frontiers=[_frontier_rows(each) for each in study.frontiers],
         surfaces=[(each.arm, surface_lines(each.surface)) for each in study.frontiers if each.surface is not None],
         recursion=recursion_lines(study.recursion) if study.recursion is not None else [],
-        comparisons=comparison_lines(study.comparisons),
+        comparisons=comparison_lines(study),
         unsaid=[(f"{each.arm} ({each.approach})", found) for each in study.frontiers if (found := refusals_of(each))],
         coverage=coverage_notes(study),
         own_record=own_record,

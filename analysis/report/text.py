@@ -56,6 +56,7 @@ def study_as_json(study: Study) -> dict[str, Any]:
         "frontiers": [plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
         "recursion": plain(study.recursion),
         "comparisons": [comparison_as_json(comparison) for comparison in study.comparisons],
+        "over_budgets": plain(study.over_budgets),
         "exclusions": plain(study.exclusions),
     }
 
@@ -120,7 +121,7 @@ def study_as_markdown(study: Study, own_record: Sequence[str] = ()) -> str:
         "\n\n".join(head),
         *(_frontier_section(frontier, study.points.loss_unit) for frontier in study.frontiers),
         _list_section("Recursion", recursion_lines(study.recursion) if study.recursion is not None else []),
-        _list_section("Arms at equal FLOPs", comparison_lines(study.comparisons)),
+        _list_section("Arms at equal FLOPs", comparison_lines(study)),
         _list_section("Had it predicted itself", list(own_record)),
         _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),
     ]
@@ -234,14 +235,16 @@ def count_text(answer: Estimate | Refusal) -> str:
     return f"{short_count(answer.value)} [{low}, {high}]"
 
 
-def comparison_lines(comparisons: tuple[Comparison, ...]) -> list[str]:
-    """The findings, then one line for each pair of arms that could not be compared somewhere."""
-    found = [_comparison_line(comparison) for comparison in comparisons if isinstance(comparison.gap, Estimate)]
+def comparison_lines(study: Study) -> list[str]:
+    """The findings budget by budget, then over budgets, then one line for each pair of arms that could not be compared
+    somewhere."""
+    findings = [_comparison_line(pair) for pair in study.comparisons if isinstance(pair.gap, Estimate)]
+    findings += [sentence for pair in study.over_budgets for sentence in pair.sentences]
     missing: dict[str, list[str]] = {}
-    for each in comparisons:
-        if isinstance(each.gap, Refusal):
-            missing.setdefault(f"{each.arm} against {each.other}", []).append(budget_label(each.budget))
-    return found + [
+    for pair in study.comparisons:
+        if isinstance(pair.gap, Refusal):
+            missing.setdefault(f"{pair.arm} against {pair.other}", []).append(budget_label(pair.budget))
+    return findings + [
         f"{pair}: not compared at {', '.join(budgets)}, where one of them has no supported optimum."
         for pair, budgets in missing.items()
     ]

@@ -66,10 +66,11 @@ class Transformer(nn.Module):
     """Token ids to next-token logits.
 
     Everything that the sharing strategy ties is tied: attention, MLP and norms of a shared layer are one module,
-    applied at several depths. (The first public release of the paper's code untied attention by accident.)
-    `threshold_R` is the running mean of the top-k cut-off of each recursion, in router-logit units (the auxiliary
-    router's where there is one); recursion 1 takes every token and uses none. `selection_bias_R` is what loss-free
-    balancing adds to token-choice logits before the arg-max. Both are saved with the weights.
+    applied at several depths. (The first public release of the paper's code untied attention by accident; its commit
+    82c97f2 of 2026-09-19 fixed that.) `threshold_R` is the running mean of the top-k cut-off of each recursion, in
+    router-logit units (the auxiliary router's where there is one); recursion 1 takes every token and uses none.
+    `selection_bias_R` is what loss-free balancing adds to token-choice logits before the arg-max. Both are saved with
+    the weights.
     """
 
     threshold_R: Tensor

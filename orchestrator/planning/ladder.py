@@ -9,14 +9,19 @@ from fractions import Fraction
 from mor_core.config import ModelConfig
 from mor_core.flops import Convention, training_flops_per_token, unique_params
 from mor_core.interop.llama_folder import PretrainedLlama
-from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIZES, SMALL_LADDER, Size, model_config
+from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, Size, model_config
 from mor_core.units import budget_text
 from orchestrator.planning.recipe import pretrained, resolve_model
 from orchestrator.planning.spec.arms import Arm
 from orchestrator.planning.spec.sections import AutoSizes, ExpectedOptimum
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 
-LADDERS: dict[str, tuple[Size, ...]] = {"small": SMALL_LADDER, "shallow": SHALLOW_LADDER, "paper": PAPER_SIZES}
+LADDERS: dict[str, tuple[Size, ...]] = {
+    "small": SMALL_LADDER,
+    "shallow": SHALLOW_LADDER,
+    "six-layers": SIX_LAYER_LADDER,
+    "paper": PAPER_SIZES,
+}
 
 
 def ladder_of(sizes: Iterable[str]) -> str | None:

@@ -13,7 +13,6 @@ import polars as pl
 
 from analysis.advice.forecast.forecast import Forecast
 from analysis.advice.predict import Advice
-from analysis.frontier.compare import Comparison
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.report.provenance import Provenance, provenance_of
 from analysis.runs.column_map import columns_text, parse_columns
@@ -161,12 +160,12 @@ def fit_pair(pair: SweepPair) -> Study:
             loss_column=pair.loss_column, approaches=("surface",), optima_at=_within_both(one, other)
         )
     study = fit_study(pair.runs, settings)
-    return replace(study, comparisons=_between(study, pair))
-
-
-def _between(study: Study, pair: SweepPair) -> tuple[Comparison, ...]:
-    wanted = {frozenset(arms) for arms in pair.pairs}
-    return tuple(each for each in study.comparisons if frozenset((each.arm, each.other)) in wanted)
+    between = {frozenset(arms) for arms in pair.pairs}
+    return replace(
+        study,
+        comparisons=tuple(gap for gap in study.comparisons if frozenset((gap.arm, gap.other)) in between),
+        over_budgets=tuple(whole for whole in study.over_budgets if frozenset((whole.arm, whole.other)) in between),
+    )
 
 
 def _within_both(one: set[int], other: set[int]) -> tuple[str, ...]:

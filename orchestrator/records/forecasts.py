@@ -220,7 +220,7 @@ def _frozen(
         law=forecast.law,
         weight=forecast.weight,
         record=forecast.record,
-        noise=forecast.noise,
+        noise=None if isinstance(forecast.noise, Refusal) else forecast.noise,
         resampling=forecast.resampling,
         settings_id=fitted.sweep.settings_id,
         known=known,

@@ -29,7 +29,7 @@ from mor_core.flops import (
     warmup_surplus,
 )
 from mor_core.model.transformer import build_model
-from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIZES, SMALL_LADDER, model_config
+from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, model_config
 
 ARMS = {
     "vanilla": (Recursion(), None),
@@ -175,7 +175,9 @@ def test_the_papers_four_sizes_have_the_papers_parameters():
     }
 
 
-@pytest.mark.parametrize(("ladder", "recursions"), [(SMALL_LADDER, (2, 3)), (SHALLOW_LADDER, (2,))])
+@pytest.mark.parametrize(
+    ("ladder", "recursions"), [(SMALL_LADDER, (2, 3)), (SHALLOW_LADDER, (2,)), (SIX_LAYER_LADDER, (2, 4))]
+)
 def test_the_ladder_is_smooth_deep_enough_to_share_and_named_by_its_parameters(ladder, recursions):
     counts = [unique_params(model_config(size, vocab_size=512, context_length=128)) for size in ladder]
     assert all(1.15 < larger / smaller < 1.85 for smaller, larger in itertools.pairwise(counts))

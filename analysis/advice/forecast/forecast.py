@@ -11,7 +11,7 @@ from analysis.advice.forecast.backtest import BackTest, Rolled, fared, roll, wor
 from analysis.advice.forecast.forecaster import COMBINED, Forecaster
 from analysis.advice.forecast.frozen_law import FrozenLaw, freeze
 from analysis.advice.forecast.outlook import OutlookRules, law_name
-from analysis.frontier.coverage import GridShape, shape_of, simulated_forecasts
+from analysis.frontier.coverage import ONE_MORE_RUN, GridShape, shape_of, simulated_forecasts
 from analysis.frontier.study import Study
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling, Sample, generator, interval
@@ -52,8 +52,8 @@ class Forecast:
     """Of its L* among the approaches, 0 where its record left it out; None for the mixture and where it has no L*."""
     record: str
     """How well it would have predicted this study's own budgets, one sentence; empty where nothing could be rolled."""
-    noise: RunNoise | None
-    """Of runs; None where no cell has a second seed."""
+    noise: RunNoise | Refusal
+    """Of runs."""
     resampling: Resampling
     """How intervals are drawn."""
 
@@ -76,12 +76,7 @@ class Forecast:
         mean = self.mean_loss_of(params, tokens, flops)
         if isinstance(mean, Refusal):
             return mean
-        if self.noise is None:
-            return Refusal(
-                kind=RefusalKind.NOISE_UNKNOWN,
-                sentence="no cell has a second seed, so that nobody knows how far one more run lies from the mean.",
-            )
-        return one_more_run(mean, self.noise, self.resampling)
+        return self.noise if isinstance(self.noise, Refusal) else one_more_run(mean, self.noise, self.resampling)
 
 
 def one_more_run(mean: Sample, noise: RunNoise, resampling: Resampling) -> Estimate:
@@ -133,7 +128,7 @@ def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool 
         answers |= {COMBINED: _often_enough(answers[COMBINED], shape, reach)}
     supported = [name for name, answer in answers.items() if name != COMBINED and isinstance(answer["loss"], Sample)]
     weights = forecaster.weights("loss", supported) if supported else {}
-    noise = run_noise(frame)
+    noise = _noise_of_run(frame, shape, reach, forced=forced)
     return tuple(
         Forecast(
             arm=forecaster.arm,
@@ -151,6 +146,20 @@ def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool 
         )
         for approach, quantities in answers.items()
     )
+
+
+def _noise_of_run(frame: pl.DataFrame, shape: GridShape | None, reach: float, *, forced: bool) -> RunNoise | Refusal:
+    """Refused without a second seed, and where intervals of one more run are known to hold it too rarely."""
+    noise = run_noise(frame)
+    if noise is None:
+        return Refusal(
+            kind=RefusalKind.NOISE_UNKNOWN,
+            sentence="no cell has a second seed, so that nobody knows how far one more run lies from the mean.",
+        )
+    simulated = simulated_forecasts(shape, COMBINED, ONE_MORE_RUN, reach)
+    if simulated is not None and simulated.too_narrow and not forced:
+        return Refusal(kind=RefusalKind.EXTRAPOLATION, sentence=f"{simulated.sentence}.")
+    return noise
 
 
 def _law(

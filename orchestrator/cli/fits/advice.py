@@ -185,6 +185,7 @@ def compare(asked: Runs, other: Other = None, loss: LossesOption = None, as_json
     """Arms against each other: loss gap at equal FLOPs, compute and parameter multipliers; by causal and by top-k loss
     where none is named."""
     from analysis.frontier.conventions import recount, recount_lines
+    from analysis.frontier.wall_time import at_equal_time
     from analysis.report.text import comparison_as_json, comparison_lines, plain, reading_as_json
     from analysis.statistics.answers import Estimate
 
@@ -197,16 +198,21 @@ def compare(asked: Runs, other: Other = None, loss: LossesOption = None, as_json
         routed = asked.table is not None or bool((fitted.runs["architecture"] == "mor").any())
         study, name = fitted.study, fitted.name
         foreign = reading_as_json(study.reading)
-        recounted = recount(study, fitted.runs)
+        recounted, timed = recount(study, fitted.runs), at_equal_time(study, fitted.runs)
         found |= any(isinstance(each.gap, Estimate) for each in study.comparisons)
         if as_json:
             pairs = [comparison_as_json(each) for each in study.comparisons]
-            content[study.points.loss_column] = {"comparisons": pairs, "recounted": plain(recounted)}
+            content[study.points.loss_column] = {
+                "comparisons": pairs,
+                "over_budgets": plain(study.over_budgets),
+                "recounted": plain(recounted),
+                "at_equal_time": plain(timed),
+            }
             continue
         typer.echo(f"{study.points.loss_column}:")
-        for line in comparison_lines(study.comparisons) or ["fewer than two arms: nothing to compare"]:
+        for line in comparison_lines(study) or ["fewer than two arms: nothing to compare"]:
             typer.echo(f"  {line}")
-        for line in recount_lines(recounted):
+        for line in (*(pair.sentence for pair in timed), *recount_lines(recounted)):
             typer.echo(f"  {line}")
     if as_json:
         print_json("mor-sweep.compare/1", {"source": name, "with": other, "losses": content, **foreign})

@@ -38,7 +38,7 @@ class AutoSizes(Section):
 
     count: Annotated[int, Field(ge=1)]
     """Rungs per budget."""
-    ladder: Literal["small", "shallow", "paper"] = "small"
+    ladder: Literal["small", "shallow", "six-layers", "paper"] = "small"
     """Which list of base shapes."""
     optimum: dict[str, ExpectedOptimum]
     """By arm (mor-2), architecture (mor) or "default"; the most specific key holds."""

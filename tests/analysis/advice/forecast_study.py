@@ -22,6 +22,7 @@ from analysis.advice.forecast.backtest import roll
 from analysis.advice.forecast.forecast import one_more_run, run_noise
 from analysis.advice.forecast.forecaster import COMBINED
 from analysis.advice.forecast.outlook import APPROACHES, OutlookRules
+from analysis.frontier.coverage import ONE_MORE_RUN
 from analysis.isoflop.parabola import ParabolaRules
 from analysis.runs.points import read_points
 from analysis.statistics.answers import Estimate, Refusal
@@ -105,8 +106,8 @@ def budgets(first: float, ratio: float, number: int) -> tuple[float, ...]:
 GRIDS = (
     Grid(name="paper: 4 sizes, 3 budgets", sizes=4, budgets=(2e12, 5e12, 1.65e13), step=0.39),
     Grid(name="gpu preset: 5 sizes, 3 budgets", sizes=5, budgets=(1e14, 2e14, 4e14)),
-    Grid(name="demo: 6 sizes, 3 budgets", sizes=6, budgets=(4e10, 1.1e11, 3e11)),
-    Grid(name="demo: 6 sizes, 3 budgets, 3 seeds", sizes=6, budgets=(2e10, 4.5e10, 1e11), seeds=3),
+    Grid(name="6 sizes, 3 budgets", sizes=6, budgets=(4e10, 1.1e11, 3e11)),
+    Grid(name="demo: 5 sizes, 3 budgets, 4 seeds", sizes=5, budgets=(2e10, 4.5e10, 1e11), seeds=4),
     Grid(name="7 sizes, 4 budgets", sizes=7, budgets=budgets(1e11, 3, 4)),
     Grid(name="10 sizes, 6 budgets", sizes=10, budgets=budgets(5e10, 2.5, 6), step=0.14),
 )
@@ -163,7 +164,7 @@ def study_rows(grid: Grid, truth: Truth, number: int) -> list[dict]:
             mean = answers[COMBINED]["loss"]
             run = one_more_run(mean, noise, rules.resampling) if isinstance(mean, Sample) else mean
             measured = loss + _spread(grid, truth, flops) * seed.normal()
-            rows.append(place | {"approach": COMBINED, "quantity": "run"} | _judged(run, measured))
+            rows.append(place | {"approach": COMBINED, "quantity": ONE_MORE_RUN} | _judged(run, measured))
     return rows
 
 

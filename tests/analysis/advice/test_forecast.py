@@ -187,6 +187,17 @@ def test_a_combined_answer_is_refused_where_such_intervals_held_the_truth_too_ra
     assert isinstance(forecasts(*sound, AHEAD, forced=True)[-1].loss, Estimate)
 
 
+def test_an_interval_of_one_more_run_is_refused_where_such_intervals_held_it_too_rarely(sound, monkeypatch, truths):
+    flops = float(AHEAD)
+    params = truths["chinchilla"].best_params(flops)
+    measured = coverage.forecast_coverage().with_columns(seeds=2, sizes=9, budgets=4)
+    for held, kind in ((0.5, Refusal), (0.95, Estimate)):
+        lowered = measured.with_columns(quantity=pl.lit(coverage.ONE_MORE_RUN), held=pl.lit(held))
+        monkeypatch.setattr(coverage, "forecast_coverage", lambda table=lowered: table)
+        combined = forecasts(*sound, AHEAD)[-1]
+        assert isinstance(combined.run_loss_of(params, flops / 6 / params, flops), kind)
+
+
 @pytest.mark.parametrize(("held", "said"), [(0.999, True), (0.95, False)])
 def test_a_combined_answer_whose_intervals_are_wider_than_they_need_be_says_so(sound, monkeypatch, held, said):
     measured = coverage.forecast_coverage()

@@ -31,6 +31,32 @@ def test_an_arm_that_needs_half_the_compute_has_a_multiplier_of_two(planted, tru
         assert each.params.value == pytest.approx(1.0, rel=0.02)
 
 
+def arms_whose_gap_grows(planted, truths, *, growth, noise):
+    """Arm "mor" reaches with C what "vanilla" reaches with C · (C / 1e12)^growth."""
+    budgets = [f"{1e12 * 3**index:.0f}" for index in range(4)]
+    further = {f"{float(budget) * (float(budget) / 1e12) ** growth:.0f}": budget for budget in budgets}
+    plant = {"sizes": 9, "step": 0.15, "cell_noise": noise}
+    vanilla = planted(truths["chinchilla"], budgets=tuple(budgets), **plant)
+    routed = planted(truths["chinchilla"], arms=("mor",), budgets=tuple(further), random_seed=5, **plant)
+    return pl.concat([vanilla, routed.with_columns(pl.col("budget").replace(further))])
+
+
+@pytest.mark.parametrize(("growth", "finding"), [(0.2, "it grows"), (-0.2, "it shrinks"), (0.0, "no trend seen")])
+def test_a_multiplier_that_grows_with_compute_is_seen_to(planted, truths, growth, finding):
+    study = fit_study(arms_whose_gap_grows(planted, truths, growth=growth, noise=0.002))
+    (pair,) = study.over_budgets
+    assert (pair.arm, pair.other) == ("mor", "vanilla")
+    # With C = C' (C' / 1e12)^growth, ln(C / C') rises with ln C by growth / (1 + growth).
+    assert pair.growth.value == pytest.approx(10 ** (growth / (1 + growth)), rel=0.03)
+    assert finding in pair.sentences[-1]
+
+
+def test_two_budgets_show_no_trend(planted):
+    study = fit_study(planted(arms=("mor", "vanilla"), sizes=9, budgets=("1000000000000", "3000000000000")))
+    (pair,) = study.over_budgets
+    assert pair.growth.kind is RefusalKind.TOO_FEW_BUDGETS
+
+
 def test_noise_widens_the_multiplier_around_the_truth(planted, truths):
     budgets = ("1000000000000", "2000000000000", "4000000000000", "8000000000000")
     study = fit_study(two_arms(planted, truths, budgets=budgets, noise=0.01), BOTH)

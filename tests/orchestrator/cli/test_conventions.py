@@ -95,7 +95,7 @@ def test_every_json_document_is_in_the_table_with_its_version():
         *(ROOT / "analysis/report" / f"{name}.py" for name in ("tables", "tasks", "lifetimes")),
     ]
     printed = set(re.findall(r'"(mor-sweep\.[a-z-]+/\d+)"', "".join(path.read_text() for path in sources)))
-    named = re.findall(r"`(mor-sweep\.[a-z-]+/\d+)`", (ROOT / "README.md").read_text())
+    named = re.findall(r"`(mor-sweep\.[a-z-]+/\d+)`", (ROOT / "docs" / "guides" / "scripts.md").read_text())
     assert DOCUMENTS.keys() == printed
     assert set(named) <= printed
 
