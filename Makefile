@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.ready-docs
 
-.PHONY: demo test test-slow test-faults check clean
+.PHONY: demo test test-slow test-faults docs docs-output check clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -33,9 +34,28 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 
-## Every fault that a sweep must survive, made on purpose; one line a case, with its figures.
+## Every fault that a sweep must survive, made on purpose; one line a case, with its figures. They go to
+## tests/faults/last.json and the table of docs/reliability.md too. `make test-faults CASES=tests/faults/test_disk.py`
+## makes some, and leaves what is on file of the others.
 test-faults: $(READY)
-	$(BIN)/python -m pytest -q -m faults
+	$(BIN)/python -m pytest -q -m faults $(CASES); code=$$?; $(BIN)/python -m docs.make_reliability && exit $$code
+
+$(DOCS_READY): $(READY)
+	if [ -x $(BIN)/uv ]; then \
+	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --group docs ; \
+	else \
+	  $(BIN)/python -m pip install --quiet --group docs ; \
+	fi
+	touch $@
+
+## The pages of docs/ and the reference made from the code, as a site in site/; a dead link ends it.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+## Run what pages show and write the output into them. By default what is marked `demo`, on a copy of the results of
+## `make demo`, or of RESULTS; FENCES=table and FENCES=sweep do it for the others, PAGES="docs/quickstart.md" for some.
+docs-output: $(READY)
+	$(BIN)/python -m docs.shown_commands $(or $(FENCES),demo) $(PAGES) $(if $(RESULTS),--results $(RESULTS))
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -45,4 +65,4 @@ check: $(READY)
 	$(BIN)/python .ci/rooms
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

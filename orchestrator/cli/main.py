@@ -25,7 +25,20 @@ from orchestrator.records.terminal import clean_streams
 
 UNEXPECTED = 1
 EXIT_CODES: dict[type, int] = {MorSweepError: 1, UserError: 2, Refused: 4, Unreachable: 6}
-"""By the class of an error; CONTRIBUTING.md lists all exit codes."""
+"""By the class of an error."""
+
+EXIT_MEANINGS: dict[int, str] = {
+    0: "All went well.",
+    1: "Something unexpected; also what a check found: `fsck`, `doctor`, `mlflow sync --check`.",
+    2: "A mistake in what was typed, in a sweep file or in a table. One sentence says what to do.",
+    3: "The sweep ended with cells that failed or diverged; the others are finished.",
+    4: "The plan was refused: it cannot be trained as it stands, or it was not confirmed. Nothing was trained.",
+    5: "The fit was refused: the runs support no number, and the reason is printed.",
+    6: "The cluster, the tracking server or the results folder is gone or cannot be reached.",
+    130: "Ctrl-C. The same command goes on.",
+    143: "SIGTERM. The same command goes on.",
+}
+"""Every exit code of the command."""
 
 NO_MEMORY = ("Cannot allocate memory", "failed to map segment from shared object")
 """How the system's loader says that a shared library did not fit."""

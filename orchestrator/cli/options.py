@@ -45,6 +45,43 @@ def print_json(schema: str, data: Any) -> None:
     typer.echo(json.dumps({"schema": schema, "data": data}, indent=1))
 
 
+DOCUMENTS = {
+    "mor-sweep.ablation/1": "`ablate`",
+    "mor-sweep.backtest/1": "`backtest`",
+    "mor-sweep.cancel/1": "`cancel`",
+    "mor-sweep.compare/1": "`compare`",
+    "mor-sweep.config/1": "`config show`",
+    "mor-sweep.data/1": "`data prepare`, `data info`",
+    "mor-sweep.depth/1": "`depth`",
+    "mor-sweep.doctor/1": "`doctor`",
+    "mor-sweep.eval/1": "`eval --tasks`",
+    "mor-sweep.fit/1": "`fit`",
+    "mor-sweep.forecast-scores/1": "`forecast --score`",
+    "mor-sweep.forecast/1": "`forecast`",
+    "mor-sweep.fsck/1": "`fsck`",
+    "mor-sweep.gc/1": "`gc`",
+    "mor-sweep.generate/1": "`generate`",
+    "mor-sweep.lifetime/1": "`lifetime`",
+    "mor-sweep.logs/1": "`logs`",
+    "mor-sweep.mlflow-check/1": "`mlflow sync --check`",
+    "mor-sweep.mlflow-sync/1": "`mlflow sync`",
+    "mor-sweep.pilot/1": "`pilot`",
+    "mor-sweep.plan/1": "`isoflop`, `ablate`, `pilot` and `tune` with `--dry-run`",
+    "mor-sweep.predict/1": "`predict`",
+    "mor-sweep.published-data/1": "`data publish`",
+    "mor-sweep.retry/1": "`retry`",
+    "mor-sweep.routing/1": "`routing`",
+    "mor-sweep.runs/1": "`status`",
+    "mor-sweep.suggest/1": "`suggest`",
+    "mor-sweep.table/1": "`table`",
+    "mor-sweep.task-table/1": "`table --tasks`",
+    "mor-sweep.text-loss/1": "`eval --text FILE`",
+    "mor-sweep.throughput/1": "`throughput`",
+    "mor-sweep.tune/1": "`tune`",
+    "mor-sweep.ui/1": "`ui`",
+}
+"""Every document of --json, and which verb prints it."""
+
 Results = Annotated[Path, typer.Option(help="The results folder, or s3://BUCKET/PREFIX.", callback=_folder)]
 
 

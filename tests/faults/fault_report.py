@@ -1,6 +1,9 @@
-"""One line for each case of the fault programme, with its figures, and what became of the invariants."""
+"""One line for each case of the fault programme, with its figures, and what became of the invariants. Figures are kept
+in last.json too, of which docs/reliability.md is made."""
 
 import pytest
+
+from tests.faults.last_run import Outcome, keep, machine_text, revision
 
 CASES = {
     "F1": "kill -9 of the driver",
@@ -32,6 +35,38 @@ CASES = {
     "F27": "2,000 cells, 256 file descriptors",
     "F28": "too few cells for a fit",
 }
+
+PROMISES = {
+    "F1": "The same command goes on from the last checkpoints, and no process is left running.",
+    "F2": "A new attempt replaces a killed worker and goes on from its last checkpoint.",
+    "F3": "A checkpoint is whole or absent, wherever its commit was cut off.",
+    "F4": "A damaged checkpoint is named and set aside; training goes on from the one before it.",
+    "F5": "The message says how much space is missing; what was kept is whole, and the same command goes on.",
+    "F6": "The command says so and ends; it writes nothing elsewhere.",
+    "F7": "A divergence is recorded with its step and the last good checkpoint; a spike is flagged.",
+    "F8": "Every segment is computed once.",
+    "F9": "A worker that wakes up late changes nothing that was published.",
+    "F10": "No decision about a segment reads a clock.",
+    "F11": "Every running segment keeps a checkpoint at its next step, and no step is taken twice.",
+    "F12": "The first Ctrl-C keeps every step; the second ends at once and costs at most one checkpoint interval.",
+    "F13": "The command ends with exit code 6, no cell counts as failed, and the same command finishes.",
+    "F14": "Segments of a lost node move to another one; the others are left alone.",
+    "F15": "The plan is refused with exit code 4 and what the cluster has; nothing waits for ever.",
+    "F16": "An outage of the tracking server costs no training, and `mlflow sync` makes it good.",
+    "F17": "The database is whole, whoever made it.",
+    "F18": "Every step stands once in MLflow.",
+    "F19": "Cells that need the trunk wait for it; the others finish. Shared steps are taken and counted once.",
+    "F20": "Changed settings or data are other work: they are trained anew, and nothing published is changed.",
+    "F21": "Two configurations never share a name, and one never has two.",
+    "F22": "Damaged data are named, and nothing that was trained on them is kept.",
+    "F23": "Half the micro-batch is tried once, with the same losses; after that the failure names the peak.",
+    "F24": "A worker that takes no step is ended with its stacks on file, and replaced once.",
+    "F25": "One broken cell does not stop the others; a defect that all share stops the sweep after two.",
+    "F26": "A damaged curve is reported, and the published one is whole.",
+    "F27": "Planning and status stay within seconds and within few files and little memory.",
+    "F28": "The fit refuses, with reasons, and prints no number.",
+}
+"""By case, what is promised then."""
 
 INVARIANTS = {
     "I1": "every cell is in one state, derived from files",
@@ -111,6 +146,8 @@ def write_summary(reporter: pytest.TerminalReporter) -> None:
         for report in reporter.stats.get(outcome, [])
         if isinstance(report, pytest.TestReport) and (outcome != "passed" or report.when == "call")
     ]
+    if reports:
+        _keep_outcomes(reports)
     reporter.section("faults")
     for case, title in CASES.items():
         reporter.write_line(f"{case:4} {title}: {_line(case, 'cases', reports)}")
@@ -132,3 +169,23 @@ def _line(name: str, kind: str, reports: list[tuple[str, pytest.TestReport]], *,
     count = f"ok ({len(passed)} test{'s' if len(passed) > 1 else ''})"
     said = [str(value) for each in passed for key, value in each.user_properties if key == f"figure {name}"]
     return "; ".join([count, *said])
+
+
+def _keep_outcomes(reports: list[tuple[str, pytest.TestReport]]) -> None:
+    """What was skipped was not run: its last outcome stays."""
+    machine, commit = machine_text(), revision()
+    keep(
+        Outcome(
+            case=case,
+            test=report.nodeid,
+            passed=outcome == "passed",
+            figure="; ".join(str(value) for key, value in report.user_properties if key == f"figure {case}"),
+            machine=machine,
+            commit=commit,
+        )
+        for outcome, report in reports
+        if outcome != "skipped"
+        for key, cases in report.user_properties
+        if key == "cases" and isinstance(cases, (tuple, list))
+        for case in cases
+    )

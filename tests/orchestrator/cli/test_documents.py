@@ -1,7 +1,6 @@
 """What every verb prints: one JSON document with --json, and without it data to stdout and the next step to stderr."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
+from orchestrator.cli.options import DOCUMENTS
 from orchestrator.store.store import Store
 from tests.helpers.paths import ROOT
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
@@ -90,6 +90,7 @@ def test_every_verb_with_a_document_is_asked_for_it_here_or_elsewhere():
     assert {verb for verb in VERBS if _has(verb, "as_json")} == CALLS.keys() | ELSEWHERE.keys()
     for verb, (file, name) in ELSEWHERE.items():
         assert f'"mor-sweep.{name}/1"' in (ROOT / "tests" / file).read_text(), verb
+        assert f"`{verb}" in DOCUMENTS[f"mor-sweep.{name}/1"]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_json_is_one_document_with_a_schema_and_nothing_else(ask: Callable[..., 
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout, parse_constant=_refused)
     assert document.keys() == {"schema", "data"}
-    assert re.fullmatch(r"mor-sweep\.[a-z-]+/\d+", document["schema"])
+    assert f"`{verb}`" in DOCUMENTS[document["schema"]]
     assert document["data"]
 
 

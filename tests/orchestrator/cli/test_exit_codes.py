@@ -2,6 +2,7 @@
 
 import ast
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,23 @@ import mor_core
 import orchestrator
 from mor_core.errors import Fix, MorSweepError, Refused, Unreachable, UserError
 from mor_core.interop.llama_config import PretrainedError
-from orchestrator.cli.main import EXIT_CODES, exit_code_of
+from orchestrator.cli.fits.study import FIT_REFUSED
+from orchestrator.cli.inference.evaluate import FAILED_SEGMENTS
+from orchestrator.cli.main import EXIT_CODES, EXIT_MEANINGS, UNEXPECTED, exit_code_of
 from orchestrator.cli.options import FLAGS, fix_in_flags
+from orchestrator.cli.results.checks import FOUND_PROBLEMS
+from orchestrator.cli.results.status import INTERRUPTED
+from orchestrator.cli.train.search import NOTHING_FOUND
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.costs.machine import Infeasible
 from orchestrator.planning.plan import PlanError
 from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.running.outcomes import FailureClass
+from orchestrator.running.run import EXIT_FAILED_CELLS
 from orchestrator.running.segment.worker import failure_of
 from orchestrator.store.published import StoreError
 from orchestrator.store.upstream.objects import BucketRefused, BucketUnreachable
+from tests.helpers.paths import ROOT
 from tests.helpers.verbs import VERBS
 
 
@@ -75,6 +83,18 @@ def test_the_table_has_every_class_of_errors_and_no_class_has_a_code_of_its_own(
         if isinstance(node, ast.ClassDef) and any("exit_code" in ast.unparse(line) for line in node.body)
     ]
     assert with_code == []
+
+
+def test_every_code_that_a_verb_ends_with_is_in_the_table():
+    verbs = {UNEXPECTED, FOUND_PROBLEMS, FAILED_SEGMENTS, EXIT_FAILED_CELLS, FIT_REFUSED, NOTHING_FOUND, INTERRUPTED}
+    assert verbs | set(EXIT_CODES.values()) | {0, 128 + signal.SIGTERM} == EXIT_MEANINGS.keys()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_a_page_that_lists_exit_codes_lists_those_of_the_table(page: str):
+    text = " ".join((ROOT / page).read_text().split())
+    for listed in re.findall(r"(?:Exit codes\.\*\*|All codes:) ([^.]+)\.", text):
+        assert {int(code) for code in re.findall(r"\b\d+\b", listed)} | {0} == EXIT_MEANINGS.keys()
 
 
 @pytest.mark.parametrize(
