@@ -70,7 +70,7 @@ def _listing(found: "list[tuple[Suggestion, Costed]]") -> "Listing":
         name = place_name(cell.arm, cell.size, int(cell.budget), cell.seed)
         takes = "" if cost.seconds is None else duration_text(cost.seconds)
         factors = (suggestion.known_to, suggestion.expected_to)
-        before, after = ("" if factor is None else f"{factor:.3g}" for factor in factors)
+        before, after = ("" if factor is None else f"{factor:.3f}" for factor in factors)
         why = suggestion.reason if suggestion.known_to is None else ""
         rows.append((str(number), name, short_power(cost.flops), takes, before, after, why))
     columns = (
