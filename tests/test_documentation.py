@@ -51,7 +51,7 @@ def anchors(path: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_shown_is_a_verb_with_these_options(page: str):
     for command in commands_shown(page):
-        words = command.split()
+        words = command.partition(" | ")[0].split()
         if words[0].startswith("-"):
             continue  # Of `mor-sweep` itself.
         verb = " ".join(words[:2]) if " ".join(words[:2]) in VERBS else words[0]
