@@ -71,7 +71,10 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file to write; it must not be there yet.")],
     preset: Annotated[str, typer.Option(help="The shipped sweep to begin with: paper, gpu or cpu.")] = DEFAULT_PRESET,
 ) -> None:
-    """Write a preset, with its comments, as a sweep file of your own, named as the file is."""
+    """Write a preset with its comments as a file of your own.
+
+    The sweep is named as the file is.
+    """
     from mor_core.files import replace_text
     from orchestrator.planning.spec.sweep_file import SpecError, own_text
     from orchestrator.store.folder import writing

@@ -76,7 +76,7 @@ PANELS: dict[str, dict[str, tuple[Callable[..., Any] | Verbs, str]]] = {
         "throughput": (text.throughput, "mor-sweep throughput isoflop-cpu --batches 1,32"),
         "depth": (text.depth, "mor-sweep depth mor-2/23k/1e11"),
         "routing": (text.routing, "mor-sweep routing mor-2/23k/1e11"),
-        "eval": (evaluate.evaluate, "mor-sweep eval --text mine=notes.txt"),
+        "eval": (evaluate.evaluate, "mor-sweep eval --text mine=FILE"),
     },
     "Keep in order": {
         "doctor": (checks.doctor, "mor-sweep doctor"),

@@ -106,5 +106,5 @@ def test_a_fit_of_five_of_twelve_cells_exits_5_and_prints_no_number(reference: T
     assert len(rows) == 12, "3 budgets, 2 arms, 2 fits"
     assert all("refused" in value for row in rows for value in row)
     assert "5 points, 7 rows left out" in done.output
-    assert done.output.count("seed 0): pending") == 7
+    assert done.output.count("seed 0: pending") == 7
     figures("F28", "5 of 12 cells: exit code 5, every number refused, 7 rows left out by name")

@@ -214,8 +214,8 @@ def _absent_sentence(keys: Sequence[str], file: SweepFile) -> str:
     are = "is" if len(keys) == 1 else "are"
     return (
         f'{file.source}: {", ".join(keys)} {are} missing: add a first line base = "cpu" (or paper, gpu, the path of a '
-        "file) for all that the file leaves out, or begin with the commented file that `mor-sweep config init FILE "
-        "--preset cpu` writes"
+        "file) for all that the file leaves out, or begin with the commented file that `mor-sweep config init FILE` "
+        "writes"
     )
 
 

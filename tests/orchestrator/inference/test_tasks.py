@@ -177,7 +177,7 @@ def test_a_lost_or_false_score_is_found(scored: tuple[ToySweep, Result], tmp_pat
         (("--tasks", "x", "--text", "y"), "give --tasks or --text"),
         ((), "give --tasks or --text"),
         (("--tasks", "verbz", "--task-files", "TASKS"), "expected one of lambada"),
-        (("--text", "NOTHING"), "There is no file or folder"),
+        (("--text", "NOTHING"), "there is no file"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

@@ -245,7 +245,7 @@ def new_names(sweep: ToySweep, before: dict[str, bytes]) -> list[str]:
     [
         ("wi ki", "some text", (), "expected a name of up to 100 letters, digits, dots, dashes and underscores"),
         ("", "some text", (), "expected a name"),
-        ("wiki", None, (), "There is no file or folder"),
+        ("wiki", None, (), "there is no file"),
         ("wiki", "", (), "some.txt"),
         ("wiki", "some text", ("--rule", "half"), "is measured under the rule of `loss`"),
         ("wiki", "some text", ("no-arm/23k/2.4e9",), "no-arm/23k/2.4e9"),
@@ -266,7 +266,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 def test_tokens_that_cannot_be_measured_are_refused_before_anything_is_named(reference: ToySweep, tmp_path: Path):
     np.save(tmp_path / "one.npy", np.array([1]))
-    for path, said in ((tmp_path / "one.npy", "at least 2"), (tmp_path / "none.npy", "There is no file")):
+    for path, said in ((tmp_path / "one.npy", "at least 2"), (tmp_path / "none.npy", "there is no file")):
         done = measure(reference, path)
         assert done.returncode == 2
         assert said in done.stderr
