@@ -5,102 +5,167 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from analysis.figures.drawing import ARM_COLOURS, MARKERS, STYLE, WARN, budget_ticks, plain_text, save
+from analysis.figures.drawing import ARM_COLOURS, MARKERS, REASONS, WARN, budget_ticks, loss_name, plain_text, shortened
+from analysis.figures.layout import legend_below, make_panels, save, style_for
 from analysis.frontier.compare import Comparison
 from analysis.frontier.study import Study
 from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Estimate, Refusal
 
 REFERENCE = "vanilla"
+PANEL_INCHES = (4.0, 3.1)
 DODGE = 0.06
 WIDE = 3.0
 """Ratio of the ends of an axis from which it is logarithmic."""
+FAR = 3.0
+"""An interval that ends further from the values than this factor is cut there, with an arrow."""
+MOST_NAME = 60
+"""Characters of a pair in the legend."""
 QUANTITIES = (
     ("gap", "L* minus the other arm's  ({unit})", 0.0),
     ("compute", "compute multiplier", 1.0),
     ("params", "parameter multiplier", 1.0),
 )
+Pair = tuple[str, str]
 
 
-def plot_compare(studies: Sequence[Study], out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
+def plot_compare(
+    studies: Sequence[Study],
+    out_paths: Iterable[Path],
+    provenance: Provenance | None = None,
+    width: float | None = None,
+) -> None:
     """Loss gap, compute and parameter multipliers against C; one row for each study (one a kind of loss).
 
-    With more than two arms, each is set against vanilla where there is one; the data hold every pair.
+    A band is the mean gap over the budgets that it lies under. With more than two arms, each is set against vanilla
+    where there is one; the data hold every pair.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12.0, 3.1 * len(studies) + 0.6), layout="constrained")
-        grid = figure.subplots(len(studies), len(QUANTITIES), squeeze=False)
+    with matplotlib.rc_context(style_for(width)):
+        figure, panels = make_panels(len(studies) * len(QUANTITIES), len(QUANTITIES), PANEL_INCHES, width)
         pairs = _shown_pairs(studies[0])
-        for panels, study in zip(grid, studies, strict=True):
-            for axes, (quantity, label, neutral) in zip(panels, QUANTITIES, strict=True):
-                _draw_comparison(axes, study, pairs, quantity, label, neutral)
-            panels[0].set_title(study.points.loss_column, loc="left", fontweight="bold")
-        handles = [
-            Line2D([], [], color=_pair_style(index)[0], marker=_pair_style(index)[1], linestyle="",
-                   label=plain_text(f"{arm} against {other}"))
-            for index, (arm, other) in enumerate(pairs)
-        ]  # fmt: skip
-        if handles:
-            figure.legend(handles=handles, loc="outside upper right", ncols=min(4, len(handles)))
+        places = [(study, *quantity) for study in studies for quantity in QUANTITIES]
+        for axes, (study, quantity, label, neutral) in zip(panels, places, strict=True):
+            _draw_comparison(axes, study, pairs, quantity, label, neutral)
+            if quantity == "gap":
+                axes.set_title(plain_text(loss_name(study)), loc="left", fontweight="bold")
+        if handles := _handles(studies, pairs):
+            legend_below(figure, handles)
         save(figure, out_paths, provenance)
+
+
+def _handles(studies: Sequence[Study], pairs: Sequence[Pair]) -> list[Line2D | Patch]:
+    """Every pair, and the band where there is one."""
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=colour, marker=marker, linestyle="",
+               label=plain_text(shortened(f"{arm} against {other}", MOST_NAME)))
+        for index, (arm, other) in enumerate(pairs)
+        for colour, marker in (_pair_style(index),)
+    ]  # fmt: skip
+    means = [whole.gap for study in studies for whole in study.over_budgets if isinstance(whole.gap, Estimate)]
+    if means:
+        handles.append(Patch(color="#999999", alpha=0.3, label=f"mean gap over budgets, {means[0].level:.0%} interval"))
+    return handles
 
 
 def _pair_style(index: int) -> tuple[str, str]:
     return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
 
 
-def _shown_pairs(study: Study) -> list[tuple[str, str]]:
+def _shown_pairs(study: Study) -> list[Pair]:
     pairs = list(dict.fromkeys((each.arm, each.other) for each in study.comparisons))
     with_reference = [pair for pair in pairs if REFERENCE in pair]
     return with_reference or pairs
 
 
-def _draw_comparison(
-    axes: Axes, study: Study, pairs: list[tuple[str, str]], quantity: str, label: str, neutral: float
-) -> None:
+def _draw_comparison(axes: Axes, study: Study, pairs: list[Pair], quantity: str, label: str, neutral: float) -> None:
     axes.set_xscale("log")
     axes.axhline(neutral, color="black", linewidth=0.8)
-    budgets = sorted({int(each.budget) for each in study.comparisons})
-    given = 0
-    for index, (arm, other) in enumerate(pairs):
-        colour, marker = _pair_style(index)
-        mine = [each for each in study.comparisons if (each.arm, each.other) == (arm, other)]
-        answers = [(each, getattr(each, quantity)) for each in mine]
-        found = [(float(each.budget), answer) for each, answer in answers if isinstance(answer, Estimate)]
-        given += len(found)
-        shift = 1 + DODGE * (index - (len(pairs) - 1) / 2)
-        for flops, answer in found:
-            axes.errorbar(
-                [flops * shift], [answer.value],
-                yerr=[[max(answer.value - answer.low, 0.0)], [max(answer.high - answer.value, 0.0)]],
-                fmt=marker, color=colour, markersize=5, elinewidth=1.1, capsize=2.5, markeredgecolor="white",
-                markeredgewidth=0.5,
-            )  # fmt: skip
     axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
     axes.set_ylabel(label.format(unit=study.points.loss_unit))
+    budgets = sorted({int(each.budget) for each in study.comparisons})
     if budgets:
         axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
         budget_ticks(axes, budgets)
-    if given == 0:
+    shown = [each for each in study.comparisons if (each.arm, each.other) in pairs]
+    answers = [answer for each in shown if isinstance(answer := getattr(each, quantity), Estimate)]
+    if not answers:
         axes.set_yticks([])
         axes.text(0.5, 0.55, _why_not(study.comparisons, quantity), transform=axes.transAxes, ha="center", color=WARN)
-    elif quantity != "gap":
-        _factor_ticks(axes)
+        return
+    ends = _ends(answers) if quantity != "gap" else (-np.inf, np.inf)
+    for index, pair in enumerate(pairs):
+        shift = 1 + DODGE * (index - (len(pairs) - 1) / 2)
+        if quantity == "gap":
+            _draw_mean_gap(axes, study, pair, _pair_style(index)[0])
+        for each in (one for one in shown if (one.arm, one.other) == pair):
+            if isinstance(answer := getattr(each, quantity), Estimate):
+                _draw_answer(axes, float(each.budget) * shift, answer, ends, _pair_style(index))
+    if quantity != "gap":
+        _factor_ticks(axes, [*ends, neutral])
+    _say_refusals(axes, shown, quantity)
 
 
-def _factor_ticks(axes: Axes) -> None:
-    low, high = axes.get_ylim()
+def _ends(answers: Sequence[Estimate]) -> tuple[float, float]:
+    """Of a panel of multipliers: intervals that end far beyond every value would press the values flat."""
+    values = [answer.value for answer in answers]
+    low, high = min(answer.low for answer in answers), max(answer.high for answer in answers)
+    return max(low, min(*values, 1.0) / FAR), min(high, max(*values, 1.0) * FAR)
+
+
+def _draw_answer(axes: Axes, place: float, answer: Estimate, ends: tuple[float, float], look: tuple[str, str]) -> None:
+    """A value with its interval; an arrow where the interval is open or goes on beyond the panel."""
+    colour, marker = look
+    low, high = max(answer.low, ends[0]), min(answer.high, ends[1])
+    axes.errorbar(
+        [place], [answer.value], yerr=[[max(answer.value - low, 0.0)], [max(high - answer.value, 0.0)]], fmt=marker,
+        color=colour, markersize=5, elinewidth=1.1, capsize=2.5, markeredgecolor="white", markeredgewidth=0.5,
+    )  # fmt: skip
+    for end, goes_on, arrow in (
+        (low, answer.low_open or answer.low < ends[0], "v"),
+        (high, answer.high_open or answer.high > ends[1], "^"),
+    ):
+        if goes_on:
+            axes.plot([place], [end], arrow, color=colour, markersize=5, clip_on=False, zorder=5)
+
+
+def _draw_mean_gap(axes: Axes, study: Study, pair: Pair, colour: str) -> None:
+    """A band over the budgets that the mean is of."""
+    for whole in study.over_budgets:
+        if (whole.arm, whole.other) != pair or isinstance(whole.gap, Refusal):
+            continue
+        across = [float(whole.budgets[0]) / 1.2, float(whole.budgets[-1]) * 1.2]
+        axes.fill_between(across, whole.gap.low, whole.gap.high, color=colour, alpha=0.15, linewidth=0, zorder=1)
+        axes.plot(across, [whole.gap.value] * 2, color=colour, linewidth=0.9, linestyle="--", alpha=0.8, zorder=1)
+
+
+def _factor_ticks(axes: Axes, values: Sequence[float]) -> None:
+    low, high = min(values), max(values)
     if low <= 0 or high / low < WIDE:
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0), numticks=12))
+    axes.set_ylim(low / 1.1, high * 1.1)
+    subs = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 20 else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _say_refusals(axes: Axes, comparisons: Sequence[Comparison], quantity: str) -> None:
+    """A word in the column of each budget at which no pair has an answer."""
+    for budget in dict.fromkeys(each.budget for each in comparisons):
+        answers = [getattr(each, quantity) or each.gap for each in comparisons if each.budget == budget]
+        refusals = [answer for answer in answers if isinstance(answer, Refusal)]
+        if len(refusals) == len(answers):
+            axes.text(
+                float(budget), 0.06, f"none: {REASONS[refusals[0].kind]}", transform=axes.get_xaxis_transform(),
+                rotation=90, ha="center", va="bottom", fontsize=6.5, color=WARN,
+            )  # fmt: skip
 
 
 def _why_not(comparisons: Sequence[Comparison], quantity: str) -> str:

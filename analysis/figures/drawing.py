@@ -1,49 +1,55 @@
-"""What the figures share: colours, markers, ticks, the words for refusals, another study drawn faintly behind one's
-own, and how files are written."""
+"""What the figures share: colours, markers, ticks, the words for refusals and losses, and another study drawn faintly
+behind one's own."""
 
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import polars as pl
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from analysis.frontier.study import Study
-from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Estimate, RefusalKind
 from mor_core.units import budget_label, short_count
 
-# Okabe and Ito's colours, safe for the common kinds of colour blindness; yellow is left out (too pale on white).
-ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+# Seaborn's colours for the common kinds of colour blindness, the strongest first; its yellow and its pink are left out
+# (too pale on white).
+ARM_COLOURS = tuple(seaborn.color_palette("colorblind").as_hex()[place] for place in (0, 3, 2, 4, 7, 1, 9))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    **seaborn.plotting_context("paper"),
+    **seaborn.axes_style("ticks"),
+    "font.family": ["DejaVu Sans"],  # It comes with matplotlib, so that figures are the same everywhere.
     "font.size": 8.5,
     "axes.titlesize": 9.5,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.major.size": 3.5,
+    "ytick.major.size": 3.5,
     "axes.grid": True,
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
     "svg.hashsalt": "mor-sweep",
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,
 }
 WARN = "#8a1c1c"
 FAINT = "#666666"
-CHARACTERS_PER_INCH = 21.0
-"""Of the smallest print."""
 TICK_CHARACTER_INCHES = 0.075
 """Width of a digit beside an axis."""
 REASONS = {
@@ -65,6 +71,19 @@ REASONS = {
 }
 
 
+LOSS_NAMES = {
+    "loss": "causal loss",
+    "loss_topk": "top-k loss (looks ahead)",
+    "loss_half": "loss by the rule of one half",
+}
+
+
+def loss_name(study: Study) -> str:
+    """What a figure calls the loss: of this tool's runs how they were routed; of a foreign table its column."""
+    column = study.points.loss_column
+    return column if study.reading is not None else LOSS_NAMES.get(column, column)
+
+
 def plain_text(text: str) -> str:
     """Text that is shown as it is: a name with two dollar signs is no formula."""
     return text.replace("$", r"\$")
@@ -82,6 +101,14 @@ def arm_style(arms: Sequence[str], arm: str) -> tuple[str, str]:
     """Colour and marker of an arm, the same in every figure of a study."""
     index = list(arms).index(arm)
     return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def budget_handles(colours: dict[str, Any], **look: Any) -> list[Line2D]:
+    """What a legend shows of the budgets: each has its colour and, in turn, a marker."""
+    return [
+        Line2D([], [], color=colour, marker=MARKERS[index % len(MARKERS)], label=budget_label(budget), **look)
+        for index, (budget, colour) in enumerate(colours.items())
+    ]
 
 
 def grouped_reasons(refusals: list[tuple[str, RefusalKind]]) -> list[str]:
@@ -132,31 +159,8 @@ def budget_ticks(axes: Axes, budgets: list[int]) -> None:
 def budget_colours(budgets: list[str]) -> dict[str, tuple]:
     """Dark to light with compute; the lightest end of the map is too pale for lines."""
     shades = np.linspace(0.0, 0.85, max(2, len(budgets)))
-    palette = matplotlib.colormaps["viridis"]
+    palette = seaborn.color_palette("viridis", as_cmap=True)
     return {budget: palette(shade) for budget, shade in zip(budgets, shades, strict=False)}
-
-
-def save(figure: Figure, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
-    """Write with the provenance at the foot, without dates, so that equal studies give equal files."""
-    if provenance is not None:
-        _write_foot(figure, provenance)
-    for path in out_paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.08, metadata=metadata)
-
-
-def _write_foot(figure: Figure, provenance: Provenance) -> None:
-    width = figure.get_size_inches()[0]
-    lines = [line for each in provenance.lines() for line in textwrap.wrap(each, int(width * CHARACTERS_PER_INCH))]
-    write_below(figure, plain_text("\n".join(lines)), fontsize=6.5, color=FAINT, linespacing=1.3)
-
-
-def write_below(figure: Figure, text: str, **look: Any) -> None:
-    """Lines below everything that is drawn so far, which includes legends outside the axes."""
-    figure.draw_without_rendering()
-    foot = figure.get_tightbbox().y0 - 0.08  # inches
-    figure.text(0.005, foot / figure.get_size_inches()[1], text, va="top", **look)
 
 
 REFERENCE_LOOK: dict[str, Any] = {

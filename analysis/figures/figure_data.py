@@ -1,6 +1,6 @@
 """What each figure shows, as plain values: the JSON beside it, and what the page draws."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -136,9 +136,12 @@ def residuals_data(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def compare_data(studies: Iterable[Study]) -> dict[str, Any]:
-    """By kind of loss: every pair of arms at every budget."""
-    return {study.points.loss_column: study.comparisons for study in studies}
+def compare_data(studies: Sequence[Study]) -> dict[str, Any]:
+    """By kind of loss: every pair of arms at every budget; and over all budgets."""
+    return {
+        **{study.points.loss_column: study.comparisons for study in studies},
+        "over_budgets": {study.points.loss_column: study.over_budgets for study in studies},
+    }
 
 
 def lifetime_data(lifetime: LifetimeStudy) -> dict[str, Any]:
@@ -158,7 +161,8 @@ def curves_data(curves: Sequence[CellCurve]) -> list[dict[str, Any]]:
             "budget": curve.budget,
             "tokens": curve.tokens.tolist(),
             "loss": curve.loss.tolist(),
-            "line": smoothed(curve.loss).tolist(),
+            "line": smoothed(curve.tokens, curve.loss).tolist(),
+            "cooldown_from": curve.cooldown_from,
             "final_loss": curve.final_loss,
         }
         for curve in curves

@@ -15,7 +15,6 @@ from analysis.figures.drawing import (
     ARM_COLOURS,
     MARKERS,
     REASONS,
-    STYLE,
     WARN,
     Reference,
     budget_ticks,
@@ -23,10 +22,9 @@ from analysis.figures.drawing import (
     draw_reference_optima,
     grouped_reasons,
     plain_text,
-    save,
     shortened,
-    write_below,
 )
+from analysis.figures.layout import panel_grid, save, style_for, width_of, write_below
 from analysis.frontier.study import Frontier, Study
 from analysis.report.provenance import Provenance
 from analysis.report.text import EXPONENTS, caveat_of, params_label
@@ -34,11 +32,13 @@ from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import QUANTITIES
 from analysis.statistics.power_law import FittedPowerLaw
 
-FRONTIER_INCHES = (12.0, 3.9)
+PANEL_INCHES = (4.0, 3.9)
 ROW_INCHES = 0.19
 """Of the legend below the frontier."""
-LEGEND_CHARACTERS = 130
+CHARACTERS_PER_INCH = 14.0
 """That fit beside each other in the legend of the frontier, less what its columns are apart."""
+FOOTER_CHARACTERS = 13.7
+"""Of the lines below the legend, for each inch of the figure."""
 SHORTEST_NAME = 24
 SLOPES = {
     "params": f"{EXPONENTS['params']} of N*",
@@ -53,23 +53,31 @@ LABELS = {
 
 
 def plot_frontier(
-    study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None, reference: Reference | None = None
+    study: Study,
+    out_paths: Iterable[Path],
+    provenance: Provenance | None = None,
+    reference: Reference | None = None,
+    width: float | None = None,
 ) -> None:
     """N*(C), D*(C) and L*(C), every arm with intervals and power laws, written to every path (by its suffix).
 
     Optima of a reference are open marks in the colour of their arm.
     """
-    with matplotlib.rc_context(STYLE):
-        rows = 1 + len(study.frontiers) + (len(reference.study.frontiers) if reference else 0)
-        heights = (FRONTIER_INCHES[1], ROW_INCHES * rows)
-        figure = Figure(figsize=(FRONTIER_INCHES[0], sum(heights)), layout="constrained")
-        grid = figure.add_gridspec(2, 3, height_ratios=heights)
+    with matplotlib.rc_context(style_for(width)):
+        columns, wide, high = panel_grid(len(QUANTITIES), PANEL_INCHES, width)
+        rows = len(QUANTITIES) // columns
+        num_lines = 1 + len(study.frontiers) + (len(reference.study.frontiers) if reference else 0)
+        # Beside each other, the exponents stand in columns; on a narrow sheet, below each other.
+        legend = ROW_INCHES * num_lines * (1 if rows == 1 else len(QUANTITIES))
+        figure = Figure(figsize=(wide * columns, high * rows + legend), layout="constrained")
+        grid = figure.add_gridspec(rows + 1, columns, height_ratios=[*[high] * rows, legend])
         references: dict[object, Line2D] = {}
-        for column, quantity in enumerate(QUANTITIES):
-            drawn = _draw_frontier_panel(figure.add_subplot(grid[0, column]), quantity, study, reference)
+        for place, quantity in enumerate(QUANTITIES):
+            axes = figure.add_subplot(grid[place // columns, place % columns])
+            drawn = _draw_frontier_panel(axes, quantity, study, reference)
             references |= {handle.get_label(): handle for handle in drawn}
-        _write_exponents(figure.add_subplot(grid[1, :]), study, list(references.values()))
-        if footer := _footer(study):
+        _write_exponents(figure.add_subplot(grid[rows, :]), study, list(references.values()), stacked=rows > 1)
+        if footer := _footer(study, int(FOOTER_CHARACTERS * wide * columns)):
             write_below(figure, plain_text(footer), fontsize=7.5, color=WARN, linespacing=1.4)
         save(figure, out_paths, provenance)
 
@@ -100,24 +108,38 @@ def _frontier_look(index: int) -> tuple[str, str]:
     return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
 
 
-def _write_exponents(axes: Axes, study: Study, references: Sequence[Line2D]) -> None:
-    """The one legend of the figure, which is a table: an arm a row, its exponents in columns."""
+def _write_exponents(axes: Axes, study: Study, references: Sequence[Line2D], *, stacked: bool) -> None:
+    """The one legend of the figure, which is a table: an arm a row, its exponents in columns, or `stacked` below each
+    other."""
     level = f"{study.settings.resampling.level:.0%}"
+    arms = [_frontier_handle(*place) for place in enumerate(study.frontiers)]
+    tables = [[f"{symbol} [{level} interval]", *_exponents(study, quantity)] for quantity, symbol in SLOPES.items()]
+    characters = int(CHARACTERS_PER_INCH * width_of(axes))
+    taken = (
+        max(len(text) for column in tables for text in column)
+        if stacked
+        else sum(max(map(len, column)) for column in tables)
+    )
+    most = max(SHORTEST_NAME, characters - taken)
+    names = [plain_text(shortened(name, most)) for name in _frontier_names(study)]
+    beside = [plain_text(shortened(str(handle.get_label()), most)) for handle in references]
     blank = Line2D([], [], linestyle="")
-    handles: list[Line2D] = [blank, *(_frontier_handle(*place) for place in enumerate(study.frontiers)), *references]
-    columns = [[f"{symbol} [{level} interval]", *_exponents(study, quantity)] for quantity, symbol in SLOPES.items()]
-    room = LEGEND_CHARACTERS - sum(max(map(len, column)) for column in columns)
-    names = ["", *_frontier_names(study), *(str(handle.get_label()) for handle in references)]
-    labels = [shortened(name, max(SHORTEST_NAME, room)) for name in names]
-    for column in columns:
-        labels += column + [""] * len(references)
+    if stacked:
+        handles = [handle for _ in tables for handle in [blank, *arms]] + list(references)
+        left = [name for _ in tables for name in ["", *names]] + beside
+        right = [text for column in tables for text in column] + [""] * len(references)
+        columns = [left, right]
+    else:
+        handles = [blank, *arms, *references]
+        columns = [["", *names, *beside], *([*column, *[""] * len(references)] for column in tables)]
+    labels = [label for column in columns for label in column]
     axes.set_axis_off()
     axes.legend(
         handles=handles + [blank] * (len(labels) - len(handles)),
-        labels=[plain_text(label) for label in labels],
+        labels=labels,
         loc="center",
         borderaxespad=0.0,
-        ncols=1 + len(columns),
+        ncols=len(columns),
         handlelength=2.2,
         columnspacing=0.5,
     )
@@ -205,13 +227,15 @@ def quantity_symbol(quantity: str) -> str:
     return LABELS[quantity].split()[0]
 
 
-def _footer(study: Study) -> str:
+def _footer(study: Study, characters: int) -> str:
     lines = []
     for frontier in study.frontiers:
         refusals = [
             (optimum.budget, optimum.params.kind) for optimum in frontier.optima if isinstance(optimum.params, Refusal)
         ]
         if refusals:
-            lines.append(textwrap.fill(f"No N* for {frontier.arm} at {'; '.join(grouped_reasons(refusals))}.", 165))
+            lines.append(
+                textwrap.fill(f"No N* for {frontier.arm} at {'; '.join(grouped_reasons(refusals))}.", characters)
+            )
     caveat = caveat_of(study)
-    return "\n".join([*lines, *([caveat] if caveat else [])])
+    return "\n".join([*lines, *([textwrap.fill(caveat, characters)] if caveat else [])])

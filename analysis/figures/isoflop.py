@@ -12,55 +12,66 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.drawing import (
+    FAINT,
     MARKERS,
     REFERENCE_LOOK,
-    STYLE,
     WARN,
     Reference,
     budget_colours,
+    budget_handles,
     count_ticks,
     draw_reference_runs,
     grouped_reasons,
+    loss_name,
     plain_text,
-    save,
 )
+from analysis.figures.layout import legend_below, make_panels, name_arm, save, style_for, width_of
 from analysis.frontier.study import Frontier, Study
 from analysis.isoflop.approach import Isoflop
 from analysis.isoflop.parabola import Parabola
 from analysis.report.provenance import Provenance
 from analysis.report.text import params_label
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
-from mor_core.units import budget_label
 
-PANEL_INCHES = (3.5, 3.1)
+PANEL_INCHES = (4.0, 3.4)
+FAR_ABOVE = 1.6
+"""The loss axis ends at the valley where the runs reach so many times as far up as the valley does."""
 
 
 def plot_isoflop(
-    study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None, reference: Reference | None = None
+    study: Study,
+    out_paths: Iterable[Path],
+    provenance: Provenance | None = None,
+    reference: Reference | None = None,
+    width: float | None = None,
 ) -> None:
     """Loss against N, one panel per arm and one colour per budget, and write it to every path (by its suffix).
 
     A parabola is solid over the sizes it was fitted to and dashed over the others; a star marks its minimum, with the
-    interval of N* across it. Runs of a reference are open grey marks, joined by budget.
+    interval of N* across it. Runs of a budget without a parabola are joined by a faint dashed line. Runs far above all
+    parabolas are left out of the picture, and counted. Runs of a reference are open grey marks, joined by budget.
     """
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(style_for(width)):
         frontiers = [frontier for frontier in study.frontiers if frontier.isoflops]
         budgets = sorted({isoflop.budget for frontier in frontiers for isoflop in frontier.isoflops}, key=int)
         colours = budget_colours(budgets)
-        columns = min(3, max(1, len(frontiers)))
-        rows = max(1, -(-len(frontiers) // columns))
-        figure = Figure(figsize=(PANEL_INCHES[0] * columns + 1.3, PANEL_INCHES[1] * rows + 0.5), layout="constrained")
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axes, frontier in zip(panels.flat, frontiers, strict=False):
+        beside = min(3, max(1, len(frontiers)))
+        figure, panels = make_panels(len(frontiers), beside, PANEL_INCHES, width, sharex=True, sharey=True)
+        for axes, frontier in zip(panels, frontiers, strict=False):
             _draw_isoflop_panel(axes, study.points.frame, frontier, colours)
             draw_reference_runs(axes, frontier.arm, reference)
-        _finish_isoflop(figure, list(panels.flat), frontiers, study, colours, reference)
+        _finish_isoflop(figure, panels, frontiers, study, reference)
+        handles = [*budget_handles(colours, markersize=4.5), _star_handle(study.settings.resampling.level)]
+        if reference is not None:
+            handles.append(Line2D([], [], **REFERENCE_LOOK, label=reference.name))
+        if frontiers:
+            legend_below(figure, handles, f"C  ({study.points.budget_convention} FLOPs)")
         save(figure, out_paths, provenance)
 
 
 def _draw_isoflop_panel(axes: Axes, frame: pl.DataFrame, frontier: Frontier, colours: dict[str, tuple]) -> None:
     axes.set_xscale("log")
-    axes.set_title(frontier.arm, loc="left", fontweight="bold")
+    name_arm(axes, frontier.arm)
     mine = frame.filter(pl.col("arm") == frontier.arm)
     for isoflop, optimum in zip(frontier.isoflops, frontier.optima, strict=True):
         here = mine.filter(pl.col("budget") == isoflop.budget)
@@ -70,6 +81,9 @@ def _draw_isoflop_panel(axes: Axes, frame: pl.DataFrame, frontier: Frontier, col
         if isinstance(isoflop.params, Parabola):
             _draw_parabola(axes, isoflop.params, here["params"].to_numpy(), colour)
             _draw_star(axes, isoflop.params, optimum.params, colour)
+        else:
+            means = here.group_by("params").agg(pl.col("loss").mean()).sort("params")
+            axes.plot(means["params"], means["loss"], "--", color=colour, linewidth=0.9, alpha=0.45)
 
 
 def _draw_parabola(axes: Axes, parabola: Parabola, params: np.ndarray, colour: tuple) -> None:
@@ -107,43 +121,52 @@ def _draw_star(axes: Axes, parabola: Parabola, answer: Estimate | Refusal, colou
 
 
 def _finish_isoflop(
-    figure: Figure,
-    panels: list[Axes],
-    frontiers: list[Frontier],
-    study: Study,
-    colours: dict[str, tuple],
-    reference: Reference | None,
+    figure: Figure, panels: list[Axes], frontiers: list[Frontier], study: Study, reference: Reference | None
 ) -> None:
-    notes = [_wrapped_refusals(_isoflop_refusals(frontier.isoflops, frontier), 52) for frontier in frontiers]
-    room = max((note.count("\n") + 1 for note in notes if note), default=0)
-    for axes, note in zip(panels, notes, strict=False):
-        axes.text(0.02, 0.985, note, transform=axes.transAxes, va="top", fontsize=7, color=WARN, zorder=6)
-    for axes in panels[len(frontiers) :]:
-        axes.set_visible(False)
     if not frontiers:
         panels[0].set_visible(False)
-        figure.supylabel("")
         figure.text(0.5, 0.5, "no points to draw", ha="center", va="center", color=WARN)
         return
-    _leave_headroom(panels[0], room)
-    _format_counts_axis(panels[: len(frontiers)])
-    columns = min(3, len(frontiers))
-    for axes in panels[max(0, len(frontiers) - columns) : len(frontiers)]:
-        axes.set_xlabel(f"N  ({plain_text(params_label(study))})")
-    figure.supylabel(f"{study.points.loss_column}  ({study.points.loss_unit})", fontsize=9)
-    handles = [
-        Line2D([], [], color=colour, marker=MARKERS[index % len(MARKERS)], markersize=4.5, label=budget_label(budget))
-        for index, (budget, colour) in enumerate(colours.items())
+    shown = panels[: len(frontiers)]
+    if reference is None:
+        _end_at_the_valley(shown, frontiers, study)
+    inches = width_of(shown[0])
+    notes = [
+        _wrapped_refusals(_isoflop_refusals(frontier.isoflops, frontier), int(17 * inches)) for frontier in frontiers
     ]
-    handles.append(_star_handle(study.settings.resampling.level))
-    if reference is not None:
-        handles.append(Line2D([], [], **REFERENCE_LOOK, label=reference.name))
-    title = f"C  ({study.points.budget_convention} FLOPs)"
-    figure.legend(handles=handles, loc="outside right upper", title=title, title_fontsize=8)
+    for axes, note in zip(shown, notes, strict=True):
+        axes.text(0.02, 0.985, note, transform=axes.transAxes, va="top", fontsize=7, color=WARN, zorder=6)
+    _leave_headroom(shown[0], max((note.count("\n") + 1 for note in notes if note), default=0))
+    _format_counts_axis(shown)
+    for axes in shown:
+        if (place := axes.get_subplotspec()) is None or place.is_last_row() or axes is shown[-1]:
+            axes.set_xlabel(f"N  ({plain_text(params_label(study))})")
+    figure.supylabel(f"{loss_name(study)}  ({study.points.loss_unit})", fontsize=matplotlib.rcParams["axes.labelsize"])
+
+
+def _end_at_the_valley(panels: list[Axes], frontiers: list[Frontier], study: Study) -> None:
+    """Few runs far above all others would press the parabolas flat: the panels that lose some say how many."""
+    tops = [
+        float(parabola.loss(np.array([parabola.lowest, parabola.highest])).max())
+        for frontier in frontiers
+        for isoflop in frontier.isoflops
+        if isinstance(parabola := isoflop.params, Parabola)
+    ]
+    losses = study.points.frame["loss"]
+    lowest, highest = float(losses.min()), float(losses.max())  # type: ignore[arg-type]
+    if not tops or highest - lowest < FAR_ABOVE * (max(tops) - lowest):
+        return
+    ceiling = max(tops) + 0.1 * (max(tops) - lowest)
+    panels[0].set_ylim(lowest - 0.05 * (ceiling - lowest), ceiling)
+    for axes, frontier in zip(panels, frontiers, strict=True):
+        above = study.points.frame.filter((pl.col("arm") == frontier.arm) & (pl.col("loss") > ceiling)).height
+        if above:
+            words = f"↑ {above} run{'s' * (above > 1)} above, to {highest:.3g}"
+            axes.text(0.98, 0.985, words, transform=axes.transAxes, ha="right", va="top", fontsize=7, color=FAINT)
 
 
 def _star_handle(level: float) -> Line2D:
-    label = f"minimum and its\n{level:.0%} interval"
+    label = f"minimum and its {level:.0%} interval"
     return Line2D([], [], color="black", marker="*", markerfacecolor="white", markersize=10, label=label)
 
 

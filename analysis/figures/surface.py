@@ -7,11 +7,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import polars as pl
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from scipy import stats
 
 from analysis.figures.drawing import (
@@ -19,14 +20,15 @@ from analysis.figures.drawing import (
     FAINT,
     MARKERS,
     REASONS,
-    STYLE,
     WARN,
     budget_colours,
+    budget_handles,
     budget_ticks,
     count_ticks,
+    loss_name,
     plain_text,
-    save,
 )
+from analysis.figures.layout import legend_below, make_panels, name_arm, save, style_for
 from analysis.frontier.study import Frontier, Study
 from analysis.report.provenance import Provenance
 from analysis.report.text import params_label
@@ -35,12 +37,23 @@ from analysis.statistics.quadratic import Floats
 from analysis.surface.fit import SurfaceFit
 from mor_core.units import budget_label
 
-PANEL_INCHES = (3.9, 3.4)
-SHADES = "cividis"
-"""Readable in grey and with any kind of colour blindness."""
+PANEL_INCHES = (4.4, 3.8)
+RESIDUAL_INCHES = (3.0, 2.6)
+STRENGTH = 0.62
+"""Of the shades: paler, so that lines and words are seen on all of them."""
+SHADES = ListedColormap(
+    1.0 - STRENGTH * (1.0 - seaborn.color_palette("cividis", as_cmap=True)(np.linspace(0.0, 1.0, 256))[:, :3])
+)
+"""Of the field, the runs and the bar of colours alike. Readable in grey and with any kind of colour blindness."""
 NUM_LEVELS = 14
 MARGIN = 1.35
 """Factor by which the axes go beyond the runs."""
+FAR_ABOVE = 4.0
+"""Losses further above the lowest than so many times the median have the last shade."""
+LABEL_SHARE = 0.12
+"""Of a panel's width, for the names of the budgets at its right."""
+LEAST_LABEL_GAP = 0.055
+"""Of the panel's height, between the labels of two budgets."""
 
 
 def surfaces_of(study: Study) -> list[Frontier]:
@@ -48,34 +61,44 @@ def surfaces_of(study: Study) -> list[Frontier]:
     return [frontier for frontier in study.frontiers if frontier.approach == "surface"]
 
 
-def plot_surface(study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
+def plot_surface(
+    study: Study,
+    out_paths: Iterable[Path],
+    provenance: Provenance | None = None,
+    width: float | None = None,
+) -> None:
     """The law's loss over N and D, one panel an arm: runs in the colour of their own loss, contours of equal FLOPs,
     and the optimum along each with its intervals."""
     frontiers = surfaces_of(study)
-    with matplotlib.rc_context(STYLE):
-        columns = min(3, max(1, len(frontiers)))
-        rows = max(1, -(-len(frontiers) // columns))
-        size = (PANEL_INCHES[0] * columns + 0.9, PANEL_INCHES[1] * rows + 0.5)
-        figure = Figure(figsize=size, layout="constrained")
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    with matplotlib.rc_context(style_for(width)):
+        beside = min(3, max(1, len(frontiers)))
+        figure, panels = make_panels(len(frontiers), beside, PANEL_INCHES, width)
         losses = study.points.frame["loss"].to_numpy()
-        shades = Normalize(*((losses.min(), losses.max()) if len(losses) else (0.0, 1.0)))
+        shades = _shades(losses)
         for axes, frontier in zip(panels, frontiers, strict=False):
             _draw_surface(axes, study, frontier, shades)
-        for axes in panels[len(frontiers) :]:
-            axes.set_visible(False)
         if len(losses):
             shown = panels[: max(1, len(frontiers))]
-            label = f"{study.points.loss_column}  ({study.points.loss_unit})"
-            figure.colorbar(ScalarMappable(norm=shades, cmap=SHADES), ax=shown, label=label, shrink=0.85, pad=0.02)
-            figure.legend(handles=_surface_handles(study), loc="outside upper right", ncols=4)
+            label = f"{loss_name(study)}  ({study.points.loss_unit})"
+            extend = "max" if losses.max() > (shades.vmax or 0.0) else "neither"
+            figure.colorbar(
+                ScalarMappable(norm=shades, cmap=SHADES), ax=shown, label=label, shrink=0.85, pad=0.02, extend=extend
+            )
+            legend_below(figure, _surface_handles(study))
         else:
             figure.text(0.5, 0.5, "no points to draw", ha="center", color=WARN)
         save(figure, out_paths, provenance)
 
 
+def _shades(losses: Floats) -> Normalize:
+    if not len(losses):
+        return Normalize(0.0, 1.0)
+    lowest = float(losses.min())
+    return Normalize(lowest, min(float(losses.max()), lowest + FAR_ABOVE * (float(np.median(losses)) - lowest + 1e-3)))
+
+
 def _draw_surface(axes: Axes, study: Study, frontier: Frontier, shades: Normalize) -> None:
-    axes.set_title(plain_text(frontier.arm), loc="left", fontweight="bold")
+    name_arm(axes, frontier.arm, pad=14)
     axes.set_xlabel(f"N  ({plain_text(params_label(study))})")
     axes.set_ylabel("D  (tokens)")
     axes.grid(visible=False)
@@ -85,38 +108,35 @@ def _draw_surface(axes: Axes, study: Study, frontier: Frontier, shades: Normaliz
         return
     params, tokens = (mine[name].to_numpy() for name in ("params", "tokens"))
     axes.set(xscale="log", yscale="log")
-    axes.set_xlim(params.min() / MARGIN, params.max() * MARGIN)
+    axes.set_xlim(params.min() / MARGIN, params.max() * MARGIN * (params.max() / params.min()) ** LABEL_SHARE)
     axes.set_ylim(tokens.min() / MARGIN, tokens.max() * MARGIN)
     if isinstance(frontier.surface, SurfaceFit):
-        _draw_law(axes, study, frontier, frontier.surface, shades)
+        _draw_law(axes, frontier, frontier.surface, shades)
     elif isinstance(frontier.surface, Refusal):
         axes.text(
             0.03, 0.03, textwrap.fill(f"no surface: {frontier.surface.sentence}", 58), transform=axes.transAxes,
-            fontsize=7, color=WARN, va="bottom", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0},
+            fontsize=7, color=WARN, va="bottom", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0}, zorder=8,
         )  # fmt: skip
-    axes.scatter(params, tokens, c=mine["loss"], cmap=SHADES, norm=shades, s=26, edgecolor="white", linewidth=1.8)
-    axes.scatter(params, tokens, c=mine["loss"], cmap=SHADES, norm=shades, s=24, edgecolor="black", linewidth=0.6)
+    # Above the stars, which are larger.
+    axes.scatter(
+        params, tokens, c=mine["loss"], cmap=SHADES, norm=shades, s=17, edgecolor="black", linewidth=0.6, zorder=7
+    )
     count_ticks(axes.xaxis, params.max() / params.min() * MARGIN**2)
     count_ticks(axes.yaxis, tokens.max() / tokens.min() * MARGIN**2)
 
 
-def _draw_law(axes: Axes, study: Study, frontier: Frontier, surface: SurfaceFit, shades: Normalize) -> None:
+def _draw_law(axes: Axes, frontier: Frontier, surface: SurfaceFit, shades: Normalize) -> None:
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     params, tokens = np.geomspace(left, right, 160), np.geomspace(bottom, top, 160)
     loss = surface.law.loss(params[None, :], tokens[:, None])
     levels = np.linspace(shades.vmin or 0.0, shades.vmax or 1.0, NUM_LEVELS)
-    axes.contourf(params, tokens, loss, levels, cmap=SHADES, norm=shades, alpha=0.55, extend="both")
+    axes.contourf(params, tokens, loss, levels, cmap=SHADES, norm=shades, extend="both")
     axes.contour(params, tokens, loss, levels, colors="white", linewidths=0.5)
     for optimum in frontier.optima:
-        flops = float(optimum.budget)
-        bought = surface.contour.tokens(params, flops)
-        axes.plot(params, bought, "--", color="black", linewidth=0.8, alpha=0.75)
-        inside = np.flatnonzero((bought < top / 1.2) & (bought > bottom))
-        if len(inside):
-            axes.annotate(
-                budget_label(optimum.budget), (params[inside[0]], bought[inside[0]]), fontsize=6.5,
-                xytext=(2, 2), textcoords="offset points",
-            )  # fmt: skip
+        axes.plot(
+            params, surface.contour.tokens(params, float(optimum.budget)), "--", color="black", linewidth=0.8, alpha=0.7
+        )
+    _name_budgets(axes, [optimum.budget for optimum in frontier.optima], surface)
     path = np.geomspace(*_ends([float(each.budget) for each in frontier.optima]), 40)
     places = [surface.law.n_opt(flops, surface.contour) for flops in path]
     bought = [surface.law.d_opt(flops, surface.contour) for flops in path]
@@ -125,15 +145,37 @@ def _draw_law(axes: Axes, study: Study, frontier: Frontier, surface: SurfaceFit,
         if isinstance(optimum.params, Estimate) and isinstance(optimum.tokens, Estimate):
             axes.errorbar(
                 [optimum.params.value], [optimum.tokens.value], xerr=_reach(optimum.params),
-                yerr=_reach(optimum.tokens), fmt="*", markersize=11, color="white", markeredgecolor="black",
+                yerr=_reach(optimum.tokens), fmt="*", markersize=13, color="white", markeredgecolor="black",
                 markeredgewidth=0.8, ecolor="black", elinewidth=1.0, capsize=2.5, zorder=6,
             )  # fmt: skip
     residuals = surface.residuals
     axes.text(
-        1.0, 1.015, f"residuals {residuals.sd:.2%}, {residuals.explained:.1%} explained", transform=axes.transAxes,
-        ha="right", va="bottom", fontsize=7, color=FAINT,
+        0.0, 1.015, f"residuals {residuals.sd:.2%}, {residuals.explained:.1%} explained", transform=axes.transAxes,
+        va="bottom", fontsize=7, color=FAINT,
     )  # fmt: skip
     axes.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def _name_budgets(axes: Axes, budgets: Sequence[str], surface: SurfaceFit) -> None:
+    """A label at the right end of each line of equal FLOPs, where there is room for one."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    last = -np.inf
+    for budget in budgets:
+        place = np.geomspace(left, right, 200)
+        bought = surface.contour.tokens(place, float(budget))
+        inside = np.flatnonzero((bought > bottom) & (bought < top))
+        if not len(inside):
+            continue
+        up = float(np.log(bought[inside[-1]] / bottom) / np.log(top / bottom))
+        at_right = inside[-1] == len(place) - 1
+        if at_right and up < last + LEAST_LABEL_GAP:
+            continue
+        last = up if at_right else last
+        axes.annotate(
+            budget_label(budget), (place[inside[-1]], bought[inside[-1]]), fontsize=6.5, xytext=(-2, 3),
+            textcoords="offset points", ha="right", va="bottom", annotation_clip=False,
+            bbox={"facecolor": "white", "alpha": 0.55, "linewidth": 0, "pad": 0.6}, zorder=8,
+        )  # fmt: skip
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:
@@ -147,7 +189,8 @@ def _reach(answer: Estimate) -> list[list[float]]:
 def _surface_handles(study: Study) -> list[Line2D]:
     level = study.settings.resampling.level
     return [
-        Line2D([], [], color="grey", marker="o", linestyle="", markeredgecolor="black", label="a run, by its loss"),
+        Line2D([], [], color="#cccccc", marker="o", linestyle="", markeredgecolor="black", markersize=4.5,
+               label="a run, in the colour of its loss"),
         Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="equal FLOPs"),
         Line2D([], [], color="black", linewidth=1.6, label="optimum of the law"),
         Line2D([], [], color="black", marker="*", markerfacecolor="white", linestyle="", markersize=10,
@@ -162,32 +205,48 @@ def _say(axes: Axes, words: str) -> None:
     axes.grid(visible=False)
 
 
-def plot_residuals(study: Study, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
+RESIDUAL_PANELS = ("against N", "against D", "normal quantiles", "budgets left out")
+
+
+def plot_residuals(
+    study: Study,
+    out_paths: Iterable[Path],
+    provenance: Provenance | None = None,
+    width: float | None = None,
+) -> None:
     """What each surface leaves: against N, against D, against normal quantiles, and on budgets left out of the fit."""
     frontiers = surfaces_of(study)
-    with matplotlib.rc_context(STYLE):
-        rows = max(1, len(frontiers))
-        figure = Figure(figsize=(12.0, 2.5 * rows + 0.6), layout="constrained")
-        grid = figure.subplots(rows, 4, squeeze=False)
+    with matplotlib.rc_context(style_for(width)):
+        each_row = len(RESIDUAL_PANELS)
+        figure, panels = make_panels(
+            each_row * max(1, len(frontiers)), each_row, RESIDUAL_INCHES, width, least_inches=1.6
+        )
         budgets = sorted(set(study.points.frame["budget"].to_list()), key=int)
         colours = budget_colours(budgets)
-        for panels, frontier in zip(grid, frontiers, strict=False):
-            _draw_residuals(list(panels), study, frontier, colours)
-        if not frontiers:
-            for axes in grid.flat:
+        for row, frontier in enumerate(frontiers):
+            _draw_residuals(panels[row * each_row : (row + 1) * each_row], study, frontier, colours)
+        if frontiers:
+            legend_below(figure, _residual_handles(colours if len(budgets) <= 24 else {}))
+        else:
+            for axes in panels:
                 axes.set_visible(False)
             figure.text(0.5, 0.5, "no points to draw", ha="center", color=WARN)
-        handles = [
-            Line2D([], [], color=colour, marker=MARKERS[index % len(MARKERS)], linestyle="", label=budget_label(budget))
-            for index, (budget, colour) in enumerate(colours.items())
-        ]
-        if 0 < len(handles) <= 24:
-            figure.legend(handles=handles, loc="outside right upper", title="C  (FLOPs)", title_fontsize=8)
         save(figure, out_paths, provenance)
 
 
+def _residual_handles(colours: dict[str, tuple]) -> list[Line2D | Patch]:
+    square = {"color": ARM_COLOURS[1], "marker": "s", "markersize": 5}
+    return [
+        *budget_handles(colours, linestyle="", markersize=4.5),
+        Patch(color="#eeeeee", label="± 2 standard deviations"),
+        Line2D([], [], color="black", linewidth=0.8, label="a normal distribution of that spread"),
+        Line2D([], [], **square, label="mean error on that budget, ± the mean size"),
+        Line2D([], [], **square, linestyle="", markerfacecolor="white", label="extrapolated to it"),
+    ]
+
+
 def _draw_residuals(panels: list[Axes], study: Study, frontier: Frontier, colours: dict[str, tuple]) -> None:
-    panels[0].set_title(plain_text(frontier.arm), loc="left", fontweight="bold")
+    name_arm(panels[0], frontier.arm, pad=14)
     surface = frontier.surface
     if not isinstance(surface, SurfaceFit):
         words = f"no surface: {REASONS[surface.kind]}" if isinstance(surface, Refusal) else "no surface"
@@ -195,6 +254,8 @@ def _draw_residuals(panels: list[Axes], study: Study, frontier: Frontier, colour
             _say(axes, words if axes is panels[0] else "")
             axes.spines[:].set_visible(False)
         return
+    for axes, title in zip(panels, RESIDUAL_PANELS, strict=True):
+        axes.text(0.0, 1.015, title, transform=axes.transAxes, va="bottom", color=FAINT, fontsize=7, in_layout=False)
     mine = study.points.frame.filter(pl.col("arm") == frontier.arm)
     percent = 100 * relative_residuals(surface)
     limit = 1.15 * max(float(np.abs(percent).max()), 1e-9)
@@ -245,6 +306,6 @@ def _draw_held_out(axes: Axes, surface: SurfaceFit) -> None:
             [place], [mean], yerr=[[size], [size]], fmt="s", color=ARM_COLOURS[1], markerfacecolor=face, capsize=2.5,
             markersize=5,
         )  # fmt: skip
-    axes.set_xlabel("C left out  (open: extrapolated)")
+    axes.set_xlabel("C left out  (FLOPs)")
     axes.set_xlim(min(places) / 1.5, max(places) * 1.5)
     budget_ticks(axes, [int(place) for place in places])

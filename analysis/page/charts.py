@@ -217,7 +217,7 @@ def _curve_charts(curves: Sequence[CellCurve]) -> list[Chart]:
         first = SHOWN_FROM * max(float(curve.tokens[-1]) for curve in curves if curve.arm == arm)
         for curve in (each for each in curves if each.arm == arm):
             kept = np.unique(np.linspace(0, len(curve.tokens) - 1, min(MOST_PLACES, len(curve.tokens))).round())
-            line = smoothed(curve.loss)
+            line = smoothed(curve.tokens, curve.loss)
             places = [int(place) for place in kept if curve.tokens[int(place)] >= first]
             points = []
             if curve.final_loss is not None:

@@ -23,5 +23,7 @@ class CellCurve:
     """(n,) training tokens at the logged steps, ascending."""
     loss: Floats
     """(n,) training loss there, nats/token, of one batch each."""
+    cooldown_from: float | None
+    """Training tokens at which the learning rate begins to fall to zero; None without a cooldown of its own."""
     final_loss: float | None
     """Of the evaluation after the cooldown; None where there is none yet."""

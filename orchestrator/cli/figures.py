@@ -1,8 +1,11 @@
 """Where figures go, which is said before they are drawn, and the JSON beside each."""
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,21 +14,73 @@ if TYPE_CHECKING:
     from orchestrator.store.store import Store
 
 
-def figure_paths(store: "Store", name: str, figure: str) -> list[Path]:
+class FigureFormat(StrEnum):
+    """A kind of file; every figure is a PNG and an SVG."""
+
+    PDF = "pdf"
+    PNG = "png"
+    SVG = "svg"
+
+
+class FigureWidth(StrEnum):
+    """The widths of a paper of two columns."""
+
+    SINGLE = "single"
+    DOUBLE = "double"
+
+    @property
+    def inches(self) -> float:
+        """As the style of ICML has them: a column, and the whole text."""
+        return 3.25 if self is FigureWidth.SINGLE else 6.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a figure is written."""
+
+    formats: Annotated[
+        list[FigureFormat] | None, typer.Option("--format", help="Write this beside the PNG, the SVG and the JSON.")
+    ] = None
+    """Kinds of files beside those that are always written."""
+    width: Annotated[
+        FigureWidth | None,
+        typer.Option(help="Draw it as wide as a column of a paper (3.25 in) or its text (6.75 in), with small print."),
+    ] = None
+    """Of the picture; None for a screen."""
+
+    @property
+    def inches(self) -> float | None:
+        """Its width on paper."""
+        return None if self.width is None else self.width.inches
+
+    def names(self, figure: str) -> list[str]:
+        """The files of a figure, the PNG first; those of a paper's width have names of their own."""
+        stem = figure if self.width is None else f"{figure}-{self.width}"
+        kinds = [FigureFormat.PNG, FigureFormat.SVG, *(self.formats or ())]
+        return [f"{stem}.{kind}" for kind in dict.fromkeys(kinds)]
+
+
+PLAIN = Look()
+"""A PNG and an SVG for a screen."""
+
+
+def figure_paths(store: "Store", name: str, figure: str, look: Look = PLAIN) -> list[Path]:
     """Where a figure of a sweep goes, which can be written; says so on stderr."""
-    return announced_paths(f"sweep {name}", store.sweep_folder(name) / "figures", figure)
+    return announced_paths(f"sweep {name}", store.sweep_folder(name) / "figures", look.names(figure))
 
 
-def announced_paths(whose: str, folder: Path, figure: str) -> list[Path]:
-    """A PNG and a vector file in a folder, which is made where it is not there. Raises ResultsError."""
+def announced_paths(whose: str, folder: Path, names: Sequence[str]) -> list[Path]:
+    """Files in a folder, which is made where it is not there. Raises ResultsError."""
     from orchestrator.store.folder import writing
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    paths = [folder / f"{figure}.png", folder / f"{figure}.svg"]
-    typer.echo(f"{whose}: {paths[0]} and {paths[1].name}", err=True)
-    return paths
+    first, *others = names
+    typer.echo(
+        f"{whose}: {folder / first}{', ' if others[1:] else ''}{', '.join(others[:-1])} and {others[-1]}", err=True
+    )
+    return [folder / name for name in names]
 
 
 def write_figure_data(figure: str, paths: list[Path], provenance: "Provenance", data: Any) -> None:

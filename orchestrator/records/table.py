@@ -345,6 +345,9 @@ def cell_curves(store: Store, sweep: Sweep, loss_column: str) -> list[CellCurve]
                 budget=str(cell.budget),
                 tokens=np.array([float(row["step"] * cell.tokens_per_step) for row in rows]),
                 loss=np.array([float(row["loss"]) for row in rows]),
+                cooldown_from=(
+                    float(cell.decay_start * cell.tokens_per_step) if cell.decay_start < cell.steps else None
+                ),
                 final_loss=finished.get(str(cell.cell_id)),
             )
         )

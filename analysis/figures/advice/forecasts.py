@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.advice.forecast.score import ScoredForecast
-from analysis.figures.drawing import FAINT, STYLE, WARN, arm_style, plain_text, save, shortened
+from analysis.figures.drawing import FAINT, WARN, arm_style, plain_text, shortened
+from analysis.figures.layout import legend_below, save, style_for
 from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import budget_label
@@ -23,15 +24,18 @@ MOST_LABEL = 60
 
 
 def plot_forecasts(
-    scored: Sequence[ScoredForecast], out_paths: Iterable[Path], provenance: Provenance | None = None
+    scored: Sequence[ScoredForecast],
+    out_paths: Iterable[Path],
+    provenance: Provenance | None = None,
+    width: float | None = None,
 ) -> None:
     """A row a forecast: every cell that was trained for it since, against the interval that it predicts for that very
     (N, D); while it waits, the interval of its own shape. Intervals of the law's mean, which a run may leave by its
     noise, are dashed.
     """
     arms = sorted({each.forecast.key.arm for each in scored})
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.0, 1.3 + ROW_INCHES * max(len(scored), 1)), layout="constrained")
+    with matplotlib.rc_context(style_for(width)):
+        figure = Figure(figsize=(width or 8.0, 1.3 + ROW_INCHES * max(len(scored), 1)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0.0, color="black", linewidth=0.8)
         for place, each in enumerate(scored):
@@ -41,7 +45,7 @@ def plot_forecasts(
         axes.grid(visible=False, axis="y")
         if not scored:
             axes.text(0.5, 0.5, "no forecast yet", transform=axes.transAxes, ha="center", color=WARN)
-        figure.legend(handles=_handles(), loc="outside upper right", ncols=4)
+        legend_below(figure, _handles())
         save(figure, out_paths, provenance)
 
 

@@ -8,18 +8,21 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.advice.lifetime import Lifetime, lifetime_study
 from analysis.advice.serving import Demand, ServedArm
-from analysis.figures.drawing import FAINT, STYLE, WARN, arm_style, count_ticks, plain_text, save
+from analysis.figures.drawing import FAINT, WARN, arm_style, count_ticks, plain_text
+from analysis.figures.layout import legend_below, make_panels, save, style_for, write_below
 from analysis.frontier.study import Study
 from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.surface.fit import SurfaceFit
 
 NUM_PLACES = 13
+PANEL_INCHES = (4.0, 3.7)
+FOOTER_CHARACTERS = 13.7
+"""Of the lines below the figure, for each of its inches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +87,18 @@ def study_lifetime(
 
 
 def plot_lifetime(
-    study: Study, lifetime: LifetimeStudy, out_paths: Iterable[Path], provenance: Provenance | None = None
+    study: Study,
+    lifetime: LifetimeStudy,
+    out_paths: Iterable[Path],
+    provenance: Provenance | None = None,
+    width: float | None = None,
 ) -> None:
     """What training and serving cost at one loss against the tokens served, with the size and training tokens."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(style_for(width)):
         labels = [("total", _cost_label(lifetime.demand)), ("params", "N  (parameters)"), ("tokens", "D  (tokens)")]
         if lifetime.demand.limited:
             labels.append(("sequences", f"sequences of {lifetime.demand.context:g} tokens at once"))
-        figure = Figure(figsize=(4.0 * len(labels), 3.9), layout="constrained")
-        panels = list(figure.subplots(1, len(labels)))
+        figure, panels = make_panels(len(labels), len(labels), PANEL_INCHES, width)
         for axes, (quantity, label) in zip(panels, labels, strict=True):
             axes.set(xscale="log", yscale="log", xlabel="tokens served", ylabel=label)
             for arm in dict.fromkeys(each.arm for each in lifetime.places):
@@ -109,9 +115,9 @@ def plot_lifetime(
                    label=plain_text(arm))
             for arm in dict.fromkeys(each.arm for each in lifetime.places)
         ]  # fmt: skip
-        figure.legend(handles=handles, loc="outside upper right", ncols=6)
-        if missing := _missing_arms(study, lifetime):
-            figure.supxlabel(missing, fontsize=7.5, color=WARN, x=0.01, ha="left")
+        legend_below(figure, handles)
+        if missing := _missing_arms(study, lifetime, int(FOOTER_CHARACTERS * figure.get_figwidth())):
+            write_below(figure, missing, fontsize=7.5, color=WARN)
         save(figure, out_paths, provenance)
 
 
@@ -146,7 +152,7 @@ def _title(lifetime: LifetimeStudy) -> str:
     return f"to reach {lifetime.target:.4f} {lifetime.loss_unit}{limits}"
 
 
-def _missing_arms(study: Study, lifetime: LifetimeStudy) -> str:
+def _missing_arms(study: Study, lifetime: LifetimeStudy, characters: int) -> str:
     """A line for each arm without any answer."""
     sentences = {
         frontier.arm: frontier.surface.sentence for frontier in study.frontiers if isinstance(frontier.surface, Refusal)
@@ -156,6 +162,8 @@ def _missing_arms(study: Study, lifetime: LifetimeStudy) -> str:
             sentences.setdefault(each.arm, each.answer.sentence)
     answered = {each.arm for each in lifetime.places if isinstance(each.answer, Lifetime)}
     return "\n".join(
-        plain_text(textwrap.fill(f"{'Not everywhere' if arm in answered else 'No line'} for {arm}: {sentence}", 165))
+        plain_text(
+            textwrap.fill(f"{'Not everywhere' if arm in answered else 'No line'} for {arm}: {sentence}", characters)
+        )
         for arm, sentence in sentences.items()
     )

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.drawing import ARM_COLOURS, MARKERS, STYLE, arm_style, save
+from analysis.figures.drawing import ARM_COLOURS, FAINT, MARKERS, STYLE, arm_style
+from analysis.figures.layout import legend_below, save
 
 
 def plot_throughput(speeds: pl.DataFrame, out_paths: Iterable[Path]) -> None:
@@ -22,8 +23,7 @@ def plot_throughput(speeds: pl.DataFrame, out_paths: Iterable[Path]) -> None:
         arms = speeds["arm"].unique(maintain_order=True).to_list()
         colour_of = {arm: arm_style(sorted(arms), arm)[0] for arm in arms}
         for batch, marker in zip(speeds["batch"].unique(maintain_order=True), MARKERS, strict=False):
-            rows = speeds.filter(pl.col("batch") == batch).sort("ratio")
-            axes.plot(rows["ratio"], rows["loss"], color="#bbbbbb", linewidth=0.8, zorder=1)
+            rows = speeds.filter(pl.col("batch") == batch)
             colours = [colour_of[arm] for arm in rows["arm"]]
             for row, colour in zip(rows.iter_rows(named=True), colours, strict=True):
                 span = [row["lowest"], row["highest"]]
@@ -33,8 +33,9 @@ def plot_throughput(speeds: pl.DataFrame, out_paths: Iterable[Path]) -> None:
         for arm, colour in colour_of.items():
             axes.scatter([], [], c=colour, marker="s", s=20, label=arm)
         axes.set_xlabel("tokens/s over vanilla's at the same batch")
-        axes.set_ylabel("loss (nats/token, causal routing)")
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.axvline(1.0, color=FAINT, linewidth=0.8, linestyle=":", zorder=1)
+        axes.set_ylabel("causal loss (nats/token), lower is better")
+        legend_below(figure, axes.get_legend_handles_labels()[0])
         save(figure, out_paths)
 
 

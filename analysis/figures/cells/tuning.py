@@ -13,7 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from analysis.figures.drawing import FAINT, REASONS, STYLE, WARN, plain_text, save
+from analysis.figures.drawing import FAINT, REASONS, STYLE, WARN, plain_text
+from analysis.figures.layout import save
 from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.quadratic import Floats

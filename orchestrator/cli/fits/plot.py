@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.figures import write_figure_data
+from orchestrator.cli.figures import Look, write_figure_data
 from orchestrator.cli.fits.serving_flags import Memory, arms_served, demand_of
 from orchestrator.cli.fits.study import (
     CAUSAL,
@@ -42,7 +42,7 @@ Paper = Annotated[
 
 @plot.verb("isoflop", "mor-sweep plot isoflop isoflop-cpu")
 @options_from_dataclass
-def isoflop(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
+def isoflop(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
     """Loss against size, one curve per budget, one panel per arm.
 
     Exit code 5 where no number is supported.
@@ -52,15 +52,15 @@ def isoflop(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False) 
 
     drawn = fit_of(asked, loss, ("parabola",))
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "parabola", paper)
-    paths = paths_of(drawn, asked, "isoflop")
-    plot_isoflop(drawn.study, paths, provenance, reference)
+    paths = paths_of(drawn, asked, "isoflop", look)
+    plot_isoflop(drawn.study, paths, provenance, reference, width=look.inches)
     _write_data(drawn, asked, "isoflop", paths, provenance, isoflop_data(drawn.study))
     _end_without_number(drawn.study)
 
 
 @plot.verb("frontier", "mor-sweep plot frontier isoflop-cpu")
 @options_from_dataclass
-def frontier(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
+def frontier(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
     """Optimal size, tokens and loss against the budget.
 
     One line per arm. Exit code 5 where there is none.
@@ -70,15 +70,15 @@ def frontier(asked: FigureRuns, loss: LossOption = CAUSAL, paper: Paper = False)
 
     drawn = fit_of(asked, loss, ("parabola",))
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "surface", paper)
-    paths = paths_of(drawn, asked, "frontier")
-    plot_frontier(drawn.study, paths, provenance, reference)
+    paths = paths_of(drawn, asked, "frontier", look)
+    plot_frontier(drawn.study, paths, provenance, reference, width=look.inches)
     _write_data(drawn, asked, "frontier", paths, provenance, frontier_data(drawn.study))
     _end_without_number(drawn.study)
 
 
 @plot.verb("surface", "mor-sweep plot surface isoflop-cpu")
 @options_from_dataclass
-def surface(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
+def surface(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
     """The fitted L(N, D) with the runs on it.
 
     With contours of equal FLOPs and the optimum along them.
@@ -87,15 +87,15 @@ def surface(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) ->
     from analysis.figures.surface import plot_surface
 
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
-    paths = paths_of(drawn, asked, "surface")
-    plot_surface(drawn.study, paths, drawn.provenance)
+    paths = paths_of(drawn, asked, "surface", look)
+    plot_surface(drawn.study, paths, drawn.provenance, width=look.inches)
     _write_data(drawn, asked, "surface", paths, drawn.provenance, surface_data(drawn.study))
     _end_without_surface(drawn.study)
 
 
 @plot.verb("residuals", "mor-sweep plot residuals isoflop-cpu")
 @options_from_dataclass
-def residuals(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
+def residuals(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
     """What the fitted L(N, D) leaves unexplained.
 
     Along N and D, and on budgets that it has not seen.
@@ -104,15 +104,15 @@ def residuals(asked: FigureRuns, loss: LossOption = CAUSAL, tied: Tied = False) 
     from analysis.figures.surface import plot_residuals
 
     drawn = fit_of(asked, loss, ("surface",), tied=tied)
-    paths = paths_of(drawn, asked, "residuals")
-    plot_residuals(drawn.study, paths, drawn.provenance)
+    paths = paths_of(drawn, asked, "residuals", look)
+    plot_residuals(drawn.study, paths, drawn.provenance, width=look.inches)
     _write_data(drawn, asked, "residuals", paths, drawn.provenance, residuals_data(drawn.study))
     _end_without_surface(drawn.study)
 
 
 @plot.verb("compare", "mor-sweep plot compare isoflop-cpu")
 @options_from_dataclass
-def compare(asked: FigureRuns, other: Other = None, loss: LossesOption = None) -> None:
+def compare(asked: FigureRuns, look: Look, other: Other = None, loss: LossesOption = None) -> None:
     """Arms at equal FLOPs: loss gaps and multipliers.
 
     By causal and by top-k loss where none is named.
@@ -127,8 +127,8 @@ def compare(asked: FigureRuns, other: Other = None, loss: LossesOption = None) -
         # Without routed arms the two losses are the same numbers.
         top_k = compared(asked, other, TOP_K).study
         studies += [top_k] if not _same_losses(drawn.study, top_k) else []
-    paths = paths_of(drawn, asked, "compare" if other is None else f"compare-with-{other}")
-    plot_compare(studies, paths, drawn.provenance)
+    paths = paths_of(drawn, asked, "compare" if other is None else f"compare-with-{other}", look)
+    plot_compare(studies, paths, drawn.provenance, width=look.inches)
     _write_data(drawn, asked, "compare", paths, drawn.provenance, compare_data(studies))
     pairs = [pair for study in studies for pair in study.comparisons]
     if not any(isinstance(pair.gap, Estimate) for pair in pairs):
@@ -136,7 +136,8 @@ def compare(asked: FigureRuns, other: Other = None, loss: LossesOption = None) -
 
 
 @plot.verb("forecasts", "mor-sweep plot forecasts isoflop-cpu")
-def forecasts(sweep: SweepName = None, results: Results = Path("results")) -> None:
+@options_from_dataclass
+def forecasts(look: Look, sweep: SweepName = None, results: Results = Path("results")) -> None:
     """What was forecast, and what was measured since."""
     from analysis.figures.advice.forecasts import plot_forecasts
     from analysis.figures.figure_data import forecasts_data
@@ -149,9 +150,9 @@ def forecasts(sweep: SweepName = None, results: Results = Path("results")) -> No
     assert drawn.sweep is not None
     scored = score_forecasts(store, drawn.sweep)
     asked = FigureRuns(sweep=drawn.name, results=results)
-    paths = paths_of(drawn, asked, "forecasts")
+    paths = paths_of(drawn, asked, "forecasts", look)
     provenance = replace(drawn.provenance, method="forecasts as they were frozen, against the cells trained since")
-    plot_forecasts(scored, paths, provenance)
+    plot_forecasts(scored, paths, provenance, width=look.inches)
     _write_data(drawn, asked, "forecasts", paths, provenance, forecasts_data(scored))
     if not scored:
         end_refused([f"sweep {drawn.name} has no forecast yet: freeze one with `mor-sweep forecast --budget C`"])
@@ -161,6 +162,7 @@ def forecasts(sweep: SweepName = None, results: Results = Path("results")) -> No
 @options_from_dataclass
 def lifetime(
     asked: FigureRuns,
+    look: Look,
     memory: Memory,
     loss: LossOption = CAUSAL,
     target_loss: Annotated[
@@ -187,8 +189,8 @@ def lifetime(
     answer = study_lifetime(drawn.study, target_loss, demand, arms_served(drawn.runs, demand))
     if isinstance(answer, Refusal):
         end_refused([answer.sentence])
-    paths = paths_of(drawn, asked, "lifetime")
-    plot_lifetime(drawn.study, answer, paths, drawn.provenance)
+    paths = paths_of(drawn, asked, "lifetime", look)
+    plot_lifetime(drawn.study, answer, paths, drawn.provenance, width=look.inches)
     _write_data(drawn, asked, "lifetime", paths, drawn.provenance, lifetime_data(answer))
     if answer.refused:
         end_refused([each.answer.sentence for each in answer.places if isinstance(each.answer, Refusal)])
@@ -196,7 +198,9 @@ def lifetime(
 
 @plot.verb("backtest", "mor-sweep plot backtest isoflop-cpu")
 @options_from_dataclass
-def backtest(asked: FigureRuns, loss: LossOption = CAUSAL, asymptote: Pinned = None, tied: Tied = False) -> None:
+def backtest(
+    asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, asymptote: Pinned = None, tied: Tied = False
+) -> None:
     """How far off each law was, against how far it looked.
 
     Each law was fitted to the first budgets alone.
@@ -204,15 +208,15 @@ def backtest(asked: FigureRuns, loss: LossOption = CAUSAL, asymptote: Pinned = N
     from dataclasses import replace
 
     from analysis.advice.forecast.record import histories
-    from analysis.figures.backtest import plot_backtest
+    from analysis.figures.advice.backtest import plot_backtest
     from analysis.report.backtests import backtests_as_json
     from analysis.statistics.answers import Refusal
 
     drawn = fit_of(asked, loss, ("parabola",), tied=tied)
     records = histories(drawn.study, asymptote)
-    paths = paths_of(drawn, asked, "backtest")
+    paths = paths_of(drawn, asked, "backtest", look)
     provenance = replace(drawn.provenance, method="each law fitted to the first budgets and asked for the later ones")
-    plot_backtest(records, drawn.study.points.arms, paths, provenance)
+    plot_backtest(records, drawn.study.points.arms, paths, provenance, width=look.inches)
     _write_data(drawn, asked, "backtest", paths, provenance, backtests_as_json(records))
     if all(isinstance(record, Refusal) for record in records.values()):
         reasons = [f"{arm}: {record.sentence}" for arm, record in records.items() if isinstance(record, Refusal)]
@@ -220,7 +224,8 @@ def backtest(asked: FigureRuns, loss: LossOption = CAUSAL, asymptote: Pinned = N
 
 
 @plot.verb("curves", "mor-sweep plot curves isoflop-cpu")
-def curves(sweep: SweepName = None, results: Results = Path("results"), loss: LossOption = CAUSAL) -> None:
+@options_from_dataclass
+def curves(look: Look, sweep: SweepName = None, results: Results = Path("results"), loss: LossOption = CAUSAL) -> None:
     """Training loss against tokens.
 
     From the first step of each cell to its evaluation.
@@ -237,10 +242,10 @@ def curves(sweep: SweepName = None, results: Results = Path("results"), loss: Lo
     assert drawn.sweep is not None
     loss_column = drawn.study.points.loss_column
     found = cell_curves(open_store(results), drawn.sweep, loss_column)
-    paths = paths_of(drawn, asked, "curves")
-    method = "the median over 2 % of each curve; a dot is the evaluation after the cooldown"
+    paths = paths_of(drawn, asked, "curves", look)
+    method = "means over seeds, a local straight line in ln tokens; a dot is the evaluation after the cooldown"
     provenance = replace(drawn.provenance, method=method)
-    plot_curves(found, loss_column, paths, provenance)
+    plot_curves(found, loss_column, paths, provenance, width=look.inches)
     _write_data(drawn, asked, "curves", paths, provenance, curves_data(found))
     if not found:
         end_refused([f"no cell of sweep {drawn.name} has logged a step: there is no curve to draw"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from orchestrator.cli.figures import announced_paths, figure_paths
+from orchestrator.cli.figures import Look, announced_paths, figure_paths
 from orchestrator.cli.options import Results, SweepArgument, above_zero, fix_in_flags, say, say_next
 
 if TYPE_CHECKING:
@@ -154,13 +154,13 @@ def compared(asked: Runs, other: str | None, loss: str) -> "Fitted":
     return fit_of_sweeps(open_store(asked.results), asked.sweep, other, loss)
 
 
-def paths_of(fitted: "Fitted", asked: FigureRuns, figure: str) -> list[Path]:
+def paths_of(fitted: "Fitted", asked: FigureRuns, figure: str, look: Look) -> list[Path]:
     """Where a figure of fitted runs goes, which can be written; says so on stderr."""
     from orchestrator.store.upstream.upstream import open_store
 
     if asked.table is None:
-        return figure_paths(open_store(asked.results), fitted.name, figure)
-    return announced_paths(fitted.name, asked.out, figure)
+        return figure_paths(open_store(asked.results), fitted.name, figure, look)
+    return announced_paths(fitted.name, asked.out, look.names(figure))
 
 
 def end_refused(reasons: list[str]) -> NoReturn:

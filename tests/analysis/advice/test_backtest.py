@@ -10,7 +10,7 @@ from analysis.advice.forecast.backtest import BackTest, History, fared, worst
 from analysis.advice.forecast.groups import group_history
 from analysis.advice.forecast.outlook import OutlookRules
 from analysis.advice.forecast.record import by_reach, histories, laws_of, self_prediction
-from analysis.figures.backtest import plot_backtest
+from analysis.figures.advice.backtest import plot_backtest
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.isoflop.parabola import ParabolaRules
 from analysis.report.backtests import backtests_as_json, backtests_as_markdown, self_prediction_lines

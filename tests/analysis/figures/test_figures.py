@@ -1,7 +1,9 @@
 """Surfaces, residuals, comparisons, lifetimes and curves: drawn whatever the study, with what they show as JSON."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,13 +13,16 @@ from typer.testing import CliRunner
 from analysis.advice.serving import Demand
 from analysis.figures.advice.lifetime import LifetimeStudy, plot_lifetime, study_lifetime
 from analysis.figures.compare import plot_compare
-from analysis.figures.curves import smoothed
+from analysis.figures.curves import mean_over_seeds, smoothed
+from analysis.figures.drawing import loss_name
 from analysis.figures.figure_data import curves_data, figure_document, frontier_data
+from analysis.figures.isoflop import plot_isoflop
 from analysis.figures.surface import plot_residuals, plot_surface
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.report.provenance import provenance_of
 from analysis.report.text import study_as_json
-from analysis.statistics.answers import Estimate, Refusal
+from analysis.runs.curves import CellCurve
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling
 from orchestrator.cli.main import app
 from orchestrator.records.revisions import load_sweep
@@ -25,6 +30,7 @@ from orchestrator.records.table import cell_curves
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 
+LONG = "rw__tuned__short__const__standard__val__"
 ARMS = ("mor-2", "recursive-2", "vanilla")
 SETTINGS = FitSettings(approaches=("parabola", "surface"), resampling=Resampling(draws=100))
 CASES = {
@@ -129,12 +135,80 @@ def test_a_loss_that_is_none_is_a_usage_error(verb, loss, tmp_path):
     assert "expected a number above 0" in done.output
 
 
-def test_the_line_through_a_curve_follows_it_and_leaves_single_batches_out():
-    steps = np.arange(1, 1001)
-    loss = 3 + 2 / np.sqrt(steps)
-    loss[500] += 5
-    line = smoothed(loss)
-    assert np.abs(line[100:] - (3 + 2 / np.sqrt(steps[100:]))).max() < 0.01
+def test_the_line_through_a_curve_follows_it_to_its_last_step_and_leaves_noise_out():
+    tokens = 512.0 * np.arange(1, 1001)
+    truth = 3 + 2 / np.sqrt(tokens / 512) - 0.4 * np.clip((tokens / tokens[-1] - 0.8) / 0.2, 0, 1)
+    noise = 0.1 * np.random.default_rng(5).standard_normal(1000)
+    line = smoothed(tokens, truth + noise)
+    assert np.abs(line[-1] - truth[-1]) < 0.06, "no lag where it falls up to its end"
+    assert np.std((line - truth)[100:]) < 0.25 * np.std(noise)
+    assert smoothed(tokens[:2], truth[:2]) == pytest.approx(truth[:2])
+    assert smoothed(tokens[:1], truth[:1]) == pytest.approx(truth[:1])
+
+
+def test_a_straight_line_in_ln_tokens_is_left_as_it_is():
+    tokens = np.geomspace(1e4, 1e6, 300)
+    loss = 9 - 0.5 * np.log(tokens)
+    assert smoothed(tokens, loss) == pytest.approx(loss)
+
+
+def curve(seed, loss, **changes):
+    tokens = 1000.0 * np.arange(1, len(loss) + 1)
+    given = {"cell": f"a/10k/8e10/{seed}", "arm": "a", "size": "10k", "params": 1e4, "budget": "80000000000"}
+    given |= {"tokens": tokens, "loss": np.array(loss), "cooldown_from": None, "final_loss": loss[-1]}
+    return CellCurve(**(given | changes))
+
+
+def test_seeds_are_drawn_as_their_mean_and_one_that_stopped_early_is_left_out_of_it():
+    curves = [curve(0, [5.0, 4.0, 3.0]), curve(1, [6.0, 5.0, 4.0]), curve(2, [9.0], final_loss=None)]
+    (mean,) = mean_over_seeds(curves)
+    assert mean.loss.tolist() == [5.5, 4.5, 3.5]
+    assert mean.final_loss == 3.5
+    assert len(mean_over_seeds([*curves, curve(0, [5.0], size="13k")])) == 2
+
+
+def laid_out(plot, monkeypatch, *arguments, **options):
+    """A figure as it is written, and its legend."""
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    plot(*arguments, [Path("drawn.png")], **options)
+    (legend,) = figures[0].legends
+    return figures[0], legend.get_window_extent()
+
+
+@pytest.mark.parametrize("width", [None, 3.25, 6.75])
+@pytest.mark.parametrize("plot", [plot_isoflop, plot_surface, plot_residuals], ids=["isoflop", "surface", "residuals"])
+def test_the_one_legend_lies_below_all_panels_and_above_the_foot(planted, monkeypatch, plot, width):
+    study = fit_study(planted(arms=("mor-2", LONG), sizes=7, cell_noise=0.004), SETTINGS)
+    figure, legend = laid_out(plot, monkeypatch, study, provenance=origin(study), width=width)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert legend.y1 <= min(axes.get_tightbbox().y0 for axes in panels if axes.get_label() != "<colorbar>")
+    assert all(text.get_window_extent().y1 < legend.y0 for text in figure.texts if "cells used" in text.get_text())
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.x1
+    assert width is None or figure.get_figwidth() == width
+
+
+def test_a_comparison_says_a_word_where_a_column_would_be_empty_and_shows_the_mean_gap(planted, tmp_path):
+    table = planted(arms=("mor-2", "vanilla"), sizes=7, cell_noise=0.004)
+    study = fit_study(table, SETTINGS)
+    plot_compare([study], [tmp_path / "compare.svg"])
+    assert "mean gap over budgets, 95% interval" in (tmp_path / "compare.svg").read_text()
+    refusal = Refusal(kind=RefusalKind.NO_OPTIMUM, sentence="none.")
+    first, *others = study.comparisons
+    bare = replace(study, comparisons=(replace(first, gap=refusal, compute=refusal, params=None), *others))
+    plot_compare([bare], [tmp_path / "bare.svg"])
+    text = (tmp_path / "bare.svg").read_text()
+    assert text.count("none: no supported optimum") == 3
+    assert "none: no supported optimum" not in (tmp_path / "compare.svg").read_text()
+
+
+def test_losses_of_this_tool_have_names_and_those_of_a_table_their_column(planted):
+    study = fit_study(planted(sizes=5), SETTINGS)
+    assert loss_name(study) == "causal loss"
+    assert loss_name(fit_study(planted(sizes=5), replace(SETTINGS, loss_column="loss_topk"))) == (
+        "top-k loss (looks ahead)"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +237,15 @@ def test_each_figure_of_a_sweep_is_a_picture_a_vector_file_and_its_data(sweep, f
     assert document["provenance"]["num_used"] == 42
     assert document["provenance"]["budget_convention"] == "exact"
     assert document["data"]
+
+
+def test_a_figure_for_a_paper_is_also_a_pdf_under_a_name_of_its_own(sweep):
+    done = run("plot", "isoflop", sweep.name, "--results", sweep.store.root, "--format", "pdf", "--width", "single")
+    assert done.exit_code == 0, done.output
+    folder = sweep.store.sweep_folder(sweep.name) / "figures"
+    assert {path.suffix for path in folder.glob("isoflop-single.*")} == {".png", ".svg", ".pdf", ".json"}
+    assert (folder / "isoflop-single.pdf").read_bytes().startswith(b"%PDF")
+    assert run("plot", "isoflop", sweep.name, "--width", "triple").exit_code == 2
 
 
 def test_the_data_of_a_figure_are_the_numbers_of_the_fit(planted):

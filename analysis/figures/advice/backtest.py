@@ -12,7 +12,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.advice.forecast.backtest import BackTest, History
 from analysis.advice.forecast.record import Histories, laws_of
-from analysis.figures.drawing import FAINT, STYLE, arm_style, plain_text, save
+from analysis.figures.drawing import FAINT, arm_style, plain_text
+from analysis.figures.layout import legend_below, save, style_for, write_below
 from analysis.report.provenance import Provenance
 from analysis.statistics.approach import SYMBOLS
 
@@ -24,24 +25,26 @@ MARGIN = 0.2
 
 
 def plot_backtest(
-    histories: Histories, arms: Sequence[str], out_paths: Iterable[Path], provenance: Provenance | None = None
+    histories: Histories,
+    arms: Sequence[str],
+    out_paths: Iterable[Path],
+    provenance: Provenance | None = None,
+    width: float | None = None,
 ) -> None:
     """Error of L* and of N* against reach with the interval of each prediction, one panel a law, arms by colour."""
     tests = [test for record in histories.values() if isinstance(record, History) for test in record.backtests]
     shown = [quantity for quantity in SHOWN if laws_of(tests, quantity)]
     columns = max((len(laws_of(tests, quantity)) for quantity in shown), default=1)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(2.5 * columns, 4.5), 2.9 * max(len(shown), 1)), layout="constrained")
+    with matplotlib.rc_context(style_for(width)):
+        figure = Figure(figsize=(width or max(2.5 * columns, 4.5), 2.9 * max(len(shown), 1)), layout="constrained")
         rows = figure.subplots(max(len(shown), 1), columns, squeeze=False)
         for panels, quantity in zip(rows, shown, strict=False):
             _draw_row(list(panels), tests, quantity, _title(histories, quantity), arms)
         if not shown:
             rows[0][0].text(0.5, 0.5, "nothing could be predicted", transform=rows[0][0].transAxes, ha="center")
-        beside = (
-            "   (at one reach, from fewest to most budgets fitted)" if len({test.fitted for test in tests}) > 1 else ""
-        )
-        figure.supxlabel(f"budget predicted / largest budget fitted{beside}", fontsize=9)
-        figure.legend(handles=_handles(tests, arms), loc="outside upper right", ncols=6)
+        legend_below(figure, _handles(tests, arms))
+        if len({test.fitted for test in tests}) > 1:
+            write_below(figure, "At one reach, from fewest to most budgets fitted.", fontsize=7.5, color=FAINT)
         save(figure, out_paths, provenance)
 
 
@@ -67,6 +70,7 @@ def _draw_row(panels: list[Axes], tests: Sequence[BackTest], quantity: str, titl
         _reach_ticks(axes, max(reaches) / min(reaches))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:+.3g} %" if share else "0"))
         axes.tick_params(labelleft=axes is panels[0])
+        axes.set_xlabel("budget predicted / largest fitted")
     panels[0].set_ylabel("predicted / measured − 1")
     for axes in panels[len(laws) :]:
         axes.set_visible(False)

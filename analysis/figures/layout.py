@@ -1,0 +1,130 @@
+"""How figures are laid out and written: panels for a screen or for the column of a paper, one legend below them all,
+and files that say where they come from."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.drawing import FAINT, STYLE, plain_text, shortened
+from analysis.report.provenance import Provenance
+
+CHARACTERS_PER_INCH = 21.0
+"""Of the smallest print."""
+TITLE_CHARACTERS_PER_INCH = 11.0
+LEAST_PANEL_INCHES = 2.2
+"""Width below which the words of a panel have no room."""
+LEAST_PANEL_HEIGHT = 1.7
+"""In inches."""
+PAPER_RATIO = 0.8
+"""Largest height of a panel on paper, of its width."""
+
+
+SMALL_PRINT: dict[Any, Any] = {
+    "font.size": 7.0,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.0,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "legend.title_fontsize": 6.5,
+}
+
+
+def style_for(width: float | None) -> dict[Any, Any]:
+    """The look of all figures; at the width of a paper in inches, with print as small as its own."""
+    return STYLE if width is None else STYLE | SMALL_PRINT
+
+
+def make_panels(
+    number: int,
+    beside: int,
+    inches: tuple[float, float],
+    width: float | None,
+    least_inches: float = LEAST_PANEL_INCHES,
+    **shared: Any,
+) -> tuple[Figure, list[Axes]]:
+    """At least `number` panels, row by row, `beside` each other where there is room, each of so many inches; on the
+    width of a paper they are as wide as it lets them be. What is left over is hidden."""
+    columns, wide, high = panel_grid(beside, inches, width, least_inches)
+    rows = max(1, -(-number // columns))
+    figure = Figure(figsize=(wide * columns, high * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for axes in panels[max(1, number) :]:
+        axes.set_visible(False)
+    return figure, panels
+
+
+def panel_grid(
+    beside: int, inches: tuple[float, float], width: float | None, least_inches: float = LEAST_PANEL_INCHES
+) -> tuple[int, float, float]:
+    """Panels in a row, and the inches of each: as asked on a screen; on a paper whole shares of a row of them."""
+    if width is None:
+        return beside, *inches
+    room = max(1, int(width // least_inches))
+    columns = max(count for count in range(1, beside + 1) if beside % count == 0 and count <= room)
+    wide = width / columns
+    return columns, wide, max(LEAST_PANEL_HEIGHT, wide * min(PAPER_RATIO, inches[1] / inches[0]))
+
+
+def width_of(axes: Axes) -> float:
+    """Of a panel before the layout makes it wider, in inches: what has room now has room then."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return axes.get_window_extent().width / figure.dpi
+
+
+def name_arm(axes: Axes, arm: str, pad: float | None = None) -> None:
+    """The title of a panel, shortened to its width."""
+    most = int(TITLE_CHARACTERS_PER_INCH * width_of(axes))
+    axes.set_title(plain_text(shortened(arm, most)), loc="left", fontweight="bold", pad=pad)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
+    """One legend below all panels, in as few rows as the figure is wide for. The figure grows by its height."""
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(
+            handles=list(handles), loc="outside lower center", ncols=columns, title=title or None, columnspacing=1.4
+        )
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= figure.bbox.width:
+            figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
+            return
+        legend.remove()
+
+
+def save(figure: Figure, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
+    """Write with the provenance at the foot, without dates, so that equal studies give equal files."""
+    _settle(figure)
+    if provenance is not None:
+        _write_foot(figure, provenance)
+    for path in out_paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+        metadata = dates.get(path.suffix, {"Software": None})
+        figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.08, metadata=metadata)
+
+
+def _write_foot(figure: Figure, provenance: Provenance) -> None:
+    width = figure.get_size_inches()[0]
+    lines = [line for each in provenance.lines() for line in textwrap.wrap(each, int(width * CHARACTERS_PER_INCH))]
+    write_below(figure, plain_text("\n".join(lines)), fontsize=6.5, color=FAINT, linespacing=1.3)
+
+
+def write_below(figure: Figure, text: str, **look: Any) -> None:
+    """Lines below everything that is drawn so far, which includes legends outside the axes."""
+    _settle(figure)
+    foot = figure.get_tightbbox().y0 - 0.08  # inches
+    figure.text(0.005, foot / figure.get_size_inches()[1], text, va="top", **look)
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out for good. A legend outside the panels else moves with the foot that the picture is cut to."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor((0.0, 0.0, 1.0, 1.0), figure.transFigure)
