@@ -74,7 +74,7 @@ def plot_surface(
         beside = min(3, max(1, len(frontiers)))
         figure, panels = make_panels(len(frontiers), beside, PANEL_INCHES, width)
         losses = study.points.frame["loss"].to_numpy()
-        shades = _shades(losses)
+        shades = surface_shades(losses)
         for axes, frontier in zip(panels, frontiers, strict=False):
             _draw_surface(axes, study, frontier, shades)
         if len(losses):
@@ -90,7 +90,8 @@ def plot_surface(
         save(figure, out_paths, provenance)
 
 
-def _shades(losses: Floats) -> Normalize:
+def surface_shades(losses: Floats) -> Normalize:
+    """From the lowest loss up, as far as the valley goes."""
     if not len(losses):
         return Normalize(0.0, 1.0)
     lowest = float(losses.min())

@@ -3,38 +3,48 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
+import seaborn
 from matplotlib.colors import to_hex
 
-from analysis.figures.curves import SHOWN_FROM, smoothed
+from analysis.figures.curves import SHOWN_FROM, mean_over_seeds, smoothed
 from analysis.figures.drawing import ARM_COLOURS, arm_style, budget_colours
-from analysis.figures.figure_data import frontier_data, isoflop_data, residuals_data
+from analysis.figures.figure_data import frontier_data, isoflop_data, residuals_data, surface_data
+from analysis.figures.surface import surface_shades
 from analysis.frontier.study import Study
 from analysis.isoflop.parabola import Parabola
 from analysis.report.text import count_text, loss_text, params_label
 from analysis.runs.curves import CellCurve
 from analysis.statistics.answers import Estimate
 from analysis.statistics.approach import QUANTITIES, SYMBOLS
+from analysis.surface.fit import SurfaceFit
 from mor_core.units import budget_label, short_count
 
 Chart = dict[str, Any]
 """id, title, arm (empty where several share it), x and y axes, series."""
 
 SHAPES = {"o": "circle", "s": "square", "^": "triangle", "D": "diamond", "v": "down", "P": "plus", "X": "cross"}
+BESIDE = {"frontier": 3, "isoflop": 2, "surface": 2, "compare": 3, "curves": 2}
+"""Figures in a row, by section: pairs stay together."""
+WIDTHS = {2: 610, 3: 398}
+"""Of a figure, in pixels of a page of 1240."""
+WIDE = 3.0
+"""Ratio of multipliers from which their axis is logarithmic."""
 MOST_PLACES = 160
 """Places of a training curve that the page keeps."""
 
 
 def charts_of(study: Study, curves: Sequence[CellCurve]) -> list[Chart]:
     """Every figure of the page, in its order."""
-    return [
+    charts = [
         *_frontier_charts(study),
         *_isoflop_charts(study),
+        *_surface_charts(study),
         *_residual_charts(study),
         *_compare_charts(study),
         *_curve_charts(curves),
     ]
+    return [{"starts_row": False} | chart | {"width": WIDTHS[BESIDE[chart["section"]]]} for chart in charts]
 
 
 def _axis(label: str, kind: str, *, log: bool = True, ticks: Sequence[float] = ()) -> dict[str, Any]:
@@ -43,7 +53,7 @@ def _axis(label: str, kind: str, *, log: bool = True, ticks: Sequence[float] = (
 
 
 def _series(name: str, arm: str, colour: str, marker: str, **parts: Any) -> dict[str, Any]:
-    empty = {"points": [], "line": [], "band": [], "dashed": False}
+    empty = {"points": [], "line": [], "band": [], "dashed": False, "legend": name, "thick_from": None}
     return {"name": name, "arm": arm, "colour": colour, "marker": marker, **(empty | parts)}
 
 
@@ -138,7 +148,7 @@ def _minimum(arm: str, label: str, colour: str, each: dict[str, Any]) -> dict[st
         "xhigh": params.high,
         "text": [f"{arm} at {label}", f"N* = {count_text(params)}", f"L* = {loss_text(each['loss'])}"],
     }
-    return _series(f"minimum at {label}", arm, colour, "star", points=[point])
+    return _series(f"minimum at {label}", arm, colour, "star", points=[point], legend="")
 
 
 def _run_point(point: dict[str, Any], x: float, y: float, *more: str) -> dict[str, Any]:
@@ -155,6 +165,45 @@ def _run_point(point: dict[str, Any], x: float, y: float, *more: str) -> dict[st
     }
 
 
+def _surface_charts(study: Study) -> list[Chart]:
+    """Runs over N and D in the colour of their loss, lines of equal FLOPs and the optima of the law."""
+    losses = study.points.frame["loss"].to_numpy()
+    shade = seaborn.color_palette("cividis", as_cmap=True)
+    found = []
+    for entry in surface_data(study):
+        if not isinstance(entry["surface"], SurfaceFit) or not entry["points"]:
+            continue
+        shades = surface_shades(losses)
+        runs = [
+            _run_point(point, point["params"], point["tokens"]) | {"colour": to_hex(shade(shades(point["loss"])))}
+            for point in entry["points"]
+        ]
+        low, *_, high = sorted(point["tokens"] for point in entry["points"])
+        smallest, *_, largest = sorted(point["params"] for point in entry["points"])
+        sizes = np.geomspace(smallest, largest, 40)
+        series = [_series("a run: yellow, high loss; blue, low", entry["arm"], "#9a9a9a", "circle", points=runs)]
+        for optimum in entry["optima"]:
+            bought = entry["surface"].contour.tokens(sizes, float(optimum.budget))
+            inside = (bought >= low / 1.2) & (bought <= high * 1.2)
+            line = [[float(x), float(y)] for x, y in zip(sizes[inside], bought[inside], strict=True)]
+            series.append(_series(f"C = {budget_label(optimum.budget)}", entry["arm"], "#666666", "none", line=line,
+                                  dashed=True, legend="equal FLOPs"))  # fmt: skip
+        stars = [
+            {"x": each.params.value, "y": each.tokens.value, "low": each.tokens.low, "high": each.tokens.high,
+             "xlow": each.params.low, "xhigh": each.params.high,
+             "text": [f"C = {budget_label(each.budget)}", f"N* = {count_text(each.params)}",
+                      f"D* = {count_text(each.tokens)}"]}
+            for each in entry["optima"]
+            if isinstance(each.params, Estimate) and isinstance(each.tokens, Estimate)
+        ]  # fmt: skip
+        series.append(_series("optimum of the law, with intervals", entry["arm"], "#ffffff", "star", points=stars))
+        found.append(
+            {"id": f"surface-{len(found)}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
+             "x": _axis(f"N ({params_label(study)})", "count"), "y": _axis("D (tokens)", "count"), "series": series}
+        )  # fmt: skip
+    return found
+
+
 def _residual_charts(study: Study) -> list[Chart]:
     found = []
     for entry in residuals_data(study):
@@ -169,8 +218,8 @@ def _residual_charts(study: Study) -> list[Chart]:
             found.append(
                 {"id": f"residuals-{len(found)}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
                  "x": _axis(label, "count"), "y": _axis("predicted / measured - 1 (%)", "number", log=False),
-                 "zero": 0.0, "legend": False,
-                 "series": [_series(entry["arm"], entry["arm"], colour, SHAPES[marker], points=points)]}
+                 "zero": 0.0, "starts_row": name == "params",
+                 "series": [_series(entry["arm"], entry["arm"], colour, SHAPES[marker], points=points, legend="")]}
             )  # fmt: skip
     return found
 
@@ -181,6 +230,7 @@ def _compare_charts(study: Study) -> list[Chart]:
     for quantity, label, neutral in (
         ("gap", f"L* minus the other arm's ({study.points.loss_unit})", 0.0),
         ("compute", "compute multiplier", 1.0),
+        ("params", "parameter multiplier", 1.0),
     ):
         series = []
         for index, (arm, other) in enumerate(pairs):
@@ -199,34 +249,40 @@ def _compare_charts(study: Study) -> list[Chart]:
             colour = ARM_COLOURS[index % len(ARM_COLOURS)]
             shape = list(SHAPES.values())[index % len(SHAPES)]
             series.append(_series(f"{arm} against {other}", arm, colour, shape, points=points))
-        if any(each["points"] for each in series):
+        values = [end for each in series for point in each["points"] for end in (point["low"], point["high"])]
+        if values:
+            log = quantity != "gap" and min(values) > 0 and max(values) > WIDE * min(values)
             found.append(
                 {"id": f"compare-{quantity}", "section": "compare", "title": label, "arm": "",
-                 "x": _flops_axis(study), "y": _axis(label, "number", log=False), "zero": neutral, "series": series}
+                 "x": _flops_axis(study), "y": _axis(label, "number", log=log), "zero": neutral, "series": series}
             )  # fmt: skip
     return found
 
 
 def _curve_charts(curves: Sequence[CellCurve]) -> list[Chart]:
-    sizes = {curve.size: curve.params for curve in sorted(curves, key=lambda each: each.params)}
-    palette = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, max(2, len(sizes))))
-    shades = {size: to_hex(colour) for size, colour in zip(sizes, palette, strict=False)}
+    """The means over seeds, one colour a budget, the cooldown thick."""
+    budgets = sorted({curve.budget for curve in curves}, key=int)
+    colours = {budget: to_hex(colour) for budget, colour in budget_colours(budgets).items()}
+    means = sorted(mean_over_seeds(curves), key=lambda curve: (int(curve.budget), curve.params), reverse=True)
     found = []
-    for arm in sorted({curve.arm for curve in curves}):
-        series = []
-        first = SHOWN_FROM * max(float(curve.tokens[-1]) for curve in curves if curve.arm == arm)
-        for curve in (each for each in curves if each.arm == arm):
-            kept = np.unique(np.linspace(0, len(curve.tokens) - 1, min(MOST_PLACES, len(curve.tokens))).round())
-            line = smoothed(curve.tokens, curve.loss)
-            places = [int(place) for place in kept if curve.tokens[int(place)] >= first]
-            points = []
-            if curve.final_loss is not None:
-                words = [curve.cell, f"evaluated: {curve.final_loss:.4f} nats/token"]
-                points = [{"x": float(curve.tokens[-1]), "y": curve.final_loss, "text": words}]
-            drawn = [[float(curve.tokens[place]), float(line[place])] for place in places]
-            series.append(_series(curve.cell, arm, shades[curve.size], "circle", points=points, line=drawn))
+    for arm in sorted({curve.arm for curve in means}):
+        first = SHOWN_FROM * max(float(curve.tokens[-1]) for curve in means if curve.arm == arm)
+        series = [_curve_series(curve, first, colours[curve.budget]) for curve in means if curve.arm == arm]
         found.append(
-            {"id": f"curves-{len(found)}", "section": "curves", "title": arm, "arm": arm, "legend": False,
-             "x": _axis("tokens", "count"), "y": _axis("loss (nats/token)", "number"), "series": series}
+            {"id": f"curves-{len(found)}", "section": "curves", "title": arm, "arm": arm,
+             "x": _axis("tokens", "count"), "y": _axis("loss (nats/token)", "number"), "series": series[::-1]}
         )  # fmt: skip
     return found
+
+
+def _curve_series(curve: CellCurve, first: float, colour: str) -> dict[str, Any]:
+    kept = np.unique(np.linspace(0, len(curve.tokens) - 1, min(MOST_PLACES, len(curve.tokens))).round()).astype(int)
+    line = smoothed(curve.tokens, curve.loss)
+    name = f"{curve.size} at {budget_label(curve.budget)}"
+    points = []
+    if curve.final_loss is not None:
+        words = [f"{curve.arm}, {name}", f"evaluated: {curve.final_loss:.4f} nats/token"]
+        points = [{"x": float(curve.tokens[-1]), "y": curve.final_loss, "text": words}]
+    drawn = [[float(curve.tokens[place]), float(line[place])] for place in kept if curve.tokens[place] >= first]
+    return _series(name, curve.arm, colour, "circle", points=points, line=drawn, thick_from=curve.cooldown_from,
+                   legend=f"{budget_label(curve.budget)} FLOPs, thick in the cooldown")  # fmt: skip

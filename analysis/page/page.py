@@ -19,9 +19,10 @@ from markupsafe import Markup
 from analysis.advice.forecast.score import ScoredForecast
 from analysis.frontier.coverage import coverage_notes
 from analysis.frontier.study import Frontier, Study
-from analysis.page.charts import charts_of
+from analysis.page.charts import BESIDE, Chart, charts_of
 from analysis.report.forecasts import HEAD as FORECAST_HEAD
 from analysis.report.forecasts import score_rows, score_summary
+from analysis.report.headline import headline
 from analysis.report.provenance import Provenance
 from analysis.report.surface import surface_lines
 from analysis.report.text import (
@@ -47,11 +48,13 @@ from mor_core.units import budget_label, short_count
 SCHEMA = "mor-sweep.report/1"
 SECTIONS = {
     "frontier": "Compute-optimal frontiers",
-    "isoflop": "Loss against size, one curve a budget",
-    "surface": "What the surface leaves",
+    "isoflop": "Loss against size, one curve per budget",
+    "surface": "The loss surface and its residuals",
     "compare": "Arms at equal FLOPs",
     "curves": "Training curves",
 }
+ALWAYS = ("frontier", "surface", "compare")
+"""Sections that have words where they have no figure."""
 
 
 def render_page(
@@ -69,6 +72,7 @@ def render_page(
     )
     script, style = _asset("report.js"), _asset("report.css")
     charts = charts_of(study, curves)
+    sections = _sections(charts)
     return environment.from_string(_asset("report.html")).render(
         provenance=provenance,
         script=Markup(script),
@@ -76,13 +80,18 @@ def render_page(
         script_hash=_hash(script),
         style_hash=_hash(style),
         payload=Markup(_embedded({"schema": SCHEMA, "provenance": plain(provenance), "charts": plain(charts)})),
-        sections=[
-            (name, title, [each for each in charts if each["section"] == name]) for name, title in SECTIONS.items()
+        summary=_summary(headline(study, small=caveat_of(study) is not None)),
+        contents=[
+            *((name, title) for name, title, _, _ in sections),
+            *([("forecasts", "Forecasts")] if forecasts else []),
+            ("unsaid", "What these runs cannot say"),
+            ("cells", "Cells"),
+            ("provenance", "Where this comes from"),
         ],
+        caveats=[line for line in (provenance.assumed, caveat_of(study), *coverage_notes(study)) if line],
+        sections=sections,
         arms=study.points.arms,
         params_label=params_label(study),
-        caveat=caveat_of(study),
-        refused=study.refused,
         statuses=_statuses(runs, study),
         cells=_cell_rows(runs, study),
         frontiers=[_frontier_rows(each) for each in study.frontiers],
@@ -98,12 +107,31 @@ def render_page(
             for each in study.frontiers
             if (lines := refusals_of(each))
         ],
-        coverage=coverage_notes(study),
         own_record=own_record,
         forecast_head=FORECAST_HEAD,
         forecast_rows=score_rows(forecasts),
         forecast_summary=score_summary(forecasts),
     )
+
+
+def _sections(charts: Sequence[Chart]) -> list[tuple[str, str, int, list[Chart]]]:
+    """Name, title, figures beside each other, and figures of each part that has any, or words in their place."""
+    parts = [(name, title, [each for each in charts if each["section"] == name]) for name, title in SECTIONS.items()]
+    return [(name, title, BESIDE[name], shown) for name, title, shown in parts if shown or name in ALWAYS]
+
+
+def _summary(markdown: str) -> list[tuple[str, Any]]:
+    """The paragraphs of a headline: ("table", rows of cells) and ("words", text)."""
+    return [
+        ("table", [_cells(line) for line in block.splitlines() if not line.startswith("|---")])
+        if block.startswith("| ")
+        else ("words", block.replace("**", ""))
+        for block in markdown.split("\n\n")
+    ]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def _asset(name: str) -> str:

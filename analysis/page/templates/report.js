@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const WIDTH = 398, HEIGHT = 300, LEFT = 62, RIGHT = 12, TOP = 26, BOTTOM = 46, REACH = 28, CHARACTER = 6.5;
+  const HEIGHT = 300, LEFT = 62, RIGHT = 12, TOP = 26, BOTTOM = 46, REACH = 28, CHARACTER = 6.5;
   const payload = JSON.parse(document.getElementById("payload").textContent);
   const tip = document.getElementById("tip");
   const hidden = new Set();
@@ -66,6 +66,7 @@
     star: Array.from({ length: 10 }, (_, i) => [Math.sin(i * Math.PI / 5) * (i % 2 ? .9 : 2), -Math.cos(i * Math.PI / 5) * (i % 2 ? .9 : 2)]),
   };
   const mark = (shape, x, y, colour) => {
+    if (shape === "none") return node("g");
     const look = shape === "star" ? { fill: colour, stroke: "#000", "stroke-width": 0.8 } : { fill: colour, stroke: "#fff", "stroke-width": 0.6 };
     if (shape === "circle") return node("circle", { cx: x, cy: y, r: 3.6, ...look });
     return node("polygon", { points: polygon(x, y, CORNERS[shape] || CORNERS.square, 3.3), ...look });
@@ -78,6 +79,7 @@
     const series = chart.series.filter((each) => !hidden.has(each.arm));
     figure.hidden = series.length === 0;
     if (figure.hidden) return;
+    const WIDTH = chart.width;
     const x = scaleOf(chart.x, [...chart.x.ticks, ...series.flatMap((each) => [...spread(each.points, "xlow", "x", "xhigh"), ...each.line.map((place) => place[0])])], LEFT, WIDTH - RIGHT);
     const zero = chart.zero === undefined ? [] : [chart.zero];
     const y = scaleOf(chart.y, [...zero, ...series.flatMap((each) => [...spread(each.points, "low", "y", "high"), ...each.line.map((place) => place[1]), ...each.band.flatMap((place) => place.slice(1))])], HEIGHT - BOTTOM, TOP);
@@ -107,23 +109,46 @@
         svg.append(node("path", { d: path(rim) + "Z", fill: each.colour, opacity: 0.13 }));
       }
       if (each.line.length) svg.append(node("path", { d: path(each.line), fill: "none", stroke: each.colour, "stroke-width": 1.5, "stroke-dasharray": each.dashed ? "5 3" : "none" }));
+      const thick = each.line.filter(([place]) => each.thick_from !== null && place >= each.thick_from);
+      if (thick.length > 1) svg.append(node("path", { d: path(thick), fill: "none", stroke: each.colour, "stroke-width": 3.2 }));
       for (const point of each.points) {
         const at = { x: x.place(point.x), y: y.place(point.y), text: point.text };
-        if (point.low !== undefined) svg.append(node("path", { d: `M${at.x},${y.place(point.low)}V${y.place(point.high)}`, stroke: each.colour, "stroke-width": 1.2 }));
+        if (point.low !== undefined) svg.append(node("path", { d: `M${at.x},${y.place(point.low)}V${y.place(point.high)}`, stroke: each.marker === "star" ? "#000" : each.colour, "stroke-width": 1.2 }));
         if (point.xlow !== undefined) svg.append(node("path", { d: `M${x.place(point.xlow)},${at.y}H${x.place(point.xhigh)}`, stroke: "#000", "stroke-width": 1.2 }));
-        svg.append(mark(each.marker, at.x, at.y, each.colour));
+        svg.append(mark(each.marker, at.x, at.y, point.colour || each.colour));
         targets.push(at);
       }
     }
     const hit = node("rect", { x: LEFT, y: TOP, width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM, fill: "transparent", class: "hit" });
-    hit.addEventListener("mousemove", (event) => hover(event, svg, targets));
+    hit.addEventListener("mousemove", (event) => hover(event, svg, targets, WIDTH));
     hit.addEventListener("mouseleave", () => { tip.hidden = true; });
     svg.append(hit);
     figure.append(svg);
-    if (chart.legend !== false) figure.append(legend(series));
+    figure.append(legend(series));
+    figure.append(download(svg, chart.id));
   };
 
-  const hover = (event, svg, targets) => {
+  // A picture that stands alone: what the page's style says of its text goes with it.
+  const download = (svg, name) => {
+    const button = document.createElement("button");
+    button.textContent = "SVG";
+    button.setAttribute("title", "save this figure");
+    button.addEventListener("click", () => {
+      const copy = svg.cloneNode(true);
+      copy.setAttribute("xmlns", SVG);
+      copy.setAttribute("font-family", "DejaVu Sans, sans-serif");
+      copy.setAttribute("font-size", "11");
+      for (const title of copy.querySelectorAll(".title")) title.setAttribute("font-weight", "bold");
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([copy.outerHTML], { type: "image/svg+xml" }));
+      link.download = `${name}.svg`;
+      link.click();
+      URL.revokeObjectURL(link.href);
+    });
+    return button;
+  };
+
+  const hover = (event, svg, targets, WIDTH) => {
     const box = svg.getBoundingClientRect(), scale = WIDTH / box.width;
     const px = (event.clientX - box.left) * scale, py = (event.clientY - box.top) * scale;
     let best = null, least = REACH ** 2;
@@ -141,11 +166,14 @@
   const legend = (series) => {
     const box = document.createElement("figcaption");
     box.className = "legend";
-    for (const each of series.filter((one) => one.marker !== "star")) {
+    const named = new Set();
+    for (const each of series.filter((one) => one.legend !== "")) {
+      if (named.has(each.legend)) continue;
+      named.add(each.legend);
       const entry = document.createElement("span"), key = node("svg", { viewBox: "0 0 22 10", "aria-hidden": "true" });
       if (each.line.length) key.append(node("path", { d: "M0,5H22", stroke: each.colour, "stroke-width": 1.5, "stroke-dasharray": each.dashed ? "5 3" : "none" }));
       key.append(mark(each.marker, 11, 5, each.colour));
-      entry.append(key, ` ${each.name}`);
+      entry.append(key, ` ${each.legend}`);
       box.append(entry);
     }
     return box;

@@ -26,7 +26,7 @@ HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=a
 ALLOWED = {
     *("html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "strong", "code", "nav"),
     *("label", "input", "noscript", "main", "section", "div", "figure", "small", "table", "thead", "tbody", "tr"),
-    *("th", "td", "ul", "li", "details", "summary", "script"),
+    *("th", "td", "ul", "li", "details", "summary", "script", "a"),
 }
 
 
@@ -66,7 +66,8 @@ def check_harmless(page):
     elements = Elements(page)
     assert {tag for tag, _ in elements.found} <= ALLOWED
     for tag, attributes in elements.found:
-        assert not {"src", "href", "srcdoc", "action", "style"} & set(attributes), tag
+        assert not {"src", "srcdoc", "action", "style"} & set(attributes), tag
+        assert (attributes.get("href") or "#").startswith("#"), "a place of the page itself"
         assert not [name for name in attributes if name.startswith("on")], tag
     assert len(elements.scripts) == 2
     assert re.findall(r"https?://[^\"'\s<]+", page) == ["http://www.w3.org/2000/svg"], "a namespace, nothing to load"
@@ -114,6 +115,32 @@ def test_the_page_holds_the_numbers_the_refusals_and_every_cell(planted):
         point["y"] for each in charts["isoflop-1"]["series"] if each["marker"] != "star" for point in each["points"]
     ]
     assert sorted(drawn) == sorted(study.points.frame.filter(pl.col("arm") == "vanilla")["loss"].to_list())
+
+
+def test_the_page_opens_with_the_answer_and_its_contents_lead_to_every_section(planted):
+    study, page = page_of(planted(arms=("mor-2", "vanilla"), sizes=7, cell_noise=0.004))
+    elements = check_harmless(page)
+    sections = [attributes["id"] for tag, attributes in elements.found if tag == "section"]
+    assert sections[:2] == ["summary", "caveats"]
+    links = [attributes["href"] for tag, attributes in elements.found if tag == "a"]
+    assert links == [f"#{name}" for name in sections[2:]]
+    exponent = study.frontiers[0].params_law.exponent
+    assert f"{exponent.value:.3f} [{exponent.low:.3f}, {exponent.high:.3f}]" in elements.text
+    assert elements.text.index("Trust it with care") < elements.text.index("Before you rely on it")
+
+
+def test_every_arm_has_its_surface_with_the_runs_and_the_optima(planted):
+    study, page = page_of(planted(arms=("mor-2", "vanilla"), sizes=7, cell_noise=0.004))
+    charts = {chart["id"]: chart for chart in json.loads(check_harmless(page).scripts[0])["charts"]}
+    budgets = len(study.frontiers[0].optima)
+    for place, arm in enumerate(study.points.arms):
+        runs, *lines, optima = charts[f"surface-{place}"]["series"]
+        assert charts[f"surface-{place}"]["title"] == arm
+        mine = study.points.frame.filter(pl.col("arm") == arm)
+        assert sorted(point["y"] for point in runs["points"]) == sorted(mine["tokens"].to_list())
+        assert len({point["colour"] for point in runs["points"]}) > 3
+        assert len(lines) == len(optima["points"]) == budgets
+    assert "compare-params" in charts
 
 
 def test_what_a_hostile_run_says_is_shown_and_never_run(planted):
