@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.figures.drawing import ARM_COLOURS, MARKERS, REASONS, WARN, budget_ticks, loss_name, plain_text, shortened
 from analysis.figures.layout import legend_below, make_panels, save, style_for
@@ -28,7 +28,7 @@ FAR = 3.0
 MOST_NAME = 60
 """Characters of a pair in the legend."""
 QUANTITIES = (
-    ("gap", "L* minus the other arm's  ({unit})", 0.0),
+    ("gap", "L* − the other arm's L*  ({unit})", 0.0),
     ("compute", "compute multiplier", 1.0),
     ("params", "parameter multiplier", 1.0),
 )
@@ -152,7 +152,7 @@ def _factor_ticks(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylim(low / 1.1, high * 1.1)
     subs = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 20 else (1.0, 2.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda factor, _: f"{factor:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -162,9 +162,10 @@ def _say_refusals(axes: Axes, comparisons: Sequence[Comparison], quantity: str) 
         answers = [getattr(each, quantity) or each.gap for each in comparisons if each.budget == budget]
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
         if len(refusals) == len(answers):
+            words = textwrap.fill(f"none: {REASONS[refusals[0].kind]}", 28)
             axes.text(
-                float(budget), 0.06, f"none: {REASONS[refusals[0].kind]}", transform=axes.get_xaxis_transform(),
-                rotation=90, ha="center", va="bottom", fontsize=6.5, color=WARN,
+                float(budget), 0.06, words, transform=axes.get_xaxis_transform(), rotation=90, ha="center",
+                va="bottom", fontsize=6.5, color=WARN, in_layout=False,
             )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Surfaces, residuals, comparisons, lifetimes and curves: drawn whatever the study, with what they show as JSON."""
 
 import json
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -198,6 +199,9 @@ def test_a_comparison_says_a_word_where_a_column_would_be_empty_and_shows_the_me
     first, *others = study.comparisons
     bare = replace(study, comparisons=(replace(first, gap=refusal, compute=refusal, params=None), *others))
     plot_compare([bare], [tmp_path / "bare.svg"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # As where words are longer than a panel is high.
+        plot_compare([bare], [tmp_path / "bare-double.svg"], width=6.75)
     text = (tmp_path / "bare.svg").read_text()
     assert text.count("none: no supported optimum") == 3
     assert "none: no supported optimum" not in (tmp_path / "compare.svg").read_text()
