@@ -18,7 +18,7 @@ CELLS = [
     "# A sweep in a notebook\n"
     "What `make demo` trained, read from its results folder. Reading starts nothing: no Ray, no MLflow, no torch, and "
     "no file is written.",
-    'from orchestrator.notebook import Sweep\n\nsweep = Sweep.open("{name}", results="{results}")\nsweep.status',
+    'import mor_sweep as ms\n\nsweep = ms.open("{name}", results="{results}")\nsweep.status',
     "The run table is a [polars](https://pola.rs) frame (`sweep.pandas()` gives it to pandas); "
     "[results/README.md](../results/README.md) explains its columns.",
     "table = sweep.table()\n"

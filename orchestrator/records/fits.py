@@ -15,17 +15,18 @@ from analysis.advice.forecast.forecast import Forecast
 from analysis.advice.predict import Advice
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.report.provenance import Provenance, provenance_of
+from analysis.report.text import count_text, loss_text
 from analysis.runs.column_map import columns_text, parse_columns
 from analysis.runs.column_names import complete_columns, is_own, own_runs
 from analysis.runs.import_table import ImportedTable, import_table
 from analysis.runs.losses import TASK, TEXT, Loss, LossError, parse_loss
 from analysis.runs.points import TableError
 from analysis.runs.table_file import read_table
-from analysis.statistics.answers import Estimate
+from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.concentration import EVEN_CONCENTRATION, FEW_WINDOWS, concentration
 from analysis.surface.optimum import SurfaceRules
 from mor_core.errors import Fix
-from mor_core.units import budget_label, parse_budget
+from mor_core.units import budget_label, parse_budget, short_count
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import EvaluationSpec, Segment
 from orchestrator.planning.ladder import NearestShape, nearest_shape
@@ -318,6 +319,29 @@ def nearest_shapes(fitted: Fitted, answers: Sequence[Advice | Forecast], flops: 
 
 def _nearest_shape(cell: Cell, params: Estimate, flops: int) -> NearestShape:
     return nearest_shape(cell.size, cell.model, cell.budget_convention, params.value, flops)
+
+
+def predicted_lines(answer: Advice, shape: NearestShape | None) -> list[str]:
+    """What is said of one prediction, for people."""
+    weight = "" if answer.weight is None else f"; weight {answer.weight:.2f}"
+    lines = [
+        f"{answer.arm} ({answer.approach}): N* {count_text(answer.params)}, D* {count_text(answer.tokens)}, "
+        f"L* {loss_text(answer.loss)}{weight}"
+    ]
+    if shape is not None:
+        lines.append(
+            f"  nearest shape: {shape.size} ({shape.num_layers} layers, width {shape.d_model}; "
+            f"N {shape.of_optimum:.2f} of N*), which the budget trains on {short_count(shape.tokens)} tokens"
+        )
+    if answer.record:
+        lines.append(f"  record: {answer.record}")
+    refusals = (each.sentence for each in (answer.params, answer.tokens, answer.loss) if isinstance(each, Refusal))
+    lines += [f"  refused: {sentence}" for sentence in dict.fromkeys(refusals)]
+    if answer.flagged and not answer.refused:
+        lines.append(
+            f"  flagged: {answer.reach:.3g} times the largest budget fitted; an extrapolation this far is a guess"
+        )
+    return lines
 
 
 MOST_PAIRS = 50

@@ -1,8 +1,10 @@
 """A sweep in a notebook: what it shows, and that reading starts and writes nothing."""
 
+import ast
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -13,10 +15,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from orchestrator.notebook import Sweep
+import mor_sweep as ms
+from analysis.runs.points import TableError
+from analysis.statistics.answers import Estimate
+from orchestrator.notebook import FIGURES, OF_A_SWEEP, NoFigure, Sweep
 from orchestrator.store.sweep_document import NoSuchSweep
 from tests.helpers.paths import ROOT
 from tests.helpers.toy_sweep import ToySweep
+from tests.helpers.verbs import VERBS
 
 NOTEBOOK = ROOT / "docs/notebook.ipynb"
 
@@ -32,9 +38,10 @@ def contents(folder: Path) -> dict[str, str]:
 
 LOOK_AT_EVERYTHING = """
 import sys
-from orchestrator.notebook import Sweep
-sweep = Sweep.open(results=sys.argv[1])
+import mor_sweep as ms
+sweep = ms.open(results=sys.argv[1])
 shown = [sweep, sweep.plan, sweep.status, sweep.table(), sweep.segments(), sweep.fit(), sweep.figure("frontier")]
+shown += [sweep.predict(1e9), sweep.compare(), sweep.suggest(), sweep.forecast(), sweep.backtest()]
 pages = [each._repr_html_() for each in shown]
 print(sweep.pandas().shape, sweep.curves().height, sweep.plan.frame().height, sweep.status.frame().height)
 print(*sorted({"torch", "ray", "mlflow"} & set(sys.modules)), "<" in "".join(pages))
@@ -63,6 +70,7 @@ def test_the_tables_are_those_of_the_command_line(reference: ToySweep):
     assert sweep.table().select(reference.science().columns).sort("cell_id").equals(reference.science())
     assert sweep.plan.frame()["cell_id"].to_list() == sweep.table()["cell_id"].to_list()
     assert repr(sweep.status) == "toy: 12 finished"
+    assert repr(sweep) == "toy: 12 of 12 cells finished"
     assert set(sweep.curves()["cell"]) == {
         f"{a}/{s}/{b}/0" for a in ("vanilla", "mor-2") for s in ("13k", "23k") for b in ("6e8", "1.2e9", "2.4e9")
     }
@@ -83,6 +91,7 @@ def test_a_page_shows_what_is_under_way_and_escapes_what_it_is_told(reference: T
     assert "<b>" not in page
     shutil.rmtree(copy / "segments")
     assert repr(Sweep.open(results=copy).status) == "toy: 12 pending"
+    assert repr(Sweep.open(results=copy)) == "toy: 0 of 12 cells finished, 12 pending"
 
 
 def test_what_is_not_there_is_said_in_a_sentence(reference: ToySweep, tmp_path: Path):
@@ -92,6 +101,82 @@ def test_what_is_not_there_is_said_in_a_sentence(reference: ToySweep, tmp_path: 
         Sweep.open("other", results=reference.results)
     with pytest.raises(ValueError, match=r"figure 'map': expected one of isoflop, frontier"):
         Sweep.open(results=reference.results).figure("map")  # type: ignore[arg-type]
+
+
+def table_of_others(path: Path) -> Path:
+    """Runs on a plane-free law L = 1.7 + 400 / N^0.34 + 400 / D^0.28 at four budgets of C = 6 N D, in foreign words."""
+    rows = ["N,D,val_loss"]
+    for budget in (1e18, 3e18, 1e19, 3e19):
+        for share in (0.2, 0.35, 0.6, 1.0, 1.7, 2.9, 5.0):
+            params = 0.1 * budget**0.5 * share
+            tokens = budget / (6 * params)
+            noise = 1e-3 * math.sin(1e3 * share * math.log(budget))
+            rows.append(f"{params:.6g},{tokens / 1e9:.8g},{1.7 + 400 / params**0.34 + 400 / tokens**0.28 + noise:.6f}")
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_a_table_of_others_is_fitted_asked_and_drawn_as_a_sweep_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    columns = {"params": "N", "tokens": "D*1e9", "loss": "val_loss"}
+    runs = ms.open_table(table_of_others(tmp_path / "runs.csv"), columns)
+    assert repr(runs) == "runs.csv: a table of 28 runs"
+    (advice, *_) = runs.predict(1e19).values
+    exponent = 0.28 / (0.34 + 0.28)
+    known = ((0.34 * 400) / (0.28 * 400)) ** (1 / (0.34 + 0.28)) * (1e19 / 6) ** exponent
+    assert isinstance(advice.params, Estimate)
+    assert advice.params.value == pytest.approx(known, rel=0.15)
+    assert "columns: 'params=N,tokens=D*1e+09,loss=val_loss'" in capfd.readouterr().err.replace('"', "'")
+    assert "<svg" in runs.figure("isoflop")._repr_html_()
+    assert "columns:" not in capfd.readouterr().err, "what was said once is not said again"
+    assert "fewer than two arms" in repr(runs.compare())
+
+
+@pytest.mark.parametrize("question", OF_A_SWEEP)
+def test_what_only_a_sweep_can_answer_is_refused_of_a_table_in_a_sentence(question: str, tmp_path: Path):
+    runs = ms.open_table(table_of_others(tmp_path / "runs.csv"))
+    with pytest.raises(AttributeError, match=rf"runs.csv is a table of runs, which has no {question}: open the sweep"):
+        getattr(runs, question)
+
+
+def test_a_mistake_about_a_table_is_one_sentence(tmp_path: Path):
+    runs = ms.open_table(table_of_others(tmp_path / "runs.csv"), "params=N,tokens=D*1e9,loss=val_loss")
+    with pytest.raises(TableError, match=r"missing\.csv"):
+        ms.open_table(tmp_path / "missing.csv")
+    with pytest.raises(TableError, match="budget: 'many' is not a number"):
+        runs.predict("many")
+    with pytest.raises(TableError, match="other names a sweep"):
+        runs.compare("toy")
+    with pytest.raises(NoFigure, match="a table of runs has no curves to draw"):
+        runs.figure("curves")
+    with pytest.raises(NoFigure, match="figure 'isoflop' takes no tide: it takes loss"):
+        runs.figure("isoflop", tide=True)
+
+
+def test_every_figure_of_the_command_line_is_drawn_or_refused_in_a_sentence(reference: ToySweep):
+    verbs = {name.removeprefix("plot ") for name in VERBS if name.startswith("plot ")}
+    assert set(FIGURES) == verbs
+    sweep = ms.open("toy", results=reference.results)
+    for name in ("compare", "forecasts", "curves", "backtest"):
+        assert "<svg" in sweep.figure(name).svg
+    with pytest.raises(NoFigure, match="refused: "):
+        sweep.figure("lifetime")
+
+
+def test_a_forecast_is_frozen_and_scored_from_a_notebook(reference: ToySweep, tmp_path: Path):
+    shutil.copytree(reference.results, tmp_path / "results")
+    sweep = ms.open("toy", results=tmp_path / "results")
+    assert repr(sweep.forecast()) == "toy has no forecast yet"
+    assert "refused" in repr(sweep.forecast("1e10")), "so small a sweep supports none, and the answer says why"
+    with pytest.raises(ValueError, match="it has a finished cell at"):
+        sweep.forecast("1e9", arm="vanilla")
+
+
+def test_the_door_is_short_and_leads_to_the_notebook_alone():
+    text = (ROOT / "mor_sweep.py").read_text()
+    assert len(text.splitlines()) <= 40
+    imported = {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"collections.abc", "pathlib", "orchestrator.notebook"}
+    assert (ms.Sweep, ms.open.__module__) == (Sweep, "mor_sweep")
 
 
 def script():

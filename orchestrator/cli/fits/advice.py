@@ -31,9 +31,7 @@ from orchestrator.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from analysis.advice.predict import Advice
     from analysis.report.tables import Format
-    from orchestrator.planning.ladder import NearestShape
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
 Force = Annotated[
@@ -94,7 +92,7 @@ def predict(
     from analysis.report.text import plain, reading_as_json
     from analysis.runs.points import TableError
     from mor_core.units import budget_text, parse_budget
-    from orchestrator.records.fits import nearest_shapes
+    from orchestrator.records.fits import nearest_shapes, predicted_lines
 
     try:
         flops = parse_budget(budget)
@@ -120,38 +118,12 @@ def predict(
         f"L* is {study.points.loss_column} in {study.points.loss_unit}"
     )
     for each, shape in zip(answers, shapes, strict=True):
-        for line in _predicted_lines(each, shape):
+        for line in predicted_lines(each, shape):
             typer.echo(line)
     reach = answers[0].reach if answers else float("nan")
     typer.echo(f"distance from the data: {reach:.3g} times the largest budget fitted")
     say_next_of(asked, fitted.name, "lifetime --target-loss LOSS --served-tokens TOKENS")
     _end_refused_all(each.refused for each in answers)
-
-
-def _predicted_lines(answer: "Advice", shape: "NearestShape | None") -> list[str]:
-    from analysis.report.text import count_text, loss_text
-    from analysis.statistics.answers import Refusal
-    from mor_core.units import short_count
-
-    weight = "" if answer.weight is None else f"; weight {answer.weight:.2f}"
-    lines = [
-        f"{answer.arm} ({answer.approach}): N* {count_text(answer.params)}, D* {count_text(answer.tokens)}, "
-        f"L* {loss_text(answer.loss)}{weight}"
-    ]
-    if shape is not None:
-        lines.append(
-            f"  nearest shape: {shape.size} ({shape.num_layers} layers, width {shape.d_model}; "
-            f"N {shape.of_optimum:.2f} of N*), which the budget trains on {short_count(shape.tokens)} tokens"
-        )
-    if answer.record:
-        lines.append(f"  record: {answer.record}")
-    refusals = (each.sentence for each in (answer.params, answer.tokens, answer.loss) if isinstance(each, Refusal))
-    lines += [f"  refused: {sentence}" for sentence in dict.fromkeys(refusals)]
-    if answer.flagged and not answer.refused:
-        lines.append(
-            f"  flagged: {answer.reach:.3g} times the largest budget fitted; an extrapolation this far is a guess"
-        )
-    return lines
 
 
 @options_from_dataclass
