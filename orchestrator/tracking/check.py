@@ -8,8 +8,8 @@ from orchestrator.records.table import curve, table
 from orchestrator.records.verified_cells import VerifiedCells
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.tracking.content import RunContent, curve_points, run_content
-from orchestrator.tracking.cursor import lineage_tags, public_uri, summary_sha256
+from orchestrator.tracking.content import GAP, RunContent, curve_points, run_content
+from orchestrator.tracking.cursor import lineage_tags, parabola_gaps, public_uri, summary_sha256
 from orchestrator.tracking.mirror import SUMMARY, reading, runs_of
 
 if TYPE_CHECKING:
@@ -37,14 +37,16 @@ def differences(store: Store, sweep: Sweep, uri: str) -> list[str]:
 
 
 def _differences(store: Store, sweep: Sweep, client: "MlflowClient", held: dict[str, list[Any]]) -> Iterator[str]:
-    verified, all_verify = VerifiedCells(store, sweep), True
-    for cell, row in zip(sweep.cells, table(store, sweep).iter_rows(named=True), strict=True):
+    verified, all_verify, rows = VerifiedCells(store, sweep), True, table(store, sweep)
+    gaps = parabola_gaps(store, sweep.name, rows)
+    for cell, row in zip(sweep.cells, rows.iter_rows(named=True), strict=True):
         runs = held.pop(row["cell_id"], [])
         if verified.fault(cell):
             all_verify = False
             continue
         try:
-            content = run_content(row, curve(store, sweep, cell), lineage_tags(sweep, cell))
+            made_of, gap = lineage_tags(sweep, cell), gaps.get(row["cell_id"])
+            content = run_content(row, curve(store, sweep, cell), made_of, gap)
         except StoreError as error:
             yield str(error)
             continue
@@ -68,6 +70,10 @@ def _run_differences(run: Any, content: RunContent) -> Iterator[str]:
         yield f"status {run.info.status}, expected {content.status}"
     final = {name: value for name, value, _ in content.final}
     metrics = {name: value for name, value in run.data.metrics.items() if not name.startswith("train/")}
+    if content.gap is None:  # What an earlier fit left: no metric can be taken back.
+        metrics.pop(GAP, None)
+    else:
+        final[GAP] = content.gap
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("mor.")}
     wanted_tags = {name: value for name, value in content.tags.items() if name.startswith("mor.")}
     for what, has, wanted in (

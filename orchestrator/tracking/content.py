@@ -43,7 +43,8 @@ PARAMS = [
     "peak_learning_rate",
     "weight_decay",
 ]
-"""Columns of the results table that are planned, and so never change."""
+"""Columns of the results table that are planned, and so never change. The budget is an exact integer here; its tag and
+the run's name have it as it is typed."""
 
 METRICS = [
     "loss",
@@ -82,6 +83,12 @@ TAGS = [
 ]
 """Columns that are shown as tags mor.<column>, beside mor.cell and mor.kind."""
 
+GAP = "parabola_gap"
+"""The metric that a later fit changes: the loss fitted last over the parabola of the cell's arm and budget."""
+
+FIRST = "0"
+"""The tag mor.order of the run that stands before all cells."""
+
 MetricPoint = tuple[str, float, int]
 """(name, value, step)."""
 
@@ -103,15 +110,20 @@ class RunContent:
     params: dict[str, str]
     """What was planned; MLflow never lets it change."""
     final: tuple[MetricPoint, ...]
-    """What a finished cell measured."""
+    """N, D and C, and what a finished cell measured."""
+    gap: float | None
+    """Its residual from the parabola, units of loss; None where no parabola was fitted to it."""
     rows: tuple[dict[str, Any], ...]
     """The thinned curve: step and measurements."""
 
 
-def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]], lineage: dict[str, str]) -> RunContent:
-    """The run of a cell from its row of the results table, its curve (`orchestrator.records.table.curve`) and the tags
-    that say what it was made of."""
+def run_content(
+    row: dict[str, Any], curve: Sequence[dict[str, Any]], lineage: dict[str, str], gap: float | None
+) -> RunContent:
+    """The run of a cell from its row of the results table, its curve (`orchestrator.records.table.curve`), the tags
+    that say what it was made of, and its residual from a fitted parabola."""
     shown = {f"mor.{name}": str(row[name]) for name in TAGS if row[name] not in (None, "")}
+    shown |= {"mor.budget": budget_text(int(row["budget"])), "mor.order": _order(row)}
     reason = {"mor.reason": row["reason"][:LONGEST_TAG]}
     finished = row["status"] == "finished"
     values = (
@@ -130,12 +142,23 @@ def run_content(row: dict[str, Any], curve: Sequence[dict[str, Any]], lineage: d
         | reason
         | {"mor.cell": row["cell_id"], "mor.kind": "cell", "mlflow.source.name": "mor-sweep"},
         params={name: str(row[name]) for name in PARAMS},
-        final=tuple(_finite({name: float(value) for name, value in values.items()}, row["steps"])),
+        final=tuple(_finite({name: float(value) for name, value in (_planned(row) | values).items()}, row["steps"])),
+        gap=gap,
         rows=tuple(
             {name: value for name, value in each.items() if routed or name != "aux_loss"}
             for each in thinned(curve, row["steps"])
         ),
     )
+
+
+def _order(row: dict[str, Any]) -> str:
+    """What sorts runs by arm, size, budget and seed, as text: MLflow sorts by one column."""
+    return f"{row['arm']} {row['unique_params']:015d} {int(row['budget']):040d} {row['seed']:06d}"
+
+
+def _planned(row: dict[str, Any]) -> dict[str, float]:
+    """The axes of every chart: N and D, and C counted as the budget is."""
+    return {"N": row["unique_params"], "D": row["tokens"], "C": row[f"flops_{row['budget_convention']}"]}
 
 
 def _task_values(row: dict[str, Any]) -> dict[str, float]:

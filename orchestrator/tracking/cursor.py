@@ -9,12 +9,16 @@ in its tables.
 
 import hashlib
 import json
+import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+import polars as pl
 
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, read_json_object, replace_text
@@ -25,7 +29,7 @@ from orchestrator.store.store import Store
 
 SCHEMA = "mor-sweep.mirror/1"
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised whenever runs say the same results in other words: every run is then sent anew."""
 
 
@@ -207,15 +211,46 @@ def database_state(path: Path) -> str:
 
 
 def cell_states(store: Store, sweep: Sweep) -> dict[str, str]:
-    """cell id -> sha256 of everything that its run shows: its row of the table and the segments behind its curve."""
+    """cell id -> sha256 of everything that its run shows: its row of the table, the segments behind its curve, and its
+    residual from the fitted parabola."""
     trunks = {str(cell.trunk_id) for cell in sweep.cells}
     published = {trunk: store.published_trunk_steps(trunk) for trunk in trunks}
     states: dict[str, str] = {}
-    for cell, row in zip(sweep.cells, table(store, sweep).iter_rows(named=True), strict=True):
+    runs = table(store, sweep)
+    gaps = parabola_gaps(store, sweep.name, runs)
+    for cell, row in zip(sweep.cells, runs.iter_rows(named=True), strict=True):
         sources = [segment for step, segment in published[str(cell.trunk_id)] if step <= cell.decay_start]
         done = store.is_done(_decay_id(sweep, cell))
-        states[str(cell.cell_id)] = sha256_of([LAYOUT, row, lineage_tags(sweep, cell), sources, done])
+        made_of, gap = lineage_tags(sweep, cell), gaps.get(str(cell.cell_id))
+        states[str(cell.cell_id)] = sha256_of([LAYOUT, row, made_of, sources, done, gap])
     return states
+
+
+def parabola_gaps(store: Store, name: str, runs: pl.DataFrame) -> dict[str, float]:
+    """cell id -> its residual from the parabola that was fitted to it, in units of the loss that the last `fit` was of;
+    empty without such a fit."""
+    rows = {row["cell_id"]: row for row in runs.iter_rows(named=True)}
+    try:
+        fits = read_json_object(store.sweep_folder(name) / "fits.json")
+        column = fits["loss_column"]
+        fitted = [(rows[cell_id], parabola) for cell_id, parabola in _parabolas(fits) if cell_id in rows]
+        return {row["cell_id"]: _residual(row, column, parabola) for row, parabola in fitted if row[column] is not None}
+    except (FileNotFoundError, UnreadableFileError, KeyError, TypeError, ValueError, AttributeError):
+        return {}  # No fit, or one of another version: a mirror shows what it can.
+
+
+def _residual(row: dict[str, Any], loss_column: str, parabola: dict[str, Any]) -> float:
+    """loss - (L* + curvature (ln N - ln N*)^2)."""
+    distance = math.log(row["unique_params"] / parabola["optimum"])
+    return row[loss_column] - parabola["minimum_loss"] - parabola["curvature"] * distance**2
+
+
+def _parabolas(fits: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(cell id, the parabola over N that was fitted to it) of every believed minimum."""
+    for frontier in fits["frontiers"]:
+        for isoflop in frontier["isoflops"]:
+            if "optimum" in isoflop["params"]:
+                yield from ((cell_id, isoflop["params"]) for cell_id in isoflop["params"]["cell_ids"])
 
 
 def lineage_tags(sweep: Sweep, cell: Cell) -> dict[str, str]:

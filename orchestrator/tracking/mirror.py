@@ -10,6 +10,7 @@ twice changes nothing. A run that holds a point or a parameter which the store c
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,15 @@ from orchestrator.records.table import curve, table
 from orchestrator.records.verified_cells import VerifiedCells, fault_lines
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
-from orchestrator.tracking.content import MetricPoint, RunContent, curve_points, isoflop_points, run_content
+from orchestrator.tracking.content import (
+    FIRST,
+    GAP,
+    MetricPoint,
+    RunContent,
+    curve_points,
+    isoflop_points,
+    run_content,
+)
 from orchestrator.tracking.credentials import VARIABLE, use_credentials
 from orchestrator.tracking.cursor import (
     Cursor,
@@ -33,6 +42,7 @@ from orchestrator.tracking.cursor import (
     cell_states,
     database_state,
     lineage_tags,
+    parabola_gaps,
     public_uri,
     read_cursor,
     sha256_of,
@@ -65,6 +75,9 @@ _REFUSED = re.compile(r"\b(error code|code:?|status) 40[13]\b|UNAUTHENTICATED|PE
 LOCK_SECONDS = 60.0
 BATCH = 1000
 """Points that MLflow takes in one request."""
+
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a description."""
 
 SUMMARY = "frontier"
 """Name of the run that holds a sweep's figures and fits."""
@@ -247,7 +260,9 @@ class _Pass:
         states, faults = cell_states(self.store, self.sweep), dict[Cell, str]()
         verified = VerifiedCells(self.store, self.sweep)
         self._delete_left_out(held, states)
-        for cell, row in zip(self.sweep.cells, table(self.store, self.sweep).iter_rows(named=True), strict=True):
+        rows = table(self.store, self.sweep)
+        gaps = parabola_gaps(self.store, self.sweep.name, rows)
+        for cell, row in zip(self.sweep.cells, rows.iter_rows(named=True), strict=True):
             run, sent, state = held.get(row["cell_id"]), self.cursor.runs.get(row["cell_id"]), states[row["cell_id"]]
             known = run is not None and sent is not None and sent.run_id == run.info.run_id
             if known and sent is not None and sent.state == state and not self.thorough:
@@ -256,13 +271,15 @@ class _Pass:
                 faults[cell] = fault
                 continue
             try:
-                content = run_content(row, curve(self.store, self.sweep, cell), lineage_tags(self.sweep, cell))
+                made_of, gap = lineage_tags(self.sweep, cell), gaps.get(row["cell_id"])
+                content = run_content(row, curve(self.store, self.sweep, cell), made_of, gap)
             except StoreError as error:
                 faults[cell] = str(error)
                 continue
             self.cursor.runs[content.cell_id] = self._send(content, run, sent if known else None, state)
         if not faults:  # The IsoFLOP picture that MLflow has may hold the last good loss of a cell.
             self._send_summary(held.get(SUMMARY))
+            self._describe()
         return SyncReport(
             created=self.created, updated=self.updated, points=self.points, problems=tuple(fault_lines(faults))
         )
@@ -348,6 +365,10 @@ class _Pass:
 
         points = [*curve_points(content.rows[start:]), *content.final]
         metrics = [Metric(key=key, value=value, timestamp=1000 * step, step=step) for key, value, step in points]
+        if content.gap is not None and run.data.metrics.get(GAP) != content.gap:
+            # Of points at one step MLflow shows the one with the latest time: that of the last fit.
+            now, last_step = round(1000 * time.time()), int(content.params["steps"])
+            metrics.append(Metric(key=GAP, value=content.gap, timestamp=now, step=last_step))
         params = [Param(key, value) for key, value in content.params.items()]
         tags = [RunTag(key, value) for key, value in content.tags.items()]
         for first in range(0, len(metrics), BATCH):
@@ -373,6 +394,7 @@ class _Pass:
                 self.client.delete_run(run.info.run_id)
                 run = None
             tags = {"mor.kind": "summary", "mor.sweep": self.sweep.name, "mlflow.source.name": "mor-sweep"}
+            tags["mor.order"] = FIRST
             run = run or self.client.create_run(self.cursor.experiment_id, tags=tags, run_name=SUMMARY)
             points = [Metric(key=name, value=value, timestamp=step, step=step) for name, value, step in sorted(wanted)]
             for first in range(0, len(points), BATCH):
@@ -383,8 +405,24 @@ class _Pass:
                 self.client.set_tag(run.info.run_id, name, text)
             self.client.set_tag(run.info.run_id, "mor.files", digest)
             self.client.set_terminated(run.info.run_id, status="FINISHED", end_time=run.info.start_time)
+        if run is not None and run.data.tags.get("mor.order") != FIRST:  # Of a mirror of an earlier version.
+            self.client.set_tag(run.info.run_id, "mor.order", FIRST)
         self.cursor.files = digest
         self.cursor.summary = run.info.run_id if run is not None else ""
+
+    def _describe(self) -> None:
+        """Links to figures and report in the experiment's description, unless somebody wrote another there."""
+        if not self.cursor.summary:
+            return
+        experiment = self.client.get_experiment(self.cursor.experiment_id)
+        artifacts = f"#/experiments/{self.cursor.experiment_id}/runs/{self.cursor.summary}/artifacts"
+        names = [path.name for path in summary_files(self.store, self.sweep.name)]
+        shown = [name for name in ("report.html", "frontier.png", "isoflop.png", "fits.json") if name in names]
+        links = [f"[{name}]({artifacts}/{name})" for name in shown] + [f"[all files]({artifacts})"]
+        note = f"Sweep {self.sweep.name}: {' · '.join(links)}"
+        if experiment.tags.get(NOTE, "") in ("", experiment.tags.get("mor.note")) and experiment.tags.get(NOTE) != note:
+            for name in ("mor.note", NOTE):  # The first says that the second is ours.
+                self.client.set_experiment_tag(self.cursor.experiment_id, name, note)
 
     def _forecast_tags(self) -> Iterator[tuple[str, str]]:
         """mor.forecast.KEY -> what a forecast says, when it was frozen, and the sha256 of its file: a second witness.
@@ -413,4 +451,5 @@ def _contradicts(run: "Run", content: RunContent) -> bool:
     metrics: dict[str, float] = run.data.metrics
     final = {name: value for name, value, _ in content.final}
     other_params = any(content.params.get(name) != value for name, value in params.items())
-    return other_params or any(final.get(name) != metrics[name] for name in metrics if not name.startswith("train/"))
+    measured = [name for name in metrics if not name.startswith("train/") and name != GAP]
+    return other_params or any(final.get(name) != metrics[name] for name in measured)

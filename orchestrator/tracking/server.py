@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mor_core.errors import Fix, Unreachable, UserError
+from mor_core.units import budget_text
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
 from orchestrator.records.terminal import command_line
@@ -104,9 +105,13 @@ def check_answers(uri: str) -> None:
 
 
 def runs_page(address: str, store: Store, name: str) -> str:
-    """The page of a sweep's runs in an MLflow UI; the front page where the sweep was never sent."""
+    """The page of a sweep's runs in an MLflow UI, by arm, size and budget; the front page where the sweep was never
+    sent."""
     experiment = read_cursor(store, name, tracking_uri(store, name)).experiment_id
-    return f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else address
+    if not experiment:
+        return address
+    sorted_by = f"orderByKey={quote('tags.`mor.order`')}&orderByAsc=true"
+    return f"{address}/#/experiments/{experiment}/runs?workflowType=machine_learning&{sorted_by}"
 
 
 def chart_page(address: str, store: Store, name: str) -> str:
@@ -141,7 +146,7 @@ def filters(store: Store, name: str) -> list[str]:
     budgets = sorted({int(cell.budget) for cell in cells})
     return [
         f"tags.`mor.arm` = '{arms[0]}' AND attributes.status = 'FINISHED'",
-        f"tags.`mor.budget` = '{budgets[-1]}'",
+        f"tags.`mor.budget` = '{budget_text(budgets[-1])}'",
     ]
 
 

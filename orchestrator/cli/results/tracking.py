@@ -120,17 +120,19 @@ def ui(
 ) -> None:
     """Show a sweep's runs in the MLflow UI, on this machine.
 
-    The page is served to this machine only, until Ctrl-C.
+    Fits, figures and the report are brought there first. The page is served to this machine only, until Ctrl-C.
     """
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.upstream.upstream import open_store
     from orchestrator.tracking.server import check_answers, running_server, serving
 
     store = open_store(results)
-    name = load_sweep(store, sweep).name
-    server = running_server(store, name)
+    loaded = load_sweep(store, sweep)
+    name, server = loaded.name, running_server(store, loaded.name)
     if server:
         check_answers(server)
+    _bring_up_to_date(store, loaded)
+    if server:
         _show(server, store, name, browser, as_json)
         return
     for kind in (signal.SIGTERM, signal.SIGHUP):  # However this command is ended, the server ends with it.
@@ -142,6 +144,26 @@ def ui(
         with contextlib.suppress(KeyboardInterrupt):
             while served.process.poll() is None:  # Not wait(): Ctrl-C would not wake it once polars is imported.
                 time.sleep(0.2)
+
+
+def _bring_up_to_date(store: "Store", sweep: "Sweep") -> None:
+    """What was fitted and drawn since the last pass; where MLflow does not take it, a line says so."""
+    from orchestrator.records.verified_cells import shown_lines
+    from orchestrator.tracking.cursor import is_current, tracking_uri
+    from orchestrator.tracking.mirror import DamagedStore, MirrorError
+    from orchestrator.tracking.mirror import sync as sync_sweep
+
+    uri = tracking_uri(store, sweep.name)
+    if is_current(store, sweep, uri):
+        return
+    try:
+        problems = sync_sweep(store, sweep, uri).problems
+    except DamagedStore:
+        raise
+    except MirrorError as error:
+        problems = (f"{error}: what is shown may be older than the results",)
+    for line in shown_lines(list(problems)):
+        typer.echo(f"left out: {line}", err=True)
 
 
 def _show(address: str, store: "Store", name: str, browser: bool, as_json: bool) -> None:

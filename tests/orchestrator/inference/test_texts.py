@@ -130,7 +130,7 @@ def test_the_text_stands_in_mlflow_and_the_folder_is_whole(measured):
     sweep, _ = measured
     store = Store(root=sweep.results)
     row = table(store, load_sweep(store, "toy")).row(0, named=True)
-    final = {name: value for name, value, _ in run_content(row, [], {}).final}
+    final = {name: value for name, value, _ in run_content(row, [], {}, None).final}
     assert final["text/wiki"] == row[COLUMN]
     assert check_results(store, ask_mlflow=False).problems == ()
 

@@ -1,6 +1,7 @@
 """MLflow equals the results store after a sync, whatever it held before."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mor_core.files import file_sha256
+from mor_core.units import budget_text
 from orchestrator.cli.main import app, exit_code_of
 from orchestrator.maintenance.fsck import check_results
 from orchestrator.records.forecasts import keep_forecast
@@ -19,6 +21,7 @@ from orchestrator.records.table import curve, table
 from orchestrator.records.verified_cells import VerifiedCells, shown_lines
 from orchestrator.store.published import LOG_EVERY_STEPS
 from orchestrator.store.store import Store
+from orchestrator.tracking import cursor
 from orchestrator.tracking.check import differences
 from orchestrator.tracking.cursor import is_current, is_sent
 from orchestrator.tracking.follower import follow
@@ -72,14 +75,17 @@ def test_every_cell_is_a_flat_run_with_its_tags_parameters_and_losses(small: Sam
         run = active_runs(small.database)[row["cell_id"]]
         shown = tags(small.database, run)
         assert "mlflow.parentRunId" not in shown
-        for name in ("arm", "size", "budget", "budget_convention", "recursions", "seed", "trunk_id"):
+        for name in ("arm", "size", "budget_convention", "recursions", "seed", "trunk_id"):
             assert shown[f"mor.{name}"] == str(row[name])
+        assert shown["mor.budget"] == budget_text(int(row["budget"])) == shown["mlflow.runName"].split()[2]
         assert shown["mor.sweep"] == NAME
         assert shown["mlflow.runName"] == f"{row['arm']} 70k {row['budget'][0]}e11 seed 0".replace("1e11", "1.5e11")
         params = dict(query(small.database, "SELECT key, value FROM params WHERE run_uuid = ?", run))
         assert params["unique_params"] == str(row["unique_params"])
         assert len(params) <= 40
         assert history(small.database, run, "flops_exact") == [(row["steps"], float(row["flops_exact"]))]
+        for name, column in {"N": "unique_params", "D": "tokens", "C": "flops_exact"}.items():
+            assert history(small.database, run, name) == [(row["steps"], float(row[column]))]
         assert status(small.database, run) == "FINISHED"
 
 
@@ -275,6 +281,113 @@ def test_figures_and_fits_are_artifacts_of_one_summary_run(small: Sample):
     page = {"routing-mor-2.html": "<pre>coloured</pre>"}
     assert kept == {"frontier.svg": "<svg/>", "fits.json": '{"exponent": 0.5}'} | page
     assert query(small.database, "SELECT COUNT(*) FROM tags WHERE key = 'mor.kind' AND value = 'summary'") == [(1,)]
+
+
+def write_fit(made: Sample, curvature: float) -> dict[str, float]:
+    """A fit by one parabola at each arm and budget, around its cell's N / 2, 0.1 below its loss; cell -> residual."""
+    rows = table(made.store, made.sweep).to_dicts()
+    isoflops = [
+        {
+            "budget": row["budget"],
+            "params": {
+                "optimum": row["unique_params"] / 2,
+                "minimum_loss": row["loss"] - 0.1,
+                "curvature": curvature,
+                "cell_ids": [row["cell_id"]],
+            },
+        }
+        for row in rows
+    ]
+    refused = {"budget": rows[0]["budget"], "params": {"kind": "too-few-sizes", "sentence": "refused."}}
+    fits = {"loss_column": "loss", "frontiers": [{"isoflops": [*isoflops, refused]}]}
+    (made.folder / "fits.json").write_text(json.dumps(fits))
+    return {row["cell_id"]: pytest.approx(0.1 - curvature * math.log(2) ** 2) for row in rows}
+
+
+def gaps(made: Sample) -> dict[str, float]:
+    """cell -> the residual that MLflow shows."""
+    shown = dict(query(made.database, "SELECT run_uuid, value FROM latest_metrics WHERE key = 'parabola_gap'"))
+    return {cell: shown[run] for cell, run in active_runs(made.database).items() if run in shown}
+
+
+def test_a_fit_gives_each_run_its_gap_to_the_parabola_and_a_later_fit_changes_it_in_the_same_run(small: Sample):
+    small.publish_all()
+    send(small)
+    runs = active_runs(small.database)
+    assert gaps(small) == {}
+    for curvature in (0.05, 0.3):
+        expected = write_fit(small, curvature)
+        assert not is_current(small.store, small.sweep, small.uri)
+        assert send(small).created == 0
+        assert gaps(small) == expected
+        assert differences(small.store, small.sweep, small.uri) == []
+    before = contents(small.database)
+    send(small, thorough=True)
+    assert contents(small.database) == before
+    (small.folder / "fits.json").write_text("{}")  # Of another version.
+    assert send(small).created == 0
+    assert active_runs(small.database) == runs
+    assert differences(small.store, small.sweep, small.uri) == []
+
+
+def test_a_mirror_of_an_earlier_version_gets_what_is_new_in_the_runs_that_it_has(small: Sample, monkeypatch):
+    """The former code had neither N, D and C nor mor.order, and wrote budgets out."""
+    monkeypatch.setattr(cursor, "LAYOUT", 2)
+    small.publish_all()
+    write_fit(small, 0.05)
+    send(small)
+    for stored in ("metrics", "latest_metrics"):
+        change(small.database, f"DELETE FROM {stored} WHERE key IN ('N', 'D', 'C', 'parabola_gap')")
+    change(small.database, "DELETE FROM tags WHERE key = 'mor.order'")
+    change(small.database, "DELETE FROM experiment_tags WHERE key IN ('mor.note', 'mlflow.note.content')")
+    budgets = "SELECT value FROM params WHERE params.run_uuid = tags.run_uuid AND params.key = 'budget'"
+    change(small.database, f"UPDATE tags SET value = ({budgets}) WHERE key = 'mor.budget'")
+    monkeypatch.undo()
+    runs = active_runs(small.database)
+    assert not is_current(small.store, small.sweep, small.uri)
+    report = send(small)
+    assert (report.created, report.updated) == (0, 4)
+    assert active_runs(small.database) == runs
+    assert_equal_to_the_store(small)
+    assert differences(small.store, small.sweep, small.uri) == []
+    assert len(gaps(small)) == 4
+    assert {value for (value,) in query(small.database, "SELECT value FROM tags WHERE key = 'mor.budget'")} == {
+        "1.5e11",
+        "5e11",
+    }
+
+
+def test_runs_are_sorted_by_arm_size_budget_and_seed_after_the_run_with_the_figures(small: Sample):
+    small.publish_all()
+    write_fit(small, 0.05)
+    send(small)
+    ordered = query(
+        small.database,
+        "SELECT names.value FROM tags JOIN tags names ON tags.run_uuid = names.run_uuid "
+        "WHERE tags.key = 'mor.order' AND names.key = 'mlflow.runName' ORDER BY tags.value",
+    )
+    cells = [f"{arm} 70k {budget} seed 0" for arm in ("mor-2", "vanilla") for budget in ("1.5e11", "5e11")]
+    assert [name for (name,) in ordered] == ["frontier", *cells]
+
+
+def note(made: Sample) -> str:
+    """The description of the experiment."""
+    shown = query(made.database, "SELECT value FROM experiment_tags WHERE key = 'mlflow.note.content'")
+    return shown[0][0] if shown else ""
+
+
+def test_the_experiment_links_to_its_figures_and_report_until_somebody_describes_it(small: Sample):
+    small.publish_all()
+    write_fit(small, 0.05)
+    send(small)
+    assert "fits.json](#/experiments/" in note(small)
+    (small.folder / "report.html").write_text("<p>")
+    send(small)
+    assert "/artifacts/report.html)" in note(small)
+    change(small.database, "UPDATE experiment_tags SET value = 'mine' WHERE key = 'mlflow.note.content'")
+    (small.folder / "report.html").write_text("<p>more")
+    send(small)
+    assert note(small) == "mine"
 
 
 def test_what_a_tuning_or_a_pilot_found_is_sent_with_its_figures(small: Sample):

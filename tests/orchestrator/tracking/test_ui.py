@@ -21,7 +21,7 @@ from orchestrator.cli.results import tracking
 from orchestrator.records.table import curve
 from orchestrator.tracking.cursor import is_current
 from orchestrator.tracking.mirror import sync
-from orchestrator.tracking.server import TrackingServerUnreachable, UiError, free_port
+from orchestrator.tracking.server import TrackingServerUnreachable, UiError, free_port, serving
 from tests.helpers.mirror_samples import NAME, Sample, active_runs, history, sample
 
 app = typer.Typer()
@@ -68,10 +68,29 @@ def test_the_ui_serves_the_sweep_takes_another_and_leaves_no_process(small: Samp
 
 def test_a_sweep_without_a_store_is_one_sentence(tmp_path):
     made = sample(tmp_path, "1.5e11", sizes=("70k",))
-    result = CliRunner().invoke(app, ["ui", "--results", str(made.store.root)])
+    with (
+        pytest.raises(UiError, match=f"the sweep '{NAME}' has no MLflow store yet") as refusal,
+        serving(made.store, NAME, None),
+    ):
+        raise AssertionError("nothing is served")
+    assert exit_code_of(refusal.value) == 2
+
+
+def test_the_ui_brings_what_was_fitted_and_drawn_to_mlflow_before_it_is_served(small: Sample, monkeypatch):
+    """Served here by nobody: the port is taken."""
+    small.publish_all()
+    sync(small.store, small.sweep, small.uri)
+    (small.folder / "report.html").write_text("<p>")
+    (small.folder / "fits.json").write_text("{}")
+    assert not is_current(small.store, small.sweep, small.uri)
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(app, ["ui", "--results", str(small.store.root), "--port", port])
     assert isinstance(result.exception, UiError)
-    assert exit_code_of(result.exception) == 2
-    assert str(result.exception).startswith(f"the sweep '{NAME}' has no MLflow store yet")
+    assert is_current(small.store, small.sweep, small.uri)
+    assert list((small.folder / "artifacts").rglob("report.html"))
 
 
 def test_with_a_tracking_server_the_ui_prints_its_address_and_returns(small: Sample, monkeypatch):
@@ -84,6 +103,7 @@ def test_with_a_tracking_server_the_ui_prints_its_address_and_returns(small: Sam
         server.shutdown()
     assert result.exit_code == 0
     assert f"http://127.0.0.1:{server.server_port}" in result.output
+    assert "what is shown may be older than the results" in result.output
     assert "secret" not in result.output
     assert document["schema"] == "mor-sweep.ui/1"
     assert document["data"]["runs"].startswith(f"http://127.0.0.1:{server.server_port}")
