@@ -86,6 +86,9 @@ TAGS = [
 GAP = "parabola_gap"
 """The metric that a later fit changes: the loss fitted last over the parabola of the cell's arm and budget."""
 
+NO_STEP = 0
+"""The step of what belongs to none: MLflow draws metrics without another step as bars, and others against steps."""
+
 FIRST = "0"
 """The tag mor.order of the run that stands before all cells."""
 
@@ -142,7 +145,10 @@ def run_content(
         | reason
         | {"mor.cell": row["cell_id"], "mor.kind": "cell", "mlflow.source.name": "mor-sweep"},
         params={name: str(row[name]) for name in PARAMS},
-        final=tuple(_finite({name: float(value) for name, value in (_planned(row) | values).items()}, row["steps"])),
+        final=(
+            *_finite({name: float(value) for name, value in _planned(row).items()}, NO_STEP),
+            *_finite({name: float(value) for name, value in values.items()}, row["steps"]),
+        ),
         gap=gap,
         rows=tuple(
             {name: value for name, value in each.items() if routed or name != "aux_loss"}

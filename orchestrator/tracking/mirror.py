@@ -29,6 +29,7 @@ from orchestrator.store.store import Store
 from orchestrator.tracking.content import (
     FIRST,
     GAP,
+    NO_STEP,
     MetricPoint,
     RunContent,
     curve_points,
@@ -367,8 +368,8 @@ class _Pass:
         metrics = [Metric(key=key, value=value, timestamp=1000 * step, step=step) for key, value, step in points]
         if content.gap is not None and run.data.metrics.get(GAP) != content.gap:
             # Of points at one step MLflow shows the one with the latest time: that of the last fit.
-            now, last_step = round(1000 * time.time()), int(content.params["steps"])
-            metrics.append(Metric(key=GAP, value=content.gap, timestamp=now, step=last_step))
+            now = round(1000 * time.time())
+            metrics.append(Metric(key=GAP, value=content.gap, timestamp=now, step=NO_STEP))
         params = [Param(key, value) for key, value in content.params.items()]
         tags = [RunTag(key, value) for key, value in content.tags.items()]
         for first in range(0, len(metrics), BATCH):

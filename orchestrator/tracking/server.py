@@ -124,9 +124,8 @@ def isoflop_page(address: str, store: Store, name: str) -> str:
     """Loss against N, one curve an arm and budget, as metrics of the summary run; empty where there is none yet."""
     uri = tracking_uri(store, name)
     cursor = read_cursor(store, name, uri)
-    metrics = sorted(
-        {point for point, _, _ in isoflop_points(table(store, load_sweep(store, name)).iter_rows(named=True))}
-    )
+    rows = table(store, load_sweep(store, name)).iter_rows(named=True)
+    metrics = sorted({point for point, _, _ in isoflop_points(rows)}, key=_arm_and_budget)
     if not cursor.summary or not metrics:
         return ""
     asked = {
@@ -137,6 +136,12 @@ def isoflop_page(address: str, store: Store, name: str) -> str:
     }
     query = "&".join(f"{key}={quote(json.dumps(value))}" for key, value in asked.items())
     return f"{address}/#/metric?{query}&x_axis=step&workflowType=machine_learning"
+
+
+def _arm_and_budget(metric: str) -> tuple[str, float]:
+    """What sorts isoflop/ARM/BUDGET."""
+    arm, _, budget = metric.rpartition("/")
+    return arm, float(budget)
 
 
 def filters(store: Store, name: str) -> list[str]:
