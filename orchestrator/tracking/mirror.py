@@ -419,7 +419,8 @@ class _Pass:
         artifacts = f"#/experiments/{self.cursor.experiment_id}/runs/{self.cursor.summary}/artifacts"
         names = [path.name for path in summary_files(self.store, self.sweep.name)]
         shown = [name for name in ("report.html", "frontier.png", "isoflop.png", "fits.json") if name in names]
-        links = [f"[{name}]({artifacts}/{name})" for name in shown] + [f"[all files]({artifacts})"]
+        pages = {name: f"{artifacts}/{name}" for name in shown} | {"all files": artifacts}
+        links = [f"[{name}]({page}?workflowType=machine_learning)" for name, page in pages.items()]
         note = f"Sweep {self.sweep.name}: {' · '.join(links)}"
         if experiment.tags.get(NOTE, "") in ("", experiment.tags.get("mor.note")) and experiment.tags.get(NOTE) != note:
             for name in ("mor.note", NOTE):  # The first says that the second is ours.

@@ -383,7 +383,7 @@ def test_the_experiment_links_to_its_figures_and_report_until_somebody_describes
     assert "fits.json](#/experiments/" in note(small)
     (small.folder / "report.html").write_text("<p>")
     send(small)
-    assert "/artifacts/report.html)" in note(small)
+    assert "/artifacts/report.html?" in note(small)
     change(small.database, "UPDATE experiment_tags SET value = 'mine' WHERE key = 'mlflow.note.content'")
     (small.folder / "report.html").write_text("<p>more")
     send(small)
