@@ -564,7 +564,7 @@ def _draw_backtest(
     runs: Runs, paths: list[Path], *, loss: str = "loss", asymptote: float | None = None, tied: bool = False
 ) -> None:
     from analysis.advice.forecast.record import histories
-    from analysis.figures.backtest import plot_backtest
+    from analysis.figures.advice.backtest import plot_backtest
 
     fitted = runs._fitted(loss, PARABOLA, tied)
     provenance = replace(fitted.provenance, method="each law fitted to the first budgets and asked for the later ones")
