@@ -144,4 +144,4 @@ def test_a_short_file_without_a_base_is_told_both_ways_to_the_rest(tmp_path: Pat
     assert "budgts is no known key: did you mean budgets?" in unknown
     assert "budget_convention, schedule, model, train, evaluation, execution are missing" in absent
     assert 'base = "cpu"' in absent
-    assert "`mor-sweep config init FILE --preset cpu`" in absent
+    assert "`mor-sweep config init FILE`" in absent
