@@ -62,10 +62,11 @@ def test_a_better_sweep_is_better_at_every_budget_by_the_planted_gap(store):
 
 
 @pytest.mark.slow
-def test_a_better_sweep_is_said_to_be_better_once_a_budget_where_nothing_is_routed(store):
+def test_a_better_sweep_is_said_to_be_better_once_a_budget_and_once_over_all_where_nothing_is_routed(store):
     shown = run(store, "base", "--with", "better")
     assert shown.exit_code == 0
-    assert shown.stdout.count("vanilla (better) is better") == 3
+    assert shown.stdout.count("vanilla (better) is better; gap") == 3
+    assert shown.stdout.count("over 3 budgets: vanilla (better) is better; mean gap") == 1
     assert "compute multiplier of vanilla (base)" in shown.stdout
 
 
