@@ -109,35 +109,35 @@ def _over_budgets(
     level: float,
     unit: str,
 ) -> OverBudgets:
-    gaps: dict[str, Sample] = {}
-    multipliers: dict[str, Sample] = {}
+    both: dict[str, tuple[Sample, Sample]] = {}
     for budget in _shared_budgets(losses, of_other):
         loss, target = losses[budget], of_other[budget]
-        if isinstance(loss, Refusal) or isinstance(target, Refusal):
-            continue
-        difference = interval(loss.estimate.value - target.estimate.value, loss.draws - target.draws, level)
-        gaps[budget] = Sample(estimate=difference, draws=loss.draws - target.draws)
-        multiplier = compute_multiplier(losses, target, budget, level)
-        if isinstance(multiplier, Sample):
-            multipliers[budget] = multiplier
+        if isinstance(loss, Sample) and isinstance(target, Sample):
+            both[budget] = loss, target
+    multipliers = {
+        budget: multiplier
+        for budget, (_, target) in both.items()
+        if isinstance(multiplier := compute_multiplier(losses, target, budget, level), Sample)
+    }
     return OverBudgets(
         arm=arm,
         other=other,
-        budgets=tuple(gaps),
-        gap=_mean(tuple(gaps.values()), level),
+        budgets=tuple(both),
+        gap=_mean_gap(tuple(both.values()), level),
         growth=growth_of_multiplier(multipliers, level),
         unit=unit,
     )
 
 
-def _mean(gaps: tuple[Sample, ...], level: float) -> Estimate | Refusal:
-    if len(gaps) < 2:
+def _mean_gap(pairs: tuple[tuple[Sample, Sample], ...], level: float) -> Estimate | Refusal:
+    """Of L* less the other's, one pair a budget."""
+    if len(pairs) < 2:
         return Refusal(
             kind=RefusalKind.TOO_FEW_BUDGETS,
-            sentence=f"{len(gaps)} budgets at which both have an optimum; a mean over budgets needs 2 or more.",
+            sentence=f"{len(pairs)} budgets at which both have an optimum; a mean over budgets needs 2 or more.",
         )
-    value = sum(gap.estimate.value for gap in gaps) / len(gaps)
-    return interval(value, np.mean([gap.draws for gap in gaps], axis=0), level)
+    value = sum(loss.estimate.value - target.estimate.value for loss, target in pairs) / len(pairs)
+    return interval(value, np.mean([loss.draws - target.draws for loss, target in pairs], axis=0), level)
 
 
 def _shared_budgets(losses: dict[str, Sample | Refusal], others: dict[str, Sample | Refusal]) -> list[str]:

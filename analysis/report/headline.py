@@ -156,14 +156,8 @@ def _trust(study: Study, chosen: list[Frontier], *, small: bool) -> str:
 
 
 def _number(answer: Estimate | Refusal, digits: int = 3) -> str:
-    if isinstance(answer, Refusal):
-        return REFUSED
-    low, high = "≤ " if answer.low_open else "", "≥ " if answer.high_open else ""
-    return f"{answer.value:.{digits}f} [{low}{answer.low:.{digits}f}, {high}{answer.high:.{digits}f}]"
+    return REFUSED if isinstance(answer, Refusal) else answer.shown(lambda value: f"{value:.{digits}f}")
 
 
 def _count(answer: Estimate | Refusal) -> str:
-    if isinstance(answer, Refusal):
-        return REFUSED
-    low, high = "≤ " if answer.low_open else "", "≥ " if answer.high_open else ""
-    return f"{count_text(answer.value)} [{low}{count_text(answer.low)}, {high}{count_text(answer.high)}]"
+    return REFUSED if isinstance(answer, Refusal) else answer.shown(count_text)

@@ -254,11 +254,7 @@ def loss_text(answer: Estimate | Refusal) -> str:
 
 def count_text(answer: Estimate | Refusal) -> str:
     """Parameters or tokens with their interval; an end cut at the sizes measured is shown as ≤ or ≥."""
-    if isinstance(answer, Refusal):
-        return f"refused ({answer.kind})"
-    low = f"{'≤ ' if answer.low_open else ''}{short_count(answer.low)}"
-    high = f"{'≥ ' if answer.high_open else ''}{short_count(answer.high)}"
-    return f"{short_count(answer.value)} [{low}, {high}]"
+    return f"refused ({answer.kind})" if isinstance(answer, Refusal) else answer.shown(short_count)
 
 
 def comparison_lines(study: Study) -> list[str]:

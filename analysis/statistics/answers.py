@@ -1,5 +1,6 @@
 """What a fit may answer: a number with its interval, or a reason why there is none."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -57,3 +58,8 @@ class Estimate:
     def holds_zero(self) -> bool:
         """True where zero lies inside the interval."""
         return self.low <= 0.0 <= self.high
+
+    def shown(self, text: Callable[[float], str]) -> str:
+        """The value and its interval, each end as `text` writes it; an end cut at the sizes measured as ≤ or ≥."""
+        low, high = "≤ " if self.low_open else "", "≥ " if self.high_open else ""
+        return f"{text(self.value)} [{low}{text(self.low)}, {high}{text(self.high)}]"

@@ -43,8 +43,7 @@ def _best(response: Response | Refusal) -> tuple[str, str]:
 
 
 def _value_text(name: str, best: Estimate) -> str:
-    low, high = ("≤ " if best.low_open else ""), ("≥ " if best.high_open else "")
-    return f"{name.replace('_', ' ')} {best.value:.3g} [{low}{best.low:.3g}, {high}{best.high:.3g}]"
+    return f"{name.replace('_', ' ')} {best.shown(lambda value: f'{value:.3g}')}"
 
 
 def _law_text(law: HyperparameterLaw) -> str:
