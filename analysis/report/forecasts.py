@@ -9,7 +9,7 @@ from analysis.report.tables import as_markdown
 from analysis.report.text import count_text, loss_text, number_text, plain
 from analysis.statistics.answers import Refusal
 from analysis.statistics.approach import SYMBOLS
-from mor_core.units import budget_label, short_count
+from mor_core.units import amount_text, budget_label, short_count
 
 HEAD = ("arm", "C (FLOPs)", "approach", "loss", "frozen", "of", "predicted", "measured", "error", "half-widths", "held")
 
@@ -30,7 +30,8 @@ def forecast_lines(forecast: FrozenForecast) -> list[str]:
     lines += [f"  refused: {sentence}" for sentence in refusals]
     if forecast.flagged:
         lines.append(
-            f"  flagged: {forecast.reach:.3g} times the largest budget fitted; an extrapolation this far is a guess"
+            f"  flagged: {amount_text(forecast.reach)} times the largest budget fitted; an extrapolation this far is a "
+            "guess"
         )
     return lines
 

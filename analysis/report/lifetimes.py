@@ -10,6 +10,7 @@ from analysis.report.text import count_text, plain, reading_as_json
 from analysis.runs.column_map import Reading
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.surface.fit import FLAGGED_REACH
+from mor_core.units import amount_text, short_power
 
 SCHEMA = "mor-sweep.lifetime/1"
 COSTS = ("training", "serving", "total")
@@ -33,7 +34,7 @@ def tabulate_lifetime(
     unit = "FLOPs" if demand.per == "flops" else "bytes"
     head = ["arm", "N", "D (tokens)", *(f"{cost} ({unit})" for cost in COSTS)]
     if demand.limited:
-        head += [f"sequences of {demand.context:g}", "bytes a token: weights + KV"]
+        head += [f"sequences of {amount_text(demand.context or 0)}", "bytes a token: weights + KV"]
     rows = [_texts(answer, arm, len(head)) for arm, answer in answers.items()]
     return as_markdown(head, rows) if form is Format.markdown else as_latex(head, rows, words=1)
 
@@ -52,7 +53,7 @@ def lifetime_notes(answers: Mapping[str, Lifetime | Refusal]) -> list[str]:
             )
         if answer.reach > 1:
             guess = "; an extrapolation this far is a guess" if answer.reach > FLAGGED_REACH else ""
-            notes.append(f"{arm}: its training is {answer.reach:.3g} times the largest budget fitted{guess}")
+            notes.append(f"{arm}: its training is {amount_text(answer.reach)} times the largest budget fitted{guess}")
     return notes
 
 
@@ -62,12 +63,12 @@ def _texts(answer: Lifetime | Refusal, arm: str, width: int) -> list[str]:
     cells = [arm, count_text(answer.params), count_text(answer.tokens)]
     cells += [_cost_text(getattr(answer, cost)) for cost in COSTS]
     if answer.sequences is not None:
-        cells += [f"{answer.sequences:,.1f}", f"{answer.weight_bytes:.4g} + {answer.kv_bytes:.4g}"]
+        cells += [f"{answer.sequences:,.1f}", f"{amount_text(answer.weight_bytes)} + {amount_text(answer.kv_bytes)}"]
     return cells
 
 
 def _cost_text(cost: Estimate) -> str:
-    return f"{cost.value:.4g} [{cost.low:.4g}, {cost.high:.4g}]"
+    return cost.shown(short_power)
 
 
 def _numbers(arm: str, answer: Lifetime | Refusal) -> dict[str, str | float | None]:

@@ -21,7 +21,7 @@ from analysis.statistics.approach import QUANTITIES, SYMBOLS
 from analysis.statistics.power_law import FittedPowerLaw
 from analysis.surface.fit import SurfaceFit
 from analysis.surface.recursion import RecursionFit, recursion_as_json, recursion_lines
-from mor_core.units import budget_label, short_count
+from mor_core.units import budget_label, short_count, short_power
 
 SCHEMA = "mor-sweep.fits/1"
 SMALL_BUDGET = 10**17
@@ -235,8 +235,8 @@ def law_text(quantity: str, law: FittedPowerLaw | Refusal) -> str:
     if isinstance(law, Refusal):
         return f"refused: {law.sentence}"
     return (
-        f"{law.law.coefficient:.6g} · C^{EXPONENTS[quantity]}, {EXPONENTS[quantity]} = {number_text(law.exponent)} "
-        f"from {len(law.budgets)} budgets"
+        f"{short_power(law.law.coefficient, 6)} · C^{EXPONENTS[quantity]}, {EXPONENTS[quantity]} = "
+        f"{number_text(law.exponent)} from {len(law.budgets)} budgets"
     )
 
 

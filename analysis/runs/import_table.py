@@ -108,7 +108,8 @@ def _rows(table: pl.DataFrame, columns: dict[str, Column]) -> list[dict]:
 
 
 def _values(table: pl.DataFrame, meaning: str, column: Column) -> pl.Series:
-    """A column, as numbers where numbers are meant. Raises TableError with the first that is none."""
+    """A column, as numbers where numbers are meant. Raises TableError with the row of the first that is none,
+    counted from 1 below the header, as rows that are left out are."""
     values = table[column.name]
     if meaning not in (*NUMBERS, "seed"):
         return values
@@ -117,10 +118,16 @@ def _values(table: pl.DataFrame, meaning: str, column: Column) -> pl.Series:
         numbers = values.cast(kind, strict=False)
     except pl.exceptions.PolarsError as error:
         raise TableError(f"Column {column.name!r} ({MEANINGS[meaning]}) holds {values.dtype}, not numbers.") from error
-    wrong = values.filter(numbers.is_null() & (values.is_not_null() | (meaning == "seed")))
+    wrong = (numbers.is_null() & (values.is_not_null() | (meaning == "seed"))).arg_true()
     if not wrong.is_empty():
         wanted = "whole number" if meaning == "seed" else "number"
-        raise TableError(f"Column {column.name!r} ({MEANINGS[meaning]}) is not a {wanted}: found {wrong[0]!r}.")
+        first = wrong[0]
+        content = "nothing" if values[first] is None else repr(values[first])
+        more = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
+        raise TableError(
+            f"Row {first + 1}, column {column.name!r} ({MEANINGS[meaning]}): found {content}, expected a "
+            f"{wanted}{more}: correct it, or leave the row out."
+        )
     return numbers if meaning == "seed" else numbers * column.factor
 
 

@@ -6,6 +6,7 @@ import polars as pl
 
 from analysis.runs.points import TableError
 from mor_core.errors import Fix
+from mor_core.files import why_unreadable
 
 READERS = {
     # All rows decide the type of a column: a hundred whole numbers may be followed by a fraction.
@@ -38,5 +39,14 @@ def _read(path: Path, suffix: str) -> pl.DataFrame:
         try:
             return READERS[suffix](file)
         except pl.exceptions.PolarsError as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            reason = (_not_text(path) if suffix == ".csv" else "") or str(error).splitlines()[0].rstrip(".")
             raise TableError(f"{path} cannot be read as {suffix[1:]}: {reason}.") from error
+
+
+def _not_text(path: Path) -> str:
+    """Where a file stops being UTF-8; empty where it is text."""
+    try:
+        path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        return why_unreadable(error)
+    return ""

@@ -26,7 +26,7 @@ from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.concentration import EVEN_CONCENTRATION, FEW_WINDOWS, concentration
 from analysis.surface.optimum import SurfaceRules
 from mor_core.errors import Fix
-from mor_core.units import budget_label, parse_budget, short_count
+from mor_core.units import amount_text, budget_label, parse_budget, short_count
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import EvaluationSpec, Segment
 from orchestrator.planning.ladder import NearestShape, nearest_shape
@@ -339,7 +339,8 @@ def predicted_lines(answer: Advice, shape: NearestShape | None) -> list[str]:
     lines += [f"  refused: {sentence}" for sentence in dict.fromkeys(refusals)]
     if answer.flagged and not answer.refused:
         lines.append(
-            f"  flagged: {answer.reach:.3g} times the largest budget fitted; an extrapolation this far is a guess"
+            f"  flagged: {amount_text(answer.reach)} times the largest budget fitted; an extrapolation this far is a "
+            "guess"
         )
     return lines
 

@@ -8,7 +8,7 @@ from analysis.advice.pilot import ASSUMED_EXPONENT, FoundOptimum, SeedNoise
 from analysis.advice.power import PairAdvice, Wanted
 from analysis.report.text import plain
 from analysis.statistics.answers import Estimate, Refusal
-from mor_core.units import budget_label, budget_text
+from mor_core.units import budget_label, budget_text, short_count
 from orchestrator.planning.ladder import ladder_of
 from orchestrator.planning.spec.origins import settings_of
 from orchestrator.planning.spec.sections import SizesSection
@@ -67,7 +67,7 @@ def _parsed(auto: dict[str, Any]) -> SizesSection:
 def _table(found: Found, optimum: FoundOptimum) -> dict[str, Any]:
     budgets = ", ".join(budget_label(budget) for budget in optimum.budgets)
     params = optimum.params
-    said = f"{params.value:.4g} [{params.low:.4g}, {params.high:.4g}] at the minima of {budgets}"
+    said = f"{params.shown(short_count)} at the minima of {budgets}"
     return {
         "budget": str(optimum.flops),
         "unique_params": round(params.value),
@@ -115,7 +115,7 @@ def _optimum_text(optimum: FoundOptimum | Refusal) -> str:
         return f"N* not known, what the sweep expected is kept: {optimum.sentence}"
     params = optimum.params
     return (
-        f"N* {params.value:.4g} [{params.low:.4g}, {params.high:.4g}] at {budget_text(_rounded(optimum.flops))} FLOPs, "
+        f"N* {params.shown(short_count)} at {budget_text(_rounded(optimum.flops))} FLOPs, "
         f"exponent {_exponent_text(optimum)}"
     )
 

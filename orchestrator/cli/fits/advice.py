@@ -91,7 +91,7 @@ def predict(
     from analysis.advice.predict import predict_budget
     from analysis.report.text import plain, reading_as_json
     from analysis.runs.points import TableError
-    from mor_core.units import budget_text, parse_budget
+    from mor_core.units import amount_text, budget_text, parse_budget
     from orchestrator.records.fits import nearest_shapes, predicted_lines
 
     try:
@@ -121,7 +121,7 @@ def predict(
         for line in predicted_lines(each, shape):
             typer.echo(line)
     reach = answers[0].reach if answers else float("nan")
-    typer.echo(f"distance from the data: {reach:.3g} times the largest budget fitted")
+    typer.echo(f"distance from the data: {amount_text(reach)} times the largest budget fitted")
     say_next_of(asked, fitted.name, "lifetime --target-loss LOSS --served-tokens TOKENS")
     _end_refused_all(each.refused for each in answers)
 

@@ -98,7 +98,7 @@ def _print_document(frozen: "Frozen", asked: "Asked", name: str, commands: dict[
 
 def _print(frozen: "Frozen", asked: "Asked", commands: dict[str, str]) -> None:
     from analysis.report.forecasts import forecast_lines, run_refusals
-    from mor_core.units import budget_text
+    from mor_core.units import amount_text, budget_text
 
     for each in frozen.forecasts:
         for line in forecast_lines(each):
@@ -108,7 +108,7 @@ def _print(frozen: "Frozen", asked: "Asked", commands: dict[str, str]) -> None:
     if not frozen.forecasts:
         return
     first = frozen.forecasts[0]
-    typer.echo(f"distance from the data: {first.reach:.3g} times the largest budget fitted")
+    typer.echo(f"distance from the data: {amount_text(first.reach)} times the largest budget fitted")
     dates = sorted({each.created for each in frozen.forecasts})
     typer.echo(f"frozen {' and '.join(dates)} as {len(frozen.forecasts)} files; nothing changes them")
     if commands:

@@ -83,8 +83,8 @@ def _after(shown: "Status") -> list[list[str]]:
 
 
 def _status_data(store: "Store", sweep: str | None, *, every: bool) -> dict[str, Any]:
-    """The run table, with every column, what is under way, and how many cells have other settings; `every` names them
-    too, with their settings."""
+    """The run table, with every column, what is under way, how much is done, and how many cells have other settings;
+    `every` names them too, with their settings."""
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.status.sweep_status import read_status
     from orchestrator.records.table import table
@@ -96,6 +96,7 @@ def _status_data(store: "Store", sweep: str | None, *, every: bool) -> dict[str,
         "runs": table(store, loaded).to_dicts(),
         "under_way": [asdict(segment) for segment in shown.under_way],
         "num_under_other_settings": shown.num_others,
+        "work": asdict(shown.work) if shown.work else None,
     }
     if every:
         data["under_other_settings"] = [

@@ -47,7 +47,7 @@ class Listing:
     rows: tuple[tuple[str, ...], ...]
     """A value for each column."""
     title: str = ""
-    """A line above it."""
+    """Lines above it."""
     has_head: bool = True
     """Whether columns are named."""
     footer: str = ""
@@ -71,11 +71,11 @@ class Listing:
 
     def lines(self, width: float) -> list[str]:
         """All of it as text; `width` may be infinite."""
-        return [*([self.title] if self.title else []), *self.head_lines(width), *self.body_lines(width)]
+        return [*self.title.splitlines(), *self.head_lines(width), *self.body_lines(width)]
 
     def __rich_console__(self, console: object, options: ConsoleOptions) -> Iterator[RenderableType | Segment]:
         """The lines, their headings bold."""
-        heads = [*([self.title] if self.title else []), *self.head_lines(options.max_width)]
+        heads = [*self.title.splitlines(), *self.head_lines(options.max_width)]
         for style, lines in ((Style(bold=True), heads), (None, self.body_lines(options.max_width))):
             for line in lines:
                 yield Segment(line, style)

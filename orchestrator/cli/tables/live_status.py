@@ -47,11 +47,13 @@ class _Lines:
         self._said: dict[str, str] | None = None
 
     def say(self, status: Status) -> None:
-        """First how many cells are in which state, then a line for each cell whose state is another than was said."""
+        """First how many cells of a running sweep are in which state, then a line for each cell whose state is
+        another than was said."""
         under_way = status.by_cell()
         states = {cell.cell_id: _plain_state(cell, under_way.get(cell.cell_id)) for cell in status.cells}
         if self._said is None:
-            self._print(counts_text(status))
+            if status.is_running:  # Of one at rest the whole table follows, under the same words.
+                self._print(counts_text(status))
             self._said = {name: state for name, state in states.items() if not state.startswith("running")}
         done = sum(cell.status == "finished" for cell in status.cells)
         for cell in status.cells:

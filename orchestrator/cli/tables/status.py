@@ -14,7 +14,7 @@ from rich.text import Text
 from mor_core.units import budget_text, count_text
 from orchestrator.cli.tables.listing import Column, Listing
 from orchestrator.records.status.states import CellState
-from orchestrator.records.status.sweep_status import Status, counted, counts_text, is_running, state_text
+from orchestrator.records.status.sweep_status import Status, counted, counts_text, is_running, state_text, work_text
 from orchestrator.records.terminal import command_line, printable_label
 
 MOST_ROWS = 200
@@ -55,7 +55,7 @@ def cells_table(status: Status) -> Listing:
     """One row a cell, by arm, size, budget and seed, whichever plan it is of."""
     best = {cell.cell_id for cell in map(_best, _by_arm_and_budget(status.cells).values()) if cell is not None}
     rows = tuple(_rows(status, best))
-    return Listing(columns=COLUMNS, rows=rows, title=counts_text(status), footer=BEST_MEANS if best else "")
+    return Listing(columns=COLUMNS, rows=rows, title=_title(status), footer=BEST_MEANS if best else "")
 
 
 def cell_lines(status: Status) -> Iterator[str]:
@@ -86,7 +86,7 @@ def summary_table(status: Status) -> Listing:
         rows.append((part.arm, part.budget, str(part.states.total()), *counts, *best))
     names = ("arm", "budget", "cells", *shown, "best loss", "at size")
     columns = tuple(Column(name=name, is_text=name in ("arm", "at size")) for name in names)
-    return Listing(columns=columns, rows=tuple(rows), title=counts_text(status))
+    return Listing(columns=columns, rows=tuple(rows), title=_title(status))
 
 
 def summary_lines(status: Status) -> Iterator[str]:
@@ -128,6 +128,10 @@ def _rows(status: Status, best: Set[str]) -> Iterator[tuple[str, ...]]:
             _number(cell.depth_mean, 2),
             printable_label(state_text(cell, under_way.get(cell.cell_id))),
         )
+
+
+def _title(status: Status) -> str:
+    return "\n".join(filter(None, (counts_text(status), work_text(status))))
 
 
 def _by_arm_and_budget(cells: Iterable[CellState]) -> dict[tuple[str, int], list[CellState]]:

@@ -185,6 +185,8 @@ class SweepStates:
     """Cells under those settings alone."""
     segments: Mapping[str, Mapping[str, Any]]
     """Every planned segment as sweep.json has it, by id."""
+    planned_cells: Mapping[str, Mapping[str, Any]]
+    """The same cells as sweep.json has them, by id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +240,7 @@ def _sweep_states(store: Store, name: str | None, settings_id: str | None) -> Sw
         others=tuple(others),
         num_others=len(all_cells - current),
         segments=planned,
+        planned_cells=cells,
     )
 
 

@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mor_core.units import duration_text, short_power
 from orchestrator.records.status.states import CellState, SweepStates, sweep_states
+from orchestrator.records.status.work import Work, work_done
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store
 
@@ -54,6 +56,8 @@ class Status:
     """Ids of the settings that the sweep had before its latest ones."""
     num_others: int = 0
     """Cells under those settings alone."""
+    work: Work | None = None
+    """How much of its training is done; None where that was not asked."""
 
     def by_cell(self) -> dict[str, UnderWay]:
         """What each cell waits for, where that has been begun."""
@@ -76,6 +80,7 @@ def read_status(store: Store, name: str | None, settings_id: str | None = None) 
         settings_id=states.settings_id,
         others=states.others,
         num_others=states.num_others,
+        work=work_done(store, states, {each.segment_id: each.step for each in under_way}),
     )
 
 
@@ -140,6 +145,22 @@ def is_running(cell: CellState, under_way: UnderWay | None) -> bool:
 def counts_text(status: Status) -> str:
     """Such as "toy: 3 finished, 9 pending"."""
     return f"{status.name}: {counted(cell.status for cell in status.cells)}"
+
+
+def work_text(status: Status) -> str:
+    """Such as "trained: 31% of 3.1e12 FLOPs, 28% of the time; about 12.4 minutes of one worker are left"; empty where
+    that is not known."""
+    work = status.work
+    if work is None or not work.flops:
+        return ""
+    if work.flops_done >= work.flops:
+        spent = f" in {duration_text(work.seconds)} of one worker" if work.seconds else ""
+        return f"trained: {short_power(work.flops)} FLOPs{spent}"
+    text = f"trained: {work.flops_done / work.flops:.0%} of {short_power(work.flops)} FLOPs"
+    if not work.seconds or work.seconds_done is None:
+        return text
+    left = duration_text(work.seconds - work.seconds_done)
+    return f"{text}, {work.seconds_done / work.seconds:.0%} of the time; about {left} of one worker are left"
 
 
 def counted(states: Iterable[str]) -> str:

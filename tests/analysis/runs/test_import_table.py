@@ -76,8 +76,14 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest():
 
 
 def test_text_where_a_number_is_meant_is_named():
-    with pytest.raises(TableError, match="not a number"):
+    with pytest.raises(TableError, match=r"^Row 1, column 'L' .* found 'high', expected a number \(27 more like it\)"):
         imported(outside_table(L=["high"] * 28))
+
+
+def test_the_first_row_that_holds_no_number_is_counted_from_the_header():
+    losses = ["3.5"] * 9 + ["n/a"] + ["3.5"] * 18
+    with pytest.raises(TableError, match=r"^Row 10, column 'L' .* found 'n/a', expected a number: correct it"):
+        imported(outside_table(L=losses))
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path):

@@ -14,6 +14,7 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x01\x00\xff\xfe"
         ("empty.csv", b"", "is empty"),
         ("empty.parquet", b"", "is empty"),
         ("figure.csv", PNG, "cannot be read as csv"),
+        ("latin.csv", b"N,note\n1,caf\xe9\n", "not UTF-8: byte 0xe9 in line 2"),
         ("figure.parquet", PNG, "cannot be read as parquet"),
         ("figure.png", PNG, r"expected a \.csv or \.parquet file, found \.png"),
         ("runs", b"N,D,loss\n1,2,3\n", "found no suffix"),
