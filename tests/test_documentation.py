@@ -23,6 +23,7 @@ from docs.shown_commands import (
     train_eight_cells,
 )
 from docs.site_hooks import outside
+from orchestrator.cli.options import DOCUMENTS
 from orchestrator.planning.spec.schema import sweep_schema
 from tests.helpers.paths import ROOT
 from tests.helpers.toy_sweep import SCIENCE
@@ -46,6 +47,12 @@ def anchors(path: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and mkdocs name them."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_json_documents_of_the_page_on_scripts_are_those_that_there_are():
+    text = (ROOT / "docs" / "guides" / "scripts.md").read_text()
+    shown = re.findall(r"`(mor-sweep\.[\w-]+/\d+)`", text)
+    assert sorted(shown) == sorted(DOCUMENTS)
 
 
 @pytest.mark.parametrize("page", PAGES)

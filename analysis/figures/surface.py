@@ -256,7 +256,7 @@ def _draw_residuals(panels: list[Axes], study: Study, frontier: Frontier, colour
             axes.spines[:].set_visible(False)
         return
     for axes, title in zip(panels, RESIDUAL_PANELS, strict=True):
-        axes.text(0.0, 1.015, title, transform=axes.transAxes, va="bottom", color=FAINT, fontsize=7, in_layout=False)
+        axes.text(0.0, 1.015, title, transform=axes.transAxes, va="bottom", color=FAINT, fontsize=7)
     mine = study.points.frame.filter(pl.col("arm") == frontier.arm)
     percent = 100 * relative_residuals(surface)
     limit = 1.15 * max(float(np.abs(percent).max()), 1e-9)

@@ -1,5 +1,6 @@
 """The interactive figures of the page as plain values: axes, series by arm, and the words shown on hovering."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -248,14 +249,42 @@ def _compare_charts(study: Study) -> list[Chart]:
             ]  # fmt: skip
             colour = ARM_COLOURS[index % len(ARM_COLOURS)]
             shape = list(SHAPES.values())[index % len(SHAPES)]
+            if quantity == "gap":
+                series += _mean_gap(study, arm, other, colour)
             series.append(_series(f"{arm} against {other}", arm, colour, shape, points=points))
-        values = [end for each in series for point in each["points"] for end in (point["low"], point["high"])]
+        single = [point for each in series if not each["band"] for point in each["points"]]
+        values = [end for point in single for end in (point["low"], point["high"])]
         if values:
             log = quantity != "gap" and min(values) > 0 and max(values) > WIDE * min(values)
             found.append(
                 {"id": f"compare-{quantity}", "section": "compare", "title": label, "arm": "",
                  "x": _flops_axis(study), "y": _axis(label, "number", log=log), "zero": neutral, "series": series}
             )  # fmt: skip
+    return found
+
+
+def _mean_gap(study: Study, arm: str, other: str, colour: str) -> list[Chart]:
+    """The mean gap of two arms as a band over the budgets that it is of; nothing where it is refused."""
+    found = []
+    for whole in study.over_budgets:
+        if (whole.arm, whole.other) != (arm, other) or not isinstance(whole.gap, Estimate):
+            continue
+        gap, budgets = whole.gap, [float(budget) for budget in whole.budgets]
+        words = [f"{arm} against {other}, mean over {len(budgets)} budgets",
+                 f"{gap.value:+.4g} [{gap.low:+.4g}, {gap.high:+.4g}]"]  # fmt: skip
+        found.append(
+            _series(
+                f"{arm} against {other}, mean",
+                arm,
+                colour,
+                "none",
+                points=[{"x": math.sqrt(budgets[0] * budgets[-1]), "y": gap.value, "text": words}],
+                line=[[budget, gap.value] for budget in budgets],
+                band=[[budget, gap.low, gap.high] for budget in budgets],
+                dashed=True,
+                legend=f"mean gap over budgets, {gap.level:.0%} interval",
+            )
+        )
     return found
 
 

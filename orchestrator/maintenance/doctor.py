@@ -45,6 +45,8 @@ LITTLE_MEMORY_BYTES = 2 * 10**9
 LITTLE_SHARED_MEMORY_BYTES = 2 * 10**8
 """Ray's object store of a sweep, twice."""
 FEW_OPEN_FILES = 256
+PAPER_GIGABYTES = 120
+"""Of the paper's 1.7B model with its batch, as its plan says."""
 CLOCK_SECONDS = 5.0
 """How far the disk's clock may be from this machine's before that is worth a line."""
 
@@ -74,13 +76,17 @@ class Line:
     """What it is."""
     found: str
     """What was found, and what to do where it is not ok."""
+    next: tuple[str, ...] = ()
+    """The verb, with its flags, to go on with by what was found."""
 
 
 def examine(store: Store, *, deep: bool) -> Iterator[Line]:
     """One line a thing, as each is looked at. `deep` also starts and ends a local Ray."""
     yield from _machine_lines(store)
     yield from _package_lines()
-    yield _torch_line()
+    found, problem = _probe(TORCH_PROBE)
+    yield _torch_line(found, problem)
+    yield _presets_here_line([] if found is None else found["gpus"])
     yield _compiler_line()
     if deep:
         yield _ray_line()
@@ -165,8 +171,8 @@ def _wrong_version(wanted: Requirement) -> str:
     return f"{wanted.name} {version} is not {wanted.specifier}"
 
 
-def _torch_line() -> Line:
-    found, problem = _probe(TORCH_PROBE)
+def _torch_line(found: Any, problem: str) -> Line:
+    """What TORCH_PROBE printed, or why it printed nothing."""
     if found is None:
         return Line(level="bad", name="torch", found=f"cannot be imported ({problem}): pip install -e . again")
     device = ", ".join(found["gpus"]) or "CPU"
@@ -175,6 +181,21 @@ def _torch_line() -> Line:
         said = "there is an NVIDIA driver, and torch sees no GPU: install torch's CUDA build"
         return Line(level="warn", name="torch", found=f"{text}; {said}")
     return Line(level="ok" if found["bf16"] else "warn", name="torch", found=text)
+
+
+def _presets_here_line(gpus: list[str]) -> Line:
+    """Which of the shipped studies this machine can train, and what the others want."""
+    paper = f"paper, the default, needs FineWeb-Edu and up to {PAPER_GIGABYTES} GB of GPU memory"
+    if gpus:
+        return Line(
+            level="ok", name="presets", found=f"gpu and cpu can run here; {paper}", next=("isoflop", "--preset", "gpu")
+        )
+    return Line(
+        level="ok",
+        name="presets",
+        found=f"cpu can run here; gpu needs a GPU; {paper}: train those on a cluster (--address)",
+        next=("isoflop", "--preset", "cpu"),
+    )
 
 
 def _compiler_line() -> Line:

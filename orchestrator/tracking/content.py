@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from mor_core.units import budget_text
@@ -196,13 +197,19 @@ def thinned(curve: Sequence[dict[str, Any]], steps: int) -> list[dict[str, Any]]
 
 
 def isoflop_points(rows: Iterable[dict[str, Any]]) -> Iterator[MetricPoint]:
-    """Loss against N, one curve an arm and budget: metric isoflop/ARM/BUDGET at the step N, for every finished cell.
+    """Loss against N, one curve per arm and budget: metric isoflop/ARM/BUDGET at the step N, the mean over the seeds
+    that are finished at that size.
 
-    MLflow's charts draw metrics against steps, so this is the IsoFLOP picture in its own charts.
+    MLflow's charts draw metrics against steps, so this is the IsoFLOP picture in its own charts. They join all points
+    of a metric: two seeds at one step would make the curve a zigzag.
     """
+    losses: dict[tuple[str, int], list[float]] = {}
     for row in rows:
         if row["status"] == "finished" and math.isfinite(row["loss"]):
-            yield f"isoflop/{row['arm']}/{budget_text(int(row['budget']))}", row["loss"], row["unique_params"]
+            name = f"isoflop/{row['arm']}/{budget_text(int(row['budget']))}"
+            losses.setdefault((name, row["unique_params"]), []).append(row["loss"])
+    for (name, params), seeds in losses.items():
+        yield name, fmean(seeds), params
 
 
 def curve_points(rows: Sequence[dict[str, Any]]) -> Iterator[MetricPoint]:

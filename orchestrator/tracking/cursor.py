@@ -149,6 +149,15 @@ def public_uri(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
+def store_text(uri: str) -> str:
+    """A tracking URI for people: an SQLite store as its file, seen from where the command runs; without a password."""
+    path = sqlite_path(uri)
+    if path is None:
+        return public_uri(uri)
+    here = Path.cwd().resolve()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def read_cursor(store: Store, name: str, uri: str) -> Cursor:
     """What has been sent to this tracking URI; an empty cursor where that is not known."""
     try:

@@ -389,10 +389,11 @@ class _Pass:
 
         paths = summary_files(self.store, self.sweep.name)
         digest = summary_sha256(self.store, self.sweep.name)
-        if digest and (run is None or run.data.tags.get("mor.files") != digest):
+        is_sent = run is not None and run.data.tags.get("mor.files") == digest
+        if digest and (self.thorough or not is_sent):
             wanted = set(isoflop_points(table(self.store, self.sweep).iter_rows(named=True)))
             if run is not None and not self._summary_points(run) <= wanted:
-                self.client.delete_run(run.info.run_id)
+                self.client.delete_run(run.info.run_id)  # Points of a metric cannot be taken back.
                 run = None
             tags = {"mor.kind": "summary", "mor.sweep": self.sweep.name, "mlflow.source.name": "mor-sweep"}
             tags["mor.order"] = FIRST

@@ -144,15 +144,30 @@ def _arm_and_budget(metric: str) -> tuple[str, float]:
     return arm, float(budget)
 
 
-def filters(store: Store, name: str) -> list[str]:
-    """What to type into the search field of the runs page to see one arm, or one budget."""
-    cells = load_sweep(store, name).cells
-    arms = sorted({cell.arm for cell in cells})
-    budgets = sorted({int(cell.budget) for cell in cells})
-    return [
-        f"tags.`mor.arm` = '{arms[0]}' AND attributes.status = 'FINISHED'",
-        f"tags.`mor.budget` = '{budget_text(budgets[-1])}'",
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Some of a sweep's runs."""
+
+    name: str
+    """Which: an arm, or a budget as it is typed."""
+    search: str
+    """What one would type into the search field of the runs page."""
+    page: str
+    """The runs page with that in its search field."""
+
+
+def filters(address: str, store: Store, name: str) -> list[Filter]:
+    """The runs of each arm, then those of each budget."""
+    cells, runs = load_sweep(store, name).cells, runs_page(address, store, name)
+    searches = {arm: f"tags.`mor.arm` = '{arm}'" for arm in sorted({cell.arm for cell in cells})}
+    budgets = map(budget_text, sorted({int(cell.budget) for cell in cells}))
+    searches |= {budget: f"tags.`mor.budget` = '{budget}'" for budget in budgets}
+    return [Filter(name=which, search=text, page=_searched(runs, text)) for which, text in searches.items()]
+
+
+def _searched(page: str, text: str) -> str:
+    """A runs page as its own address names it once that text is searched for; the front page has no search field."""
+    return f"{page}&searchFilter={quote(text, safe='')}" if "?" in page else page
 
 
 def free_port(wanted: int | None) -> int:

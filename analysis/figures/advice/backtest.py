@@ -6,18 +6,22 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.advice.forecast.backtest import BackTest, History
 from analysis.advice.forecast.record import Histories, laws_of
 from analysis.figures.drawing import FAINT, arm_style, plain_text
-from analysis.figures.layout import legend_below, save, style_for, write_below
+from analysis.figures.layout import legend_below, make_panels, save, style_for, write_below
 from analysis.report.provenance import Provenance
 from analysis.statistics.approach import SYMBOLS
 
 SHOWN = ("loss", "params")
+PANEL_INCHES = (2.5, 2.9)
+LEAST_SCREEN_INCHES = 4.5
+"""Of the whole figure on a screen."""
+LEAST_INCHES = 1.5
+"""Width of a panel on paper."""
 DODGE, WIDEST = 0.09, 0.5
 """Largest distance of two predictions of one reach, and of all of them, in ln reach."""
 MARGIN = 0.2
@@ -34,14 +38,17 @@ def plot_backtest(
     """Error of L* and of N* against reach with the interval of each prediction, one panel a law, arms by colour."""
     tests = [test for record in histories.values() if isinstance(record, History) for test in record.backtests]
     shown = [quantity for quantity in SHOWN if laws_of(tests, quantity)]
-    columns = max((len(laws_of(tests, quantity)) for quantity in shown), default=1)
+    most = max((len(laws_of(tests, quantity)) for quantity in shown), default=1)
+    columns = most if width is None else min(most, max(1, int(width // LEAST_INCHES)))
+    taken = [-(-len(laws_of(tests, quantity)) // columns) * columns for quantity in shown]  # Whole rows.
+    inches = (max(PANEL_INCHES[0], LEAST_SCREEN_INCHES / columns), PANEL_INCHES[1])
     with matplotlib.rc_context(style_for(width)):
-        figure = Figure(figsize=(width or max(2.5 * columns, 4.5), 2.9 * max(len(shown), 1)), layout="constrained")
-        rows = figure.subplots(max(len(shown), 1), columns, squeeze=False)
-        for panels, quantity in zip(rows, shown, strict=False):
-            _draw_row(list(panels), tests, quantity, _title(histories, quantity), arms)
+        figure, panels = make_panels(sum(taken), columns, inches, width, least_inches=LEAST_INCHES)
+        for place, quantity in enumerate(shown):
+            first = sum(taken[:place])
+            _draw_laws(panels[first : first + taken[place]], tests, quantity, _title(histories, quantity), arms)
         if not shown:
-            rows[0][0].text(0.5, 0.5, "nothing could be predicted", transform=rows[0][0].transAxes, ha="center")
+            panels[0].text(0.5, 0.5, "nothing could be predicted", transform=panels[0].transAxes, ha="center")
         legend_below(figure, _handles(tests, arms))
         if len({test.fitted for test in tests}) > 1:
             write_below(figure, "At one reach, from fewest to most budgets fitted.", fontsize=7.5, color=FAINT)
@@ -53,8 +60,8 @@ def _title(histories: Histories, quantity: str) -> str:
     return "mean loss of a group" if grouped else SYMBOLS[quantity]
 
 
-def _draw_row(panels: list[Axes], tests: Sequence[BackTest], quantity: str, title: str, arms: Sequence[str]) -> None:
-    """One quantity: its laws beside each other on one scale."""
+def _draw_laws(panels: list[Axes], tests: Sequence[BackTest], quantity: str, title: str, arms: Sequence[str]) -> None:
+    """One quantity: its laws beside and below each other on one scale."""
     shown = [test for test in tests if test.quantity == quantity]
     laws = laws_of(shown, quantity)
     low, high = (
@@ -66,12 +73,15 @@ def _draw_row(panels: list[Axes], tests: Sequence[BackTest], quantity: str, titl
         _draw_law(axes, [test for test in shown if test.law == law], arms)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(xscale="log", ylim=(low - room, high + room), xlim=(min(reaches) / 1.4, max(reaches) * 1.4))
-        axes.set_title(f"{title}, {law}", loc="left", fontweight="bold")
+        axes.set_title(law, loc="left", fontweight="bold")
+        axes.set_xlabel("C / largest C fitted")
         _reach_ticks(axes, max(reaches) / min(reaches))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:+.3g} %" if share else "0"))
-        axes.tick_params(labelleft=axes is panels[0])
-        axes.set_xlabel("budget predicted / largest fitted")
-    panels[0].set_ylabel("predicted / measured − 1")
+        place = axes.get_subplotspec()
+        assert place is not None
+        axes.tick_params(labelleft=place.is_first_col())
+        if place.is_first_col():
+            axes.set_ylabel(f"{title}: predicted / measured − 1")
     for axes in panels[len(laws) :]:
         axes.set_visible(False)
 

@@ -21,6 +21,12 @@ SPREAD = 0.8
 """Of a row, over which its cells are spread."""
 MOST_LABEL = 60
 """Characters of a row's name."""
+NARROW_INCHES = 5.0
+"""Width of a figure up to which names of rows are broken."""
+LABEL_SHARE = 0.4
+"""Of a narrow figure, which names of rows may take."""
+LABEL_CHARACTERS_PER_INCH = 18.0
+"""Of the small print of paper."""
 
 
 def plot_forecasts(
@@ -40,7 +46,8 @@ def plot_forecasts(
         axes.axvline(0.0, color="black", linewidth=0.8)
         for place, each in enumerate(scored):
             _draw_row(axes, float(-place), each, arm_style(arms, each.forecast.key.arm)[0])
-        axes.set_yticks([-float(place) for place in range(len(scored))], [_label(each) for each in scored])
+        labels = [_label(each, width) for each in scored]
+        axes.set_yticks([-float(place) for place in range(len(scored))], labels)
         axes.set_xlabel("loss over its prediction, less 1  (%)")
         axes.grid(visible=False, axis="y")
         if not scored:
@@ -49,10 +56,15 @@ def plot_forecasts(
         save(figure, out_paths, provenance)
 
 
-def _label(scored: ScoredForecast) -> str:
+def _label(scored: ScoredForecast, width: float | None) -> str:
+    """One line; in a narrow figure two, so that names leave room to what they name."""
     key = scored.forecast.key
-    loss = [] if key.loss_column == "loss" else [key.loss_column]
-    return plain_text(shortened(", ".join([key.arm, budget_label(key.budget), key.approach, *loss]), MOST_LABEL))
+    budget, law = budget_label(key.budget), [key.approach, *([] if key.loss_column == "loss" else [key.loss_column])]
+    if width is None or width > NARROW_INCHES:
+        return plain_text(shortened(", ".join([key.arm, budget, *law]), MOST_LABEL))
+    most = int(LABEL_SHARE * width * LABEL_CHARACTERS_PER_INCH)
+    arm = shortened(key.arm, max(most - len(budget) - 2, 1))
+    return plain_text(f"{arm}, {budget}\n{shortened(', '.join(law), most)}")
 
 
 def _draw_row(axes: Axes, place: float, scored: ScoredForecast, colour: str) -> None:
@@ -77,7 +89,16 @@ def _draw_interval(axes: Axes, place: float, predicted: Estimate | Refusal, of_r
 def _handles() -> list[Line2D]:
     return [
         Line2D([], [], color=FAINT, linewidth=1.6, alpha=0.6, label="interval of a run"),
-        Line2D([], [], color=FAINT, linewidth=1.6, alpha=0.6, linestyle=DASHES, label="of the mean"),
+        Line2D([], [], color=FAINT, linewidth=1.6, alpha=0.6, linestyle=DASHES, label="interval of the mean"),
         Line2D([], [], color=FAINT, marker="o", linestyle="", markersize=4.5, label="measured, held"),
-        Line2D([], [], color=FAINT, marker="o", linestyle="", markersize=4.5, markerfacecolor="none", label="not held"),
+        Line2D(
+            [],
+            [],
+            color=FAINT,
+            marker="o",
+            linestyle="",
+            markersize=4.5,
+            markerfacecolor="none",
+            label="measured, not held",
+        ),
     ]

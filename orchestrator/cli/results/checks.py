@@ -89,4 +89,5 @@ def doctor(
     if bad:
         raise typer.Exit(FOUND_PROBLEMS)
     if not as_json:
-        say_next(["isoflop", "--preset", "cpu", "--dry-run"], results=results)
+        verbs = [[*line.next, "--dry-run"] for line in lines if line.next]
+        say_next(*verbs, results=results)

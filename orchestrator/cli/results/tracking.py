@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
 
+MOST_FILTERS = 12
+"""Links to some of the runs that are printed; --json has all."""
+
 mlflow_app = Verbs("Bring MLflow in line with the results, or read from it.")
 
 
@@ -38,7 +41,7 @@ def sync(
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.verified_cells import shown_lines
     from orchestrator.store.upstream.upstream import open_store
-    from orchestrator.tracking.cursor import public_uri, tracking_uri
+    from orchestrator.tracking.cursor import public_uri, store_text, tracking_uri
     from orchestrator.tracking.mirror import sync as sync_sweep
     from orchestrator.tracking.server import check_answers
 
@@ -58,7 +61,7 @@ def sync(
     else:
         typer.echo(
             f"{loaded.name}: {len(loaded.cells)} cells, {report.created} new runs, {report.points:,} points sent to "
-            f"{public_uri(uri)}"
+            f"{store_text(uri)}"
         )
     if report.problems:
         raise typer.Exit(1)
@@ -92,7 +95,7 @@ def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
     """Print each difference; exit code 1 where there is one."""
     from orchestrator.records.verified_cells import VerifiedCells, fault_lines, shown_lines
     from orchestrator.tracking.check import differences
-    from orchestrator.tracking.cursor import public_uri
+    from orchestrator.tracking.cursor import public_uri, store_text
 
     found, left_out = differences(store, sweep, uri), fault_lines(VerifiedCells(store, sweep).faults())
     if as_json:
@@ -107,7 +110,7 @@ def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
         say_next(["mlflow", "sync", sweep.name], results=store.root)
     if found or left_out:
         raise typer.Exit(1)
-    typer.echo(f"{sweep.name}: MLflow at {public_uri(uri)} equals the results of {len(sweep.cells)} cells")
+    typer.echo(f"{sweep.name}: MLflow at {store_text(uri)} equals the results of {len(sweep.cells)} cells")
     say_next(["ui", sweep.name], results=store.root)
 
 
@@ -170,18 +173,19 @@ def _show(address: str, store: "Store", name: str, browser: bool, as_json: bool)
     from orchestrator.tracking.server import chart_page, filters, isoflop_page, runs_page
 
     charts, runs = chart_page(address, store, name), runs_page(address, store, name)
-    picture, found = isoflop_page(address, store, name), filters(store, name)
+    picture, parts = isoflop_page(address, store, name), filters(address, store, name)
     if as_json:
-        told = {"sweep": name, "runs": runs, "charts": charts, "isoflop": picture or None, "filters": found}
-        print_json("mor-sweep.ui/1", told)
+        content = {"sweep": name, "runs": runs, "charts": charts, "isoflop": picture or None}
+        content |= {"filters": [part.search for part in parts], "filtered": [asdict(part) for part in parts]}
+        print_json("mor-sweep.ui/1", content)
         sys.stdout.flush()
     else:
         typer.echo(f"runs    {runs}")
         typer.echo(f"charts  {charts}")
         if picture:
             typer.echo(f"isoflop {picture}")
-        for each in found:
-            typer.echo(f"filter  {each}")
+        for part in parts[:MOST_FILTERS]:
+            typer.echo(f"{part.name:7s} {part.page}")
         say_next(["fit", name], ["report", name], results=store.root)
     if browser:
         webbrowser.open(charts)

@@ -143,6 +143,16 @@ def test_every_arm_has_its_surface_with_the_runs_and_the_optima(planted):
     assert "compare-params" in charts
 
 
+def test_the_gap_of_two_arms_is_shown_with_its_mean_over_all_budgets(planted):
+    study, page = page_of(planted(arms=("mor-2", "vanilla"), sizes=7, cell_noise=0.004))
+    charts = {chart["id"]: chart for chart in json.loads(check_harmless(page).scripts[0])["charts"]}
+    (whole,) = study.over_budgets
+    (mean,) = [series for series in charts["compare-gap"]["series"] if series["band"]]
+    assert mean["band"] == [[float(budget), whole.gap.low, whole.gap.high] for budget in whole.budgets]
+    assert {y for _, y in mean["line"]} == {whole.gap.value}
+    assert not any(series["band"] for series in charts["compare-compute"]["series"])
+
+
 def test_what_a_hostile_run_says_is_shown_and_never_run(planted):
     table = planted(arms=(HOSTILE, "vanilla"), sizes=5, cell_noise=0.004)
     rows = table.to_dicts()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.maintenance.doctor import Line, examine
+from orchestrator.maintenance.doctor import Line, _presets_here_line, examine
 from orchestrator.store.store import Store
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep
 
@@ -21,6 +21,7 @@ LINES = {
     "python",
     "packages",
     "torch",
+    "presets",
     "compiler",
     "mlflow",
     "data",
@@ -89,6 +90,11 @@ def test_a_changed_or_missing_shard_is_bad_and_named(reference: ToySweep, tmp_pa
     assert f"{shard} was changed" in done.stdout
     shard.unlink()
     assert str(shard) in lines(tmp_path / "results", "data")["data"].found
+
+
+def test_the_next_step_is_the_preset_that_this_machine_can_train():
+    assert _presets_here_line([]).next == ("isoflop", "--preset", "cpu")
+    assert _presets_here_line(["NVIDIA H100"]).next == ("isoflop", "--preset", "gpu")
 
 
 def test_a_tracking_server_that_is_down_is_a_warning_without_its_password(tmp_path: Path, monkeypatch):

@@ -10,18 +10,20 @@ import sys
 import threading
 import urllib.request
 from contextlib import closing
+from urllib.parse import parse_qs
 
 import psutil
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from mor_core.units import budget_text
 from orchestrator.cli.main import exit_code_of
 from orchestrator.cli.results import tracking
 from orchestrator.records.table import curve
-from orchestrator.tracking.cursor import is_current
-from orchestrator.tracking.mirror import sync
-from orchestrator.tracking.server import TrackingServerUnreachable, UiError, free_port, serving
+from orchestrator.tracking.cursor import is_current, sqlite_uri, store_text
+from orchestrator.tracking.mirror import engine_uri, sync
+from orchestrator.tracking.server import TrackingServerUnreachable, UiError, filters, free_port, serving
 from tests.helpers.mirror_samples import NAME, Sample, active_runs, history, sample
 
 app = typer.Typer()
@@ -157,3 +159,32 @@ def test_the_command_line_and_the_driver_load_no_mlflow():
         "orchestrator.tracking.mirror, orchestrator.tracking.follower; sys.exit('mlflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], env=os.environ, check=False).returncode == 0
+
+
+def test_each_link_to_some_of_the_runs_finds_those_of_its_arm_or_budget(small: Sample):
+    from mlflow import MlflowClient
+
+    small.publish_all()
+    sync(small.store, small.sweep, small.uri)
+    client = MlflowClient(engine_uri(small.uri))
+    experiment = client.get_experiment_by_name(NAME)
+    assert experiment is not None
+    cells = small.sweep.cells
+    of_part = {cell.arm: {str(each.cell_id) for each in cells if each.arm == cell.arm} for cell in cells}
+    of_part |= {
+        budget_text(cell.budget): {str(each.cell_id) for each in cells if each.budget == cell.budget} for cell in cells
+    }
+    parts = filters("http://127.0.0.1:5000", small.store, NAME)
+    assert {part.name for part in parts} == of_part.keys()
+    for part in parts:
+        (search,) = parse_qs(part.page.partition("?")[2])["searchFilter"]
+        assert search == part.search
+        runs = client.search_runs([experiment.experiment_id], filter_string=search)
+        assert {run.data.tags["mor.cell"] for run in runs} == of_part[part.name]
+
+
+def test_a_store_that_is_a_file_is_named_as_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert store_text(sqlite_uri(tmp_path / "results" / "mlflow.db")) == "results/mlflow.db"
+    assert store_text(sqlite_uri(tmp_path.parent / "mlflow.db")) == str(tmp_path.parent / "mlflow.db")
+    assert store_text("http://someone:pa55word@host:5000") == "http://host:5000"
