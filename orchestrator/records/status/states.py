@@ -69,7 +69,7 @@ class SegmentStates:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._begun = {*_names(store.root / "segments"), *_names(store.root / "attempts")}
+        self._begun = folder_names(store.root / "segments") | folder_names(store.root / "attempts")
         self._found: dict[str, SegmentState] = {}
 
     def of(self, segment_id: str, kind: str, stop_step: int) -> SegmentState:
@@ -83,8 +83,9 @@ class SegmentStates:
         return self._found[segment_id]
 
 
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+def folder_names(folder: Path) -> set[str]:
+    """What lies in a folder; nothing where there is none."""
+    return {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
 
 
 def segment_state(store: Store, segment_id: str, kind: str, stop_step: int) -> SegmentState:

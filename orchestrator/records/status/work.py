@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.records.status.states import SweepStates
+from orchestrator.records.status.states import SweepStates, folder_names
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 
@@ -70,6 +70,7 @@ def _stretches(store: Store, states: SweepStates, steps_under_way: Mapping[str, 
     finished = {cell.cell_id for cell in states.cells if cell.status == "finished"}
     ends = [(cell["evaluate_segment"], cell["cell_id"] in finished) for cell in states.planned_cells.values()]
     passed = _leading_to([end for end, is_finished in ends if is_finished], states.segments)
+    begun = folder_names(store.root / "segments")  # One listing: a look at each of thousands of files takes seconds.
     trunks = {cell["trunk_id"]: cell for cell in states.planned_cells.values()}
     for segment_id in _leading_to([end for end, _ in ends], states.segments):
         segment = states.segments[segment_id]
@@ -78,7 +79,7 @@ def _stretches(store: Store, states: SweepStates, steps_under_way: Mapping[str, 
         steps = segment["stop_step"] - first
         if segment["kind"] == "evaluate" or steps <= 0 or cell is None:
             continue
-        is_done = segment_id in passed or store.is_done(segment_id)
+        is_done = segment_id in passed or (segment_id in begun and store.is_done(segment_id))
         at = segment["stop_step"] if is_done else steps_under_way.get(segment_id, first)
         yield _Stretch(
             segment_id=segment_id,

@@ -19,6 +19,7 @@ from analysis.runs.points import TableError
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling
 from mor_core.errors import UserError
+from mor_core.units import short_power
 
 SETTINGS = FitSettings(approaches=("surface",), resampling=Resampling(draws=300))
 KV_PER_PARAM = 0.01
@@ -220,7 +221,7 @@ def test_the_formats_of_a_lifetime_hold_the_same_numbers(study):
     assert document["data"]["arms"]["vanilla"]["total"]["value"] == total
     assert document["data"]["demand"]["kv_cache_bytes"] == KV_BYTES
     for form in (Format.markdown, Format.latex):
-        assert f"{total:.4g}" in tabulate_lifetime(answers, 8.0, demand, form)
+        assert short_power(total) in tabulate_lifetime(answers, 8.0, demand, form)
     assert "other: refused: too few." in lifetime_notes(answers)
 
 
