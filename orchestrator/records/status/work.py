@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.planning.canonical import cycle_collection_paused
 from orchestrator.records.status.states import SweepStates, folder_names
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
@@ -26,7 +27,7 @@ class Work:
     """Of these, what is done; None likewise."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Stretch:
     """A segment that trains."""
 
@@ -46,7 +47,8 @@ def work_done(store: Store, states: SweepStates, steps_under_way: Mapping[str, i
     """What is done of a sweep; None where another version recorded it and left out what this takes. `steps_under_way`
     is the step that each segment under way is at, by its id."""
     try:
-        stretches = list(_stretches(store, states, steps_under_way))
+        with cycle_collection_paused():
+            stretches = list(_stretches(store, states, steps_under_way))
     except (KeyError, TypeError):
         return None
     done = [stretch for stretch in stretches if stretch.share_done == 1.0]
