@@ -12,8 +12,9 @@ released code does.
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Architecture = Literal["vanilla", "recursive", "mor"]
 CausalRule = Literal["threshold", "half"]
@@ -86,7 +87,7 @@ class Recursion:
         if self.count < 1:
             raise ValueError(f"recursion count {self.count}: expected a whole number of at least 1")
         num_unshared_layers(self.sharing)
-        _check_choice("kv", self.kv, KVStrategy)
+        _check_choices(self)
         if self.count == 1 and self.kv != "recursion-wise":
             raise ValueError(f"kv {self.kv} with 1 recursion: nothing is applied twice, use recursion-wise")
 
@@ -125,11 +126,7 @@ class ExpertChoice:
     """Decay per optimiser step of the running mean of the top-k cut-off, the threshold of causal evaluation."""
 
     def __post_init__(self) -> None:
-        _check_choice("routing.choice", self.choice, Literal["expert"])
-        _check_choice("routing.router", self.router, RouterKind)
-        _check_choice("routing.activation", self.activation, Literal["sigmoid", "tanh", "none"])
-        _check_choice("routing.gating", self.gating, Literal["weighted", "additive"])
-        _check_choice("routing.auxiliary", self.auxiliary, Literal["loss", "router"])
+        _check_choices(self, "routing.")
         _check_positive("routing.alpha", self.alpha)
         for name in ("aux_loss_weight", "z_loss_weight", "capacity_warmup_steps"):
             _check_not_negative(f"routing.{name}", getattr(self, name))
@@ -173,11 +170,7 @@ class TokenChoice:
     """Weight of the mean squared log-sum-exp of the router logits."""
 
     def __post_init__(self) -> None:
-        _check_choice("routing.choice", self.choice, Literal["token"])
-        _check_choice("routing.router", self.router, RouterKind)
-        _check_choice("routing.activation", self.activation, Literal["softmax", "sigmoid"])
-        _check_choice("routing.gating", self.gating, Literal["per-step", "exit"])
-        _check_choice("routing.balancing", self.balancing, Literal["loss", "loss-free", "none"])
+        _check_choices(self, "routing.")
         _check_positive("routing.alpha", self.alpha)
         for name in ("balancing_loss_weight", "bias_update_rate", "z_loss_weight"):
             _check_not_negative(f"routing.{name}", getattr(self, name))
@@ -186,9 +179,16 @@ class TokenChoice:
 Routing = ExpertChoice | TokenChoice
 
 
-def _check_choice(name: str, value: object, options: Any) -> None:
-    if value not in get_args(options):
-        raise ValueError(f"{name} {value!r}: expected one of {', '.join(get_args(options))}")
+@lru_cache
+def _choices(kind: type) -> dict[str, tuple[str, ...]]:
+    """The fields of a class that hold one of a few words, each with its words."""
+    return {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
+
+
+def _check_choices(config: object, table: str = "") -> None:
+    for name, words in _choices(type(config)).items():
+        if getattr(config, name) not in words:
+            raise ValueError(f"{table}{name} {getattr(config, name)!r}: expected one of {', '.join(words)}")
 
 
 def _check_positive(name: str, value: float) -> None:
@@ -251,7 +251,7 @@ class ModelConfig:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
         if self.d_head % 2:
             raise ValueError(f"d_head {self.d_head} must be even, for rotary positions")
-        _check_choice("output_init", self.output_init, OutputInit)
+        _check_choices(self)
         block_depth(self.num_layers, self.recursion.count, self.recursion.sharing)
         self._check_routing()
 
@@ -267,8 +267,8 @@ class ModelConfig:
         if not recursion.sharing.endswith("cycle"):
             raise ValueError(f"routing under {recursion.sharing} sharing: expected cycle or middle-cycle")
         if expert and routing.capacities is not None and len(routing.capacities) != recursion.count:
-            given = len(routing.capacities)
-            raise ValueError(f"routing.capacities has {given} numbers: expected {recursion.count}, one a recursion")
+            count = len(routing.capacities)
+            raise ValueError(f"routing.capacities has {count} numbers: expected {recursion.count}, one a recursion")
 
     @property
     def architecture(self) -> Architecture:
@@ -366,9 +366,7 @@ class TrainConfig:
             raise ValueError(f"warmup_steps {self.warmup_steps}: expected 0 or more")
         if not self.peak_learning_rate > 0:
             raise ValueError(f"peak_learning_rate {self.peak_learning_rate}: expected a number above 0")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision {self.precision!r}: expected fp32 or bf16")
-        _check_choice("decay_on", self.decay_on, Literal["all-matrices", "hidden-matrices"])
+        _check_choices(self)
         if self.cosine_steps is not None and self.cosine_steps <= self.warmup_steps:
             raise ValueError(f"cosine_steps {self.cosine_steps}: expected more than the {self.warmup_steps} of warm-up")
         if not 0 <= self.cosine_floor < 1:
@@ -386,16 +384,6 @@ def raised_depth(num_layers: int, num_recursions: int, strategy: SharingStrategy
     """The smallest depth >= num_layers (in unrolled layers) whose shared part divides by num_recursions."""
     unshared = num_unshared_layers(strategy) if num_recursions > 1 else 0
     block = -(-(num_layers - unshared) // num_recursions)
-    return block * num_recursions + unshared
-
-
-def shrunk_depth(num_layers: int, num_recursions: int, strategy: SharingStrategy) -> int:
-    """The greatest depth <= num_layers whose shared part divides: what the released code does, and Table 10's 135M row
-    of 39M parameters. Raises ValueError where not even one layer is left to share."""
-    unshared = num_unshared_layers(strategy) if num_recursions > 1 else 0
-    block = (num_layers - unshared) // num_recursions
-    if block < 1:
-        raise ValueError(f"{num_layers} layers leave nothing to share in {num_recursions} recursions under {strategy}")
     return block * num_recursions + unshared
 
 

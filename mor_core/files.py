@@ -110,7 +110,7 @@ def file_sha256(path: Path) -> str:
 def tree_bytes(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
     files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    return sum(each.lstat().st_size for each in files if not each.is_dir() or each.is_symlink())
+    return sum(file.lstat().st_size for file in files if not file.is_dir() or file.is_symlink())
 
 
 def write_json(path: Path, value: object) -> None:

@@ -141,8 +141,8 @@ def kv_bytes_read_per_token(
         capacities: c_r as measured; the planned ones by default.
     """
     shares = config.capacities if capacities is None else capacities
-    own = config.recursion.kv == "recursion-wise"
-    passes = sum(share * (share if own else 1) for share in shares)
+    own_kv = config.recursion.kv == "recursion-wise"
+    passes = sum(share * (share if own_kv else 1) for share in shares)
     layers = config.num_unshared_layers + config.block_depth * passes
     return float(layers) * kv_bytes_per_layer(config, bytes_per_number)
 
@@ -184,11 +184,11 @@ def forward_flops(config: ModelConfig, length: int, work: Sequence[RecursionWork
 
     Expert-choice routers score every token that reaches them: all at recursion 1, the survivors of r - 1 at r.
     """
-    whole = RecursionWork(tokens=length, pairs=length * (length + 1) // 2)
-    unshared = config.num_unshared_layers * _layer_forward(config, whole, own_kv=True)
+    unshared_work = RecursionWork(tokens=length, pairs=length * (length + 1) // 2)
+    unshared = config.num_unshared_layers * _layer_forward(config, unshared_work, own_kv=True)
     own_kv = config.recursion.kv != "shared"
     shared = config.block_depth * sum(
-        _layer_forward(config, each, own_kv=own_kv or index == 0) for index, each in enumerate(work)
+        _layer_forward(config, recursion_work, own_kv=own_kv or index == 0) for index, recursion_work in enumerate(work)
     )
     head = 2 * config.d_model * config.vocab_size * length
     return Fraction(unshared + shared + head + _routers_forward(config, length, work))
@@ -204,7 +204,7 @@ def _routers_forward(config: ModelConfig, length: int, work: Sequence[RecursionW
     outputs = _router_outputs(config)
     if isinstance(config.routing, TokenChoice):
         return 2 * length * _router_network(config, outputs[0])
-    candidates = (length, *(each.tokens for each in work[:-1]))
+    candidates = (length, *(recursion_work.tokens for recursion_work in work[:-1]))
     per_recursion = len(outputs) // config.recursion.count
     return sum(2 * tokens * per_recursion * _router_network(config, 1) for tokens in candidates) if outputs else 0
 
@@ -227,9 +227,9 @@ def _paper_at(config: ModelConfig, capacities: Sequence[Fraction]) -> Fraction:
     attention = 2 * config.context_length * config.d_model
     shared = Fraction(0)
     for index, c in enumerate(capacities):
-        own = index == 0 or config.recursion.kv != "shared"
+        own_kv = index == 0 or config.recursion.kv != "shared"
         whole_prefix = index > 0 and config.recursion.kv != "recursion-wise"
-        shared += c * ((2 if own else 1) * projections + mlp) + (c if whole_prefix else c**2) * attention
+        shared += c * ((2 if own_kv else 1) * projections + mlp) + (c if whole_prefix else c**2) * attention
     return config.num_unshared_layers * Fraction(2 * projections + mlp + attention) + config.block_depth * shared
 
 
@@ -264,7 +264,7 @@ def _summed_surplus(config: ModelConfig, steps: int, convention: Convention) -> 
     for step in range(steps):
         tokens = config.tokens_per_recursion(step=step)
         if convention == "paper":
-            surplus += _paper_at(config, [Fraction(each, length) for each in tokens]) * length - settled
+            surplus += _paper_at(config, [Fraction(num_tokens, length) for num_tokens in tokens]) * length - settled
         else:
             surplus += FORWARD_AND_BACKWARD * forward_flops(config, length, planned_work(config, length, tokens))
             surplus -= settled

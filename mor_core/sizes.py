@@ -6,7 +6,7 @@ A size is the vanilla shape; `model_config` turns it into an arm by sharing and 
 from dataclasses import dataclass
 from typing import Literal
 
-from mor_core.config import ModelConfig, Recursion, Routing, raised_depth, shrunk_depth
+from mor_core.config import ModelConfig, Recursion, Routing, SharingStrategy, num_unshared_layers, raised_depth
 
 DepthFit = Literal["raise", "shrink"]
 """What happens to a depth that does not divide into recursions."""
@@ -133,6 +133,22 @@ SIX_LAYER_LADDER: tuple[Size, ...] = (
 SIZES: dict[str, Size] = {size.name: size for size in (*SMALL_LADDER, *SHALLOW_LADDER, *SIX_LAYER_LADDER, *PAPER_SIZES)}
 
 
+def shrunk_depth(num_layers: int, num_recursions: int, strategy: SharingStrategy) -> int:
+    """The greatest depth <= num_layers whose shared part divides: what the released code does, and Table 10's 135M row
+    of 39M parameters. Raises ValueError where not even one layer is left to share."""
+    unshared = num_unshared_layers(strategy) if num_recursions > 1 else 0
+    block = (num_layers - unshared) // num_recursions
+    if block < 1:
+        raise ValueError(f"{num_layers} layers leave nothing to share in {num_recursions} recursions under {strategy}")
+    return block * num_recursions + unshared
+
+
+def fitted_depth(num_layers: int, recursion: Recursion, fit: DepthFit) -> int:
+    """The next depth that divides into the recursions, in unrolled layers: raised (paper, appendix D) or shrunk."""
+    fitted = raised_depth if fit == "raise" else shrunk_depth
+    return fitted(num_layers, recursion.count, recursion.sharing)
+
+
 def model_config(
     size: Size,
     *,
@@ -142,13 +158,12 @@ def model_config(
     routing: Routing | None = None,
     fit_depth: DepthFit = "raise",
 ) -> ModelConfig:
-    """The size as an arm. Where its layers do not divide, the depth is raised (paper, appendix D) or shrunk."""
+    """The size as an arm, of the depth that `fitted_depth` finds for its layers."""
     recursion = recursion or Recursion()
-    fitted = raised_depth if fit_depth == "raise" else shrunk_depth
     return ModelConfig(
         vocab_size=vocab_size,
         context_length=context_length,
-        num_layers=fitted(size.num_layers, recursion.count, recursion.sharing),
+        num_layers=fitted_depth(size.num_layers, recursion, fit_depth),
         d_model=size.d_model,
         num_heads=size.num_heads,
         num_kv_heads=size.num_kv_heads,

@@ -145,14 +145,11 @@ def _windows(shards: Sequence[Shard], windows: NDArray[np.int64], context_length
     numbers = np.searchsorted(starts, first_tokens, side="right") - 1
     places = zip(numbers.tolist(), (first_tokens - starts[numbers]).tolist(), strict=True)
     for row_T1, (number, offset) in zip(batch_BxT1, places, strict=True):
-        here = shards[number].tokens[offset : offset + context_length + 1]
-        row_T1[: len(here)] = here
-        filled = len(here)
+        filled = 0
         while filled <= context_length:  # A window rarely reaches into a second shard.
-            number += 1
-            more = shards[number].tokens[: context_length + 1 - filled]
-            row_T1[filled : filled + len(more)] = more
-            filled += len(more)
+            tokens = shards[number].tokens[offset : offset + context_length + 1 - filled]
+            row_T1[filled : filled + len(tokens)] = tokens
+            number, offset, filled = number + 1, 0, filled + len(tokens)
     return batch_BxT1
 
 

@@ -57,9 +57,9 @@ def find(spec: DataSpec, cache: Path | None = None) -> DataSnapshot | None:
     if spec.is_remote:
         folder = local_folder(spec.corpus, cache)
         return _fitting(spec, load_snapshot(folder)) if (folder / MANIFEST).is_file() else None
-    given = _given(spec)
+    tokenizer = _given(spec)
     corpus = find_source(spec, cache) if is_large(spec) else find_corpus(spec, cache)
-    folder = corpus and _tokens_folder(corpus, spec, given, cache)
+    folder = corpus and _tokens_folder(corpus, spec, tokenizer, cache)
     if not corpus or not folder or not (folder / MANIFEST).is_file():
         return None
     return replace(load_snapshot(folder), name=corpus.name)
@@ -177,14 +177,14 @@ def _prepare_tokens(
     spread: Spread[Any, Any] = one_after_another,
 ) -> DataSnapshot:
     """The tokens of a corpus, made where they are not there in full: what others may be reading is never replaced."""
-    given = _given(spec)
-    folder = _tokens_folder(corpus, spec, given, cache)
+    tokenizer = _given(spec)
+    folder = _tokens_folder(corpus, spec, tokenizer, cache)
     if not _is_whole(folder):
         named = replace(corpus, name=_published_name(folder) or corpus.name)
         if isinstance(named, Source):
-            write_large(named, spec.vocab_size, folder, given, spread, report)
+            write_large(named, spec.vocab_size, folder, tokenizer, spread, report)
         else:
-            write_tokens(named, spec.vocab_size, folder, given=given)
+            write_tokens(named, spec.vocab_size, folder, tokenizer=tokenizer)
     manifest = read_manifest(folder)
     snapshot = replace(load_snapshot(folder), name=corpus.name)
     if report:
@@ -193,7 +193,7 @@ def _prepare_tokens(
             f"{snapshot.train_bytes / snapshot.train_tokens:.2f} bytes a token"
         )
     if report and manifest["used_vocab_size"] < spec.vocab_size:
-        source = "text supports" if given is None else "given tokenizer has"
+        source = "text supports" if tokenizer is None else "given tokenizer has"
         report(
             f"The {source} only {manifest['used_vocab_size']} of the {spec.vocab_size} token ids asked for; "
             "the others stay unused."
@@ -262,11 +262,13 @@ def _given(spec: DataSpec) -> GivenTokenizer | None:
     """The tokenizer that `spec` names, fit for its vocabulary; `DataError` where it is not."""
     if spec.tokenizer is None:
         return None
-    given = read_tokenizer(spec.tokenizer)
-    check_vocabulary(given, spec.vocab_size)
-    return given
+    tokenizer = read_tokenizer(spec.tokenizer)
+    check_vocabulary(tokenizer, spec.vocab_size)
+    return tokenizer
 
 
-def _tokens_folder(corpus: CorpusSnapshot | Source, spec: DataSpec, given: GivenTokenizer | None, cache: Path) -> Path:
-    tokenizer = "" if given is None else f"-t{given.fingerprint[:16]}-e{given.end_of_text_id}"
-    return cache / "tokens" / f"{corpus.fingerprint}-v{spec.vocab_size}{tokenizer}"
+def _tokens_folder(
+    corpus: CorpusSnapshot | Source, spec: DataSpec, tokenizer: GivenTokenizer | None, cache: Path
+) -> Path:
+    suffix = "" if tokenizer is None else f"-t{tokenizer.fingerprint[:16]}-e{tokenizer.end_of_text_id}"
+    return cache / "tokens" / f"{corpus.fingerprint}-v{spec.vocab_size}{suffix}"

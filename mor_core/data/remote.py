@@ -38,12 +38,12 @@ def publish_folder(folder: Path, url: str, report: Callable[[str], None] | None 
     with _storage(target) as (system, path):
         if "s3" not in system.protocol:  # which has no folders; s3fs would make a bucket that does not exist
             system.makedirs(path, exist_ok=True)
-        there = {Path(each).name: size for each, size in _sizes(system, path).items()}
-        if MANIFEST in there:  # it was complete: this is to mend it, and sizes say little
-            there = {}
+        remote_bytes = {Path(remote_path).name: size for remote_path, size in _sizes(system, path).items()}
+        if MANIFEST in remote_bytes:  # it was complete: this is to mend it, and sizes say little
+            remote_bytes = {}
 
         def put(name: str) -> None:
-            if there.get(name) != (folder / name).stat().st_size:
+            if remote_bytes.get(name) != (folder / name).stat().st_size:
                 system.put_file(str(folder / name), f"{path}/{name}")
 
         with ThreadPoolExecutor(TRANSFERS_AT_ONCE) as pool:
@@ -134,7 +134,7 @@ def _hashes(manifest: dict[str, Any]) -> dict[str, str]:
 
 def _sizes(system: Any, path: str) -> dict[str, int]:
     try:
-        return {each["name"]: each["size"] for each in system.ls(path, detail=True, refresh=True)}
+        return {entry["name"]: entry["size"] for entry in system.ls(path, detail=True, refresh=True)}
     except FileNotFoundError:
         return {}
 

@@ -36,23 +36,23 @@ class ShardCheck:
 
         Costs a look at each file's metadata, and reading the files that have changed since they were verified.
         """
-        if not self._unknown():
+        if not self._unverified():
             return
         with _alone(self.folder):
-            for shard in self._unknown():  # Another process may have verified them meanwhile.
+            for shard in self._unverified():  # Another process may have verified them meanwhile.
                 check_size(shard.path, shard.num_bytes)
                 before = _signature(shard)
                 if file_sha256(shard.path) != shard.sha256:
                     raise DataError(f"The token shard {shard.path} is not the one that was prepared; {MEND}")
                 with suppress(DataError):  # A folder that cannot be written to is verified by every process.
-                    write_json(self.folder / VERIFIED, self._known() | {shard.path.name: before})
+                    write_json(self.folder / VERIFIED, self._verified() | {shard.path.name: before})
 
-    def _unknown(self) -> list[Shard]:
+    def _unverified(self) -> list[Shard]:
         """The shards that were not verified as they now are."""
-        known = self._known()
-        return [shard for shard in self.shards if known.get(shard.path.name) != _signature(shard)]
+        verified = self._verified()
+        return [shard for shard in self.shards if verified.get(shard.path.name) != _signature(shard)]
 
-    def _known(self) -> dict[str, Any]:
+    def _verified(self) -> dict[str, Any]:
         try:
             return dict(json.loads((self.folder / VERIFIED).read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -62,10 +62,10 @@ class ShardCheck:
 def _signature(shard: Shard) -> list[int | str] | None:
     """What is the same as long as nobody touches the file; None where there is none."""
     try:
-        found = shard.path.stat()
+        stat = shard.path.stat()
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, shard.sha256]
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, shard.sha256]
 
 
 @contextmanager

@@ -64,12 +64,12 @@ def export_llama(model: Transformer, folder: Path, tokenizer: Path | None = None
     """
     folder = folder.absolute()
     check_exportable(model.config, folder)
-    given = None if tokenizer is None else read_tokenizer(tokenizer)
+    given_tokenizer = None if tokenizer is None else read_tokenizer(tokenizer)
     temporary = folder.with_name(f".{folder.name}.writing.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        _write(temporary, model, given)
+        _write(temporary, model, given_tokenizer)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -116,20 +116,20 @@ def check_exportable(config: ModelConfig, folder: Path) -> None:
         raise PretrainedError(f"{folder} exists already; give a new folder to export to.")
 
 
-def _write(folder: Path, model: Transformer, given: GivenTokenizer | None) -> None:
+def _write(folder: Path, model: Transformer, given_tokenizer: GivenTokenizer | None) -> None:
     tensors = llama_tensors(model.config, model.state_dict())
     # safetensors refuses tensors that share memory, as those of tied layers do.
     save_file({name: value.cpu().clone() for name, value in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
-    end = None if given is None else given.end_of_text_id
+    end = None if given_tokenizer is None else given_tokenizer.end_of_text_id
     _write_json(folder / CONFIG, written_config(model.config, dtype, end))
-    if given is not None:
-        shutil.copyfile(given.file, folder / "tokenizer.json")
+    if given_tokenizer is not None:
+        shutil.copyfile(given_tokenizer.file, folder / "tokenizer.json")
         _write_json(
             folder / "tokenizer_config.json",
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
-                "eos_token": given.end_of_text,
+                "eos_token": given_tokenizer.end_of_text,
                 "model_max_length": model.config.context_length,
             },
         )

@@ -37,13 +37,13 @@ class _Settings:
             raise self.error(key, "expected a number above 0")
         return float(value)
 
-    def expect(self, key: str, wanted: object, default: object, why: str) -> None:
-        if self.values.get(key, default) != wanted:
+    def expect(self, key: str, expected: object, default: object, why: str) -> None:
+        if self.values.get(key, default) != expected:
             raise self.error(key, why)
 
     def error(self, key: str, why: str) -> PretrainedError:
-        found = repr(self.values[key]) if key in self.values else "not given"
-        return PretrainedError(f"{self.path}: {key} is {found}; {why}.")
+        value = repr(self.values[key]) if key in self.values else "not given"
+        return PretrainedError(f"{self.path}: {key} is {value}; {why}.")
 
 
 def read_config(path: Path) -> ModelConfig:

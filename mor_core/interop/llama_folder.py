@@ -13,10 +13,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from mor_core.config import ModelConfig, Recursion, Routing, raised_depth, shrunk_depth
+from mor_core.config import ModelConfig, Recursion, Routing
 from mor_core.interop.llama_config import CONFIG, PretrainedError, read_config, read_object
 from mor_core.interop.llama_names import EMBEDDING, HEAD, OLD_BUFFER, tensor_shapes
-from mor_core.sizes import DepthFit
+from mor_core.sizes import DepthFit, fitted_depth
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -54,8 +54,7 @@ class PretrainedLlama:
         `num_layers` unrolled layers (default: as many as the weights have) are raised or shrunk until they divide.
         """
         recursion = recursion or Recursion()
-        fitted = raised_depth if fit_depth == "raise" else shrunk_depth
-        depth = fitted(num_layers or self.config.num_layers, recursion.count, recursion.sharing)
+        depth = fitted_depth(num_layers or self.config.num_layers, recursion, fit_depth)
         arm = replace(
             self.config, context_length=context_length, num_layers=depth, recursion=recursion, routing=routing
         )
@@ -65,11 +64,11 @@ class PretrainedLlama:
     def check_fits(self, model: ModelConfig) -> None:
         """Raise PretrainedError, with both values, where a model has another shape than these weights."""
         for name in SHAPE:
-            asked, there = getattr(model, name), getattr(self.config, name)
-            if asked != there:
-                mend = "use the tokenizer they were trained with" if name == "vocab_size" else f"set {name} to {there}"
+            size, stored = getattr(model, name), getattr(self.config, name)
+            if size != stored:
+                mend = "use the tokenizer they were trained with" if name == "vocab_size" else f"set {name} to {stored}"
                 raise PretrainedError(
-                    f"The model has {name} {asked}, but the weights in {self.folder} have {there}; {mend}."
+                    f"The model has {name} {size}, but the weights in {self.folder} have {stored}; {mend}."
                 )
         if model.context_length > self.config.context_length:
             raise PretrainedError(
@@ -115,9 +114,9 @@ def _indexed(folder: Path) -> dict[str, Path]:
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise PretrainedError(f"{path} has no weight_map of tensors to file names; copy the folder again.")
     shards = {name: _inside(folder, name) for name in sorted(set(names.values()))}
-    there = {name: _described(shard) for name, shard in shards.items()}
+    tensors_by_shard = {name: _described(shard) for name, shard in shards.items()}
     for tensor, name in names.items():
-        if tensor not in there[name]:
+        if tensor not in tensors_by_shard[name]:
             raise PretrainedError(
                 f"{shards[name]} lacks the tensor {tensor} that {INDEX} says is in it; copy it again."
             )
@@ -147,13 +146,16 @@ def _described(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         with safe_open(path, framework="numpy") as file:
             names = file.keys()
             slices = {name: file.get_slice(name) for name in names}
-            return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+            return {
+                name: (tensor_slice.get_dtype(), tuple(tensor_slice.get_shape()))
+                for name, tensor_slice in slices.items()
+            }
     except (SafetensorError, OSError) as error:
         raise PretrainedError(f"{path} is not a whole safetensors file ({error}); copy it again.") from error
 
 
 def _check_tensors(folder: Path, config: ModelConfig, files: dict[str, Path]) -> None:
-    there = {name: entry for path in set(files.values()) for name, entry in _described(path).items()}
+    stored = {name: entry for path in set(files.values()) for name, entry in _described(path).items()}
     expected = tensor_shapes(config)
     for name in files:
         if name not in expected and name != HEAD and not OLD_BUFFER.fullmatch(name):
@@ -163,9 +165,11 @@ def _check_tensors(folder: Path, config: ModelConfig, files: dict[str, Path]) ->
     for name, shape in (expected | optional).items():
         if name not in files:
             raise PretrainedError(f"{folder} lacks the tensor {name} that its config.json calls for; copy it again.")
-        dtype, found = there[name]
-        if found != shape:
-            raise PretrainedError(f"{files[name]}: {name} is {list(found)}, but config.json calls for {list(shape)}.")
+        dtype, stored_shape = stored[name]
+        if stored_shape != shape:
+            raise PretrainedError(
+                f"{files[name]}: {name} is {list(stored_shape)}, but config.json calls for {list(shape)}."
+            )
         if dtype not in FLOATS:
             raise PretrainedError(f"{files[name]}: {name} is stored as {dtype}; expected one of {', '.join(FLOATS)}.")
 

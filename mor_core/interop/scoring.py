@@ -106,7 +106,7 @@ def score_batch(
         index_2N = torch.tensor([rows, places], device=device)
         scored = _scored(x_BTD[index_2N[0], index_2N[1]], model.embedding.weight, torch.tensor(targets, device=device))
     counts = [span.scored for span in spans]
-    log_likelihoods_N, greedy_N = (torch.cat(each).cpu() for each in zip(*scored, strict=True))
+    log_likelihoods_N, greedy_N = (torch.cat(parts).cpu() for parts in zip(*scored, strict=True))
     return [
         SpanScore(log_likelihood=float(own_N.sum()), is_greedy=bool(own_greedy_N.all()))
         for own_N, own_greedy_N in zip(log_likelihoods_N.split(counts), greedy_N.split(counts), strict=True)

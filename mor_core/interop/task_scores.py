@@ -41,8 +41,11 @@ class TaskScore:
 
 def score_task(task: Task, scores: Sequence[SpanScore], is_cut: Sequence[bool]) -> TaskScore:
     """The score of a task; `scores` and `is_cut` are of `Task.pairs`, in order."""
-    own = _by_item(task, scores)
-    exact, raw, normed = zip(*(_verdicts(item, each) for item, each in zip(task.items, own, strict=True)), strict=True)
+    scores_by_item = _by_item(task, scores)
+    exact, raw, normed = zip(
+        *(_verdicts(item, item_scores) for item, item_scores in zip(task.items, scores_by_item, strict=True)),
+        strict=True,
+    )
     is_choice = task.metric != "exact"
     right = {"exact": exact, "acc": raw, "acc_norm": normed}[task.metric]
     count, score = len(task.items), sum(right) / len(task.items)
@@ -56,9 +59,11 @@ def score_task(task: Task, scores: Sequence[SpanScore], is_cut: Sequence[bool]) 
         longest=sum(_longest(item) == item.label for item in task.items) / count if is_choice else None,
         accuracy=sum(raw if is_choice else exact) / count,
         accuracy_per_character=sum(normed) / count if is_choice else None,
-        nats_per_answer=-sum(each[item.label].log_likelihood for item, each in zip(task.items, own, strict=True))
+        nats_per_answer=-sum(
+            item_scores[item.label].log_likelihood for item, item_scores in zip(task.items, scores_by_item, strict=True)
+        )
         / count,
-        cut=sum(any(each) for each in _by_item(task, is_cut)),
+        cut=sum(any(item_cuts) for item_cuts in _by_item(task, is_cut)),
     )
 
 

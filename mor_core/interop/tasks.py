@@ -87,18 +87,18 @@ def read_task(name: str, folder: Path, limit: int | None = None) -> Task:
         raise TaskError(f"task {name!r}: expected a plain name, such as {', '.join(TASKS)}")
     if not folder.is_dir():
         raise TaskError(f"there is no folder {folder} of task files: {_how_to_get_them(folder)}")
-    known = TASKS.get(name)
-    own = folder / f"{name}.jsonl"
-    if own.is_file():
-        items = tuple(_own_items(own))
-    elif known is None:
-        there = ", ".join(dict.fromkeys((*TASKS, *sorted(path.stem for path in folder.glob("*.jsonl")))))
-        raise TaskError(f"task {name!r}: expected one of {there}, or a file {own}")
+    published = TASKS.get(name)
+    own_file = folder / f"{name}.jsonl"
+    if own_file.is_file():
+        items = tuple(_own_items(own_file))
+    elif published is None:
+        names = ", ".join(dict.fromkeys((*TASKS, *sorted(path.stem for path in folder.glob("*.jsonl")))))
+        raise TaskError(f"task {name!r}: expected one of {names}, or a file {own_file}")
     else:
-        items = _package_items(known, _package_folder(folder, name), name)
+        items = _package_items(published, _package_folder(folder, name), name)
     if not items:
         raise TaskError(f"task {name!r} in {folder} has no items: copy its files again")
-    metric = known.metric if known else "exact" if all(len(item.choices) == 1 for item in items) else "acc"
+    metric = published.metric if published else "exact" if all(len(item.choices) == 1 for item in items) else "acc"
     if limit is not None and limit < len(items):
         items = tuple(items[i * len(items) // limit] for i in range(limit))
     return Task(name=name, metric=metric, items=items)
@@ -122,9 +122,9 @@ def _package_folder(folder: Path, name: str) -> Path:
     return package
 
 
-def _package_items(known: "_Known", package: Path, name: str) -> tuple[Item, ...]:
+def _package_items(published: "_PublishedTask", package: Path, name: str) -> tuple[Item, ...]:
     try:
-        return tuple(known.read(package))
+        return tuple(published.read(package))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, TaskError):
             raise
@@ -154,7 +154,7 @@ def _are_texts(value: object, *, allow_empty: bool = False) -> TypeGuard[list[st
     """Whether it is a list of at least one text, and none is empty where that matters."""
     if not isinstance(value, list) or not value:
         return False
-    return all(isinstance(each, str) and (allow_empty or each) for each in value)
+    return all(isinstance(text, str) and (allow_empty or text) for text in value)
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -190,7 +190,7 @@ def _documents(package: Path, requests: str) -> Iterator[list[Row]]:
 
 
 def _choice_item(context: str, choices: Sequence[str], label: int) -> Item:
-    return Item(contexts=(context,) * len(choices), choices=tuple(f" {each}" for each in choices), label=label)
+    return Item(contexts=(context,) * len(choices), choices=tuple(f" {choice}" for choice in choices), label=label)
 
 
 def _lambada(package: Path) -> Iterator[Item]:
@@ -253,7 +253,7 @@ def _arrow_rows(folder: Path) -> Iterator[Row]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Known:
+class _PublishedTask:
     """A task that published models are compared on."""
 
     metric: Metric
@@ -262,13 +262,13 @@ class _Known:
     """Its items, from the folder of the installed files."""
 
 
-TASKS: Mapping[str, _Known] = {
-    "lambada": _Known(metric="exact", read=_lambada),
-    "hellaswag": _Known(metric="acc_norm", read=_hellaswag),
-    "piqa": _Known(metric="acc_norm", read=_piqa),
-    "winogrande": _Known(metric="acc", read=_winogrande),
-    "arc_easy": _Known(metric="acc_norm", read=_arc("arc_easy")),
-    "arc_challenge": _Known(metric="acc_norm", read=_arc("arc_challenge")),
-    "mmlu": _Known(metric="acc", read=_mmlu),
+TASKS: Mapping[str, _PublishedTask] = {
+    "lambada": _PublishedTask(metric="exact", read=_lambada),
+    "hellaswag": _PublishedTask(metric="acc_norm", read=_hellaswag),
+    "piqa": _PublishedTask(metric="acc_norm", read=_piqa),
+    "winogrande": _PublishedTask(metric="acc", read=_winogrande),
+    "arc_easy": _PublishedTask(metric="acc_norm", read=_arc("arc_easy")),
+    "arc_challenge": _PublishedTask(metric="acc_norm", read=_arc("arc_challenge")),
+    "mmlu": _PublishedTask(metric="acc", read=_mmlu),
 }
 """The tasks of the paper (Table 3) with its metrics."""

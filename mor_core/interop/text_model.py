@@ -74,7 +74,7 @@ class TextModel:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids."""
-        return [each.ids for each in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def spans_of(self, pairs: Sequence[Pair]) -> list[SpansOfPair]:
         """What is to be scored for each pair."""
@@ -99,7 +99,7 @@ class TextModel:
 
     def log_likelihoods(self, pairs: Sequence[Pair]) -> list[SpanScore]:
         """Of each continuation, given its context."""
-        return self._scores([each.spans for each in self.spans_of(pairs)])
+        return self._scores([pair_spans.spans for pair_spans in self.spans_of(pairs)])
 
     def rolling_log_likelihoods(self, texts: Sequence[str]) -> list[float]:
         """Of each whole text from the start of a document, in windows of the model's context."""
@@ -110,12 +110,12 @@ class TextModel:
 
     def _scores(self, spans_of: Sequence[Sequence[Span]]) -> list[SpanScore]:
         """The sum of each owner's spans."""
-        spans = [span for own in spans_of for span in own]
-        owners = [owner for owner, own in enumerate(spans_of) for _ in own]
+        spans = [span for owner_spans in spans_of for span in owner_spans]
+        owners = [owner for owner, owner_spans in enumerate(spans_of) for _ in owner_spans]
         scores = [NOTHING] * len(spans_of)
         for batch in length_batches(spans):
-            found = score_batch(self.model, [spans[i] for i in batch], self.rule, self.precision)
-            for index, score in zip(batch, found, strict=True):
+            batch_scores = score_batch(self.model, [spans[i] for i in batch], self.rule, self.precision)
+            for index, score in zip(batch, batch_scores, strict=True):
                 scores[owners[index]] += score
         return scores
 

@@ -161,7 +161,9 @@ def _gradients(ctx: Any, dy_BHTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dq_BHTC[:, :, block.queries] = dq_NQC.view(dq_BHTC[:, :, block.queries].shape)
         dk_NTC[:, : block.keys] += torch.bmm(dscores_NQS.transpose(1, 2), q_NQC)
     dk_NTC *= _scale(q_BHTC)
-    dk_BGTC, dv_BGTC = (each.to(k_NTC.dtype).unflatten(0, (-1, ctx.groups)) for each in (dk_NTC, dv_NTC))
+    dk_BGTC, dv_BGTC = (
+        gradient_NTC.to(k_NTC.dtype).unflatten(0, (-1, ctx.groups)) for gradient_NTC in (dk_NTC, dv_NTC)
+    )
     return dq_BHTC, dk_BGTC, dv_BGTC
 
 

@@ -223,7 +223,9 @@ class Transformer(nn.Module):
             if recursion > 0:
                 reached = select_where(depth_BJ >= recursion, reached.positions_BK, reached.valid_BK)
             levels.append((x_BJD, reached))
-            x_BKD, entry_BJD, gate_BJR = (take_rows(each, reached.chosen_BK) for each in (x_BJD, entry_BJD, gate_BJR))
+            x_BKD, entry_BJD, gate_BJR = (
+                take_rows(rows_BJX, reached.chosen_BK) for rows_BJX in (x_BJD, entry_BJD, gate_BJR)
+            )
             depth_BJ = reached.of(depth_BJ)
             y_BKD = block(x_BKD, reached)
             gated_BKD = gate_BJR[..., recursion : recursion + 1] * y_BKD

@@ -82,9 +82,9 @@ def freeze_source(spec: DataSpec, cache: Path, part_bytes: int = PART_BYTES) -> 
         "deduplicate": spec.deduplicate,
     }
     if spec.is_hub:
-        found = find_files(spec.corpus)
-        contents = {file: _content(file) for file in found.files}
-        source = make_source(spec.corpus, contents, kind=found.kind, provenance=found.provenance, **settings)
+        hub_files = find_files(spec.corpus)
+        contents = {file: _content(file) for file in hub_files.files}
+        source = make_source(spec.corpus, contents, kind=hub_files.kind, provenance=hub_files.provenance, **settings)
     else:
         contents = source_contents(spec.corpus, cache)
         provenance = {"source": spec.corpus, "revision": "files", "licence": "not stated", "filter": "none"}
@@ -99,7 +99,7 @@ def write_large(
     source: Source,
     vocab_size: int,
     target: Path,
-    given: GivenTokenizer | None = None,
+    tokenizer: GivenTokenizer | None = None,
     spread: Spread[Any, Any] = one_after_another,
     report: Report | None = None,
 ) -> dict[str, Any]:
@@ -110,14 +110,14 @@ def write_large(
     with naming_what_cannot_be_written(target):
         target.mkdir(parents=True, exist_ok=True)
     _remove_changed_shards(target)
-    used_ids, end_of_text_id = _tokenizer(source, vocab_size, target, given)
+    used_ids, end_of_text_id = _tokenizer(source, vocab_size, target, tokenizer)
     fingerprint = file_sha256(target / TOKENIZER_FILE)
     jobs = [
         PartJob(
             number=number,
             pieces=pieces,
             folder=target,
-            tokenizer=str(given.file if given else target / TOKENIZER_FILE),
+            tokenizer=str(tokenizer.file if tokenizer else target / TOKENIZER_FILE),
             tokenizer_fingerprint=fingerprint,
             end_of_text_id=end_of_text_id,
             vocab_size=vocab_size,
@@ -207,13 +207,13 @@ def _split(side: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _tokenizer(source: Source, vocab_size: int, target: Path, given: GivenTokenizer | None) -> tuple[int, int]:
+def _tokenizer(source: Source, vocab_size: int, target: Path, tokenizer: GivenTokenizer | None) -> tuple[int, int]:
     """Put the tokenizer into the folder, unless it is there; the ids that it has, and the one that ends a document."""
     file = target / TOKENIZER_FILE
-    if given is not None:
-        if not file.is_file() or file_sha256(file) != given.fingerprint:
-            copy_tokenizer(given, vocab_size, file)
-        return given.num_ids, given.end_of_text_id
+    if tokenizer is not None:
+        if not file.is_file() or file_sha256(file) != tokenizer.fingerprint:
+            copy_tokenizer(tokenizer, vocab_size, file)
+        return tokenizer.num_ids, tokenizer.end_of_text_id
     if not file.is_file():
         temporary = target / f".{TOKENIZER_FILE}{PARTIAL}"
         train_tokenizer(_training_documents(source), vocab_size).save(str(temporary))
@@ -231,10 +231,10 @@ def _training_documents(source: Source) -> Iterator[str]:
 def _check_not_empty(source: Source, manifest: dict[str, Any]) -> None:
     for side, purpose in (("train", "training"), ("valid", "validation")):
         if manifest["splits"][side]["documents"] == 0:
-            found = sum(manifest["splits"][each]["documents"] for each in SPLITS)
+            total = sum(manifest["splits"][split]["documents"] for split in SPLITS)
             left_out = ", ".join(f"{count} {reason}" for reason, count in manifest["left_out"].items()) or "nothing"
             raise DataError(
-                f"{source.name} gives {found} document(s) and none of them for {purpose} (left out: {left_out}); add "
+                f"{source.name} gives {total} document(s) and none of them for {purpose} (left out: {left_out}); add "
                 "more text."
             )
 

@@ -90,11 +90,11 @@ def done(job: PartJob) -> dict[str, Any] | None:
     record = _record(job.folder, f"part-{job.number:05d}.json")
     if record is None or record["tokenizer"] != job.tokenizer_fingerprint:
         return None
-    again = _record(job.folder, f"kept-{job.number:05d}.json")
-    whole = _are_there(job.folder, record["others"]) and any(
-        _are_there(job.folder, each["shards"].values()) for each in (record, again) if each
+    without_repeats = _record(job.folder, f"kept-{job.number:05d}.json")
+    is_complete = _are_there(job.folder, record["others"]) and any(
+        _are_there(job.folder, listed["shards"].values()) for listed in (record, without_repeats) if listed
     )
-    return record if whole else None
+    return record if is_complete else None
 
 
 def _record(folder: Path, name: str) -> dict[str, Any] | None:
@@ -102,7 +102,7 @@ def _record(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def _are_there(folder: Path, files: Iterable[dict[str, Any]]) -> bool:
-    paths = [(folder / each["file"], each["size"]) for each in files]
+    paths = [(folder / entry["file"], entry["size"]) for entry in files]
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 

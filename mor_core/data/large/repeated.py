@@ -58,26 +58,26 @@ def _hashes_in(
     """The hashes in one of the equal ranges of their values, with the places of their documents in the corpus."""
     hashes, places, start = [], [], 0
     for part in parts:
-        mine = read_index(folder, part)["hash"]
-        rows = np.flatnonzero(mine[:, 0] % np.uint64(ranges) == number)
-        hashes.append(mine[rows])
+        part_hashes = read_index(folder, part)["hash"]
+        rows = np.flatnonzero(part_hashes[:, 0] % np.uint64(ranges) == number)
+        hashes.append(part_hashes[rows])
         places.append(rows + start)
-        start += len(mine)
+        start += len(part_hashes)
     return np.concatenate(hashes), np.concatenate(places)
 
 
-def _near(folder: Path, parts: Sequence[int], gone: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _near(folder: Path, parts: Sequence[int], removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Documents that are much like the first one of theirs in some band, by the share of equal MinHash values."""
     signatures = [np.load(folder / f"signatures-{part:05d}.npy", mmap_mode="r") for part in parts]
-    starts = np.cumsum([0, *(len(each) for each in signatures)])
-    found = np.zeros(len(gone), dtype=bool)
+    starts = np.cumsum([0, *(len(part_signatures) for part_signatures in signatures)])
+    near_copies = np.zeros(len(removed), dtype=bool)
     for band in range(BANDS):
         columns = slice(band * ROWS, (band + 1) * ROWS)
-        keys = np.concatenate([_band_keys(each[:, columns]) for each in signatures])
-        for first, later in _pairs(keys, gone | found):
+        keys = np.concatenate([_band_keys(part_signatures[:, columns]) for part_signatures in signatures])
+        for first, later in _pairs(keys, removed | near_copies):
             alike = _rows(signatures, starts, first) == _rows(signatures, starts, later)
-            found[later[alike.mean(axis=1) >= THRESHOLD]] = True
-    return found
+            near_copies[later[alike.mean(axis=1) >= THRESHOLD]] = True
+    return near_copies
 
 
 def _band_keys(values: NDArray[np.uint32]) -> NDArray[np.uint64]:
@@ -89,9 +89,11 @@ def _band_keys(values: NDArray[np.uint32]) -> NDArray[np.uint64]:
     return key
 
 
-def _pairs(keys: NDArray[np.uint64], gone: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _pairs(
+    keys: NDArray[np.uint64], removed: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Places of the first document with each key that several share, and of the others with it."""
-    present = np.flatnonzero(~gone)
+    present = np.flatnonzero(~removed)
     order = present[np.argsort(keys[present], kind="stable")]
     sorted_keys = keys[order]
     is_first = np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]) if len(order) else np.zeros(0, bool)
@@ -106,6 +108,6 @@ def _rows(signatures: Sequence[NDArray[Any]], starts: NDArray[Any], places: NDAr
     part_of = np.searchsorted(starts, places, side="right") - 1
     values = np.empty((len(places), BANDS * ROWS), dtype=np.uint32)
     for part in np.unique(part_of):
-        mine = part_of == part
-        values[mine] = signatures[part][places[mine] - starts[part]]
+        in_part = part_of == part
+        values[in_part] = signatures[part][places[in_part] - starts[part]]
     return values

@@ -114,10 +114,10 @@ def sorted_pieces(parts: Iterable[Iterable[Piece]]) -> list[Piece]:
 
 def parts_needed(source: Source) -> int:
     """About how many parts are prepared: all, or those up to the limit on text as far as it is known before reading."""
-    taken = 0
+    num_bytes = 0
     for number, part in enumerate(source.parts, start=1):
-        taken += sum(piece.bytes for piece in part)
-        if source.max_bytes is not None and taken >= source.max_bytes:
+        num_bytes += sum(piece.bytes for piece in part)
+        if source.max_bytes is not None and num_bytes >= source.max_bytes:
             return number
     return len(source.parts)
 
@@ -213,8 +213,8 @@ def _pieces_of(file: str, part_bytes: int, kind: str | None) -> Iterator[Piece]:
     else:
         for start in range(0, size, part_bytes):
             stop = start + part_bytes if start + part_bytes < size else None
-            taken = min(part_bytes, size - start)
-            yield Piece(file=file, kind=kind, start=start, stop=stop, bytes=taken, stamp=stamp)
+            num_bytes = min(part_bytes, size - start)
+            yield Piece(file=file, kind=kind, start=start, stop=stop, bytes=num_bytes, stamp=stamp)
 
 
 def _row_groups(file: str, part_bytes: int, stamp: tuple[int, int] | None) -> Iterator[Piece]:
@@ -223,12 +223,12 @@ def _row_groups(file: str, part_bytes: int, stamp: tuple[int, int] | None) -> It
         column = parquet.schema_arrow.names.index(TEXT_KEY)
         groups = (parquet.metadata.row_group(number) for number in range(parquet.num_row_groups))
         sizes = [group.column(_leaf(group, column)).total_uncompressed_size for group in groups]
-    start = taken = 0
+    start = num_bytes = 0
     for number, size in enumerate(sizes, start=1):
-        taken += size
-        if taken >= part_bytes or number == len(sizes):
-            yield Piece(file=file, kind="parquet", start=start, stop=number, bytes=taken, stamp=stamp)
-            start, taken = number, 0
+        num_bytes += size
+        if num_bytes >= part_bytes or number == len(sizes):
+            yield Piece(file=file, kind="parquet", start=start, stop=number, bytes=num_bytes, stamp=stamp)
+            start, num_bytes = number, 0
 
 
 def _leaf(group: Any, column: int) -> int:
@@ -241,7 +241,7 @@ def _grouped(pieces: Iterable[Piece], part_bytes: int) -> Iterator[tuple[Piece, 
     """Small pieces that follow one another, together; large ones alone."""
     group: list[Piece] = []
     for piece in pieces:
-        if group and sum(each.bytes for each in group) + piece.bytes > part_bytes:
+        if group and sum(member.bytes for member in group) + piece.bytes > part_bytes:
             yield tuple(group)
             group = []
         group.append(piece)

@@ -170,7 +170,7 @@ def split_over_packages(documents: Sequence[Document]) -> StratifiedSplit:
     """
     sizes = bytes_by_package(documents)
     total = sum(sizes.values())
-    wanted = VALIDATION_SHARE * total
+    validation_bytes = VALIDATION_SHARE * total
     longest = longest_validation_document(total)
     by_package: dict[str, list[Document]] = {package: [] for package in sizes}
     for document in documents:
@@ -178,10 +178,12 @@ def split_over_packages(documents: Sequence[Document]) -> StratifiedSplit:
     chosen: dict[str, list[Document]] = {}
     held_back, removed = 0, 0
     for package in sorted(sizes, key=lambda name: hash_order(name, "validation")):
-        if held_back >= wanted and len(chosen) >= FEWEST_VALIDATION_PACKAGES:
+        if held_back >= validation_bytes and len(chosen) >= FEWEST_VALIDATION_PACKAGES:
             break
         if removed + sizes[package] <= LARGEST_VALIDATION_SHARE * total:
-            chosen[package] = _sample(by_package[package], longest, max(LARGEST_PACKAGE_SHARE * wanted, longest))
+            chosen[package] = _sample(
+                by_package[package], longest, max(LARGEST_PACKAGE_SHARE * validation_bytes, longest)
+            )
             held_back += sum(document.num_bytes for document in chosen[package])
             removed += sizes[package]
     _check_packages(len(chosen), len(sizes))
@@ -189,11 +191,11 @@ def split_over_packages(documents: Sequence[Document]) -> StratifiedSplit:
         "train": [document for document in documents if document.package not in chosen],
         "valid": [document for sample in chosen.values() for document in sample],
     }
-    rest = sum(len(by_package[package]) - len(sample) for package, sample in chosen.items())
+    num_left_out = sum(len(by_package[package]) - len(sample) for package, sample in chosen.items())
     return StratifiedSplit(
         documents={side: sorted(kept, key=lambda document: document.sha256) for side, kept in sides.items()},
         packages=tuple(chosen),
-        left_out=Counter({"beyond a package's share of validation": rest} if rest else {}),
+        left_out=Counter({"beyond a package's share of validation": num_left_out} if num_left_out else {}),
     )
 
 

@@ -141,10 +141,10 @@ def opened_parquet(file: str) -> Iterator[Any]:
             if TEXT_KEY not in schema.names:
                 columns = ", ".join(schema.names)
                 raise DataError(f"{file} has no column '{TEXT_KEY}', only {columns}; rename the one with the text.")
-            found = schema.field(TEXT_KEY).type
-            if not (pa.types.is_string(found) or pa.types.is_large_string(found)):
+            column_type = schema.field(TEXT_KEY).type
+            if not (pa.types.is_string(column_type) or pa.types.is_large_string(column_type)):
                 raise DataError(
-                    f"The column '{TEXT_KEY}' of {file} holds {found}, expected strings; convert the column."
+                    f"The column '{TEXT_KEY}' of {file} holds {column_type}, expected strings; convert the column."
                 )
             yield parquet
     except (pa.ArrowException, OSError) as error:
@@ -203,15 +203,15 @@ def _rest_of_line(stream: IO[bytes]) -> int:
     return passed
 
 
-def _text_boundary(stream: IO[bytes], wanted: int) -> int:
+def _text_boundary(stream: IO[bytes], position: int) -> int:
     """Where the range that is to begin at `wanted` begins: after the next line end, or else before a character."""
-    if wanted == 0:
+    if position == 0:
         return 0
-    stream.seek(wanted - 1)
+    stream.seek(position - 1)
     near = stream.read(LONGEST_PIECE)
     if (line_end := near.find(b"\n")) >= 0:
-        return wanted + line_end
-    return wanted + next((i for i in range(LARGEST_CHARACTER) if not _continues(near, i + 1)), 0)
+        return position + line_end
+    return position + next((i for i in range(LARGEST_CHARACTER) if not _continues(near, i + 1)), 0)
 
 
 def _cut_before(utf8: bytes, limit: int) -> int:

@@ -17,6 +17,7 @@ frozen it never gives way: refreshing it without the wheels is an error.
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -103,10 +104,10 @@ def prepare_corpus(
     `site_folders` are the folders to take Python files from, those of the running interpreter by default.
     Where the wheels of `pinned-python` cannot be had, `report` is told why, and the installed libraries are the corpus.
     """
-    if not refresh and (found := find_corpus(spec, cache)):
+    if not refresh and (corpus := find_corpus(spec, cache)):
         if report and (note := fallback_note(spec, cache)):
             report(note)
-        return found
+        return corpus
     started = time.monotonic()
     key_folder = _key_folder(spec, cache)
     try:
@@ -240,7 +241,7 @@ def _write(
         folder=key_folder / fingerprint,
         documents={side: len(split[side]) for side in SPLITS},
         bytes={side: sum(document.num_bytes for document in split[side]) for side in SPLITS},
-        packages=dict(sorted((packages or {}).items(), key=lambda item: -item[1])),
+        packages=dict(Counter(packages).most_common()),
         validation_packages=held_back,
         left_out=dict(selection.left_out.most_common()),
         installed=installed,

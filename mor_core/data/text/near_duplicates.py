@@ -73,7 +73,7 @@ def shingle_hashes(text: str) -> NDArray[np.int64]:
     words = text.split()
     last = max(len(words) - SHINGLE_WORDS, 0)
     shingles = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last + 1)}
-    return np.unique(np.fromiter((zlib.crc32(each.encode()) for each in shingles), dtype=np.int64))
+    return np.unique(np.fromiter((zlib.crc32(shingle.encode()) for shingle in shingles), dtype=np.int64))
 
 
 def min_hashes(values: NDArray[np.int64]) -> NDArray[np.uint32]:

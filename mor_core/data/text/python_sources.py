@@ -146,9 +146,9 @@ def package_names(folders: Sequence[Path]) -> dict[str, str]:
     files: Counter[str] = Counter()
     groups: dict[str, set[str]] = {}
     for distribution in metadata.distributions(path=[str(folder) for folder in folders]):
-        own = _top_level_names(distribution.read_text("RECORD") or "")
-        files.update(own)
-        merged = set(own).union(*(groups.get(top, set()) for top in own))
+        top_names = _top_level_names(distribution.read_text("RECORD") or "")
+        files.update(top_names)
+        merged = set(top_names).union(*(groups.get(top, set()) for top in top_names))
         groups |= dict.fromkeys(merged, merged)
     return {top: max(sorted(group), key=lambda name: files[name]).lstrip("_") for top, group in groups.items()}
 

@@ -37,12 +37,12 @@ def remember_source_hashes(spec: DataSpec, cache: Path) -> None:
         return
     settled_ns = time.time_ns() - SETTLED_AFTER_NS
     hashes = _source_hashes(spec.corpus, cache)
-    known = {
+    settled_hashes = {
         path: entry if entry["stamp"][1] < settled_ns else entry | {"stamp": None} for path, entry in hashes.items()
     }
     file = _source_hash_file(spec.corpus, cache)
-    if not (file.is_file() and read_json(file) == known):
-        write_json(file, known)
+    if not (file.is_file() and read_json(file) == settled_hashes):
+        write_json(file, settled_hashes)
 
 
 def source_is_gone(spec: DataSpec) -> bool:
@@ -55,19 +55,19 @@ def source_is_gone(spec: DataSpec) -> bool:
 
 def _source_hashes(corpus: str, cache: Path) -> dict[str, dict[str, Any]]:
     """By path. Of files that are gone altogether, as they were when they were last prepared: their text is frozen."""
-    known_file = _source_hash_file(corpus, cache)
-    known = read_json(known_file) if known_file.is_file() else {}
+    hash_file = _source_hash_file(corpus, cache)
+    last_hashes = read_json(hash_file) if hash_file.is_file() else {}
     hashes: dict[str, dict[str, Any]] = {}
     try:
         files = source_files(corpus)
     except SourceGone:
-        if known:
-            return known
+        if last_hashes:
+            return last_hashes
         raise
     for path in files:
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
-        before = known.get(str(path), {})
+        before = last_hashes.get(str(path), {})
         sha256 = before["sha256"] if before.get("stamp") == stamp else file_sha256(path)
         hashes[str(path)] = {"stamp": stamp, "sha256": sha256}
     return hashes

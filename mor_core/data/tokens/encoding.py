@@ -41,10 +41,10 @@ def encoded(tokenizer: "Tokenizer", texts: Iterable[str]) -> Iterator[NDArray[np
         yield from _as_they_are(tokenizer, texts)
         return
     # Digits cuts before a number, which changes what the white space before it is: only stretches hold both
-    by_word, known = kinds == ["ByteLevel"], _Words(tokenizer)
+    by_word, ids_of_words = kinds == ["ByteLevel"], _Words(tokenizer)
     for text in texts:
         words = ASCII_WORD if by_word and text.isascii() else STRETCH
-        ids = b"".join(map(known.__getitem__, words.findall(text)))
+        ids = b"".join(map(ids_of_words.__getitem__, words.findall(text)))
         yield np.frombuffer(ids, dtype=np.uint32)
 
 

@@ -24,7 +24,9 @@ def read_tokens(path: Path, tokenizer_file: Path, vocab_size: int) -> NDArray[np
         end = np.array([read_tokenizer(tokenizer_file).end_of_text_id], dtype=np.int64)
         texts = (document.text for document in whole_documents(str(path)))
         ids = encoded(load_tokenizer(tokenizer_file), texts)
-        tokens_N = np.concatenate([end, *(part for own in ids for part in (own.astype(np.int64), end))])
+        tokens_N = np.concatenate(
+            [end, *(part for document_ids in ids for part in (document_ids.astype(np.int64), end))]
+        )
     if len(tokens_N) < 2:
         raise DataError(f"{path} holds {len(tokens_N)} tokens: expected at least 2, one to predict from the other")
     return tokens_N
@@ -32,19 +34,19 @@ def read_tokens(path: Path, tokenizer_file: Path, vocab_size: int) -> NDArray[np
 
 def _token_array(path: Path, vocab_size: int) -> NDArray[np.int64]:
     try:
-        found = np.load(path, allow_pickle=False)
+        ids_N = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path} of token ids; correct it.") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no array of numbers ({error}): save token ids with numpy.save") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
+    if not isinstance(ids_N, np.ndarray) or ids_N.ndim != 1 or not np.issubdtype(ids_N.dtype, np.integer):
         raise DataError(f"{path}: expected one dimension of whole numbers, token ids, as numpy.save writes them")
-    if len(found) and not (found.min() >= 0 and int(found.max()) < vocab_size):
+    if len(ids_N) and not (ids_N.min() >= 0 and int(ids_N.max()) < vocab_size):
         raise DataError(
-            f"{path} has token ids from {found.min()} to {found.max()}: the cell's vocabulary is 0 to "
+            f"{path} has token ids from {ids_N.min()} to {ids_N.max()}: the cell's vocabulary is 0 to "
             f"{vocab_size - 1}; encode the text with the cell's own tokenizer"
         )
-    return found.astype(np.int64)
+    return ids_N.astype(np.int64)
 
 
 def tokens_sha256(tokens_N: NDArray[np.int64]) -> str:

@@ -86,12 +86,12 @@ def read_tokenizer(path: Path | str) -> GivenTokenizer:
     )
 
 
-def check_vocabulary(given: GivenTokenizer, vocab_size: int) -> None:
+def check_vocabulary(tokenizer: GivenTokenizer, vocab_size: int) -> None:
     """`DataError` where a model of this vocabulary could not read the tokenizer's tokens."""
-    if vocab_size < given.num_ids:
+    if vocab_size < tokenizer.num_ids:
         raise DataError(
-            f"The vocabulary size is {vocab_size}, but the tokenizer {given.file} has token ids up to "
-            f"{given.num_ids - 1}; set vocab_size to {given.num_ids} or more."
+            f"The vocabulary size is {vocab_size}, but the tokenizer {tokenizer.file} has token ids up to "
+            f"{tokenizer.num_ids - 1}; set vocab_size to {tokenizer.num_ids} or more."
         )
 
 
@@ -161,9 +161,9 @@ def _plain(tokenizer: "Tokenizer") -> "Tokenizer":
 
 
 def _tokenizer_file(path: Path | str) -> Path:
-    given = Path(path).expanduser().absolute()
-    file = given / TOKENIZER_JSON if given.is_dir() else given
-    if not given.exists() and HUB_MODEL.fullmatch(str(path)):
+    location = Path(path).expanduser().absolute()
+    file = location / TOKENIZER_JSON if location.is_dir() else location
+    if not location.exists() and HUB_MODEL.fullmatch(str(path)):
         return hub_file(str(path), TOKENIZER_JSON, beside=CONFIGURED_ENDS)
     if not file.is_file():
         raise DataError(f"There is no tokenizer {file}; give a tokenizer.json, or a folder that holds one.")
@@ -257,9 +257,9 @@ def _spelling_length(file: Path, described: dict[str, Any]) -> Callable[[str], i
         return len
     if "Metaspace" in kinds or any(SPACE_MARK in str(part.get("pattern")) for part in decoders):
         return _marked_length_with_bytes if "ByteFallback" in kinds else _marked_length
-    found = ", ".join(sorted(map(str, kinds))) or "none"
+    names = ", ".join(sorted(map(str, kinds))) or "none"
     raise DataError(
-        f"{file} does not say how its tokens become bytes of text (its decoder is {found}), which bits per byte need; "
+        f"{file} does not say how its tokens become bytes of text (its decoder is {names}), which bits per byte need; "
         "give a byte-level tokenizer or one of SentencePiece's kind."
     )
 
@@ -273,9 +273,9 @@ def _marked_length_with_bytes(spelling: str) -> int:
 
 
 def _sample(documents: Iterable[str], max_bytes: int) -> Iterator[str]:
-    taken = 0
+    num_bytes = 0
     for text in documents:
         yield text
-        taken += len(text.encode())
-        if taken >= max_bytes:
+        num_bytes += len(text.encode())
+        if num_bytes >= max_bytes:
             return

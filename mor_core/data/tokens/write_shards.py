@@ -43,7 +43,7 @@ def write_tokens(
     vocab_size: int,
     target: Path,
     shard_tokens: int = SHARD_TOKENS,
-    given: GivenTokenizer | None = None,
+    tokenizer: GivenTokenizer | None = None,
 ) -> dict[str, Any]:
     """Encode both splits with the given tokenizer, or with one trained on the training part, and publish tokenizer,
     shards and manifest as `target`.
@@ -56,7 +56,7 @@ def write_tokens(
     dtype = dtype_for(vocab_size)
     with published_folder(target, replace=True) as folder:
         file = folder / TOKENIZER_FILE
-        used = _train(texts["train"], vocab_size, file) if given is None else _take(given, vocab_size, file)
+        used = _train(texts["train"], vocab_size, file) if tokenizer is None else _take(tokenizer, vocab_size, file)
         ids = {split: used.encode(texts[split]) for split in SPLITS}
         shards = {
             split: _write_shards(folder, split, _ended(ids[split], used.end_of_text_id), dtype, shard_tokens)
@@ -75,7 +75,7 @@ def write_tokens(
         }
         manifest["fingerprint"] = snapshot_fingerprint(manifest)
         write_json(folder / MANIFEST, manifest)
-        if given is None:
+        if tokenizer is None:
             _check_bytes(folder, manifest)
     return manifest
 
@@ -100,23 +100,23 @@ def _train(texts: Iterable[str], vocab_size: int, file: Path) -> _Used:
     )
 
 
-def _take(given: GivenTokenizer, vocab_size: int, file: Path) -> _Used:
-    copy_tokenizer(given, vocab_size, file)
+def _take(tokenizer: GivenTokenizer, vocab_size: int, file: Path) -> _Used:
+    copy_tokenizer(tokenizer, vocab_size, file)
     return _Used(
         encode=lambda texts: checked_ids(
-            load_tokenizer(file), token_bytes(file, vocab_size), given.end_of_text_id, given.file, texts
+            load_tokenizer(file), token_bytes(file, vocab_size), tokenizer.end_of_text_id, tokenizer.file, texts
         ),
-        end_of_text_id=given.end_of_text_id,
-        num_ids=given.num_ids,
+        end_of_text_id=tokenizer.end_of_text_id,
+        num_ids=tokenizer.num_ids,
     )
 
 
-def copy_tokenizer(given: GivenTokenizer, vocab_size: int, file: Path) -> None:
+def copy_tokenizer(tokenizer: GivenTokenizer, vocab_size: int, file: Path) -> None:
     """Keep a given tokenizer beside its tokens; `DataError` where it does not fit the vocabulary, or just changed."""
-    check_vocabulary(given, vocab_size)
-    shutil.copyfile(given.file, file)
-    if file_sha256(file) != given.fingerprint:
-        raise DataError(f"The tokenizer {given.file} changed while it was read; run the command again.")
+    check_vocabulary(tokenizer, vocab_size)
+    shutil.copyfile(tokenizer.file, file)
+    if file_sha256(file) != tokenizer.fingerprint:
+        raise DataError(f"The tokenizer {tokenizer.file} changed while it was read; run the command again.")
 
 
 def checked_ids(

@@ -204,9 +204,9 @@ def test_a_given_tokenizer_ends_every_document_and_counts_every_byte(
     assert used.num_ids == max(tokenizer.get_vocab().values()) + 1
     if kind == "unigram":  # which finds </s> in text whatever it is told
         with pytest.raises(DataError, match="does not keep text byte for byte"):
-            write_tokens(mixed, used.num_ids, tmp_path / "tokens", given=used)
+            write_tokens(mixed, used.num_ids, tmp_path / "tokens", tokenizer=used)
         return
-    write_tokens(mixed, used.num_ids, tmp_path / "tokens", given=used)
+    write_tokens(mixed, used.num_ids, tmp_path / "tokens", tokenizer=used)
     snapshot = load_snapshot(tmp_path / "tokens")
     reader = open_tokens(snapshot)
     assert snapshot.tokenizer_fingerprint == used.fingerprint
@@ -240,7 +240,7 @@ def test_the_same_text_under_another_tokenizer_is_another_snapshot(mixed: Corpus
     prints = set()
     for name, special in (("a", [END_OF_TEXT]), ("b", ["<pad>", END_OF_TEXT])):
         given_tokenizer = read_tokenizer(saved(byte_level(*special), tmp_path / name))
-        prints.add(write_tokens(mixed, 420, tmp_path / f"{name}-tokens", given=given_tokenizer)["fingerprint"])
+        prints.add(write_tokens(mixed, 420, tmp_path / f"{name}-tokens", tokenizer=given_tokenizer)["fingerprint"])
     prints.add(write_tokens(mixed, 420, tmp_path / "trained")["fingerprint"])
     assert len(prints) == 3
 
@@ -248,7 +248,7 @@ def test_the_same_text_under_another_tokenizer_is_another_snapshot(mixed: Corpus
 def test_a_tokenizer_that_was_trained_here_gives_the_same_tokens_when_it_is_given(
     snapshot: DataSnapshot, corpus: CorpusSnapshot, tmp_path: Path
 ) -> None:
-    again = write_tokens(corpus, snapshot.vocab_size, tmp_path / "tokens", given=read_tokenizer(snapshot.folder))
+    again = write_tokens(corpus, snapshot.vocab_size, tmp_path / "tokens", tokenizer=read_tokenizer(snapshot.folder))
     assert again["fingerprint"] == snapshot.fingerprint
 
 
@@ -269,13 +269,13 @@ def test_what_a_tokenizer_remembers_of_its_last_use_does_not_touch_documents(tmp
 def test_a_vocabulary_smaller_than_the_given_tokenizers_is_refused(mixed: CorpusSnapshot, tmp_path: Path) -> None:
     used = read_tokenizer(saved(byte_level(END_OF_TEXT), tmp_path / "given"))
     with pytest.raises(DataError, match=f"vocabulary size is {used.num_ids - 1}, .* set vocab_size to {used.num_ids}"):
-        write_tokens(mixed, used.num_ids - 1, tmp_path / "tokens", given=used)
+        write_tokens(mixed, used.num_ids - 1, tmp_path / "tokens", tokenizer=used)
     assert not (tmp_path / "tokens").exists()
 
 
 def test_a_large_vocabulary_is_stored_in_32_bits(mixed: CorpusSnapshot, tmp_path: Path) -> None:
     used = read_tokenizer(saved(byte_level(END_OF_TEXT), tmp_path / "given"))
-    write_tokens(mixed, 70_000, tmp_path / "tokens", given=used)
+    write_tokens(mixed, 70_000, tmp_path / "tokens", tokenizer=used)
     reader = open_tokens(load_snapshot(tmp_path / "tokens"))
     assert reader.train[0].tokens.dtype == np.dtype("<u4")
     assert reader.token_bytes.shape == (70_000,)
@@ -354,7 +354,7 @@ def test_a_file_that_only_looks_like_a_tokenizer_is_refused_when_it_is_used(
     file = edited(saved(byte_level(END_OF_TEXT), tmp_path / "given"), pre_tokenizer={"type": "Unheard"})
     used = read_tokenizer(file)
     with pytest.raises(DataError, match="is no tokenizer"):
-        write_tokens(mixed, used.num_ids, tmp_path / "tokens", given=used)
+        write_tokens(mixed, used.num_ids, tmp_path / "tokens", tokenizer=used)
 
 
 def test_a_tokenizer_that_drops_spaces_is_refused_with_the_document(mixed: CorpusSnapshot, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_tokenizer_that_drops_spaces_is_refused_with_the_document(mixed: Corpu
     file = edited(saved(byte_level(END_OF_TEXT), tmp_path / "given"), pre_tokenizer=words)
     used = read_tokenizer(file)
     with pytest.raises(DataError, match=r"its tokens stand for \d+ bytes of a document of \d+ that begins"):
-        write_tokens(mixed, used.num_ids, tmp_path / "tokens", given=used)
+        write_tokens(mixed, used.num_ids, tmp_path / "tokens", tokenizer=used)
 
 
 def test_composed_text_is_counted_as_composed(tmp_path: Path) -> None:
@@ -371,9 +371,9 @@ def test_composed_text_is_counted_as_composed(tmp_path: Path) -> None:
         write(folder / f"{number}.txt", f"{number} " + "e\u0301 and \u00e9\n" * 20)
     corpus = prepare_corpus(DataSpec(corpus=str(folder), vocab_size=300), tmp_path / "cache")
     used = read_tokenizer(saved(with_runs_of_spaces(), tmp_path / "given"))
-    write_tokens(corpus, used.num_ids, tmp_path / "tokens", given=used)
+    write_tokens(corpus, used.num_ids, tmp_path / "tokens", tokenizer=used)
     plain = read_tokenizer(saved(byte_level(END_OF_TEXT), tmp_path / "plain"))
-    write_tokens(corpus, plain.num_ids, tmp_path / "plain-tokens", given=plain)
+    write_tokens(corpus, plain.num_ids, tmp_path / "plain-tokens", tokenizer=plain)
     composed, exact = (open_tokens(load_snapshot(tmp_path / name)) for name in ("tokens", "plain-tokens"))
     counted = [int(reader.token_bytes[reader.train[0].tokens].sum()) for reader in (composed, exact)]
     assert counted[1] == corpus.bytes["train"]
@@ -384,7 +384,7 @@ def test_a_tokenizer_that_changes_while_it_is_read_is_refused(mixed: CorpusSnaps
     used = read_tokenizer(saved(byte_level(END_OF_TEXT), tmp_path / "given"))
     saved(byte_level("<pad>", END_OF_TEXT), tmp_path / "given")
     with pytest.raises(DataError, match="changed while it was read"):
-        write_tokens(mixed, 420, tmp_path / "tokens", given=used)
+        write_tokens(mixed, 420, tmp_path / "tokens", tokenizer=used)
 
 
 def test_each_given_tokenizer_is_prepared_and_found_as_its_own_snapshot(

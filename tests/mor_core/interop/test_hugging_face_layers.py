@@ -16,13 +16,13 @@ from mor_core.config import (
     SharingStrategy,
     TokenChoice,
     raised_depth,
-    shrunk_depth,
 )
 from mor_core.interop.hugging_face import export_llama, initialise
 from mor_core.interop.layer_selection import source_layers
 from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import PretrainedLlama, read_llama
 from mor_core.model.transformer import Transformer, build_model
+from mor_core.sizes import shrunk_depth
 
 SELECTIONS = get_args(LayerSelection)
 
