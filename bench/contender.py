@@ -204,4 +204,4 @@ def _profile(take_step: Callable[[], object], device: str) -> dict[str, float]:
         times[event.key] = event.self_device_time_total if on_gpu else event.self_cpu_time_total
     total = sum(times.values())
     shares = {name: seconds / total for name, seconds in times.items()}
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+    return dict(sorted(shares.items(), key=lambda entry: -entry[1]))

@@ -102,10 +102,10 @@ def encode(lines: Path, tokenizer: Path, scratch: Path, rounds: int) -> None:
     import datasets
 
     datasets.disable_progress_bars()
-    given = read_tokenizer(tokenizer)
+    given_tokenizer = read_tokenizer(tokenizer)
     contenders: dict[str, Callable[[Path], int]] = {
-        "mor-sweep": lambda folder: _ours(lines, given, folder),
-        "datasets.map": lambda folder: _theirs(lines, given.file, folder),
+        "mor-sweep": lambda folder: _ours(lines, given_tokenizer, folder),
+        "datasets.map": lambda folder: _theirs(lines, given_tokenizer.file, folder),
     }
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
@@ -121,8 +121,8 @@ def encode(lines: Path, tokenizer: Path, scratch: Path, rounds: int) -> None:
     print(f"encode: {_spread(ratios)} times the tokens per processor second of datasets.map")
 
 
-def _ours(lines: Path, given: Any, folder: Path) -> int:
-    shutil.copy(given.file, folder / "tokenizer.json")
+def _ours(lines: Path, given_tokenizer: Any, folder: Path) -> int:
+    shutil.copy(given_tokenizer.file, folder / "tokenizer.json")
     piece = Piece(file=str(lines), kind="json", start=0, stop=None, bytes=0, stamp=None)
     job = PartJob(
         number=0,
@@ -130,7 +130,7 @@ def _ours(lines: Path, given: Any, folder: Path) -> int:
         folder=folder,
         tokenizer="",
         tokenizer_fingerprint="",
-        end_of_text_id=given.end_of_text_id,
+        end_of_text_id=given_tokenizer.end_of_text_id,
         vocab_size=VOCABULARY,
         dtype="<u2",
         validation_share=0.005,
@@ -152,7 +152,7 @@ def _theirs(lines: Path, tokenizer_file: Path, folder: Path) -> int:
 
     def ids(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         encoded = tokenizer.encode_batch_fast(batch["text"], add_special_tokens=False)
-        return {"ids": [[*each.ids, end] for each in encoded]}
+        return {"ids": [[*encoding.ids, end] for encoding in encoded]}
 
     rows = datasets.load_dataset("json", data_files=str(lines), split="train", cache_dir=str(folder))
     encoded = rows.map(ids, batched=True, remove_columns=["text"], load_from_cache_file=False)
@@ -266,22 +266,22 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.sections) - set(sections):
         parser.error(f"no section {', '.join(unknown)}: choose from {', '.join(sections)}")
-    wanted = options.sections or sections
-    given = options.text.read_text().splitlines() if options.text else None
-    texts = [json.loads(line)["text"] for line in given] if given else list(prose())
+    chosen = options.sections or sections
+    json_lines = options.text.read_text().splitlines() if options.text else None
+    texts = [json.loads(line)["text"] for line in json_lines] if json_lines else list(prose())
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         tokenizer = smollm_like(texts, scratch / "tokenizer")
         distinct = sum(len(text.encode()) for text in texts) / 1e6
         lines = lines_of(texts, min(options.megabytes, distinct), scratch / "text.jsonl")
         print(f"{distinct:.0f} MB of distinct text, {len(texts):,} documents", flush=True)
-        if "encode" in wanted:
+        if "encode" in chosen:
             encode(lines, tokenizer, scratch, options.rounds)
-        if "memory" in wanted:
+        if "memory" in chosen:
             memory(texts, tokenizer, scratch, options.megabytes)
-        if "loader" in wanted:
+        if "loader" in chosen:
             loader(lines, tokenizer, scratch, options.rounds)
-        if "beside" in wanted:
+        if "beside" in chosen:
             beside(lines, scratch, steps=100 * options.rounds)
 
 

@@ -67,20 +67,20 @@ def published_fit(points: SurfacePoints, starts: int) -> tuple[float, int]:
     """Best objective over an even sample of the grid, and how many starts came within 1e-6 of it."""
     objective = published_objective(points, np.ones(len(points)))
     chosen = np.linspace(0, len(GRID) - 1, starts).round().astype(int)
-    found = np.array(
+    objectives = np.array(
         [optimize.minimize(objective, np.array(GRID[index], dtype=float), method="L-BFGS-B").fun for index in chosen]
     )
-    return float(found.min()), int((found <= found.min() * (1 + 1e-6)).sum())
+    return float(objectives.min()), int((objectives <= objectives.min() * (1 + 1e-6)).sum())
 
 
 def published_bootstrap(points: SurfacePoints, draws: int) -> Floats:
     """(draws, 5): rows drawn with replacement, one BFGS start each."""
     rng, n = np.random.default_rng(42), len(points)
-    found = []
+    laws = []
     for _ in range(draws):
         weights = np.bincount(rng.integers(0, n, n), minlength=n).astype(float)
-        found.append(optimize.minimize(published_objective(points, weights), np.array(HOFFMANN), method="BFGS").x)
-    return np.array(found)
+        laws.append(optimize.minimize(published_objective(points, weights), np.array(HOFFMANN), method="BFGS").x)
+    return np.array(laws)
 
 
 def compare(points: SurfacePoints, starts: int, sampled_draws: int) -> None:
@@ -88,9 +88,9 @@ def compare(points: SurfacePoints, starts: int, sampled_draws: int) -> None:
     print(f"{len(points)} points, one thread, load average {os.getloadavg()[0]:.1f}")
     rules = SurfaceRules(delta=DELTA)
     fit_optimum(points, rules)
-    ours = [timed(lambda: fit_optimum(points, rules)) for _ in range(REPEATS)]
-    best = ours[0][0]
-    wall, processor = (float(np.median([each[index] for each in ours])) for index in (1, 2))
+    timings = [timed(lambda: fit_optimum(points, rules)) for _ in range(REPEATS)]
+    best = timings[0][0]
+    wall, processor = (float(np.median([timing[index] for timing in timings])) for index in (1, 2))
     print(f"surface fit: {1e3 * wall:.1f} ms wall, {1e3 * processor:.1f} ms processor (median of {REPEATS})")
     print(f"  objective {best.objective:.14g}, {best.share_reached:.0%} of {best.num_starts} starts reached it")
     (objective, reached), their_wall, their_processor = timed(lambda: published_fit(points, starts))
@@ -111,11 +111,11 @@ def compare(points: SurfacePoints, starts: int, sampled_draws: int) -> None:
         f"  standard errors: alpha {draws.law.alpha.std():.5f}, beta {draws.law.beta.std():.5f}, "
         f"E {draws.law.E.std():.5f}"
     )
-    theirs, wall, processor = timed(lambda: published_bootstrap(points, sampled_draws))
+    published_laws, wall, processor = timed(lambda: published_bootstrap(points, sampled_draws))
     scale = DRAWS / sampled_draws
     print(
         f"published bootstrap: {scale * wall:.0f} s wall, {scale * processor:.0f} s processor for {DRAWS} draws "
-        f"(scaled from {sampled_draws}); alpha {theirs[:, 3].std():.5f}, beta {theirs[:, 4].std():.5f}"
+        f"(scaled from {sampled_draws}); alpha {published_laws[:, 3].std():.5f}, beta {published_laws[:, 4].std():.5f}"
     )
 
 
@@ -134,8 +134,8 @@ def main() -> None:
     table = read_table(options.table)
     columns = complete_columns(table, parse_columns(options.columns))
     arrays = [table[columns[name].name].to_numpy() * columns[name].factor for name in ("params", "tokens", "loss")]
-    kept = np.argsort(np.argsort(arrays[2], kind="stable")) < len(arrays[2]) - options.drop_highest
-    compare(plain_points(*(each[kept] for each in arrays)), options.starts, options.sampled_draws)
+    is_kept = np.argsort(np.argsort(arrays[2], kind="stable")) < len(arrays[2]) - options.drop_highest
+    compare(plain_points(*(values[is_kept] for values in arrays)), options.starts, options.sampled_draws)
 
 
 if __name__ == "__main__":

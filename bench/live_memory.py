@@ -13,15 +13,15 @@ from torch.utils._pytree import tree_leaves
 class LiveMemory(TorchDispatchMode):
     """Counts the storages of every tensor that an operation makes, from its making to its end.
 
-    Memory that a kernel takes and frees inside one operation is not seen. Use as a context; `held` are tensors that
+    Memory that a kernel takes and frees inside one operation is not seen. Use as a context; `tensors` are those that
     exist before it.
     """
 
-    def __init__(self, held: Iterable[Tensor]) -> None:
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
         self.live_bytes = self.peak_bytes = 0
         self._storages: dict[int, weakref.finalize] = {}
-        for tensor in held:
+        for tensor in tensors:
             self._watch(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

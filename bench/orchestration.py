@@ -77,8 +77,8 @@ def spec_of(preset: str, **changes: Any) -> SweepSpec:
     return load_spec(preset, flags)
 
 
-def report(what: str, value: str, goal: str = "") -> None:
-    print(f"  {what:<66} {value:>14}   {goal}", flush=True)
+def report(quantity: str, value: str, goal: str = "") -> None:
+    print(f"  {quantity:<66} {value:>14}   {goal}", flush=True)
 
 
 def dispatch(options: Options) -> None:
@@ -89,9 +89,8 @@ def dispatch(options: Options) -> None:
         store = Store(root=Path(folder))
         publish_made_up(store, segments)
         job = Job(results=store.root, data_folder=Path(folder), checkpoint_every_steps=200)
-        arrivals = [
-            time.monotonic() for each in RayExecutor(workers=options.workers).run(segments, job, {}) if each is not None
-        ]
+        outcomes = RayExecutor(workers=options.workers).run(segments, job, {})
+        arrivals = [time.monotonic() for outcome in outcomes if outcome is not None]
     # The first outcomes wait for worker processes to start.
     counted = arrivals[len(arrivals) // 4 :]
     seconds = options.workers * (counted[-1] - counted[0]) / (len(counted) - 1)
@@ -243,10 +242,10 @@ def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 def dominating(profile: cProfile.Profile) -> list[tuple[str, float]]:
     """The functions in which most of the time is spent, what they call left out."""
     statistics: Any = pstats.Stats(profile)
-    own = [
+    shares = [
         (f"{name[2]} ({Path(name[0]).name})", row[2] / statistics.total_tt) for name, row in statistics.stats.items()
     ]
-    return sorted(own, key=lambda each: -each[1])[:6]
+    return sorted(shares, key=lambda entry: -entry[1])[:6]
 
 
 def status(options: Options) -> None:
@@ -261,8 +260,8 @@ def status(options: Options) -> None:
                 publish_made_up(store, planned.segments)
             for flags in ([], ["--cells"]):
                 seconds = min(status_seconds(store.root, flags) for _ in range(3))
-                what = " ".join(["processor seconds of status", *flags])
-                report(f"{what}, {len(planned.cells):,} cells, {state}", f"{seconds:.2f} s", "< 1 s")
+                quantity = " ".join(["processor seconds of status", *flags])
+                report(f"{quantity}, {len(planned.cells):,} cells, {state}", f"{seconds:.2f} s", "< 1 s")
 
 
 def status_seconds(results: Path, flags: Sequence[str]) -> float:
@@ -292,7 +291,7 @@ def sharing(options: Options) -> None:
     report("the paper's 36 cells: executed over the sum of the cells", f"{executed(paper):.3f}", "<= 0.77")
     for budget in ("9e18", "3.3e19"):
         grown = plan(spec_of("paper", budgets=["2e18", "5e18", "16.5e18", budget]), None)
-        new = [cell for cell in grown.cells if cell.budget not in {each.budget for each in paper.cells}]
+        new = [cell for cell in grown.cells if cell.budget not in {paper_cell.budget for paper_cell in paper.cells}]
         added = total(grown) - total(paper)
         alone = sum(cell.flops["exact"] for cell in new)
         report(f"  and {budget} added: what is trained then, over the new cells alone", f"{added / alone:.3f}")
@@ -326,7 +325,8 @@ def durability_seconds(cell: Cell, planned: Plan, rounds: int) -> tuple[float, f
     import torch
 
     torch.set_num_threads(1)
-    segment = next(each for each in planned.segments if each.trunk.model == cell.model and each.kind == "stable")
+    of_model = [segment for segment in planned.segments if segment.trunk.model == cell.model]
+    segment = next(segment for segment in of_model if segment.kind == "stable")
     model = build_model(cell.model, 0)
     optimizer = build_optimizer(model, cell.train)
     shape = (cell.train.batch_size, cell.model.context_length + 1)
@@ -355,7 +355,7 @@ def durability_seconds(cell: Cell, planned: Plan, rounds: int) -> tuple[float, f
             moments.append(time.monotonic())
             spent = [after - before for before, after in itertools.pairwise(moments)]
             seconds.append((spent[0] / 10, spent[1], spent[2]))
-    step, saved, published = (sorted(each)[rounds // 2] for each in zip(*seconds, strict=True))
+    step, saved, published = (sorted(durations)[rounds // 2] for durations in zip(*seconds, strict=True))
     return step, saved, published
 
 
@@ -377,14 +377,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller grids")
     parser.add_argument("--workers", type=int, default=2, help="segments at a time")
     parser.add_argument("--budgets", help="of the real sweep, rising, with commas between (default 2e10,4e10,8e10)")
-    given = parser.parse_args()
-    unknown = set(given.sections) - set(SECTIONS)
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(SECTIONS)
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    for name in given.sections or SECTIONS:
+    for name in options.sections or SECTIONS:
         print(f"{name} (load {os.getloadavg()[0]:.1f})")
-        budgets = given.budgets.split(",") if given.budgets else None
-        SECTIONS[name](Options(quick=given.quick, workers=given.workers, budgets=budgets))
+        budgets = options.budgets.split(",") if options.budgets else None
+        SECTIONS[name](Options(quick=options.quick, workers=options.workers, budgets=budgets))
 
 
 if __name__ == "__main__":

@@ -62,10 +62,10 @@ def optima(store: Store, planned: Plan) -> dict[tuple[str, str], Optimum]:
         runs.filter(pl.col("seed").is_in([cell.seed for cell in planned.cells])),
         FitSettings(approaches=("parabola",)),
     )
-    return {(each.arm, optimum.budget): optimum for each in study.frontiers for optimum in each.optima}
+    return {(frontier.arm, optimum.budget): optimum for frontier in study.frontiers for optimum in frontier.optima}
 
 
-def known(optimum: Optimum) -> str:
+def optimum_text(optimum: Optimum) -> str:
     """N* with its interval and the factor either way, or why there is none."""
     if isinstance(optimum.params, Refusal):
         return f"none: {optimum.params.sentence}"
@@ -75,14 +75,14 @@ def known(optimum: Optimum) -> str:
     return f"{optimum.params.value:.3g} [{ends[0]}{low:.3g}, {ends[1]}{high:.3g}], {factor:.2f} either way"
 
 
-def report(found: Mapping[str, Mapping[tuple[str, str], Optimum]], plans: Mapping[str, Plan]) -> None:
+def report(optima_by_sweep: Mapping[str, Mapping[tuple[str, str], Optimum]], plans: Mapping[str, Plan]) -> None:
     """A line for each arm, budget and sweep, and what each sweep cost."""
     for name, planned in plans.items():
         print(f"{name:10} {len(planned.cells)} cells, {flops_of(planned):.3g} exact training FLOPs")
-    for arm, budget in found[FIRST]:
+    for arm, budget in optima_by_sweep[FIRST]:
         print(f"{arm} at {budget_label(budget)}")
-        for name, each in found.items():
-            print(f"  {name:10} {known(each[arm, budget])}")
+        for name, sweep_optima in optima_by_sweep.items():
+            print(f"  {name:10} {optimum_text(sweep_optima[arm, budget])}")
 
 
 def main() -> None:
@@ -93,17 +93,17 @@ def main() -> None:
     parser.add_argument("--only", default="vanilla")
     parser.add_argument("--target", type=float, default=1.15)
     parser.add_argument("--times", type=float, default=2.0)
-    asked = parser.parse_args()
-    values = {"name": REFINED, "budgets": asked.budgets.split(","), "only": asked.only.split(",")}
+    options = parser.parse_args()
+    values = {"name": REFINED, "budgets": options.budgets.split(","), "only": options.only.split(",")}
     spec = load_spec("cpu", [Override(flag=f"--{key}", path=(key,), value=value) for key, value in values.items()])
     data = prepare(spec.data_spec)
-    store = Store(root=asked.results.absolute())
+    store = Store(root=options.results.absolute())
     first = plan(spec, data)
     as_first = spec.model_copy(update={"name": FIRST})
-    train(plan(as_first, data), as_first, data, asked.results)
-    train(first, spec, data, asked.results)
+    train(plan(as_first, data), as_first, data, options.results)
+    train(first, spec, data, options.results)
     hours = device_hours(store, FIRST, CORE)
-    goal = Goal(target=asked.target, max_hours=(1 + asked.times) * hours)
+    goal = Goal(target=options.target, max_hours=(1 + options.times) * hours)
     ended = refine(
         store,
         spec,
@@ -111,15 +111,20 @@ def main() -> None:
         goal,
         CORE,
         before=0.0,
-        train=lambda planned: train(planned, spec, data, asked.results),
+        train=lambda planned: train(planned, spec, data, options.results),
         report=print,
     )
     print(f"ended: {ended.reason} ({ended.rounds} rounds, {ended.hours:.3g} core-hours)")
     refined = plan_of_cells(spec, data, load_sweep(store, REFINED).cells)
     seeds = seeds_worth(flops_of(refined), spec, data)
-    fewer, more = (plan(_with_seeds(spec, count), data) for count in (seeds - 1, seeds))
-    train(more, _with_seeds(spec, seeds), data, asked.results)
-    plans = {FIRST: plan(as_first, data), f"{GRID} of {seeds - 1}": fewer, REFINED: refined, f"{GRID} of {seeds}": more}
+    fewer_seeds, more_seeds = (plan(_with_seeds(spec, count), data) for count in (seeds - 1, seeds))
+    train(more_seeds, _with_seeds(spec, seeds), data, options.results)
+    plans = {
+        FIRST: plan(as_first, data),
+        f"{GRID} of {seeds - 1}": fewer_seeds,
+        REFINED: refined,
+        f"{GRID} of {seeds}": more_seeds,
+    }
     report({name: optima(store, planned) for name, planned in plans.items()}, plans)
 
 

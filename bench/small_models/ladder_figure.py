@@ -1,7 +1,7 @@
-"""What the search of shapes found, as files: `python -m bench.ladder_figure OUT FOLDER`.
+"""What the search of shapes found, as files: `python -m bench.small_models.ladder_figure OUT FOLDER`.
 
-Reads OUT/trials.jsonl of `bench.ladder`; writes FOLDER/trials.csv (one row a trial and budget), shapes.png and
-shapes.svg, and prints the tables: shapes, factors, and the trials with more seeds.
+Reads the OUT/trials.jsonl that `bench.small_models.ladder` wrote; writes FOLDER/trials.csv (one row a trial and
+budget), shapes.png and shapes.svg, and prints the tables: shapes, factors, and the trials with more seeds.
 """
 
 import json
@@ -25,11 +25,11 @@ SIZES = (12_000, 35_000, 100_000, 250_000)
 def trials(path: Path) -> pl.DataFrame:
     """One row a trial and budget, without the losses of single windows."""
     rows = [row for line in path.read_text().splitlines() for row in json.loads(line)["rows"]]
-    kept = [
+    plain_rows = [
         {name: value for name, value in row.items() if not name.startswith("windows_") and name != "budgets"}
         for row in rows
     ]
-    return pl.DataFrame(kept, infer_schema_length=None).drop("seconds").sort(*SETTING, "seed", "rate")
+    return pl.DataFrame(plain_rows, infer_schema_length=None).drop("seconds").sort(*SETTING, "seed", "rate")
 
 
 def best_rates(frame: pl.DataFrame) -> pl.DataFrame:

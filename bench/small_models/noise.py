@@ -1,6 +1,6 @@
 """How far seeds differ in loss, and what makes them differ: first weights, order of the data, validation text, routing.
 
-    python -m bench.noise OUT [--layers 4] [--width 28] [--budget 8e10] [--seeds 16] [--workers N]
+    python -m bench.small_models.noise OUT [--layers 4] [--width 28] [--budget 8e10] [--seeds 16] [--workers N]
 
 Trains a vanilla and a MoR-2 model with seeds that change the first weights, the order of the data, or both, on
 `pinned-python` with `quality`, and scores the same models on three validation texts, all encoded by the tokenizer that
@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.statistics.concentration import concentration
-from bench.ladder import (
+from bench.small_models.trials import (
     CONTEXT,
     MEGABYTES,
     VOCABULARY,
@@ -51,14 +51,14 @@ TEXTS = {"pinned, quality": None, "pinned, as it is": PINNED_PYTHON, "installed,
 def windows_of(corpus: str) -> np.ndarray:
     """Windows of the validation text of `corpus` without `quality`, encoded as the models' own text; [S, T + 1]."""
     plain = prepare(DataSpec(corpus=corpus, vocab_size=VOCABULARY, max_megabytes=MEGABYTES), report=print)
-    theirs, ours = (
+    text_tokenizer, trained_tokenizer = (
         load_tokenizer(plain.folder / TOKENIZER_FILE),
         load_tokenizer(prepare(spec()).folder / TOKENIZER_FILE),
     )
     ids = np.concatenate([shard.tokens for shard in open_tokens(plain).valid])
     documents = np.split(ids, np.flatnonzero(ids == END_OF_TEXT_ID) + 1)
-    texts = [theirs.decode(document[:-1].tolist()) for document in documents if len(document)]
-    encoded = np.concatenate([[*encoding.ids, END_OF_TEXT_ID] for encoding in ours.encode_batch(texts)])
+    texts = [text_tokenizer.decode(document[:-1].tolist()) for document in documents if len(document)]
+    encoded = np.concatenate([[*encoding.ids, END_OF_TEXT_ID] for encoding in trained_tokenizer.encode_batch(texts)])
     count = (len(encoded) - 1) // CONTEXT
     starts = CONTEXT * (np.arange(WINDOWS) * count // WINDOWS)
     return encoded[starts[:, None] + np.arange(CONTEXT + 1)]
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=28)
     parser.add_argument("--rate-step", type=int, default=0)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--init", default="residual", help="initial scale, as bench.ladder names it")
+    parser.add_argument("--init", default="residual", help="initial scale, as `rescale` names it")
     parser.add_argument("--budget", type=parse_budget, default=80_000_000_000)
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)

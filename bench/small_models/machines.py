@@ -1,6 +1,6 @@
 """How far a cell's loss moves between machines, beside how far it moves between seeds.
 
-    python -m bench.machines [--budgets 8e10] [--seeds 3] [--arms vanilla,mor-2]
+    python -m bench.small_models.machines [--budgets 8e10] [--seeds 3] [--arms vanilla,mor-2]
 
 Trains a shape of the demo's size, the same seeds again under other kernels: torch's for AVX2, its plain ones, and the
 plain ones with the matrix products that MKL keeps for any processor. Each run is a child process with one thread, since
@@ -84,7 +84,7 @@ def validation_loss(arm: str, seed: int, budget: int) -> float:
 def losses_under(kernels: str, arm: str, seeds: int, budget: int) -> np.ndarray:
     """The validation loss of each seed, from one child process each; [seeds]."""
     environment = {**os.environ, **KERNELS[kernels], "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench.machines", "--arms", arm, "--budgets", str(budget), "--child"]
+    command = [sys.executable, "-m", "bench.small_models.machines", "--arms", arm, "--budgets", str(budget), "--child"]
     children = (
         subprocess.run([*command, str(seed)], env=environment, stdout=subprocess.PIPE, check=True, text=True)
         for seed in range(seeds)
