@@ -1,6 +1,9 @@
-"""Files that somebody else may read or have written. Small ones are read whatever lies at a path: reading ends, with a
-value or with one sentence. Writing shows the old file or the new one whole, and a folder is nowhere seen half deleted.
-A file is known again by its sha256, and its name is taken only where it leads nowhere else."""
+"""Files and folders that other processes read and write too.
+
+Reading a small file always ends, whatever lies at its path: with a value, or with one sentence that says why not. A
+written file is seen whole, the old one or the new one; a folder is never seen half deleted. Also here: a file's sha256,
+the bytes of a folder, and which names are safe to use as a file's or a folder's.
+"""
 
 import contextlib
 import hashlib

@@ -1,5 +1,5 @@
-"""Files and folders of prepared data: they appear whole or not at all, written under a temporary name, then renamed;
-and what is said where one has not the size that it was written with."""
+"""Files and folders of prepared data. They are written under a temporary name and then renamed, so that they appear
+whole or not at all. A file that is missing, damaged or of the wrong size is named, with the command that mends it."""
 
 import errno
 import json

@@ -1,5 +1,6 @@
-"""What is known about prepared tokens: the manifest in their folder, the value made from it, and what is in it that
-training does not need: documents, what was left out, where it comes from."""
+"""The description of prepared tokens: the manifest in their folder, and the values that are read from it.
+
+Training needs a `DataSnapshot`. The rest is for people: how many documents, what was left out, where text is from."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Shards are compared with their sha256 when they are first read on a disk, and known by their file after that.
+"""Shards are compared with their sha256 when they are first read on a disk; later their file's metadata is enough.
 
     <data folder>/verified.json    shard -> size, time of last change of content and of inode, inode, sha256
 

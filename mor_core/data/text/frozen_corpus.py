@@ -8,10 +8,10 @@ A snapshot is never rewritten. For `python-sources` the key is the name and the 
 environment keeps its snapshot until it is refreshed; for a path the key holds the hash of the files, and for
 `pinned-python` that of its list, so that changed files and another list are another corpus.
 
-What `pinned-python` came to mean in a cache it keeps meaning until it is refreshed. Where its wheels cannot be had it
-is `python-sources` from then on, in name, text and fingerprint, also once they could be had: a sweep that began so goes
-on. Refreshing tries the wheels again, and where they still cannot be had it changes nothing. Once its own text is
-frozen it never gives way: refreshing it without the wheels is an error.
+Where the wheels of `pinned-python` cannot be had, it stands for `python-sources` in that cache from then on, in name,
+text and fingerprint, even when the wheels can be had later: so a sweep that began without them goes on. Refreshing
+tries the wheels again, and changes nothing where they still cannot be had. Once the text of the wheels is frozen, it is
+never replaced by the installed libraries: refreshing it without the wheels is an error.
 """
 
 import hashlib

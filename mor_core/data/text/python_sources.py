@@ -110,7 +110,7 @@ def select_documents(
     room = max_bytes if max_bytes is not None else sum(file.size for file in candidates)
     for position, file in enumerate(sorted(candidates, key=lambda file: hash_order(file.name, "file"))):
         text = clean_text(file.read())
-        reason = "not UTF-8" if text is None else reason_against_text(file.name, text)
+        reason = "not UTF-8" if text is None else reason_against_text(text)
         if text is None or reason is not None:
             left_out[str(reason)] += 1
             continue
@@ -171,7 +171,7 @@ def reason_against_path(name: str) -> str | None:
     return "generated" if GENERATED_FILE.fullmatch(file) else None
 
 
-def reason_against_text(name: str, text: str) -> str | None:
+def reason_against_text(text: str) -> str | None:
     """Why a file is left out by what it holds, or None."""
     if len(text) < SMALLEST_TEXT:
         return "near-empty"
