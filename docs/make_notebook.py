@@ -48,14 +48,14 @@ CELLS = [
 
 def notebook(name: str, results: str) -> nbformat.NotebookNode:
     """The cells without outputs, for a sweep of a results folder."""
-    made = nbformat.v4.new_notebook()
-    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    document = nbformat.v4.new_notebook()
+    document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     for number, text in enumerate(CELLS):
         is_text = text[0] == "#" or text[0].isupper()
         new = nbformat.v4.new_markdown_cell if is_text else nbformat.v4.new_code_cell
         source = text if is_text else text.format(name=name, results=results) if "{name" in text else text
-        made.cells.append(new(source, id=f"cell-{number}"))
-    return made
+        document.cells.append(new(source, id=f"cell-{number}"))
+    return document
 
 
 def main() -> None:
@@ -64,15 +64,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--sweep", default="isoflop-cpu")
     parser.add_argument("--out", type=Path, default=HERE / "notebook.ipynb")
-    asked = parser.parse_args()
-    made = notebook(asked.sweep, asked.results.name)
+    options = parser.parse_args()
+    document = notebook(options.sweep, options.results.name)
     os.environ.setdefault("POLARS_FMT_MAX_ROWS", "12")
     # From the folder above the results, so that the file names no place of this machine.
-    folder = {"metadata": {"path": str(asked.results.absolute().parent)}}
-    NotebookClient(made, timeout=600, kernel_name="python3", resources=folder).execute()
-    for cell in made.cells:
+    folder = {"metadata": {"path": str(options.results.absolute().parent)}}
+    NotebookClient(document, timeout=600, kernel_name="python3", resources=folder).execute()
+    for cell in document.cells:
         cell.metadata.pop("execution", None)  # When it ran.
-    nbformat.write(made, asked.out)
+    nbformat.write(document, options.out)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def pages() -> list[Path]:
 def fences(page: Path) -> list[Fence]:
     """The page's fences that hold commands, in their order."""
     lines = page.read_text().splitlines()
-    found, number = [], 0
+    page_fences, number = [], 0
     while number < len(lines):
         opening = FENCE.fullmatch(lines[number].rstrip())
         if opening is None:
@@ -129,7 +129,7 @@ def fences(page: Path) -> list[Fence]:
         mark = MARK.fullmatch(lines[number - 1]) if number else None
         typed = language in PLAIN and any(line.startswith(("$ ", "mor-sweep ")) for line in body)
         if mark or typed or language in SHELLS:
-            found.append(
+            page_fences.append(
                 Fence(
                     page=page,
                     first=number + 1,
@@ -142,7 +142,7 @@ def fences(page: Path) -> list[Fence]:
                 )
             )
         number = end + 1
-    return found
+    return page_fences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,21 +315,21 @@ def main() -> None:
     parser.add_argument("kind", choices=("table", "sweep", "demo"))
     parser.add_argument("pages", nargs="*", type=Path, help="all by default")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="of `make demo`")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         trained = Path(folder) / "trained"
         makers = {
             "table": table_room,
             "sweep": lambda room: copy_room(trained if trained.exists() else train_eight_cells(trained), room),
-            "demo": lambda room: demo_room(asked.results, room),
+            "demo": lambda room: demo_room(options.results, room),
         }
-        for page in map(Path.resolve, asked.pages or pages()):
+        for page in map(Path.resolve, options.pages or pages()):
             for number in range(len(fences(page))):
                 fence = fences(page)[number]  # Read anew: what was written moved the lines.
-                if fence.kind == asked.kind:
+                if fence.kind == options.kind:
                     print(fence.name, flush=True)
                     room = Path(folder) / "study"
-                    rewrite(fence, makers[asked.kind](room))
+                    rewrite(fence, makers[options.kind](room))
                     shutil.rmtree(room)
 
 

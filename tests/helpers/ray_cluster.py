@@ -37,24 +37,26 @@ def cluster(*nodes: dict[str, Any]) -> Iterator[Any]:
         # a Ray without a folder of its own has run, and is shared by all that do.
         patch.setenv("RAY_TMPDIR", str(folder))
         (folder / "ray").mkdir()
-        made = Cluster()
+        ray_cluster = Cluster()
         try:
             for node in nodes:
-                made.add_node(**node, include_dashboard=False, object_store_memory=80 * 2**20, temp_dir=str(folder))
-            yield made
+                ray_cluster.add_node(
+                    **node, include_dashboard=False, object_store_memory=80 * 2**20, temp_dir=str(folder)
+                )
+            yield ray_cluster
         finally:
-            made.shutdown()
+            ray_cluster.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove(made: Any, node: Any) -> None:
+def remove(ray_cluster: Any, node: Any) -> None:
     """Kill a node's processes with -9."""
-    made.remove_node(node, allow_graceful=False)
+    ray_cluster.remove_node(node, allow_graceful=False)
 
 
 def attempts_on(toy: ToySweep, node: Any) -> list[Path]:
     """The attempts that worker processes of a node are at."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     workers = {process.pid for process in raylet.children(recursive=True)}
-    found = [path for path in toy.results.glob("attempts/*/*") if path.is_dir()]
-    return [path for path in found if int(path.name.rsplit("-", 1)[1]) in workers]
+    attempts = [path for path in toy.results.glob("attempts/*/*") if path.is_dir()]
+    return [path for path in attempts if int(path.name.rsplit("-", 1)[1]) in workers]

@@ -39,8 +39,8 @@ class Machine:
     @property
     def environment(self) -> dict[str, str]:
         """Of its commands."""
-        own = {"MOR_SWEEP_SCRATCH": str(self.scratch), "MOR_SWEEP_CACHE": str(self.cache)}
-        return os.environ | own | self.variables
+        folders = {"MOR_SWEEP_SCRATCH": str(self.scratch), "MOR_SWEEP_CACHE": str(self.cache)}
+        return os.environ | folders | self.variables
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command on these results, in this process."""

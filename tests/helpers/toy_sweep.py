@@ -114,8 +114,8 @@ class ToySweep:
 
     def weights(self) -> dict[str, bytes]:
         """The bytes of every published checkpoint's weights, by segment id."""
-        found = self.results.glob("segments/*/checkpoint/weights.safetensors")
-        return {path.parent.parent.name: path.read_bytes() for path in found}
+        paths = self.results.glob("segments/*/checkpoint/weights.safetensors")
+        return {path.parent.parent.name: path.read_bytes() for path in paths}
 
 
 def rewrite_result(path: Path, change: Callable[[dict], object]) -> None:

@@ -9,8 +9,8 @@ from orchestrator.cli.main import app
 
 
 def _leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, each in getattr(command, "commands", {}).items():
-        yield from _leaves(each, f"{path} {name}".strip())
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from _leaves(subcommand, f"{path} {name}".strip())
     if not hasattr(command, "commands"):
         yield path, command
 

@@ -13,9 +13,9 @@ def write_requests(package: Path, name: str, documents: list[dict[str, Any]], ch
     folder = package / "oe_eval_tasks" / name
     folder.mkdir(parents=True)
     rows = [
-        {"doc": each["doc"], "doc_id": doc_id + offset, "idx": idx, "label": each["label"], "request": each["request"]}
+        entry | {"doc_id": doc_id + offset, "idx": idx}
         for offset in (0, 1_000_000)
-        for doc_id, each in enumerate(documents)
+        for doc_id, entry in enumerate(documents)
         for idx in range(choices)
     ]
     with gzip.open(folder / "requests.jsonl.gz", "wt", encoding="utf-8") as file:

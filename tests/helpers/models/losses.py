@@ -14,7 +14,7 @@ def training_losses(
     cooldown: tuple[int, int] | None = None,
 ) -> list[float]:
     """Nats per token of every step's batch before its update; the loss of step s is at s - 1."""
-    taken = train_steps(
+    steps_metrics = train_steps(
         model,
         build_optimizer(model, config),
         config,
@@ -23,4 +23,4 @@ def training_losses(
         stop_step=steps,
         cooldown=cooldown,
     )
-    return [metrics.to_floats()["loss"] for metrics in taken]
+    return [metrics.to_floats()["loss"] for metrics in steps_metrics]

@@ -83,7 +83,7 @@ def _publish(store: Store, segment: Segment, law: Law, windows: Callable[[Segmen
     if segment.kind == "evaluate":
         loss = law.loss(segment)
         if windows is not None:
-            write_sequence_losses(attempt.sequence_losses, [loss + each for each in windows(segment)])
+            write_sequence_losses(attempt.sequence_losses, [loss + shift for shift in windows(segment)])
         routed = segment.trunk.model.routing is not None
         result["evaluation"] = {"loss": loss, "loss_topk": loss - 0.03 * routed, "bits_per_byte": loss / 2}
         result["evaluation"] |= {"tokens": 4096, "depth_mean": 1.5 if routed else 1.0}
