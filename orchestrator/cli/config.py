@@ -52,12 +52,12 @@ def show(
     file = read_sweep_file(named, laid, study)
     settings = (changed_settings if changed else settings_of)(parse_spec(file), file)
     if as_json:
-        rows = [{"key": each.key, **asdict(each)} for each in settings]
+        rows = [{"key": setting.key, **asdict(setting)} for setting in settings]
         print_json("mor-sweep.config/1", {"source": file.source, "settings": rows})
         return
-    width = max((len(each.line()) for each in settings if len(each.line()) <= WIDE), default=0)
-    for each in settings:
-        typer.echo(f"{each.line():{width}s}  # {each.origin}" if origin else each.line())
+    width = max((len(setting.line()) for setting in settings if len(setting.line()) <= WIDE), default=0)
+    for setting in settings:
+        typer.echo(f"{setting.line():{width}s}  # {setting.origin}" if origin else setting.line())
     command = command_line(*(["isoflop"] if ablation is None else ["ablate", ablation]))
     say(f"next: {command} with the same flags and --dry-run")
 

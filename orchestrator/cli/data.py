@@ -131,11 +131,8 @@ def info(
     if as_json:
         from mor_core.data.snapshot import contents_of
 
-        held, decided = vars(contents_of(snapshot)), _concentration(spec, snapshot)
-        print_json(
-            SCHEMA,
-            _document(snapshot) | {"contents": held, "concentration": decided, "passes": _passes(spec, snapshot)},
-        )
+        contents = {"contents": vars(contents_of(snapshot)), "concentration": _concentration(spec, snapshot)}
+        print_json(SCHEMA, _document(snapshot) | contents | {"passes": _passes(spec, snapshot)})
         return
     _print(snapshot)
     _print_contents(snapshot)
@@ -211,11 +208,11 @@ def _document(snapshot: "DataSnapshot") -> dict[str, Any]:
 
 def _say_next(preset: str, corpus: str | None, settings: TextSettings) -> None:
     """The sweep on these data; what no flag of it says stands in its file."""
-    if given := settings.given():
-        keys = ", ".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
+    if values := settings.given():
+        keys = ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
         typer.echo(f"a sweep trains on these data where its file says so: [data] {keys}", err=True)
-    named = ["--data", corpus] if corpus else []
-    say_next(["isoflop", "--preset", preset, *named, "--dry-run"])
+    data_flags = ["--data", corpus] if corpus else []
+    say_next(["isoflop", "--preset", preset, *data_flags, "--dry-run"])
 
 
 def _print(snapshot: "DataSnapshot") -> None:
@@ -233,15 +230,15 @@ def _print(snapshot: "DataSnapshot") -> None:
 def _print_contents(snapshot: "DataSnapshot") -> None:
     from mor_core.data.snapshot import contents_of
 
-    held = contents_of(snapshot)
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in held.left_out.items()) or "nothing"
-    rate = held.near_duplicate_rate
+    contents = contents_of(snapshot)
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in contents.left_out.items()) or "nothing"
+    rate = contents.near_duplicate_rate
     _lines(
-        ("documents", f"{held.train_documents:,} to train on, {held.valid_documents:,} for validation"),
-        ("bytes/token", f"{held.bytes_per_token:.3f}"),
+        ("documents", f"{contents.train_documents:,} to train on, {contents.valid_documents:,} for validation"),
+        ("bytes/token", f"{contents.bytes_per_token:.3f}"),
         ("left out", left_out),
         ("near dups", "not looked for" if rate is None else f"{rate:.2%} of the distinct documents, left out"),
-        *((name, str(value)) for name, value in held.provenance.items()),
+        *((name, str(value)) for name, value in contents.provenance.items()),
     )
 
 
@@ -305,20 +302,20 @@ def _passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> list[dict[str, Any]]
     from orchestrator.planning.plan import plan
 
     cells = plan(spec, None).cells  # Nothing of the data matters here but how much there is.
-    found: list[dict[str, Any]] = []
+    budget_rows: list[dict[str, Any]] = []
     for budget in sorted({cell.budget for cell in cells}, reverse=True):
         tokens = [cell.tokens for cell in cells if cell.budget == budget]
-        passes = [each / snapshot.train_tokens for each in tokens]
-        found.append(
+        passes = [cell_tokens / snapshot.train_tokens for cell_tokens in tokens]
+        budget_rows.append(
             {
                 "budget": str(budget),
                 "cells": len(tokens),
                 "tokens": [min(tokens), max(tokens)],
                 "passes": [min(passes), max(passes)],
-                "repeating": sum(each > MANY_EPOCHS for each in passes),
+                "repeating": sum(epochs > MANY_EPOCHS for epochs in passes),
             }
         )
-    return found
+    return budget_rows
 
 
 def _print_passes(spec: "SweepSpec", snapshot: "DataSnapshot") -> None:

@@ -1,5 +1,5 @@
-"""Options that several verbs have in common, said once: a dataclass whose fields become options of a verb, and what the
-shell offers for sweeps and cells."""
+"""Options that several verbs share, a decorator that makes options of a dataclass's fields, and what the shell offers
+to complete names of sweeps and cells."""
 
 import dataclasses
 import inspect
@@ -114,7 +114,7 @@ def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, st
     try:
         _, document = find_document(_store(context), context.params.get("sweep"))
         cells = [cell for revision in current_revisions(document) for cell in revision["cells"]]
-        named = {
+        ids_by_name = {
             printable_label(f"{cell['arm']}/{cell['size']}/{budget_text(cell['budget'])}/{cell['seed']}"): cell[
                 "cell_id"
             ]
@@ -122,10 +122,10 @@ def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, st
         }
     except (NoSuchSweep, StoreError, KeyError, TypeError):
         return []
-    found = [(name, identity[:12]) for name, identity in named.items() if name.startswith(incomplete)]
-    if found or not incomplete:
-        return found
-    return [(identity, name) for name, identity in named.items() if identity.startswith(incomplete)]
+    matches = [(name, identity[:12]) for name, identity in ids_by_name.items() if name.startswith(incomplete)]
+    if matches or not incomplete:
+        return matches
+    return [(identity, name) for name, identity in ids_by_name.items() if identity.startswith(incomplete)]
 
 
 CellArgument = Annotated[str, typer.Argument(metavar="CELL", help=f"{_CELL}.", autocompletion=complete_cell)]
@@ -269,49 +269,50 @@ def options_from_dataclass(verb: Callable[..., None]) -> Callable[..., None]:
     later: dict[str, list[inspect.Parameter]] = {}
     hints = get_type_hints(verb, include_extras=True)
     for name, parameter in inspect.signature(verb).parameters.items():
-        group, taken = _group_of(hints[name])
+        group, selection = _group_of(hints[name])
         if group is None:
             options.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
         else:
-            fields = {option.name: option for option in _options_of(group, taken)}
+            fields = {option.name: option for option in _options_of(group, selection)}
             groups[name] = (group, list(fields))
-            for place, names in taken.after.items() if taken else ():
-                later[place] = [fields.pop(each) for each in names]
+            for place, names in selection.after.items() if selection else ():
+                later[place] = [fields.pop(field_name) for field_name in names]
             options += fields.values()
         options += later.pop(name, [])
 
-    def called(**given: Any) -> None:
-        own = dict(given)
+    def command(**values: Any) -> None:
         for name, (group, fields) in groups.items():
-            own[name] = group(**{each: own.pop(each) for each in fields})
-        verb(**own)
+            values[name] = group(**{field_name: values.pop(field_name) for field_name in fields})
+        verb(**values)
 
-    called.__name__, called.__doc__, called.__module__ = verb.__name__, verb.__doc__, verb.__module__
-    called.__annotations__ = {option.name: option.annotation for option in options}
-    called.__signature__ = inspect.Signature(options)
-    return called
+    command.__name__, command.__doc__, command.__module__ = verb.__name__, verb.__doc__, verb.__module__
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    command.__signature__ = inspect.Signature(options)
+    return command
 
 
 def _group_of(hint: Any) -> tuple[type | None, Taken | None]:
     """The dataclass of flags that a parameter stands for, and what is taken of it; None for a plain option."""
-    taken = next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Taken)), None)
-    bare = get_args(hint)[0] if taken else hint
-    return (bare, taken) if isinstance(bare, type) and dataclasses.is_dataclass(bare) else (None, None)
+    selection = next((note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Taken)), None)
+    bare = get_args(hint)[0] if selection else hint
+    return (bare, selection) if isinstance(bare, type) and dataclasses.is_dataclass(bare) else (None, None)
 
 
-def _options_of(group: type, taken: Taken | None) -> list[inspect.Parameter]:
+def _options_of(group: type, selection: Taken | None) -> list[inspect.Parameter]:
     """The fields as options of a verb, in its own words and with its own defaults where it has some."""
     hints = get_type_hints(group, include_extras=True)
     options = [
         parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(group).parameters.items()
     ]
-    if taken is None:
+    if selection is None:
         return options
     return [
-        _reworded(option, taken.words[option.name]).replace(default=taken.defaults.get(option.name, option.default))
+        _reworded(option, selection.words[option.name]).replace(
+            default=selection.defaults.get(option.name, option.default)
+        )
         for option in options
-        if option.name in taken.words
+        if option.name in selection.words
     ]
 
 

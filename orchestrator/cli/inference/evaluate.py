@@ -22,27 +22,30 @@ if TYPE_CHECKING:
 FAILED_SEGMENTS = 3
 ALL = "all"
 
+Tasks = Annotated[
+    str | None,
+    typer.Option(
+        help="Of lambada, hellaswag, piqa, winogrande, arc_easy, arc_challenge and mmlu, such as piqa,mmlu; or all."
+    ),
+]
+MeasuredText = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[NAME=]FILE",
+        help="A text, JSON Lines, Parquet or .npy token file, local to every node: with a name, the loss on it is "
+        "kept as text:NAME; without, it is shown by rule, position and depth.",
+    ),
+]
+
 
 def evaluate(
     cells: CellsOrAll = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            help="Of lambada, hellaswag, piqa, winogrande, arc_easy, arc_challenge and mmlu, such as piqa,mmlu; or all."
-        ),
-    ] = None,
+    tasks: Tasks = None,
     task_files: Annotated[
         Path | None, typer.Option(help="Folder of task files, local to every node.", envvar="MOR_SWEEP_TASKS")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Items of each task, evenly spread; all by default.", min=1)] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[NAME=]FILE",
-            help="A text, JSON Lines, Parquet or .npy token file, local to every node: with a name, the loss on it is "
-            "kept as text:NAME; without, it is shown by rule, position and depth.",
-        ),
-    ] = None,
+    text: MeasuredText = None,
     sweep: SweepOption = None,
     results: Results = Path("results"),
     rule: RuleChoice = Rule.threshold,
@@ -59,11 +62,9 @@ def evaluate(
     """
     if (tasks is None) == (text is None):
         raise typer.BadParameter("give --tasks or --text, one of them")
-    named = None if text is None else _named(text)
-    if text is not None:
-        _check_exists(named[1] if named else Path(text))
-    if text is not None and named is None:
-        _evaluate_text(cells or [], Path(text), sweep, results, threads, as_json)
+    name, file = (None, None) if text is None else _named(text)
+    if file is not None and name is None:
+        _evaluate_text(cells or [], file, sweep, results, threads, as_json)
         return
     from orchestrator.inference.evaluations import MEASURING, evaluate_all, rows
     from orchestrator.planning.costs.machine import this_machine
@@ -73,37 +74,33 @@ def evaluate(
     how = Launch(results=results, executor=executor, address=address, workers=workers)
     store = how.store
     loaded = load_sweep(store, sweep)
-    if named is None:
-        asked = _asked_tasks(store, loaded, cells or [], str(tasks), task_files, limit, rule)
+    if name is None or file is None:
+        request = _asked_tasks(store, loaded, cells or [], str(tasks), task_files, limit, rule)
     else:
-        asked = _asked_text(store, loaded, cells or [], *named, rule)
-    if asked.left_out:
-        typer.echo(f"left out, not finished or without weights: {', '.join(asked.left_out)}", err=True)
+        request = _asked_text(store, loaded, cells or [], name, file, rule)
+    if request.left_out:
+        typer.echo(f"left out, not finished or without weights: {', '.join(request.left_out)}", err=True)
     hours = _hours(how, max_hours)
     chosen = chosen_executor(executor.value, this_machine(workers, MEASURING).workers, address, MEASURING)
-    done = evaluate_all(store, loaded, asked, chosen, _say, on_this_host=address is None, hours=hours)
-    if done.warning:
-        typer.echo(done.warning, err=True)
-    _show(loaded.name, asked, rows(store, asked, done), as_json)
+    measured = evaluate_all(store, loaded, request, chosen, _say, on_this_host=address is None, hours=hours)
+    if measured.warning:
+        typer.echo(measured.warning, err=True)
+    _show(loaded.name, request, rows(store, request, measured), as_json)
     if not as_json:
-        verb = (
-            ["table", loaded.name, "--tasks"] if named is None else ["fit", loaded.name, "--loss", f"text:{named[0]}"]
-        )
+        verb = ["table", loaded.name, "--tasks"] if name is None else ["fit", loaded.name, "--loss", f"text:{name}"]
         say_next(verb, results=results)
-    if any(outcome.status != "finished" for outcome in done.outcomes.values()):
+    if any(outcome.status != "finished" for outcome in measured.outcomes.values()):
         raise typer.Exit(FAILED_SEGMENTS)
 
 
-def _check_exists(text: Path) -> None:
-    """Raises UserError for a text that is not there."""
-    if not text.exists():
-        raise UserError(f"there is no file {text}", fix=Fix(setting="text"))
-
-
-def _named(text: str) -> tuple[str, Path] | None:
-    """Name and file of --text NAME=FILE; None where it is a file alone, such as ./a=b.txt."""
-    name, mark, path = text.partition("=")
-    return None if not mark or "/" in name else (name, Path(path))
+def _named(text: str) -> tuple[str | None, Path]:
+    """Name and file of --text NAME=FILE; no name where it is a file alone, such as ./a=b.txt. Raises UserError for a
+    file that is not there."""
+    start, mark, end = text.partition("=")
+    name, file = (start, Path(end)) if mark and "/" not in start else (None, Path(text))
+    if not file.exists():
+        raise UserError(f"there is no file {file}", fix=Fix(setting="text"))
+    return name, file
 
 
 def _cells_named(sweep: "Sweep", cells: list[str]) -> "list[Cell]":
@@ -132,8 +129,8 @@ def _asked_tasks(
             "or MOR_SWEEP_TASKS=DIR"
         )
     names = list(TASKS) if tasks == ALL else [name.strip() for name in tasks.split(",")]
-    distinct, found = list(dict.fromkeys(names)), _cells_named(sweep, cells)
-    return ask_tasks(store, sweep, found, distinct, task_files, limit=limit, rule=rule.value)
+    distinct, chosen_cells = list(dict.fromkeys(names)), _cells_named(sweep, cells)
+    return ask_tasks(store, sweep, chosen_cells, distinct, task_files, limit=limit, rule=rule.value)
 
 
 def _asked_text(store: "Store", sweep: "Sweep", cells: list[str], name: str, path: Path, rule: Rule) -> "Asked":
@@ -162,16 +159,16 @@ SHOWN = {
 }
 
 
-def _show(name: str, asked: "Asked", rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(name: str, request: "Asked", rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        print_json("mor-sweep.eval/1", {"sweep": name, "rows": rows, "left_out": list(asked.left_out)})
+        print_json("mor-sweep.eval/1", {"sweep": name, "rows": rows, "left_out": list(request.left_out)})
         return
     for row in rows:
         if row["status"] != "finished":
-            typer.echo(f"{row['cell']} {row[asked.kind]}: {row['status']}, {row['reason']}", err=True)
-    shown = [{key: row[key] for key in SHOWN[asked.kind]} for row in rows if row["status"] == "finished"]
+            typer.echo(f"{row['cell']} {row[request.kind]}: {row['status']}, {row['reason']}", err=True)
+    shown = [{key: row[key] for key in SHOWN[request.kind]} for row in rows if row["status"] == "finished"]
     if shown:
-        show_rows(f"{name}: {asked.kind}s", shown)
+        show_rows(f"{name}: {request.kind}s", shown)
 
 
 def _evaluate_text(
@@ -190,24 +187,26 @@ def _evaluate_text(
 
     store = open_store(results)
     loaded = load_sweep(store, sweep)
-    found = [find_cell(loaded, name) for name in cells]
+    chosen_cells = [find_cell(loaded, name) for name in cells]
     measured: dict[str, TextLoss] = {}
-    for trained in (load_cell(store, loaded, cell, threads) for cell in found):
+    for trained in (load_cell(store, loaded, cell, threads) for cell in chosen_cells):
         tokens = read_tokens(text, trained.data.folder / TOKENIZER_FILE, trained.cell.model.vocab_size)
-        measured[trained.name] = own = text_loss(trained, tokens, progress)
+        measured[trained.name] = cell_loss = text_loss(trained, tokens, progress)
         path = figure_paths(store, loaded.name, figure_name(f"text-{text.stem}", trained))
-        plot_text_loss(own.positions, own.depths, f"{trained.name} on {text.name}", path)
+        plot_text_loss(cell_loss.positions, cell_loss.depths, f"{trained.name} on {text.name}", path)
     if as_json:
         parts = ("losses", "positions", "depths")
-        document = {name: {part: getattr(own, part).to_dicts() for part in parts} for name, own in measured.items()}
+        document = {
+            name: {part: getattr(cell_loss, part).to_dicts() for part in parts} for name, cell_loss in measured.items()
+        }
         print_json("mor-sweep.text-loss/1", {"sweep": loaded.name, "text": str(text), "cells": document})
         return
-    for name, own in measured.items():
+    for name, cell_loss in measured.items():
         where = f"{name} on {text.name}"
-        show_rows(where, own.losses.to_dicts())
-        by_rule = own.positions.pivot("rule", index=("position", "tokens"), values="loss")
+        show_rows(where, cell_loss.losses.to_dicts())
+        by_rule = cell_loss.positions.pivot("rule", index=("position", "tokens"), values="loss")
         show_rows(f"{where}: loss by position in the window", by_rule.to_dicts())
-        show_rows(f"{where}: loss by recursions", own.depths.to_dicts())
+        show_rows(f"{where}: loss by recursions", cell_loss.depths.to_dicts())
     say_next(*(["depth", name, "--sweep", loaded.name] for name in measured), results=results)
 
 

@@ -229,16 +229,16 @@ def routing(
     from orchestrator.inference import routing as view
     from orchestrator.inference.routing_page import routing_page
 
-    given = None if text is None else text.read_text(encoding="utf-8", errors="replace")
+    passage = None if text is None else text.read_text(encoding="utf-8", errors="replace")
     store, loaded, trained = _trained(results, sweep, cell, threads, precision)
-    seen = view.seen_validation(trained, sequences, rule.value, progress) if given is None else []
-    seen = seen if given is None else view.seen_text(trained, given, rule.value)
+    seen = view.seen_validation(trained, sequences, rule.value, progress) if passage is None else []
+    seen = seen if passage is None else view.seen_text(trained, passage, rule.value)
     frame = view.frame_of(seen)
     classes, positions = view.by_class(frame), view.by_position(frame)
     path = figure_paths(store, loaded.name, figure_name("routing", trained))
     plot_routing(positions, classes, view.histograms(seen), trained.name, path)
     page = path[0].with_suffix(".html")
-    shown = seen[: 4 * trained.cell.model.context_length] if given is None else seen
+    shown = seen[: 4 * trained.cell.model.context_length] if passage is None else seen
     page.write_text(routing_page(f"{trained.name} in sweep {loaded.name}", shown, trained.cell.recursions), "utf-8")
     typer.echo(f"every token in its colour: {page}", err=True)
     tables = {"class": classes, "depth": view.by_depth(frame), "position": positions}

@@ -84,8 +84,8 @@ def _hours_line(estimate: Estimate) -> str:
 
 
 def _money_line(estimate: Estimate, price: float) -> str:
-    each = estimate.throughput.hours_unit.removesuffix("s")
-    return f"about {money_text(estimate.hours_remaining * price)} at {price:g} per {each}"
+    unit = estimate.throughput.hours_unit.removesuffix("s")
+    return f"about {money_text(estimate.hours_remaining * price)} at {price:g} per {unit}"
 
 
 def _memory_line(estimate: Estimate) -> str:

@@ -105,8 +105,8 @@ def panels_of(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
 
 def _argument_name(name: str) -> str:
     """`text <path>` is `TEXT`: an argument's own name says more than its type."""
-    own = name.split(" <")[0]
-    return own if any(letter.isupper() for letter in own) else own.upper()
+    argument = name.split(" <")[0]
+    return argument if any(letter.isupper() for letter in argument) else argument.upper()
 
 
 def _with_plain_type(name: str) -> str:

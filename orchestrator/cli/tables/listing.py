@@ -111,8 +111,8 @@ class Listing:
 
 def output_width() -> int:
     """Of the reader's window: the terminal's, or what COLUMNS says."""
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return shutil.get_terminal_size().columns if known else PIPED_WIDTH
+    is_width_known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return shutil.get_terminal_size().columns if is_width_known else PIPED_WIDTH
 
 
 def output_console(*, stderr: bool = False) -> Console:

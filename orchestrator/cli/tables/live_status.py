@@ -59,8 +59,8 @@ class _Lines:
         for cell in status.cells:
             state = states[cell.cell_id]
             if self._said.get(cell.cell_id) != state:
-                what = f"{cell.arm} {cell.size} at {budget_text(cell.budget)} seed {cell.seed}"
-                self._print(f"[{done}/{len(status.cells)}] {what}: {state}")
+                cell_text = f"{cell.arm} {cell.size} at {budget_text(cell.budget)} seed {cell.seed}"
+                self._print(f"[{done}/{len(status.cells)}] {cell_text}: {state}")
         self._said = states
 
     def _print(self, line: str) -> None:

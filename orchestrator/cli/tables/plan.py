@@ -83,9 +83,9 @@ def print_summary(plan: Plan, estimate: Estimate, price: float | None = None) ->
 
 def print_news(before: Plan, after: Plan) -> None:
     """What is known of a plan, to stderr, now that its data is prepared: what could not be said `before`."""
-    said = {*before.notes, *flag_lines(before)}
+    earlier_lines = {*before.notes, *flag_lines(before)}
     for line in (*after.notes, *flag_lines(after)):
-        if line not in said:
+        if line not in earlier_lines:
             show_text(output_console(stderr=True), f"note: {line}")
 
 
@@ -116,8 +116,8 @@ def _goal_text(plan: Plan) -> str:
 def _said_once(plan: Plan) -> str:
     """What all cells have in common; empty where they share nothing."""
     common = {name: COLUMNS[name](plan.cells[0]) for name in SAID_ONCE if _is_common(plan, name)}
-    told = ", ".join(f"{name} {value}" for name, value in common.items() if value)
-    return f"all cells: {told}" if told else ""
+    values = ", ".join(f"{name} {value}" for name, value in common.items() if value)
+    return f"all cells: {values}" if values else ""
 
 
 def _is_common(plan: Plan, name: str) -> bool:

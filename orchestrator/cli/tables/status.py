@@ -1,4 +1,4 @@
-"""A sweep's status for people: a row a cell as far as that can be read at one look, else a row an arm and budget.
+"""A sweep's status for people: a row for each cell of a small sweep, a row for each arm and budget of a larger one.
 
 `mor-sweep status --cells` prints the rows of any sweep as plain columns: for grep, and for thousands of cells at once.
 """
@@ -92,9 +92,9 @@ def summary_table(status: Status) -> Listing:
 def summary_lines(status: Status) -> Iterator[str]:
     """Under the table by arm and budget: what is under way, what went wrong and why, and where the rows are."""
     cells = {cell.cell_id: cell for cell in status.cells}
-    for each in status.under_way[:MOST_LINES]:
-        cell = cells[each.cell_ids[0]]
-        yield f"{cell.arm} {cell.size} seed {cell.seed}: {state_text(cell, each)} ({_cells(len(each.cell_ids))} wait)"
+    for segment in status.under_way[:MOST_LINES]:
+        cell, waiting = cells[segment.cell_ids[0]], _cells(len(segment.cell_ids))
+        yield f"{cell.arm} {cell.size} seed {cell.seed}: {state_text(cell, segment)} ({waiting} wait)"
     yield from _more(len(status.under_way), "segments under way")
     causes: dict[str, list[CellState]] = defaultdict(list)
     for cell in status.cells:
@@ -159,7 +159,7 @@ def _parts(status: Status) -> list[_Part]:
             ),
             best=_best(cells),
         )
-        for (arm, budget), cells in sorted(grouped.items(), key=lambda each: (arms[each[0][0]], each[0][1] or 0))
+        for (arm, budget), cells in sorted(grouped.items(), key=lambda group: (arms[group[0][0]], group[0][1] or 0))
     ]
 
 
@@ -168,9 +168,9 @@ def _best(cells: Sequence[CellState]) -> CellState | None:
     return min(finished, key=lambda cell: cell.loss or 0.0, default=None)
 
 
-def _more(count: int, what: str) -> Iterator[str]:
+def _more(count: int, noun: str) -> Iterator[str]:
     if count > MOST_LINES:
-        yield f"and {count - MOST_LINES} more {what}"
+        yield f"and {count - MOST_LINES} more {noun}"
 
 
 def _cells(count: int) -> str:

@@ -19,20 +19,20 @@ COLUMNS = (
 """Of the table of optima."""
 
 
-def print_tuned(found: Tuned, console: Console) -> None:
+def print_tuned(tuned: Tuned, console: Console) -> None:
     """The optima as a table, and a line for each law and each cost of sharing."""
     rows: list[tuple[str, ...]] = []
-    for rung, each in zip(found.rungs, found.tried, strict=True):
-        finished = sum(trial.counts for trial in each.trials)
+    for rung, tried in zip(tuned.rungs, tuned.tried, strict=True):
+        finished = f"{sum(trial.counts for trial in tried.trials)} of {len(tried.trials)}"
         best, loss = _best(rung.response)
-        rows.append((rung.arm, rung.size, short_count(rung.tokens), f"{finished} of {len(each.trials)}", loss, best))
-    title = f"{found.name}: the best settings of each arm and size"
+        rows.append((rung.arm, rung.size, short_count(rung.tokens), finished, loss, best))
+    title = f"{tuned.name}: the best settings of each arm and size"
     show(console, Listing(columns=COLUMNS, rows=tuple(rows), title=title))
-    for law in found.laws:
-        said = f"no law: {law.sentence}" if isinstance(law, Refusal) else _law_text(law)
-        console.print(f"- {said}", soft_wrap=True, markup=False)
-    for each in found.shared:
-        console.print(f"- {_shared_text(each)}", soft_wrap=True, markup=False)
+    for law in tuned.laws:
+        text = f"no law: {law.sentence}" if isinstance(law, Refusal) else _law_text(law)
+        console.print(f"- {text}", soft_wrap=True, markup=False)
+    for shared in tuned.shared:
+        console.print(f"- {_shared_text(shared)}", soft_wrap=True, markup=False)
 
 
 def _best(response: Response | Refusal) -> tuple[str, str]:
@@ -53,14 +53,14 @@ def _law_text(law: HyperparameterLaw) -> str:
         if isinstance(law.exponent, Refusal)
         else (f"exponent {law.exponent.value:.3f} [{law.exponent.low:.3f}, {law.exponent.high:.3f}]")
     )
-    lost = "".join(f"; {each.size} by the law of the others loses {each.loss_lost:.4f}" for each in law.held_out)
+    lost = "".join(f"; {rung.size} by the law of the others loses {rung.loss_lost:.4f}" for rung in law.held_out)
     return f"{law.arm}: {law.name.replace('_', ' ')} {base} at {law.reference:,} unrolled parameters, {growth}{lost}"
 
 
-def _shared_text(each: Shared) -> str:
-    where = f"{each.arm} {each.size} at {short_count(each.tokens)} tokens: "
-    best = "".join(f"{_value_text(name, value)} is best there; " for name, value in each.best.items())
-    lost = each.loss_lost
+def _shared_text(shared: Shared) -> str:
+    where = f"{shared.arm} {shared.size} at {short_count(shared.tokens)} tokens: "
+    best = "".join(f"{_value_text(name, value)} is best there; " for name, value in shared.best.items())
+    lost = shared.loss_lost
     if isinstance(lost, Refusal):
         return f"{where}{best}what the rung's own settings lose is not known: {lost.sentence}"
     return f"{where}{best}the rung's own settings lose {lost.value:.4f} [{lost.low:.4f}, {lost.high:.4f}] nats/token"

@@ -51,8 +51,12 @@ def _name(parameter: Any) -> str:
 
 
 def _no_option(name: str, context: Any, verb: str) -> str:
-    known = [flag for each in context.command.get_params(context) for flag in (*each.opts, *each.secondary_opts)]
-    near = get_close_matches(name, [flag for flag in known if flag.startswith("--")], n=1, cutoff=0.5)
+    flags = [
+        flag
+        for parameter in context.command.get_params(context)
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    ]
+    near = get_close_matches(name, [flag for flag in flags if flag.startswith("--")], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"`{verb} --help` lists its options"
     return f"{verb} has no option {name}: {hint}"
 
