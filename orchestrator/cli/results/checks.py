@@ -33,8 +33,8 @@ def fsck(
     started = time.monotonic()
     store = open_store(results)
     unreadable = [
-        problem(Path(store.upstream.address, "segments", name), what, "see there")
-        for name, what in store.fetch_checkpoints()
+        problem(Path(store.upstream.address, "segments", name), fault, "see there")
+        for name, fault in store.fetch_checkpoints()
     ]
     report = check_results(store, ask_mlflow=mlflow)
     report = replace(report, findings=(*unreadable, *report.findings))

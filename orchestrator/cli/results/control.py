@@ -37,10 +37,10 @@ def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_j
     store = open_store(results)
     name = load_sweep(store, sweep).name
     drivers = running_drivers(store, name)
-    asked = [driver for driver in drivers if driver.is_local and ask_to_stop(driver)]
-    for driver in asked:
+    stopping = [driver for driver in drivers if driver.is_local and ask_to_stop(driver)]
+    for driver in stopping:
         typer.echo(f"asked process {driver.pid} to stop {name}", err=True)
-    for driver in asked:
+    for driver in stopping:
         if not wait_until_gone(driver, STOP_SECONDS):
             raise StillStopping(
                 f"process {driver.pid} runs the sweep {name} still, {STOP_SECONDS:g} s after it was asked to stop: "
@@ -53,16 +53,16 @@ def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_j
         typer.echo(f"nothing runs the sweep {name}", err=True)
     shown = read_status(store, name)
     if as_json:
-        told = {
+        document = {
             "sweep": name,
-            "stopped": [driver.pid for driver in asked],
+            "stopped": [driver.pid for driver in stopping],
             "elsewhere": [{"pid": driver.pid, "host": driver.host} for driver in elsewhere],
             "cells": Counter(str(cell.status) for cell in shown.cells),
         }
-        print_json("mor-sweep.cancel/1", told)
+        print_json("mor-sweep.cancel/1", document)
         return
     typer.echo(counts_text(shown))
-    if asked and not elsewhere:
+    if stopping and not elsewhere:
         typer.echo("stopped: the sweep's own command goes on from the last checkpoints", err=True)
     say_next(["status", name], results=results)
 
@@ -86,25 +86,25 @@ def retry(
 
     store = open_store(results)
     loaded = load_sweep(store, sweep)
-    found = plan_retry(store, loaded, [find_cell(loaded, cell) for cell in cells] if cells else loaded.cells)
-    if not found.cells:
+    clearing = plan_retry(store, loaded, [find_cell(loaded, cell) for cell in cells] if cells else loaded.cells)
+    if not clearing.cells:
         where = ", ".join(cells) if cells else f"sweep {loaded.name}"
         typer.echo(f"nothing failed or diverged in {where}: nothing to retry", err=True)
-    names = [cell_name(each) for each in found.cells]
+    names = [cell_name(cell) for cell in clearing.cells]
     for name in () if as_json else names:
         typer.echo(f"to be tried again: {name}")
-    if found.moved:
+    if clearing.moved:
         question = (
-            f"{len(found.moved)} published results are moved to {store.root / 'retried'}; a sweep that diverged "
+            f"{len(clearing.moved)} published results are moved to {store.root / 'retried'}; a sweep that diverged "
             "diverges again unless something of it has changed"
         )
         _agree(question, yes=yes, refusal=RetryRefused)
     with writing(store.root):
-        moved = apply_retry(store, loaded, found) if found.cells else []
-    store.upstream.withdraw([segment.id for segment in (*found.moved, *found.failed)])
+        moved = apply_retry(store, loaded, clearing) if clearing.cells else []
+    store.upstream.withdraw([segment.id for segment in (*clearing.moved, *clearing.failed)])
     if as_json:
-        told = {"sweep": loaded.name, "cells": names, "moved": list(map(str, moved))}
-        print_json("mor-sweep.retry/1", told)
+        document = {"sweep": loaded.name, "cells": names, "moved": list(map(str, moved))}
+        print_json("mor-sweep.retry/1", document)
         return
     for path in moved:
         typer.echo(f"moved aside: {path}")
@@ -141,14 +141,14 @@ def gc(
             f"{results} is only a cache of it, which may be deleted at any time that nothing runs"
         )
     garbage = find_garbage(store, weights=weights)
-    found = bool(garbage.checkpoints or garbage.leftovers)
+    has_garbage = bool(garbage.checkpoints or garbage.leftovers)
     if not as_json:
         _say(store, garbage)
-    elif dry_run or not found:
+    elif dry_run or not has_garbage:
         print_json("mor-sweep.gc/1", _garbage_json(store, garbage, freed=0))
-    if dry_run or not found:
+    if dry_run or not has_garbage:
         if not as_json:
-            say_next((["gc", "--weights"] if weights else ["gc"]) if found else ["status"], results=results)
+            say_next((["gc", "--weights"] if weights else ["gc"]) if has_garbage else ["status"], results=results)
         return
     _agree(f"{bytes_text(garbage.num_bytes)} are deleted for good", yes=yes, refusal=GcRefused)
     with writing(store.root):
@@ -163,7 +163,8 @@ def gc(
 def _garbage_json(store: "Store", garbage: "Garbage", *, freed: int) -> dict[str, Any]:
     return {
         "checkpoints": [
-            {"path": str(each.folder.relative_to(store.root)), "bytes": each.num_bytes} for each in garbage.checkpoints
+            {"path": str(checkpoint.folder.relative_to(store.root)), "bytes": checkpoint.num_bytes}
+            for checkpoint in garbage.checkpoints
         ],
         "leftovers": [{"path": str(path.relative_to(store.root)), "bytes": size} for path, size in garbage.leftovers],
         "bytes": garbage.num_bytes,
@@ -189,11 +190,11 @@ def _say(store: "Store", garbage: "Garbage") -> None:
     )
 
 
-def _agree(what: str, *, yes: bool, refusal: type[ValueError]) -> None:
+def _agree(consequence: str, *, yes: bool, refusal: type[ValueError]) -> None:
     """Raises `refusal` unless --yes was given or someone at the terminal agrees."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise refusal(f"{what}, and there is no terminal to ask: add --yes")
-    if not typer.confirm(f"{what}. Go on?", err=True):
+        raise refusal(f"{consequence}, and there is no terminal to ask: add --yes")
+    if not typer.confirm(f"{consequence}. Go on?", err=True):
         raise refusal("nothing was changed")

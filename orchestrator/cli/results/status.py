@@ -129,15 +129,15 @@ def logs(
         raise typer.BadParameter("--json prints what is there once: leave --follow out")
     store = open_store(results)
     loaded = load_sweep(store, sweep)
-    found = find_cell(loaded, cell)
+    recorded_cell = find_cell(loaded, cell)
     if as_json:
-        print_json("mor-sweep.logs/1", cell_record(store, loaded, found))
+        print_json("mor-sweep.logs/1", cell_record(store, loaded, recorded_cell))
         return
-    for line in cell_lines(store, loaded, found):
+    for line in cell_lines(store, loaded, recorded_cell):
         typer.echo(line)
     if follow:
         try:
-            for line in follow_cell(store, loaded, found):
+            for line in follow_cell(store, loaded, recorded_cell):
                 typer.echo(line)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None

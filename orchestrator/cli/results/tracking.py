@@ -56,8 +56,8 @@ def sync(
     for line in shown_lines(list(report.problems)):
         typer.echo(f"left out: {line}", err=True)
     if as_json:
-        told = {"sweep": loaded.name, "uri": public_uri(uri), "cells": len(loaded.cells), **asdict(report)}
-        print_json("mor-sweep.mlflow-sync/1", told)
+        document = {"sweep": loaded.name, "uri": public_uri(uri), "cells": len(loaded.cells), **asdict(report)}
+        print_json("mor-sweep.mlflow-sync/1", document)
     else:
         typer.echo(
             f"{loaded.name}: {len(loaded.cells)} cells, {report.created} new runs, {report.points:,} points sent to "
@@ -97,18 +97,18 @@ def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
     from orchestrator.tracking.check import differences
     from orchestrator.tracking.cursor import public_uri, store_text
 
-    found, left_out = differences(store, sweep, uri), fault_lines(VerifiedCells(store, sweep).faults())
+    unequal, left_out = differences(store, sweep, uri), fault_lines(VerifiedCells(store, sweep).faults())
     if as_json:
-        told = {"sweep": sweep.name, "uri": public_uri(uri), "cells": len(sweep.cells)}
-        print_json("mor-sweep.mlflow-check/1", told | {"differences": found, "left_out": left_out})
-        raise typer.Exit(1 if found or left_out else 0)
-    for line in found:
+        document = {"sweep": sweep.name, "uri": public_uri(uri), "cells": len(sweep.cells)}
+        print_json("mor-sweep.mlflow-check/1", document | {"differences": unequal, "left_out": left_out})
+        raise typer.Exit(1 if unequal or left_out else 0)
+    for line in unequal:
         typer.echo(f"differs: {line}", err=True)
     for line in shown_lines(left_out):
         typer.echo(f"left out: {line}", err=True)
-    if found:
+    if unequal:
         say_next(["mlflow", "sync", sweep.name], results=store.root)
-    if found or left_out:
+    if unequal or left_out:
         raise typer.Exit(1)
     typer.echo(f"{sweep.name}: MLflow at {store_text(uri)} equals the results of {len(sweep.cells)} cells")
     say_next(["ui", sweep.name], results=store.root)

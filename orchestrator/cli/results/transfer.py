@@ -59,9 +59,11 @@ def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) 
     from orchestrator.records.terminal import command_line
     from orchestrator.store.upstream.upstream import open_store
 
-    done = export_bundle(open_store(results), name, target, checkpoints=checkpoints)
-    what = "" if checkpoints else " without checkpoints"
-    typer.echo(f"{done.sweep}: {done.segments} segments{what}, {bytes_text(done.num_bytes)} in {target}", err=True)
+    bundle = export_bundle(open_store(results), name, target, checkpoints=checkpoints)
+    omission = "" if checkpoints else " without checkpoints"
+    typer.echo(
+        f"{bundle.sweep}: {bundle.segments} segments{omission}, {bytes_text(bundle.num_bytes)} in {target}", err=True
+    )
     typer.echo(f"next, where it is needed: {command_line('import', str(target))}", err=True)
 
 
