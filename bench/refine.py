@@ -33,9 +33,9 @@ CORE = Machine(workers=1, devices_per_segment=1.0, hours_unit="core-hours")
 FIRST, REFINED, GRID = "first", "refined", "grid"
 
 
-def train(planned: Plan, spec: SweepSpec, data: DataSnapshot, results: Path) -> int:
+def train(store: Store, planned: Plan, spec: SweepSpec, data: DataSnapshot) -> int:
     """What a plan lacks, one segment after the other."""
-    return run_sweep(planned, spec, data, results, executor="in-process", workers=1, address=None, mlflow=False)
+    return run_sweep(store, planned, spec, data, executor="in-process", workers=1, address=None, mlflow=False)
 
 
 def flops_of(planned: Plan) -> int:
@@ -100,8 +100,8 @@ def main() -> None:
     store = Store(root=options.results.absolute())
     first = plan(spec, data)
     as_first = spec.model_copy(update={"name": FIRST})
-    train(plan(as_first, data), as_first, data, options.results)
-    train(first, spec, data, options.results)
+    train(store, plan(as_first, data), as_first, data)
+    train(store, first, spec, data)
     hours = device_hours(store, FIRST, CORE)
     goal = Goal(target=options.target, max_hours=(1 + options.times) * hours)
     ended = refine(
@@ -111,14 +111,14 @@ def main() -> None:
         goal,
         CORE,
         before=0.0,
-        train=lambda planned: train(planned, spec, data, options.results),
+        train=lambda planned: train(store, planned, spec, data),
         report=print,
     )
     print(f"ended: {ended.reason} ({ended.rounds} rounds, {ended.hours:.3g} core-hours)")
     refined = plan_of_cells(spec, data, load_sweep(store, REFINED).cells)
     seeds = seeds_worth(flops_of(refined), spec, data)
     fewer_seeds, more_seeds = (plan(_with_seeds(spec, count), data) for count in (seeds - 1, seeds))
-    train(more_seeds, _with_seeds(spec, seeds), data, options.results)
+    train(store, more_seeds, _with_seeds(spec, seeds), data)
     plans = {
         FIRST: plan(as_first, data),
         f"{GRID} of {seeds - 1}": fewer_seeds,
