@@ -23,8 +23,8 @@ from orchestrator.running.run_loop import run_segments
 from orchestrator.running.segment.job import Job
 from orchestrator.store.drivers import driving
 from orchestrator.store.folder import holding
-from orchestrator.store.published import PublishedScore, PublishedTextLoss
-from orchestrator.store.store import Store, read_spec
+from orchestrator.store.published import PublishedScore, PublishedTextLoss, read_spec
+from orchestrator.store.store import Store
 from orchestrator.tracking.cursor import is_current, tracking_uri
 from orchestrator.tracking.process import following
 

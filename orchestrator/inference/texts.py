@@ -11,7 +11,8 @@ from orchestrator.inference.evaluations import Asked, first_trained, paired
 from orchestrator.inference.trained_cell import data_of, weights_id
 from orchestrator.planning.cells import Cell
 from orchestrator.records.revisions import Sweep, plans_locked
-from orchestrator.store.store import Store, read_spec
+from orchestrator.store.published import read_spec
+from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import SweepText, sweep_texts, write_sweep_texts
 
 

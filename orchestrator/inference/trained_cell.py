@@ -17,8 +17,8 @@ from mor_core.training.checkpoint import load_checkpoint
 from orchestrator.planning.cells import Cell
 from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep
-from orchestrator.store.published import StoreError
-from orchestrator.store.store import Store, read_spec
+from orchestrator.store.published import StoreError, read_spec
+from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

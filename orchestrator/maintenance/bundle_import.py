@@ -47,8 +47,9 @@ from orchestrator.store.published import (
     SPEC,
     PublishedSegment,
     StoreError,
+    read_spec,
 )
-from orchestrator.store.store import Store, read_spec
+from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import read_document, sweep_texts, write_sweep_texts
 
 LARGEST_MANIFEST = 256 * 2**20

@@ -21,6 +21,7 @@ from orchestrator.planning.identity import (
     trunk_id,
 )
 from orchestrator.records.terminal import command_line
+from orchestrator.store.losses import read_sequence_losses
 from orchestrator.store.pruned import PRUNED, read_pruned
 from orchestrator.store.published import (
     CHECKPOINT,
@@ -31,10 +32,10 @@ from orchestrator.store.published import (
     PublishedSegment,
     SegmentResult,
     StoreError,
-    read_sequence_losses,
+    read_spec,
     wrong_files,
 )
-from orchestrator.store.store import Store, read_spec
+from orchestrator.store.store import Store
 
 KNOWN = {SPEC, METRICS, SEQUENCE_LOSSES, CHECKPOINT, RESULT, PRUNED}
 

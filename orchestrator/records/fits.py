@@ -32,8 +32,9 @@ from orchestrator.planning.identity import EvaluationSpec, Segment
 from orchestrator.planning.ladder import NearestShape, nearest_shape
 from orchestrator.records.revisions import Sweep, data_label, is_on_small_corpus, load_sweep, package_version
 from orchestrator.records.table import table
-from orchestrator.store.published import StoreError, read_sequence_losses
-from orchestrator.store.store import Store, read_spec
+from orchestrator.store.losses import read_sequence_losses
+from orchestrator.store.published import StoreError, read_spec
+from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import sweep_texts
 
 MEASURED: dict[str, Callable[[Segment], str | int | None]] = {

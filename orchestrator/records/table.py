@@ -23,7 +23,8 @@ from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep, load_sweep, plans_locked
 from orchestrator.records.status.states import SegmentState, SegmentStates, cell_status
 from orchestrator.records.terminal import printable_label
-from orchestrator.store.published import LOG_EVERY_STEPS, PublishedEvaluation, SegmentResult, StoreError, read_metrics
+from orchestrator.store.losses import LOG_EVERY_STEPS, read_metrics
+from orchestrator.store.published import PublishedEvaluation, SegmentResult, StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedSegment, sweep_texts
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from orchestrator.store.stop_request import StopFile
+from orchestrator.store.workers.stop_request import StopFile
 
 POLL_SECONDS = 0.1
 """Least time between two looks at the file."""

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from mor_core.files import remove_folder, replace_text, write_json
 from orchestrator.store.published import METRICS, SEQUENCE_LOSSES
-from orchestrator.store.sign_of_life import Sign, read_sign
+from orchestrator.store.workers.sign_of_life import Sign, read_sign
 
 LOCK = "lock"
 """In a segment's attempts folder: held by the process that computes it, and let go by the kernel with it."""

@@ -1,4 +1,5 @@
-"""Who is running a sweep: every driver holds a lock that the kernel lets go with it, so a stale file names nobody.
+"""Which processes run a sweep. Each of these drivers holds a lock, which the kernel frees when the process ends: a file
+that a killed driver left has no lock and counts for nobody.
 
 sweeps/<name>/drivers/<host>-<pid>    locked by that process for as long as it runs the sweep
 """
@@ -56,12 +57,12 @@ def driving(store: Store, name: str) -> Iterator[None]:
 
 def running_drivers(store: Store, name: str | None = None) -> list[Driver]:
     """The drivers at work on a sweep, or on any of the results folder, as far as this host can see their locks."""
-    found = []
+    drivers = []
     for path in sorted((store.root / "sweeps").glob(f"{name or '*'}/{FOLDER}/*")):
         host, _, pid = path.name.rpartition("-")
         if pid.isdecimal() and not host.startswith(".") and is_held(path):
-            found.append(Driver(sweep=path.parent.parent.name, host=host, pid=int(pid), lock=path))
-    return found
+            drivers.append(Driver(sweep=path.parent.parent.name, host=host, pid=int(pid), lock=path))
+    return drivers
 
 
 def ask_to_stop(driver: Driver) -> bool:
@@ -70,21 +71,21 @@ def ask_to_stop(driver: Driver) -> bool:
     The process is pinned before its lock is looked at again, so a process that got its number later is never hit.
     """
     try:
-        pinned = os.pidfd_open(driver.pid) if hasattr(os, "pidfd_open") else None
+        descriptor = os.pidfd_open(driver.pid) if hasattr(os, "pidfd_open") else None
     except ProcessLookupError:
         return False
     try:
         if not is_held(driver.lock):
             return False
-        if pinned is None:
+        if descriptor is None:
             os.kill(driver.pid, signal.SIGTERM)
         else:
-            signal.pidfd_send_signal(pinned, signal.SIGTERM)
+            signal.pidfd_send_signal(descriptor, signal.SIGTERM)
     except ProcessLookupError:
         return False
     finally:
-        if pinned is not None:
-            os.close(pinned)
+        if descriptor is not None:
+            os.close(descriptor)
     return True
 
 

@@ -1,5 +1,5 @@
-"""Whether a results folder can be read from or written to as asked, which is said before any work is done; and whether
-it is still there while work is done in it."""
+"""Whether a results folder can be read and written, which is checked before any work is done; and whether it is still
+there while work is done in it."""
 
 import contextlib
 import fcntl
@@ -12,10 +12,10 @@ from pathlib import Path
 from mor_core.errors import Fix, Unreachable, UserError
 
 ADDRESS = "remote.json"
-"""In a local folder that stands for one in a bucket: which."""
+"""In a local folder that stands for results in a bucket: the bucket's address."""
 
 RESULTS = Fix(setting="results")
-"""What has to be another where a folder will not do."""
+"""The setting to change where a folder will not do."""
 
 
 class ResultsError(UserError):
@@ -112,7 +112,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def _nearest_existing(path: Path) -> Path:
     """The path, or the first above it that is there."""
-    return next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
+    return next(ancestor for ancestor in (path.absolute(), *path.absolute().parents) if os.path.lexists(ancestor))
 
 
 def is_held(path: Path) -> bool:

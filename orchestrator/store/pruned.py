@@ -22,14 +22,15 @@ def read_pruned(store: Store, segment_id: str) -> dict[str, Any] | None:
     """What pruned.json says of a checkpoint that went; None where there is none. Raises StoreError for any other."""
     path = store.segment_folder(segment_id) / PRUNED
     try:
-        said = json.loads(path.read_text())
+        document = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error})") from error
-    if not isinstance(said, dict) or (said.get("schema"), said.get("segment_id")) != (PRUNED_SCHEMA, segment_id):
+    expected = [PRUNED_SCHEMA, segment_id]
+    if not isinstance(document, dict) or [document.get("schema"), document.get("segment_id")] != expected:
         raise StoreError(f"{path} is not of its segment in schema {PRUNED_SCHEMA}")
-    return said
+    return document
 
 
 def pruned_step(store: Store, segment: Segment) -> int:
@@ -43,8 +44,8 @@ def steps_taken_again(store: Store, segment: Segment) -> int:
     if not all(map(store.is_done, segment.needs)):
         return 0  # It starts from what is to be published before it.
     states = store.published_trunk_steps(trunk_id(segment.trunk))
-    held = [step for step, name in _on_the_way(segment, states) if store.checkpoint_folder(name).is_dir()]
-    return max(0, pruned_step(store, segment) - max(held, default=0))
+    steps_with_state = [step for step, name in _on_the_way(segment, states) if store.checkpoint_folder(name).is_dir()]
+    return max(0, pruned_step(store, segment) - max(steps_with_state, default=0))
 
 
 def _on_the_way(segment: Segment, states: list[tuple[int, str]]) -> list[tuple[int, str]]:

@@ -1,5 +1,4 @@
-"""A published segment: its files, what it says (result.json, with the sums by which it is known again), its curve
-(metrics.jsonl), and the loss of every validation sequence (sequence_losses.npy).
+"""A published segment: its files and its result (result.json), with the sums by which both are known again.
 
     {"schema": ..., "segment_id": ..., "status": ..., ..., "files": {"spec.json": {"sha256": ..., "size": ...}, ...},
      "sha256": the hash of these very bytes with its own 64 digits replaced by zeros}
@@ -10,35 +9,23 @@ before sums have neither key; keys that are not known here are passed over.
 """
 
 import hashlib
-import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from mor_core.errors import MorSweepError
-from mor_core.files import UnreadableFileError, file_sha256, read_regular_file, write_bytes
+from mor_core.files import file_sha256, read_json_object
 from mor_core.training.manifest import MANIFEST
-
-if TYPE_CHECKING:  # `status` and plans read thousands of results, and nothing that needs numpy.
-    import numpy as np
-    from numpy.typing import NDArray
+from orchestrator.planning.canonical import from_jsonable, is_content_id
+from orchestrator.planning.identity import Segment
 
 RESULT_SCHEMA = "mor-sweep.result/1"
 LARGEST_RESULT_BYTES = 64 * 2**20
-LARGEST_SEQUENCE_LOSSES_BYTES = 64 * 2**20
-"""16 million sequences."""
-
-LOG_EVERY_STEPS = 10
-"""The step grid of training curves."""
-
-SPIKE_FACTOR = 10.0
-"""A loss so many times the one logged before it is a spike: flagged, never a reason to stop."""
 
 SPEC, METRICS, RESULT, CHECKPOINT = "spec.json", "metrics.jsonl", "result.json", "checkpoint"
 SEQUENCE_LOSSES = "sequence_losses.npy"
@@ -56,8 +43,6 @@ _LONGEST_END = 200
 _LONGEST_VALUE = 40
 """Characters of a wrong value that a message shows."""
 
-Kind = Literal["stable", "decay", "evaluate"]
-Status = Literal["finished", "diverged"]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0)]
 Shares = Annotated[tuple[float, ...], Field(min_length=1)]
@@ -205,9 +190,9 @@ class SegmentResult:
     """Its layout."""
     segment_id: str
     """Whose result it is."""
-    status: Status
+    status: Literal["finished", "diverged"]
     """Whether the segment reached its end, or its loss ceased to be a finite number."""
-    kind: Kind
+    kind: Literal["stable", "decay", "evaluate"]
     """stable, decay or evaluate."""
     step: Count
     """The step at which it ended, from the start of the trunk."""
@@ -267,6 +252,23 @@ class ResultError(ValueError):
     """The bytes of a result.json are not a result; the message says why, without the file's name."""
 
 
+def read_spec(path: Path) -> Segment:
+    """The segment that a spec.json describes, with needs that lead to nothing but segments.
+
+    Raises StoreError, or OtherVersion for one of another version.
+    """
+    try:
+        segment = from_jsonable(Segment, read_json_object(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise StoreError(f"{path} is not a readable spec ({error})") from error
+    # Hints are written below what a spec needs, so that an id must not be a path.
+    if not all(map(is_content_id, (segment.id, *segment.needs))):
+        raise StoreError(f"{path} is not a readable spec (it has an id that is not 64 hexadecimal digits)")
+    if segment.kind != "stable" and len(segment.needs) != 1:
+        raise StoreError(f"{path} is not a readable spec (a {segment.kind} needs one segment)")
+    return segment
+
+
 _RESULT = TypeAdapter(SegmentResult)
 
 
@@ -304,13 +306,8 @@ def summed_content(document: Mapping[str, Any], indent: int | None = 1) -> bytes
 
 def ends_with_its_sum(content: bytes) -> bool:
     """Whether bytes are as `summed_content` made them."""
-    match = _SUM_AT_END.search(content, max(0, len(content) - _LONGEST_END))
+    match = _sum_at_end(content)
     return match is not None and match[1].decode() == _own_sum(content)
-
-
-def with_files(content: bytes, files: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The bytes of a result.json that names other files, with its own sum anew. Raises ResultError."""
-    return result_content(json.loads(content) | {"files": files})
 
 
 def named_sums(content: bytes) -> dict[str, str]:
@@ -353,9 +350,13 @@ def wrong_files(result: SegmentResult, folder: Path) -> Iterator[tuple[Path, str
             yield path, "was changed after its segment was published: its sha256 is not the one in result.json"
 
 
+def _sum_at_end(content: bytes) -> re.Match[bytes] | None:
+    return _SUM_AT_END.search(content, max(0, len(content) - _LONGEST_END))
+
+
 def _own_sum(content: bytes) -> str:
     """sha256 of a result with the digits of its sum as zeros; empty where it does not end with a sum."""
-    match = _SUM_AT_END.search(content, max(0, len(content) - _LONGEST_END))
+    match = _sum_at_end(content)
     if match is None:
         return ""
     start, end = match.span(1)
@@ -393,100 +394,3 @@ def _sentence(error: ValidationError) -> str:
 def move_away(folder: Path) -> str:
     """What to do about a segment whose files make no sense."""
     return f"move {folder} away and run the same command again; only this segment is computed anew"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """What a metrics.jsonl says."""
-
-    rows: list[dict[str, Any]]
-    """Its lines, as they stand; a step may occur more than once."""
-    notes: tuple[str, ...]
-    """What was wrong with it and did no harm."""
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; see `read_curve`."""
-    return read_curve(path).rows
-
-
-def read_curve(path: Path) -> Curve:
-    """The lines of a metrics.jsonl. A torn last line, which a killed writer leaves, is dropped with a note.
-
-    Raises StoreError for a line in the middle that cannot be read.
-    """
-    if not path.exists():
-        return Curve(rows=[], notes=())
-    *lines, tail = path.read_text(errors="replace").split("\n")
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        row = _json_object(line)
-        if row is None:
-            raise StoreError(f"{path} line {number} is not JSON: {move_away(path.parent)}")
-        rows.append(row)
-    last = _json_object(tail)
-    notes = (f"{path} ended in the middle of line {len(lines) + 1}, which was dropped",) if tail and not last else ()
-    return Curve(rows=[*rows, last] if last else rows, notes=notes)
-
-
-def _json_object(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and "step" in value else None
-
-
-def curve_until(path: Path, step: int) -> Curve:
-    """The rows of a metrics.jsonl up to a step, each step once and in order.
-
-    Raises StoreError where a line in the middle cannot be read, or one of the step grid is not there.
-    """
-    curve = read_curve(path)
-    rows = {row["step"]: row for row in curve.rows if row["step"] <= step}
-    first = min(rows, default=step)
-    for row_step in range(first, step + 1):
-        if row_step % LOG_EVERY_STEPS == 0 and row_step not in rows:
-            raise StoreError(f"{path} has no line of step {row_step}")
-    return Curve(rows=[rows[row_step] for row_step in sorted(rows)], notes=curve.notes)
-
-
-def loss_spikes(rows: Sequence[dict[str, Any]]) -> list[int]:
-    """The logged steps at which the loss was ten times that of the logged step before."""
-    return [after["step"] for before, after in pairwise(rows) if after["loss"] > SPIKE_FACTOR * before["loss"]]
-
-
-def write_sequence_losses(path: Path, losses: Sequence[float]) -> None:
-    """Keep the mean loss of each validation sequence, nats per token, as one row of float32 in NumPy's format."""
-    import numpy as np
-
-    content = io.BytesIO()
-    np.save(content, np.asarray(losses, dtype="<f4"), allow_pickle=False)
-    write_bytes(path, content.getvalue())
-
-
-def read_sequence_losses(path: Path) -> "NDArray[np.float32] | None":
-    """The mean loss of each of the S validation sequences under the rule of `loss`, nats per token; [S]. None where
-    there is no file. Raises StoreError for anything but one row of finite float32."""
-    import numpy as np
-    from numpy.lib import format as npy
-
-    try:
-        content = read_regular_file(path, LARGEST_SEQUENCE_LOSSES_BYTES)
-    except FileNotFoundError:
-        return None
-    except UnreadableFileError as error:
-        raise StoreError(f"{error}: {move_away(path.parent)}") from error
-    file = io.BytesIO(content)
-    try:
-        npy.read_magic(file)
-        shape, _, kind = npy.read_array_header_1_0(file)
-        # Not `np.load`, which makes room for whatever the header states, and unpickles.
-        losses_S = np.frombuffer(file.read(), dtype="<f4")
-    except (ValueError, TypeError, SyntaxError, KeyError) as error:
-        raise StoreError(f"{path} cannot be read ({error}): {move_away(path.parent)}") from error
-    if kind != np.dtype("<f4") or shape != losses_S.shape or not np.isfinite(losses_S).all():
-        raise StoreError(f"{path} holds something else than a row of losses: {move_away(path.parent)}")
-    return losses_S

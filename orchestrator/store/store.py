@@ -28,13 +28,12 @@ from mor_core.files import (
     UnreadableFileError,
     fsync,
     is_plain_name,
-    read_json_object,
     read_regular_file,
     replace_text,
     write_bytes,
     write_json,
 )
-from orchestrator.planning.canonical import canonical_json, from_jsonable, is_content_id
+from orchestrator.planning.canonical import canonical_json
 from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
 from orchestrator.store.attempts import Attempt, Attempts
 from orchestrator.store.published import (
@@ -51,7 +50,7 @@ from orchestrator.store.published import (
     small_file_sums,
     wrong_files,
 )
-from orchestrator.store.stop_request import StopFile, new_stop_file
+from orchestrator.store.workers.stop_request import StopFile, new_stop_file
 
 LARGEST_HINT_BYTES = 4096
 FORECASTS = "forecasts"
@@ -236,26 +235,26 @@ class Store:
         except UnreadableFileError as error:
             raise StoreError(f"{error}: {move_away(self.segment_folder(segment_id))}") from error
         except ResultError as error:
-            what = f"{path} cannot be read ({error})"
-            raise StoreError(f"{what}: {move_away(self.segment_folder(segment_id))}") from error
+            fault = f"{path} cannot be read ({error})"
+            raise StoreError(f"{fault}: {move_away(self.segment_folder(segment_id))}") from error
 
     def verified_result(self, segment_id: str) -> SegmentResult | None:
         """The published result, or None. Raises StoreError also where a small file beside it was changed since."""
         result, folder = self.result(segment_id), self.segment_folder(segment_id)
         if result is not None:
-            for path, what in wrong_files(result, folder):
-                raise StoreError(f"{path} {what}: {move_away(folder)}")
+            for path, fault in wrong_files(result, folder):
+                raise StoreError(f"{path} {fault}: {move_away(folder)}")
         return result
 
     def readable_results(self, segment_ids: Iterable[str]) -> dict[str, SegmentResult]:
         """The published results among these segments, without those that cannot be read."""
-        found: dict[str, SegmentResult] = {}
+        results: dict[str, SegmentResult] = {}
         for segment_id in segment_ids:
             with contextlib.suppress(StoreError):
                 result = self.result(segment_id)
                 if result is not None:
-                    found[segment_id] = result
-        return found
+                    results[segment_id] = result
+        return results
 
     def checkpoint_folder(self, segment_id: str) -> Path:
         """The published checkpoint of a segment."""
@@ -315,27 +314,27 @@ class Store:
 
         Raises StoreError where it can be published neither here nor upstream.
         """
-        whole = PublishedSegment(folder=attempt.publication)
-        shutil.rmtree(whole.folder, ignore_errors=True)
-        whole.folder.mkdir()
-        write_json(whole.spec, json.loads(canonical_json(segment)))
+        publication = PublishedSegment(folder=attempt.publication)
+        shutil.rmtree(publication.folder, ignore_errors=True)
+        publication.folder.mkdir()
+        write_json(publication.spec, json.loads(canonical_json(segment)))
         if attempt.metrics.exists():
-            shutil.copyfile(attempt.metrics, whole.metrics)
+            shutil.copyfile(attempt.metrics, publication.metrics)
         if attempt.sequence_losses.exists():
-            attempt.sequence_losses.replace(whole.sequence_losses)
+            attempt.sequence_losses.replace(publication.sequence_losses)
         if checkpoint is not None:
-            checkpoint.rename(whole.checkpoint)
-        own = {"schema": RESULT_SCHEMA, "segment_id": segment.id, "kind": segment.kind}
-        content = result_content({**own, **measured, "files": small_file_sums(whole.folder)})
+            checkpoint.rename(publication.checkpoint)
+        identity = {"schema": RESULT_SCHEMA, "segment_id": segment.id, "kind": segment.kind}
+        content = result_content({**identity, **measured, "files": small_file_sums(publication.folder)})
         self.hint(segment, parse_result(content, segment.id))  # Before the result: readers ask whether it is done.
-        write_bytes(whole.result, content)
+        write_bytes(publication.result, content)
         # Upstream first: what appears here is believed to be what everyone sees.
-        if not self.upstream.publish(segment, whole.folder):
+        if not self.upstream.publish(segment, publication.folder):
             return False
         target = self.segment_folder(segment.id)
         self.make_folder(target.parent)
         try:
-            whole.folder.rename(target)
+            publication.folder.rename(target)
         except OSError as error:
             if self.is_done(segment.id):
                 return False
@@ -370,23 +369,6 @@ class Store:
         steps = [(int(path.name), read_hint(path)) for path in folder.iterdir() if is_step(path.name)]
         named = ((step, name) for step, name in steps if is_plain_name(name) and self.is_done(name))
         return sorted(named, reverse=True)
-
-
-def read_spec(path: Path) -> Segment:
-    """The segment that a spec.json describes, with needs that lead to nothing but segments.
-
-    Raises StoreError, or OtherVersion for one of another version.
-    """
-    try:
-        segment = from_jsonable(Segment, read_json_object(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise StoreError(f"{path} is not a readable spec ({error})") from error
-    # Hints are written below what a spec needs, so that an id must not be a path.
-    if not all(map(is_content_id, (segment.id, *segment.needs))):
-        raise StoreError(f"{path} is not a readable spec (it has an id that is not 64 hexadecimal digits)")
-    if segment.kind != "stable" and len(segment.needs) != 1:
-        raise StoreError(f"{path} is not a readable spec (a {segment.kind} needs one segment)")
-    return segment
 
 
 def is_step(name: str) -> bool:

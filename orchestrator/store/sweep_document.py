@@ -1,7 +1,7 @@
-"""sweeps/<name>/sweep.json as it lies there: which sweeps there are, the plans that one of them still stands by, and
-everything that any of them was ever asked for, settings left behind included.
+"""sweeps/<name>/sweep.json: which sweeps there are, the plan revisions of each, and the segments that any plan needs.
 
-Light on purpose: what `mor-sweep status` needs of a sweep of thousands of cells is read without building them.
+A sweep keeps every plan it was ever given, those of earlier settings too. The file is read as plain JSON, so that
+`mor-sweep status` of thousands of cells does not build them.
 """
 
 import json
@@ -52,8 +52,8 @@ def find_document(store: Store, name: str | None = None) -> tuple[str, dict[str,
     # A name is one folder's, never a way out of the results folder.
     document = read_document(store.sweep_folder(name) / "sweep.json") if is_plain_name(name) else None
     if document is None:
-        known = ", ".join(sweep_names(store)) or "none yet"
-        raise NoSuchSweep(f"no sweep named {name!r} in {store.root}; there are: {known}")
+        names = ", ".join(sweep_names(store)) or "none yet"
+        raise NoSuchSweep(f"no sweep named {name!r} in {store.root}; there are: {names}")
     return name, document
 
 
@@ -135,8 +135,8 @@ def revisions_of(document: dict[str, Any], settings_id: str) -> list[dict[str, A
 
 def other_settings(document: dict[str, Any]) -> list[str]:
     """Settings that a sweep had before its latest ones, the first first: their cells are in no table of it."""
-    latest = document["revisions"][-1]["settings_id"]
-    return [name for name in dict.fromkeys(each["settings_id"] for each in document["revisions"]) if name != latest]
+    settings_ids = [revision["settings_id"] for revision in document["revisions"]]
+    return [settings_id for settings_id in dict.fromkeys(settings_ids) if settings_id != settings_ids[-1]]
 
 
 def damaged(store: Store, name: str, error: Exception) -> UnreadableSweep:
@@ -151,8 +151,8 @@ def last_sweep_name(store: Store) -> str:
     if path.is_file():
         name = path.read_bytes().decode(errors="replace").strip()
         if not is_plain_name(name) or not name.isprintable() or "\N{REPLACEMENT CHARACTER}" in name:
-            known = ", ".join(names) or "none yet"
-            raise NoSuchSweep(f"{path} is damaged: delete it, and name the sweep in the command; there are: {known}")
+            others = ", ".join(names) or "none yet"
+            raise NoSuchSweep(f"{path} is damaged: delete it, and name the sweep in the command; there are: {others}")
         return name
     if unreadable := [name for name in names if not _is_readable(store, name)]:
         count = "1 sweep" if len(unreadable) == 1 else f"{len(unreadable)} sweeps"
@@ -208,16 +208,16 @@ class PlannedWork:
 
 def planned_work(store: Store) -> PlannedWork:
     """Read every sweep.json. Raises StoreError where one cannot be read: what it needs is then unknown."""
-    found: dict[str, dict[PlannedSegment, None]] = {}
+    segments: dict[str, dict[PlannedSegment, None]] = {}
     for name in sweep_names(store):
         for segment in _segments(store, name):
-            found.setdefault(segment.id, {})[segment] = None
+            segments.setdefault(segment.id, {})[segment] = None
     users: dict[str, set[str]] = {}
-    for name, planned in found.items():
-        for need in {need for each in planned for need in each.needs}:
+    for name, planned in segments.items():
+        for need in {need for segment in planned for need in segment.needs}:
             users.setdefault(need, set()).add(name)
     return PlannedWork(
-        segments={name: tuple(planned) for name, planned in found.items()},
+        segments={name: tuple(planned) for name, planned in segments.items()},
         users={name: frozenset(using) for name, using in users.items()},
     )
 
@@ -265,19 +265,19 @@ class SweepText:
         return evaluation_id(weights_id, self.evaluation)
 
 
-def sweep_texts(store: Store, name: str) -> dict[str, SweepText]:
+def sweep_texts(store: Store, sweep: str) -> dict[str, SweepText]:
     """The texts of a sweep by what it calls them, in the order of their names. Raises StoreError."""
-    path = store.sweep_folder(name) / TEXTS
+    path = store.sweep_folder(sweep) / TEXTS
     try:
         document = read_json_object(path)
         if document["schema"] != TEXTS_SCHEMA:
             raise ValueError(f"schema {document['schema']!r:.40}")
         named = dict(sorted(document["texts"].items()))
         if wrong := [
-            each for each, text in named.items() if not (is_folder_name(each) and is_content_id(text["sha256"]))
+            name for name, text in named.items() if not (is_folder_name(name) and is_content_id(text["sha256"]))
         ]:
             raise ValueError(f"{wrong[0]!r:.40} is no text")
-        texts = {each: from_jsonable(SweepText, text) for each, text in named.items()}
+        texts = {name: from_jsonable(SweepText, text) for name, text in named.items()}
     except FileNotFoundError:
         return {}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -286,7 +286,7 @@ def sweep_texts(store: Store, name: str) -> dict[str, SweepText]:
     return texts
 
 
-def write_sweep_texts(store: Store, name: str, texts: Mapping[str, SweepText]) -> None:
+def write_sweep_texts(store: Store, sweep: str, texts: Mapping[str, SweepText]) -> None:
     """Name the texts of a sweep; its plans are locked meanwhile, so that no name of another command is lost."""
-    named = {each: asdict(text) for each, text in texts.items()}
-    replace_text(store.sweep_folder(name) / TEXTS, json.dumps({"schema": TEXTS_SCHEMA, "texts": named}, indent=1))
+    named = {key: asdict(text) for key, text in texts.items()}
+    replace_text(store.sweep_folder(sweep) / TEXTS, json.dumps({"schema": TEXTS_SCHEMA, "texts": named}, indent=1))

@@ -14,7 +14,7 @@ from mor_core.data.verified import VERIFIED
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator.running.outcomes import FailureClass
 from orchestrator.running.segment.worker import run_segment
-from orchestrator.store.published import read_metrics
+from orchestrator.store.losses import read_metrics
 from orchestrator.store.store import Store
 from tests.faults.disturbances import wait_for
 from tests.helpers import single_segment

@@ -17,8 +17,8 @@ from orchestrator.running.outcomes import RULES, FailureClass, Outcome
 from orchestrator.running.run_loop import fail_alike
 from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.attempts import LOCK
-from orchestrator.store.stop_request import new_stop_file
 from orchestrator.store.store import Store
+from orchestrator.store.workers.stop_request import new_stop_file
 from tests.faults.disturbances import assert_as_undisturbed, failures, pid_of, reached, wait_for
 from tests.helpers import single_segment
 from tests.helpers.paths import ROOT
@@ -131,7 +131,7 @@ def test_under_a_clock_that_jumps_by_an_hour_at_every_look_a_sweep_ends_as_undis
 def test_nothing_that_decides_over_a_segment_reads_a_clock():
     """Only intervals of the own process's monotonic clock; a file's time may name its version, never its age."""
     package = ROOT / "orchestrator"
-    store = [package / "store" / f"{name}.py" for name in ("store", "attempts", "published", "sign_of_life")]
+    store = [package / "store" / f"{name}.py" for name in ("store", "attempts", "published", "workers/sign_of_life")]
     for path in (*store, *(package / "running").rglob("*.py")):
         source = path.read_text()
         assert not [word for word in ("time.time(", "datetime", "st_mtime", "getmtime") if word in source], path

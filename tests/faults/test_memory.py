@@ -13,7 +13,7 @@ from orchestrator.running.outcomes import FailureClass
 from orchestrator.running.segment.worker import run_segment
 from orchestrator.running.stalls.watchdog import stalled_run
 from orchestrator.store.attempts import Attempt
-from orchestrator.store.published import read_metrics
+from orchestrator.store.losses import read_metrics
 from orchestrator.store.store import Store
 from tests.helpers import single_segment
 from tests.helpers.single_segment import job_for, segment_on

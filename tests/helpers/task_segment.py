@@ -10,7 +10,8 @@ from mor_core.interop.tasks import read_task
 from orchestrator.planning.identity import Segment, TaskEvaluation, evaluate_segment
 from orchestrator.running.segment.job import Job
 from orchestrator.running.segment.worker import run_segment
-from orchestrator.store.store import Store, read_spec
+from orchestrator.store.published import read_spec
+from orchestrator.store.store import Store
 
 
 def task_segment(store: Store, weights: str, tasks: Path, task: str, rule: str = "threshold") -> Segment:

@@ -18,8 +18,9 @@ from orchestrator.running.segment.measure_text import planned_text, text_result
 from orchestrator.running.segment.score_task import TaskRun
 from orchestrator.running.segment.start_state import new_model, open_data
 from orchestrator.running.stopping import Interrupted, StopWatch
+from orchestrator.store.losses import write_sequence_losses
 from orchestrator.store.pruned import is_pruned
-from orchestrator.store.published import StoreError, move_away, write_sequence_losses
+from orchestrator.store.published import StoreError, move_away
 
 Item = TypeVar("Item")
 

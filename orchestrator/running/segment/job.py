@@ -16,8 +16,8 @@ from mor_core.model.device import default_device
 from mor_core.training.distributed import current_world
 from orchestrator.planning.identity import Segment
 from orchestrator.store.attempts import Attempt
-from orchestrator.store.stop_request import StopFile
 from orchestrator.store.store import Store
+from orchestrator.store.workers.stop_request import StopFile
 
 EVALUATION_BATCH = 32
 """Most sequences of a training batch that an evaluation takes at once."""

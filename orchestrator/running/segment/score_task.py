@@ -27,7 +27,8 @@ from mor_core.training.loop import Diverged
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.identity import Segment, TaskEvaluation
 from orchestrator.store.attempts import Attempt
-from orchestrator.store.published import StoreError, read_curve
+from orchestrator.store.losses import read_curve
+from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 
 SYNC_SECONDS = 5.0

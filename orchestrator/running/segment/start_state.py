@@ -25,8 +25,9 @@ from mor_core.training.optim import build_optimizer
 from orchestrator.planning.identity import trunk_id
 from orchestrator.running.segment.job import SegmentRun, numerics
 from orchestrator.store.attempts import Attempt
+from orchestrator.store.losses import curve_until
 from orchestrator.store.pruned import is_pruned, pruned_step
-from orchestrator.store.published import StoreError, curve_until
+from orchestrator.store.published import StoreError
 
 
 @dataclass(frozen=True, kw_only=True)

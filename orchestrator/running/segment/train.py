@@ -27,7 +27,7 @@ from orchestrator.planning.identity import Segment
 from orchestrator.running.segment.job import SegmentRun
 from orchestrator.running.segment.start_state import StartState, new_model, open_data, start_state
 from orchestrator.running.stopping import Interrupted, StopWatch
-from orchestrator.store.published import LOG_EVERY_STEPS, loss_spikes, read_metrics
+from orchestrator.store.losses import LOG_EVERY_STEPS, loss_spikes, read_metrics
 
 KEPT_CHECKPOINTS = 2
 PROGRESS_SECONDS = 1.0

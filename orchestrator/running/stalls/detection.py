@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from orchestrator.store.attempts import Attempt
-from orchestrator.store.sign_of_life import Sign
 from orchestrator.store.store import Store
+from orchestrator.store.workers.sign_of_life import Sign
 
 MARGIN_SECONDS = 10.0
 """Beyond the watchdog's own limit: what can end itself, with better stacks, does."""

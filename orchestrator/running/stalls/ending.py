@@ -8,8 +8,8 @@ from orchestrator.planning.identity import Segment
 from orchestrator.running.outcomes import Failure, FailureClass
 from orchestrator.running.stalls.watchdog import FIRED, stalled_run
 from orchestrator.store.attempts import Attempt
-from orchestrator.store.sign_of_life import Sign
 from orchestrator.store.store import Store
+from orchestrator.store.workers.sign_of_life import Sign
 
 Ending = Literal["gone", "ended", "left"]
 """What became of a frozen process: nothing was to do, for it had ended or takes steps again; it was ended; it is still

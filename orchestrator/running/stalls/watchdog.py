@@ -18,7 +18,7 @@ from typing import TextIO
 
 from mor_core.files import replace_text
 from orchestrator.store.attempts import Attempt
-from orchestrator.store.sign_of_life import this_process
+from orchestrator.store.workers.sign_of_life import this_process
 
 FIRED = "Timeout ("
 """How faulthandler begins when its timer has run out."""

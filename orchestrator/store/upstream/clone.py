@@ -1,4 +1,4 @@
-"""A local folder that stands for results in a bucket: which bucket, and where the folder lies."""
+"""The local folder that stands for results in a bucket: where it lies, and the bucket's address in it."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Why segments failed, for machines that did not compute them; see `sync` for what lies where.
+"""Why segments failed, shared with machines that did not compute them; see `sync` for what lies where.
 
     attempts/<id>/<attempt>/failure.json   created once, by the machine whose newest attempt at the segment failed
 
@@ -12,7 +12,7 @@ import json
 import secrets
 from collections.abc import Iterable
 
-from mor_core.files import is_plain_name
+from mor_core.files import is_plain_name, replacing
 from orchestrator.store.attempts import FAILURE, Attempt
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.clone import Clone
@@ -49,9 +49,8 @@ def fetch_failures(clone: Clone) -> None:
             attempt.folder.mkdir(parents=True, exist_ok=True)
             attempt.shared_name.write_text(attempt_name)
             attempt.shared_failure.touch()
-            temporary = attempt.failure.with_name(f"{FAILURE}.writing")
-            temporary.write_bytes(content)
-            temporary.replace(attempt.failure)
+            with replacing(attempt.failure) as temporary:
+                temporary.write_bytes(content)
 
 
 def withdraw_failures(clone: Clone, segment_id: str) -> None:

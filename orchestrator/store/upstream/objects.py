@@ -87,14 +87,14 @@ class ObjectStore:
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """The bytes of many small objects at a time, without those that are gone."""
         paths = {self._path(name): name for name in names}
-        found: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         if paths:
             answers = self._try(lambda files: files.cat(list(paths), recursive=False, on_error="return"), "")
             for path, answer in answers.items():
                 data = self.read(paths[path]) if isinstance(answer, BaseException) else answer
                 if data is not None:
-                    found[paths[path]] = data
-        return found
+                    contents[paths[path]] = data
+        return contents
 
     def download(self, name: str, path: Path) -> None:
         """Write an object to a file. Raises ObjectAbsent where there is no such object, OSError as files do."""
@@ -104,10 +104,10 @@ class ObjectStore:
         """Name -> what changes when the object's bytes do, of all objects whose name begins with prefix and a slash."""
         top = self.url.removeprefix("s3://")
         try:
-            found = self._try(lambda files: files.find(f"{top}/{prefix}", detail=True), prefix)
+            entries = self._try(lambda files: files.find(f"{top}/{prefix}", detail=True), prefix)
         except ObjectAbsent:
             return {}
-        return {path.removeprefix(f"{top}/"): str(entry.get("ETag")) for path, entry in found.items()}
+        return {path.removeprefix(f"{top}/"): str(entry.get("ETag")) for path, entry in entries.items()}
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete objects; what is gone already stays so."""

@@ -1,16 +1,17 @@
-"""What of a segment goes to the bucket and comes from it; see `sync` for what lies where.
+"""Segments to and from the bucket: published ones, and the checkpoints of attempts; see `sync` for what lies where.
 
 Names of objects are the sha256 of their bytes, so a late or repeated upload can change nothing that was verified, and
 every byte that is read is compared with its name before it is used.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ from orchestrator.store.published import (
     ResultError,
     SegmentResult,
     StoreError,
+    file_sum,
     named_sums,
     parse_result,
-    with_files,
+    read_spec,
+    result_content,
 )
-from orchestrator.store.store import hints, read_spec
+from orchestrator.store.store import hints
 from orchestrator.store.upstream.clone import Clone
 from orchestrator.store.upstream.failures import bucket_name
 from orchestrator.store.upstream.objects import BucketUnreachable, ObjectStore
@@ -79,22 +82,22 @@ class BucketSegments:
     def fetch_results(self, segment_ids: Sequence[str]) -> None:
         """Bring published segments, without their checkpoints. Those that are not published are passed over."""
         missing = [name for name in segment_ids if not self.clone.store.is_done(name)]
-        told = self.clone.objects.read_all(_result_name(name) for name in missing)
-        results = {name: told[key] for name in missing if (key := _result_name(name)) in told}
+        result_objects = self.clone.objects.read_all(_result_name(name) for name in missing)
+        results = {name: result_objects[key] for name in missing if (key := _result_name(name)) in result_objects}
         files = {name: small_files(name, result) for name, result in results.items()}
-        wanted = {_file(f"segments/{name}", digest) for name in files for digest in files[name].values()}
-        contents = self.clone.objects.read_all(sorted(wanted))
+        file_names = {_file(f"segments/{name}", digest) for name in files for digest in files[name].values()}
+        contents = self.clone.objects.read_all(sorted(file_names))
         for name, result in results.items():
-            with self._incoming(name) as whole:
+            with self._incoming(name) as incoming:
                 for path, digest in files[name].items():
                     key = _file(f"segments/{name}", digest)
                     data = contents.get(key)
                     if data is None or hashlib.sha256(data).hexdigest() != digest:
-                        self._download(key, digest, whole / path)
+                        self._download(key, digest, incoming / path)
                     else:
-                        (whole / path).write_bytes(data)
-                (whole / RESULT).write_bytes(result)
-                self._appear(name, whole)
+                        (incoming / path).write_bytes(data)
+                (incoming / RESULT).write_bytes(result)
+                self._appear(name, incoming)
 
     def fetch_checkpoint(self, segment_id: str) -> None:
         """Bring the checkpoint of a published segment, verified. Nothing where it is here, or where it has none."""
@@ -106,14 +109,14 @@ class BucketSegments:
         digests = {path: digest for path, digest in files.items() if path.startswith(f"{CHECKPOINT}/")}
         if not digests:
             return
-        with self._incoming(segment_id) as whole:
-            (whole / CHECKPOINT).mkdir()
+        with self._incoming(segment_id) as incoming:
+            (incoming / CHECKPOINT).mkdir()
             for path, digest in digests.items():
-                self._download(_file(f"segments/{segment_id}", digest), digest, whole / path)
+                self._download(_file(f"segments/{segment_id}", digest), digest, incoming / path)
             if not target.exists():
-                _rename_unless_there(whole / CHECKPOINT, target)
+                _rename_unless_there(incoming / CHECKPOINT, target)
 
-    def publish(self, segment: Segment, whole: Path) -> bool:
+    def publish(self, segment: Segment, folder: Path) -> bool:
         """Upload a finished segment's folder, then create its result.json in the bucket. False where another attempt
         was first: nothing that is published has changed, and its result is here.
 
@@ -121,17 +124,17 @@ class BucketSegments:
         """
         patient = replace(self.clone.objects, patience=PUBLISH_PATIENCE_SECONDS)
         top = f"segments/{segment.id}"
-        paths = sorted(path for path in whole.rglob("*") if path.is_file() and path.name != RESULT)
-        files = {path.relative_to(whole).as_posix(): path for path in paths}
-        sums = {name: {"sha256": file_sha256(path), "size": path.stat().st_size} for name, path in files.items()}
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RESULT)
+        files = {path.relative_to(folder).as_posix(): path for path in paths}
+        sums = {name: vars(file_sum(path)) for name, path in files.items()}
         for name, path in files.items():
             patient.upload(path, _file(top, sums[name]["sha256"]))
-        told = with_files((whole / RESULT).read_bytes(), sums)
-        for hint, text in hints(segment, parse_result(told, segment.id)).items():
+        content = result_content(json.loads((folder / RESULT).read_bytes()) | {"files": sums})
+        for hint, text in hints(segment, parse_result(content, segment.id)).items():
             patient.replace(hint, text.encode())
-        write_bytes(whole / RESULT, told)
+        write_bytes(folder / RESULT, content)
         name = _result_name(segment.id)
-        if not patient.create(name, told) and patient.read(name) != told:
+        if not patient.create(name, content) and patient.read(name) != content:
             self.fetch_results([segment.id])
             return False
         return True
@@ -165,19 +168,19 @@ class BucketSegments:
 
     def _uploaded(self, segment_id: str) -> list[tuple[int, str]]:
         """(step, name of its list of files) of the checkpoints that attempts uploaded, the latest step first."""
-        found = []
+        checkpoints = []
         for name in self.clone.objects.etags(f"attempts/{segment_id}"):
             parts = name.split("/")
             step = _listed_step(name)
             if step is not None and len(parts) == 4 and is_plain_name(parts[2]):
-                found.append((step, name))
-        return sorted(found, reverse=True)
+                checkpoints.append((step, name))
+        return sorted(checkpoints, reverse=True)
 
     def _fetch_attempt(self, segment: Segment) -> int:
         """Bring the furthest uploaded checkpoint that verifies, unless one as far is here; the step that is reached."""
-        here = self.clone.store.attempts(segment.id).last_step()
+        reached = self.clone.store.attempts(segment.id).last_step()
         for step, name in self._uploaded(segment.id):
-            if step <= here or step >= segment.stop_step:
+            if step <= reached or step >= segment.stop_step:
                 continue
             attempt = self.clone.store.attempts(segment.id).named(name.split("/")[2])
             if attempt.corrupt_checkpoint(step).exists():
@@ -189,25 +192,25 @@ class BucketSegments:
                     raise
                 continue  # A torn or damaged one is as good as none: the one before it is tried.
             return step
-        return here
+        return reached
 
     def _bring_attempt(self, name: str, segment_id: str, attempt: Attempt, step: int) -> None:
-        told = self.clone.objects.read(name)
-        files = json.loads(told or b"{}")["files"]
+        listing = self.clone.objects.read(name)
+        files = json.loads(listing or b"{}")["files"]
         checkpoint = checkpoint_name(step)
-        with self._incoming(segment_id) as whole:
-            (whole / checkpoint).mkdir()
+        with self._incoming(segment_id) as incoming:
+            (incoming / checkpoint).mkdir()
             for path, part in files.items():
                 if not _is_inside(path, STATE_FILES, checkpoint):
                     raise StoreError(
                         f"{self.clone.objects.url}/{name} names {path!r}, which is no file of a checkpoint"
                     )
-                self._download(_file(str(Path(name).parent), part["sha256"]), part["sha256"], whole / path)
-            verify_checkpoint(whole / checkpoint)
+                self._download(_file(str(Path(name).parent), part["sha256"]), part["sha256"], incoming / path)
+            verify_checkpoint(incoming / checkpoint)
             attempt.folder.mkdir(parents=True, exist_ok=True)
             for file in STATE_FILES:
-                (whole / file).replace(attempt.folder / file)
-            (whole / checkpoint).rename(attempt.checkpoint(step))
+                (incoming / file).replace(attempt.folder / file)
+            (incoming / checkpoint).rename(attempt.checkpoint(step))
 
     def _fetch_trunk_state(self, segment: Segment, after: int) -> None:
         """Bring the furthest published state of the trunk before the segment's end, where it is beyond `after`."""
@@ -217,12 +220,12 @@ class BucketSegments:
         )
         for step in steps:
             if after < step < segment.stop_step:
-                told = self.clone.objects.read(f"trunks/{trunk_id(segment.trunk)}/{step}")
-                found = told.decode(errors="replace") if told else ""
-                if re.fullmatch("[0-9a-f]{64}", found):
-                    self.fetch_results([found])
-                    self.fetch_checkpoint(found)
-                    if self.clone.store.checkpoint_folder(found).is_dir():
+                hint = self.clone.objects.read(f"trunks/{trunk_id(segment.trunk)}/{step}")
+                segment_id = hint.decode(errors="replace") if hint else ""
+                if re.fullmatch("[0-9a-f]{64}", segment_id):
+                    self.fetch_results([segment_id])
+                    self.fetch_checkpoint(segment_id)
+                    if self.clone.store.checkpoint_folder(segment_id).is_dir():
                         return
 
     def _download(self, name: str, digest: str, path: Path) -> None:
@@ -237,43 +240,36 @@ class BucketSegments:
             "run the same command again; only this segment is computed anew"
         )
 
-    def _appear(self, segment_id: str, whole: Path) -> None:
+    def _appear(self, segment_id: str, folder: Path) -> None:
         """A fetched segment takes its place, with the hints that lead to it, unless another process was first."""
-        files = PublishedSegment(folder=whole)
+        files = PublishedSegment(folder=folder)
         self.clone.store.hint(read_spec(files.spec), _readable(segment_id, files.result.read_bytes()))
         target = self.clone.store.segment_folder(segment_id)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _rename_unless_there(whole, target)
+        _rename_unless_there(folder, target)
 
-    def _incoming(self, segment_id: str) -> "_Incoming":
+    @contextlib.contextmanager
+    def _incoming(self, segment_id: str) -> Iterator[Path]:
+        """A private folder on the disk of the local results, for the length of the body."""
         name = f"incoming-{segment_id[:16]}-{os.getpid()}-{secrets.token_hex(4)}"
-        return _Incoming(folder=self.clone.store.root / SCRATCH / name)
+        folder = self.clone.store.root / SCRATCH / name
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _drop_old(self, top: str, objects: ObjectStore) -> None:
         """Delete this attempt's checkpoints but the latest, and the files that none of those names."""
-        there = objects.etags(top)
-        lists = sorted((step, name) for name in there if (step := _listed_step(name)) is not None)
-        kept = [name for _, name in lists[-KEPT_CHECKPOINTS:]]
-        told = objects.read_all(kept)
-        if len(told) == len(kept):
-            named = {part["sha256"] for data in told.values() for part in json.loads(data)["files"].values()}
-            gone = [name for _, name in lists[:-KEPT_CHECKPOINTS]]
-            gone += [name for name in there if "/files/" in name and name.rsplit("/", 1)[1] not in named]
-            objects.remove(gone)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Incoming:
-    """A private folder on the disk of the local results, for the length of a with block."""
-
-    folder: Path
-
-    def __enter__(self) -> Path:
-        self.folder.mkdir(parents=True)
-        return self.folder
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        names = objects.etags(top)
+        lists = sorted((step, name) for name in names if (step := _listed_step(name)) is not None)
+        recent = [name for _, name in lists[-KEPT_CHECKPOINTS:]]
+        listings = objects.read_all(recent)
+        if len(listings) == len(recent):
+            digests = {part["sha256"] for data in listings.values() for part in json.loads(data)["files"].values()}
+            garbage = [name for _, name in lists[:-KEPT_CHECKPOINTS]]
+            garbage += [name for name in names if "/files/" in name and name.rsplit("/", 1)[1] not in digests]
+            objects.remove(garbage)
 
 
 def small_files(segment_id: str, content: bytes) -> dict[str, str]:

@@ -9,8 +9,8 @@ import threading
 import time
 from dataclasses import dataclass
 
-from orchestrator.store.stop_request import StopFile
 from orchestrator.store.upstream.objects import BucketRefused, BucketUnreachable, ObjectStore
+from orchestrator.store.workers.stop_request import StopFile
 
 LOOK_SECONDS = 3.0
 """Between two looks of a worker at the bucket."""
@@ -51,24 +51,23 @@ class _Watch:
 
     def __init__(self, stop: SharedStop) -> None:
         self._stop = stop
-        self._found: str | None = None
-        self._asked_at = time.monotonic()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
+        self._request: str | None = None
+        self._last_question = 0.0
+        self._thread: threading.Thread | None = None
 
     def answer(self) -> str | None:
-        """What has been found."""
-        self._asked_at = time.monotonic()
-        if not self._thread.is_alive() and self._found is None:
+        """The request as far as it has been seen; None without one."""
+        self._last_question = time.monotonic()
+        if self._request is None and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._look, daemon=True)
             self._thread.start()
-        return self._found
+        return self._request
 
     def _look(self) -> None:
-        while self._found is None and time.monotonic() - self._asked_at < FORGET_SECONDS:
+        while self._request is None and time.monotonic() - self._last_question < FORGET_SECONDS:
             with contextlib.suppress(BucketUnreachable, BucketRefused):
-                told = self._stop.objects.read(self._stop.name)
-                self._found = told.decode(errors="replace") if told is not None else None
+                content = self._stop.objects.read(self._stop.name)
+                self._request = content.decode(errors="replace") if content is not None else None
             time.sleep(LOOK_SECONDS)
 
 

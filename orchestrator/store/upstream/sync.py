@@ -29,7 +29,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from mor_core.files import file_sha256, is_plain_name, replace_text
+from mor_core.files import file_sha256, is_plain_name, replace_text, replacing
 from orchestrator.store.published import RESULT
 from orchestrator.store.store import FORECASTS
 from orchestrator.store.sweep_document import SCHEMA as SWEEP_SCHEMA
@@ -41,10 +41,10 @@ from orchestrator.store.upstream.segments import BucketSegments
 
 SYNCED = "synced.json"
 MARKER = "mor-sweep.json"
-_OWN = {"sweep.json", "mlflow.db", "mirror.json", "mirror.log", "ui.log"}
+_LOCAL_FILES = {"sweep.json", "mlflow.db", "mirror.json", "mirror.log", "ui.log"}
 """Of a sweep's folder: what has another form in the bucket, or belongs to one machine."""
 
-_OWN_FOLDERS = {"drivers", "stop", "artifacts"}
+_LOCAL_FOLDERS = {"drivers", "stop", "artifacts"}
 
 
 def pull(clone: Clone) -> None:
@@ -99,8 +99,8 @@ def create_file(clone: Clone, sweep: str, inside: str, content: bytes) -> bytes:
 def _created(clone: Clone, name: str, content: bytes) -> bytes:
     if clone.objects.create(name, content):
         return content
-    held = clone.objects.read(name)
-    return content if held is None else held
+    earlier = clone.objects.read(name)
+    return content if earlier is None else earlier
 
 
 def push_revision(clone: Clone, name: str) -> bool:
@@ -129,9 +129,8 @@ def _pull_sweeps(clone: Clone) -> None:
         sweep, inside = places[name]
         path = clone.store.sweep_folder(sweep) / inside
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.writing")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
         synced[name] = _state(etags[name], hashlib.sha256(data).hexdigest())
     if changed:
         _remember(clone, synced)
@@ -211,12 +210,13 @@ def _revision_name(sweep: str, number: int) -> str:
 
 
 def _is_shared(inside: Path) -> bool:
-    own = (
-        inside.name in _OWN
+    is_local = (
+        inside.name in _LOCAL_FILES
         or inside.suffix in (".lock", ".writing", ".log")
         or inside.name.startswith((".", "mlflow.db"))
+        or inside.parts[0] in _LOCAL_FOLDERS
     )
-    return not own and inside.parts[0] not in _OWN_FOLDERS
+    return not is_local
 
 
 def _sweep_file(name: str) -> tuple[str, Path] | None:

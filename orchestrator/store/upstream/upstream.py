@@ -1,8 +1,8 @@
 """The one door to results: a folder, or a bucket with a local folder that stands for it.
 
-Everything above works in the folder, and tells the store's upstream of what others may want to know or have told.
-A server that is away delays publication and costs uploads of checkpoints, which the next one makes good; training
-never waits long for it.
+All other code works in the folder. It asks the store's upstream to share what other machines need, and to bring what
+they have shared. While a server is away, publication waits and checkpoints are not uploaded; the next upload makes that
+good. Training never waits long for it.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ from pathlib import Path
 from orchestrator.planning.identity import Segment
 from orchestrator.store.attempts import Attempt
 from orchestrator.store.published import RESULT
-from orchestrator.store.stop_request import StopFile
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.clone import Clone, clone_in, make_clone
 from orchestrator.store.upstream.failures import fetch_failures, upload_failures, withdraw_failures
@@ -30,6 +29,7 @@ from orchestrator.store.upstream.sync import (
     push_revision,
     require_conditional_creation,
 )
+from orchestrator.store.workers.stop_request import StopFile
 
 FETCH_PATIENCE_SECONDS = 60.0
 """How long a segment that is to be started waits for a server that does not answer."""

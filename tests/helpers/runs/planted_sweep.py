@@ -15,7 +15,7 @@ from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.records.revisions import record_revision
-from orchestrator.store.published import write_sequence_losses
+from orchestrator.store.losses import write_sequence_losses
 from orchestrator.store.store import Store
 from tests.helpers.made_up_data import MADE_UP_DATA
 

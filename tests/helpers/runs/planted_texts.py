@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from orchestrator.planning.identity import Segment, TextEvaluation, evaluate_segment
 from orchestrator.records.revisions import load_sweep
-from orchestrator.store.store import Store, read_spec
+from orchestrator.store.published import read_spec
+from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import SweepText, sweep_texts, write_sweep_texts
 
 

@@ -9,8 +9,8 @@ import pytest
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.running.segment.worker import run_segment
 from orchestrator.store.folder import ResultsGone, holding
-from orchestrator.store.stop_request import StopFile
 from orchestrator.store.store import Store
+from orchestrator.store.workers.stop_request import StopFile
 from tests.faults.disturbances import SIX_CELLS, assert_nothing_is_left, checkpoints, wait_for
 from tests.helpers.single_segment import job_for, segment_on
 from tests.helpers.toy_sweep import SCIENCE, ToySweep

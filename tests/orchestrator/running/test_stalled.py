@@ -38,9 +38,9 @@ from orchestrator.running.stalls.watchdog import (
     stalled_run,
 )
 from orchestrator.store.attempts import LOCK, Attempt
-from orchestrator.store.sign_of_life import ProcessIdentity, Sign, this_process
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import open_store
+from orchestrator.store.workers.sign_of_life import ProcessIdentity, Sign, this_process
 from tests.faults.disturbances import wait_for
 from tests.helpers.single_segment import job_for, segment_on
 

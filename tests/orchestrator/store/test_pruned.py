@@ -14,7 +14,8 @@ from orchestrator.cli.main import app, exit_code_of
 from orchestrator.maintenance.fsck import check_results
 from orchestrator.running.outcomes import FailureClass
 from orchestrator.running.segment.worker import run_segment
-from orchestrator.store.store import Store, read_spec
+from orchestrator.store.published import read_spec
+from orchestrator.store.store import Store
 from tests.helpers.single_segment import job_for
 from tests.helpers.toy_sweep import ToySweep
 

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.maintenance.check_segment import check_segment
 from orchestrator.records.fits import concentration_note, fit_of_sweep
+from orchestrator.store.losses import read_sequence_losses, write_sequence_losses
 from orchestrator.store.published import (
     CHECKPOINT_MANIFEST,
     METRICS,
@@ -19,11 +20,9 @@ from orchestrator.store.published import (
     SPEC,
     ResultError,
     StoreError,
-    read_sequence_losses,
     result_content,
     small_file_sums,
     summed_content,
-    write_sequence_losses,
 )
 from orchestrator.store.store import Store
 from tests.helpers.paths import FIRST_STUDY

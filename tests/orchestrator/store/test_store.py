@@ -16,7 +16,8 @@ from orchestrator.records.table import table
 from orchestrator.running.segment.job import Job, SegmentRun
 from orchestrator.running.segment.start_state import start_state
 from orchestrator.running.segment.worker import run_segment
-from orchestrator.store.published import StoreError, read_metrics
+from orchestrator.store.losses import read_metrics
+from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from tests.helpers.hand_made import TRUNK, left_behind, published
 from tests.helpers.toy_sweep import ToySweep

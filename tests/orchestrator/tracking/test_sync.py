@@ -19,7 +19,7 @@ from orchestrator.maintenance.fsck import check_results
 from orchestrator.records.forecasts import keep_forecast
 from orchestrator.records.table import curve, table
 from orchestrator.records.verified_cells import VerifiedCells, shown_lines
-from orchestrator.store.published import LOG_EVERY_STEPS
+from orchestrator.store.losses import LOG_EVERY_STEPS
 from orchestrator.store.store import Store
 from orchestrator.tracking import cursor
 from orchestrator.tracking.check import differences

@@ -22,7 +22,7 @@ from orchestrator.running.segment.job import Job
 from orchestrator.running.stalls.ending import end_frozen
 from orchestrator.running.stalls.watchdog import stalled_run
 from orchestrator.store.attempts import Attempt
-from orchestrator.store.sign_of_life import Sign, started, this_process
+from orchestrator.store.workers.sign_of_life import Sign, started, this_process
 from tests.helpers.paths import TOY_PRESET
 from tests.helpers.ray_cluster import cluster
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep

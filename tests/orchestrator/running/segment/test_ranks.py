@@ -9,7 +9,7 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator.running.outcomes import FailureClass
 from orchestrator.running.segment.ranks import Rank, run_rank, with_ranks
-from orchestrator.store.stop_request import new_stop_file
+from orchestrator.store.workers.stop_request import new_stop_file
 from tests.helpers.single_segment import job_for, segment_on
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mor_core.files import replace_text
+
 How = Literal["now", "launch no more"]
 """Whether running segments leave at their next step, or run to their end and only no new one starts."""
 
@@ -22,9 +24,7 @@ class StopFile:
     def ask(self, how: How) -> None:
         """Tell the workers. Raises OSError where the file cannot be written."""
         self.path.parent.mkdir(exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.writing")
-        temporary.write_text(how)
-        temporary.replace(self.path)
+        replace_text(self.path, how, durable=False)
 
     def asked(self) -> str | None:
         """How the workers are to stop; None while they are to go on."""

@@ -1,5 +1,5 @@
-"""The sign of life that an attempt writes, and which process is meant by it, so that another one can end it and no
-other: the system gives its number again."""
+"""The sign of life that an attempt writes. It names its process by number and start time, because the system gives a
+number again: who ends a process that is stuck must not hit another one."""
 
 import json
 import os
