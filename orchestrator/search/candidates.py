@@ -43,8 +43,8 @@ def next_cells(
     `points` are those of its run table `runs` that were fitted. Raises NoAdvice where no cell could join the sweep, or
     its sweep file is not recorded.
     """
-    asked = spec_of_sweep(sweep)
-    planned = wide_plan(sweep, asked.spec, asked.data)
+    recorded = spec_of_sweep(sweep)
+    planned = wide_plan(sweep, recorded.spec, recorded.data)
     if planned.settings_id != sweep.settings_id:
         raise NoAdvice(
             f"sweep {sweep.name!r} was planned by another version of mor-sweep, which trains other losses: new cells "
@@ -79,24 +79,24 @@ def candidate_cells(store: Store, sweep: Sweep, planned: Plan, runs: pl.DataFram
     costs = flops_by_segment(planned.segments)
     finished = {segment.id: result for segment in planned.segments if (result := store.result(segment.id))}
     ended = runs.filter(pl.col("status") != "pending").select("arm", "size", "budget", "seed")
-    taken = {(arm, size, int(budget), seed) for arm, size, budget, seed in ended.iter_rows()}
+    ended_cells = {(arm, size, int(budget), seed) for arm, size, budget, seed in ended.iter_rows()}
     tried = {(cell.arm, cell.size) for cell in sweep.cells}
     arms = {cell.arm for cell in sweep.cells}
     newest = max(cell.seed for cell in sweep.cells) + 1
     speeds = {arm: _speed(planned, arm, finished) for arm in arms}
-    found = []
+    candidates = []
     for cell in planned.cells:
         is_again = cell.seed == newest
-        if (cell.arm, cell.size, cell.budget, cell.seed) in taken or cell.arm not in arms:
+        if (cell.arm, cell.size, cell.budget, cell.seed) in ended_cells or cell.arm not in arms:
             continue
         if is_again and (cell.arm, cell.size) not in tried:
             continue
         chain = [segment.id for segment in planned.chain(cell)]
-        if any(not finished[each].is_finished for each in chain if each in finished):
+        if any(not finished[segment_id].is_finished for segment_id in chain if segment_id in finished):
             continue
-        flops = sum(costs[each] for each in chain if each not in finished)
-        found.append(_costed(cell, flops, speeds[cell.arm]))
-    return found
+        flops = sum(costs[segment_id] for segment_id in chain if segment_id not in finished)
+        candidates.append(_costed(cell, flops, speeds[cell.arm]))
+    return candidates
 
 
 def _costed(cell: Cell, flops: int, speed: float | None) -> Costed:
@@ -142,4 +142,5 @@ def _sizes_around(tried: Sequence[str]) -> list[str]:
 def _speed(planned: Plan, arm: str, finished: dict[str, SegmentResult]) -> float | None:
     """Exact FLOPs per second of one worker on an arm's segments, where some are finished."""
     models = {cell.model for cell in planned.cells if cell.arm == arm}
-    return measured_flops_per_second([each for each in planned.segments if each.trunk.model in models], finished)
+    segments = [segment for segment in planned.segments if segment.trunk.model in models]
+    return measured_flops_per_second(segments, finished)

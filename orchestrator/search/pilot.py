@@ -78,7 +78,7 @@ class Found:
     @property
     def seeds(self) -> int:
         """Seeds that show every gap for which a number could be advised; no fewer than the sweep has."""
-        return max([self.wanted.seeds, *(each.seeds for each in self.advice if isinstance(each.seeds, int))])
+        return max([self.wanted.seeds, *(pair.seeds for pair in self.advice if isinstance(pair.seeds, int))])
 
     @property
     def says_something(self) -> bool:

@@ -16,25 +16,25 @@ from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.search.pilot import Found, Pilot
 
 
-def document(found: Found) -> dict[str, Any]:
+def document(findings: Found) -> dict[str, Any]:
     """Everything that was found, as plain values."""
     return {
-        "sweep": found.name,
-        "noise": plain(dict(found.fit.noise)),
-        "optima": plain(dict(found.fit.optima)),
-        "tokens_per_second": dict(found.tokens_per_second),
-        "wanted": plain(found.wanted),
-        "pairs": [plain(pair) for pair in found.advice],
-        "seeds": found.seeds,
+        "sweep": findings.name,
+        "noise": plain(dict(findings.fit.noise)),
+        "optima": plain(dict(findings.fit.optima)),
+        "tokens_per_second": dict(findings.tokens_per_second),
+        "wanted": plain(findings.wanted),
+        "pairs": [plain(pair) for pair in findings.advice],
+        "seeds": findings.seeds,
     }
 
 
-def sweep_text(pilot: Pilot, found: Found) -> str:
+def sweep_text(pilot: Pilot, findings: Found) -> str:
     """The sweep file with what was found laid over it: N*(C) of each arm, seeds; what is not known is a comment."""
-    spec = pilot.spec.model_copy(update={"seeds": _seeds(pilot.spec, found.seeds), "sizes": _sizes(pilot, found)})
-    lines = [f"# {line}" for line in summary_lines(found)]
+    spec = pilot.spec.model_copy(update={"seeds": _seeds(pilot.spec, findings.seeds), "sizes": _sizes(pilot, findings)})
+    lines = [f"# {line}" for line in summary_lines(findings)]
     lines = [f"# {pilot.spec.name} as a pilot of it advises: `mor-sweep pilot` wrote this file.", *lines, ""]
-    lines += [each.line() for each in settings_of(spec, pilot.file)]
+    lines += [setting.line() for setting in settings_of(spec, pilot.file)]
     return "\n".join(lines) + "\n"
 
 
@@ -44,55 +44,55 @@ def _seeds(spec: SweepSpec, count: int) -> tuple[int, ...]:
     return tuple(sorted((*spec.seeds, *more))[:count]) if count > len(spec.seeds) else spec.seeds
 
 
-def _sizes(pilot: Pilot, found: Found) -> SizesSection:
+def _sizes(pilot: Pilot, findings: Found) -> SizesSection:
     """Windows around what was found. A sweep that names its sizes keeps them unless every arm's optimum is known."""
     sizes = pilot.spec.sizes
     assert sizes is not None
-    known = {arm: each for arm, each in found.fit.optima.items() if isinstance(each, FoundOptimum)}
-    optimum = {arm: _table(found, each) for arm, each in known.items()}
+    optima = {arm: optimum for arm, optimum in findings.fit.optima.items() if isinstance(optimum, FoundOptimum)}
+    tables = {arm: _table(findings, optimum) for arm, optimum in optima.items()}
     if sizes.auto is not None:
         document = sizes.auto.model_dump(mode="json")
-        document["optimum"] = document["optimum"] | optimum
+        document["optimum"] = document["optimum"] | tables
         return _parsed(document)
     ladder = ladder_of(sizes.names or ())
-    if ladder is None or {arm.label for arm in pilot.spec.members} - set(known):
+    if ladder is None or {arm.label for arm in pilot.spec.members} - set(optima):
         return sizes
-    return _parsed({"count": len(sizes.names or ()), "ladder": ladder, "optimum": optimum})
+    return _parsed({"count": len(sizes.names or ()), "ladder": ladder, "optimum": tables})
 
 
 def _parsed(auto: dict[str, Any]) -> SizesSection:
     return SizesSection.model_validate_json(json.dumps({"auto": auto}))
 
 
-def _table(found: Found, optimum: FoundOptimum) -> dict[str, Any]:
+def _table(findings: Found, optimum: FoundOptimum) -> dict[str, Any]:
     budgets = ", ".join(budget_label(budget) for budget in optimum.budgets)
     params = optimum.params
-    said = f"{params.shown(short_count)} at the minima of {budgets}"
+    interval = f"{params.shown(short_count)} at the minima of {budgets}"
     return {
         "budget": str(optimum.flops),
         "unique_params": round(params.value),
         "exponent": round(optimum.growth, 4),
-        "source": f"mor-sweep pilot {found.name}: {said}; exponent {_exponent_text(optimum)}",
+        "source": f"mor-sweep pilot {findings.name}: {interval}; exponent {_exponent_text(optimum)}",
     }
 
 
 def _exponent_text(optimum: FoundOptimum) -> str:
-    each = optimum.exponent
-    if isinstance(each, Refusal):
+    exponent = optimum.exponent
+    if isinstance(exponent, Refusal):
         return f"{ASSUMED_EXPONENT} assumed"
-    return f"{each.value:.2f} [{each.low:.2f}, {each.high:.2f}]"
+    return f"{exponent.value:.2f} [{exponent.low:.2f}, {exponent.high:.2f}]"
 
 
-def summary_lines(found: Found) -> list[str]:
+def summary_lines(findings: Found) -> list[str]:
     """Sentences, one a line: noise, speed and optimum of each arm, what each gap needs, what is assumed."""
     lines = []
-    for arm, noise in found.fit.noise.items():
-        speed = found.tokens_per_second.get(arm)
-        told = f"; {speed:,.0f} training tokens/s of one worker" if speed else ""
-        lines.append(f"{arm}: {_noise_text(noise)}{told}")
-        lines.append(f"{arm}: {_optimum_text(found.fit.optima[arm])}")
-    for each in found.advice:
-        lines += _pair_lines(each, found.wanted)
+    for arm, noise in findings.fit.noise.items():
+        speed = findings.tokens_per_second.get(arm)
+        speed_text = f"; {speed:,.0f} training tokens/s of one worker" if speed else ""
+        lines.append(f"{arm}: {_noise_text(noise)}{speed_text}")
+        lines.append(f"{arm}: {_optimum_text(findings.fit.optima[arm])}")
+    for pair in findings.advice:
+        lines += _pair_lines(pair, findings.wanted)
     lines.append(
         "Assumed: the noise of a cell is the same at every budget and independent between arms, the minimum lies in "
         "the middle of the sizes."
@@ -126,23 +126,23 @@ def _rounded(flops: int) -> int:
     return round(flops / unit) * unit
 
 
-def _pair_lines(each: PairAdvice, wanted: Wanted) -> list[str]:
-    whose = f"{each.gap.other} less {each.gap.arm}"
-    how = f"confidence {wanted.confidence:g}, power {wanted.power:g}"
-    if isinstance(each.detectable, Refusal):
-        return [f"{whose}: no power known: {each.detectable.sentence}"]
-    detectable = each.detectable
+def _pair_lines(pair: PairAdvice, goal: Wanted) -> list[str]:
+    gap_name = f"{pair.gap.other} less {pair.gap.arm}"
+    conditions = f"confidence {goal.confidence:g}, power {goal.power:g}"
+    if isinstance(pair.detectable, Refusal):
+        return [f"{gap_name}: no power known: {pair.detectable.sentence}"]
+    detectable = pair.detectable
     lines = [
-        f"{whose}: {wanted.sizes} sizes x {wanted.seeds} seed(s) a budget see a gap of {detectable.value:.4f} nats "
-        f"[{detectable.low:.4f}, {detectable.high:.4f}] ({how})"
+        f"{gap_name}: {goal.sizes} sizes x {goal.seeds} seed(s) a budget see a gap of {detectable.value:.4f} nats "
+        f"[{detectable.low:.4f}, {detectable.high:.4f}] ({conditions})"
     ]
-    gap = each.gap.gap
+    gap = pair.gap.gap
     if isinstance(gap, Estimate):
-        growth = "taken as constant" if each.gap.slope is None else f"growing by {each.gap.slope.value:+.4f} per ln C"
-        lines.append(f"{whose}: {gap.value:+.4f} nats [{gap.low:+.4f}, {gap.high:+.4f}] in the pilot, {growth}")
-    if isinstance(each.seeds, int):
-        lines.append(f"{whose}: {each.seeds} seed(s) show it at every budget")
-    if isinstance(each.budget, str):
-        lines.append(f"{whose}: the sweep as it stands shows it from {budget_label(each.budget)} on")
-    refused = [answer.sentence for answer in (each.budget, each.seeds) if isinstance(answer, Refusal)]
-    return [*lines, *(f"{whose}: no: {sentence}" for sentence in dict.fromkeys(refused))]
+        growth = "taken as constant" if pair.gap.slope is None else f"growing by {pair.gap.slope.value:+.4f} per ln C"
+        lines.append(f"{gap_name}: {gap.value:+.4f} nats [{gap.low:+.4f}, {gap.high:+.4f}] in the pilot, {growth}")
+    if isinstance(pair.seeds, int):
+        lines.append(f"{gap_name}: {pair.seeds} seed(s) show it at every budget")
+    if isinstance(pair.budget, str):
+        lines.append(f"{gap_name}: the sweep as it stands shows it from {budget_label(pair.budget)} on")
+    refused = [answer.sentence for answer in (pair.budget, pair.seeds) if isinstance(answer, Refusal)]
+    return [*lines, *(f"{gap_name}: no: {sentence}" for sentence in dict.fromkeys(refused))]

@@ -1,7 +1,7 @@
-"""A sweep that goes on where it knows least: fit, ask for the cells that would help most, train them, fit again.
+"""`mor-sweep refine`: add runs where N* is uncertain. Fit, take the cells that would help most, train them, fit again.
 
-Each round is a plan revision of the same sweep, so a crash costs no more than the segment under way and the same
-command goes on. What a round trains is what `suggest` names; nothing of this loop is kept elsewhere.
+Each round trains the cells that `suggest` names, as one more plan revision of the same sweep. Nothing else of the loop
+is kept, so a crash costs no more than the segments under way, and the same command goes on.
 """
 
 import math
@@ -81,23 +81,23 @@ class Refined:
 
 def unsettled(study: Study, target: float) -> list[Unsettled]:
     """The budgets whose minimum is refused, or whose interval of N* is wider than the target."""
-    found: list[Unsettled] = []
+    places: list[Unsettled] = []
     for frontier in study.frontiers:
         for optimum in frontier.optima:
             if why := _why_unsettled(optimum.params, target):
-                found.append(Unsettled(arm=frontier.arm, budget=optimum.budget, why=why))
-    return found
+                places.append(Unsettled(arm=frontier.arm, budget=optimum.budget, why=why))
+    return places
 
 
 def _why_unsettled(answer: Estimate | Refusal, target: float) -> str:
     """Empty where N* is known well enough."""
     if isinstance(answer, Refusal):
         return answer.sentence
-    wanted = f"wanted to a factor of {target:g} either way"
+    aim = f"wanted to a factor of {target:g} either way"
     if answer.low_open or answer.high_open:
-        return f"the interval of N* reaches an end of the sizes tried, {wanted}"
+        return f"the interval of N* reaches an end of the sizes tried, {aim}"
     factor = math.sqrt(answer.high / answer.low)
-    return f"N* is known to a factor of {factor:.2f} either way, {wanted}" if factor > target else ""
+    return f"N* is known to a factor of {factor:.2f} either way, {aim}" if factor > target else ""
 
 
 def device_hours(store: Store, name: str, machine: Machine) -> float:
@@ -135,7 +135,7 @@ def refine(
         runs = table(store, sweep)
         study = fit_study(runs, FitSettings(approaches=("parabola",)))
         wide = wide_plan(sweep, spec, data)
-        open_ = [each for each in unsettled(study, goal.target) if each.arm in arms and each.budget in budgets]
+        open_ = [place for place in unsettled(study, goal.target) if place.arm in arms and place.budget in budgets]
         if not open_:
             return ended(f"every N* is known to a factor of {goal.target:g} either way", open_)
         costed = candidate_cells(store, sweep, wide, runs)
@@ -144,34 +144,38 @@ def refine(
         if not chosen:
             return ended(refusal, open_)
         rounds += 1
-        for each in chosen:
-            report(f"round {rounds}: {each.candidate.arm} {each.candidate.size} at "
-                   f"{budget_label(each.candidate.budget)}, seed {each.candidate.seed}: {each.reason}")  # fmt: skip
+        for suggestion in chosen:
+            report(f"round {rounds}: {_suggestion_text(suggestion)}")
         planned = plan_of_cells(spec, data, _chosen_cells(wide, chosen))
         cells += len(planned.cells)
         if code := train(planned):
             return ended("a round did not end well", open_, code)
 
 
+def _suggestion_text(suggestion: Suggestion) -> str:
+    cell = suggestion.candidate
+    return f"{cell.arm} {cell.size} at {budget_label(cell.budget)}, seed {cell.seed}: {suggestion.reason}"
+
+
 def _affordable(
     study: Study, open_: Sequence[Unsettled], costed: Sequence[Costed], machine: Machine, left: float
 ) -> tuple[list[Suggestion], str]:
     """The suggestions that fit what is left, most useful first, and why there are none."""
-    wanted = {(each.arm, each.budget) for each in open_}
-    useful = [each for each in costed if (each.candidate.arm, each.candidate.budget) in wanted]
+    places = {(place.arm, place.budget) for place in open_}
+    useful = [cell for cell in costed if (cell.candidate.arm, cell.candidate.budget) in places]
     count = CELLS_PER_WORKER * machine.workers
-    found = rank_candidates(study.points, [each.candidate for each in useful], count=count)
-    if isinstance(found, Refusal):
-        return [], found.sentence
-    hours = {id(each.candidate): _hours(each, machine) for each in useful}
+    suggestions = rank_candidates(study.points, [cell.candidate for cell in useful], count=count)
+    if isinstance(suggestions, Refusal):
+        return [], suggestions.sentence
+    hours = {id(cell.candidate): _hours(cell, machine) for cell in useful}
     chosen: list[Suggestion] = []
     spent = 0.0
-    for each in found:
-        cost = hours[id(each.candidate)]
+    for suggestion in suggestions:
+        cost = hours[id(suggestion.candidate)]
         if spent + cost <= left:
-            chosen.append(each)
+            chosen.append(suggestion)
             spent += cost
-    cheapest = min(hours[id(each.candidate)] for each in found)
+    cheapest = min(hours[id(suggestion.candidate)] for suggestion in suggestions)
     return chosen, f"the next cell takes {cheapest:.3g} {machine.hours_unit} and {max(left, 0.0):.3g} are left"
 
 
@@ -180,5 +184,6 @@ def _hours(costed: Costed, machine: Machine) -> float:
 
 
 def _chosen_cells(wide: Plan, chosen: Sequence[Suggestion]) -> list[Cell]:
-    wanted = {(each.candidate.arm, each.candidate.size, each.candidate.budget, each.candidate.seed) for each in chosen}
-    return [cell for cell in wide.cells if (cell.arm, cell.size, str(cell.budget), cell.seed) in wanted]
+    candidates = [suggestion.candidate for suggestion in chosen]
+    keys = {(candidate.arm, candidate.size, candidate.budget, candidate.seed) for candidate in candidates}
+    return [cell for cell in wide.cells if (cell.arm, cell.size, str(cell.budget), cell.seed) in keys]

@@ -24,8 +24,8 @@ def replicate_plan(spec: SweepSpec, data: DataSnapshot, runs: pl.DataFrame, coun
     `runs` is the sweep's run table. Only the seeds of `spec` choose the sizes, so that the same call after the
     replicates are trained asks for the same cells.
     """
-    own = runs.filter(pl.col("seed").is_in(spec.seeds))
-    nearest = _nearest_sizes(own)
+    first_runs = runs.filter(pl.col("seed").is_in(spec.seeds))
+    nearest = _nearest_sizes(first_runs)
     if not nearest:
         return None
     more = tuple(range(spec.seeds[-1] + 1, spec.seeds[-1] + 1 + count))
@@ -37,15 +37,15 @@ def replicate_plan(spec: SweepSpec, data: DataSnapshot, runs: pl.DataFrame, coun
 def _nearest_sizes(runs: pl.DataFrame) -> set[tuple[str, str, str]]:
     """(arm, budget, size) of the sizes nearest to N*, or to the lowest loss where N* is refused."""
     study = fit_study(runs, FitSettings())
-    found: set[tuple[str, str, str]] = set()
+    sizes: set[tuple[str, str, str]] = set()
     for frontier in study.frontiers:
         for optimum in frontier.optima:
-            here = (pl.col("arm") == frontier.arm) & (pl.col("budget") == optimum.budget)
-            means = study.points.frame.filter(here).group_by("size").agg(pl.col("params", "loss").mean())
+            of_budget = (pl.col("arm") == frontier.arm) & (pl.col("budget") == optimum.budget)
+            means = study.points.frame.filter(of_budget).group_by("size").agg(pl.col("params", "loss").mean())
             rows = means.sort("loss", "size").to_dicts()
             if not rows:
                 continue
             best = optimum.params.value if isinstance(optimum.params, Estimate) else rows[0]["params"]
             rows.sort(key=lambda row: abs(math.log(row["params"] / best)))
-            found |= {(frontier.arm, optimum.budget, row["size"]) for row in rows[:NEAREST]}
-    return found
+            sizes |= {(frontier.arm, optimum.budget, row["size"]) for row in rows[:NEAREST]}
+    return sizes

@@ -1,4 +1,4 @@
-"""What a recorded sweep was asked, and the commands that ask it for more cells."""
+"""The sweep file and data that a recorded sweep was planned from, and the commands that add cells to it."""
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,8 +57,8 @@ def _snapshot(sweep: Sweep) -> DataSnapshot:
 
 
 def _check_data(spec: SweepSpec, data: DataSnapshot) -> None:
-    found = find(spec.data_spec)
-    if found is None or found.fingerprint != data.fingerprint:
+    snapshot = find(spec.data_spec)
+    if snapshot is None or snapshot.fingerprint != data.fingerprint:
         raise NoAdvice(
             f"{spec.data.corpus} is not what the sweep trained on any more ({data.name}): new cells could not join it; "
             "work in the folder where it was started, with the text as it was then"
@@ -106,15 +106,15 @@ def grids(suggestions: Iterable[Suggestion]) -> list[Grid]:
     for suggestion in suggestions:
         cell = suggestion.candidate
         cells.setdefault((cell.arm, cell.seed), {}).setdefault(cell.budget, set()).add(cell.size)
-    found: list[Grid] = []
+    all_grids: list[Grid] = []
     for (arm, seed), by_budget in cells.items():
         budgets_of: dict[tuple[str, ...], list[str]] = {}
         for budget, sizes in sorted(by_budget.items(), key=lambda item: int(item[0])):
             budgets_of.setdefault(tuple(_ascending(sizes)), []).append(budget_text(int(budget)))
-        found += [
+        all_grids += [
             Grid(arm=arm, seed=seed, sizes=sizes, budgets=tuple(budgets)) for sizes, budgets in budgets_of.items()
         ]
-    return found
+    return all_grids
 
 
 def _ascending(sizes: set[str]) -> list[str]:

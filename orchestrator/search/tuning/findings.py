@@ -15,23 +15,23 @@ from orchestrator.search.tuning.tune import Tuned
 from orchestrator.store.store import Store
 
 
-def document(found: Tuned) -> dict[str, Any]:
+def document(tuned: Tuned) -> dict[str, Any]:
     """Everything that was found, as plain values."""
     return {
-        "sweep": found.name,
-        "rungs": [_rung(rung, each) for rung, each in zip(found.rungs, found.tried, strict=True)],
-        "laws": [plain(law) for law in found.laws],
-        "shared": [plain(each) for each in found.shared],
+        "sweep": tuned.name,
+        "rungs": [_rung(rung, tried_rung) for rung, tried_rung in zip(tuned.rungs, tuned.tried, strict=True)],
+        "laws": [plain(law) for law in tuned.laws],
+        "shared": [plain(shared) for shared in tuned.shared],
     }
 
 
-def provenance(store: Store, found: Tuned) -> Provenance:
+def provenance(store: Store, tuned: Tuned) -> Provenance:
     """What a figure of a tuning says about its origin."""
-    sweep = load_sweep(store, found.name)
-    trials = [trial for each in found.tried for trial in each.trials]
+    sweep = load_sweep(store, tuned.name)
+    trials = [trial for tried_rung in tuned.tried for trial in tried_rung.trials]
     diverged = sum(trial.diverged for trial in trials)
     return Provenance(
-        source=found.name,
+        source=tuned.name,
         data=data_label(sweep),
         version=package_version(),
         budget_convention=sweep.cells[0].budget_convention,
@@ -44,7 +44,7 @@ def provenance(store: Store, found: Tuned) -> Provenance:
     )
 
 
-def _rung(rung: TunedRung, each: TriedRung) -> dict[str, Any]:
+def _rung(rung: TunedRung, tried_rung: TriedRung) -> dict[str, Any]:
     response = rung.response
     best = plain(response)
     if isinstance(response, Response):
@@ -54,6 +54,6 @@ def _rung(rung: TunedRung, each: TriedRung) -> dict[str, Any]:
         "size": rung.size,
         "unrolled_params": rung.params,
         "tokens": rung.tokens,
-        "trials": [asdict(trial) for trial in each.trials],
+        "trials": [asdict(trial) for trial in tried_rung.trials],
         "optimum": best,
     }

@@ -18,13 +18,13 @@ def propose(
     ranges: Mapping[str, Range], trials: Sequence[Trial], *, count: int, spread: int, seed: int
 ) -> list[dict[str, float]]:
     """`count` new settings, none of them tried before; the first `spread` of all trials fill the range evenly."""
-    known = {tuple(sorted(trial.values.items())) for trial in trials}
+    keys = {tuple(sorted(trial.values.items())) for trial in trials}
     proposals: list[dict[str, float]] = []
     evenly = _even(ranges, spread, seed)[len(trials) :]
     for values in [*evenly, *_by_tpe(ranges, trials, count, seed)]:
         key = tuple(sorted(values.items()))
-        if key not in known and len(proposals) < count:
-            known.add(key)
+        if key not in keys and len(proposals) < count:
+            keys.add(key)
             proposals.append(values)
     return proposals
 
@@ -37,15 +37,15 @@ def _even(ranges: Mapping[str, Range], count: int, seed: int) -> list[dict[str, 
         # Halton rather than Sobol: any number of points is a good one.
         shares_nd = qmc.Halton(len(ranges), rng=seed).random(count)
     return [
-        rounded({name: _at(each, share) for (name, each), share in zip(ranges.items(), row, strict=True)})
+        rounded({name: _at(limits, share) for (name, limits), share in zip(ranges.items(), row, strict=True)})
         for row in shares_nd
     ]
 
 
-def _at(each: Range, share: float) -> float:
-    if each.choices:
-        return float(each.choices[min(len(each.choices) - 1, int(share * len(each.choices)))])
-    return float(each.low * (each.high / each.low) ** share)
+def _at(limits: Range, share: float) -> float:
+    if limits.choices:
+        return float(limits.choices[min(len(limits.choices) - 1, int(share * len(limits.choices)))])
+    return float(limits.low * (limits.high / limits.low) ** share)
 
 
 def _by_tpe(ranges: Mapping[str, Range], trials: Sequence[Trial], count: int, seed: int) -> list[dict[str, float]]:
@@ -53,10 +53,10 @@ def _by_tpe(ranges: Mapping[str, Range], trials: Sequence[Trial], count: int, se
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions: dict[str, optuna.distributions.BaseDistribution] = {
-        name: optuna.distributions.CategoricalDistribution(each.choices)
-        if each.choices
-        else optuna.distributions.FloatDistribution(each.low, each.high, log=True)
-        for name, each in ranges.items()
+        name: optuna.distributions.CategoricalDistribution(limits.choices)
+        if limits.choices
+        else optuna.distributions.FloatDistribution(limits.low, limits.high, log=True)
+        for name, limits in ranges.items()
     }
     sampler = optuna.samplers.TPESampler(n_startup_trials=1, constant_liar=True, seed=seed + len(trials))
     study = optuna.create_study(direction="minimize", sampler=sampler)
@@ -69,13 +69,13 @@ def _by_tpe(ranges: Mapping[str, Range], trials: Sequence[Trial], count: int, se
         value = trial.loss if trial.counts else None
         study.add_trial(optuna.trial.create_trial(params=values, distributions=distributions, value=value, state=state))
     # A few more than needed: rounding may make two of them one.
-    asked = (study.ask(distributions).params for _ in range(3 * count))
-    return [rounded({name: float(value) for name, value in params.items()}) for params in asked]
+    proposals = (study.ask(distributions).params for _ in range(3 * count))
+    return [rounded({name: float(value) for name, value in params.items()}) for params in proposals]
 
 
 def _is_inside(ranges: Mapping[str, Range], values: Values) -> bool:
     """Whether a trial, perhaps of an earlier range, can be told to the study."""
     return all(
-        int(values[name]) in each.choices if each.choices else each.low <= values[name] <= each.high
-        for name, each in ranges.items()
+        int(values[name]) in limits.choices if limits.choices else limits.low <= values[name] <= limits.high
+        for name, limits in ranges.items()
     )

@@ -93,6 +93,10 @@ class Rung:
         """N of the laws: unrolled non-embedding parameters."""
         return unrolled_params(self.model)
 
+    def holds(self, cell: Cell) -> bool:
+        """Whether a cell is of its arm and size."""
+        return (cell.arm, cell.size) == (self.arm.label, self.size)
+
     def steps(self, batch: int) -> int:
         """Optimiser steps of a trial."""
         return max(1, round(self.tokens / (batch * self.model.context_length)))
@@ -122,9 +126,9 @@ def _spread(spec: SweepSpec, arm: Arm) -> list[str]:
 
 def _rung(spec: SweepSpec, arm: Arm, name: str, space: SearchSpace, tokens_per_param: float) -> Rung:
     model = resolve_model(spec, arm, SIZES[name])
-    own = peak_learning_rate(spec, arm, model, budget=spec.goals[0])
+    recipe_rate = peak_learning_rate(spec, arm, model, budget=spec.goals[0])
     ranges = {
-        LEARNING_RATE: space.learning_rate or Range(low=own / AROUND_RECIPE, high=own * AROUND_RECIPE),
+        LEARNING_RATE: space.learning_rate or Range(low=recipe_rate / AROUND_RECIPE, high=recipe_rate * AROUND_RECIPE),
         BATCH_SIZE: space.batch_size,
         WEIGHT_DECAY: space.weight_decay,
         WARMUP: space.warmup,
@@ -135,7 +139,7 @@ def _rung(spec: SweepSpec, arm: Arm, name: str, space: SearchSpace, tokens_per_p
         size=name,
         model=model,
         tokens=max(step, round(tokens_per_param * unique_params(model))),
-        ranges={key: each for key, each in ranges.items() if each is not None},
+        ranges={key: limits for key, limits in ranges.items() if limits is not None},
         warmup=spec.schedule.warmup_fraction or DEFAULT_WARMUP,
     )
 
@@ -152,10 +156,10 @@ def rounded(values: Values) -> dict[str, float]:
 def tune_spec(file: SweepFile, name: str, seeds: Sequence[int]) -> SweepSpec:
     """What all trials of a tuning have in common, with its settings: the tuned values of no trial in particular."""
     spec = parse_spec(file)
-    own = batch_size(spec, spec.members[0], resolve_model(spec, spec.members[0], _any_size(spec)))
+    batch = batch_size(spec, spec.members[0], resolve_model(spec, spec.members[0], _any_size(spec)))
     document = _document(file, name, seeds) | {"tokens": ["1e9"], "sizes": {"names": [_any_size(spec).name]}}
     document["schedule"]["warmup_steps"] = 1
-    document["train"] |= {"peak_learning_rate": 1.0, "batch_size": own}
+    document["train"] |= {"peak_learning_rate": 1.0, "batch_size": batch}
     return parse_spec(SweepFile(source=file.source, document=document))
 
 
@@ -205,13 +209,13 @@ def _document(file: SweepFile, name: str, seeds: Sequence[int]) -> dict[str, Any
 def values_of(rung: Rung, train: TrainConfig) -> dict[str, float]:
     """What a trial's optimiser says of the hyper-parameters that are varied."""
     share = train.warmup_steps / rung.steps(train.batch_size)
-    found = {
+    values = {
         LEARNING_RATE: train.peak_learning_rate,
         BATCH_SIZE: float(train.batch_size),
         WEIGHT_DECAY: train.weight_decay,
         WARMUP: share,
     }
-    return {name: found[name] for name in rung.ranges}
+    return {name: values[name] for name in rung.ranges}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,9 +232,9 @@ class TriedRung:
 
 def tried(rung: Rung, cells: Iterable[Cell], rows: Mapping[str, Mapping[str, Any]]) -> TriedRung:
     """The trials of a rung among a sweep's cells; `rows` are records of the run table by cell id."""
-    own = [cell for cell in cells if (cell.arm, cell.size) == (rung.arm.label, rung.size)]
+    rung_cells = [cell for cell in cells if rung.holds(cell)]
     groups: dict[int, dict[TrainConfig, list[Cell]]] = defaultdict(lambda: defaultdict(list))
-    for cell in own:
+    for cell in rung_cells:
         goal = rung.tokens if cell.steps == rung.steps(cell.train.batch_size) else cell.tokens
         groups[goal][cell.train].append(cell)
     trials = {
@@ -241,10 +245,10 @@ def tried(rung: Rung, cells: Iterable[Cell], rows: Mapping[str, Mapping[str, Any
 
 
 def _trial(rung: Rung, train: TrainConfig, cells: Sequence[Cell], rows: Mapping[str, Mapping[str, Any]]) -> Trial:
-    found = [rows[str(cell.cell_id)] for cell in cells if str(cell.cell_id) in rows]
-    losses = [row["loss"] for row in found if row["status"] == "finished" and row["loss"] is not None]
+    trial_rows = [rows[str(cell.cell_id)] for cell in cells if str(cell.cell_id) in rows]
+    losses = [row["loss"] for row in trial_rows if row["status"] == "finished" and row["loss"] is not None]
     return Trial(
         values=values_of(rung, train),
         losses=tuple(loss for loss in losses if math.isfinite(loss)),
-        diverged=sum(row["status"] == "diverged" for row in found),
+        diverged=sum(row["status"] == "diverged" for row in trial_rows),
     )

@@ -102,7 +102,7 @@ class Tuned:
     @property
     def varied(self) -> tuple[str, ...]:
         """The hyper-parameters that every rung varies."""
-        first, *others = (each.rung.ranges for each in self.tried)
+        first, *others = (tried_rung.rung.ranges for tried_rung in self.tried)
         return tuple(name for name in first if all(name in ranges for ranges in others))
 
     @property
@@ -127,42 +127,42 @@ def known_cells(store: Store, tuning: Tuning, data: DataSnapshot) -> tuple[Cell,
 
 def first_plan(store: Store, tuning: Tuning, data: DataSnapshot) -> Plan:
     """The first trials of every rung, and those of an earlier call: what will be trained before losses decide."""
-    known = known_cells(store, tuning, data)
-    return plan_of_cells(tuning.spec, data, (*known, *_new_cells(store, tuning, known, data)))
+    earlier = known_cells(store, tuning, data)
+    return plan_of_cells(tuning.spec, data, (*earlier, *_new_cells(store, tuning, earlier, data)))
 
 
 def tune(store: Store, tuning: Tuning, data: DataSnapshot, train: Train, report: Callable[[str], None]) -> int:
     """Train trials until every rung has as many as asked for. Returns the exit code of the last call of `train`."""
     spec = tuning.spec
     while True:
-        known = known_cells(store, tuning, data)
-        new = _new_cells(store, tuning, known, data)
-        unfinished = not known or any(row["status"] not in ("finished", "diverged") for row in _rows(store, tuning))
+        earlier = known_cells(store, tuning, data)
+        new = _new_cells(store, tuning, earlier, data)
+        unfinished = not earlier or any(row["status"] not in ("finished", "diverged") for row in _rows(store, tuning))
         if not new and not unfinished:
             return 0
         for rung in tuning.rungs:
-            count = len({cell.train for cell in new if _is_at(rung, cell)})
+            count = len({cell.train for cell in new if rung.holds(cell)})
             if count:
                 report(f"{rung.name}: {count} more settings, at {rung.tokens:,} tokens")
-        code = train(plan_of_cells(spec, data, (*known, *new)))
+        code = train(plan_of_cells(spec, data, (*earlier, *new)))
         if code or not new:
             return code
 
 
-def _new_cells(store: Store, tuning: Tuning, known: Sequence[Cell], data: DataSnapshot) -> tuple[Cell, ...]:
+def _new_cells(store: Store, tuning: Tuning, earlier: Sequence[Cell], data: DataSnapshot) -> tuple[Cell, ...]:
     """The cells of the next trials of every rung; none at a rung whose own have not all been tried."""
-    rows = {row["cell_id"]: row for row in _rows(store, tuning)} if known else {}
-    ids = {cell.cell_id for cell in known}
+    rows = {row["cell_id"]: row for row in _rows(store, tuning)} if earlier else {}
+    ids = {cell.cell_id for cell in earlier}
     new: list[Cell] = []
     for rung in tuning.rungs:
-        found = tried(rung, known, rows).trials
-        missing = tuning.trials - len(found)
-        if missing <= 0 or any(not (trial.losses or trial.diverged) for trial in found):
+        trials = tried(rung, earlier, rows).trials
+        missing = tuning.trials - len(trials)
+        if missing <= 0 or any(not (trial.losses or trial.diverged) for trial in trials):
             continue
         spread = max(1, round(SPREAD_SHARE * tuning.trials))
-        count = min(missing, max(spread - len(found), PER_ROUND))
+        count = min(missing, max(spread - len(trials), PER_ROUND))
         seed = int(content_id([tuning.name, rung.name])[:8], 16)
-        for values in propose(rung.ranges, found, count=count, spread=spread, seed=seed):
+        for values in propose(rung.ranges, trials, count=count, spread=spread, seed=seed):
             cells = trial_cells(
                 tuning.file,
                 tuning.name,
@@ -176,10 +176,6 @@ def _new_cells(store: Store, tuning: Tuning, known: Sequence[Cell], data: DataSn
     return tuple(new)
 
 
-def _is_at(rung: Rung, cell: Cell) -> bool:
-    return (cell.arm, cell.size) == (rung.arm.label, rung.size)
-
-
 def _rows(store: Store, tuning: Tuning) -> list[dict[str, Any]]:
     try:
         return table(store, load_sweep(store, tuning.name)).to_dicts()
@@ -190,18 +186,18 @@ def _rows(store: Store, tuning: Tuning) -> list[dict[str, Any]]:
 def result(store: Store, tuning: Tuning, data: DataSnapshot) -> Tuned:
     """Responses and laws of what has been trained."""
     rows = {row["cell_id"]: row for row in _rows(store, tuning)}
-    known = known_cells(store, tuning, data)
-    found = tuple(tried(rung, known, rows) for rung in tuning.rungs)
-    responses = fit_responses([each.trials for each in found])
-    rungs = tuple(_tuned(each.rung, response) for each, response in zip(found, responses, strict=True))
+    earlier = known_cells(store, tuning, data)
+    tried_rungs = tuple(tried(rung, earlier, rows) for rung in tuning.rungs)
+    responses = fit_responses([tried_rung.trials for tried_rung in tried_rungs])
+    rungs = tuple(_tuned(rung, response) for rung, response in zip(tuning.rungs, responses, strict=True))
     arms = list(dict.fromkeys(rung.arm for rung in rungs))
     varied = [name for name in LAWS if all(name in rung.ranges for rung in tuning.rungs)]
     return Tuned(
         name=tuning.name,
         rungs=rungs,
-        tried=found,
+        tried=tried_rungs,
         laws=tuple(fit_law(name, [rung for rung in rungs if rung.arm == arm]) for arm in arms for name in varied),
-        shared=tuple(_shared(found, responses)),
+        shared=tuple(_shared(tried_rungs, responses)),
     )
 
 
@@ -209,26 +205,24 @@ def _tuned(rung: Rung, response: Response | Refusal) -> TunedRung:
     return TunedRung(arm=rung.arm.label, size=rung.size, params=rung.params, tokens=rung.tokens, response=response)
 
 
-def _shared(found: Sequence[TriedRung], responses: Sequence[Response | Refusal]) -> list[Shared]:
+def _shared(tried_rungs: Sequence[TriedRung], responses: Sequence[Response | Refusal]) -> list[Shared]:
     shared: list[Shared] = []
-    for each, response in zip(found, responses, strict=True):
-        others = fit_responses(list(each.elsewhere.values()))
-        for tokens, other in zip(each.elsewhere, others, strict=True):
+    for tried_rung, response in zip(tried_rungs, responses, strict=True):
+        rung, others = tried_rung.rung, fit_responses(list(tried_rung.elsewhere.values()))
+        for tokens, other in zip(tried_rung.elsewhere, others, strict=True):
             best = {} if isinstance(other, Refusal) else {name: other.optimum(name) for name in other.names}
             lost = _lost(response, other)
-            shared.append(
-                Shared(arm=each.rung.arm.label, size=each.rung.size, tokens=tokens, best=best, loss_lost=lost)
-            )
+            shared.append(Shared(arm=rung.arm.label, size=rung.size, tokens=tokens, best=best, loss_lost=lost))
     return shared
 
 
-def _lost(own: Response | Refusal, other: Response | Refusal) -> Estimate | Refusal:
+def _lost(response: Response | Refusal, other: Response | Refusal) -> Estimate | Refusal:
     """By the optimum of `own` at another number of tokens."""
-    if isinstance(own, Refusal):
-        return own
+    if isinstance(response, Refusal):
+        return response
     if isinstance(other, Refusal):
         return other
-    return loss_of_sharing({name: own.optimum(name).value for name in own.names}, other)
+    return loss_of_sharing({name: response.optimum(name).value for name in response.names}, other)
 
 
 def recipe_text(tuned: Tuned) -> str:
@@ -248,7 +242,7 @@ def recipe_text(tuned: Tuned) -> str:
 
 
 def _source(tuned: Tuned, law: HyperparameterLaw) -> str:
-    trials = sum(len(each.trials) for each in tuned.tried if each.rung.arm.label == law.arm)
+    trials = sum(len(tried_rung.trials) for tried_rung in tuned.tried if tried_rung.rung.arm.label == law.arm)
     base = f"{trials} trials at {', '.join(law.sizes)}; base {law.base.low:.3g} to {law.base.high:.3g}"
     if isinstance(law.exponent, Refusal):
         return f"mor-sweep tune {tuned.name}: {base}; {law.exponent.sentence}"
