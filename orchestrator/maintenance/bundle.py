@@ -81,9 +81,10 @@ def export_bundle(store: Store, sweep: str | None, target: Path, *, checkpoints:
         raise BundleError(f"{target} exists already: name a new file")
     if not target.parent.is_dir():
         raise BundleError(f"{target.parent} is not a folder: name a file in one that exists")
-    for segment_id, what in store.fetch_checkpoints() if checkpoints else ():
-        raise StoreError(f"segment {segment_id} cannot be bundled: {what}")
-    segments = [each for each in sorted(_segment_ids(store, name, document)) if store.verified_result(each) is not None]
+    for segment_id, reason in store.fetch_checkpoints() if checkpoints else ():
+        raise StoreError(f"segment {segment_id} cannot be bundled: {reason}")
+    planned = sorted(_segment_ids(store, name, document))
+    segments = [segment_id for segment_id in planned if store.verified_result(segment_id) is not None]
     contents = dict(_sweep_contents(store, name))
     for segment_id in segments:
         contents |= _segment_contents(store, segment_id, checkpoints=checkpoints)
@@ -137,16 +138,16 @@ def largest_size(path: str) -> float:
 
 def _segment_ids(store: Store, name: str, document: dict[str, Any]) -> set[str]:
     """Of every revision, the task scores of its weights, and their losses on the sweep's texts."""
-    planned = {each["id"] for revision in document["revisions"] for each in revision["segments"]}
+    planned = {segment["id"] for revision in document["revisions"] for segment in revision["segments"]}
     texts = sweep_texts(store, name).values()
-    measured = {text.segment_id(each) for each in planned for text in texts}
-    return planned | measured | {score for each in planned for score in store.published_task_scores(each)}
+    measured = {text.segment_id(weights) for weights in planned for text in texts}
+    return planned | measured | {score for weights in planned for score in store.published_task_scores(weights)}
 
 
 def _sweep_contents(store: Store, name: str) -> Iterator[tuple[str, Content]]:
     folder = store.sweep_folder(name)
     figures = sorted((folder / "figures").glob("*"))
-    for path in [*(folder / each for each in SWEEP_FILES), *figures, *store.forecast_files(name)]:
+    for path in [*(folder / file for file in SWEEP_FILES), *figures, *store.forecast_files(name)]:
         inside = f"sweeps/{name}/{path.relative_to(folder).as_posix()}"
         carried = is_bundled_path(inside, name) and not is_scripted(path)
         if carried and path.is_file() and not path.is_symlink():
@@ -155,7 +156,7 @@ def _sweep_contents(store: Store, name: str) -> Iterator[tuple[str, Content]]:
 
 def _segment_contents(store: Store, segment_id: str, *, checkpoints: bool) -> dict[str, Content]:
     files, top = store.published(segment_id), f"segments/{segment_id}"
-    found: dict[str, Content] = {
+    contents: dict[str, Content] = {
         f"{top}/{path.name}": path
         for path in (files.folder / name for name in SEGMENT_FILES if name != RESULT)
         if path.is_file()
@@ -167,11 +168,11 @@ def _segment_contents(store: Store, segment_id: str, *, checkpoints: bool) -> di
         except CheckpointError as error:
             raise StoreError(f"segment {segment_id} cannot be bundled: {error}; `mor-sweep fsck` says more") from error
         names = (MANIFEST, *manifest.files)
-        found |= {f"{top}/{CHECKPOINT}/{name}": checkpoint / name for name in names}
-    elif f"{top}/{PRUNED}" not in found and _had_checkpoint(store, segment_id):
-        found[f"{top}/{PRUNED}"] = _left_out(segment_id)
-    found[f"{top}/{RESULT}"] = files.result  # Last, as it is published: with it the segment is done.
-    return found
+        contents |= {f"{top}/{CHECKPOINT}/{name}": checkpoint / name for name in names}
+    elif f"{top}/{PRUNED}" not in contents and _had_checkpoint(store, segment_id):
+        contents[f"{top}/{PRUNED}"] = _left_out(segment_id)
+    contents[f"{top}/{RESULT}"] = files.result  # Last, as it is published: with it the segment is done.
+    return contents
 
 
 def _had_checkpoint(store: Store, segment_id: str) -> bool:
@@ -182,8 +183,8 @@ def _had_checkpoint(store: Store, segment_id: str) -> bool:
 
 
 def _left_out(segment_id: str) -> bytes:
-    said = {"schema": PRUNED_SCHEMA, "segment_id": segment_id, "reason": "left out of a bundle"}
-    return json.dumps(said, indent=1, sort_keys=True).encode()
+    document = {"schema": PRUNED_SCHEMA, "segment_id": segment_id, "reason": "left out of a bundle"}
+    return json.dumps(document, indent=1, sort_keys=True).encode()
 
 
 def _described(content: Content) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def _nothing_believed(bundle: Path) -> Iterator[None]:
     except (StoreError, OtherVersion) as error:
         raise BundleError(f"{bundle} cannot be taken in ({error})") from error
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        raise BundleError(f"{bundle} is damaged or was altered ({what!r:.300}): nothing of it was taken in") from error
+        cause = f"{type(error).__name__}: {error}"
+        raise BundleError(f"{bundle} is damaged or was altered ({cause!r:.300}): nothing of it was taken in") from error
 
 
 @contextmanager
@@ -164,8 +164,8 @@ def _unpack(bundle: Path, folder: Path) -> str:
         for member in members:
             described = left.pop(member.name, None)
             if described is None:
-                what = "twice" if member.name in manifest["files"] else "but not in its manifest"
-                raise BundleError(f"{bundle} holds {member.name!r} {what}: nothing of it was taken in")
+                fault = "twice" if member.name in manifest["files"] else "but not in its manifest"
+                raise BundleError(f"{bundle} holds {member.name!r} {fault}: nothing of it was taken in")
             if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
                 raise BundleError(f"{bundle}: {member.name!r} is no plain file: nothing of it was taken in")
             if member.size != described["size"]:
@@ -344,9 +344,9 @@ def _is_here(store: Store, staged: Store, name: str) -> bool:
     if not store.is_done(name):
         store.refuse_obstructed(name)
         return False
-    here, there = store.segment_folder(name), staged.segment_folder(name)
+    published, bundled = store.segment_folder(name), staged.segment_folder(name)
     for part in COMPARED:
-        digests = [file_sha256(folder / part) if (folder / part).is_file() else "" for folder in (here, there)]
+        digests = [file_sha256(folder / part) if (folder / part).is_file() else "" for folder in (published, bundled)]
         if digests[0] != digests[1] and (all(digests) or "/" not in part):
             raise BundleError(
                 f"segment {name} is here already with another {part} (sha256 here {digests[0] or 'none'}, in the "
@@ -371,14 +371,14 @@ def _appear_sweep(store: Store, staged: Store, sweep: str, document: dict[str, A
     """Names of texts, tables, fits, forecasts and figures where there are none, then the plans: with them the sweep is
     there."""
     texts = sweep_texts(staged, sweep) | sweep_texts(store, sweep)
-    here, there = store.sweep_folder(sweep), staged.sweep_folder(sweep)
-    for path in sorted(there.rglob("*")):
-        target = here / path.relative_to(there)
+    folder, staged_folder = store.sweep_folder(sweep), staged.sweep_folder(sweep)
+    for path in sorted(staged_folder.rglob("*")):
+        target = folder / path.relative_to(staged_folder)
         if path.is_file() and path.name != "sweep.json" and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
-    here.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if texts:
         write_sweep_texts(store, sweep, texts)
-    replace_text(here / "sweep.json", json.dumps(document))
-    replace_text(here.parent / ".last", sweep)
+    replace_text(folder / "sweep.json", json.dumps(document))
+    replace_text(folder.parent / ".last", sweep)

@@ -80,7 +80,7 @@ def check_segment(store: Store, folder: Path) -> CheckedSegment:
     except (StoreError, OtherVersion) as error:
         return CheckedSegment(findings=(problem(folder, str(error), again),))
     wrongs = (*_spec_wrongs(files, segment), *_wrongs(store, files, segment, result))
-    findings = [problem(path, what, again) for path, what in wrongs]
+    findings = [problem(path, fault, again) for path, fault in wrongs]
     if isinstance(segment.evaluation, TaskEvaluation):
         hint = store.root / "tasks" / segment.needs[0] / folder.name
         if not hint.is_file():
@@ -201,8 +201,8 @@ def _checkpoint_wrongs(store: Store, files: PublishedSegment, segment: Segment) 
 def _manifest_wrongs(checkpoint: Path, manifest: Manifest, segment: Segment) -> Iterator[Wrong]:
     if manifest.step != segment.stop_step:
         yield checkpoint / MANIFEST, f"is of step {manifest.step}, its segment ends at {segment.stop_step}"
-    wanted = {WEIGHTS} if segment.kind == "decay" else {WEIGHTS, OPTIMIZER}
-    for name in sorted(wanted - manifest.files.keys()):
+    required = {WEIGHTS} if segment.kind == "decay" else {WEIGHTS, OPTIMIZER}
+    for name in sorted(required - manifest.files.keys()):
         yield checkpoint / MANIFEST, f"does not name {name}"
     for path in sorted(checkpoint.iterdir()):
         if path.name not in {MANIFEST, *manifest.files}:

@@ -27,8 +27,8 @@ from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedSegment
 from orchestrator.tracking.check import differences
+from orchestrator.tracking.connection import DamagedStore, MirrorError
 from orchestrator.tracking.cursor import is_sent, public_uri, sqlite_path, tracking_uri
-from orchestrator.tracking.mirror import DamagedStore, MirrorError
 from orchestrator.tracking.server import TrackingServerUnreachable, check_answers
 
 EXECUTION = ["reason", "flags", "train_seconds", "attempts"]
@@ -70,13 +70,12 @@ def _cell_findings(store: Store, sweep: Sweep, runs: pl.DataFrame, segments: Che
             continue
         evaluated = sweep.segments[str(cell.evaluate_segment)]
         for segment_id in (evaluated.id, *evaluated.needs):
-            checked = segments.get(segment_id)
+            checked, folder = segments.get(segment_id), store.segment_folder(segment_id)
             if checked is None:
-                folder = store.segment_folder(segment_id)
-                what = f"is gone, though {cell_name(cell)}, which rests on it, is finished"
-                yield problem(folder, what, f"move {store.segment_folder(evaluated.id)} away and run the command again")
+                fault = f"is gone, though {cell_name(cell)}, which rests on it, is finished"
+                again = f"move {store.segment_folder(evaluated.id)} away and run the command again"
+                yield problem(folder, fault, again)
             elif not checked.verified:
-                folder = store.segment_folder(segment_id)
                 yield problem(folder, f"does not verify, and {cell_name(cell)} rests on it", "as said of the segment")
     double = [name for name, count in Counter(cell.cell_id for cell in sweep.cells).items() if count > 1]
     for name in double:
@@ -154,13 +153,13 @@ def fit_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Fin
             leave_out_flags=tuple(settings["leave_out_flags"]),
             leave_out_cells=tuple(settings["leave_out_cells"]),
         )
-        said, used = fits["inputs_sha256"], int(fits["num_points"])
+        inputs_sha256, used = fits["inputs_sha256"], int(fits["num_points"])
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, TableError) as error:
         yield problem(path, f"cannot be read ({error!r})", again)
         return
-    if said == points.inputs_sha256:
+    if inputs_sha256 == points.inputs_sha256:
         return
     if used < points.frame.height:
         yield note(path, f"was made from {used} cells, and {points.frame.height} can be used now", again)
@@ -182,23 +181,23 @@ def forecast_findings(store: Store, name: str) -> Iterator[Finding]:
 def _mlflow_findings(store: Store, sweep: Sweep) -> Iterator[Finding]:
     """I7: MLflow equals the store where it was brought up to date, and there is one to ask."""
     uri = tracking_uri(store, sweep.name)
-    where = sqlite_path(uri) or Path(public_uri(uri))
+    location = sqlite_path(uri) or Path(public_uri(uri))
     again = command_line("mlflow", "sync", sweep.name, results=store.root)
-    if sqlite_path(uri) is not None and not where.exists():
-        yield note(where, "there is no MLflow store yet", again)
+    if sqlite_path(uri) is not None and not location.exists():
+        yield note(location, "there is no MLflow store yet", again)
         return
     try:
         check_answers(uri)
         if left_out := VerifiedCells(store, sweep).faults():
             # Whatever brings MLflow up to date must not be advised for these: it may hold the only true loss.
-            what = f"{len(left_out)} cells are not compared and keep what it has of them: their segments do not verify"
-            yield note(where, what, "as said of the segments")
-        found = differences(store, sweep, uri)
+            cells = f"{len(left_out)} cells are not compared and keep what it has of them"
+            yield note(location, f"{cells}: their segments do not verify", "as said of the segments")
+        sentences = differences(store, sweep, uri)
         if is_sent(store, sweep, uri):
-            yield from (problem(where, line, again) for line in found)
-        elif found:
-            yield note(where, f"is behind the store: {found[0]}" + (" ..." if len(found) > 1 else ""), again)
+            yield from (problem(location, line, again) for line in sentences)
+        elif sentences:
+            yield note(location, f"is behind the store: {sentences[0]}" + (" ..." if len(sentences) > 1 else ""), again)
     except DamagedStore as error:
-        yield problem(where, str(error).removeprefix(f"{where} "), again)
+        yield problem(location, str(error).removeprefix(f"{location} "), again)
     except (TrackingServerUnreachable, MirrorError) as error:
-        yield note(where, f"is not compared: {error}", again)
+        yield note(location, f"is not compared: {error}", again)

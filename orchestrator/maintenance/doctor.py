@@ -84,9 +84,9 @@ def examine(store: Store, *, deep: bool) -> Iterator[Line]:
     """One line a thing, as each is looked at. `deep` also starts and ends a local Ray."""
     yield from _machine_lines(store)
     yield from _package_lines()
-    found, problem = _probe(TORCH_PROBE)
-    yield _torch_line(found, problem)
-    yield _presets_here_line([] if found is None else found["gpus"])
+    torch, problem = _probe(TORCH_PROBE)
+    yield _torch_line(torch, problem)
+    yield _presets_here_line([] if torch is None else torch["gpus"])
     yield _compiler_line()
     if deep:
         yield _ray_line()
@@ -100,8 +100,8 @@ def examine(store: Store, *, deep: bool) -> Iterator[Line]:
 def _machine_lines(store: Store) -> Iterator[Line]:
     memory = machine_memory()
     little = memory < LITTLE_MEMORY_BYTES
-    found = f"{os.cpu_count()} cores, {bytes_text(memory)} of memory, {platform.system()} {platform.machine()}"
-    yield Line(level="warn" if little else "ok", name="machine", found=found + (": use one worker" if little else ""))
+    summary = f"{os.cpu_count()} cores, {bytes_text(memory)} of memory, {platform.system()} {platform.machine()}"
+    yield Line(level="warn" if little else "ok", name="machine", found=summary + (": use one worker" if little else ""))
     for name, folder in (("results", store.root), ("cache", cache_folder())):
         yield _disk_line(name, folder)
     if SHARED_MEMORY.is_dir():
@@ -131,7 +131,7 @@ def _disk_line(name: str, folder: Path) -> Line:
         check_writable(folder)
     except ResultsError as error:
         return Line(level="bad", name=f"disk of {name}", found=error.message)
-    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    nearest = next(ancestor for ancestor in (folder.absolute(), *folder.absolute().parents) if ancestor.exists())
     free = shutil.disk_usage(nearest).free
     little = free < LITTLE_DISK_BYTES
     advice = ": free some (mor-sweep gc), or name another folder" if little else ""
@@ -147,40 +147,40 @@ def _package_lines() -> Iterator[Line]:
     except importlib.metadata.PackageNotFoundError:
         yield Line(level="warn", name="packages", found=f"{DISTRIBUTION} is not installed here: pip install -e .")
         return
-    wanted, version = metadata["Requires-Python"], platform.python_version()
-    fits = version in SpecifierSet(wanted or "")
-    advice = f": needs {wanted}" if not fits else ""
+    required, version = metadata["Requires-Python"], platform.python_version()
+    fits = version in SpecifierSet(required or "")
+    advice = f": needs {required}" if not fits else ""
     yield Line(level="ok" if fits else "bad", name="python", found=f"{version} at {sys.executable}{advice}")
-    asked = [Requirement(text) for text in importlib.metadata.requires(DISTRIBUTION) or []]
-    wrong = [_wrong_version(each) for each in asked if not each.marker or each.marker.evaluate()]
-    missing = [text for text in wrong if text]
-    if missing:
-        yield Line(level="bad", name="packages", found=f"{'; '.join(missing)}: pip install -e . again")
+    requirements = [Requirement(text) for text in importlib.metadata.requires(DISTRIBUTION) or []]
+    needed = [requirement for requirement in requirements if not requirement.marker or requirement.marker.evaluate()]
+    complaints = [complaint for complaint in map(_wrong_version, needed) if complaint]
+    if complaints:
+        yield Line(level="bad", name="packages", found=f"{'; '.join(complaints)}: pip install -e . again")
     else:
-        yield Line(level="ok", name="packages", found=f"{len(asked)} in the versions asked for")
+        yield Line(level="ok", name="packages", found=f"{len(requirements)} in the versions asked for")
 
 
-def _wrong_version(wanted: Requirement) -> str:
+def _wrong_version(requirement: Requirement) -> str:
     """What is wrong with an installed package; empty where nothing is."""
     try:
-        version = importlib.metadata.version(wanted.name)
+        version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return f"{wanted.name} is missing"
-    if wanted.specifier.contains(version, prereleases=True):
+        return f"{requirement.name} is missing"
+    if requirement.specifier.contains(version, prereleases=True):
         return ""
-    return f"{wanted.name} {version} is not {wanted.specifier}"
+    return f"{requirement.name} {version} is not {requirement.specifier}"
 
 
-def _torch_line(found: Any, problem: str) -> Line:
+def _torch_line(torch: Any, problem: str) -> Line:
     """What TORCH_PROBE printed, or why it printed nothing."""
-    if found is None:
+    if torch is None:
         return Line(level="bad", name="torch", found=f"cannot be imported ({problem}): pip install -e . again")
-    device = ", ".join(found["gpus"]) or "CPU"
-    text = f"{found['version']} on {device}, bf16 {'works' if found['bf16'] else 'does not work: use precision fp32'}"
-    if not found["gpus"] and shutil.which("nvidia-smi"):
-        said = "there is an NVIDIA driver, and torch sees no GPU: install torch's CUDA build"
-        return Line(level="warn", name="torch", found=f"{text}; {said}")
-    return Line(level="ok" if found["bf16"] else "warn", name="torch", found=text)
+    device = ", ".join(torch["gpus"]) or "CPU"
+    text = f"{torch['version']} on {device}, bf16 {'works' if torch['bf16'] else 'does not work: use precision fp32'}"
+    if not torch["gpus"] and shutil.which("nvidia-smi"):
+        advice = "there is an NVIDIA driver, and torch sees no GPU: install torch's CUDA build"
+        return Line(level="warn", name="torch", found=f"{text}; {advice}")
+    return Line(level="ok" if torch["bf16"] else "warn", name="torch", found=text)
 
 
 def _presets_here_line(gpus: list[str]) -> Line:
@@ -210,8 +210,8 @@ def _compiler_line() -> Line:
 
 def _ray_line() -> Line:
     started = time.monotonic()
-    found, problem = _probe(RAY_PROBE)
-    if found is None:
+    answer, problem = _probe(RAY_PROBE)
+    if answer is None:
         return Line(level="bad", name="ray", found=f"does not start ({problem}): the in-process executor needs none")
     return Line(level="ok", name="ray", found=f"started and ended in {time.monotonic() - started:.0f} s")
 

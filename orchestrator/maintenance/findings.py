@@ -1,10 +1,11 @@
 """What `mor-sweep fsck` found, one finding each; and processes that outlived the sweep they belong to (I8), as far as
 this host can see."""
 
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from orchestrator.records.terminal import printable_label
 from orchestrator.running.ray.local_cluster import abandoned_folders, processes_of
@@ -47,37 +48,19 @@ def process_findings(store: Store) -> Iterator[Finding]:
     runs."""
     for folder in abandoned_folders(store.root.absolute()):
         for pid, name in sorted((process.pid, process.name()) for process in processes_of(folder)):
-            what = f"process {pid} ({name}) is left of a Ray whose command is gone"
-            yield problem(folder, what, f"kill {pid}, or run a sweep: it ends them and removes the folder")
+            fault = f"process {pid} ({name}) is left of a Ray whose command is gone"
+            yield problem(folder, fault, f"kill {pid}, or run a sweep: it ends them and removes the folder")
     if running_drivers(store):
         return
     for lock in sorted((store.root / "attempts").glob(f"*/{LOCK}")):
         if store.attempts(lock.parent.name).is_locked():
-            what = "is held by a process, though no driver of this host runs a sweep here"
-            yield problem(lock, what, "wait for a driver on another host, else end the process that `fuser` names")
+            fault = "is held by a process, though no driver of this host runs a sweep here"
+            yield problem(lock, fault, "wait for a driver on another host, else end the process that `fuser` names")
     for pid, command in running_commands():
         if FOLLOWER in command and f"--results {store.root.resolve()} " in f"{command} ":
             yield problem(store.root, f"process {pid} mirrors a sweep that no driver runs", f"kill {pid}")
 
 
 def running_commands() -> list[tuple[int, str]]:
-    """(pid, command line) of the processes of this host that this user may see."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(
-                (int(path.parent.name), path.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip())
-            )
-        except OSError:  # It has ended, or is another user's.
-            continue
-    return found or _commands_by_ps()
-
-
-def _commands_by_ps() -> list[tuple[int, str]]:
-    """Where there is no /proc."""
-    try:
-        listed = subprocess.run(["ps", "-axo", "pid=,args="], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    rows = [line.strip().partition(" ") for line in listed.stdout.splitlines()]
-    return [(int(pid), command) for pid, _, command in rows if pid.isdecimal()]
+    """(pid, command line) of the processes of this host, without a line for those that this user may not see."""
+    return [(process.pid, " ".join(process.info["cmdline"] or ())) for process in psutil.process_iter(["cmdline"])]

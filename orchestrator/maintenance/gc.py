@@ -1,4 +1,4 @@
-"""Which checkpoints may go, and their going. A segment's result, curve and losses always stay.
+"""Which checkpoints may be deleted, and deleting them. A segment's result, curve and losses always stay.
 
 A checkpoint of a planned stable segment may go once every planned segment that starts from it, in any revision of any
 sweep of the folder, is published as finished, except the newest of its trunk: a larger budget goes on from there. The
@@ -15,7 +15,7 @@ from pathlib import Path
 from mor_core.errors import Refused
 from mor_core.files import remove_folder, tree_bytes, write_json
 from mor_core.training.manifest import MANIFEST
-from orchestrator.records.terminal import command_line
+from orchestrator.maintenance.idle import check_idle
 from orchestrator.store.attempts import SCRATCH
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA
@@ -72,7 +72,7 @@ class Garbage:
     @property
     def num_bytes(self) -> int:
         """Of all that may go."""
-        return sum(each.num_bytes for each in self.checkpoints) + sum(size for _, size in self.leftovers)
+        return sum(checkpoint.num_bytes for checkpoint in self.checkpoints) + sum(size for _, size in self.leftovers)
 
 
 def find_garbage(store: Store, *, weights: bool = False) -> Garbage:
@@ -80,24 +80,18 @@ def find_garbage(store: Store, *, weights: bool = False) -> Garbage:
     work = planned_work(store)
     finished = {name for name in work.segments if _is_finished(store, name)}
     needed = _needed(store, work, finished, weights=weights)
-    held = sorted(path.parent.name for path in store.root.glob(f"segments/*/{CHECKPOINT}") if path.is_dir())
-    prunable = [name for name in held if name in finished and name not in needed]
+    with_checkpoint = sorted(path.parent.name for path in store.root.glob(f"segments/*/{CHECKPOINT}") if path.is_dir())
+    prunable = [name for name in with_checkpoint if name in finished and name not in needed]
     return Garbage(
         checkpoints=tuple(_prunable(store, work, name) for name in prunable),
         leftovers=tuple((path, tree_bytes(path)) for path in leftovers(store)),
-        num_kept=len(held) - len(prunable),
+        num_kept=len(with_checkpoint) - len(prunable),
     )
 
 
 def collect(store: Store, garbage: Garbage) -> int:
     """Delete it; returns the bytes freed. Raises GcRefused while a sweep runs: its plan may just have changed."""
-    drivers = running_drivers(store)
-    if drivers:
-        command = command_line("cancel", drivers[0].sweep, results=store.root)
-        raise GcRefused(
-            f"the sweep {drivers[0].sweep} is running in this results folder (process {drivers[0].pid} on "
-            f"{drivers[0].host}): wait for its end or `{command}` first"
-        )
+    check_idle(store, GcRefused)
     for checkpoint in garbage.checkpoints:
         _prune(store, checkpoint)
     for path, _ in garbage.leftovers:
@@ -127,7 +121,7 @@ def _needed(store: Store, work: PlannedWork, finished: set[str], *, weights: boo
         states = [(step, name) for step, name in store.published_trunk_steps(trunk) if _holds_checkpoint(store, name)]
         needed |= {name for _, name in states[:1]}
         for stop_step in stop_steps:  # An unfinished stretch starts from the furthest state before its end.
-            needed |= {name for _, name in [each for each in states if each[0] <= stop_step][:1]}
+            needed |= {name for _, name in [state for state in states if state[0] <= stop_step][:1]}
     return needed
 
 
@@ -159,6 +153,6 @@ def _prune(store: Store, checkpoint: PrunableCheckpoint) -> None:
     except (OSError, ValueError):
         manifest = {}
     kept = {name: manifest.get(name) for name in ("step", "files")} if isinstance(manifest, dict) else {}
-    said = {"schema": PRUNED_SCHEMA, "segment_id": checkpoint.segment_id, "reason": checkpoint.reason}
-    write_json(checkpoint.folder.parent / PRUNED, said | kept | {"bytes": checkpoint.num_bytes})
+    document = {"schema": PRUNED_SCHEMA, "segment_id": checkpoint.segment_id, "reason": checkpoint.reason}
+    write_json(checkpoint.folder.parent / PRUNED, document | kept | {"bytes": checkpoint.num_bytes})
     remove_folder(checkpoint.folder)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from mor_core.errors import Refused
 from mor_core.files import fsync
+from orchestrator.maintenance.idle import check_idle
 from orchestrator.planning.cells import Cell
 from orchestrator.records.revisions import Sweep
 from orchestrator.records.status.states import segment_state
-from orchestrator.records.terminal import command_line
-from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedSegment
 
@@ -58,13 +57,7 @@ def plan_retry(store: Store, sweep: Sweep, cells: Sequence[Cell]) -> Retry:
 
 def apply_retry(store: Store, sweep: Sweep, retry: Retry) -> list[Path]:
     """Do it; returns where published results were moved. Raises RetryRefused while the sweep runs."""
-    drivers = running_drivers(store)
-    if drivers:
-        command = command_line("cancel", drivers[0].sweep, results=store.root)
-        raise RetryRefused(
-            f"the sweep {drivers[0].sweep} is running in this results folder (process {drivers[0].pid} on "
-            f"{drivers[0].host}): wait for its end or `{command}` first"
-        )
+    check_idle(store, RetryRefused)
     moved = [_move_aside(store, segment.id) for segment in retry.moved]
     for segment in (*retry.failed, *retry.moved):
         for attempt in store.attempts(segment.id):

@@ -1,4 +1,4 @@
-"""Whether MLflow equals the results store, asked without writing anything. mlflow itself is behind `mirror.reading`."""
+"""Whether MLflow equals the results store, asked without writing anything."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -8,14 +8,18 @@ from orchestrator.records.table import curve, table
 from orchestrator.records.verified_cells import VerifiedCells
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
+from orchestrator.tracking.connection import reading, runs_of
 from orchestrator.tracking.content import GAP, RunContent, curve_points, run_content
 from orchestrator.tracking.cursor import lineage_tags, parabola_gaps, public_uri, summary_sha256
-from orchestrator.tracking.mirror import SUMMARY, reading, runs_of
+from orchestrator.tracking.mirror import SUMMARY
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.mirror import MlflowClient
+    from orchestrator.tracking.connection import MlflowClient
 
 SHOWN_PER_RUN = 3
+
+RunsByCell = dict[str, list[Any]]
+"""Cell id -> the runs of it that MLflow has; the summary run under its own name."""
 
 
 def differences(store: Store, sweep: Sweep, uri: str) -> list[str]:
@@ -32,37 +36,36 @@ def differences(store: Store, sweep: Sweep, uri: str) -> list[str]:
         experiment = client.get_experiment_by_name(sweep.name)
         if experiment is None or experiment.lifecycle_stage == "deleted":
             return [f"MLflow has no experiment {sweep.name!r}"]
-        held = _held_runs(client, experiment.experiment_id)
-        return list(_differences(store, sweep, client, held))
+        return list(_differences(store, sweep, client, _runs_by_cell(client, experiment.experiment_id)))
 
 
-def _differences(store: Store, sweep: Sweep, client: "MlflowClient", held: dict[str, list[Any]]) -> Iterator[str]:
+def _differences(store: Store, sweep: Sweep, client: "MlflowClient", runs_by_cell: RunsByCell) -> Iterator[str]:
     verified, all_verify, rows = VerifiedCells(store, sweep), True, table(store, sweep)
     gaps = parabola_gaps(store, sweep.name, rows)
     for cell, row in zip(sweep.cells, rows.iter_rows(named=True), strict=True):
-        runs = held.pop(row["cell_id"], [])
+        runs = runs_by_cell.pop(row["cell_id"], [])
         if verified.fault(cell):
             all_verify = False
             continue
         try:
-            made_of, gap = lineage_tags(sweep, cell), gaps.get(row["cell_id"])
-            content = run_content(row, curve(store, sweep, cell), made_of, gap)
+            lineage, gap = lineage_tags(sweep, cell), gaps.get(row["cell_id"])
+            content = run_content(row, curve(store, sweep, cell), lineage, gap)
         except StoreError as error:
             yield str(error)
             continue
         if len(runs) != 1:
             yield f"{content.name}: MLflow has {len(runs)} runs of it, expected 1"
             continue
-        found = [*_run_differences(runs[0], content), *_curve_differences(client, runs[0], content)]
-        yield from (f"{content.name}: {each}" for each in found[:SHOWN_PER_RUN])
-        if len(found) > SHOWN_PER_RUN:
-            yield f"{content.name}: and {len(found) - SHOWN_PER_RUN} more"
-    summaries = held.pop(SUMMARY, [])
-    shown = [run.data.tags.get("mor.files", "") for run in summaries]
-    wanted = summary_sha256(store, sweep.name)
-    if all_verify and shown != ([wanted] if wanted or summaries else []):
+        lines = [*_run_differences(runs[0], content), *_curve_differences(client, runs[0], content)]
+        yield from (f"{content.name}: {line}" for line in lines[:SHOWN_PER_RUN])
+        if len(lines) > SHOWN_PER_RUN:
+            yield f"{content.name}: and {len(lines) - SHOWN_PER_RUN} more"
+    summaries = runs_by_cell.pop(SUMMARY, [])
+    recorded = [run.data.tags.get("mor.files", "") for run in summaries]
+    expected = summary_sha256(store, sweep.name)
+    if all_verify and recorded != ([expected] if expected or summaries else []):
         yield "MLflow does not have the sweep's fits and figures as they are"
-    yield from (f"MLflow has a run of a cell that the sweep does not have ({name[:12]})" for name in held)
+    yield from (f"MLflow has a run of a cell that the sweep does not have ({name[:12]})" for name in runs_by_cell)
 
 
 def _run_differences(run: Any, content: RunContent) -> Iterator[str]:
@@ -75,36 +78,35 @@ def _run_differences(run: Any, content: RunContent) -> Iterator[str]:
     else:
         final[GAP] = content.gap
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("mor.")}
-    wanted_tags = {name: value for name, value in content.tags.items() if name.startswith("mor.")}
-    for what, has, wanted in (
+    expected_tags = {name: value for name, value in content.tags.items() if name.startswith("mor.")}
+    for kind, actual, expected in (
         ("parameter", run.data.params, content.params),
         ("metric", metrics, final),
-        ("tag", tags, wanted_tags),
+        ("tag", tags, expected_tags),
     ):
-        for name in sorted(has.keys() | wanted.keys()):
-            if has.get(name) != wanted.get(name):
-                yield f"{what} {name} is {has.get(name)}, expected {wanted.get(name)}"
+        for name in sorted(actual.keys() | expected.keys()):
+            if actual.get(name) != expected.get(name):
+                yield f"{kind} {name} is {actual.get(name)}, expected {expected.get(name)}"
 
 
 def _curve_differences(client: "MlflowClient", run: Any, content: RunContent) -> Iterator[str]:
     """Each step of each curve stands once, with the store's value."""
-    wanted: dict[str, list[tuple[int, float]]] = {}
+    points: dict[str, list[tuple[int, float]]] = {}
     for name, value, step in curve_points(content.rows):
-        wanted.setdefault(name, []).append((step, value))
-    names = {name for name in run.data.metrics if name.startswith("train/")} | wanted.keys()
+        points.setdefault(name, []).append((step, value))
+    names = {name for name in run.data.metrics if name.startswith("train/")} | points.keys()
     for name in sorted(names):
-        has = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
-        expected = sorted(wanted.get(name, []))
-        if has != expected:
-            odd = min(set(has) ^ set(expected), default=None)
+        actual = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+        expected = sorted(points.get(name, []))
+        if actual != expected:
+            odd = min(set(actual) ^ set(expected), default=None)
             where = f"first at step {odd[0]}" if odd else "some steps stand more than once"
-            yield f"curve {name} has {len(has)} points, expected {len(expected)}; they differ, {where}"
+            yield f"curve {name} has {len(actual)} points, expected {len(expected)}; they differ, {where}"
 
 
-def _held_runs(client: "MlflowClient", experiment_id: str) -> dict[str, list[Any]]:
-    """cell id -> its runs; the summary run under its own name."""
-    held: dict[str, list[Any]] = {}
+def _runs_by_cell(client: "MlflowClient", experiment_id: str) -> RunsByCell:
+    runs_by_cell: RunsByCell = {}
     for run in runs_of(client, experiment_id):
         summary = run.data.tags.get("mor.kind") == "summary"
-        held.setdefault(SUMMARY if summary else run.data.tags.get("mor.cell", "another"), []).append(run)
-    return held
+        runs_by_cell.setdefault(SUMMARY if summary else run.data.tags.get("mor.cell", "another"), []).append(run)
+    return runs_by_cell

@@ -152,8 +152,8 @@ def run_content(
         ),
         gap=gap,
         rows=tuple(
-            {name: value for name, value in each.items() if routed or name != "aux_loss"}
-            for each in thinned(curve, row["steps"])
+            {name: value for name, value in point.items() if routed or name != "aux_loss"}
+            for point in thinned(curve, row["steps"])
         ),
     )
 

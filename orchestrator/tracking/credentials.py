@@ -29,21 +29,21 @@ def use_credentials() -> None:
 
     Raises CredentialsError where the file cannot be used, or others can read it.
     """
-    if not (named := os.environ.get(VARIABLE)):
+    if not (file_name := os.environ.get(VARIABLE)):
         return
-    path = Path(named).expanduser()
-    wanted = f"expected a file with a section [{SECTION}] and {', '.join(KEYS[:2])} or {KEYS[2]}"
+    path = Path(file_name).expanduser()
+    expected = f"expected a file with a section [{SECTION}] and {', '.join(KEYS[:2])} or {KEYS[2]}"
     try:
         if path.stat().st_mode & 0o077:
             raise CredentialsError(f"{VARIABLE}: {path} can be read by others: chmod 600 {path}")
-        read = configparser.ConfigParser(interpolation=None)
-        read.read_string(path.read_text())
-        found = {key: value for key, value in read[SECTION].items() if key in KEYS and value}
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read_string(path.read_text())
+        credentials = {key: value for key, value in parser[SECTION].items() if key in KEYS and value}
     except OSError as error:
-        raise CredentialsError(f"{VARIABLE}: {path} cannot be read ({error.strerror}): {wanted}") from error
+        raise CredentialsError(f"{VARIABLE}: {path} cannot be read ({error.strerror}): {expected}") from error
     except (configparser.Error, KeyError, UnicodeDecodeError):
         # Not the error's own words: they may show a line of the file.
-        raise CredentialsError(f"{VARIABLE}: {path} is of another form: {wanted}") from None
-    if not found:
-        raise CredentialsError(f"{VARIABLE}: {path} holds no credentials: {wanted}")
-    os.environ.update({key.upper(): value for key, value in found.items()})
+        raise CredentialsError(f"{VARIABLE}: {path} is of another form: {expected}") from None
+    if not credentials:
+        raise CredentialsError(f"{VARIABLE}: {path} holds no credentials: {expected}")
+    os.environ.update({key.upper(): value for key, value in credentials.items()})

@@ -283,8 +283,8 @@ def summary_files(store: Store, name: str) -> list[Path]:
     and report."""
     folder = store.sweep_folder(name)
     figures = [path for path in (folder / "figures").glob("*") if path.suffix in (".png", ".svg", ".html")]
-    drawn = sorted(figures) + [path for path in (folder / each for each in FINDINGS) if path.is_file()]
-    beside = [folder / each for each in ("report.html", "runs.parquet", "sweep.json")]
+    drawn = sorted(figures) + [path for path in (folder / file for file in FINDINGS) if path.is_file()]
+    beside = [folder / file for file in ("report.html", "runs.parquet", "sweep.json")]
     return drawn + [path for path in beside if drawn and path.is_file()]
 
 

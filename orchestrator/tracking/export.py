@@ -1,4 +1,4 @@
-"""Any MLflow experiment as one table, for fits of runs that were trained elsewhere; asked through the mirror's door."""
+"""Any MLflow experiment as one table, for fits of runs that were trained elsewhere."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from mor_core.errors import Fix, UserError
 from mor_core.files import replacing
 from orchestrator.planning.spec.sweep_file import did_you_mean
 from orchestrator.records.table import parquet_bytes
+from orchestrator.tracking.connection import reading, runs_of
 from orchestrator.tracking.cursor import public_uri
-from orchestrator.tracking.mirror import reading, runs_of
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -25,11 +25,11 @@ def export_experiment(uri: str, name: str, out: Path) -> pl.DataFrame:
     One row a run: run_id, run_name, status, then params.KEY, metrics.KEY (its last value) and tags.KEY. Parameters,
     which MLflow keeps as text, are numbers where all of them are.
     """
-    named = Fix(setting="out", value=str(out))
+    fix = Fix(setting="out", value=str(out))
     if out.suffix not in SUFFIXES:
-        raise ExportError(f"expected a name that ends with {' or '.join(SUFFIXES)}.", fix=named)
+        raise ExportError(f"expected a name that ends with {' or '.join(SUFFIXES)}.", fix=fix)
     if out.exists():
-        raise ExportError("there is such a file already; move it away or name another.", fix=named)
+        raise ExportError("there is such a file already; move it away or name another.", fix=fix)
     rows = _runs(uri, name)
     if not rows:
         raise ExportError(f"the experiment {name!r} at {public_uri(uri)} holds no run.")
@@ -44,8 +44,8 @@ def _runs(uri: str, name: str) -> list[dict[str, Any]]:
     with reading(uri) as client:
         experiment = client.get_experiment_by_name(name) if client is not None else None
         if client is None or experiment is None:
-            known = [each.name for each in client.search_experiments()] if client is not None else []
-            raise ExportError(f"{public_uri(uri)} has no experiment {name!r}: {did_you_mean(name, known)}")
+            names = [other.name for other in client.search_experiments()] if client is not None else []
+            raise ExportError(f"{public_uri(uri)} has no experiment {name!r}: {did_you_mean(name, names)}")
         return [_row(run) for run in runs_of(client, experiment.experiment_id)]
 
 

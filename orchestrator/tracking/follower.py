@@ -19,8 +19,9 @@ from orchestrator.records.verified_cells import shown_lines
 from orchestrator.store.folder import HeldFolder, ResultsGone, holding
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import open_store
+from orchestrator.tracking.connection import MirrorError
 from orchestrator.tracking.cursor import is_current, tracking_uri
-from orchestrator.tracking.mirror import MirrorError, sync
+from orchestrator.tracking.mirror import sync
 from orchestrator.tracking.process import UNREACHABLE
 
 PASS_SECONDS = 5.0
@@ -54,18 +55,18 @@ def follow(store: Store, name: str, uri: str, driver: int) -> int:
 
 
 def _follow(store: Store, name: str, uri: str, driver: int, folder: HeldFolder) -> int:
-    said, ended, sent = "", False, False
+    last_problem, ended, sent = "", False, False
     while True:
         busy = time.process_time()
-        if ended and said:
+        if ended and last_problem:
             os.environ.update(IMPATIENT)
         folder.check()  # A lock of what is gone would make its folders again.
         sweep = load_sweep(store, name)
         current = is_current(store, sweep, uri)
         problem = "" if current else _send(store, sweep, uri)
-        if problem != said:
+        if problem != last_problem:
             print(f"{problem}; retrying" if problem else "MLflow is up to date again", flush=True)
-            said = problem
+            last_problem = problem
         if ended:
             return UNREACHABLE if problem else 0
         busy = time.process_time() - busy if current or sent else 0.0

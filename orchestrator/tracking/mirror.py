@@ -1,15 +1,13 @@
 """The MLflow mirror of a sweep: one flat run a cell, rebuilt from the results store where MLflow holds anything else.
 
-The only file that imports mlflow, and only once there is something to send. Training never talks to MLflow: while a
-sweep runs, this is called by a process of its own (`orchestrator.tracking.follower`).
+Training never talks to MLflow: while a sweep runs, this is called by a process of its own
+(`orchestrator.tracking.follower`). MLflow itself is asked through `orchestrator.tracking.connection`.
 
 Every metric point carries a timestamp that depends on its step alone, and MLflow stores equal points once, so sending
 twice changes nothing. A run that holds a point or a parameter which the store contradicts is replaced by a new one.
 """
 
 import contextlib
-import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from mor_core.errors import Unreachable
 from mor_core.files import file_sha256
 from orchestrator.planning.cells import Cell
 from orchestrator.records.revisions import Sweep
@@ -26,6 +23,18 @@ from orchestrator.records.table import curve, table
 from orchestrator.records.verified_cells import VerifiedCells, fault_lines
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
+from orchestrator.tracking.connection import (
+    LOCK_SECONDS,
+    MirrorError,
+    create_experiment,
+    log_points,
+    log_texts,
+    mlflow_errors,
+    open_client,
+    require_whole,
+    runs_of,
+    set_experiment_aside,
+)
 from orchestrator.tracking.content import (
     FIRST,
     GAP,
@@ -36,7 +45,6 @@ from orchestrator.tracking.content import (
     isoflop_points,
     run_content,
 )
-from orchestrator.tracking.credentials import VARIABLE, use_credentials
 from orchestrator.tracking.cursor import (
     Cursor,
     SentRun,
@@ -44,52 +52,22 @@ from orchestrator.tracking.cursor import (
     database_state,
     lineage_tags,
     parabola_gaps,
-    public_uri,
     read_cursor,
     sha256_of,
     sqlite_path,
-    sqlite_uri,
     summary_files,
     summary_sha256,
     write_cursor,
 )
-from orchestrator.tracking.sqlite_file import DamagedDatabase, require_whole
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
-
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
-"""What mlflow reads when it is imported. A server that does not answer is tried again at the next pass."""
-
-_REFUSED = re.compile(r"\b(error code|code:?|status) 40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|Unauthorized")
-"""How MLflow says that a server wants other credentials."""
-
-LOCK_SECONDS = 60.0
-BATCH = 1000
-"""Points that MLflow takes in one request."""
+    from orchestrator.tracking.connection import MlflowClient, Run
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a description."""
 
 SUMMARY = "frontier"
 """Name of the run that holds a sweep's figures and fits."""
-
-
-class MirrorError(Unreachable):
-    """MLflow could not be brought up to date. The results store is untouched; a later pass sends the rest."""
-
-
-class DamagedStore(MirrorError):
-    """The file of an SQLite store is no whole database: no later pass sends anything until it is moved away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +90,15 @@ def sync(store: Store, sweep: Sweep, uri: str, *, thorough: bool = False) -> Syn
 
     Raises MirrorError where MLflow cannot be reached or refuses. Passes over one sweep take turns.
     """
-    _require_database(uri)
+    require_whole(uri)
+    path = sqlite_path(uri)
     try:
-        with FileLock(store.sweep_folder(sweep.name) / "mirror.lock", timeout=LOCK_SECONDS), _mlflow_errors(uri):
+        with FileLock(store.sweep_folder(sweep.name) / "mirror.lock", timeout=LOCK_SECONDS), mlflow_errors(uri):
             cursor = read_cursor(store, sweep.name, uri)
             try:
-                report = _Pass(
-                    store=store, sweep=sweep, client=_client(uri, store), cursor=cursor, thorough=thorough
-                ).run(uri)
-                cursor.database = _database_state(uri)
+                client = open_client(uri, store)
+                report = _Pass(store=store, sweep=sweep, client=client, cursor=cursor, thorough=thorough).run(path)
+                cursor.database = "" if path is None else database_state(path)
                 return report
             finally:
                 write_cursor(store, sweep.name, uri, cursor)
@@ -128,113 +106,6 @@ def sync(store: Store, sweep: Sweep, uri: str, *, thorough: bool = False) -> Syn
         raise MirrorError(
             f"another process has been sending the sweep {sweep.name!r} for {LOCK_SECONDS:g} s"
         ) from error
-
-
-@contextlib.contextmanager
-def _mlflow_errors(uri: str) -> Iterator[None]:
-    """What MLflow and its database raise, as a MirrorError that shows no password."""
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-    use_credentials()
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        cause = str(error).replace(uri, public_uri(uri)).strip().partition("\n")[0]
-        if _REFUSED.search(cause):
-            cause = (
-                "it refused the credentials: put others into ~/.mlflow/credentials, or into the file that "
-                f"{VARIABLE} names"
-            )
-        raise MirrorError(f"the MLflow store {public_uri(uri)} did not take the sweep ({cause})") from error
-
-
-@contextlib.contextmanager
-def reading(uri: str) -> "Iterator[MlflowClient | None]":
-    """A client to ask a store with; None where an SQLite store does not exist yet. Raises as `sync`."""
-    _require_database(uri)
-    path = sqlite_path(uri)
-    with _mlflow_errors(uri):
-        from mlflow import MlflowClient
-
-        yield None if path is not None and not path.exists() else MlflowClient(tracking_uri=engine_uri(uri))
-
-
-def runs_of(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":
-    """The runs of an experiment, the oldest first."""
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], max_results=BATCH, order_by=["start_time ASC"], page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _require_database(uri: str) -> None:
-    """Raises DamagedStore where the file of an SQLite store is none, or is damaged."""
-    path = sqlite_path(uri)
-    if path is None:
-        return
-    try:
-        require_whole(path)
-    except DamagedDatabase as error:
-        raise DamagedStore(str(error)) from error
-
-
-def _database_state(uri: str) -> str:
-    path = sqlite_path(uri)
-    return "" if path is None else database_state(path)
-
-
-def engine_uri(uri: str) -> str:
-    """What MLflow is given for a tracking URI: for an SQLite file, what SQLAlchemy makes of its path.
-
-    The driver is named because MLflow makes the folders above the path of a bare `sqlite:///`: as they are written,
-    percent signs and all, and anew where they were moved away. Raises MirrorError for a path that cannot be written so.
-    """
-    path = sqlite_path(uri)
-    if path is None:
-        return uri
-    from sqlalchemy.engine import URL, make_url
-
-    _, mark, options = uri.partition("?")
-    engine = URL.create("sqlite+pysqlite", database=str(path)).render_as_string(hide_password=False)
-    if make_url(engine).database != str(path):
-        raise MirrorError(
-            f"{path}: SQLAlchemy cannot name this file; choose a results folder without ? and % in its path"
-        )
-    return f"{engine}{mark}{options}"
-
-
-def _client(uri: str, store: Store) -> "MlflowClient":
-    """A client of a store whose schema exists. Raises MirrorError where the folder of the results is gone."""
-    from mlflow import MlflowClient
-
-    path = sqlite_path(uri)
-    if path is None:
-        return MlflowClient(tracking_uri=uri)
-    if path.is_relative_to(store.root.resolve()):
-        if not path.parent.is_dir():  # Moved away while mlflow was loaded: it must not come back.
-            raise MirrorError(f"{path.parent} is gone")
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
-        if not path.exists():
-            _create_database(path)
-        return MlflowClient(tracking_uri=engine_uri(uri))
-
-
-def _create_database(path: Path) -> None:
-    """Build the schema beside its place and move it there whole: one that was cut short could never be repaired."""
-    from mlflow import MlflowClient
-
-    unfinished = path.with_name(f"{path.name}.creating")
-    for leftover in path.parent.glob(f"{unfinished.name}*"):
-        leftover.unlink()
-    MlflowClient(tracking_uri=engine_uri(sqlite_uri(unfinished))).search_experiments(max_results=1)
-    unfinished.rename(path)
 
 
 @dataclass(kw_only=True)
@@ -254,32 +125,33 @@ class _Pass:
     updated: int = 0
     points: int = 0
 
-    def run(self, uri: str) -> SyncReport:
-        """Send every cell whose run is missing or shows another state, then the figures."""
-        self.cursor.experiment_id = self._experiment(sqlite_path(uri))
-        held = self._held_runs()
+    def run(self, path: Path | None) -> SyncReport:
+        """Send every cell whose run is missing or shows another state, then the figures. `path` is an SQLite store's
+        file."""
+        self.cursor.experiment_id = self._experiment(path)
+        runs = self._held_runs()
         states, faults = cell_states(self.store, self.sweep), dict[Cell, str]()
         verified = VerifiedCells(self.store, self.sweep)
-        self._delete_left_out(held, states)
+        self._delete_left_out(runs, states)
         rows = table(self.store, self.sweep)
         gaps = parabola_gaps(self.store, self.sweep.name, rows)
         for cell, row in zip(self.sweep.cells, rows.iter_rows(named=True), strict=True):
-            run, sent, state = held.get(row["cell_id"]), self.cursor.runs.get(row["cell_id"]), states[row["cell_id"]]
-            known = run is not None and sent is not None and sent.run_id == run.info.run_id
-            if known and sent is not None and sent.state == state and not self.thorough:
+            run, sent, state = runs.get(row["cell_id"]), self.cursor.runs.get(row["cell_id"]), states[row["cell_id"]]
+            is_same_run = run is not None and sent is not None and sent.run_id == run.info.run_id
+            if is_same_run and sent is not None and sent.state == state and not self.thorough:
                 continue
             if fault := verified.fault(cell):
                 faults[cell] = fault
                 continue
             try:
-                made_of, gap = lineage_tags(self.sweep, cell), gaps.get(row["cell_id"])
-                content = run_content(row, curve(self.store, self.sweep, cell), made_of, gap)
+                lineage, gap = lineage_tags(self.sweep, cell), gaps.get(row["cell_id"])
+                content = run_content(row, curve(self.store, self.sweep, cell), lineage, gap)
             except StoreError as error:
                 faults[cell] = str(error)
                 continue
-            self.cursor.runs[content.cell_id] = self._send(content, run, sent if known else None, state)
+            self.cursor.runs[content.cell_id] = self._send(content, run, sent if is_same_run else None, state)
         if not faults:  # The IsoFLOP picture that MLflow has may hold the last good loss of a cell.
-            self._send_summary(held.get(SUMMARY))
+            self._send_summary(runs.get(SUMMARY))
             self._describe()
         return SyncReport(
             created=self.created, updated=self.updated, points=self.points, problems=tuple(fault_lines(faults))
@@ -291,18 +163,16 @@ class _Pass:
         Where the results folder was moved, the experiment in its own store would have MLflow write artifacts to the old
         place, which no call can change: it steps aside for a new one.
         """
-        from mlflow.exceptions import MlflowException
-
         name = self.sweep.name
         folder = self.store.sweep_folder(name).resolve()
         artifacts = (folder / "artifacts").as_uri() if path is not None else None
         experiment = self.client.get_experiment_by_name(name)
         if experiment and path == folder / "mlflow.db" and experiment.artifact_location != artifacts:
-            self._set_aside(experiment)
+            set_experiment_aside(self.client, experiment)
             experiment = None
         if experiment is None:
-            with contextlib.suppress(MlflowException):  # A mirror on another host may have made it just now.
-                return self.client.create_experiment(name, artifact_location=artifacts, tags={"mor.kind": "sweep"})
+            if experiment_id := create_experiment(self.client, name, artifacts):
+                return experiment_id
             experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             raise MirrorError(f"MLflow neither has nor makes the experiment {name!r}")
@@ -310,30 +180,22 @@ class _Pass:
             self.client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id
 
-    def _set_aside(self, experiment: "Experiment") -> None:
-        """Rename an experiment and delete it: a deleted one keeps its name."""
-        number, name = experiment.experiment_id, f"{experiment.name} at {experiment.artifact_location}"
-        if experiment.lifecycle_stage == "deleted":
-            self.client.restore_experiment(number)
-        self.client.rename_experiment(number, f"{name} ({number})")
-        self.client.delete_experiment(number)
-
     def _held_runs(self) -> "dict[str, Run]":
         """cell id -> the run that MLflow holds; the summary run under its own key. Of doubles the oldest stays."""
-        held: dict[str, Run] = {}
+        runs: dict[str, Run] = {}
         for run in runs_of(self.client, self.cursor.experiment_id):
             tags = run.data.tags
             key = SUMMARY if tags.get("mor.kind") == "summary" else tags.get("mor.cell")
-            if key in held:
+            if key in runs:
                 self.client.delete_run(run.info.run_id)
             elif key:
-                held[key] = run
-        return held
+                runs[key] = run
+        return runs
 
-    def _delete_left_out(self, held: "dict[str, Run]", states: dict[str, str]) -> None:
+    def _delete_left_out(self, runs: "dict[str, Run]", states: dict[str, str]) -> None:
         """Take away the runs of cells that the sweep no longer has, as far as this results folder sent them."""
         for cell_id in self.cursor.runs.keys() - states.keys():
-            sent, run = self.cursor.runs[cell_id], held.get(cell_id)
+            sent, run = self.cursor.runs[cell_id], runs.get(cell_id)
             if run is not None and run.info.run_id == sent.run_id:
                 self.client.delete_run(sent.run_id)
             del self.cursor.runs[cell_id]
@@ -356,26 +218,19 @@ class _Pass:
 
     def _has_other_points(self, run: "Run", content: RunContent) -> bool:
         """Whether the run's loss curve holds a point that the store does not have."""
-        wanted = {(step, value) for name, value, step in curve_points(content.rows) if name == "train/loss"}
+        expected = {(step, value) for name, value, step in curve_points(content.rows) if name == "train/loss"}
         history = self.client.get_metric_history(run.info.run_id, "train/loss")
-        return not {(point.step, point.value) for point in history} <= wanted
+        return not {(point.step, point.value) for point in history} <= expected
 
     def _send_content(self, run: "Run", content: RunContent, start: int) -> None:
         """Points, then tags, then the status, so that a run that looks finished is complete."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        points = [*curve_points(content.rows[start:]), *content.final]
-        metrics = [Metric(key=key, value=value, timestamp=1000 * step, step=step) for key, value, step in points]
+        points = [(point, 1000 * point[2]) for point in (*curve_points(content.rows[start:]), *content.final)]
         if content.gap is not None and run.data.metrics.get(GAP) != content.gap:
             # Of points at one step MLflow shows the one with the latest time: that of the last fit.
-            now = round(1000 * time.time())
-            metrics.append(Metric(key=GAP, value=content.gap, timestamp=now, step=NO_STEP))
-        params = [Param(key, value) for key, value in content.params.items()]
-        tags = [RunTag(key, value) for key, value in content.tags.items()]
-        for first in range(0, len(metrics), BATCH):
-            self.client.log_batch(run.info.run_id, metrics=metrics[first : first + BATCH])
-        self.client.log_batch(run.info.run_id, params=params, tags=tags)
-        self.points += len(metrics)
+            points.append(((GAP, content.gap, NO_STEP), round(1000 * time.time())))
+        log_points(self.client, run.info.run_id, points)
+        log_texts(self.client, run.info.run_id, content.params, content.tags)
+        self.points += len(points)
         if content.status in ("FINISHED", "FAILED"):
             ended = run.info.start_time + round(1000 * content.seconds)
             self.client.set_terminated(run.info.run_id, status=content.status, end_time=ended)
@@ -385,22 +240,18 @@ class _Pass:
     def _send_summary(self, run: "Run | None") -> None:
         """Figures, fits, report, plans and the table as artifacts of one more run, named after what they show; the
         IsoFLOP picture as its metrics, and forecasts as its tags."""
-        from mlflow.entities import Metric
-
         paths = summary_files(self.store, self.sweep.name)
         digest = summary_sha256(self.store, self.sweep.name)
         is_sent = run is not None and run.data.tags.get("mor.files") == digest
         if digest and (self.thorough or not is_sent):
-            wanted = set(isoflop_points(table(self.store, self.sweep).iter_rows(named=True)))
-            if run is not None and not self._summary_points(run) <= wanted:
+            points = set(isoflop_points(table(self.store, self.sweep).iter_rows(named=True)))
+            if run is not None and not self._summary_points(run) <= points:
                 self.client.delete_run(run.info.run_id)  # Points of a metric cannot be taken back.
                 run = None
             tags = {"mor.kind": "summary", "mor.sweep": self.sweep.name, "mlflow.source.name": "mor-sweep"}
             tags["mor.order"] = FIRST
             run = run or self.client.create_run(self.cursor.experiment_id, tags=tags, run_name=SUMMARY)
-            points = [Metric(key=name, value=value, timestamp=step, step=step) for name, value, step in sorted(wanted)]
-            for first in range(0, len(points), BATCH):
-                self.client.log_batch(run.info.run_id, metrics=points[first : first + BATCH])
+            log_points(self.client, run.info.run_id, [(point, point[2]) for point in sorted(points)])
             for path in paths:
                 self.client.log_artifact(run.info.run_id, str(path))
             for name, text in self._forecast_tags():

@@ -22,11 +22,10 @@ from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
 from orchestrator.records.terminal import command_line
 from orchestrator.store.store import Store
+from orchestrator.tracking.connection import engine_uri, require_whole
 from orchestrator.tracking.content import isoflop_points
 from orchestrator.tracking.cursor import public_uri, read_cursor, sqlite_path, tracking_uri
-from orchestrator.tracking.mirror import engine_uri
 from orchestrator.tracking.process import end_group
-from orchestrator.tracking.sqlite_file import require_whole
 
 HOST = "127.0.0.1"
 USUAL_PORT = 5000
@@ -60,12 +59,11 @@ def serving(store: Store, name: str, port: int | None) -> Iterator[MlflowServer]
     """An MLflow UI of a sweep on this machine only, for the length of the body; leaves no process.
 
     Raises UiError where there is nothing to show yet, the port is taken or the server does not start, and
-    DamagedDatabase.
+    DamagedStore.
     """
     uri = tracking_uri(store, name)
     path = sqlite_path(uri)
-    if path is not None:
-        require_whole(path)
+    require_whole(uri)
     if path is not None and not path.exists():
         command = command_line("mlflow", "sync", name, results=store.root)
         raise UiError(f"the sweep {name!r} has no MLflow store yet: run it, or `{command}`")
@@ -128,13 +126,13 @@ def isoflop_page(address: str, store: Store, name: str) -> str:
     metrics = sorted({point for point, _, _ in isoflop_points(rows)}, key=_arm_and_budget)
     if not cursor.summary or not metrics:
         return ""
-    asked = {
+    parameters = {
         "runs": [cursor.summary],
         "metric": metrics[0],
         "experiments": [cursor.experiment_id],
         "plot_metric_keys": metrics,
     }
-    query = "&".join(f"{key}={quote(json.dumps(value))}" for key, value in asked.items())
+    query = "&".join(f"{key}={quote(json.dumps(value))}" for key, value in parameters.items())
     return f"{address}/#/metric?{query}&x_axis=step&workflowType=machine_learning"
 
 
@@ -170,16 +168,16 @@ def _searched(page: str, text: str) -> str:
     return f"{page}&searchFilter={quote(text, safe='')}" if "?" in page else page
 
 
-def free_port(wanted: int | None) -> int:
+def free_port(port: int | None) -> int:
     """The port that was asked for, else MLflow's usual one, else any. Raises UiError where the former will not do."""
-    named = Fix(setting="port", value=str(wanted))
-    if wanted in REFUSED_PORTS:
-        raise UiError(f"browsers refuse to open this port; choose another, such as {USUAL_PORT}", fix=named)
-    if wanted is None:
+    fix = Fix(setting="port", value=str(port))
+    if port in REFUSED_PORTS:
+        raise UiError(f"browsers refuse to open this port; choose another, such as {USUAL_PORT}", fix=fix)
+    if port is None:
         return USUAL_PORT if _is_free(USUAL_PORT) else _any_port()
-    if not _is_free(wanted):
-        raise UiError("this port is taken; choose another, or none for a free one", fix=named)
-    return wanted
+    if not _is_free(port):
+        raise UiError("this port is taken; choose another, or none for a free one", fix=fix)
+    return port
 
 
 def _is_free(port: int) -> bool:

@@ -152,8 +152,8 @@ def ui(
 def _bring_up_to_date(store: "Store", sweep: "Sweep") -> None:
     """What was fitted and drawn since the last pass; where MLflow does not take it, a line says so."""
     from orchestrator.records.verified_cells import shown_lines
+    from orchestrator.tracking.connection import DamagedStore, MirrorError
     from orchestrator.tracking.cursor import is_current, tracking_uri
-    from orchestrator.tracking.mirror import DamagedStore, MirrorError
     from orchestrator.tracking.mirror import sync as sync_sweep
 
     uri = tracking_uri(store, sweep.name)
