@@ -1,4 +1,4 @@
-"""From what a user types to the cell that is meant: the start of its id, or arm/size/budget[/seed] as in tables."""
+"""Names of cells as a user types them: the start of a cell's id, or arm/size/budget[/seed] as tables show it."""
 
 from collections.abc import Sequence
 
@@ -21,13 +21,13 @@ class NoSuchCell(UserError):
 
 def find_cell(sweep: Sweep, name: str) -> Cell:
     """The one cell that a name means. Raises NoSuchCell."""
-    found = _by_parts(sweep, name) if "/" in name else _by_prefix(sweep, name)
-    if len(found) == 1:
-        return found[0]
-    said = f"is {len(found)} cells" if found else f"is no cell of sweep {sweep.name}"
+    cells = _by_parts(sweep, name) if "/" in name else _by_prefix(sweep, name)
+    if len(cells) == 1:
+        return cells[0]
+    complaint = f"is {len(cells)} cells" if cells else f"is no cell of sweep {sweep.name}"
     raise NoSuchCell(
-        f"{name!r} {said}: expected the start of a cell's id ({SHORTEST_PREFIX} characters or more) or "
-        f"arm/size/budget[/seed]; there are {_listed(found or sweep.cells)}"
+        f"{name!r} {complaint}: expected the start of a cell's id ({SHORTEST_PREFIX} characters or more) or "
+        f"arm/size/budget[/seed]; there are {_listed(cells or sweep.cells)}"
     )
 
 

@@ -1,5 +1,5 @@
-"""The fitted study of a sweep, of two sweeps as one table, or of anyone's table: the sweeps as they stand now, and
-refused where their losses do not mean the same; and whether a few validation windows decide it."""
+"""The fitted study of a sweep as it stands now, of two sweeps as one table, or of anyone's table. Two sweeps are
+refused where their losses do not mean the same. A note says where a few validation windows decide how cells differ."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -110,12 +110,12 @@ def _check_losses(store: Store, first: Sweep, second: Sweep, loss: Loss) -> None
     measured = [_measured(store, sweep) for sweep in (first, second)]
     if loss.kind == TEXT:
         _check_texts(store, (first, second), loss)
-    for what in DECIDING[loss.kind]:
-        one, other = (each[what] for each in measured)
+    for aspect in DECIDING[loss.kind]:
+        one, other = (values[aspect] for values in measured)
         if one and other and one != other:
             shown = [", ".join(sorted(str(value)[:12] for value in values)) for values in (one, other)]
             raise TableError(
-                f"losses of {first.name} and {second.name} are not comparable: their {what} differs "
+                f"losses of {first.name} and {second.name} are not comparable: their {aspect} differs "
                 f"({shown[0]} against {shown[1]})."
             )
 
@@ -137,14 +137,14 @@ def _check_texts(store: Store, sweeps: tuple[Sweep, Sweep], loss: Loss) -> None:
 
 def _measured(store: Store, sweep: Sweep) -> dict[str, set[Any]]:
     """What each published evaluation of a sweep was made on."""
-    found: dict[str, set[Any]] = {what: set() for what in MEASURED}
+    values: dict[str, set[Any]] = {aspect: set() for aspect in MEASURED}
     for cell in sweep.cells:
         if not store.is_done(str(cell.evaluate_segment)):
             continue
         segment = read_spec(store.published(str(cell.evaluate_segment)).spec)
-        for what, value in MEASURED.items():
-            found[what].add(value(segment))
-    return found
+        for aspect, read in MEASURED.items():
+            values[aspect].add(read(segment))
+    return values
 
 
 def fit_pair(pair: SweepPair) -> Study:
@@ -153,7 +153,7 @@ def fit_pair(pair: SweepPair) -> Study:
     Raises TableError where their budgets do not even overlap, LossError where no cell has the loss.
     """
     one, other = (
-        set(map(int, mine["budget"].to_list())) for _, mine in pair.runs.group_by("sweep", maintain_order=True)
+        set(map(int, runs["budget"].to_list())) for _, runs in pair.runs.group_by("sweep", maintain_order=True)
     )
     if one & other:
         settings = FitSettings(loss_column=pair.loss_column, approaches=("parabola", "surface"))
@@ -172,9 +172,12 @@ def fit_pair(pair: SweepPair) -> Study:
 
 def _within_both(one: set[int], other: set[int]) -> tuple[str, ...]:
     """Budgets of either sweep that lie within those of the other. Raises TableError where there are none."""
-    within = sorted(each for each in one | other if max(min(one), min(other)) <= each <= min(max(one), max(other)))
+    lowest, highest = max(min(one), min(other)), min(max(one), max(other))
+    within = sorted(budget for budget in one | other if lowest <= budget <= highest)
     if not within:
-        first, second = (f"{budget_label(str(min(each)))} to {budget_label(str(max(each)))}" for each in (one, other))
+        first, second = (
+            f"{budget_label(str(min(budgets)))} to {budget_label(str(max(budgets)))}" for budgets in (one, other)
+        )
         raise TableError(
             f"the budgets of the two sweeps do not overlap ({first} against {second} FLOPs): there is no equal "
             "compute at which to compare them."
@@ -336,7 +339,8 @@ def predicted_lines(answer: Advice, shape: NearestShape | None) -> list[str]:
         )
     if answer.record:
         lines.append(f"  record: {answer.record}")
-    refusals = (each.sentence for each in (answer.params, answer.tokens, answer.loss) if isinstance(each, Refusal))
+    quantities = (answer.params, answer.tokens, answer.loss)
+    refusals = (quantity.sentence for quantity in quantities if isinstance(quantity, Refusal))
     lines += [f"  refused: {sentence}" for sentence in dict.fromkeys(refusals)]
     if answer.flagged and not answer.refused:
         lines.append(

@@ -1,4 +1,5 @@
-"""Forecasts of a sweep: what its runs said of a budget before anything was trained with it, frozen; and how they fared.
+"""Forecasts of a sweep: what its runs say of a larger budget, frozen before anything is trained with it; and how far
+off they were, once it is.
 
     sweeps/<name>/forecasts/<key>.json    one an arm, budget, loss, inputs and approach; written once, never changed
 
@@ -93,8 +94,11 @@ class Frozen:
 
 def read_forecasts(store: Store, name: str) -> list[FrozenForecast]:
     """All forecasts of a sweep, the oldest first. Raises UnreadableForecast: none is passed over."""
-    found = [read_forecast(path) for path in store.forecast_files(name)]
-    return sorted(found, key=lambda each: (each.created, each.key.arm, int(each.key.budget), each.key.approach))
+    frozen = [read_forecast(path) for path in store.forecast_files(name)]
+    return sorted(
+        frozen,
+        key=lambda forecast: (forecast.created, forecast.key.arm, int(forecast.key.budget), forecast.key.approach),
+    )
 
 
 def read_forecast(path: Path) -> FrozenForecast:
@@ -107,12 +111,12 @@ def read_forecast(path: Path) -> FrozenForecast:
         if path.name != f"{forecast.key.sha256}.json":
             raise ForecastError("it is another forecast than its name says")
     except (FileNotFoundError, UnreadableFileError, ForecastError) as error:
-        what = str(error) if isinstance(error, UnreadableFileError) else f"{path} cannot be read ({error})"
-        raise UnreadableForecast(f"{what}: {MOVE_AWAY}") from error
+        fault = str(error) if isinstance(error, UnreadableFileError) else f"{path} cannot be read ({error})"
+        raise UnreadableForecast(f"{fault}: {MOVE_AWAY}") from error
     return forecast
 
 
-def freeze(store: Store, fitted: Fitted, asked: Asked) -> Frozen:
+def freeze(store: Store, fitted: Fitted, request: Asked) -> Frozen:
     """Freeze what every approach says that the runs support; what was frozen before stays as it is.
 
     Raises:
@@ -121,19 +125,19 @@ def freeze(store: Store, fitted: Fitted, asked: Asked) -> Frozen:
         StoreError: the bucket cannot be used.
     """
     assert fitted.sweep is not None
-    arms, refused = _arms_ahead(fitted, asked)
+    arms, refused = _arms_ahead(fitted, request)
     study = fitted.study
-    rolled = roll_study(study, asked.asymptote, arms)
-    known, now = _known(store, fitted.sweep), datetime.datetime.now(datetime.UTC)
+    rolled = roll_study(study, request.asymptote, arms)
+    finished, now = _finished_evaluations(store, fitted.sweep), datetime.datetime.now(datetime.UTC)
     kept: list[FrozenForecast] = []
     for arm in arms:
         if arm not in rolled:
             refused.append(NotFrozen(arm=arm, approach="", sentence="no cell of it that a fit can use is finished."))
             continue
         frame = study.points.frame.filter(pl.col("arm") == arm)
-        made = forecasts(frame, rolled[arm], str(asked.flops), forced=asked.forced)
-        for forecast, shape in zip(made, _shapes(fitted, made, asked.flops), strict=True):
-            frozen = _frozen(fitted, forecast, shape, asked, known, now)
+        predictions = forecasts(frame, rolled[arm], str(request.flops), forced=request.forced)
+        for forecast, shape in zip(predictions, _shapes(fitted, predictions, request.flops), strict=True):
+            frozen = _frozen(fitted, forecast, shape, request, finished, now)
             if isinstance(frozen, Refusal):
                 refused.append(NotFrozen(arm=arm, approach=forecast.approach, sentence=frozen.sentence))
             else:
@@ -141,36 +145,36 @@ def freeze(store: Store, fitted: Fitted, asked: Asked) -> Frozen:
     return Frozen(forecasts=tuple(kept), refused=tuple(refused))
 
 
-def _arms_ahead(fitted: Fitted, asked: Asked) -> tuple[list[str], list[NotFrozen]]:
+def _arms_ahead(fitted: Fitted, request: Asked) -> tuple[list[str], list[NotFrozen]]:
     """The arms asked for that have no finished cell at or above the budget, and those that have. Raises NoForecast."""
     arms = sorted(set(fitted.runs["arm"].to_list()))
-    if asked.arm is not None and asked.arm not in arms:
-        raise NoForecast(f"sweep {fitted.name!r} has no arm {asked.arm!r:.80}: it has {', '.join(arms)}")
-    wanted = arms if asked.arm is None else [asked.arm]
+    if request.arm is not None and request.arm not in arms:
+        raise NoForecast(f"sweep {fitted.name!r} has no arm {request.arm!r:.80}: it has {', '.join(arms)}")
+    chosen = arms if request.arm is None else [request.arm]
     finished = fitted.runs.filter(pl.col("status") == "finished")
-    largest = {arm: max(map(int, mine["budget"]), default=0) for arm, mine in _by_arm(finished)}
-    measured = {arm: largest[arm] for arm in wanted if largest.get(arm, 0) >= asked.flops}
-    said = {
-        arm: f"it has a finished cell at {budget_text(most)} FLOPs, so that {budget_text(asked.flops)} lies within its "
-        "data: name a larger budget, or ask `predict`"
+    largest = {arm: max(map(int, arm_runs["budget"]), default=0) for arm, arm_runs in _by_arm(finished)}
+    measured = {arm: largest[arm] for arm in chosen if largest.get(arm, 0) >= request.flops}
+    reasons = {
+        arm: f"it has a finished cell at {budget_text(most)} FLOPs, so that {budget_text(request.flops)} lies within "
+        "its data: name a larger budget, or ask `predict`"
         for arm, most in measured.items()
     }
-    if len(said) == len(wanted):
-        raise NoForecast("; ".join(f"{arm}: {sentence}" for arm, sentence in said.items()))
-    refused = [NotFrozen(arm=arm, approach="", sentence=f"{sentence}.") for arm, sentence in said.items()]
-    return [arm for arm in wanted if arm not in said], refused
+    if len(reasons) == len(chosen):
+        raise NoForecast("; ".join(f"{arm}: {sentence}" for arm, sentence in reasons.items()))
+    refused = [NotFrozen(arm=arm, approach="", sentence=f"{sentence}.") for arm, sentence in reasons.items()]
+    return [arm for arm in chosen if arm not in reasons], refused
 
 
 def _by_arm(runs: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    return ((str(arm), mine) for (arm,), mine in runs.group_by("arm"))
+    return ((str(arm), arm_runs) for (arm,), arm_runs in runs.group_by("arm"))
 
 
-def _known(store: Store, sweep: Sweep) -> tuple[str, ...]:
+def _finished_evaluations(store: Store, sweep: Sweep) -> tuple[str, ...]:
     names = {str(cell.evaluate_segment) for cell in sweep.cells}
     return tuple(sorted(name for name in names if store.is_done(name)))
 
 
-def _shapes(fitted: Fitted, made: tuple[Forecast, ...], flops: int) -> list[ForecastShape | None]:
+def _shapes(fitted: Fitted, predictions: tuple[Forecast, ...], flops: int) -> list[ForecastShape | None]:
     return [
         None
         if shape is None
@@ -181,7 +185,7 @@ def _shapes(fitted: Fitted, made: tuple[Forecast, ...], flops: int) -> list[Fore
             params=float(shape.unique_params),
             tokens=shape.tokens,
         )
-        for shape in nearest_shapes(fitted, made, flops)
+        for shape in nearest_shapes(fitted, predictions, flops)
     ]
 
 
@@ -189,8 +193,8 @@ def _frozen(
     fitted: Fitted,
     forecast: Forecast,
     shape: ForecastShape | None,
-    asked: Asked,
-    known: tuple[str, ...],
+    request: Asked,
+    finished: tuple[str, ...],
     now: datetime.datetime,
 ) -> FrozenForecast | Refusal:
     """The document, where the approach has a law whose every number is one."""
@@ -206,7 +210,7 @@ def _frozen(
             loss_column=study.points.loss_column,
             inputs_sha256=study.points.inputs_sha256,
             approach=forecast.approach,
-            asymptote=asked.asymptote,
+            asymptote=request.asymptote,
         ),
         budget_convention=study.points.budget_convention,
         loss_unit=study.points.loss_unit,
@@ -223,7 +227,7 @@ def _frozen(
         noise=None if isinstance(forecast.noise, Refusal) else forecast.noise,
         resampling=forecast.resampling,
         settings_id=fitted.sweep.settings_id,
-        known=known,
+        known=finished,
         created=now.isoformat(timespec="seconds"),
         versions={"mor-sweep": package_version()} | {name: version(name) for name in LIBRARIES},
     )
@@ -249,14 +253,14 @@ def score_forecasts(store: Store, sweep: Sweep) -> list[ScoredForecast]:
     """Every forecast of a sweep, none left out, against the cells that it did not know. Raises UnreadableForecast."""
     frozen = read_forecasts(store, sweep.name)
     runs = table(store, sweep)
-    losses = {each.key.loss_column for each in frozen if each.settings_id == sweep.settings_id}
+    losses = {forecast.key.loss_column for forecast in frozen if forecast.settings_id == sweep.settings_id}
     studies = {loss: fit_study(runs, FitSettings(loss_column=loss)) for loss in losses}
     cells = {loss: _trained(runs, study) for loss, study in studies.items()}
     return [
-        _scored(each, cells[each.key.loss_column], studies[each.key.loss_column])
-        if each.settings_id == sweep.settings_id
-        else ScoredForecast(forecast=each, cells=(), minima=(), comparable=False)
-        for each in frozen
+        _scored(forecast, cells[forecast.key.loss_column], studies[forecast.key.loss_column])
+        if forecast.settings_id == sweep.settings_id
+        else ScoredForecast(forecast=forecast, cells=(), minima=(), comparable=False)
+        for forecast in frozen
     ]
 
 
@@ -265,7 +269,7 @@ def _trained(runs: pl.DataFrame, study: Study) -> list[tuple[dict[str, Any], Tra
     settings = study.settings
     points = read_points(runs, loss_column=settings.loss_column).frame
     rows = {row["cell_id"]: row for row in runs.iter_rows(named=True)}
-    reasons = {each.cell_id: each.reason for each in study.exclusions}
+    reasons = {exclusion.cell_id: exclusion.reason for exclusion in study.exclusions}
     return [
         (
             rows[point["cell_id"]],
@@ -285,11 +289,11 @@ def _trained(runs: pl.DataFrame, study: Study) -> list[tuple[dict[str, Any], Tra
 def _scored(
     forecast: FrozenForecast, trained: list[tuple[dict[str, Any], TrainedCell]], study: Study
 ) -> ScoredForecast:
-    key, known = forecast.key, set(forecast.known)
+    key, earlier = forecast.key, set(forecast.known)
     cells = [
         cell
         for row, cell in trained
-        if (row["arm"], row["budget"]) == (key.arm, key.budget) and row["evaluate_segment"] not in known
+        if (row["arm"], row["budget"]) == (key.arm, key.budget) and row["evaluate_segment"] not in earlier
     ]
     return score_forecast(forecast, cells, _minimum(study, key))
 

@@ -126,10 +126,10 @@ def _text_losses(store: Store, sweep: Sweep) -> list[pl.Series]:
     weights = [sweep.segments[str(cell.evaluate_segment)].needs[0] for cell in sweep.cells]
     columns = []
     for name, text in sweep_texts(store, sweep.name).items():
-        ids = [text.segment_id(each) for each in weights]
+        ids = [text.segment_id(weights_id) for weights_id in weights]
         results = store.readable_results(ids)
-        found = [results[each].text if each in results else None for each in ids]
-        losses = [measured.loss if measured else None for measured in found]
+        measured = [results[segment_id].text if segment_id in results else None for segment_id in ids]
+        losses = [text_loss.loss if text_loss else None for text_loss in measured]
         columns.append(pl.Series(f"{TEXT}:{name}", losses, dtype=pl.Float64))
     return columns
 
@@ -290,9 +290,9 @@ def _measured_flags(evaluation: PublishedEvaluation | None, chain: list[SegmentR
 
 def _is_mixed(chain: list[SegmentRecord]) -> bool:
     """Whether segments differ in their numerics; one process evaluates what several may have trained."""
-    numerics = [(segment.kind, json.loads(each)) for segment in chain for each in json.loads(segment.numerics)]
-    sizes = {each.get("world_size") for kind, each in numerics if kind != "evaluate"}
-    others = {json.dumps(each | {"world_size": None}, sort_keys=True) for _, each in numerics}
+    numerics = [(segment.kind, json.loads(text)) for segment in chain for text in json.loads(segment.numerics)]
+    sizes = {way.get("world_size") for kind, way in numerics if kind != "evaluate"}
+    others = {json.dumps(way | {"world_size": None}, sort_keys=True) for _, way in numerics}
     return len(sizes) > 1 or len(others) > 1
 
 
@@ -332,12 +332,12 @@ def cell_curves(store: Store, sweep: Sweep, loss_column: str) -> list[CellCurve]
     validation loss in nats/token."""
     shown = parse_loss(loss_column).is_on_curves
     finished = dict(table(store, sweep).select("cell_id", loss_column).iter_rows()) if shown else {}
-    found = []
+    curves = []
     for cell in sweep.cells:
         rows = curve(store, sweep, cell)
         if not rows:
             continue
-        found.append(
+        curves.append(
             CellCurve(
                 cell=cell_name(cell),
                 arm=cell.arm,
@@ -352,7 +352,7 @@ def cell_curves(store: Store, sweep: Sweep, loss_column: str) -> list[CellCurve]
                 final_loss=finished.get(str(cell.cell_id)),
             )
         )
-    return found
+    return curves
 
 
 def curve(store: Store, sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:

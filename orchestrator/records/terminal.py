@@ -1,9 +1,9 @@
 """What is shown on a terminal: texts that others wrote, in which nothing moves the cursor or hides a word, and commands
 to copy, quoted as a shell takes them.
 
-There are two doors. Plain lines are cleaned on their way to stdout and stderr (`clean_streams`), rich's tables on their
-way through `console.Console`; control characters of somebody's file pass neither. This
-one loads no rich, which takes long.
+There are two doors, and control characters of somebody's file pass neither: plain lines are cleaned on their way to
+stdout and stderr (`clean_streams`), rich's tables on their way through `console.Console`. This module loads no rich,
+which takes long.
 """
 
 import contextlib

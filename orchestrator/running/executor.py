@@ -1,4 +1,4 @@
-"""Who runs the segments: the protocol that every executor keeps, and the one that runs them in this process."""
+"""Executors, which run segments: the protocol that each of them keeps, and the one that works in this process."""
 
 from collections.abc import Generator, Sequence
 from typing import Protocol

@@ -111,12 +111,12 @@ class Progress:
         return table
 
     def _line(self, cell: Cell, outcome: Outcome) -> str:
-        what = f"[{self._done_cells()}/{len(self.plan.cells)}] {cell.arm} {cell.size} at {short_budget(cell.budget)}"
+        place = f"[{self._done_cells()}/{len(self.plan.cells)}] {cell.arm} {cell.size} at {short_budget(cell.budget)}"
         seed = _seed_text(cell.seed) + self._tried.get(str(cell.cell_id), "")
         if outcome.status != "finished":
-            return f"{what}{seed}: {outcome.status}, {outcome.reason}"
+            return f"{place}{seed}: {outcome.status}, {outcome.reason}"
         best = ", the best so far" if self._tried and self._is_best(cell) else ""
-        return f"{what}{seed}: loss {self._loss(outcome.segment_id)}{best}"
+        return f"{place}{seed}: loss {self._loss(outcome.segment_id)}{best}"
 
     def _loss(self, segment_id: str) -> str:
         try:
@@ -128,13 +128,11 @@ class Progress:
     def _is_best(self, cell: Cell) -> bool:
         """Whether no finished setting of the same arm, size and budget has a lower loss."""
         place = (cell.arm, cell.size, cell.budget)
-        segments = [
-            str(each.evaluate_segment) for each in self.plan.cells if (each.arm, each.size, each.budget) == place
-        ]
-        results = self.store.readable_results(segments)
-        losses = {name: each.evaluation.loss for name, each in results.items() if each.evaluation is not None}
-        own = losses.get(str(cell.evaluate_segment))
-        return own is not None and own <= min(losses.values())
+        rivals = [rival for rival in self.plan.cells if (rival.arm, rival.size, rival.budget) == place]
+        results = self.store.readable_results(str(rival.evaluate_segment) for rival in rivals)
+        losses = {name: result.evaluation.loss for name, result in results.items() if result.evaluation is not None}
+        loss = losses.get(str(cell.evaluate_segment))
+        return loss is not None and loss <= min(losses.values())
 
     def _done_cells(self) -> int:
         waiting = ({segment.id for segment in self.pending} | self._left_out) - set(self.outcomes)

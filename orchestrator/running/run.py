@@ -149,8 +149,8 @@ def _pending(
 ) -> tuple[Segment, ...]:
     """What this run starts, each segment after what it needs; those of canaries first."""
     first = {name for chain in allowance.canaries for name in chain}
-    wanted = [each for each in segments if each.id not in published and each.id in allowance.segments]
-    return tuple(sorted(wanted, key=lambda segment: segment.id not in first))
+    pending = [segment for segment in segments if segment.id not in published and segment.id in allowance.segments]
+    return tuple(sorted(pending, key=lambda segment: segment.id not in first))
 
 
 def _published(store: Store, segments: Sequence[Segment]) -> dict[str, Outcome]:
@@ -260,9 +260,9 @@ def _report(console: Console, plan: Plan, runs: pl.DataFrame, store: Store, outc
 def _changed(store: Store, outcomes: Mapping[str, Outcome], failed: pl.DataFrame) -> list[Outcome]:
     """Published segments that were changed since, of which no failed cell speaks: a cell may be finished that rests on
     one."""
-    told = failed["reason"].str.join(" ").item() if failed.height else ""
+    reasons = failed["reason"].str.join(" ").item() if failed.height else ""
     return [
         outcome
         for outcome in outcomes.values()
-        if outcome.status == "failed" and store.is_done(outcome.segment_id) and outcome.reason not in told
+        if outcome.status == "failed" and store.is_done(outcome.segment_id) and outcome.reason not in reasons
     ]

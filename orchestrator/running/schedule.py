@@ -1,4 +1,5 @@
-"""Which segment to start next: of those whose needs are met, an evaluation, else what the most work waits for. Pure."""
+"""Which segment to start next, of those whose needs are met: an evaluation, else the one with the longest chain behind
+it. Pure."""
 
 import heapq
 from collections import defaultdict
@@ -37,7 +38,9 @@ class Schedule:
                 self._dependents[need].append(segment)
             if not segment.needs:
                 heapq.heappush(self._ready, self._first[segment.id])
-        self.blocked_at_first = [each for outcome in published.values() for each in self.settle(outcome)]
+        self.blocked_at_first = [
+            blocked_outcome for outcome in published.values() for blocked_outcome in self.settle(outcome)
+        ]
 
     @property
     def is_done(self) -> bool:
@@ -61,7 +64,7 @@ class Schedule:
 
     def settle(self, outcome: Outcome) -> list[Outcome]:
         """Note an outcome. Returns those of the segments that it blocks, however far down."""
-        found: list[Outcome] = []
+        blocked_outcomes: list[Outcome] = []
         arrived = [outcome]
         while arrived:
             cause = arrived.pop()
@@ -72,8 +75,8 @@ class Schedule:
                     self._release(dependent)
                 elif dependent.id in self._unsettled:
                     arrived.append(blocked(dependent, cause))
-                    found.append(arrived[-1])
-        return found
+                    blocked_outcomes.append(arrived[-1])
+        return blocked_outcomes
 
     def _look_at_canary(self, outcome: Outcome) -> None:
         """A canary that has arrived lets everything start; after one that has not, the next one goes."""

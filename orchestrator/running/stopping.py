@@ -45,10 +45,10 @@ def why_stop(stop: StopFile | None, *, running: bool) -> str | None:
     """Why a segment must not go on (or, where it is not `running` yet, not start); None where it may."""
     if _TERMINATED.is_set():
         return "SIGTERM"
-    asked = stop.asked() if stop else None
-    if asked == "now":
+    request = stop.asked() if stop else None
+    if request == "now":
         return "the run was stopped"
-    if asked and not running:
+    if request and not running:
         return "the run launches no more segments"
     return None
 

@@ -231,12 +231,12 @@ def _sweep_states(store: Store, name: str | None, settings_id: str | None) -> Sw
         raise damaged(store, name, error) from error
     chains = _Chains(planned=planned, states=SegmentStates(store))
     try:
-        found = tuple(_cell_state(cell, chains) for cell in cells.values())
+        cell_states = tuple(_cell_state(cell, chains) for cell in cells.values())
     except KeyError as error:
         raise other_version("a cell", str(error)) from error
     return SweepStates(
         name=name,
-        cells=found,
+        cells=cell_states,
         settings_id=settings_id,
         others=tuple(others),
         num_others=len(all_cells - current),
@@ -262,7 +262,7 @@ def _cell_state(cell: Mapping[str, Any], chains: _Chains) -> CellState:
         steps=cell["steps"],
         status=status,
         reason=reason,
-        waits_for=next((each.segment_id for each in chain if each.result is None), None),
+        waits_for=next((state.segment_id for state in chain if state.result is None), None),
         loss=evaluation.loss if evaluation else None,
         loss_topk=evaluation.loss_topk if evaluation else None,
         depth_mean=evaluation.depth_mean if evaluation else None,

@@ -61,7 +61,7 @@ class Status:
 
     def by_cell(self) -> dict[str, UnderWay]:
         """What each cell waits for, where that has been begun."""
-        return {cell_id: each for each in self.under_way for cell_id in each.cell_ids}
+        return {cell_id: segment for segment in self.under_way for cell_id in segment.cell_ids}
 
 
 def read_status(store: Store, name: str | None, settings_id: str | None = None) -> Status:
@@ -76,7 +76,7 @@ def read_status(store: Store, name: str | None, settings_id: str | None = None) 
         name=states.name,
         cells=states.cells,
         under_way=tuple(under_way),
-        is_running=driven or any(each.running for each in under_way),
+        is_running=driven or any(segment.running for segment in under_way),
         settings_id=states.settings_id,
         others=states.others,
         num_others=states.num_others,
@@ -91,7 +91,7 @@ def segments_under_way(store: Store, states: SweepStates) -> list[UnderWay]:
         if cell.waits_for is not None:
             cells.setdefault(cell.waits_for, []).append(cell.cell_id)
     under_way = (_under_way(store, name, states.segments[name]["kind"], tuple(cells[name])) for name in cells)
-    return [each for each in under_way if each]
+    return [segment for segment in under_way if segment]
 
 
 def _under_way(store: Store, segment_id: str, kind: str, cell_ids: tuple[str, ...]) -> UnderWay | None:

@@ -225,7 +225,7 @@ class _Run:
     def _has_room(self, segment: Segment) -> bool:
         if not self.shares:
             return len(self.running) < max(1, parallel_segments(self.request, self.nodes))
-        running = [self._asks(each).gpus for each in self.running.values()]
+        running = [self._asks(other).gpus for other in self.running.values()]
         return not running or has_room(self._asks(segment).gpus, running, self.nodes)
 
     def _asks(self, segment: Segment) -> Request:
@@ -372,4 +372,4 @@ def _hide_unasked_gpus(request: Request) -> None:
 def _nodes(ray: ModuleType) -> list[Node]:
     """The machines of the cluster that are alive."""
     offered = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(cpus=each.get("CPU", 0), gpus=each.get("GPU", 0)) for each in offered]
+    return [Node(cpus=resources.get("CPU", 0), gpus=resources.get("GPU", 0)) for resources in offered]

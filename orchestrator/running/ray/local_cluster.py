@@ -130,12 +130,12 @@ def lost_process(central: Mapping[str, psutil.Process]) -> str | None:
 def processes_of(folder: Path) -> set[psutil.Process]:
     """Those that name the folder on their command lines, or have renamed themselves and hold its files open, and those
     below them: workers that run have other names."""
-    found: set[psutil.Process] = set()
+    processes: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and _names(process, str(folder / "ray")):
-                found |= {process, *process.children(recursive=True)}
-    return found
+                processes |= {process, *process.children(recursive=True)}
+    return processes
 
 
 def _names(process: psutil.Process, folder: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a cluster holds of a sweep's segments, for its plan."""
+"""How many segments a cluster runs at a time, for the plan of a sweep."""
 
 from orchestrator.planning.costs.machine import Throughput, fixed_gpus, machine_of_nodes, this_machine
 from orchestrator.planning.spec.sections import ExecutionSection

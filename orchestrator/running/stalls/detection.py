@@ -56,7 +56,7 @@ class StallWatch:
         passed = 0.0 if self._looked_at is None else min(now - self._looked_at, LONGEST_LOOK_SECONDS)
         self._looked_at = now
         self._silences = {name: silence for name in segment_ids if (silence := self._silence(name, passed))}
-        for silence in [each for each in self._silences.values() if each.is_too_long]:
+        for silence in [silence for silence in self._silences.values() if silence.is_too_long]:
             self._silences[silence.segment_id] = replace(silence, seconds=0.0)
             yield silence
 
