@@ -182,7 +182,7 @@ def results_page() -> str:
 
 def python_page() -> str:
     """What mkdocstrings makes of the docstrings."""
-    return "# Python\n\n::: mor_sweep\n\n::: orchestrator.notebook\n"
+    return "# Python\n\n::: mor_sweep\n\n::: orchestrator.notebook\n\n::: orchestrator.records.display.values\n"
 
 
 REFERENCE: dict[str, Callable[[], str]] = {

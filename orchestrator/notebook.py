@@ -19,23 +19,21 @@ import inspect
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
-from markupsafe import Markup, escape
 
-from analysis.frontier.study import Study
-from analysis.report.text import count_text, law_text, loss_text, study_as_markdown
 from analysis.runs.losses import parse_loss
 from analysis.runs.points import TableError
 from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Refusal
 from mor_core.errors import Fix, UserError
-from mor_core.units import budget_text, parse_budget
-from mor_core.units import count_text as short
+from mor_core.units import parse_budget
+from orchestrator.records.display.figures import FIGURES, PARABOLA, DrawnRuns, NoFigure
+from orchestrator.records.display.values import Answer, Drawing, PlannedCells, SweepFit, SweepStatus
 from orchestrator.records.fits import (
     Fitted,
     fit_of_sweep,
@@ -46,7 +44,7 @@ from orchestrator.records.fits import (
 )
 from orchestrator.records.revisions import Sweep as StoredSweep
 from orchestrator.records.revisions import load_sweep
-from orchestrator.records.status.sweep_status import Status, counted, counts_text, read_status, state_text
+from orchestrator.records.status.sweep_status import counted, read_status
 from orchestrator.records.table import cell_curves, segment_table, table
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import address_in, open_store
@@ -60,18 +58,11 @@ FigureName = Literal[
 ]
 """What `mor-sweep plot` draws."""
 
-MOST_ROWS = 100
-"""Cells that a page shows one by one; the frames hold all of them."""
-
-PARABOLA, SURFACE, BOTH = ("parabola",), ("surface",), ("parabola", "surface")
-"""Approaches of a fit."""
+BOTH = ("parabola", "surface")
+"""Approaches of a fit that compares arms."""
 
 OF_A_SWEEP = ("plan", "status", "segments", "curves", "suggest", "forecast")
 """What a sweep answers and a table of runs cannot."""
-
-
-class NoFigure(UserError):
-    """A figure that there is not, or that these runs do not support; the message says why."""
 
 
 class NotOfATable(UserError, AttributeError):
@@ -81,12 +72,12 @@ class NotOfATable(UserError, AttributeError):
 class Runs(ABC):
     """Runs that can be fitted: those of a sweep, or of anyone's table."""
 
-    def fit(self, approaches: tuple[str, ...] = PARABOLA, *, loss: str = "loss", tied: bool = False) -> "SweepFit":
+    def fit(self, approaches: tuple[str, ...] = PARABOLA, *, loss: str = "loss", tied: bool = False) -> SweepFit:
         """The frontier as `mor-sweep fit` finds it; `loss` is what `--loss` takes. Raises TableError and LossError."""
         fitted = self._fitted(loss, approaches, tied)
         return SweepFit(name=fitted.name, study=fitted.study)
 
-    def predict(self, budget: str | float, *, loss: str = "loss", force: bool = False, tied: bool = False) -> "Answer":
+    def predict(self, budget: str | float, *, loss: str = "loss", force: bool = False, tied: bool = False) -> Answer:
         """What to train with a budget of FLOPs, as `mor-sweep predict` says it; the values are
         `analysis.advice.predict.Advice`, one an arm and approach.
 
@@ -101,7 +92,7 @@ class Runs(ABC):
         lines = [line for pair in zip(answers, shapes, strict=True) for line in predicted_lines(*pair)]
         return Answer(values=answers, text="\n".join(lines))
 
-    def compare(self, other: str | None = None, *, loss: str | None = None) -> "Answer":
+    def compare(self, other: str | None = None, *, loss: str | None = None) -> Answer:
         """Arms at equal FLOPs, as `mor-sweep compare` says it; `other` is another sweep of the folder. The values are
         the studies compared, one a loss. Raises NoSuchSweep, TableError and LossError."""
         from analysis.frontier.conventions import recount, recount_lines
@@ -111,33 +102,35 @@ class Runs(ABC):
         lines, compared = [], self._compared(other, loss)
         for fitted in compared:
             study = fitted.study
-            found = comparison_lines(study) or ["fewer than two arms: nothing to compare"]
-            found += [pair.sentence for pair in at_equal_time(study, fitted.runs)]
-            found += recount_lines(recount(study, fitted.runs))
-            lines += [f"{study.points.loss_column}:", *(f"  {line}" for line in found)]
+            sentences = comparison_lines(study) or ["fewer than two arms: nothing to compare"]
+            sentences += [pair.sentence for pair in at_equal_time(study, fitted.runs)]
+            sentences += recount_lines(recount(study, fitted.runs))
+            lines += [f"{study.points.loss_column}:", *(f"  {sentence}" for sentence in sentences)]
         return Answer(values=tuple(fitted.study for fitted in compared), text="\n".join(lines))
 
-    def backtest(self, *, loss: str = "loss", asymptote: float | None = None, tied: bool = False) -> "Answer":
+    def backtest(self, *, loss: str = "loss", asymptote: float | None = None, tied: bool = False) -> Answer:
         """The later budgets predicted from the first ones, as `mor-sweep backtest` says it; the values are arm ->
         `analysis.advice.forecast.record.History`, or why there is none. Raises TableError and LossError."""
         from analysis.advice.forecast.record import histories
         from analysis.report.backtests import backtests_as_markdown
 
         records = histories(self._fitted(loss, PARABOLA, tied).study, asymptote)
-        refused = [f"refused: {arm}: {each.sentence}" for arm, each in records.items() if isinstance(each, Refusal)]
+        refusals = {arm: record for arm, record in records.items() if isinstance(record, Refusal)}
+        refused = [f"refused: {arm}: {refusal.sentence}" for arm, refusal in refusals.items()]
         return Answer(values=records, text="\n".join([*refused, backtests_as_markdown(records)]).strip())
 
-    def figure(self, name: FigureName, **options: Any) -> "Drawing":
+    def figure(self, name: FigureName, **options: Any) -> Drawing:
         """A figure as `mor-sweep plot` draws it; its options are those of that verb, such as `loss="loss_topk"`,
         `tied=True`, or `other="NAME"` of `compare`. Raises NoFigure, TableError and LossError."""
         if name not in FIGURES:
             raise NoFigure(f"figure {name!r}: expected one of {', '.join(FIGURES)}")
-        known = list(inspect.signature(FIGURES[name]).parameters)[2:]
-        if unknown := [option for option in options if option not in known]:
-            raise NoFigure(f"figure {name!r} takes no {unknown[0]}: it takes {', '.join(known)}")
+        possible = list(inspect.signature(FIGURES[name]).parameters)[2:]
+        if unknown := [option for option in options if option not in possible]:
+            raise NoFigure(f"figure {name!r} takes no {unknown[0]}: it takes {', '.join(possible)}")
+        drawn = DrawnRuns(fit=self._fitted, compare=self._compared, store=self._results())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.svg"
-            FIGURES[name](self, [path], **options)
+            FIGURES[name](drawn, [path], **options)
             return Drawing(name=name, svg=path.read_text())
 
     @abstractmethod
@@ -147,6 +140,10 @@ class Runs(ABC):
     @abstractmethod
     def _compared(self, other: str | None, loss: str | None) -> list[Fitted]:
         """Fits whose arms are compared, one a loss."""
+
+    @abstractmethod
+    def _results(self) -> Store | None:
+        """Where a sweep's results are; None for a table."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -172,12 +169,12 @@ class Sweep(Runs):
         return cls(name=load_sweep(store, name).name, store=store)
 
     @property
-    def plan(self) -> "PlannedCells":
+    def plan(self) -> PlannedCells:
         """Every cell that the sweep has been asked for."""
         return PlannedCells(sweep=self._load())
 
     @property
-    def status(self) -> "SweepStatus":
+    def status(self) -> SweepStatus:
         """Where every cell stands now."""
         return SweepStatus(status=read_status(self.store, self.name))
 
@@ -196,18 +193,18 @@ class Sweep(Runs):
     def curves(self, loss: str = "loss") -> pl.DataFrame:
         """The training curves: cell, arm, size, budget, tokens, loss; a row a logged step."""
         frames = [
-            pl.DataFrame({"tokens": each.tokens, "loss": each.loss}).select(
-                pl.lit(each.cell).alias("cell"),
-                pl.lit(each.arm).alias("arm"),
-                pl.lit(each.size).alias("size"),
-                pl.lit(each.budget).alias("budget"),
+            pl.DataFrame({"tokens": curve.tokens, "loss": curve.loss}).select(
+                pl.lit(curve.cell).alias("cell"),
+                pl.lit(curve.arm).alias("arm"),
+                pl.lit(curve.size).alias("size"),
+                pl.lit(curve.budget).alias("budget"),
                 pl.all(),
             )
-            for each in cell_curves(self.store, self._load(), loss)
+            for curve in cell_curves(self.store, self._load(), loss)
         ]
         return pl.concat(frames) if frames else pl.DataFrame()
 
-    def suggest(self, count: int = 8, *, loss: str = "loss") -> "Answer":
+    def suggest(self, count: int = 8, *, loss: str = "loss") -> Answer:
         """The next cells worth training, with the commands for them, as `mor-sweep suggest` names them; the values are
         pairs of a Suggestion and what it costs. Raises NoAdvice where no cell could join the sweep."""
         from orchestrator.records.cell_names import place_name
@@ -215,13 +212,14 @@ class Sweep(Runs):
         from orchestrator.search.spec_of_sweep import commands
 
         fitted, sweep = self._fitted(loss, PARABOLA), self._load()
-        found = next_cells(self.store, sweep, fitted.runs, fitted.study.points, count=count)
-        if isinstance(found, Refusal):
-            return Answer(values=found, text=f"refused: {found.sentence}")
-        cells = [(suggestion.candidate, suggestion.reason) for suggestion, _ in found]
+        costed = next_cells(self.store, sweep, fitted.runs, fitted.study.points, count=count)
+        if isinstance(costed, Refusal):
+            return Answer(values=costed, text=f"refused: {costed.sentence}")
+        suggestions = [suggestion for suggestion, _ in costed]
+        cells = [(suggestion.candidate, suggestion.reason) for suggestion in suggestions]
         lines = [f"{place_name(c.arm, c.size, int(c.budget), c.seed)}: {reason}" for c, reason in cells]
-        trained_by = commands([suggestion for suggestion, _ in found], sweep, self.store.root)
-        return Answer(values=tuple(found), text="\n".join([*lines, "", "To train them:", *trained_by]))
+        trained_by = commands(suggestions, sweep, self.store.root)
+        return Answer(values=tuple(costed), text="\n".join([*lines, "", "To train them:", *trained_by]))
 
     def forecast(
         self,
@@ -231,7 +229,7 @@ class Sweep(Runs):
         loss: str = "loss",
         asymptote: float | None = None,
         force: bool = False,
-    ) -> "Answer":
+    ) -> Answer:
         """Freeze what the sweep says of a larger budget, as `mor-sweep forecast --budget` does: files that nothing
         changes. Without a budget, how all that was frozen fared, and nothing is written.
 
@@ -244,11 +242,11 @@ class Sweep(Runs):
             scored = score_forecasts(self.store, self._load())
             shown = tabulate_scores(scored) + score_summary(scored) if scored else f"{self.name} has no forecast yet"
             return Answer(values=tuple(scored), text=shown)
-        asked = Asked(flops=_flops(budget), arm=arm, asymptote=asymptote, forced=force)
-        frozen = freeze(self.store, self._fitted(loss, PARABOLA), asked)
+        request = Asked(flops=_flops(budget), arm=arm, asymptote=asymptote, forced=force)
+        frozen = freeze(self.store, self._fitted(loss, PARABOLA), request)
         lines = [line for forecast in frozen.forecasts for line in forecast_lines(forecast)]
         refused = run_refusals(frozen.forecasts)
-        refused += [f"{each.arm} {each.approach}".strip() + f": {each.sentence}" for each in frozen.refused]
+        refused += [f"{other.arm} {other.approach}".strip() + f": {other.sentence}" for other in frozen.refused]
         return Answer(values=frozen, text="\n".join([*lines, *(f"refused: {line}" for line in refused)]))
 
     def _fitted(self, loss: str, approaches: tuple[str, ...], tied: bool = False) -> Fitted:
@@ -264,6 +262,9 @@ class Sweep(Runs):
         if other is None:
             return self._fitted(loss, BOTH)
         return fit_of_sweeps(self.store, self.name, other, parse_loss(loss).name)
+
+    def _results(self) -> Store:
+        return self.store
 
     def _load(self) -> StoredSweep:
         return load_sweep(self.store, self.name)
@@ -310,7 +311,7 @@ class RunTable(Runs):
         """The table as the file has it."""
         return read_table(self.path)
 
-    def fit(self, approaches: tuple[str, ...] = (), *, loss: str = "loss", tied: bool = False) -> "SweepFit":
+    def fit(self, approaches: tuple[str, ...] = (), *, loss: str = "loss", tied: bool = False) -> SweepFit:
         """As `mor-sweep fit --table` finds it: without approaches a surface, and parabolas where most runs lie on
         budgets. Raises TableError and LossError."""
         return super().fit(approaches, loss=loss, tied=tied)
@@ -333,6 +334,9 @@ class RunTable(Runs):
             raise TableError("other names a sweep, to be compared with a sweep: leave it out for a table.")
         return [self._fitted(loss or "loss", BOTH)]
 
+    def _results(self) -> None:
+        return None
+
     def _show(self, line: str, fix: Fix | None) -> None:
         sentence = line if fix is None else f"{line}; {fix.words.format(fix)}"
         if sentence not in self._shown:
@@ -348,294 +352,9 @@ class RunTable(Runs):
         return f"{self.path.name}: a table of {self.table().height} runs"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class PlannedCells:
-    """What a sweep has been asked for."""
-
-    sweep: StoredSweep
-    """With its segments."""
-
-    def frame(self) -> pl.DataFrame:
-        """A row a cell. Budgets are decimal text, for they can pass 2^63."""
-        rows = [
-            {
-                "arm": cell.arm,
-                "size": cell.size,
-                "budget": str(cell.budget),
-                "seed": cell.seed,
-                "unique_params": cell.unique_params,
-                "steps": cell.steps,
-                "tokens": cell.tokens,
-                "flops_exact": float(cell.flops["exact"]),
-                "cell_id": cell.cell_id,
-            }
-            for cell in self.sweep.cells
-        ]
-        return pl.DataFrame(rows)
-
-    def __repr__(self) -> str:
-        return f"{self.sweep.name}: {len(self.sweep.cells)} cells, {len(self.sweep.segments)} segments"
-
-    def _repr_html_(self) -> str:
-        head = ("arm", "size", "N", "budget", "seed", "steps", "tokens")
-        rows = [
-            (
-                cell.arm,
-                cell.size,
-                short(cell.unique_params),
-                budget_text(cell.budget),
-                str(cell.seed),
-                f"{cell.steps:,}",
-                short(cell.tokens),
-            )
-            for cell in self.sweep.cells
-        ]
-        return html_table(repr(self), head, rows, most=MOST_ROWS)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class SweepStatus:
-    """Where every cell of a sweep stands at one moment."""
-
-    status: Status
-    """Cells, and what is under way."""
-
-    def frame(self) -> pl.DataFrame:
-        """A row a cell."""
-        return pl.DataFrame([{**vars(cell), "budget": str(cell.budget)} for cell in self.status.cells])
-
-    def __repr__(self) -> str:
-        return counts_text(self.status)
-
-    def _repr_html_(self) -> str:
-        under_way = self.status.by_cell()
-        rows = [
-            (
-                cell.arm,
-                cell.size,
-                budget_text(cell.budget),
-                str(cell.seed),
-                "" if cell.loss is None else f"{cell.loss:.4f}",
-                state_text(cell, under_way.get(cell.cell_id)),
-            )
-            for cell in self.status.cells
-        ]
-        return html_table(
-            counts_text(self.status), ("arm", "size", "budget", "seed", "loss", "status"), rows, most=MOST_ROWS
-        )
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class SweepFit:
-    """A fitted study."""
-
-    name: str
-    """The sweep's."""
-    study: Study
-    """Every number with its interval, every refusal with its reason, every row left out."""
-
-    def markdown(self) -> str:
-        """What `mor-sweep fit` prints."""
-        return study_as_markdown(self.study)
-
-    def __repr__(self) -> str:
-        return self.markdown()
-
-    def _repr_html_(self) -> str:
-        parts = []
-        for frontier in self.study.frontiers:
-            head = ("C (FLOPs)", "N*", "D* (tokens)", f"L* ({self.study.points.loss_unit})")
-            rows = [
-                (budget_text(int(each.budget)), count_text(each.params), count_text(each.tokens), loss_text(each.loss))
-                for each in frontier.optima
-            ]
-            title = f"{self.name}, {frontier.arm} ({frontier.approach})"
-            laws: dict[str, Any] = {
-                "N*": ("params", frontier.params_law),
-                "D*": ("tokens", frontier.tokens_law),
-                "L*": ("loss", frontier.loss_law),
-            }
-            parts.append(html_table(title, head, rows, most=MOST_ROWS))
-            parts.append(html_list([f"{symbol}: {law_text(*law)}" for symbol, law in laws.items()]))
-        return "".join(parts)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Answer:
-    """What runs say to a question."""
-
-    values: Any
-    """As values."""
-    text: str
-    """As the command line prints it."""
-
-    def __repr__(self) -> str:
-        return self.text
-
-    def _repr_html_(self) -> str:
-        return str(Markup("<pre>{}</pre>").format(self.text))
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Drawing:
-    """A figure that a notebook shows."""
-
-    name: str
-    """Which."""
-    svg: str
-    """Its text."""
-
-    def save(self, path: str | Path) -> None:
-        """Write it where you say."""
-        Path(path).write_text(self.svg)
-
-    def __repr__(self) -> str:
-        return f"figure {self.name}, {len(self.svg):,} characters of SVG"
-
-    def _repr_html_(self) -> str:
-        return self.svg[self.svg.index("<svg") :]
-
-
-def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, most: int) -> str:
-    """A table with a caption; of more than `most` rows the first, and how many are left out."""
-    cells = Markup("").join(Markup("<th>{}</th>").format(name) for name in head)
-    body = Markup("").join(_row(row) for row in rows[:most])
-    more = f" (the first {most} of {len(rows)} rows)" if len(rows) > most else ""
-    return str(
-        Markup("<table><caption>{}{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
-            title, more, cells, body
-        )
-    )
-
-
-def html_list(lines: Sequence[str]) -> str:
-    """Sentences, one below the other."""
-    return str(Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)))
-
-
-def _row(row: Sequence[str]) -> Markup:
-    return Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(escape(each)) for each in row))
-
-
 def _flops(budget: str | float) -> int:
     """Raises TableError for what is no amount of FLOPs."""
     try:
         return parse_budget(str(budget))
     except ValueError as error:
         raise TableError(f"budget: {error}") from error
-
-
-def _draw_isoflop(runs: Runs, paths: list[Path], *, loss: str = "loss") -> None:
-    from analysis.figures.isoflop import plot_isoflop
-
-    fitted = runs._fitted(loss, PARABOLA)
-    plot_isoflop(fitted.study, paths, fitted.provenance)
-
-
-def _draw_frontier(runs: Runs, paths: list[Path], *, loss: str = "loss") -> None:
-    from analysis.figures.frontier import plot_frontier
-
-    fitted = runs._fitted(loss, PARABOLA)
-    plot_frontier(fitted.study, paths, fitted.provenance)
-
-
-def _draw_surface(runs: Runs, paths: list[Path], *, loss: str = "loss", tied: bool = False) -> None:
-    from analysis.figures.surface import plot_surface
-
-    fitted = runs._fitted(loss, SURFACE, tied)
-    plot_surface(fitted.study, paths, fitted.provenance)
-
-
-def _draw_residuals(runs: Runs, paths: list[Path], *, loss: str = "loss", tied: bool = False) -> None:
-    from analysis.figures.surface import plot_residuals
-
-    fitted = runs._fitted(loss, SURFACE, tied)
-    plot_residuals(fitted.study, paths, fitted.provenance)
-
-
-def _draw_compare(runs: Runs, paths: list[Path], *, other: str | None = None, loss: str | None = None) -> None:
-    from analysis.figures.compare import plot_compare
-
-    compared = runs._compared(other, loss)
-    plot_compare([fitted.study for fitted in compared], paths, compared[0].provenance)
-
-
-def _draw_backtest(
-    runs: Runs, paths: list[Path], *, loss: str = "loss", asymptote: float | None = None, tied: bool = False
-) -> None:
-    from analysis.advice.forecast.record import histories
-    from analysis.figures.advice.backtest import plot_backtest
-
-    fitted = runs._fitted(loss, PARABOLA, tied)
-    provenance = replace(fitted.provenance, method="each law fitted to the first budgets and asked for the later ones")
-    plot_backtest(histories(fitted.study, asymptote), fitted.study.points.arms, paths, provenance)
-
-
-def _draw_lifetime(
-    runs: Runs,
-    paths: list[Path],
-    *,
-    target_loss: float | None = None,
-    served_tokens: float = 0.0,
-    loss: str = "loss",
-    tied: bool = False,
-    per: Literal["flops", "bytes"] = "flops",
-    kv_cache_bytes: float | None = None,
-    memory_bytes: float | None = None,
-    context: float | None = None,
-) -> None:
-    from analysis.advice.serving import Demand, served_arms, trained_context
-    from analysis.figures.advice.lifetime import plot_lifetime, study_lifetime
-
-    fitted = runs._fitted(loss, SURFACE, tied)
-    demand = Demand(
-        tokens=served_tokens,
-        per=per,
-        context=trained_context(fitted.runs) if context is None else context,
-        kv_cache_bytes=kv_cache_bytes,
-        memory_bytes=memory_bytes,
-    )
-    arms = served_arms(fitted.runs, with_memory=demand.limited)
-    lifetime = study_lifetime(fitted.study, target_loss, demand, arms)
-    if isinstance(lifetime, Refusal):
-        raise NoFigure(f"refused: {lifetime.sentence}")
-    plot_lifetime(fitted.study, lifetime, paths, fitted.provenance)
-
-
-def _draw_forecasts(runs: Runs, paths: list[Path]) -> None:
-    from analysis.figures.advice.forecasts import plot_forecasts
-    from orchestrator.records.forecasts import score_forecasts
-
-    sweep = _only_a_sweep(runs, "forecasts")
-    method = "forecasts as they were frozen, against the cells trained since"
-    provenance = replace(sweep._fitted("loss", PARABOLA).provenance, method=method)
-    plot_forecasts(score_forecasts(sweep.store, sweep._load()), paths, provenance)
-
-
-def _draw_curves(runs: Runs, paths: list[Path], *, loss: str = "loss") -> None:
-    from analysis.figures.curves import plot_curves
-
-    sweep, column = _only_a_sweep(runs, "curves"), parse_loss(loss).name
-    method = "the median over 2 % of each curve; a dot is the evaluation after the cooldown"
-    provenance = replace(sweep._fitted(column, PARABOLA).provenance, method=method)
-    plot_curves(cell_curves(sweep.store, sweep._load(), column), column, paths, provenance)
-
-
-def _only_a_sweep(runs: Runs, figure: str) -> Sweep:
-    if not isinstance(runs, Sweep):
-        raise NoFigure(f"a table of runs has no {figure} to draw: open the sweep itself for that figure")
-    return runs
-
-
-FIGURES: dict[str, Callable[..., None]] = {
-    "isoflop": _draw_isoflop,
-    "frontier": _draw_frontier,
-    "surface": _draw_surface,
-    "residuals": _draw_residuals,
-    "compare": _draw_compare,
-    "backtest": _draw_backtest,
-    "lifetime": _draw_lifetime,
-    "forecasts": _draw_forecasts,
-    "curves": _draw_curves,
-}
-"""What draws each figure: (runs, paths, its options)."""

@@ -18,9 +18,9 @@ from orchestrator.records.cell_names import cell_name
 from orchestrator.records.forecasts import MOVE_AWAY, UnreadableForecast, read_forecast
 from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.status.states import CellStatus
+from orchestrator.records.status.verified_cells import VerifiedCells
 from orchestrator.records.table import segment_table, table
 from orchestrator.records.terminal import command_line
-from orchestrator.records.verified_cells import VerifiedCells
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.pruned import is_pruned
 from orchestrator.store.published import StoreError

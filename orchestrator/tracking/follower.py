@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from orchestrator.records.revisions import Sweep, load_sweep
-from orchestrator.records.verified_cells import shown_lines
+from orchestrator.records.status.verified_cells import shown_lines
 from orchestrator.store.folder import HeldFolder, ResultsGone, holding
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import open_store

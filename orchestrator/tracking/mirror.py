@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from mor_core.files import file_sha256
 from orchestrator.planning.cells import Cell
 from orchestrator.records.revisions import Sweep
+from orchestrator.records.status.verified_cells import VerifiedCells, fault_lines
 from orchestrator.records.table import curve, table
-from orchestrator.records.verified_cells import VerifiedCells, fault_lines
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.tracking.connection import (

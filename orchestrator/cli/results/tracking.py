@@ -39,7 +39,7 @@ def sync(
     What is missing there is built anew.
     """
     from orchestrator.records.revisions import load_sweep
-    from orchestrator.records.verified_cells import shown_lines
+    from orchestrator.records.status.verified_cells import shown_lines
     from orchestrator.store.upstream.upstream import open_store
     from orchestrator.tracking.cursor import public_uri, store_text, tracking_uri
     from orchestrator.tracking.mirror import sync as sync_sweep
@@ -93,7 +93,7 @@ def export(
 
 def _check(store: "Store", sweep: "Sweep", uri: str, as_json: bool) -> None:
     """Print each difference; exit code 1 where there is one."""
-    from orchestrator.records.verified_cells import VerifiedCells, fault_lines, shown_lines
+    from orchestrator.records.status.verified_cells import VerifiedCells, fault_lines, shown_lines
     from orchestrator.tracking.check import differences
     from orchestrator.tracking.cursor import public_uri, store_text
 
@@ -151,7 +151,7 @@ def ui(
 
 def _bring_up_to_date(store: "Store", sweep: "Sweep") -> None:
     """What was fitted and drawn since the last pass; where MLflow does not take it, a line says so."""
-    from orchestrator.records.verified_cells import shown_lines
+    from orchestrator.records.status.verified_cells import shown_lines
     from orchestrator.tracking.connection import DamagedStore, MirrorError
     from orchestrator.tracking.cursor import is_current, tracking_uri
     from orchestrator.tracking.mirror import sync as sync_sweep
