@@ -32,7 +32,6 @@ from orchestrator.store.sweep_document import TEXTS, find_document, sweep_texts
 
 BUNDLE_SCHEMA = "mor-sweep.bundle/1"
 BUNDLE_MANIFEST = "manifest.json"
-SUFFIX = ".tar"
 SEGMENT_FILES = (SPEC, METRICS, SEQUENCE_LOSSES, RESULT, PRUNED)
 CHECKPOINT_FILES = (MANIFEST, WEIGHTS, OPTIMIZER)
 SWEEP_FILES = (

@@ -87,7 +87,7 @@ def import_bundle(store: Store, bundle: Path) -> Imported:
             sweep = _unpack(bundle, folder)
             segments = _verified_segments(staged, bundle)
             _verify_sweep(staged, sweep, segments, bundle)
-            document = _joined_document(store, staged, sweep, bundle)
+            document = _joined_document(store, staged, sweep)
             left_out = _remove_scripted(staged, sweep)
         new = [name for name in segments if not _is_here(store, staged, name)]
         for name in new:
@@ -313,7 +313,7 @@ def _verify_planned(sweep: Sweep, segments: Mapping[str, Segment], bundle: Path)
             raise BundleError(f"{bundle}: sweep {sweep.name} plans segment {name} as another than it is")
 
 
-def _joined_document(store: Store, staged: Store, sweep: str, bundle: Path) -> dict[str, Any]:
+def _joined_document(store: Store, staged: Store, sweep: str) -> dict[str, Any]:
     """The sweep's plans: the bundle's where they go on from those that are here. Raises BundleError where they part."""
     theirs = read_document(staged.sweep_folder(sweep) / "sweep.json")
     assert theirs is not None

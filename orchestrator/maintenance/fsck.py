@@ -43,7 +43,7 @@ class Report:
 
 def check_results(store: Store, *, ask_mlflow: bool = True) -> Report:
     """Check a results folder. Reads everything, writes nothing; a file that cannot be read is a finding."""
-    segments = {path.name: check_segment(store, path) for path in _folders(store.root / "segments")}
+    segments = {path.name: check_segment(store, path) for path in sorted((store.root / "segments").glob("*"))}
     names = sweep_names(store)
     findings = [finding for segment in segments.values() for finding in segment.findings]
     findings += _hint_findings(store, segments)
@@ -58,10 +58,6 @@ def check_results(store: Store, *, ask_mlflow: bool = True) -> Report:
         num_bytes=sum(segment.num_bytes for segment in segments.values()),
         num_unsummed=sum(segment.is_unsummed for segment in segments.values()),
     )
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(parent.iterdir()) if parent.is_dir() else []
 
 
 def _hint_findings(store: Store, segments: dict[str, CheckedSegment]) -> Iterator[Finding]:

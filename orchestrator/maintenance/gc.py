@@ -93,7 +93,7 @@ def collect(store: Store, garbage: Garbage) -> int:
     """Delete it; returns the bytes freed. Raises GcRefused while a sweep runs: its plan may just have changed."""
     check_idle(store, GcRefused)
     for checkpoint in garbage.checkpoints:
-        _prune(store, checkpoint)
+        _prune(checkpoint)
     for path, _ in garbage.leftovers:
         remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
     return garbage.num_bytes
@@ -146,7 +146,7 @@ def _prunable(store: Store, work: PlannedWork, segment_id: str) -> PrunableCheck
     )
 
 
-def _prune(store: Store, checkpoint: PrunableCheckpoint) -> None:
+def _prune(checkpoint: PrunableCheckpoint) -> None:
     """Say that it went, then let it go: cut short in between, the next gc goes on."""
     try:
         manifest = json.loads((checkpoint.folder / MANIFEST).read_text())

@@ -55,8 +55,8 @@ def plan_retry(store: Store, sweep: Sweep, cells: Sequence[Cell]) -> Retry:
     return Retry(moved=tuple(moved.values()), failed=tuple(failed.values()), cells=tuple(dict.fromkeys(stopped)))
 
 
-def apply_retry(store: Store, sweep: Sweep, retry: Retry) -> list[Path]:
-    """Do it; returns where published results were moved. Raises RetryRefused while the sweep runs."""
+def apply_retry(store: Store, retry: Retry) -> list[Path]:
+    """Do it; returns where published results were moved. Raises RetryRefused while a sweep runs."""
     check_idle(store, RetryRefused)
     moved = [_move_aside(store, segment.id) for segment in retry.moved]
     for segment in (*retry.failed, *retry.moved):

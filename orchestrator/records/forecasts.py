@@ -8,7 +8,7 @@ conditional creation: of two machines that freeze at once, both print what the f
 """
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -152,7 +152,7 @@ def _arms_ahead(fitted: Fitted, request: Asked) -> tuple[list[str], list[NotFroz
         raise NoForecast(f"sweep {fitted.name!r} has no arm {request.arm!r:.80}: it has {', '.join(arms)}")
     chosen = arms if request.arm is None else [request.arm]
     finished = fitted.runs.filter(pl.col("status") == "finished")
-    largest = {arm: max(map(int, arm_runs["budget"]), default=0) for arm, arm_runs in _by_arm(finished)}
+    largest = {arm: max(map(int, arm_runs["budget"]), default=0) for (arm,), arm_runs in finished.group_by("arm")}
     measured = {arm: largest[arm] for arm in chosen if largest.get(arm, 0) >= request.flops}
     reasons = {
         arm: f"it has a finished cell at {budget_text(most)} FLOPs, so that {budget_text(request.flops)} lies within "
@@ -163,10 +163,6 @@ def _arms_ahead(fitted: Fitted, request: Asked) -> tuple[list[str], list[NotFroz
         raise NoForecast("; ".join(f"{arm}: {sentence}" for arm, sentence in reasons.items()))
     refused = [NotFrozen(arm=arm, approach="", sentence=f"{sentence}.") for arm, sentence in reasons.items()]
     return [arm for arm in chosen if arm not in reasons], refused
-
-
-def _by_arm(runs: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    return ((str(arm), arm_runs) for (arm,), arm_runs in runs.group_by("arm"))
 
 
 def _finished_evaluations(store: Store, sweep: Sweep) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from analysis.advice.power import PairAdvice, Wanted, advise
 from analysis.statistics.answers import Refusal
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.planning.cells import Cell
-from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, PlanError, plan, plan_of_cells
 from orchestrator.planning.spec.sections import SizesSection
 from orchestrator.planning.spec.sweep_file import Override, SpecError, SweepFile
@@ -179,10 +178,7 @@ def _speeds(store: Store, planned: Plan) -> dict[str, float]:
         result = results.get(segment.id)
         if result is not None and result.steps_executed:
             arm = arms[segment.trunk.model]
-            tokens[arm] = tokens.get(arm, 0) + result.steps_executed * _tokens_per_step(segment)
+            tokens_per_step = segment.trunk.train.batch_size * segment.trunk.model.context_length
+            tokens[arm] = tokens.get(arm, 0) + result.steps_executed * tokens_per_step
             seconds[arm] = seconds.get(arm, 0.0) + result.train_seconds
     return {arm: count / seconds[arm] for arm, count in tokens.items() if seconds[arm] > 0}
-
-
-def _tokens_per_step(segment: Segment) -> int:
-    return segment.trunk.train.batch_size * segment.trunk.model.context_length

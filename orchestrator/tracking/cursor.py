@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import polars as pl
 
 from mor_core.errors import UserError
-from mor_core.files import UnreadableFileError, read_json_object, replace_text
+from mor_core.files import UnreadableFileError, file_sha256, read_json_object, replace_text
 from orchestrator.planning.cells import Cell
 from orchestrator.records.revisions import Sweep, package_version
 from orchestrator.records.table import table
@@ -229,9 +229,9 @@ def cell_states(store: Store, sweep: Sweep) -> dict[str, str]:
     gaps = parabola_gaps(store, sweep.name, runs)
     for cell, row in zip(sweep.cells, runs.iter_rows(named=True), strict=True):
         sources = [segment for step, segment in published[str(cell.trunk_id)] if step <= cell.decay_start]
-        done = store.is_done(_decay_id(sweep, cell))
-        made_of, gap = lineage_tags(sweep, cell), gaps.get(str(cell.cell_id))
-        states[str(cell.cell_id)] = sha256_of([LAYOUT, row, made_of, sources, done, gap])
+        weights = sweep.segments[str(cell.evaluate_segment)].needs[0]
+        lineage, gap = lineage_tags(sweep, cell), gaps.get(str(cell.cell_id))
+        states[str(cell.cell_id)] = sha256_of([LAYOUT, row, lineage, sources, store.is_done(weights), gap])
     return states
 
 
@@ -291,21 +291,13 @@ def summary_files(store: Store, name: str) -> list[Path]:
 def summary_sha256(store: Store, name: str) -> str:
     """sha256 of what the summary run shows of a sweep beside its points: files, and forecasts as tags; empty for
     nothing."""
-    return files_sha256([*summary_files(store, name), *store.forecast_files(name)])
-
-
-def files_sha256(paths: list[Path]) -> str:
-    """sha256 of the names and contents of files; empty for none."""
-    return sha256_of([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in paths]) if paths else ""
+    paths = [*summary_files(store, name), *store.forecast_files(name)]
+    return sha256_of([[path.name, file_sha256(path)] for path in paths]) if paths else ""
 
 
 def sha256_of(value: object) -> str:
     """sha256 of plain values, as 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _decay_id(sweep: Sweep, cell: Cell) -> str:
-    return sweep.segments[str(cell.evaluate_segment)].needs[0]
 
 
 def _path(store: Store, name: str) -> Path:

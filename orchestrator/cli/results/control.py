@@ -100,7 +100,7 @@ def retry(
         )
         _agree(question, yes=yes, refusal=RetryRefused)
     with writing(store.root):
-        moved = apply_retry(store, loaded, clearing) if clearing.cells else []
+        moved = apply_retry(store, clearing) if clearing.cells else []
     store.upstream.withdraw([segment.id for segment in (*clearing.moved, *clearing.failed)])
     if as_json:
         document = {"sweep": loaded.name, "cells": names, "moved": list(map(str, moved))}
