@@ -1,4 +1,5 @@
-"""Whether a published segment is whole, is the one that its folder's name says, and verifies to the last byte."""
+"""Check one published segment: its files are whole, their sums are right, and its content has the id that its folder is
+named after."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""Whether what is derived from the store says what the store says: cells, tables, fits, MLflow."""
+"""Check what is derived from published segments against them: the cells, tables, fits, forecasts and MLflow runs of a
+sweep."""
 
 import json
 from collections import Counter

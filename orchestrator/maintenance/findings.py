@@ -1,5 +1,5 @@
-"""What `mor-sweep fsck` found, one finding each; and processes that outlived the sweep they belong to (I8), as far as
-this host can see."""
+"""A finding of `mor-sweep fsck`; and the findings about processes that outlived their sweep (I8), as far as this host
+can see them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
 """Which checkpoints may be deleted, and deleting them. A segment's result, curve and losses always stay.
 
 A checkpoint of a planned stable segment may go once every planned segment that starts from it, in any revision of any
-sweep of the folder, is published as finished, except the newest of its trunk: a larger budget goes on from there. The
-final weights of a cell may go, where that is asked for, once each planned evaluation of them is. What no sweep of the
-folder has planned stays: its sweep.json may be lost, and its command would build on it. What is planned later and
-needs a state that went takes its steps again (see pruned).
+sweep of the folder, is published as finished. The newest one of a trunk stays: a larger budget goes on from there.
+The final weights of a cell may go, if `weights` is set, once each planned evaluation of them is finished. What no sweep
+of the folder has planned stays: its sweep.json may be lost, and its command would build on it. Work that is planned
+later and needs a state that was deleted takes its steps again (see pruned).
 """
 
 import json

@@ -1,4 +1,5 @@
-"""Clear what keeps a cell from being tried again. A published divergence is moved aside, never deleted.
+"""`mor-sweep retry`: let cells that failed or diverged be tried again. A published divergence is moved aside, never
+deleted.
 
 retried/<segment_id>-<N>/    a published segment as it was, moved here by the Nth retry
 """

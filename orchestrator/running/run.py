@@ -1,4 +1,5 @@
-"""From a plan to its results: run what is missing, mirror it, write the table. The same call again is the resume."""
+"""From a plan to its results: run what is missing, mirror it, write the table. The same call again goes on where the
+last one ended."""
 
 import secrets
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@
     attempts/<segment_id>/<attempt>/  metrics.jsonl  checkpoint-<step>/  progress.json  log.txt  failure.json
     scratch/<run>/                    where the workers that share a segment meet while it runs
 
-Once a segment is published, the checkpoints of its attempts go; what says how it came about stays.
+Once a segment is published, the checkpoints of its attempts are removed; their logs and notes stay.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
-"""Checkpoints that `mor-sweep gc` removed, and what work that would start from them does instead.
+"""Checkpoints that `mor-sweep gc` removed, and what is done where work would start from one.
 
     segments/<id>/pruned.json    in the place of checkpoint/: its step, the sha256 of its files, why it went
 
-Nothing is lost with a pruned state: a trunk's steps are a pure function of its recipe, so what branches from it later
-takes them again from the nearest state before it that is held, or from the start, and comes to the same bits. That
-costs compute, which is said before it is spent and in the result.
+No result depends on a pruned checkpoint. The steps of a trunk are a pure function of its recipe, so work that needs the
+state takes them again, from the nearest earlier checkpoint that is kept or from the start, and comes to the same bits.
+That costs compute: the command says how much before it is spent, and the result notes it.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The one door to MLflow: its client, how it is asked and told, what it raises, and the SQLite file that it may keep.
+"""The one door to MLflow: its client, requests to it, what it raises, and the SQLite file that it may keep.
 
 mlflow is imported when it is first needed, which takes seconds. A file that is no whole database is refused before
 MLflow is asked, which would try again for minutes: SQLite checks it, and no table is read but through MLflow.

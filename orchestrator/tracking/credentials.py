@@ -1,4 +1,4 @@
-"""Who this program is to an MLflow server: read from a file, so that no secret stands in a command, a log or a record.
+"""Name and password, or token, for an MLflow server: read from a file, so that no secret stands in a command or a log.
 
 The file that MOR_SWEEP_MLFLOW_CREDENTIALS names has the form of MLflow's own ~/.mlflow/credentials, which MLflow reads
 by itself, and may also hold a token:

@@ -1,8 +1,7 @@
 """What the MLflow mirror of a sweep has sent, kept beside the sweep, so that a pass with nothing new costs nothing.
 
-Light: no mlflow. The memory is only a shortcut. Where it is lost, the mirror asks MLflow what it holds. So it does
-where an SQLite store has been written to since: which runs it still holds is MLflow's to say, and not to be looked up
-in its tables.
+This module loads no mlflow. What it keeps is only a shortcut: where it is lost, or where an SQLite store has been
+written to since, the mirror asks MLflow which runs it has, and never reads MLflow's own tables.
 
     sweeps/<name>/mirror.json    tracking URI -> experiment, cell -> run, what was sent of it
 """

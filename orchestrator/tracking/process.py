@@ -1,4 +1,5 @@
-"""Start and stop the process that mirrors a sweep into MLflow. Light: no mlflow here; training never waits for it."""
+"""Start and stop the process that mirrors a sweep into MLflow. This module loads no mlflow; training never waits for
+it."""
 
 import contextlib
 import os

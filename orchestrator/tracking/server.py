@@ -1,4 +1,5 @@
-"""The MLflow UI of a sweep, as a process on this machine that lives as long as a with block. Light: no mlflow here."""
+"""The MLflow UI of a sweep: a process on this machine that runs for the length of a with block. This module loads no
+mlflow."""
 
 import contextlib
 import http.client

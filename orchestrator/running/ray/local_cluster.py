@@ -1,11 +1,13 @@
-"""A local Ray: its folder, this user's alone, gone with its owner, or with the next one after a kill -9; and its
-processes, known by that folder: none of them outlives the command that started it (I8).
+"""The folder and the processes of a local Ray. None of them outlives the command that started it (I8).
 
 /tmp/mor-sweep-XXXXXXXX/owner    locked by the process that made the folder, for as long as it lives; says for which
                                  results folder
 /tmp/mor-sweep-XXXXXXXX/ray/     Ray's own files
 
-Ray ends its workers itself, all but one that is just being started: that one finds nobody, and looks for seconds. Where
+Only this user can read the folder. The command removes it at its end; after a kill -9 the next command does. Its
+processes are known by the folder, which their command lines name.
+
+Ray ends its workers itself, but for one that is just being started, which looks for the others for some seconds. Where
 one of its two central processes was killed, Ray ends nothing.
 """
 

@@ -1,6 +1,6 @@
 """Which settings to try next: the only file that imports optuna.
 
-The first half of a rung's trials fills the range evenly; the others are proposed by Optuna's TPE sampler. Nothing is
+The first trials of a rung fill the range evenly; the others are proposed by Optuna's TPE sampler. Nothing is
 kept by Optuna: its study is rebuilt from the trials that the store holds each time it is asked, so a torn study file,
 a crash or a second driver cannot lose or corrupt one.
 """
