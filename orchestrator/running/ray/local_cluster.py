@@ -5,7 +5,7 @@
 /tmp/mor-sweep-XXXXXXXX/ray/     Ray's own files
 
 Only this user can read the folder. The command removes it at its end; after a kill -9 the next command does. Its
-processes are known by the folder, which their command lines name.
+processes are known by the folder: their command lines name it, or they hold its files open.
 
 Ray ends its workers itself, but for one that is just being started, which looks for the others for some seconds. Where
 one of its two central processes was killed, Ray ends nothing.
