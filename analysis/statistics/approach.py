@@ -24,6 +24,11 @@ class SampledOptimum:
     """L*, in units of loss."""
 
 
+def refused_optimum(budget: str, refusal: Refusal) -> SampledOptimum:
+    """No optimum at `budget`, for one reason."""
+    return SampledOptimum(budget=budget, params=refusal, tokens=refusal, loss=refusal)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ApproachFit:
     """What an approach says about one arm."""

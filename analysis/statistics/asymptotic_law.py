@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from analysis.statistics.answers import Refusal, RefusalKind
-from analysis.statistics.bootstrap import Sample, interval
+from analysis.statistics.bootstrap import Sample, sample
 from analysis.statistics.quadratic import Floats
 
 Asymptote = Literal["free", "pinned", "absent"]
@@ -46,7 +46,7 @@ class AsymptoticLaw:
             law_m3[:, 0] + np.exp(law_m3[:, 1] - law_m3[:, 2] * (np.log(flops) - self.centre))
             for law_m3 in (self.fitted_3[None], self.draws_k3)
         )
-        return Sample(estimate=interval(float(value[0]), draws, self.level), draws=draws)
+        return sample(float(value[0]), draws, self.level)
 
 
 def fewest_budgets(asymptote: Asymptote) -> int:

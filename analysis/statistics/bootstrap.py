@@ -123,12 +123,12 @@ def mixed_noise(
 
     Without an estimate of that part (see `analysis.statistics.pairing`) nothing is taken as shared between arms.
     """
-    own_kn = np.stack([normals(resampling, "cell", *name) for name in names], axis=1)
+    run_kn = np.stack([normals(resampling, "cell", *name) for name in names], axis=1)
     common_kn = np.stack([normals(resampling, "trunk", trunk) for trunk in trunks], axis=1)
     alone_kn = np.stack([normals(resampling, "trunk", arm, trunk) for trunk in trunks], axis=1)
     paired = resampling.paired or 0.0
     trunk_kn = np.sqrt(paired) * common_kn + np.sqrt(1 - paired) * alone_kn
-    mixed_kn = np.sqrt(1 - noise.shared) * own_kn + np.sqrt(noise.shared) * trunk_kn
+    mixed_kn = np.sqrt(1 - noise.shared) * run_kn + np.sqrt(noise.shared) * trunk_kn
     return noise.sd * mixed_kn * tails(resampling, noise.dof)
 
 
@@ -164,6 +164,11 @@ def interval(value: float, draws: Floats, level: float, *, within: tuple[float, 
         low_open=low <= smallest,
         high_open=high >= largest,
     )
+
+
+def sample(value: float, draws: Floats, level: float, *, within: tuple[float, float] | None = None) -> Sample:
+    """A value with its draws (draws,), and the `interval` that they make."""
+    return Sample(estimate=interval(value, draws, level, within=within), draws=draws)
 
 
 def refuse_unstable(minima: MinimumDraws, resampling: Resampling) -> Refusal | None:

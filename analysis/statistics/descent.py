@@ -72,11 +72,11 @@ def descend(
     damping_k = np.full(num_fits, FIRST_DAMPING)
     active = np.arange(num_fits)
     for _ in range(most_steps):
-        mine = problem if len(active) == num_fits else problem.subset(active)
-        step_kp, promise = _step(mine, theta_kp[active], free_pq, damping_k[active], newton)
+        subproblem = problem if len(active) == num_fits else problem.subset(active)
+        step_kp, promise = _step(subproblem, theta_kp[active], free_pq, damping_k[active], newton)
         promise_k[active] = promise / np.maximum(objective_k[active], np.finfo(float).tiny)
         trial_kp = theta_kp[active] + step_kp
-        trial_k = mine.objective(trial_kp)
+        trial_k = subproblem.objective(trial_kp)
         better = trial_k < objective_k[active]
         moved = active[better]
         theta_kp[moved], objective_k[moved] = trial_kp[better], trial_k[better]

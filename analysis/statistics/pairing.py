@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import block_diag
 
 from analysis.statistics.quadratic import Floats, Quadratic
-from analysis.statistics.trunk_noise import TrunkNoise, split_noise
+from analysis.statistics.trunk_noise import TrunkNoise, residual_maker, same_trunk, split_noise
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,45 +39,33 @@ class ArmResiduals:
 
 def arm_residuals(quadratics: list[Quadratic]) -> ArmResiduals:
     """Of the parabolas of one arm, at least one."""
-    designs = [np.linalg.pinv(each.solver_3n) for each in quadratics]
+    designs = [np.linalg.pinv(quadratic.solver_3n) for quadratic in quadratics]
     return ArmResiduals(
-        residual_n=np.concatenate([each.residuals for each in quadratics]),
+        residual_n=np.concatenate([quadratic.residuals for quadratic in quadratics]),
         jacobian_nq=np.asarray(block_diag(*designs), dtype=np.float64),
-        trunk_keys=tuple(key for each in quadratics for key in each.curve.trunk_keys),
+        trunk_keys=tuple(key for quadratic in quadratics for key in quadratic.curve.trunk_keys),
     )
 
 
 def shared_between_arms(arms: list[ArmResiduals]) -> float:
     """Share of the trunks' noise variance that is surely common to the arms, 0 to 1; 0 where nothing can be said."""
-    seen = expected = spread = 0.0
-    parts = [(arm, arm.noise, _left(arm)) for arm in arms]
-    for (one, one_noise, one_left), (other, other_noise, other_left) in combinations(parts, 2):
-        if one_noise.sd == 0 or other_noise.sd == 0:
-            continue
-        same = _same(one.trunk_keys, other.trunk_keys)
-        seen += float(one.residual_n @ same @ other.residual_n) / (one_noise.sd * other_noise.sd)
-        common = np.sqrt(one_noise.shared * other_noise.shared)
-        expected += common * float(np.sum((one_left @ same) * (same @ other_left)))
-        covariances = (_covariance(arm, noise, left) for arm, noise, left in
-                       ((one, one_noise, one_left), (other, other_noise, other_left)))  # fmt: skip
-        first, second = covariances
-        spread += float(np.sum((first @ same) * (same @ second)))
-    if expected <= 0:
+    product = expected_product = variance = 0.0
+    parts = [(arm, arm.noise, residual_maker(arm.jacobian_nq)) for arm in arms]
+    noisy_parts = [(arm, noise, left_nn) for arm, noise, left_nn in parts if noise.sd > 0]
+    for (arm, noise, left_nn), (other, other_noise, other_left_nn) in combinations(noisy_parts, 2):
+        same = same_trunk(arm.trunk_keys, other.trunk_keys)
+        product += float(arm.residual_n @ same @ other.residual_n) / (noise.sd * other_noise.sd)
+        common = np.sqrt(noise.shared * other_noise.shared)
+        expected_product += common * float(np.sum((left_nn @ same) * (same @ other_left_nn)))
+        covariance, other_covariance = _covariance(arm, noise, left_nn), _covariance(other, other_noise, other_left_nn)
+        variance += float(np.sum((covariance @ same) * (same @ other_covariance)))
+    if expected_product <= 0:
         return 0.0
-    return float(np.clip((seen - np.sqrt(spread)) / expected, 0.0, 1.0))
-
-
-def _left(arm: ArmResiduals) -> Floats:
-    basis, _ = np.linalg.qr(arm.jacobian_nq)
-    return np.eye(len(arm.residual_n)) - basis @ basis.T
-
-
-def _same(one: tuple[str, ...], other: tuple[str, ...]) -> Floats:
-    return (np.array(one, dtype=str)[:, None] == np.array(other, dtype=str)[None, :]).astype(np.float64)
+    return float(np.clip((product - np.sqrt(variance)) / expected_product, 0.0, 1.0))
 
 
 def _covariance(arm: ArmResiduals, noise: TrunkNoise, left_nn: Floats) -> Floats:
     """Of the residuals, over the variance of a run."""
-    own = np.eye(len(arm.residual_n))
-    mixed = (1 - noise.shared) * own + noise.shared * _same(arm.trunk_keys, arm.trunk_keys)
-    return left_nn @ mixed @ left_nn
+    same_nn = same_trunk(arm.trunk_keys, arm.trunk_keys)
+    mixed_nn = (1 - noise.shared) * np.eye(len(arm.residual_n)) + noise.shared * same_nn
+    return left_nn @ mixed_nn @ left_nn

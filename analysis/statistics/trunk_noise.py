@@ -37,10 +37,8 @@ def split_noise(residual_n: Floats, jacobian_nq: Floats, trunk_keys: tuple[str, 
     """The noise behind residuals (n,) of a fit along the columns of `jacobian_nq`; keys (n,) name the trunks."""
     n, num_free = jacobian_nq.shape
     spare = max(n - num_free, 1)
-    basis, _ = np.linalg.qr(jacobian_nq)
-    left_nn = np.eye(n) - basis @ basis.T
-    _, trunk_n = np.unique(np.array(trunk_keys, dtype=str), return_inverse=True)
-    same_nn = (trunk_n[:, None] == trunk_n[None, :]).astype(np.float64)
+    left_nn = residual_maker(jacobian_nq)
+    same_nn = same_trunk(trunk_keys, trunk_keys)
     independent = TrunkNoise(sd=float(np.sqrt(residual_n @ residual_n / spare)), shared=0.0, dof=float(spare))
     if same_nn.sum() == n or not residual_n.any():
         return independent
@@ -48,16 +46,27 @@ def split_noise(residual_n: Floats, jacobian_nq: Floats, trunk_keys: tuple[str, 
     moments_22 = np.array(
         [[np.trace(left_nn), np.trace(mixed_nn)], [np.trace(mixed_nn), np.sum(mixed_nn * mixed_nn.T)]]
     )
-    seen_2 = np.array([residual_n @ residual_n, residual_n @ same_nn @ residual_n])
+    squares_2 = np.array([residual_n @ residual_n, residual_n @ same_nn @ residual_n])
     if np.linalg.cond(moments_22) > 1e10:
         return independent
-    own, common = np.linalg.solve(moments_22, seen_2)
+    alone, common = np.linalg.solve(moments_22, squares_2)
     if common <= 0:
         return independent
-    shared = min(float(common / (common + max(own, 0.0))), MOST_SHARED)
+    shared = min(float(common / (common + max(alone, 0.0))), MOST_SHARED)
     # The share decides the shape of the covariance; the size then follows from the sum of squares.
     covariance_nn = (1 - shared) * np.eye(n) + shared * same_nn
     spread_nn = left_nn @ covariance_nn
     expected = float(np.trace(spread_nn))
     dof = expected**2 / float(np.sum(spread_nn * spread_nn.T))
-    return TrunkNoise(sd=float(np.sqrt(seen_2[0] / expected)), shared=shared, dof=max(dof, FEWEST_DOF))
+    return TrunkNoise(sd=float(np.sqrt(squares_2[0] / expected)), shared=shared, dof=max(dof, FEWEST_DOF))
+
+
+def residual_maker(jacobian_nq: Floats) -> Floats:
+    """(n, n) the matrix M that turns errors into residuals of a fit along the columns of `jacobian_nq`."""
+    basis_nq, _ = np.linalg.qr(jacobian_nq)
+    return np.eye(len(jacobian_nq)) - basis_nq @ basis_nq.T
+
+
+def same_trunk(keys: tuple[str, ...], other_keys: tuple[str, ...]) -> Floats:
+    """(n, m) 1 where two runs have one trunk, else 0."""
+    return (np.array(keys, dtype=str)[:, None] == np.array(other_keys, dtype=str)[None, :]).astype(np.float64)
