@@ -74,8 +74,8 @@ def complete_columns(
     """
     candidates = _own_candidates(table, stated) if is_own(table) else _candidates(table, stated)
     unsure = {meaning: names for meaning, names in candidates.items() if len(names) > 1}
-    known = {meaning: _column(meaning, names[0]) for meaning, names in candidates.items() if len(names) == 1}
-    columns = {meaning: column for meaning, column in (known | stated).items() if column.name}
+    recognised = {meaning: _column(meaning, names[0]) for meaning, names in candidates.items() if len(names) == 1}
+    columns = {meaning: column for meaning, column in (recognised | stated).items() if column.name}
     if "tokens" in columns and _is_empty(table, columns["tokens"].name):
         del columns["tokens"]
     missing = [meaning for meaning in REQUIRED if meaning not in columns and meaning not in unsure]
@@ -187,7 +187,9 @@ def _unclear(table: pl.DataFrame, unsure: dict[str, list[str]], missing: list[st
     """All that has to be said of the columns, in one sentence."""
     doubts = [f"{meaning} ({MEANINGS[meaning]}) may be {_alternatives(names)}" for meaning, names in unsure.items()]
     if missing:
-        doubts.append("no column has a usual name for " + ", ".join(f"{each} ({MEANINGS[each]})" for each in missing))
+        doubts.append(
+            "no column has a usual name for " + ", ".join(f"{meaning} ({MEANINGS[meaning]})" for meaning in missing)
+        )
     example = {meaning: Column(name=names[0]) for meaning, names in unsure.items()}
     example |= {meaning: Column(name="COLUMN") for meaning in missing}
     value = shlex.quote(columns_text(example))

@@ -1,9 +1,12 @@
-"""Anyone's run table -> the columns that fits read, with what was assumed and what looks wrong said in words."""
+"""Anyone's run table -> the columns that fits read. What was assumed, and what looks wrong, comes with it in words."""
 
 import difflib
 import math
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import count
 
 import polars as pl
 
@@ -63,22 +66,25 @@ def import_table(
     Raises:
         TableError: a column is missing or no number, conventions are mixed, or FLOPs cannot be those of N and D.
     """
-    notes: list[str] = []
     rows = _rows(table, columns)
-    has_flops, has_tokens = "flops" in columns or "budget" in columns, _has_tokens(rows)
+    has_flops = "flops" in columns or "budget" in columns
+    has_tokens = any(row["tokens"] is not None for row in rows)
     stated = _convention(rows, has_flops, convention)
     if "flops" not in columns:
         rows = [row | {"flops": row.get("budget") or _six_nd(row)} for row in rows]
     if not has_tokens and has_flops and is_6nd(convention):
         rows = [row | {"tokens": _tokens_of_6nd(row)} for row in rows]
     reading = _reading(columns, has_flops=has_flops, has_tokens=has_tokens)
-    notes += reading.assumptions.values()
+    notes = list(reading.assumptions.values())
     suspicions = find_suspicions(rows, columns["loss"].name, has_flops=has_flops, has_tokens=has_tokens, unit=unit)
-    impossible = next((each for each in suspicions if each.impossible), None)
+    impossible = next((suspicion for suspicion in suspicions if suspicion.impossible), None)
     if impossible:
         raise TableError(impossible.sentence)
     rows, clusters = _with_budgets(rows, budgets)
-    rows = _with_seeds(rows, "seed" in columns, notes)
+    if "seed" not in columns:
+        rows = _with_seeds(rows)
+        if any(row["seed"] for row in rows):
+            notes.append("the table has no seeds: runs of one arm, size and budget count as seeds of each other")
     reasons = find_reasons(rows) | find_off_budget(rows)
     kept = [row for row in rows if row["cell"] not in reasons]
     on_budgets = _share_on_budgets(kept) >= 0.5
@@ -120,19 +126,15 @@ def _values(table: pl.DataFrame, meaning: str, column: Column) -> pl.Series:
         raise TableError(f"Column {column.name!r} ({MEANINGS[meaning]}) holds {values.dtype}, not numbers.") from error
     wrong = (numbers.is_null() & (values.is_not_null() | (meaning == "seed"))).arg_true()
     if not wrong.is_empty():
-        wanted = "whole number" if meaning == "seed" else "number"
+        expected = "whole number" if meaning == "seed" else "number"
         first = wrong[0]
         content = "nothing" if values[first] is None else repr(values[first])
         more = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
         raise TableError(
             f"Row {first + 1}, column {column.name!r} ({MEANINGS[meaning]}): found {content}, expected a "
-            f"{wanted}{more}: correct it, or leave the row out."
+            f"{expected}{more}: correct it, or leave the row out."
         )
     return numbers if meaning == "seed" else numbers * column.factor
-
-
-def _has_tokens(rows: list[dict]) -> bool:
-    return any(row.get("tokens") is not None for row in rows)
 
 
 def _reading(columns: dict[str, Column], *, has_flops: bool, has_tokens: bool) -> Reading:
@@ -181,47 +183,41 @@ def _with_budgets(rows: list[dict], budgets: tuple[int, ...]) -> tuple[list[dict
             row | {"budget": str(round(row["budget"] or 1)), "on_budget": bool(row["budget"]), "stated_budget": True}
             for row in rows
         ], None
-    usable = sorted((row for row in rows if _is_positive(row["flops"])), key=lambda row: row["flops"])
+    budget_of: dict[str, tuple[str, bool]] = {}
+    for group in _neighbours(rows):
+        spread = math.log(group[-1]["flops"] / group[0]["flops"])
+        is_budget = spread <= WIDEST_BUDGET and len({row["params"] for row in group}) >= MIN_SIZES
+        middle = _rounded(math.exp(sum(math.log(row["flops"]) for row in group) / len(group)), 3)
+        budget_of |= {row["cell"]: (middle if is_budget else str(round(row["flops"])), is_budget) for row in group}
+    clusters = sorted({budget for budget, is_budget in budget_of.values() if is_budget}, key=int)
+    nowhere = ("1", False)
+    return [
+        row | dict(zip(("budget", "on_budget"), budget_of.get(row["cell"], nowhere), strict=True)) for row in rows
+    ], tuple(clusters)
+
+
+def _neighbours(rows: list[dict]) -> list[list[dict]]:
+    """Rows in order of their FLOPs, in groups without a wide step between them."""
     groups: list[list[dict]] = []
-    for row in usable:
+    for row in sorted((row for row in rows if _is_positive(row["flops"])), key=lambda row: row["flops"]):
         if groups and math.log(row["flops"] / groups[-1][-1]["flops"]) <= SAME_BUDGET:
             groups[-1].append(row)
         else:
             groups.append([row])
-    found: dict[str, tuple[str, bool]] = {}
-    for group in groups:
-        spread = math.log(group[-1]["flops"] / group[0]["flops"])
-        is_budget = spread <= WIDEST_BUDGET and len({row["params"] for row in group}) >= MIN_SIZES
-        middle = math.exp(sum(math.log(row["flops"]) for row in group) / len(group))
-        for row in group:
-            found[row["cell"]] = (_rounded(middle, 3) if is_budget else str(round(row["flops"])), is_budget)
-    clusters = sorted({budget for budget, is_budget in found.values() if is_budget}, key=int)
-    placed = [found.get(row["cell"], ("1", False)) for row in rows]
-    return [
-        row | {"budget": budget, "on_budget": is_budget} for row, (budget, is_budget) in zip(rows, placed, strict=True)
-    ], tuple(clusters)
+    return groups
 
 
 def _nearest(row: dict, budgets: tuple[int, ...]) -> dict:
     if not _is_positive(row["flops"]):
         return row | {"budget": str(budgets[0]), "on_budget": False}
-    budget = min(budgets, key=lambda each: abs(math.log(row["flops"] / each)))
+    budget = min(budgets, key=lambda flops: abs(math.log(row["flops"] / flops)))
     return row | {"budget": str(budget), "on_budget": True, "stated_budget": True}
 
 
-def _with_seeds(rows: list[dict], given: bool, notes: list[str]) -> list[dict]:
-    """Where no seed is given, runs of one arm, size and budget are numbered in the order of the table."""
-    if given:
-        return rows
-    counts: dict[tuple, int] = {}
-    numbered = []
-    for row in rows:
-        key = (row["arm"], row["params"], row["budget"])
-        numbered.append(row | {"seed": counts.get(key, 0)})
-        counts[key] = counts.get(key, 0) + 1
-    if max(counts.values(), default=0) > 1:
-        notes.append("the table has no seeds: runs of one arm, size and budget count as seeds of each other")
-    return numbered
+def _with_seeds(rows: list[dict]) -> list[dict]:
+    """Runs of one arm, size and budget are numbered in the order of the table."""
+    seeds: dict[tuple, Iterator[int]] = defaultdict(count)
+    return [row | {"seed": next(seeds[row["arm"], row["params"], row["budget"]])} for row in rows]
 
 
 def _share_on_budgets(rows: list[dict]) -> float:

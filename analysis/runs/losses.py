@@ -104,10 +104,10 @@ def loss_values(table: pl.DataFrame, loss: Loss) -> pl.Series | None:
 
 def no_cell_has(table: pl.DataFrame, loss: Loss) -> LossError:
     """What to say where no row of a table has a loss."""
-    held = _measured(table)
+    measured = _measured(table)
     if loss.kind == "":
-        return LossError(f"no cell has {loss.name}: choose one of {', '.join(held) or 'none'}, which cells have")
-    subjects = [name.partition(":")[2] for name in held if name.startswith(f"{loss.kind}:")]
+        return LossError(f"no cell has {loss.name}: choose one of {', '.join(measured) or 'none'}, which cells have")
+    subjects = [name.partition(":")[2] for name in measured if name.startswith(f"{loss.kind}:")]
     near = get_close_matches(loss.subject, subjects, n=1)
     meant = f" (did you mean {loss.kind}:{near[0]}?)" if near else ""
     fix = {
@@ -120,10 +120,6 @@ def no_cell_has(table: pl.DataFrame, loss: Loss) -> LossError:
 def _measured(table: pl.DataFrame) -> list[str]:
     """Names of the losses that some row has."""
     columns = [name for name in table.columns if name in OF_VALIDATION or name.startswith(f"{TEXT}:")]
-    tasks = (
-        [json.loads(text) for text in table["tasks"].drop_nulls().unique().to_list()]
-        if "tasks" in table.columns
-        else []
-    )
-    held = [name for name in columns if table[name].null_count() < table.height]
-    return held + sorted({f"{TASK}:{name}" for scores in tasks for name in scores})
+    texts = table["tasks"].drop_nulls().unique().to_list() if "tasks" in table.columns else []
+    tasks = {f"{TASK}:{name}" for text in texts for name in json.loads(text)}
+    return [name for name in columns if table[name].null_count() < table.height] + sorted(tasks)

@@ -74,11 +74,15 @@ class Points:
         named = {exclusion.arm for exclusion in self.exclusions} | set(self.frame["arm"].to_list())
         return tuple(sorted(named))
 
+    def of_arm(self, arm: str) -> pl.DataFrame:
+        """The rows of `frame` that are of `arm`."""
+        return self.frame.filter(pl.col("arm") == arm)
+
     def budgets_of(self, arm: str) -> tuple[str, ...]:
         """Budgets at which the table has a row of `arm`, usable or not, in ascending order."""
-        mine = {exclusion.budget for exclusion in self.exclusions if exclusion.arm == arm}
-        mine |= set(self.frame.filter(pl.col("arm") == arm)["budget"].to_list())
-        return tuple(sorted(mine, key=int))
+        budgets = {exclusion.budget for exclusion in self.exclusions if exclusion.arm == arm}
+        budgets |= set(self.of_arm(arm)["budget"].to_list())
+        return tuple(sorted(budgets, key=int))
 
 
 def read_points(
@@ -154,7 +158,7 @@ def _plain_rows(table: pl.DataFrame) -> list[dict]:
         for name in ("reason", "flags")
     ]
     flops = pl.col("flops").cast(pl.Float64) if "flops" in table.columns else pl.lit(None, pl.Float64).alias("flops")
-    wanted = table.select(
+    columns = table.select(
         pl.col("cell_id", "status", "arm", "size", "budget", "trunk_id").cast(pl.Utf8),
         pl.col("seed").cast(pl.Int64),
         pl.col("unique_params").cast(pl.Float64).alias("params"),
@@ -164,7 +168,7 @@ def _plain_rows(table: pl.DataFrame) -> list[dict]:
         flops,
         _cooled(table),
     )
-    return sorted(wanted.to_dicts(), key=_row_order)
+    return sorted(columns.to_dicts(), key=_row_order)
 
 
 def _cooled(table: pl.DataFrame) -> pl.Expr:
@@ -181,8 +185,7 @@ def _row_order(row: dict) -> tuple:
 
 
 def _row_reasons(rows: list[dict], loss: Loss, flags: tuple[str, ...], cells: tuple[str, ...]) -> dict[str, str]:
-    found = ((row["cell_id"], _row_reason(row, loss, flags, cells)) for row in rows)
-    return {cell_id: reason for cell_id, reason in found if reason}
+    return {row["cell_id"]: reason for row in rows if (reason := _row_reason(row, loss, flags, cells))}
 
 
 def _row_reason(row: dict, loss: Loss, flags: tuple[str, ...], cells: tuple[str, ...]) -> str:
@@ -249,15 +252,13 @@ def _trunk_keys(rows: list[dict]) -> dict[tuple[str, str], str]:
     """A name for each trunk that two arms share when they trained the same size with the same seed (the same data in
     the same order), so that resampling can pair them. Where an (arm, size, seed) has several trunks, they are numbered
     by budget."""
-    trunks: dict[tuple[str, str, int], list[str]] = {}
+    trunks: dict[tuple[str, str, int], dict[str, None]] = {}  # keys in order, each once
     for row in rows:
-        mine = trunks.setdefault((row["arm"], row["size"], row["seed"]), [])
-        if row["trunk_id"] not in mine:
-            mine.append(row["trunk_id"])
+        trunks.setdefault((row["arm"], row["size"], row["seed"]), {})[row["trunk_id"]] = None
     return {
         (arm, trunk): f"{size}/{seed}/{number}"
-        for (arm, size, seed), mine in trunks.items()
-        for number, trunk in enumerate(mine)
+        for (arm, size, seed), trunk_ids in trunks.items()
+        for number, trunk in enumerate(trunk_ids)
     }
 
 

@@ -39,10 +39,10 @@ class Suspicion:
 
 def find_reasons(rows: list[dict]) -> dict[str, str]:
     """Cell -> why it enters no fit."""
-    found = {row["cell"]: reason for row in rows if (reason := _own_reason(row))}
-    sound = [row for row in rows if row["cell"] not in found]
-    found |= _duplicates(sound)
-    return found | _risen([row for row in sound if row["cell"] not in found])
+    reasons = {row["cell"]: reason for row in rows if (reason := _own_reason(row))}
+    sound = [row for row in rows if row["cell"] not in reasons]
+    reasons |= _duplicates(sound)
+    return reasons | _risen([row for row in sound if row["cell"] not in reasons])
 
 
 def _own_reason(row: dict) -> str:
@@ -64,44 +64,46 @@ def _own_reason(row: dict) -> str:
 
 def find_off_budget(rows: list[dict]) -> dict[str, str]:
     """Cell -> how far its FLOPs lie from its stated budget, where that is too far."""
-    found = {}
+    reasons = {}
     for row in rows:
-        if not row["on_budget"] or row["flops"] is None or not math.isfinite(row["flops"]):
+        is_stated = row["on_budget"] and row.get("stated_budget")
+        if not is_stated or row["flops"] is None or not math.isfinite(row["flops"]):
             continue
         ratio = row["flops"] / int(row["budget"]) - 1
-        if abs(ratio) > max(OFF_BUDGET, 1e-9) and row.get("stated_budget"):
-            found[row["cell"]] = f"off-budget: its FLOPs differ from its budget by {ratio:+.0%}"
-    return found
+        if abs(ratio) > OFF_BUDGET:
+            reasons[row["cell"]] = f"off-budget: its FLOPs differ from its budget by {ratio:+.0%}"
+    return reasons
 
 
 def _duplicates(rows: list[dict]) -> dict[str, str]:
-    seen: dict[tuple, str] = {}
-    found = {}
+    firsts: dict[tuple, str] = {}
+    reasons = {}
     for row in rows:
-        key = (row["arm"], row["params"], row["tokens"], row["loss"])
-        if key in seen:
-            found[row["cell"]] = f"duplicate: the same arm, N, D and loss as {seen[key]}"
-        seen.setdefault(key, row["cell"])
-    return found
+        first = firsts.setdefault((row["arm"], row["params"], row["tokens"], row["loss"]), row["cell"])
+        if first != row["cell"]:
+            reasons[row["cell"]] = f"duplicate: the same arm, N, D and loss as {first}"
+    return reasons
 
 
 def _risen(rows: list[dict]) -> dict[str, str]:
     """A run whose loss is far above that of the same size, arm and seed on fewer tokens went wrong on the way."""
-    found = {}
+    reasons = {}
     groups: dict[tuple, list[dict]] = {}
     for row in sorted(rows, key=lambda row: row["tokens"]):
         earlier = groups.setdefault((row["arm"], row["params"]), [])
         below = min(
-            (each for each in earlier if each["tokens"] < row["tokens"]), key=lambda each: each["loss"], default=None
+            (other for other in earlier if other["tokens"] < row["tokens"]),
+            key=lambda other: other["loss"],
+            default=None,
         )
         if below and row["loss"] > below["loss"] + ROSE:
-            found[row["cell"]] = (
+            reasons[row["cell"]] = (
                 f"diverged: its loss, {row['loss']:.4f}, is above that of {below['cell']}, {below['loss']:.4f}, "
                 f"which is as large and saw {below['tokens'] / row['tokens']:.0%} of its tokens"
             )
         else:
             earlier.append(row)
-    return found
+    return reasons
 
 
 def find_suspicions(
@@ -112,21 +114,21 @@ def find_suspicions(
     sound = [row for row in rows if not _own_reason(row)]
     if not sound:
         return ()
-    found = []
+    suspicions = []
     tokens, params, loss = (median(row[name] for row in sound) for name in ("tokens", "params", "loss"))
     independent = has_flops and has_tokens
     if tokens < FEWEST_TOKENS:
         remedy = "if they are billions, map tokens=COLUMN*1e9"
         if not has_tokens:
             remedy = "they are C / (6 N), so give the factor of the FLOPs, such as flops=COLUMN*1e18"
-        found.append(_scaled("tokens", tokens, remedy, independent))
+        suspicions.append(_scaled("tokens", tokens, remedy, independent))
     if params < FEWEST_PARAMS:
-        found.append(_scaled("params", params, "if they are millions, map params=COLUMN*1e6", independent))
+        suspicions.append(_scaled("params", params, "if they are millions, map params=COLUMN*1e6", independent))
     if independent:
-        found += _flop_suspicions(median(row["flops"] / (6 * row["params"] * row["tokens"]) for row in sound))
+        suspicions += _flop_suspicions(median(row["flops"] / (6 * row["params"] * row["tokens"]) for row in sound))
     lowered = loss_name.lower()
     if unit == NATS_PER_TOKEN and (loss < LOWEST_NATS or "bpb" in lowered or "bit" in lowered):
-        found.append(
+        suspicions.append(
             Suspicion(
                 column="loss",
                 sentence=f"losses (median {loss:.3g}, column {loss_name!r}) look like bits or losses per byte: nats "
@@ -136,14 +138,14 @@ def find_suspicions(
         )
     if max(row["loss"] for row in sound) > 3 * loss:
         worst = max(sound, key=lambda row: row["loss"])
-        found.append(
+        suspicions.append(
             Suspicion(
                 column="loss",
                 sentence=f"the loss of {worst['cell']}, {worst['loss']:.3g}, is more than three times the median, "
                 f"{loss:.3g}: a perplexity among losses, or a run that diverged.",
             )
         )
-    return tuple(found)
+    return tuple(suspicions)
 
 
 def _scaled(column: str, value: float, remedy: str, has_flops: bool) -> Suspicion:
