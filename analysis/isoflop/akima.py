@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 from scipy.interpolate import Akima1DInterpolator
 
-from analysis.isoflop.approach import curve_of, first_fit
+from analysis.isoflop.approach import NO_PARABOLA, curve_of, well_shaped
 from analysis.isoflop.parabola import ParabolaRules, mean_by_place, refuse_few_sizes
 from analysis.statistics.answers import Refusal, RefusalKind
-from analysis.statistics.approach import ApproachFit, SampledOptimum
-from analysis.statistics.bootstrap import Resampling, Sample, interval, normals, tails
-from analysis.statistics.quadratic import Axis, Curve, Floats, Noise, Quadratic, pool_noise
+from analysis.statistics.approach import ApproachFit, SampledOptimum, refused_optimum
+from analysis.statistics.bootstrap import Resampling, normals, sample, tails
+from analysis.statistics.quadratic import Axis, Curve, Floats, Noise, pool_noise
 from analysis.surface.contour import Contour, contour_of_runs
 
 POINTS_PER_GAP = 25
@@ -29,12 +29,9 @@ def fit_akima(
 ) -> ApproachFit:
     """N*, D* and L* at every budget of `arm`; the noise of the redrawn losses is that of the windowed parabolas."""
     curves = {budget: curve_of(frame.filter(pl.col("budget") == budget), Axis.PARAMS) for budget in budgets}
-    fitted = [found for curve in curves.values() if isinstance(found := first_fit(curve, rules), Quadratic)]
-    if not fitted or frame.is_empty():
-        refusal = Refusal(
-            kind=RefusalKind.NOISE_UNKNOWN, sentence="no budget has a parabola from which to know the noise."
-        )
-        return ApproachFit(optima=tuple(_refused(budget, refusal) for budget in budgets))
+    fitted = well_shaped(curves.values(), rules)
+    if not fitted:
+        return ApproachFit(optima=tuple(refused_optimum(budget, NO_PARABOLA) for budget in budgets))
     noise = pool_noise(fitted)
     contour = contour_of_runs(*(frame[name].to_numpy() for name in ("params", "tokens", "flops")))
     return ApproachFit(
@@ -47,11 +44,11 @@ def _optimum(
 ) -> SampledOptimum:
     too_few = refuse_few_sizes(curve, replace(rules, min_sizes=max(rules.min_sizes, MIN_PLACES)))
     if too_few:
-        return _refused(budget, too_few)
+        return refused_optimum(budget, too_few)
     places, mean_loss = mean_by_place(curve)
     place, lowest, inside = _minima(places, mean_loss[:, None])
     if not inside[0]:
-        return _refused(
+        return refused_optimum(
             budget,
             Refusal(
                 kind=RefusalKind.MINIMUM_AT_EDGE,
@@ -60,7 +57,7 @@ def _optimum(
         )
     drawn_place, drawn_lowest, drawn_inside = _minima(places, _redrawn(curve, arm, budget, noise, resampling))
     if drawn_inside.mean() < resampling.min_interior_share:
-        return _refused(
+        return refused_optimum(
             budget,
             Refusal(
                 kind=RefusalKind.UNSTABLE_MINIMUM,
@@ -69,13 +66,13 @@ def _optimum(
             ),
         )
     params, params_k = np.exp(place), np.exp(drawn_place)
-    tokens, tokens_k = (contour.tokens(each, float(budget)) for each in (params, params_k))
+    tokens, tokens_k = (contour.tokens(sizes, float(budget)) for sizes in (params, params_k))
     level = resampling.level
     return SampledOptimum(
         budget=budget,
-        params=Sample(estimate=interval(float(params[0]), params_k, level), draws=params_k),
-        tokens=Sample(estimate=interval(float(tokens[0]), tokens_k, level), draws=tokens_k),
-        loss=Sample(estimate=interval(float(lowest[0]), drawn_lowest, level), draws=drawn_lowest),
+        params=sample(float(params[0]), params_k, level),
+        tokens=sample(float(tokens[0]), tokens_k, level),
+        loss=sample(float(lowest[0]), drawn_lowest, level),
     )
 
 
@@ -98,7 +95,3 @@ def _minima(places: Floats, loss_mk: Floats) -> tuple[Floats, Floats, Floats]:
     log_loss = spline(grid)
     lowest = log_loss.argmin(axis=0)
     return grid[lowest], np.exp(log_loss.min(axis=0)), (lowest > 0) & (lowest < len(grid) - 1)
-
-
-def _refused(budget: str, refusal: Refusal) -> SampledOptimum:
-    return SampledOptimum(budget=budget, params=refusal, tokens=refusal, loss=refusal)

@@ -1,5 +1,6 @@
 """Approach 2: a parabola at every budget of an arm, in ln N and in ln D, and the optimum it gives with its draws."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,14 @@ from analysis.isoflop.parabola import (
     refuse_few_sizes,
     refuse_shape,
 )
-from analysis.statistics.answers import Refusal
+from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.approach import ApproachFit, SampledOptimum
-from analysis.statistics.bootstrap import MinimumDraws, Resampling, Sample, interval, redraw_minima, refuse_unstable
+from analysis.statistics.bootstrap import MinimumDraws, Resampling, Sample, redraw_minima, refuse_unstable, sample
 from analysis.statistics.pairing import ArmResiduals, arm_residuals
 from analysis.statistics.quadratic import Axis, Curve, Quadratic, least_squares, pool_noise
 from analysis.statistics.trunk_noise import TrunkNoise
+
+NO_PARABOLA = Refusal(kind=RefusalKind.NOISE_UNKNOWN, sentence="no budget has a parabola from which to know the noise.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +45,24 @@ class IsoflopFit(ApproachFit):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Judged:
-    """A curve's answer and the draws of its minimum, None where it was refused."""
+class _Minimum:
+    """A parabola that is believed, and the draws of its minimum."""
 
-    answer: Parabola | Refusal
-    minima: MinimumDraws | None = None
+    parabola: Parabola
+    draws: MinimumDraws
+
+    def place(self, resampling: Resampling) -> Sample | Refusal:
+        """N* or D*."""
+        within = (self.parabola.lowest, self.parabola.highest)
+        return refuse_unstable(self.draws, resampling) or sample(
+            self.parabola.optimum, np.exp(self.draws.log_optimum), resampling.level, within=within
+        )
+
+    def loss(self, resampling: Resampling) -> Sample | Refusal:
+        """L*."""
+        return refuse_unstable(self.draws, resampling) or sample(
+            self.parabola.minimum_loss, self.draws.minimum_loss, resampling.level
+        )
 
 
 def fit_isoflops(
@@ -57,7 +73,8 @@ def fit_isoflops(
     return IsoflopFit(
         optima=tuple(_optimum(budget, params[budget], tokens[budget], resampling) for budget in budgets),
         isoflops=tuple(
-            Isoflop(budget=budget, params=params[budget].answer, tokens=tokens[budget].answer) for budget in budgets
+            Isoflop(budget=budget, params=_parabola(params[budget]), tokens=_parabola(tokens[budget]))
+            for budget in budgets
         ),
     )
 
@@ -69,19 +86,22 @@ def _fit_axis(
     budgets: tuple[str, ...],
     rules: ParabolaRules,
     resampling: Resampling,
-) -> dict[str, _Judged]:
+) -> dict[str, _Minimum | Refusal]:
+    """Budget -> its minimum along an axis."""
     curves = {budget: curve_of(frame.filter(pl.col("budget") == budget), axis) for budget in budgets}
-    first = {budget: first_fit(curve, rules) for budget, curve in curves.items()}
-    judged = {budget: _Judged(answer=answer) for budget, answer in first.items() if isinstance(answer, Refusal)}
-    fitted = {budget: answer for budget, answer in first.items() if isinstance(answer, Quadratic)}
+    fits = {budget: first_fit(curve, rules) for budget, curve in curves.items()}
+    minima: dict[str, _Minimum | Refusal] = {
+        budget: refusal for budget, refusal in fits.items() if isinstance(refusal, Refusal)
+    }
+    fitted = {budget: quadratic for budget, quadratic in fits.items() if isinstance(quadratic, Quadratic)}
     if not fitted:
-        return judged
+        return minima
     pooled = pool_noise(list(fitted.values()))
     noise = arm_residuals(list(fitted.values())).noise
     for budget, quadratic in fitted.items():
-        answer = judge_curvature(curves[budget], quadratic, pooled, rules)
-        judged[budget] = _with_draws(answer, quadratic, noise, arm, budget, resampling)
-    return judged
+        parabola = judge_curvature(curves[budget], quadratic, pooled, rules)
+        minima[budget] = _with_draws(parabola, quadratic, noise, arm, budget, resampling)
+    return minima
 
 
 def first_fit(curve: Curve, rules: ParabolaRules) -> Quadratic | Refusal:
@@ -95,9 +115,14 @@ def first_fit(curve: Curve, rules: ParabolaRules) -> Quadratic | Refusal:
 
 def parabola_residuals(frame: pl.DataFrame, rules: ParabolaRules) -> ArmResiduals | None:
     """What the parabolas of one arm's points leave, over ln N at every budget; None where no budget has one."""
-    curves = (curve_of(mine, Axis.PARAMS) for _, mine in frame.group_by("budget", maintain_order=True))
-    fitted = [found for curve in curves if isinstance(found := first_fit(curve, rules), Quadratic)]
+    curves = (curve_of(points, Axis.PARAMS) for _, points in frame.group_by("budget", maintain_order=True))
+    fitted = well_shaped(curves, rules)
     return arm_residuals(fitted) if fitted else None
+
+
+def well_shaped(curves: Iterable[Curve], rules: ParabolaRules) -> list[Quadratic]:
+    """The first fits of those curves whose shape allows a minimum."""
+    return [quadratic for curve in curves if isinstance(quadratic := first_fit(curve, rules), Quadratic)]
 
 
 def curve_of(frame: pl.DataFrame, axis: Axis) -> Curve:
@@ -112,39 +137,29 @@ def curve_of(frame: pl.DataFrame, axis: Axis) -> Curve:
 
 
 def _with_draws(
-    answer: Parabola | Refusal, quadratic: Quadratic, noise: TrunkNoise, arm: str, budget: str, resampling: Resampling
-) -> _Judged:
-    if isinstance(answer, Refusal):
-        return _Judged(answer=answer)
-    minima = redraw_minima(quadratic, noise=noise, arm=arm, budget=budget, resampling=resampling)
-    return _Judged(answer=answer, minima=minima)
+    parabola: Parabola | Refusal,
+    quadratic: Quadratic,
+    noise: TrunkNoise,
+    arm: str,
+    budget: str,
+    resampling: Resampling,
+) -> _Minimum | Refusal:
+    if isinstance(parabola, Refusal):
+        return parabola
+    draws = redraw_minima(quadratic, noise=noise, arm=arm, budget=budget, resampling=resampling)
+    return _Minimum(parabola=parabola, draws=draws)
 
 
-def _optimum(budget: str, params: _Judged, tokens: _Judged, resampling: Resampling) -> SampledOptimum:
+def _parabola(minimum: _Minimum | Refusal) -> Parabola | Refusal:
+    return minimum if isinstance(minimum, Refusal) else minimum.parabola
+
+
+def _optimum(
+    budget: str, params: _Minimum | Refusal, tokens: _Minimum | Refusal, resampling: Resampling
+) -> SampledOptimum:
     return SampledOptimum(
         budget=budget,
-        params=_place(params, resampling),
-        tokens=_place(tokens, resampling),
-        loss=_depth(params, resampling),
+        params=params if isinstance(params, Refusal) else params.place(resampling),
+        tokens=tokens if isinstance(tokens, Refusal) else tokens.place(resampling),
+        loss=params if isinstance(params, Refusal) else params.loss(resampling),
     )
-
-
-def _place(judged: _Judged, resampling: Resampling) -> Sample | Refusal:
-    """N* or D*."""
-    if isinstance(judged.answer, Refusal):
-        return judged.answer
-    assert judged.minima is not None
-    parabola, draws = judged.answer, np.exp(judged.minima.log_optimum)
-    within = (parabola.lowest, parabola.highest)
-    estimate = interval(parabola.optimum, draws, resampling.level, within=within)
-    return refuse_unstable(judged.minima, resampling) or Sample(estimate=estimate, draws=draws)
-
-
-def _depth(judged: _Judged, resampling: Resampling) -> Sample | Refusal:
-    """L*."""
-    if isinstance(judged.answer, Refusal):
-        return judged.answer
-    assert judged.minima is not None
-    draws = judged.minima.minimum_loss
-    estimate = interval(judged.answer.minimum_loss, draws, resampling.level)
-    return refuse_unstable(judged.minima, resampling) or Sample(estimate=estimate, draws=draws)

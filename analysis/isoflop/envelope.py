@@ -8,14 +8,12 @@ is refused. The answer is one of the sizes trained: its interval is as coarse as
 import numpy as np
 import polars as pl
 
-from analysis.isoflop.approach import curve_of, first_fit
+from analysis.isoflop.approach import NO_PARABOLA, curve_of, well_shaped
 from analysis.isoflop.parabola import ParabolaRules
 from analysis.statistics.answers import Refusal, RefusalKind
-from analysis.statistics.approach import ApproachFit, SampledOptimum
-from analysis.statistics.bootstrap import Resampling, Sample, interval, normals, tails
-from analysis.statistics.quadratic import Axis, Noise, Quadratic, pool_noise
-
-SMALLEST_LOSS = 1e-9
+from analysis.statistics.approach import ApproachFit, SampledOptimum, refused_optimum
+from analysis.statistics.bootstrap import SMALLEST_LOSS, Resampling, normals, sample, tails
+from analysis.statistics.quadratic import Axis, Noise, pool_noise
 
 
 def fit_envelope(
@@ -23,14 +21,10 @@ def fit_envelope(
 ) -> ApproachFit:
     """N*, D* and L* of the best run at every budget; the noise is that of the parabolas."""
     refusal = _refuse_uncooled(frame)
-    fits = (first_fit(curve_of(frame.filter(pl.col("budget") == budget), Axis.PARAMS), rules) for budget in budgets)
-    fitted = [] if refusal else [fit for fit in fits if isinstance(fit, Quadratic)]
-    if not refusal and not fitted:
-        refusal = Refusal(
-            kind=RefusalKind.NOISE_UNKNOWN, sentence="no budget has a parabola from which to know the noise."
-        )
-    if refusal:
-        return ApproachFit(optima=tuple(_refused(budget, refusal) for budget in budgets))
+    curves = (curve_of(frame.filter(pl.col("budget") == budget), Axis.PARAMS) for budget in budgets)
+    fitted = [] if refusal else well_shaped(curves, rules)
+    if not fitted:
+        return ApproachFit(optima=tuple(refused_optimum(budget, refusal or NO_PARABOLA) for budget in budgets))
     noise = pool_noise(fitted)
     return ApproachFit(
         optima=tuple(
@@ -57,7 +51,7 @@ def _best_run(rows: pl.DataFrame, budget: str, arm: str, noise: Noise, resamplin
     means = means.sort("params")
     loss_m = means["loss"].to_numpy()
     if len(loss_m) == 0 or loss_m.argmin() in (0, len(loss_m) - 1):
-        return _refused(
+        return refused_optimum(
             budget,
             Refusal(
                 kind=RefusalKind.MINIMUM_AT_EDGE,
@@ -69,16 +63,11 @@ def _best_run(rows: pl.DataFrame, budget: str, arm: str, noise: Noise, resamplin
     )
     drawn_km = loss_m + noise.sd * tails(resampling, noise.dof) * drawn_km / np.sqrt(means["runs"].to_numpy())
     best, best_k = int(loss_m.argmin()), drawn_km.argmin(axis=1)
-    samples = {}
-    for name in ("params", "tokens"):
-        values = means[name].to_numpy()
-        samples[name] = Sample(
-            estimate=interval(float(values[best]), values[best_k], resampling.level), draws=values[best_k]
-        )
+    params_m, tokens_m = means["params"].to_numpy(), means["tokens"].to_numpy()
     lowest_k = np.maximum(drawn_km.min(axis=1), SMALLEST_LOSS)
-    loss = Sample(estimate=interval(float(loss_m[best]), lowest_k, resampling.level), draws=lowest_k)
-    return SampledOptimum(budget=budget, params=samples["params"], tokens=samples["tokens"], loss=loss)
-
-
-def _refused(budget: str, refusal: Refusal) -> SampledOptimum:
-    return SampledOptimum(budget=budget, params=refusal, tokens=refusal, loss=refusal)
+    return SampledOptimum(
+        budget=budget,
+        params=sample(float(params_m[best]), params_m[best_k], resampling.level),
+        tokens=sample(float(tokens_m[best]), tokens_m[best_k], resampling.level),
+        loss=sample(float(loss_m[best]), lowest_k, resampling.level),
+    )

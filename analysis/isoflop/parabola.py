@@ -280,13 +280,15 @@ def _warnings(whole: Curve, quadratic: Quadratic, rules: ParabolaRules) -> tuple
     vertex = quadratic.centre + quadratic.scale * quadratic.vertex_u
     noun = whole.axis.noun
     below, above = int((places < vertex).sum()), int((places > vertex).sum())
-    found = []
+    warnings = []
     if len(places) < rules.window_min_sizes:
-        found.append(f"only {len(places)} {noun}s")
+        warnings.append(f"only {len(places)} {noun}s")
     if min(below, above) < 2:
-        found.append(f"only one {noun} {'below' if below < above else 'above'} the minimum")
+        warnings.append(f"only one {noun} {'below' if below < above else 'above'} the minimum")
     if rules.window_decades is not None:
         reach = float(np.abs(places - vertex).max()) / LN10
         if reach > 1.5 * rules.window_decades:
-            found.append(f"{noun}s up to {reach:.2f} decades from the minimum, where a parabola is a poor description")
-    return tuple(found)
+            warnings.append(
+                f"{noun}s up to {reach:.2f} decades from the minimum, where a parabola is a poor description"
+            )
+    return tuple(warnings)
