@@ -109,21 +109,21 @@ def _over_budgets(
     level: float,
     unit: str,
 ) -> OverBudgets:
-    both: dict[str, tuple[Sample, Sample]] = {}
+    pairs: dict[str, tuple[Sample, Sample]] = {}
     for budget in _shared_budgets(losses, of_other):
         loss, target = losses[budget], of_other[budget]
         if isinstance(loss, Sample) and isinstance(target, Sample):
-            both[budget] = loss, target
+            pairs[budget] = loss, target
     multipliers = {
         budget: multiplier
-        for budget, (_, target) in both.items()
+        for budget, (_, target) in pairs.items()
         if isinstance(multiplier := compute_multiplier(losses, target, budget, level), Sample)
     }
     return OverBudgets(
         arm=arm,
         other=other,
-        budgets=tuple(both),
-        gap=_mean_gap(tuple(both.values()), level),
+        budgets=tuple(pairs),
+        gap=_mean_gap(tuple(pairs.values()), level),
         growth=growth_of_multiplier(multipliers, level),
         unit=unit,
     )
@@ -183,8 +183,8 @@ def _compare(
     )
 
 
-def _finding(arm: str, other: str, gap: Estimate, unit: str, what: str = "gap") -> str:
-    numbers = f"{what} {gap.value:+.4f} {unit} ({gap.level:.0%} interval {gap.low:+.4f} to {gap.high:+.4f})"
+def _finding(arm: str, other: str, gap: Estimate, unit: str, noun: str = "gap") -> str:
+    numbers = f"{noun} {gap.value:+.4f} {unit} ({gap.level:.0%} interval {gap.low:+.4f} to {gap.high:+.4f})"
     if gap.holds_zero:
         return f"no difference seen; {numbers}; a gap below {(gap.high - gap.low) / 2:.4f} could not have been seen."
     return f"{arm if gap.value < 0 else other} is better; {numbers}."

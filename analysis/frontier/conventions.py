@@ -6,10 +6,10 @@ layer differently for each arm, so equal budgets here are unequal ones there, an
 
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
 from analysis.frontier.study import Study
+from analysis.runs.between_sizes import at_size
 from analysis.statistics.answers import Estimate
 from mor_core.units import budget_label, short_power
 
@@ -38,51 +38,48 @@ def recount(study: Study, runs: pl.DataFrame) -> list[Recount]:
 
     Between the sizes trained, the ratio of the conventions is a line in ln N.
     """
-    own = PREFIX + study.points.budget_convention
-    if own not in runs.columns:
+    own_column = PREFIX + study.points.budget_convention
+    if own_column not in runs.columns:
         return []
-    others = [column for column in runs.columns if column.startswith(PREFIX) and column != own]
-    found = []
-    for frontier in study.frontiers:
-        cells = runs.filter(pl.col("arm") == frontier.arm).with_columns(
-            pl.col([own, *others]).cast(pl.Float64), pl.col("unique_params").cast(pl.Float64)
+    others = [column for column in runs.columns if column.startswith(PREFIX) and column != own_column]
+    recounts = [
+        Recount(
+            arm=frontier.arm,
+            approach=frontier.approach,
+            budget=optimum.budget,
+            convention=column.removeprefix(PREFIX),
+            flops=float(optimum.budget) * _ratio(runs, frontier.arm, column, own_column, optimum.params.value),
         )
-        for optimum in frontier.optima:
-            if not isinstance(optimum.params, Estimate):
-                continue
-            for other in others:
-                ratio = _ratio(cells, own, other, optimum.params.value)
-                found.append(
-                    Recount(
-                        arm=frontier.arm,
-                        approach=frontier.approach,
-                        budget=optimum.budget,
-                        convention=other.removeprefix(PREFIX),
-                        flops=float(optimum.budget) * ratio,
-                    )
-                )
-    return sorted(found, key=lambda each: (each.convention, each.approach, int(each.budget), each.arm))
+        for frontier in study.frontiers
+        for optimum in frontier.optima
+        if isinstance(optimum.params, Estimate)
+        for column in others
+    ]
+    return sorted(
+        recounts, key=lambda recount: (recount.convention, recount.approach, int(recount.budget), recount.arm)
+    )
 
 
-def _ratio(cells: pl.DataFrame, own: str, other: str, params: float) -> float:
-    """FLOPs in `other` over those in `own` of a model of `params`."""
-    sizes = cells.group_by("unique_params").agg((pl.col(other) / pl.col(own)).mean().alias("ratio"))
-    sizes = sizes.sort("unique_params")
-    return float(np.interp(np.log(params), np.log(sizes["unique_params"].to_numpy()), sizes["ratio"].to_numpy()))
+def _ratio(runs: pl.DataFrame, arm: str, column: str, own_column: str, params: float) -> float:
+    """FLOPs in `column` over those in `own_column` of a model of `params`."""
+    ratio = pl.col(column).cast(pl.Float64) / pl.col(own_column).cast(pl.Float64)
+    return at_size(runs.filter(pl.col("arm") == arm), ratio.mean(), params)
 
 
 def recount_lines(recounts: list[Recount]) -> list[str]:
     """For each convention and budget: what each arm's optimum costs there, the least first, over the least."""
     groups: dict[tuple[str, str, str], list[Recount]] = {}
-    for each in recounts:
-        groups.setdefault((each.convention, each.approach, each.budget), []).append(each)
+    for recount in recounts:
+        groups.setdefault((recount.convention, recount.approach, recount.budget), []).append(recount)
     lines = []
     for (convention, approach, budget), members in groups.items():
         if len(members) < 2:
             continue
-        least, *rest = sorted(members, key=lambda each: each.flops)
+        least, *rest = sorted(members, key=lambda recount: recount.flops)
         parts = [f"{least.arm} {short_power(least.flops)}"]
-        parts += [f"{each.arm} {short_power(each.flops)} ({each.flops / least.flops - 1:+.1%})" for each in rest]
+        parts += [
+            f"{recount.arm} {short_power(recount.flops)} ({recount.flops / least.flops - 1:+.1%})" for recount in rest
+        ]
         lines.append(
             f"the optima at {budget_label(budget)} ({approach}) cost in {convention} FLOPs: {', '.join(parts)}"
         )

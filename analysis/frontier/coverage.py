@@ -72,7 +72,7 @@ class _Narrow:
 
     whose: str
     """Such as "by parabola"."""
-    held: dict[str, tuple[float, float]]
+    ranges: dict[str, tuple[float, float]]
     """Quantity -> the lowest and the highest share of simulated intervals that held the truth."""
     grid: str
     """What the simulated studies were like."""
@@ -80,16 +80,16 @@ class _Narrow:
     @property
     def shares(self) -> str:
         """Such as "N* 92% to 94%, a 89%"."""
-        return ", ".join(f"{name} {_percent(*ends)}" for name, ends in self.held.items())
+        return ", ".join(f"{name} {_percent(*ends)}" for name, ends in self.ranges.items())
 
 
 def coverage_notes(study: Study) -> tuple[str, ...]:
     """A sentence for each kind of 95 % interval of the study that is too narrow on such a grid."""
     return tuple(
-        f"95 % intervals {each.whose} are too narrow on such a grid: in simulated studies of {each.grid} they "
-        f"held the truth in these shares of cases: {each.shares}, depending on how much of its noise a trunk "
+        f"95 % intervals {kind.whose} are too narrow on such a grid: in simulated studies of {kind.grid} they "
+        f"held the truth in these shares of cases: {kind.shares}, depending on how much of its noise a trunk "
         "passes on to all of its budgets."
-        for each in _narrow_kinds(study)
+        for kind in _narrow_kinds(study)
     )
 
 
@@ -98,7 +98,7 @@ def coverage_sentence(study: Study) -> str | None:
     kinds = _narrow_kinds(study)
     if not kinds:
         return None
-    shares = "; ".join(f"{each.whose} {each.shares}" for each in kinds)
+    shares = "; ".join(f"{kind.whose} {kind.shares}" for kind in kinds)
     return (
         f"95 % intervals are too narrow on such a grid. In simulated studies of {kinds[0].grid} they held the truth in "
         f"these shares of cases, depending on how much of its noise a trunk passes on to all of its budgets: {shares}."
@@ -107,7 +107,7 @@ def coverage_sentence(study: Study) -> str | None:
 
 def coverage_span(study: Study) -> str | None:
     """The lowest and the highest share of all that are too low, such as "89% to 94%"; None where none is."""
-    ends = [ends for each in _narrow_kinds(study) for ends in each.held.values()]
+    ends = [ends for kind in _narrow_kinds(study) for ends in kind.ranges.values()]
     return _percent(min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
 
 
@@ -116,17 +116,18 @@ def _narrow_kinds(study: Study) -> list[_Narrow]:
     if shape is None or shape.sizes > LARGEST_GRID:
         return []
     similar = _similar(shape)
-    asked = [
+    kinds = [
         (f"by {approach}", {name: f"{name} {approach}" for name in QUANTITIES})
         for approach in study.settings.approaches
-        if any(each.approach == approach and not each.refused for each in study.frontiers)
+        if any(frontier.approach == approach and not frontier.refused for frontier in study.frontiers)
     ]
-    if any(isinstance(each.gap, Estimate) for each in study.comparisons):
-        asked.append(("between arms", {name: name for name in BETWEEN_ARMS}))
+    if any(isinstance(comparison.gap, Estimate) for comparison in study.comparisons):
+        kinds.append(("between arms", {name: name for name in BETWEEN_ARMS}))
     if isinstance(study.recursion, RecursionFit):
-        asked.append(("of what a recursion is worth", {"φ": "phi"}))
-    kinds = [_Narrow(whose=whose, held=_too_narrow(similar, names), grid=_described(similar)) for whose, names in asked]
-    return [kind for kind in kinds if kind.held]
+        kinds.append(("of what a recursion is worth", {"φ": "phi"}))
+    grid = _described(similar)
+    narrow = [_Narrow(whose=whose, ranges=_too_narrow(similar, names), grid=grid) for whose, names in kinds]
+    return [kind for kind in narrow if kind.ranges]
 
 
 def _too_narrow(similar: pl.DataFrame, names: dict[str, str]) -> dict[str, tuple[float, float]]:
@@ -144,8 +145,8 @@ def _similar(shape: GridShape) -> pl.DataFrame:
 
 
 def _range(similar: pl.DataFrame, quantity: str) -> tuple[float, float] | None:
-    held = similar.filter((pl.col("quantity") == quantity) & (pl.col("given") >= FEWEST_GIVEN))["held"].to_list()
-    return (min(held), max(held)) if held else None
+    shares = similar.filter((pl.col("quantity") == quantity) & (pl.col("given") >= FEWEST_GIVEN))["held"].to_list()
+    return (min(shares), max(shares)) if shares else None
 
 
 def _percent(low: float, high: float) -> str:
@@ -214,6 +215,6 @@ def simulated_forecasts(
 def _similar_forecasts(shape: GridShape) -> pl.DataFrame:
     """The simulated grid whose numbers of budgets, sizes and seeds are nearest, by their ratios."""
     measured = forecast_coverage()
-    mine = {"budgets": shape.budgets, "sizes": shape.sizes, "seeds": shape.seeds}
-    distance = pl.sum_horizontal((pl.col(name) / number).log().abs() for name, number in mine.items())
+    numbers = {"budgets": shape.budgets, "sizes": shape.sizes, "seeds": shape.seeds}
+    distance = pl.sum_horizontal((pl.col(name) / number).log().abs() for name, number in numbers.items())
     return measured.filter(distance == distance.min())

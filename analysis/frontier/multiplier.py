@@ -14,7 +14,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
-from analysis.statistics.bootstrap import Sample, interval
+from analysis.statistics.bootstrap import Sample, interval, sample
 from analysis.statistics.quadratic import Floats
 from analysis.surface.fit import SurfaceFit
 
@@ -30,24 +30,24 @@ def compute_multiplier(
     losses: dict[str, Sample | Refusal], target: Sample, budget: str, level: float
 ) -> Sample | Refusal:
     """C / C' at `budget`: `losses` is the arm's budget -> L*, `target` the other arm's L* there."""
-    known = {each: sample for each, sample in losses.items() if isinstance(sample, Sample)}
-    if len(known) < 2:
+    samples = {int(flops): loss for flops, loss in losses.items() if isinstance(loss, Sample)}
+    if len(samples) < 2:
         return Refusal(
             kind=RefusalKind.TOO_FEW_BUDGETS,
-            sentence=f"{len(known)} budget with an optimum; a compute multiplier needs at least 2.",
+            sentence=f"{len(samples)} budget with an optimum; a compute multiplier needs at least 2.",
         )
-    ordered = sorted(known, key=int)
-    log_c_b = np.log([float(each) for each in ordered])
-    value_b = np.log([[known[each].estimate.value for each in ordered]])
-    drawn_kb = np.log(np.stack([known[each].draws for each in ordered], axis=1))
-    here = float(np.log(float(budget)))
-    log_value = here - _reached(log_c_b, value_b, np.log([target.estimate.value]))
-    log_drawn_k = here - _reached(log_c_b, drawn_kb, np.log(target.draws))
+    ordered = sorted(samples)
+    log_c_b = np.log([float(flops) for flops in ordered])
+    value_b = np.log([[samples[flops].estimate.value for flops in ordered]])
+    drawn_kb = np.log(np.stack([samples[flops].draws for flops in ordered], axis=1))
+    log_c = float(np.log(float(budget)))
+    log_value = log_c - _reached(log_c_b, value_b, np.log([target.estimate.value]))
+    log_drawn_k = log_c - _reached(log_c_b, drawn_kb, np.log(target.draws))
     reach = np.log(FARTHEST)
-    needed_k = here - log_drawn_k
-    sound_k = np.isfinite(needed_k) & (needed_k > log_c_b[0] - reach) & (needed_k < log_c_b[-1] + reach)
-    needed = here - log_value[0]
-    if not (np.isfinite(needed) and log_c_b[0] - reach < needed < log_c_b[-1] + reach):
+    log_needed_k = log_c - log_drawn_k
+    sound_k = np.isfinite(log_needed_k) & (log_needed_k > log_c_b[0] - reach) & (log_needed_k < log_c_b[-1] + reach)
+    log_needed = log_c - log_value[0]
+    if not (np.isfinite(log_needed) and log_c_b[0] - reach < log_needed < log_c_b[-1] + reach):
         return Refusal(
             kind=RefusalKind.EXTRAPOLATION,
             sentence=f"the same loss lies more than a factor of {FARTHEST:g} in compute beyond the arm's budgets.",
@@ -58,9 +58,9 @@ def compute_multiplier(
             sentence=f"only {sound_k.mean():.0%} of the redrawn studies reach the same loss near the arm's budgets.",
         )
     # A draw that never reaches the loss counts as far away on the side where it was looked for.
-    low, high = here - (log_c_b[-1] + reach), here - (log_c_b[0] - reach)
+    low, high = log_c - (log_c_b[-1] + reach), log_c - (log_c_b[0] - reach)
     multiplier_k = np.exp(np.clip(np.where(np.isnan(log_drawn_k), low, log_drawn_k), low, high))
-    return Sample(estimate=interval(float(np.exp(log_value[0])), multiplier_k, level), draws=multiplier_k)
+    return sample(float(np.exp(log_value[0])), multiplier_k, level)
 
 
 def growth_of_multiplier(multipliers: Mapping[str, Sample], level: float) -> Estimate | Refusal:

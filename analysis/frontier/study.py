@@ -104,7 +104,9 @@ class Frontier:
     def refused(self) -> bool:
         """True where no number of this arm is supported."""
         return not any(
-            isinstance(answer, Estimate) for each in self.optima for answer in (each.params, each.tokens, each.loss)
+            isinstance(answer, Estimate)
+            for optimum in self.optima
+            for answer in (optimum.params, optimum.tokens, optimum.loss)
         )
 
 
@@ -144,16 +146,9 @@ Approach = Callable[[pl.DataFrame, str, tuple[str, ...], FitSettings], ApproachF
 """(points of one arm, arm, its budgets ascending, settings) -> optima with joint draws."""
 
 
-def _parabola_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
-    return fit_isoflops(frame, arm, budgets, settings.parabola, settings.resampling)
-
-
-def _akima_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
-    return fit_akima(frame, arm, budgets, settings.parabola, settings.resampling)
-
-
-def _envelope_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
-    return fit_envelope(frame, arm, budgets, settings.parabola, settings.resampling)
+def _by_budget(fit: Callable[..., ApproachFit]) -> Approach:
+    """An approach that looks at one budget at a time, by the rules of parabolas."""
+    return lambda frame, arm, budgets, settings: fit(frame, arm, budgets, settings.parabola, settings.resampling)
 
 
 def _surface_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], settings: FitSettings) -> ApproachFit:
@@ -161,10 +156,10 @@ def _surface_approach(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], s
 
 
 APPROACHES: dict[str, Approach] = {
-    "parabola": _parabola_approach,
+    "parabola": _by_budget(fit_isoflops),
     "surface": _surface_approach,
-    "akima": _akima_approach,
-    "envelope": _envelope_approach,
+    "akima": _by_budget(fit_akima),
+    "envelope": _by_budget(fit_envelope),
 }
 """The one list of fitting approaches."""
 
@@ -192,8 +187,13 @@ def fit_study(
         leave_out_cells=settings.leave_out_cells,
     )
     settings = _paired(points, settings)
-    fits = {(arm, name): _fit(points, arm, name, settings) for arm in points.arms for name in settings.approaches}
-    losses = {arm: _losses(fits[arm, settings.approaches[0]]) for arm in points.arms}
+    fits = {
+        (arm, name): APPROACHES[name](points.of_arm(arm), arm, points.budgets_of(arm), settings)
+        for arm in points.arms
+        for name in settings.approaches
+    }
+    first = settings.approaches[0]
+    losses = {arm: {optimum.budget: optimum.loss for optimum in fits[arm, first].optima} for arm in points.arms}
     return Study(
         settings=settings,
         points=points,
@@ -210,8 +210,8 @@ def _paired(points: Points, settings: FitSettings) -> FitSettings:
     """The settings with the share of noise that arms have in common, where it was left to be estimated."""
     if settings.resampling.paired is not None:
         return settings
-    found = [parabola_residuals(points.frame.filter(pl.col("arm") == arm), settings.parabola) for arm in points.arms]
-    paired = shared_between_arms([each for each in found if each is not None])
+    residuals = [parabola_residuals(points.of_arm(arm), settings.parabola) for arm in points.arms]
+    paired = shared_between_arms([arm_residuals for arm_residuals in residuals if arm_residuals is not None])
     return replace(settings, resampling=replace(settings.resampling, paired=paired))
 
 
@@ -228,15 +228,6 @@ def _recursion(table: pl.DataFrame, points: Points, settings: FitSettings) -> Re
     if "surface" not in settings.approaches or points.frame.is_empty():
         return None
     return fit_recursion(table, points, settings.surface, settings.resampling)
-
-
-def _fit(points: Points, arm: str, approach: str, settings: FitSettings) -> ApproachFit:
-    mine = points.frame.filter(pl.col("arm") == arm)
-    return APPROACHES[approach](mine, arm, points.budgets_of(arm), settings)
-
-
-def _losses(fit: ApproachFit) -> dict[str, Sample | Refusal]:
-    return {optimum.budget: optimum.loss for optimum in fit.optima}
 
 
 def _frontier(arm: str, approach: str, fit: ApproachFit, settings: FitSettings) -> Frontier:

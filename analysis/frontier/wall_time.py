@@ -6,10 +6,10 @@ sizes trained, seconds per FLOP are a line in ln N.
 
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
 from analysis.frontier.study import Study
+from analysis.runs.between_sizes import at_size
 from analysis.statistics.answers import Estimate
 from mor_core.units import budget_label
 
@@ -78,10 +78,4 @@ def at_equal_time(study: Study, runs: pl.DataFrame) -> list[AtEqualTime]:
 
 def _seconds_per_flop(runs: pl.DataFrame, study: Study, arm: str, params: float) -> float:
     flops = pl.col(f"flops_{study.points.budget_convention}").cast(pl.Float64)
-    sizes = (
-        runs.filter(pl.col("arm") == arm)
-        .group_by(pl.col("unique_params").cast(pl.Float64))
-        .agg((pl.col("train_seconds").sum() / flops.sum()).alias("seconds"))
-        .sort("unique_params")
-    )
-    return float(np.interp(np.log(params), np.log(sizes["unique_params"].to_numpy()), sizes["seconds"].to_numpy()))
+    return at_size(runs.filter(pl.col("arm") == arm), pl.col("train_seconds").sum() / flops.sum(), params)
