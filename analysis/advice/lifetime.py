@@ -8,7 +8,7 @@ import numpy as np
 from analysis.advice.serving import Demand, Per, Price, ServedArm, decoding, price_of
 from analysis.frontier.study import Study
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
-from analysis.statistics.bootstrap import interval
+from analysis.statistics.bootstrap import Sample, interval, sample
 from analysis.statistics.quadratic import Floats
 from analysis.surface.fit import SurfaceFit, refuse_reach
 from analysis.surface.law import SEARCH_DECADES, SurfaceLaw
@@ -81,29 +81,32 @@ def lifetime_study(
     forced: bool = False,
 ) -> dict[str, Lifetime | Refusal]:
     """By arm that was fitted with a surface, or whose surface was refused; `arms` from `analysis.advice.serving`."""
-    found: dict[str, Lifetime | Refusal] = {}
+    answers: dict[str, Lifetime | Refusal] = {}
     for frontier in study.frontiers:
         surface = frontier.surface
         if isinstance(surface, Refusal):
-            found[frontier.arm] = surface
+            answers[frontier.arm] = surface
         if isinstance(surface, SurfaceFit):
-            served = (arms or {}).get(frontier.arm, ServedArm())
-            found[frontier.arm] = lifetime_optimum(
+            served = (arms or {}).get(frontier.arm)
+            answers[frontier.arm] = lifetime_optimum(
                 surface, target, demand, study.points.budget_convention, served, forced=forced
             )
-    return found
+    return answers
 
 
 def verdicts(answers: Mapping[str, Lifetime | Refusal]) -> list[Verdict]:
     """Every other arm against the cheapest, the cheapest first; empty for fewer than two answers."""
-    given = sorted((each for each in answers.values() if isinstance(each, Lifetime)), key=lambda each: each.total.value)
+    lifetimes = [answer for answer in answers.values() if isinstance(answer, Lifetime)]
+    if not lifetimes:
+        return []
+    least, *others = sorted(lifetimes, key=lambda lifetime: lifetime.total.value)
     return [
         Verdict(
-            arm=each.arm,
-            least=given[0].arm,
-            ratio=interval(each.total.value / given[0].total.value, each.total_k / given[0].total_k, each.total.level),
+            arm=other.arm,
+            least=least.arm,
+            ratio=interval(other.total.value / least.total.value, other.total_k / least.total_k, other.total.level),
         )
-        for each in given[1:]
+        for other in others
     ]
 
 
@@ -139,39 +142,48 @@ def lifetime_optimum(
     laws = surface.best.as_law.then(surface.draws.law)
     params_k, tokens_k, training_k, serving_k = _cheapest(laws, _ends(surface), target, demand.tokens, price)
     reached = np.isfinite(training_k)
-    wanted = surface.resampling.min_interior_share
-    if not reached[0] or reached[1:].mean() < wanted:
+    if not reached[0] or reached[1:].mean() < surface.resampling.min_interior_share:
         return _refuse_unreached(surface, target, price, demand)
     flops = float(surface.contour.flops_per_token(params_k[:1])[0] * tokens_k[0])
-    refusal = refuse_reach(flops, surface.largest_flops, forced=forced)
-    if not (refusal or forced):
-        refusal = surface.refuse_beyond(float(params_k[0]), float(tokens_k[0]))
+    refusal = None if forced else _refuse_far(surface, flops, float(params_k[0]), float(tokens_k[0]))
     if refusal:
         return refusal
 
-    def filled(values_k: Floats) -> Floats:
+    def sampled(values_k: Floats) -> Sample:
         # A draw that never reaches the target costs more than any that does.
-        return np.where(reached[1:], values_k[1:], values_k[1:][reached[1:]].max())
+        drawn_k = np.where(reached[1:], values_k[1:], values_k[1:][reached[1:]].max())
+        return sample(float(values_k[0]), drawn_k, surface.resampling.level)
 
-    def estimate(values_k: Floats) -> Estimate:
-        return interval(float(values_k[0]), filled(values_k), surface.resampling.level)
-
-    moved = decoding(arm, demand, params_k[:1])
+    total = sampled(training_k + serving_k)
     return Lifetime(
         arm=surface.arm,
         per=demand.per,
-        params=estimate(params_k),
-        tokens=estimate(tokens_k),
-        training=estimate(training_k),
-        serving=estimate(serving_k),
-        total=estimate(training_k + serving_k),
+        params=sampled(params_k).estimate,
+        tokens=sampled(tokens_k).estimate,
+        training=sampled(training_k).estimate,
+        serving=sampled(serving_k).estimate,
+        total=total.estimate,
         reach=flops / surface.largest_flops,
-        sequences=None if moved is None else float(moved.sequences[0]),
-        weight_bytes=None if moved is None else float(moved.weight_bytes[0]),
-        kv_bytes=None if moved is None else float(moved.kv_bytes[0]),
-        kv_scatter=None if moved is None or arm.memory is None else arm.memory.kv_scatter,
-        total_k=filled(training_k + serving_k),
+        total_k=total.draws,
+        **_moved(arm, demand, params_k[:1]),
     )
+
+
+def _moved(arm: ServedArm, demand: Demand, params_1: Floats) -> dict[str, float | None]:
+    """What a model of `params_1` (1,) moves to serve a token; None for each where memory sets no limit."""
+    moved = decoding(arm, demand, params_1)
+    if moved is None or arm.memory is None:
+        return dict.fromkeys(("sequences", "weight_bytes", "kv_bytes", "kv_scatter"))
+    return {
+        "sequences": float(moved.sequences[0]),
+        "weight_bytes": float(moved.weight_bytes[0]),
+        "kv_bytes": float(moved.kv_bytes[0]),
+        "kv_scatter": arm.memory.kv_scatter,
+    }
+
+
+def _refuse_far(surface: SurfaceFit, flops: float, params: float, tokens: float) -> Refusal | None:
+    return refuse_reach(flops, surface.largest_flops, forced=False) or surface.refuse_beyond(params, tokens)
 
 
 def _refuse_unreached(surface: SurfaceFit, target: float, price: Price, demand: Demand) -> Refusal:

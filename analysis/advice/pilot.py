@@ -114,8 +114,8 @@ def fit_pilot(table: pl.DataFrame, *, level: float = 0.95, resampling: Resamplin
     points = read_points(table, leave_out_flags=("repeated-data",))
     optima = {arm: _optima(points, arm, resampling) for arm in points.arms}
     return PilotFit(
-        noise={arm: seed_noise(points.frame.filter(pl.col("arm") == arm), arm, level) for arm in points.arms},
-        optima={arm: _found(arm, optima[arm], level) for arm in points.arms},
+        noise={arm: seed_noise(points.of_arm(arm), arm, level) for arm in points.arms},
+        optima={arm: _found_optimum(arm, optima[arm], level) for arm in points.arms},
         gaps=tuple(_gap(arm, other, optima[arm], optima[other], level) for arm, other in combinations(points.arms, 2)),
     )
 
@@ -123,43 +123,46 @@ def fit_pilot(table: pl.DataFrame, *, level: float = 0.95, resampling: Resamplin
 def seed_noise(frame: pl.DataFrame, arm: str, level: float) -> SeedNoise | Refusal:
     """The noise of one arm's points (`analysis.runs.points.Points.frame`) around the means of their sizes and
     budgets."""
-    again = frame.filter(pl.len().over("size", "budget") > 1)
-    if again.is_empty():
+    repeated = frame.filter(pl.len().over("size", "budget") > 1)
+    if repeated.is_empty():
         return Refusal(
             kind=RefusalKind.NOISE_UNKNOWN,
             sentence=f"no size of {arm} has two finished seeds at one budget, so nothing tells noise from shape.",
         )
-    group_n = again.select(pl.struct("size", "budget").rank("dense")).to_series().to_numpy() - 1
+    group_n = repeated.select(pl.struct("size", "budget").rank("dense")).to_series().to_numpy() - 1
     indicator_ng = np.eye(int(group_n.max()) + 1)[group_n]
-    loss_n = again["loss"].to_numpy()
+    loss_n = repeated["loss"].to_numpy()
     residual_n = loss_n - (indicator_ng @ ((indicator_ng.T @ loss_n) / indicator_ng.sum(axis=0)))
-    found = split_noise(residual_n, indicator_ng, tuple(again["trunk_key"].to_list()))
+    noise = split_noise(residual_n, indicator_ng, tuple(repeated["trunk_key"].to_list()))
     tail = (1 - level) / 2
-    high, low = (math.sqrt(found.dof / float(stats.chi2.ppf(share, found.dof))) for share in (tail, 1 - tail))
+    high, low = (math.sqrt(noise.dof / float(stats.chi2.ppf(share, noise.dof))) for share in (tail, 1 - tail))
     return SeedNoise(
         arm=arm,
-        sd=Estimate(value=found.sd, low=found.sd * low, high=found.sd * high, level=level),
-        dof=found.dof,
-        shared=found.shared,
-        cells=again.height,
+        sd=Estimate(value=noise.sd, low=noise.sd * low, high=noise.sd * high, level=level),
+        dof=noise.dof,
+        shared=noise.shared,
+        cells=repeated.height,
     )
 
 
 def _optima(points: Points, arm: str, resampling: Resampling) -> tuple[SampledOptimum, ...]:
-    frame = points.frame.filter(pl.col("arm") == arm)
-    return fit_isoflops(frame, arm, points.budgets_of(arm), ParabolaRules(level=resampling.level), resampling).optima
+    rules = ParabolaRules(level=resampling.level)
+    return fit_isoflops(points.of_arm(arm), arm, points.budgets_of(arm), rules, resampling).optima
 
 
-def _found(arm: str, optima: tuple[SampledOptimum, ...], level: float) -> FoundOptimum | Refusal:
-    samples = {each.budget: each.params for each in optima if isinstance(each.params, Sample)}
+def _found_optimum(arm: str, optima: tuple[SampledOptimum, ...], level: float) -> FoundOptimum | Refusal:
+    samples = {optimum.budget: optimum.params for optimum in optima if isinstance(optimum.params, Sample)}
     if not samples:
-        reasons = [f"{budget_label(each.budget)}: {each.params.sentence}" for each in optima
-                   if isinstance(each.params, Refusal)]  # fmt: skip
+        reasons = [
+            f"{budget_label(optimum.budget)}: {optimum.params.sentence}"
+            for optimum in optima
+            if isinstance(optimum.params, Refusal)
+        ]
         return Refusal(kind=RefusalKind.NO_OPTIMUM, sentence=f"no budget of {arm} has a minimum; {' '.join(reasons)}")
     log_c_b = _log_flops(samples)
     middle = float(log_c_b.mean())
-    value = float(np.mean([math.log(each.estimate.value) for each in samples.values()]))
-    drawn_k = np.mean([np.log(each.draws) for each in samples.values()], axis=0)
+    value = float(np.mean([math.log(sample.estimate.value) for sample in samples.values()]))
+    drawn_k = np.mean([np.log(sample.draws) for sample in samples.values()], axis=0)
     return FoundOptimum(
         arm=arm,
         flops=round(math.exp(middle)),
@@ -172,34 +175,36 @@ def _found(arm: str, optima: tuple[SampledOptimum, ...], level: float) -> FoundO
 def _exponent(samples: dict[str, Sample], offset_b: Floats, level: float) -> Estimate | Refusal:
     if len(samples) < 2:
         return Refusal(kind=RefusalKind.TOO_FEW_BUDGETS, sentence="one budget has a minimum; an exponent needs two.")
-    value = float(offset_b @ [math.log(each.estimate.value) for each in samples.values()] / (offset_b @ offset_b))
-    drawn_k = np.stack([np.log(each.draws) for each in samples.values()], axis=1) @ offset_b / (offset_b @ offset_b)
-    found = interval(value, drawn_k, level)
-    if found.high - found.low <= WIDEST_EXPONENT:
-        return found
+    value = float(offset_b @ [math.log(sample.estimate.value) for sample in samples.values()] / (offset_b @ offset_b))
+    drawn_k = np.stack([np.log(sample.draws) for sample in samples.values()], axis=1) @ offset_b / (offset_b @ offset_b)
+    exponent = interval(value, drawn_k, level)
+    if exponent.high - exponent.low <= WIDEST_EXPONENT:
+        return exponent
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
-        sentence=f"the pilot's exponent of N*, {value:.2f} [{found.low:.2f}, {found.high:.2f}], says less than "
+        sentence=f"the pilot's exponent of N*, {value:.2f} [{exponent.low:.2f}, {exponent.high:.2f}], says less than "
         f"assuming {ASSUMED_EXPONENT}.",
     )
 
 
 def _gap(
-    arm: str, other: str, mine: tuple[SampledOptimum, ...], others: tuple[SampledOptimum, ...], level: float
+    arm: str, other: str, optima: tuple[SampledOptimum, ...], of_other: tuple[SampledOptimum, ...], level: float
 ) -> Gap:
-    theirs = {each.budget: each.loss for each in others}
-    pairs = {each.budget: (each.loss, theirs.get(each.budget)) for each in mine}
-    both = {budget: (one, two) for budget, (one, two) in pairs.items()
-            if isinstance(one, Sample) and isinstance(two, Sample)}  # fmt: skip
-    if not both:
+    losses_of_other = {optimum.budget: optimum.loss for optimum in of_other}
+    pairs = {
+        optimum.budget: (optimum.loss, loss_of_other)
+        for optimum in optima
+        if isinstance(optimum.loss, Sample) and isinstance(loss_of_other := losses_of_other.get(optimum.budget), Sample)
+    }
+    if not pairs:
         refusal = Refusal(
             kind=RefusalKind.NO_OPTIMUM, sentence=f"{arm} and {other} have no budget at which both have a minimum."
         )
         return Gap(arm=arm, other=other, gap=refusal, flops=math.nan, slope=None)
-    log_c_b = _log_flops(both)
+    log_c_b = _log_flops(pairs)
     offset_b = log_c_b - log_c_b.mean()
-    value_b = np.array([two.estimate.value - one.estimate.value for one, two in both.values()])
-    drawn_kb = np.stack([two.draws - one.draws for one, two in both.values()], axis=1)
+    value_b = np.array([loss_of_other.estimate.value - loss.estimate.value for loss, loss_of_other in pairs.values()])
+    drawn_kb = np.stack([loss_of_other.draws - loss.draws for loss, loss_of_other in pairs.values()], axis=1)
     return Gap(
         arm=arm,
         other=other,
@@ -213,8 +218,8 @@ def _slope(value_b: Floats, drawn_kb: Floats, offset_b: Floats, level: float) ->
     if len(value_b) < 2:
         return None
     spread = float(offset_b @ offset_b)
-    found = interval(float(value_b @ offset_b) / spread, drawn_kb @ offset_b / spread, level)
-    return None if found.holds_zero else found
+    slope = interval(float(value_b @ offset_b) / spread, drawn_kb @ offset_b / spread, level)
+    return None if slope.holds_zero else slope
 
 
 def _log_flops(budgets: dict) -> Floats:  # (b,)

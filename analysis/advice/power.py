@@ -12,7 +12,6 @@ of a cell is the pilot's at every budget. Larger models tend to vary less, so la
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from scipy import optimize, stats
 
 from analysis.advice.pilot import Gap, PilotFit, SeedNoise
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
-from analysis.statistics.quadratic import NUM_COEFFICIENTS
+from analysis.statistics.quadratic import NUM_COEFFICIENTS, quadratic_design
 
 MOST_SEEDS = 32
 """More than that is no advice."""
@@ -61,72 +60,74 @@ class PairAdvice:
 
 def middle_leverage(sizes: int) -> float:
     """Variance of a parabola's value in the middle of evenly spaced sizes, in units of that of one run."""
-    u_n = np.linspace(-1.0, 1.0, sizes)
-    design_n3 = np.stack([np.ones_like(u_n), u_n, u_n**2], axis=1)
+    design_n3 = quadratic_design(np.linspace(-1.0, 1.0, sizes))
     return float(np.linalg.inv(design_n3.T @ design_n3)[0, 0])
 
 
-def detectable_gap(spread: float, sizes: int, seeds: int, wanted: Wanted) -> float:
-    """Smallest gap that is seen as surely as wanted; inf where no noise is left to judge by.
+def detectable_gap(spread: float, seeds: int, sweep: Wanted) -> float:
+    """Smallest gap that `seeds` of the sweep's sizes see as surely as wanted; inf where no noise is left to judge by.
 
     `spread` is the standard deviation of the difference of a cell of one arm and one of the other, nats/token.
     """
-    dof = 2 * (sizes * seeds - NUM_COEFFICIENTS)
-    if dof < 1 or sizes < NUM_COEFFICIENTS:
+    dof = 2 * (sweep.sizes * seeds - NUM_COEFFICIENTS)
+    if dof < 1 or sweep.sizes < NUM_COEFFICIENTS:
         return math.inf
-    critical = float(stats.t.ppf(0.5 + wanted.confidence / 2, dof))
+    critical = float(stats.t.ppf(0.5 + sweep.confidence / 2, dof))
     threshold_q = critical * np.sqrt(stats.chi2.ppf(QUANTILES, dof) / dof)
 
     def missing(distance: float) -> float:
         seen = stats.norm.sf(threshold_q - distance) + stats.norm.cdf(-threshold_q - distance)
-        return float(np.mean(seen)) - wanted.power
+        return float(np.mean(seen)) - sweep.power
 
     if missing(0.0) >= 0:
         return 0.0
     distance = float(optimize.root_scalar(missing, bracket=(0.0, 10.0 * critical + 10.0)).root)
-    return distance * spread * math.sqrt(middle_leverage(sizes) / seeds)
+    return distance * spread * math.sqrt(middle_leverage(sweep.sizes) / seeds)
 
 
-def seeds_needed(gap: float, spread: float, wanted: Wanted) -> int | None:
+def seeds_needed(gap: float, spread: float, sweep: Wanted) -> int | None:
     """Fewest seeds with which the gap is seen at one budget; None beyond MOST_SEEDS."""
     for seeds in range(1, MOST_SEEDS + 1):
-        if detectable_gap(spread, wanted.sizes, seeds, wanted) <= abs(gap):
+        if detectable_gap(spread, seeds, sweep) <= abs(gap):
             return seeds
     return None
 
 
-def advise(fit: PilotFit, wanted: Wanted) -> tuple[PairAdvice, ...]:
+def advise(fit: PilotFit, sweep: Wanted) -> tuple[PairAdvice, ...]:
     """For each pair of arms: the gap that would be seen, from which budget on, and with how many seeds."""
-    return tuple(_pair(gap, fit.noise[gap.arm], fit.noise[gap.other], wanted) for gap in fit.gaps)
+    return tuple(_pair(gap, fit.noise[gap.arm], fit.noise[gap.other], sweep) for gap in fit.gaps)
 
 
-def _pair(gap: Gap, mine: SeedNoise | Refusal, others: SeedNoise | Refusal, wanted: Wanted) -> PairAdvice:
-    refusal = next((each for each in (mine, others) if isinstance(each, Refusal)), None)
-    if refusal is not None or isinstance(mine, Refusal) or isinstance(others, Refusal):
-        assert refusal is not None
-        return PairAdvice(gap=gap, detectable=refusal, budget=refusal, seeds=refusal)
-    if wanted.sizes < NUM_COEFFICIENTS or wanted.sizes * wanted.seeds <= NUM_COEFFICIENTS:
-        refusal = _no_parabola(wanted)
-        return PairAdvice(gap=gap, detectable=refusal, budget=refusal, seeds=refusal)
-    low, spread, high = (math.hypot(one, two) for one, two in zip(_ends(mine), _ends(others), strict=True))
-    own = [detectable_gap(each, wanted.sizes, wanted.seeds, wanted) for each in (spread, low, high)]
-    detectable = Estimate(value=own[0], low=own[1], high=own[2], level=mine.sd.level)
-    lacking = _lacking(gap, spread, wanted)
-    if lacking is not None:
-        return PairAdvice(gap=gap, detectable=detectable, budget=lacking, seeds=lacking)
-    seen = [budget for budget in wanted.budgets if abs(gap.at(budget)) >= own[0]]
+def _pair(gap: Gap, noise: SeedNoise | Refusal, other_noise: SeedNoise | Refusal, sweep: Wanted) -> PairAdvice:
+    if isinstance(noise, Refusal):
+        return _refused(gap, noise)
+    if isinstance(other_noise, Refusal):
+        return _refused(gap, other_noise)
+    if sweep.sizes < NUM_COEFFICIENTS or sweep.sizes * sweep.seeds <= NUM_COEFFICIENTS:
+        return _refused(gap, _no_parabola(sweep))
+    spreads = [math.hypot(one, two) for one, two in zip(_ends(noise), _ends(other_noise), strict=True)]
+    low, value, high = (detectable_gap(spread, sweep.seeds, sweep) for spread in spreads)
+    detectable = Estimate(value=value, low=low, high=high, level=noise.sd.level)
+    refusal = _refuse_gap(gap, spreads[1], sweep)
+    if refusal:
+        return PairAdvice(gap=gap, detectable=detectable, budget=refusal, seeds=refusal)
+    budgets = [budget for budget in sweep.budgets if abs(gap.at(budget)) >= value]
     return PairAdvice(
         gap=gap,
         detectable=detectable,
-        budget=seen[0] if seen else _no_budget(gap, own[0], wanted),
-        seeds=_seeds(gap, spread, wanted.budgets, wanted),
+        budget=budgets[0] if budgets else _no_budget(gap, value, sweep),
+        seeds=_seeds(gap, spreads[1], sweep),
     )
 
 
-def _no_parabola(wanted: Wanted) -> Refusal:
+def _refused(gap: Gap, refusal: Refusal) -> PairAdvice:
+    return PairAdvice(gap=gap, detectable=refusal, budget=refusal, seeds=refusal)
+
+
+def _no_parabola(sweep: Wanted) -> Refusal:
     return Refusal(
         kind=RefusalKind.TOO_FEW_SIZES,
-        sentence=f"{wanted.sizes} sizes x {wanted.seeds} seeds a budget leave a parabola nothing to tell noise from "
+        sentence=f"{sweep.sizes} sizes x {sweep.seeds} seeds a budget leave a parabola nothing to tell noise from "
         "shape: give the sweep four sizes or more.",
     )
 
@@ -135,14 +136,14 @@ def _ends(noise: SeedNoise) -> tuple[float, float, float]:
     return noise.sd.low, noise.sd.value, noise.sd.high
 
 
-def _lacking(gap: Gap, spread: float, wanted: Wanted) -> Refusal | None:
+def _refuse_gap(gap: Gap, spread: float, sweep: Wanted) -> Refusal | None:
     """Why nothing can be advised: no gap was measured, or it may be none at all."""
     if isinstance(gap.gap, Refusal):
         return gap.gap
     if not gap.gap.holds_zero:
         return None
     largest = max(abs(gap.gap.low), abs(gap.gap.high))
-    least = seeds_needed(largest, spread, wanted)
+    least = seeds_needed(largest, spread, sweep)
     most = f"at most {largest:.4f} nats, which {'no number of' if least is None else least} seeds would show"
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
@@ -151,20 +152,19 @@ def _lacking(gap: Gap, spread: float, wanted: Wanted) -> Refusal | None:
     )
 
 
-def _no_budget(gap: Gap, detectable: float, wanted: Wanted) -> Refusal:
+def _no_budget(gap: Gap, detectable: float, sweep: Wanted) -> Refusal:
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
-        sentence=f"{wanted.seeds} seed{'' if wanted.seeds == 1 else 's'} of {wanted.sizes} sizes see a gap of "
+        sentence=f"{sweep.seeds} seed{'' if sweep.seeds == 1 else 's'} of {sweep.sizes} sizes see a gap of "
         f"{detectable:.4f} nats; none of the sweep's budgets has one between {gap.arm} and {gap.other}.",
     )
 
 
-def _seeds(gap: Gap, spread: float, budgets: Sequence[str], wanted: Wanted) -> int | Refusal:
-    needed = {budget: seeds_needed(gap.at(budget), spread, wanted) for budget in budgets}
-    found = [each for each in needed.values() if each is not None]
-    if len(found) == len(needed):
-        return max(found)
-    smallest = min(abs(gap.at(budget)) for budget in budgets)
+def _seeds(gap: Gap, spread: float, sweep: Wanted) -> int | Refusal:
+    smallest = min(abs(gap.at(budget)) for budget in sweep.budgets)
+    seeds = seeds_needed(smallest, spread, sweep)
+    if seeds is not None:
+        return seeds
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
         sentence=f"a gap of {smallest:.4f} nats between {gap.arm} and {gap.other} needs more than {MOST_SEEDS} seeds "

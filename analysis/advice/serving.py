@@ -151,8 +151,8 @@ def _flops_ratios(runs: pl.DataFrame) -> dict[str, float]:
         return {}
     planned = pl.col("flops_exact").cast(pl.Float64) / pl.col("tokens") / 3
     ratio = (pl.col("forward_flops_per_token") / planned).alias("ratio")
-    found = runs.select("arm", ratio).drop_nulls().group_by("arm").agg(pl.col("ratio").median())
-    return {arm: float(ratio) for arm, ratio in found.iter_rows()}
+    ratios = runs.select("arm", ratio).drop_nulls().group_by("arm").agg(pl.col("ratio").median())
+    return {arm: float(ratio) for arm, ratio in ratios.iter_rows()}
 
 
 def trained_context(runs: pl.DataFrame) -> float | None:
@@ -176,11 +176,11 @@ def _memory_curves(runs: pl.DataFrame, needed: bool) -> dict[str, MemoryUse]:
         )
     if missing:
         return {}
-    found = {}
-    for (arm,), mine in _memory_frame(runs).group_by("arm", maintain_order=True):
-        if mine["params"].n_unique() > 1:
-            found[str(arm)] = _memory_use(mine)
-    return found
+    return {
+        str(arm): _memory_use(points)
+        for (arm,), points in _memory_frame(runs).group_by("arm", maintain_order=True)
+        if points["params"].n_unique() > 1
+    }
 
 
 def _memory_frame(runs: pl.DataFrame) -> pl.DataFrame:
@@ -195,7 +195,9 @@ def _memory_frame(runs: pl.DataFrame) -> pl.DataFrame:
         "kv_kept": pl.col("kv_numbers_kept"),
         "kv_read": pl.col("kv_numbers_read"),
     }
-    return runs.select("arm", *(each.cast(pl.Float64).alias(name) for name, each in quantities.items())).drop_nulls()
+    return runs.select(
+        "arm", *(quantity.cast(pl.Float64).alias(name) for name, quantity in quantities.items())
+    ).drop_nulls()
 
 
 def _memory_use(frame: pl.DataFrame) -> MemoryUse:

@@ -23,7 +23,16 @@ from analysis.isoflop.approach import curve_of, first_fit
 from analysis.isoflop.parabola import LN10, ParabolaRules, choose_window, mean_by_place, noise_of
 from analysis.runs.points import Points
 from analysis.statistics.answers import Refusal, RefusalKind
-from analysis.statistics.quadratic import Axis, Curve, Floats, Noise, Quadratic, least_squares, pool_noise
+from analysis.statistics.quadratic import (
+    Axis,
+    Curve,
+    Floats,
+    Noise,
+    Quadratic,
+    least_squares,
+    pool_noise,
+    quadratic_design,
+)
 from mor_core.units import budget_label
 
 BEYOND_AN_END = 2
@@ -99,18 +108,19 @@ class _Minimum:
         error = self.noise.sd * float(np.linalg.norm(self.quadratic.solver_3n[2]))
         return max(float(self.quadratic.coefficients[2]), error)
 
-    def half_width(self, information_33: Floats, added: int, level: float) -> float:
+    def half_width(self, level: float) -> float:
         """Of the interval of ln N*."""
         slope, bend = float(self.quadratic.coefficients[1]), self.bend
         gradient_3 = np.array([0.0, -1 / (2 * bend), slope / (2 * bend**2)])
-        variance = float(gradient_3 @ np.linalg.solve(information_33, gradient_3)) * self.noise.sd**2
-        quantile = float(stats.t.ppf(0.5 + level / 2, self.noise.dof + added))
+        variance = float(gradient_3 @ np.linalg.solve(self.information_33, gradient_3)) * self.noise.sd**2
+        quantile = float(stats.t.ppf(0.5 + level / 2, self.noise.dof + self.added))
         return quantile * float(np.sqrt(variance)) * self.quadratic.scale
 
-    def term(self, candidate: Candidate) -> Floats:
-        """(3,) what the candidate adds to the design."""
+    def with_run(self, candidate: Candidate) -> "_Minimum":
+        """The same as if the candidate had been trained."""
         u = (np.log(candidate.params) - self.quadratic.centre) / self.quadratic.scale
-        return np.array([1.0, u, u**2])
+        row_3 = quadratic_design(np.array(u))
+        return replace(self, information_33=self.information_33 + np.outer(row_3, row_3), added=self.added + 1)
 
 
 def rank_candidates(
@@ -130,55 +140,50 @@ def rank_candidates(
         return Refusal(
             kind=RefusalKind.TOO_FEW_POINTS, sentence="no run is finished yet: train the sweep as it is planned first."
         )
-    left = [each for each in candidates if not _is_trained(points, each)]
-    lacking: list[list[Suggestion]] = []
+    trained = set(points.frame.select("arm", "budget", "seed", "size").rows())
+    untrained = [cell for cell in candidates if (cell.arm, cell.budget, cell.seed, cell.size) not in trained]
+    requests: list[list[Suggestion]] = []
     minima: list[_Minimum] = []
     for arm in points.arms:
-        refused, known = _judge_arm(points, arm, [each for each in left if each.arm == arm], rules)
-        lacking += refused
-        minima += known
+        requests_of_arm, minima_of_arm = _judge_arm(points, arm, [cell for cell in untrained if cell.arm == arm], rules)
+        requests += requests_of_arm
+        minima += minima_of_arm
     # By need; within a need what each budget wants most, the cheapest budget first, then what it wants next.
-    ordered = [(place, each) for mine in lacking for place, each in enumerate(mine)]
-    ordered.sort(key=lambda item: (list(Need).index(item[1].need), item[0], item[1].candidate.cost))
-    found = [each for _, each in ordered[:count]]
-    chosen = {id(each.candidate) for each in found}
-    left = [each for each in left if id(each) not in chosen]
-    found += _narrow(minima, left, count - len(found), rules, level)
-    if not found:
+    needs = list(Need)
+    ordered = sorted(
+        ((place, suggestion) for request in requests for place, suggestion in enumerate(request)),
+        key=lambda pair: (needs.index(pair[1].need), pair[0], pair[1].candidate.cost),
+    )
+    suggestions = [suggestion for _, suggestion in ordered[:count]]
+    chosen = [suggestion.candidate for suggestion in suggestions]
+    suggestions += _narrow(
+        minima, [cell for cell in untrained if cell not in chosen], count - len(suggestions), rules, level
+    )
+    if not suggestions:
         return Refusal(
             kind=RefusalKind.NO_CANDIDATE,
             sentence="no cell that could be trained would narrow an interval or show a minimum: try other budgets or "
             "a longer ladder of sizes.",
         )
-    return tuple(found)
-
-
-def _is_trained(points: Points, candidate: Candidate) -> bool:
-    same = points.frame.filter(
-        (pl.col("arm") == candidate.arm)
-        & (pl.col("budget") == candidate.budget)
-        & (pl.col("seed") == candidate.seed)
-        & (pl.col("size") == candidate.size)
-    )
-    return not same.is_empty()
+    return tuple(suggestions)
 
 
 def _judge_arm(
     points: Points, arm: str, candidates: Sequence[Candidate], rules: ParabolaRules
 ) -> tuple[list[list[Suggestion]], list[_Minimum]]:
-    """What each budget without a minimum lacks, and the budgets with one."""
-    frame = points.frame.filter(pl.col("arm") == arm)
+    """What each budget without a minimum asks for, and the budgets with one."""
+    frame = points.of_arm(arm)
     curves = {
-        budget: curve_of(mine, Axis.PARAMS)
+        budget: curve_of(of_budget, Axis.PARAMS)
         for budget in points.budgets_of(arm)
-        if not (mine := frame.filter(pl.col("budget") == budget)).is_empty()
+        if not (of_budget := frame.filter(pl.col("budget") == budget)).is_empty()
     }
     fits = {budget: first_fit(curve, rules) for budget, curve in curves.items()}
-    lacking: list[list[Suggestion]] = []
-    for budget, fit in fits.items():
-        if isinstance(fit, Refusal):
-            here = [each for each in candidates if each.budget == budget]
-            lacking.append(_lacking(curves[budget], budget, fit, here, rules))
+    requests = [
+        _request(curves[budget], budget, fit, [cell for cell in candidates if cell.budget == budget], rules)
+        for budget, fit in fits.items()
+        if isinstance(fit, Refusal)
+    ]
     fitted = {budget: fit for budget, fit in fits.items() if isinstance(fit, Quadratic)}
     pooled = pool_noise(list(fitted.values())) if fitted else None
     minima = [
@@ -192,34 +197,38 @@ def _judge_arm(
         for budget, quadratic in fitted.items()
         if pooled is not None and pooled.dof > 0
     ]
-    return lacking, minima
+    return requests, minima
 
 
 def _information(quadratic: Quadratic) -> Floats:
-    u_n = (quadratic.curve.log_x - quadratic.centre) / quadratic.scale
-    design_n3 = np.stack([np.ones_like(u_n), u_n, u_n**2], axis=1)
+    design_n3 = quadratic_design((quadratic.curve.log_x - quadratic.centre) / quadratic.scale)
     return design_n3.T @ design_n3
 
 
-def _lacking(
+def _request(
     curve: Curve, budget: str, refusal: Refusal, candidates: Sequence[Candidate], rules: ParabolaRules
 ) -> list[Suggestion]:
     """What a refused budget asks for."""
     places, mean_loss = mean_by_place(curve)
     best = int(np.argmin(mean_loss))
-    new = [each for each in candidates if np.abs(np.log(each.params) - places).min() > SAME_SIZE]
-    new = list({each.size: each for each in sorted(new, key=lambda each: each.seed, reverse=True)}.values())
+    new = [candidate for candidate in candidates if np.abs(np.log(candidate.params) - places).min() > SAME_SIZE]
+    new = list(
+        {
+            candidate.size: candidate for candidate in sorted(new, key=lambda candidate: candidate.seed, reverse=True)
+        }.values()
+    )
     label = budget_label(budget)
     if refusal.kind is RefusalKind.OUTLIER:
         place = curve.log_x[curve.cell_ids.index(refusal.cell_id)]
         again = sorted(
-            (each for each in candidates if abs(np.log(each.params) - place) < SAME_SIZE), key=lambda each: each.seed
+            (candidate for candidate in candidates if abs(np.log(candidate.params) - place) < SAME_SIZE),
+            key=lambda candidate: candidate.seed,
         )
         name = refusal.cell_id[:12]
         reason = f"cell {name} of this size at {label} lies off the curve of the others: another seed decides"
         return _suggested(again[:1], Need.outlier, reason)
     if refusal.kind is RefusalKind.TOO_FEW_SIZES:
-        nearest = sorted(new, key=lambda each: abs(np.log(each.params) - places[best]))
+        nearest = sorted(new, key=lambda candidate: abs(np.log(candidate.params) - places[best]))
         reason = f"{len(places)} size{'' if len(places) == 1 else 's'} at {label} are too few for a parabola"
         return _suggested(nearest[: max(0, WANTED_SIZES - len(places))], Need.sizes, reason)
     if refusal.kind is RefusalKind.MINIMUM_AT_EDGE:
@@ -229,44 +238,50 @@ def _lacking(
         end = "largest" if beyond and np.log(beyond[0].params) > places[-1] else "smallest"
         reason = f"the minimum at {label} is not inside the sizes tried: it lies beyond the {end} of them"
         return _suggested(beyond[:BEYOND_AN_END], Need.edge, reason)
-    both = [*_beyond(new, places, up=True)[:1], *_beyond(new, places, up=False)[:1]]
+    beyond_ends = [*_beyond(new, places, up=True)[:1], *_beyond(new, places, up=False)[:1]]
     return _suggested(
-        both, Need.shape, f"the curve at {label} does not open upwards: sizes beyond its ends can show it"
+        beyond_ends, Need.shape, f"the curve at {label} does not open upwards: sizes beyond its ends can show it"
     )
 
 
 def _beyond(candidates: Sequence[Candidate], places: Floats, *, up: bool) -> list[Candidate]:
     """Candidates beyond an end of the sizes tried, the nearest first."""
     if up:
-        return sorted((each for each in candidates if np.log(each.params) > places[-1]), key=lambda each: each.params)
-    return sorted((each for each in candidates if np.log(each.params) < places[0]), key=lambda each: -each.params)
+        return sorted(
+            (candidate for candidate in candidates if np.log(candidate.params) > places[-1]),
+            key=lambda candidate: candidate.params,
+        )
+    return sorted(
+        (candidate for candidate in candidates if np.log(candidate.params) < places[0]),
+        key=lambda candidate: -candidate.params,
+    )
 
 
 def _suggested(candidates: Sequence[Candidate], need: Need, reason: str) -> list[Suggestion]:
-    return [Suggestion(candidate=each, need=need, reason=reason, narrower=None) for each in candidates]
+    return [Suggestion(candidate=candidate, need=need, reason=reason, narrower=None) for candidate in candidates]
 
 
 def _narrow(
     minima: Sequence[_Minimum], candidates: Sequence[Candidate], count: int, rules: ParabolaRules, level: float
 ) -> list[Suggestion]:
     """Greedily, the runs that take most off the squared widths by cost."""
-    state = {(each.arm, each.budget): each for each in minima}
-    left = [each for each in candidates if (each.arm, each.budget) in state]
-    left = [each for each in left if _in_window(state[each.arm, each.budget], each, rules)]
-    found: list[Suggestion] = []
-    while left and len(found) < count:
-        scored = [(_score(state[each.arm, each.budget], each, level), each) for each in left]
-        (_, narrower), best = max(scored, key=lambda each: each[0][0])
+    by_budget = {(minimum.arm, minimum.budget): minimum for minimum in minima}
+    useful = [
+        cell
+        for cell in candidates
+        if (minimum := by_budget.get((cell.arm, cell.budget))) and _in_window(minimum, cell, rules)
+    ]
+    suggestions: list[Suggestion] = []
+    while useful and len(suggestions) < count:
+        scored = [(_score(by_budget[cell.arm, cell.budget], cell, level), cell) for cell in useful]
+        (_, narrower), best = max(scored, key=lambda pair: pair[0][0])
         if narrower < LEAST_GAIN:
             break
-        minimum = state[best.arm, best.budget]
-        found.append(_narrowing(minimum, best, narrower, level))
-        term = minimum.term(best)
-        state[best.arm, best.budget] = replace(
-            minimum, information_33=minimum.information_33 + np.outer(term, term), added=minimum.added + 1
-        )
-        left.remove(best)
-    return found
+        minimum = by_budget[best.arm, best.budget]
+        suggestions.append(_narrowing(minimum, best, narrower, level))
+        by_budget[best.arm, best.budget] = minimum.with_run(best)
+        useful.remove(best)
+    return suggestions
 
 
 def _in_window(minimum: _Minimum, candidate: Candidate, rules: ParabolaRules) -> bool:
@@ -281,14 +296,12 @@ def _in_window(minimum: _Minimum, candidate: Candidate, rules: ParabolaRules) ->
 
 def _score(minimum: _Minimum, candidate: Candidate, level: float) -> tuple[float, float]:
     """(decrease of the squared half-width by cost, share of the width that goes)."""
-    term = minimum.term(candidate)
-    now = minimum.half_width(minimum.information_33, minimum.added, level)
-    then = minimum.half_width(minimum.information_33 + np.outer(term, term), minimum.added + 1, level)
+    now, then = minimum.half_width(level), minimum.with_run(candidate).half_width(level)
     return (now**2 - then**2) / candidate.cost, 1 - then / now if now > 0 else 0.0
 
 
 def _narrowing(minimum: _Minimum, candidate: Candidate, narrower: float, level: float) -> Suggestion:
-    now = minimum.half_width(minimum.information_33, minimum.added, level)
+    now = minimum.half_width(level)
     expected = "with the runs above, " if minimum.added else ""
     known_to, expected_to = float(np.exp(now)), float(np.exp(now * (1 - narrower)))
     return Suggestion(

@@ -110,12 +110,17 @@ class Noise:
     """"own" for the curve's residuals, "pooled" for those of all budgets of the arm."""
 
 
+def quadratic_design(u: Floats) -> Floats:
+    """(..., 3) the powers 1, u and u² of `u` (...)."""
+    return np.stack([np.ones_like(u), u, u**2], axis=-1)
+
+
 def least_squares(curve: Curve) -> Quadratic:
     """Fit loss on (1, u, u²). Needs at least three distinct places on the axis."""
     centre = float(curve.log_x.mean())
     scale = float(np.ptp(curve.log_x)) / 2
     u_n = (curve.log_x - centre) / scale
-    design_n3 = np.stack([np.ones_like(u_n), u_n, u_n**2], axis=1)
+    design_n3 = quadratic_design(u_n)
     solver_3n = np.linalg.pinv(design_n3).astype(np.float64)
     coefficients = solver_3n @ curve.loss
     return Quadratic(

@@ -13,7 +13,7 @@ from analysis.statistics.quadratic import Floats
 from analysis.tuning.response import LEVEL, Response
 
 LEAST_DEVIATION = 0.02
-"""Of the logarithm of an optimum: no rung is taken to know its own better than to 2 %."""
+"""Of the logarithm of an optimum: no rung counts as knowing its own better than to 2 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,45 +73,44 @@ class HyperparameterLaw:
 
 def fit_law(name: str, rungs: Sequence[TunedRung]) -> HyperparameterLaw | Refusal:
     """The law of one hyper-parameter through the rungs of one arm that have an optimum, or why there is none."""
-    known = [(rung, rung.response) for rung in rungs if _has(rung, name)]
-    known.sort(key=lambda each: each[0].params)
-    if not known:
+    ascending = sorted(rungs, key=lambda rung: rung.params)
+    tuned = [
+        (rung, rung.response)
+        for rung in ascending
+        if isinstance(rung.response, Response) and name in rung.response.names
+    ]
+    if not tuned:
         reasons = "; ".join(
             f"{rung.size}: {rung.response.sentence}" for rung in rungs if isinstance(rung.response, Refusal)
         )
         return Refusal(kind=RefusalKind.NO_OPTIMUM, sentence=reasons or f"{name.replace('_', ' ')} was not varied")
-    responses = [response for _, response in known if isinstance(response, Response)]
-    params_n = np.array([rung.params for rung, _ in known], dtype=np.float64)
+    params_n = np.array([rung.params for rung, _ in tuned], dtype=np.float64)
     reference = round(float(np.exp(np.log(params_n).mean())))
     u_n = np.log(params_n / reference)
-    draws_Mn = np.stack([each.draws_Md[:, each.names.index(name)] for each in responses], axis=1)
-    best_n = np.array([each.optimum_d[each.names.index(name)] for each in responses])
+    draws_Mn = np.stack([response.draws_Md[:, response.names.index(name)] for _, response in tuned], axis=1)
+    best_n = np.array([response.optimum_d[response.names.index(name)] for _, response in tuned])
     weights_n = 1 / np.maximum(draws_Mn.std(axis=0), LEAST_DEVIATION)
     base, exponent = _line(u_n, best_n, weights_n)
     lines_M2 = np.array([_line(u_n, row_n, weights_n) for row_n in draws_Mn])
     held_out = ()
-    if len(known) >= 3:
+    if len(tuned) >= 3:
         held_out = tuple(
             _held_out(name, rung, response, _line(*_without(index, u_n, best_n, weights_n)), float(u_n[index]))
-            for index, (rung, response) in enumerate(zip([rung for rung, _ in known], responses, strict=True))
+            for index, (rung, response) in enumerate(tuned)
         )
     return HyperparameterLaw(
-        arm=known[0][0].arm,
+        arm=tuned[0][0].arm,
         name=name,
         base=_estimate(np.exp(base), np.exp(lines_M2[:, 0])),
         reference=reference,
         exponent=_estimate(exponent, lines_M2[:, 1])
-        if len(known) > 1
+        if len(tuned) > 1
         else Refusal(
             kind=RefusalKind.TOO_FEW_SIZES, sentence="one rung has an optimum: two are needed to see it grow with size"
         ),
         held_out=held_out,
-        sizes=tuple(rung.size for rung, _ in known),
+        sizes=tuple(rung.size for rung, _ in tuned),
     )
-
-
-def _has(rung: TunedRung, name: str) -> bool:
-    return isinstance(rung.response, Response) and name in rung.response.names
 
 
 def _line(u_n: Floats, y_n: Floats, weights_n: Floats) -> tuple[float, float]:
@@ -129,11 +128,10 @@ def _without(index: int, *columns: Floats) -> tuple[Floats, Floats, Floats]:
 
 def _held_out(name: str, rung: TunedRung, response: Response, line: tuple[float, float], u: float) -> HeldOut:
     value = float(np.exp(line[0] + line[1] * u))
-    best = response.optimum(name).value
     return HeldOut(
         size=rung.size,
         value=value,
-        optimum=best,
+        optimum=response.optimum(name).value,
         loss_lost=response.loss({name: value}) - response.loss({}),
     )
 
@@ -143,7 +141,7 @@ def _estimate(value: float, draws_M: Floats) -> Estimate:
     return Estimate(value=float(value), low=float(min(low, value)), high=float(max(high, value)), level=LEVEL)
 
 
-def loss_of_sharing(shared: Mapping[str, float], there: Response) -> Estimate:
+def loss_of_sharing(shared: Mapping[str, float], response: Response) -> Estimate:
     """Loss at some settings over the lowest, nats/token, by the quadratic of another number of tokens than they were
     tuned at. The interval tells how well that quadratic is known; the settings are taken as given."""
-    return _estimate(there.loss(shared) - there.loss({}), there.lost_M(shared))
+    return _estimate(response.loss(shared) - response.loss({}), response.lost_M(shared))

@@ -134,11 +134,11 @@ class Response:
 def fit_responses(rungs: Sequence[Sequence[Trial]]) -> list[Response | Refusal]:
     """The quadratics of several rungs, which share their noise: one rung has too few trials to know its own."""
     first = [fit_response(trials) for trials in rungs]
-    known = [each.noise for each in first if isinstance(each, Response)]
-    if not known:
+    noises = [response.noise for response in first if isinstance(response, Response)]
+    if not noises:
         return first
-    freedom = sum(each.freedom for each in known)
-    variance = sum(each.freedom * each.deviation**2 for each in known) / freedom
+    freedom = sum(noise.freedom for noise in noises)
+    variance = sum(noise.freedom * noise.deviation**2 for noise in noises) / freedom
     pooled = Noise(deviation=float(np.sqrt(variance)), freedom=freedom)
     return [fit_response(trials, seed, pooled) for seed, trials in enumerate(rungs)]
 

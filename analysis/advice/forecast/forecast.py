@@ -109,10 +109,10 @@ def rules_of(study: Study, asymptote: float | None = None) -> OutlookRules:
 def roll_study(study: Study, asymptote: float | None = None, arms: Collection[str] | None = None) -> dict[str, Rolled]:
     """Arm -> that arm rolled over the budgets that it has points at; all arms with points, or those of `arms`."""
     frame, rules = study.points.frame, rules_of(study, asymptote)
-    mine = {str(arm): points for (arm,), points in frame.group_by("arm", maintain_order=True)}
+    by_arm = {str(arm): points for (arm,), points in frame.group_by("arm", maintain_order=True)}
     return {
         arm: roll(points, arm, tuple(sorted(set(points["budget"].to_list()), key=int)), rules)
-        for arm, points in sorted(mine.items())
+        for arm, points in sorted(by_arm.items())
         if arms is None or arm in arms
     }
 

@@ -10,7 +10,7 @@ from analysis.advice.forecast.law_error import PastError, law_error, weights
 from analysis.advice.forecast.outlook import Outlook, SurfaceOutlook, law_name
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.approach import QUANTITIES, SampledOptimum
-from analysis.statistics.bootstrap import Resampling, Sample, generator, interval
+from analysis.statistics.bootstrap import Resampling, Sample, generator, sample
 from analysis.surface.approach import surface_optimum
 
 COMBINED = "combined"
@@ -66,11 +66,11 @@ class Forecaster:
         step = float(np.log(flops / self.largest))
         if step <= 0:
             return answer
-        known = law_error(quantity, self.past[quantity].get(law_name(approach, quantity), ()))
+        error = law_error(quantity, self.past[quantity].get(law_name(approach, quantity), ()))
         # One stream for all approaches: laws that miss something mostly miss it alike.
-        missed_k = known.draws(step, self.resampling, self.arm, quantity)
+        missed_k = error.draws(step, self.resampling, self.arm, quantity)
         draws = answer.draws * np.exp(missed_k)
-        return Sample(estimate=interval(answer.estimate.value, draws, answer.estimate.level), draws=draws)
+        return sample(answer.estimate.value, draws, answer.estimate.level)
 
     def weights(self, quantity: str, laws: Sequence[str]) -> dict[str, float]:
         """Law -> its weight among `laws`, at least one; none for those that are left out."""
@@ -89,7 +89,7 @@ class Forecaster:
         draws_ak = np.stack([samples[law].draws for law in weight])
         draws = draws_ak[self.owners(quantity, weight), np.arange(self.resampling.draws)]
         log_value = sum(share * float(np.log(samples[law].estimate.value)) for law, share in weight.items())
-        return Sample(estimate=interval(float(np.exp(log_value)), draws, self.resampling.level), draws=draws)
+        return sample(float(np.exp(log_value)), draws, self.resampling.level)
 
     def owners(self, quantity: str, weight: Mapping[str, float]) -> NDArray[np.int64]:
         """(draws,) which law, by its place in `weight`, each draw of the mixture is of."""

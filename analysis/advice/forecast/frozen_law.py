@@ -14,7 +14,7 @@ from analysis.advice.forecast.law_error import GROWTH, law_error
 from analysis.advice.forecast.outlook import MinimaOutlook, SurfaceOutlook, law_name
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.asymptotic_law import AsymptoticLaw
-from analysis.statistics.bootstrap import Sample, interval
+from analysis.statistics.bootstrap import Sample, sample
 from analysis.statistics.power_law import FittedPowerLaw
 from analysis.statistics.quadratic import Floats
 from analysis.surface.law import SurfaceLaw
@@ -96,7 +96,7 @@ class FrozenLaw:
             value += self.weights[approach] * float(np.log(loss_k[0]))
             mine_k = owner_k == approach
             draws[mine_k] = (loss_k[1:] * np.exp(growth * self.drift[approach]))[mine_k]
-        return Sample(estimate=interval(float(np.exp(value)), draws, self.level), draws=draws)
+        return sample(float(np.exp(value)), draws, self.level)
 
     def as_json(self) -> dict[str, Any]:
         """The document."""

@@ -89,22 +89,22 @@ def prior_error(quantity: str) -> LawError:
 
 def law_error(quantity: str, past: Sequence[PastError]) -> LawError:
     """What is known of τ after the errors of one approach."""
-    known = prior_error(quantity)
+    belief = prior_error(quantity)
     for error in past:
-        known = known.after(error)
-    return known
+        belief = belief.after(error)
+    return belief
 
 
 def weights(quantity: str, past: Mapping[str, Sequence[PastError]]) -> dict[str, float]:
     """Approach -> its weight, which sum to one, after the past errors of each; no error leaves all alike."""
-    known = {approach: prior_error(quantity) for approach in past}
+    beliefs = {approach: prior_error(quantity) for approach in past}
     log_weight = {approach: -float(np.log(len(past))) for approach in past}
     for budget in sorted({error.budget for errors in past.values() for error in errors}, key=int):
         awake = {approach: error for approach, errors in past.items() for error in errors if error.budget == budget}
-        density = {approach: known[approach].log_density(error) for approach, error in awake.items()}
+        density = {approach: beliefs[approach].log_density(error) for approach, error in awake.items()}
         before = np.logaddexp.reduce([log_weight[approach] for approach in awake])
         after = np.logaddexp.reduce([log_weight[approach] + density[approach] for approach in awake])
         for approach, error in awake.items():
             log_weight[approach] += density[approach] - after + before
-            known[approach] = known[approach].after(error)
+            beliefs[approach] = beliefs[approach].after(error)
     return {approach: float(np.exp(value)) for approach, value in log_weight.items()}

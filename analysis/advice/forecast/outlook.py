@@ -103,7 +103,7 @@ def minima_outlooks(fit: IsoflopFit, pinned: Sample | Refusal, level: float) -> 
     """Approach -> the laws through the minima of an arm."""
     samples = samples_of(fit)
     params, tokens = (fit_power_law(samples[name], level, fewest=2) for name in ("params", "tokens"))
-    bends = [each.params.curvature for each in fit.isoflops if isinstance(each.params, Parabola)]
+    bends = [isoflop.params.curvature for isoflop in fit.isoflops if isinstance(isoflop.params, Parabola)]
     return {
         approach: MinimaOutlook(
             params=params,

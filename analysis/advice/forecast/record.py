@@ -39,8 +39,7 @@ def histories(study: Study, asymptote: float | None = None, *, surfaces: bool = 
     rules = rules_of(study, asymptote)
     if not surfaces:
         rules = replace(rules, surface=None)
-    frame = study.points.frame
-    by_arm = {arm: frame.filter(pl.col("arm") == arm) for arm in study.points.arms}
+    by_arm = {arm: study.points.of_arm(arm) for arm in study.points.arms}
     if study.settings.optima_at:
         return {arm: group_history(of_arm, arm, rules) for arm, of_arm in by_arm.items()} if surfaces else {}
     return {arm: _over_budgets(of_arm, arm, study.points.budgets_of(arm), rules) for arm, of_arm in by_arm.items()}
@@ -55,14 +54,14 @@ def _over_budgets(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules
 
 
 def _too_few(minima: Sequence[str], missing: Mapping[str, str]) -> Refusal:
-    held = f"{len(minima)} budget{'' if len(minima) == 1 else 's'} with a minimum"
+    count = f"{len(minima)} budget{'' if len(minima) == 1 else 's'} with a minimum"
     named = f" ({', '.join(budget_label(budget) for budget in minima)})" if minima else ""
     reasons = "; ".join(
         f"{budget_label(budget)} has none: {sentence.rstrip('.')}" for budget, sentence in missing.items()
     )
     return Refusal(
         kind=RefusalKind.TOO_FEW_BUDGETS,
-        sentence=f"{held}{named}, and a back-test needs {FEWEST_MINIMA}, two to fit and one to predict"
+        sentence=f"{count}{named}, and a back-test needs {FEWEST_MINIMA}, two to fit and one to predict"
         f"{f'; {reasons}' if reasons else ''}.",
     )
 

@@ -76,7 +76,7 @@ def test_the_advised_seeds_see_a_gap_in_about_the_wanted_share_of_studies_and_fe
     assert seeds > 1
     assert seen_share(gap, sd, 6, seeds, confidence) >= power - 0.02
     assert seen_share(gap, sd, 6, seeds - 1, confidence) < power
-    exactly = detectable_gap(np.sqrt(2) * sd, 6, seeds, wanted)
+    exactly = detectable_gap(np.sqrt(2) * sd, seeds, wanted)
     assert seen_share(exactly, sd, 6, seeds, confidence) == pytest.approx(power, abs=0.03)
 
 
