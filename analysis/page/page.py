@@ -30,9 +30,8 @@ from analysis.report.text import (
     caveat_of,
     comparison_lines,
     count_text,
-    law_text,
+    law_texts,
     loss_text,
-    number_text,
     params_label,
     plain,
     refusals_of,
@@ -41,7 +40,6 @@ from analysis.report.text import (
 from analysis.runs.curves import CellCurve
 from analysis.runs.losses import loss_values, parse_loss
 from analysis.statistics.answers import Refusal
-from analysis.statistics.approach import QUANTITIES, SYMBOLS
 from analysis.surface.recursion import recursion_lines
 from mor_core.units import budget_label, short_count
 
@@ -94,18 +92,18 @@ def render_page(
         params_label=params_label(study),
         statuses=_statuses(runs, study),
         cells=_cell_rows(runs, study),
-        frontiers=[_frontier_rows(each) for each in study.frontiers],
+        frontiers=[_frontier_rows(frontier) for frontier in study.frontiers],
         surfaces=[
-            (each.arm, [with_cell_names(line, study) for line in surface_lines(each.surface)])
-            for each in study.frontiers
-            if each.surface is not None
+            (frontier.arm, [with_cell_names(line, study) for line in surface_lines(frontier.surface)])
+            for frontier in study.frontiers
+            if frontier.surface is not None
         ],
         recursion=recursion_lines(study.recursion) if study.recursion is not None else [],
         comparisons=comparison_lines(study),
         unsaid=[
-            (f"{each.arm} ({each.approach})", [with_cell_names(line, study) for line in lines])
-            for each in study.frontiers
-            if (lines := refusals_of(each))
+            (f"{frontier.arm} ({frontier.approach})", [with_cell_names(line, study) for line in lines])
+            for frontier in study.frontiers
+            if (lines := refusals_of(frontier))
         ],
         own_record=own_record,
         forecast_head=FORECAST_HEAD,
@@ -116,7 +114,7 @@ def render_page(
 
 def _sections(charts: Sequence[Chart]) -> list[tuple[str, str, int, list[Chart]]]:
     """Name, title, figures beside each other, and figures of each part that has any, or words in their place."""
-    parts = [(name, title, [each for each in charts if each["section"] == name]) for name, title in SECTIONS.items()]
+    parts = [(name, title, [chart for chart in charts if chart["section"] == name]) for name, title in SECTIONS.items()]
     return [(name, title, BESIDE[name], shown) for name, title, shown in parts if shown or name in ALWAYS]
 
 
@@ -151,32 +149,30 @@ def _embedded(document: Any) -> str:
 
 def _statuses(runs: pl.DataFrame, study: Study) -> list[tuple[str, int]]:
     """How many cells there are of each kind, and why those left out are."""
-    reasons = Counter(each.reason.split(":")[0] for each in study.exclusions)
+    reasons = Counter(exclusion.reason.split(":")[0] for exclusion in study.exclusions)
     return [("cells", runs.height), ("used", study.points.frame.height), *sorted(reasons.items())]
 
 
 def _cell_rows(runs: pl.DataFrame, study: Study) -> list[dict[str, str]]:
-    reasons = {each.cell_id: each.reason for each in study.exclusions}
+    reasons = {exclusion.cell_id: exclusion.reason for exclusion in study.exclusions}
     values = loss_values(runs, parse_loss(study.points.loss_column))
     losses = dict(zip(runs["cell_id"], values, strict=True)) if values is not None else {}
-    rows = []
-    for row in sorted(runs.to_dicts(), key=lambda each: (each["arm"], int(each["budget"]), each["unique_params"] or 0)):
-        loss = losses.get(row["cell_id"])
-        rows.append(
-            {
-                "arm": row["arm"],
-                "size": row["size"],
-                "budget": budget_label(row["budget"]),
-                "seed": str(row["seed"]),
-                "params": _count(row["unique_params"]),
-                "tokens": _count(row["tokens"]),
-                "loss": "" if loss is None else f"{loss:.4f}",
-                "flags": (row.get("flags") or "").replace(";", ", "),
-                "reason": reasons.get(row["cell_id"], ""),
-                "cell": row["cell_id"][:12],
-            }
-        )
-    return rows
+    rows = sorted(runs.to_dicts(), key=lambda row: (row["arm"], int(row["budget"]), row["unique_params"] or 0))
+    return [
+        {
+            "arm": row["arm"],
+            "size": row["size"],
+            "budget": budget_label(row["budget"]),
+            "seed": str(row["seed"]),
+            "params": _count(row["unique_params"]),
+            "tokens": _count(row["tokens"]),
+            "loss": "" if (loss := losses.get(row["cell_id"])) is None else f"{loss:.4f}",
+            "flags": (row.get("flags") or "").replace(";", ", "),
+            "reason": reasons.get(row["cell_id"], ""),
+            "cell": row["cell_id"][:12],
+        }
+        for row in rows
+    ]
 
 
 def _count(value: float | None) -> str:
@@ -184,22 +180,17 @@ def _count(value: float | None) -> str:
 
 
 def _frontier_rows(frontier: Frontier) -> dict[str, Any]:
-    laws = {quantity: getattr(frontier, f"{quantity}_law") for quantity in QUANTITIES}
     return {
         "arm": frontier.arm,
         "approach": frontier.approach,
         "optima": [
             {
-                "budget": budget_label(each.budget),
-                "params": count_text(each.params),
-                "tokens": count_text(each.tokens),
-                "loss": loss_text(each.loss),
+                "budget": budget_label(optimum.budget),
+                "params": count_text(optimum.params),
+                "tokens": count_text(optimum.tokens),
+                "loss": loss_text(optimum.loss),
             }
-            for each in frontier.optima
+            for optimum in frontier.optima
         ],
-        "laws": [
-            *(f"{SYMBOLS[quantity]}: {law_text(quantity, law)}" for quantity, law in laws.items()),
-            f"a + b: {number_text(frontier.exponent_sum)}",
-            *([] if isinstance(laws["loss"], Refusal) else [SLOPE_NOTE]),
-        ],
+        "laws": law_texts(frontier) + ([] if isinstance(frontier.loss_law, Refusal) else [SLOPE_NOTE]),
     }

@@ -51,7 +51,7 @@ def _shape_lines(forecast: FrozenForecast) -> list[str]:
 
 def run_refusals(forecasts: Sequence[FrozenForecast]) -> list[str]:
     """Why no interval of one more run is given, each reason once an arm."""
-    refused = [(each.key.arm, each.run_loss) for each in forecasts if each.shape is not None]
+    refused = [(forecast.key.arm, forecast.run_loss) for forecast in forecasts if forecast.shape is not None]
     return list(
         dict.fromkeys(f"{arm}: one more run: {run.sentence}" for arm, run in refused if isinstance(run, Refusal))
     )
@@ -75,14 +75,16 @@ def tabulate_scores(scored: Sequence[ScoredForecast]) -> str:
 def score_rows(scored: Sequence[ScoredForecast]) -> list[list[str]]:
     """The rows of the table under `HEAD`."""
     rows: list[list[str]] = []
-    for each in scored:
-        key, frozen = each.forecast.key, each.forecast.created[:10]
+    for record in scored:
+        key, frozen = record.forecast.key, record.forecast.created[:10]
         name = [key.arm, budget_label(key.budget), key.approach, key.loss_column, frozen]
-        rows += [name + _cell_row(cell) for cell in each.cells]
-        rows += [name + _minimum_row(minimum) for minimum in each.minima]
-        if each.waiting:
-            state = "waiting" if each.comparable else "the sweep has other settings now"
-            rows.append([*name, _kind(each.forecast.of_run), loss_text(each.forecast.stated_loss), state, "", "", ""])
+        rows += [name + _cell_row(cell) for cell in record.cells]
+        rows += [name + _minimum_row(minimum) for minimum in record.minima]
+        if record.waiting:
+            state = "waiting" if record.comparable else "the sweep has other settings now"
+            rows.append(
+                [*name, _kind(record.forecast.of_run), loss_text(record.forecast.stated_loss), state, "", "", ""]
+            )
     return rows
 
 
@@ -107,28 +109,28 @@ def _verdict(result: Score | MinimumScore) -> list[str]:
 
 def score_summary(scored: Sequence[ScoredForecast]) -> str:
     """How many intervals held what was measured, those of a run and those of the mean apart; one sentence."""
-    cells = [cell for each in scored for cell in each.cells]
-    waiting = sum(each.waiting for each in scored)
+    cells = [cell for record in scored for cell in record.cells]
+    waiting = sum(record.waiting for record in scored)
     parts = [f"{len(scored)} forecasts" if len(scored) != 1 else "1 forecast"]
     for of_run in (True, False):
-        mine = [cell for cell in cells if cell.of_run is of_run]
-        if mine:
-            held = sum(cell.covered for cell in mine)
-            parts.append(f"{held} of {len(mine)} intervals of {_kind(of_run)} held the measured loss")
+        of_kind = [cell for cell in cells if cell.of_run is of_run]
+        if of_kind:
+            covered = sum(cell.covered for cell in of_kind)
+            parts.append(f"{covered} of {len(of_kind)} intervals of {_kind(of_run)} held the measured loss")
     return ", ".join([*parts, f"{waiting} waiting"])
 
 
 def scores_as_json(scored: Sequence[ScoredForecast]) -> list[dict[str, Any]]:
     """Every forecast with its scores, as plain JSON values."""
     return [
-        each.forecast.summary()
+        record.forecast.summary()
         | {
-            "waiting": each.waiting,
-            "comparable": each.comparable,
-            "cells": [plain(cell) | _verdict_as_json(cell) for cell in each.cells],
-            "minima": [plain(minimum) | _verdict_as_json(minimum) for minimum in each.minima],
+            "waiting": record.waiting,
+            "comparable": record.comparable,
+            "cells": [plain(cell) | _verdict_as_json(cell) for cell in record.cells],
+            "minima": [plain(minimum) | _verdict_as_json(minimum) for minimum in record.minima],
         }
-        for each in scored
+        for record in scored
     ]
 
 

@@ -51,21 +51,23 @@ def _apart(one: Estimate, other: Estimate) -> bool:
 
 
 def _of(study: Study, arm: str, approach: str) -> Frontier | None:
-    return next((each for each in study.frontiers if (each.arm, each.approach) == (arm, approach)), None)
+    return next(
+        (frontier for frontier in study.frontiers if (frontier.arm, frontier.approach) == (arm, approach)), None
+    )
 
 
 def _preferred(study: Study, arm: str) -> Frontier:
     """By the first approach that was asked for and answers; by the first where none does."""
-    fitted = [found for name in study.settings.approaches if (found := _of(study, arm, name)) is not None]
-    return next((each for each in fitted if not each.refused), fitted[0])
+    fitted = [frontier for name in study.settings.approaches if (frontier := _of(study, arm, name)) is not None]
+    return next((frontier for frontier in fitted if not frontier.refused), fitted[0])
 
 
 def _arms_table(chosen: list[Frontier], study: Study) -> str:
     """A row an arm: a, and N* and L* at the largest budget where they are supported."""
     usual = study.settings.approaches[0]
-    budget = max((optimum.budget for each in chosen for optimum in each.optima), key=int)
+    budget = max((optimum.budget for frontier in chosen for optimum in frontier.optima), key=int)
     head = [f"| by {usual} | a in N* ∝ C^a | N* at {budget_label(budget)} | L* ({study.points.loss_unit}) |"]
-    return "\n".join([*head, "|---|---|---|---|", *(_arm_row(each, budget, usual) for each in chosen)])
+    return "\n".join([*head, "|---|---|---|---|", *(_arm_row(frontier, budget, usual) for frontier in chosen)])
 
 
 def _arm_row(frontier: Frontier, budget: str, usual: str) -> str:
@@ -80,22 +82,24 @@ def _arm_row(frontier: Frontier, budget: str, usual: str) -> str:
 
 
 def _largest_supported(frontier: Frontier) -> Optimum | None:
-    supported = [each for each in frontier.optima if isinstance(each.params, Estimate)]
-    return max(supported, key=lambda each: int(each.budget), default=None)
+    supported = [optimum for optimum in frontier.optima if isinstance(optimum.params, Estimate)]
+    return max(supported, key=lambda optimum: int(optimum.budget), default=None)
 
 
 def _best_lines(study: Study) -> list[str]:
     """Which arm has the lowest loss at the largest budget at which arms were compared; nothing of a single arm."""
     if len(study.points.arms) < 2:
         return []
-    compared = [each for each in study.comparisons if isinstance(each.gap, Estimate)]
+    compared = [comparison for comparison in study.comparisons if isinstance(comparison.gap, Estimate)]
     if not compared:
         return ["Which arm is better is not known: at no budget have two of them a supported optimum."]
-    budget = max((each.budget for each in compared), key=int)
-    here = [each for each in compared if each.budget == budget]
+    budget = max((comparison.budget for comparison in compared), key=int)
+    at_budget = [comparison for comparison in compared if comparison.budget == budget]
     losses = _losses(study, budget)
-    best, second = sorted({arm for each in here for arm in (each.arm, each.other)}, key=lambda arm: losses[arm])[:2]
-    pair = next(each for each in here if {each.arm, each.other} == {best, second})
+    best, second = sorted(
+        {arm for comparison in at_budget for arm in (comparison.arm, comparison.other)}, key=lambda arm: losses[arm]
+    )[:2]
+    pair = next(comparison for comparison in at_budget if {comparison.arm, comparison.other} == {best, second})
     sentences = [f"At {budget_label(budget)} FLOPs {_finding(pair, best, second, study.points.loss_unit)}"]
     sentences += [
         f"Over {len(whole.budgets)} budgets {_mean_finding(whole.gap, whole.arm, whole.other, whole.unit)}"
@@ -108,10 +112,10 @@ def _best_lines(study: Study) -> list[str]:
 def _losses(study: Study, budget: str) -> dict[str, float]:
     """Arm -> L* by the approach that arms are compared by."""
     return {
-        each.arm: optimum.loss.value
-        for each in study.frontiers
-        if each.approach == study.settings.approaches[0]
-        for optimum in each.optima
+        frontier.arm: optimum.loss.value
+        for frontier in study.frontiers
+        if frontier.approach == study.settings.approaches[0]
+        for optimum in frontier.optima
         if optimum.budget == budget and isinstance(optimum.loss, Estimate)
     }
 
@@ -151,8 +155,10 @@ def _trust(study: Study, chosen: list[Frontier], *, small: bool) -> str:
         f"the surface is doubted for {' and '.join(doubted)}, and believed within its runs only" if doubted else "",
         "all budgets are below 1e17 FLOPs" if small else "",
     ]
-    said = "; ".join(reason for reason in reasons if reason)
-    return f"Trust it with care: {said}." if said else "Nothing speaks against it: every optimum has its interval."
+    caution = "; ".join(reason for reason in reasons if reason)
+    return (
+        f"Trust it with care: {caution}." if caution else "Nothing speaks against it: every optimum has its interval."
+    )
 
 
 def _number(answer: Estimate | Refusal, digits: int = 3) -> str:

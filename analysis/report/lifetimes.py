@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from analysis.advice.lifetime import Lifetime, verdicts
 from analysis.advice.serving import Demand
-from analysis.report.tables import Format, as_csv, as_latex, as_markdown
+from analysis.report.tables import Format, as_csv, as_latex, as_markdown, numbers
 from analysis.report.text import count_text, plain, reading_as_json
 from analysis.runs.column_map import Reading
 from analysis.statistics.answers import Estimate, Refusal
@@ -29,8 +29,8 @@ def tabulate_lifetime(
     if form is Format.csv:
         return as_csv([_numbers(arm, answer) for arm, answer in answers.items()])
     if form is Format.json:
-        found = {"target_loss": target, "demand": demand, "arms": dict(answers), "verdicts": verdicts(answers)}
-        return json.dumps({"schema": SCHEMA, "data": plain(found) | reading_as_json(reading)}, indent=1) + "\n"
+        document = {"target_loss": target, "demand": demand, "arms": dict(answers), "verdicts": verdicts(answers)}
+        return json.dumps({"schema": SCHEMA, "data": plain(document) | reading_as_json(reading)}, indent=1) + "\n"
     unit = "FLOPs" if demand.per == "flops" else "bytes"
     head = ["arm", "N", "D (tokens)", *(f"{cost} ({unit})" for cost in COSTS)]
     if demand.limited:
@@ -41,7 +41,7 @@ def tabulate_lifetime(
 
 def lifetime_notes(answers: Mapping[str, Lifetime | Refusal]) -> list[str]:
     """Which arm is cheapest, what is extrapolated, and why an arm has no answer."""
-    notes = [each.sentence for each in verdicts(answers)]
+    notes = [verdict.sentence for verdict in verdicts(answers)]
     for arm, answer in answers.items():
         if isinstance(answer, Refusal):
             notes.append(f"{arm}: refused: {answer.sentence}")
@@ -74,8 +74,6 @@ def _cost_text(cost: Estimate) -> str:
 def _numbers(arm: str, answer: Lifetime | Refusal) -> dict[str, str | float | None]:
     row: dict[str, str | float | None] = {"arm": arm}
     for name in ("params", "tokens", *COSTS):
-        given = None if isinstance(answer, Refusal) else getattr(answer, name)
-        ends = (None, None, None) if given is None else (given.value, given.low, given.high)
-        row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        row |= numbers(name, answer if isinstance(answer, Refusal) else getattr(answer, name))
     row |= {name: None if isinstance(answer, Refusal) else getattr(answer, name) for name in AT_OPTIMUM}
     return row | {"refusal": answer.kind.value if isinstance(answer, Refusal) else None}

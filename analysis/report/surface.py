@@ -39,11 +39,11 @@ def surface_lines(surface: SurfaceFit | Refusal) -> list[str]:
     if isinstance(surface, Refusal):
         return [f"surface refused: {surface.sentence}"]
     best, residuals = surface.best, surface.residuals
-    profile = {each.name: each.interval for each in surface.profiles}
+    intervals = {profile.name: profile.interval for profile in surface.profiles}
     lines = ["L = E + A / N^α + B / D^β"]
     for name, estimate in surface.parameters.items():
         line = f"{SYMBOLS[name]} = {_numbers(estimate)}"
-        lines.append(line + (f"; profile likelihood {_ends(profile[name])}" if name in profile else ""))
+        lines.append(line + (f"; profile likelihood {_ends(intervals[name])}" if name in intervals else ""))
     lines += [
         f"objective {best.objective:.10g} (Huber, delta {best.problem.delta:g}), relative gradient "
         f"{best.gradient_norm:.1e}, {best.share_reached:.0%} of {best.num_starts} starts reached it, condition "
@@ -53,13 +53,13 @@ def surface_lines(surface: SurfaceFit | Refusal) -> list[str]:
         f"contour of equal FLOPs: {surface.contour.described}",
     ]
     if surface.held_out:
-        lines.append(f"left out and predicted: {'; '.join(_held_out(each) for each in surface.held_out)}")
+        lines.append(f"left out and predicted: {'; '.join(_held_out(left_out) for left_out in surface.held_out)}")
     lines += [f"warning: {warning}" for warning in surface.warnings]
     return [*lines, *(f"doubted, and refused beyond its runs: {doubt.sentence}" for doubt in surface.doubts)]
 
 
-def _held_out(each: HeldOut) -> str:
-    return f"{budgets_text(each)} {each.mean_size:.2%}{' (extrapolated)' if each.extrapolates else ''}"
+def _held_out(left_out: HeldOut) -> str:
+    return f"{budgets_text(left_out)} {left_out.mean_size:.2%}{' (extrapolated)' if left_out.extrapolates else ''}"
 
 
 def _numbers(estimate: Estimate) -> str:

@@ -12,7 +12,6 @@ from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import QUANTITIES
 from mor_core.units import budget_label
 
-COUNTED = ("params", "tokens")
 SCHEMA = "mor-sweep.table/1"
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -41,17 +40,17 @@ def tabulate(study: Study, form: Format) -> str:
 
 def _number_rows(frontier: Frontier) -> list[dict[str, str | float | None]]:
     """Every number in a column of its own; a refusal leaves them empty and names its kind."""
-    rows = []
-    for optimum in frontier.optima:
-        row: dict[str, str | float | None] = {"arm": frontier.arm, "approach": frontier.approach}
-        row |= {"row": "optimum", "budget": optimum.budget}
-        for quantity in QUANTITIES:
-            row |= _numbers(quantity, getattr(optimum, quantity))
-        rows.append(row)
-    row = {"arm": frontier.arm, "approach": frontier.approach, "row": "exponent", "budget": ""}
-    for quantity in QUANTITIES:
-        row |= _numbers(quantity, _exponent(frontier, quantity))
-    return [*rows, row]
+    contents = [
+        ("optimum", optimum.budget, {quantity: getattr(optimum, quantity) for quantity in QUANTITIES})
+        for optimum in frontier.optima
+    ]
+    contents.append(("exponent", "", {quantity: _exponent(frontier, quantity) for quantity in QUANTITIES}))
+    rows: list[dict[str, str | float | None]] = []
+    for kind, budget, answers in contents:
+        rows.append({"arm": frontier.arm, "approach": frontier.approach, "row": kind, "budget": budget})
+        for quantity, answer in answers.items():
+            rows[-1] |= numbers(quantity, answer) | {f"{quantity}_refusal": _kind(answer)}
+    return rows
 
 
 def _exponent(frontier: Frontier, quantity: str) -> Estimate | Refusal:
@@ -59,26 +58,32 @@ def _exponent(frontier: Frontier, quantity: str) -> Estimate | Refusal:
     return law if isinstance(law, Refusal) else law.exponent
 
 
-def _numbers(name: str, answer: Estimate | Refusal) -> dict[str, str | float | None]:
+def numbers(name: str, answer: Estimate | Refusal) -> dict[str, float | None]:
+    """A number and the ends of its interval, in columns called after `name`; empty where it is refused."""
     if isinstance(answer, Refusal):
-        return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_refusal": answer.kind.value}
-    return {name: answer.value, f"{name}_low": answer.low, f"{name}_high": answer.high, f"{name}_refusal": None}
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    return {name: answer.value, f"{name}_low": answer.low, f"{name}_high": answer.high}
+
+
+def _kind(answer: Estimate | Refusal) -> str | None:
+    return answer.kind.value if isinstance(answer, Refusal) else None
 
 
 def _text_rows(frontier: Frontier) -> list[list[str]]:
-    rows = []
-    for optimum in frontier.optima:
-        cells = [
-            count_text(getattr(optimum, each)) if each in COUNTED else loss_text(getattr(optimum, each))
-            for each in QUANTITIES
-        ]
-        rows.append([frontier.arm, frontier.approach, budget_label(optimum.budget), *cells])
-    exponents = []
-    for quantity in QUANTITIES:
-        answer = _exponent(frontier, quantity)
-        text = f"refused ({answer.kind})" if isinstance(answer, Refusal) else number_text(answer)
-        exponents.append(f"{EXPONENTS[quantity]} = {text}" if isinstance(answer, Estimate) else text)
-    return [*rows, [frontier.arm, frontier.approach, "exponent of C", *exponents]]
+    name = [frontier.arm, frontier.approach]
+    rows = [
+        [*name, budget_label(optimum.budget), count_text(optimum.params), count_text(optimum.tokens),
+         loss_text(optimum.loss)]
+        for optimum in frontier.optima
+    ]  # fmt: skip
+    return [*rows, [*name, "exponent of C", *(_exponent_text(frontier, quantity) for quantity in QUANTITIES)]]
+
+
+def _exponent_text(frontier: Frontier, quantity: str) -> str:
+    exponent = _exponent(frontier, quantity)
+    if isinstance(exponent, Refusal):
+        return f"refused ({exponent.kind})"
+    return f"{EXPONENTS[quantity]} = {number_text(exponent)}"
 
 
 def as_markdown(head: list[str], rows: list[list[str]]) -> str:

@@ -85,18 +85,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, RecursionFit):
         return plain(recursion_as_json(value))
     if isinstance(value, FittedPowerLaw):
-        names = ("law", "exponent", "budgets", "scatter")
-        return {name: plain(getattr(value, name)) for name in names}
+        return {name: plain(getattr(value, name)) for name in ("law", "exponent", "budgets", "scatter")}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         # Redrawn studies, thousands of numbers behind an interval, stay out.
-        return {name: plain(each) for name, each in found.items() if not isinstance(each, np.ndarray)}
+        return {name: plain(entry) for name, entry in fields.items() if not isinstance(entry, np.ndarray)}
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
@@ -120,7 +119,7 @@ def study_as_markdown(study: Study, own_record: Sequence[str] = ()) -> str:
 def _notes(study: Study) -> list[str]:
     """Units, settings and standing warnings: what holds for every number above."""
     settings = study.settings.resampling
-    has_laws = any(isinstance(each.loss_law, FittedPowerLaw) for each in study.frontiers)
+    has_laws = any(isinstance(frontier.loss_law, FittedPowerLaw) for frontier in study.frontiers)
     lines = [
         _quantities(study),
         None if study.reading is None or not study.reading.assumptions else study.reading.sentence,
@@ -141,7 +140,10 @@ def with_cell_names(text: str, study: Study) -> str:
     """The text with cells of this tool called arm/size/budget/seed in place of their ids; a foreign table's runs are
     called as they are there."""
     rows = study.points.frame.select("cell_id", "arm", "size", "budget", "seed").rows()
-    rows += [(each.cell_id, each.arm, each.size, each.budget, each.seed) for each in study.exclusions]
+    rows += [
+        (exclusion.cell_id, exclusion.arm, exclusion.size, exclusion.budget, exclusion.seed)
+        for exclusion in study.exclusions
+    ]
     names = {cell_id: f"{arm}/{size}/{budget_label(budget)}/{seed}" for cell_id, arm, size, budget, seed in rows}
     return CELL_ID.sub(lambda match: names.get(match[0], match[0]), text)
 
@@ -171,13 +173,16 @@ def _quantities(study: Study) -> str:
 
 
 def _frontier_section(frontier: Frontier, unit: str) -> str:
-    rows = [f"## {frontier.arm} ({frontier.approach})", _optima_table(frontier.optima, unit), _law_lines(frontier)]
-    refusals = _refusals(frontier)
-    warnings = _warning_lines(frontier)
-    if frontier.surface is not None:
-        rows.append("\n".join(f"- {line}" for line in surface_lines(frontier.surface)))
-    rows += [_list_section("", [f"refused: {line}" for line in refusals] + [f"warning: {line}" for line in warnings])]
-    return "\n\n".join(row for row in rows if row)
+    refusals = [f"refused: {line}" for line in _refusals(frontier)]
+    warnings = [f"warning: {line}" for line in _warning_lines(frontier)]
+    parts = [
+        f"## {frontier.arm} ({frontier.approach})",
+        _optima_table(frontier.optima, unit),
+        _list_section("", law_texts(frontier)),
+        _list_section("", surface_lines(frontier.surface) if frontier.surface is not None else []),
+        _list_section("", refusals + warnings),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _warning_lines(frontier: Frontier) -> list[str]:
@@ -223,11 +228,11 @@ def _cell(answer: Estimate | Refusal, written: Callable[[Estimate | Refusal], st
     return REFUSED if isinstance(answer, Refusal) else written(answer)
 
 
-def _law_lines(frontier: Frontier) -> str:
+def law_texts(frontier: Frontier) -> list[str]:
+    """The power law of each quantity, and the sum of the exponents of N* and D*."""
     laws = {quantity: getattr(frontier, f"{quantity}_law") for quantity in QUANTITIES}
-    lines = [f"- {SYMBOLS[quantity]}: {law_text(quantity, law)}" for quantity, law in laws.items()]
-    lines.append(f"- a + b: {number_text(frontier.exponent_sum)}")
-    return "\n".join(lines)
+    texts = [f"{SYMBOLS[quantity]}: {law_text(quantity, law)}" for quantity, law in laws.items()]
+    return [*texts, f"a + b: {number_text(frontier.exponent_sum)}"]
 
 
 def law_text(quantity: str, law: FittedPowerLaw | Refusal) -> str:
@@ -298,8 +303,8 @@ def _exclusion_line(exclusion: Exclusion) -> str:
 def _list_section(title: str, lines: list[str]) -> str:
     if not lines:
         return ""
-    listed = "\n".join(f"- {line}" for line in lines)
-    return f"## {title}\n\n{listed}" if title else listed
+    bullets = "\n".join(f"- {line}" for line in lines)
+    return f"## {title}\n\n{bullets}" if title else bullets
 
 
 def refusals_of(frontier: Frontier) -> list[str]:
@@ -308,7 +313,9 @@ def refusals_of(frontier: Frontier) -> list[str]:
     for optimum in frontier.optima:
         place = f"at {budget_label(optimum.budget)}"
         answers += [(f"{SYMBOLS[quantity]} {place}", getattr(optimum, quantity)) for quantity in QUANTITIES]
-    answers += [(f"the exponent of {SYMBOLS[each]}", getattr(frontier, f"{each}_law")) for each in QUANTITIES]
+    answers += [
+        (f"the exponent of {SYMBOLS[quantity]}", getattr(frontier, f"{quantity}_law")) for quantity in QUANTITIES
+    ]
     grouped: dict[str, list[str]] = {}
     for name, answer in answers:
         if isinstance(answer, Refusal):
