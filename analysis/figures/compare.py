@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from analysis.figures.drawing import ARM_COLOURS, MARKERS, REASONS, WARN, budget_ticks, loss_name, plain_text, shortened
+from analysis.figures.drawing import REASONS, WARN, budget_ticks, loss_name, plain_text, shortened, style_at
 from analysis.figures.layout import legend_below, make_panels, save, style_for
 from analysis.frontier.compare import Comparison
 from analysis.frontier.study import Study
@@ -65,7 +65,7 @@ def _handles(studies: Sequence[Study], pairs: Sequence[Pair]) -> list[Line2D | P
         Line2D([], [], color=colour, marker=marker, linestyle="",
                label=plain_text(shortened(f"{arm} against {other}", MOST_NAME)))
         for index, (arm, other) in enumerate(pairs)
-        for colour, marker in (_pair_style(index),)
+        for colour, marker in (style_at(index),)
     ]  # fmt: skip
     means = [whole.gap for study in studies for whole in study.over_budgets if isinstance(whole.gap, Estimate)]
     if means:
@@ -73,12 +73,8 @@ def _handles(studies: Sequence[Study], pairs: Sequence[Pair]) -> list[Line2D | P
     return handles
 
 
-def _pair_style(index: int) -> tuple[str, str]:
-    return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
-
-
 def _shown_pairs(study: Study) -> list[Pair]:
-    pairs = list(dict.fromkeys((each.arm, each.other) for each in study.comparisons))
+    pairs = list(dict.fromkeys((comparison.arm, comparison.other) for comparison in study.comparisons))
     with_reference = [pair for pair in pairs if REFERENCE in pair]
     return with_reference or pairs
 
@@ -88,12 +84,12 @@ def _draw_comparison(axes: Axes, study: Study, pairs: list[Pair], quantity: str,
     axes.axhline(neutral, color="black", linewidth=0.8)
     axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
     axes.set_ylabel(label.format(unit=study.points.loss_unit))
-    budgets = sorted({int(each.budget) for each in study.comparisons})
+    budgets = sorted({int(comparison.budget) for comparison in study.comparisons})
     if budgets:
         axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
         budget_ticks(axes, budgets)
-    shown = [each for each in study.comparisons if (each.arm, each.other) in pairs]
-    answers = [answer for each in shown if isinstance(answer := getattr(each, quantity), Estimate)]
+    shown = [comparison for comparison in study.comparisons if (comparison.arm, comparison.other) in pairs]
+    answers = [answer for comparison in shown if isinstance(answer := getattr(comparison, quantity), Estimate)]
     if not answers:
         axes.set_yticks([])
         axes.text(0.5, 0.55, _why_not(study.comparisons, quantity), transform=axes.transAxes, ha="center", color=WARN)
@@ -102,10 +98,11 @@ def _draw_comparison(axes: Axes, study: Study, pairs: list[Pair], quantity: str,
     for index, pair in enumerate(pairs):
         shift = 1 + DODGE * (index - (len(pairs) - 1) / 2)
         if quantity == "gap":
-            _draw_mean_gap(axes, study, pair, _pair_style(index)[0])
-        for each in (one for one in shown if (one.arm, one.other) == pair):
-            if isinstance(answer := getattr(each, quantity), Estimate):
-                _draw_answer(axes, float(each.budget) * shift, answer, ends, _pair_style(index))
+            _draw_mean_gap(axes, study, pair, style_at(index)[0])
+        for comparison in shown:
+            answer = getattr(comparison, quantity)
+            if (comparison.arm, comparison.other) == pair and isinstance(answer, Estimate):
+                _draw_answer(axes, float(comparison.budget) * shift, answer, ends, style_at(index))
     if quantity != "gap":
         _factor_ticks(axes, [*ends, neutral])
     _say_refusals(axes, shown, quantity)
@@ -158,8 +155,9 @@ def _factor_ticks(axes: Axes, values: Sequence[float]) -> None:
 
 def _say_refusals(axes: Axes, comparisons: Sequence[Comparison], quantity: str) -> None:
     """A word in the column of each budget at which no pair has an answer."""
-    for budget in dict.fromkeys(each.budget for each in comparisons):
-        answers = [getattr(each, quantity) or each.gap for each in comparisons if each.budget == budget]
+    for budget in dict.fromkeys(comparison.budget for comparison in comparisons):
+        at_budget = [comparison for comparison in comparisons if comparison.budget == budget]
+        answers = [getattr(comparison, quantity) or comparison.gap for comparison in at_budget]
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
         if len(refusals) == len(answers):
             words = textwrap.fill(f"none: {REASONS[refusals[0].kind]}", 28)
@@ -172,7 +170,7 @@ def _say_refusals(axes: Axes, comparisons: Sequence[Comparison], quantity: str) 
 def _why_not(comparisons: Sequence[Comparison], quantity: str) -> str:
     if not comparisons:
         return "fewer than two arms:\nnothing to compare"
-    answers = [answer for each in comparisons for answer in (each.gap, getattr(each, quantity))]
+    answers = [answer for comparison in comparisons for answer in (comparison.gap, getattr(comparison, quantity))]
     sentences = dict.fromkeys(answer.sentence for answer in answers if isinstance(answer, Refusal))
     if not sentences:
         return "needs a surface of both arms"

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
 
 from analysis.frontier.study import Study
 from analysis.statistics.answers import Estimate, RefusalKind
@@ -99,8 +100,18 @@ def shortened(text: str, most: int) -> str:
 
 def arm_style(arms: Sequence[str], arm: str) -> tuple[str, str]:
     """Colour and marker of an arm, the same in every figure of a study."""
-    index = list(arms).index(arm)
+    return style_at(list(arms).index(arm))
+
+
+def style_at(index: int) -> tuple[str, str]:
+    """Colour and marker of whatever comes at this place."""
     return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def error_bars(answers: Sequence[Estimate]) -> NDArray[np.float64]:
+    """(2, n) how far the intervals of n answers reach below and above their values, never negative."""
+    reaches = [[answer.value - answer.low, answer.high - answer.value] for answer in answers]
+    return np.maximum(np.array(reaches).T, 0.0)
 
 
 def budget_handles(colours: dict[str, Any], **look: Any) -> list[Line2D]:
@@ -115,7 +126,7 @@ def grouped_reasons(refusals: list[tuple[str, RefusalKind]]) -> list[str]:
     """One sentence a reason, naming its budgets."""
     kinds = dict.fromkeys(kind for _, kind in refusals)
     return [
-        f"{', '.join(budget_label(budget) for budget, each in refusals if each is kind)}: {REASONS[kind]}"
+        f"{', '.join(budget_label(budget) for budget, reason in refusals if reason is kind)}: {REASONS[kind]}"
         for kind in kinds
     ]
 
@@ -182,10 +193,10 @@ def draw_reference_runs(axes: Axes, arm: str, reference: Reference | None) -> No
     """The runs of an arm, joined by budget."""
     if reference is None:
         return
-    mine = reference.study.points.frame.filter(pl.col("arm") == arm)
-    for budget in sorted(set(mine["budget"].to_list()), key=int):
-        here = mine.filter(pl.col("budget") == budget).sort("params")
-        axes.plot(here["params"], here["loss"], **REFERENCE_LOOK, zorder=1)
+    runs = reference.study.points.of_arm(arm)
+    for budget in sorted(set(runs["budget"].to_list()), key=int):
+        of_budget = runs.filter(pl.col("budget") == budget).sort("params")
+        axes.plot(of_budget["params"], of_budget["loss"], **REFERENCE_LOOK, zorder=1)
 
 
 def draw_reference_optima(axes: Axes, quantity: str, study: Study, reference: Reference) -> list[Line2D]:
@@ -193,18 +204,16 @@ def draw_reference_optima(axes: Axes, quantity: str, study: Study, reference: Re
     handles = []
     arms = list(dict.fromkeys([*study.points.arms, *reference.study.points.arms]))
     for frontier in reference.study.frontiers:
-        answers = [(float(each.budget), getattr(each, quantity)) for each in frontier.optima]
-        found = [(flops, answer) for flops, answer in answers if isinstance(answer, Estimate)]
-        if not found:
+        answers = [(float(optimum.budget), getattr(optimum, quantity)) for optimum in frontier.optima]
+        supported = [(flops, answer) for flops, answer in answers if isinstance(answer, Estimate)]
+        if not supported:
             continue
-        index = arms.index(frontier.arm)
-        colour, marker = ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
-        value = np.array([answer.value for _, answer in found])
-        low, high = (np.array([getattr(answer, end) for _, answer in found]) for end in ("low", "high"))
+        colour, marker = arm_style(arms, frontier.arm)
+        estimates = [answer for _, answer in supported]
         look: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": "none", "markersize": 6}
         axes.errorbar(
-            [flops for flops, _ in found], value, yerr=np.maximum([value - low, high - value], 0.0), alpha=0.6,
-            elinewidth=0.9, capsize=2.0, **look,
+            [flops for flops, _ in supported], [estimate.value for estimate in estimates],
+            yerr=error_bars(estimates), alpha=0.6, elinewidth=0.9, capsize=2.0, **look,
         )  # fmt: skip
         label = plain_text(f"{frontier.arm}, {reference.name} ({frontier.approach})")
         handles.append(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from analysis.advice.forecast.score import ScoredForecast
 from analysis.figures.advice.lifetime import LifetimeStudy
@@ -33,7 +32,7 @@ def figure_document(figure: str, provenance: Provenance, data: Any) -> dict[str,
 
 def points_of_arm(study: Study, arm: str) -> list[dict[str, Any]]:
     """The points of one arm, one dictionary each."""
-    return study.points.frame.filter(pl.col("arm") == arm).select(POINT_COLUMNS).to_dicts()
+    return study.points.of_arm(arm).select(POINT_COLUMNS).to_dicts()
 
 
 def isoflop_data(study: Study) -> list[dict[str, Any]]:
@@ -117,23 +116,25 @@ def _contour(frontier: Frontier) -> list[dict[str, float]]:
 
 def residuals_data(study: Study) -> list[dict[str, Any]]:
     """By arm: predicted over measured loss less one for every point, and budgets left out; or the refusal."""
-    found = []
+    entries = []
     for frontier in surfaces_of(study):
         surface = frontier.surface
         if not isinstance(surface, SurfaceFit):
-            found.append({"arm": frontier.arm, "refusal": surface, "points": [], "held_out": []})
+            entries.append({"arm": frontier.arm, "refusal": surface, "points": [], "held_out": []})
             continue
         relative = relative_residuals(surface)
         points = points_of_arm(study, frontier.arm)
-        found.append(
+        entries.append(
             {
                 "arm": frontier.arm,
                 "sd": surface.residuals.sd,
-                "points": [point | {"relative": float(each)} for point, each in zip(points, relative, strict=True)],
+                "points": [
+                    point | {"relative": float(residual)} for point, residual in zip(points, relative, strict=True)
+                ],
                 "held_out": surface.held_out,
             }
         )
-    return found
+    return entries
 
 
 def compare_data(studies: Sequence[Study]) -> dict[str, Any]:

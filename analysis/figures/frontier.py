@@ -12,17 +12,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from analysis.figures.drawing import (
-    ARM_COLOURS,
-    MARKERS,
     REASONS,
     WARN,
     Reference,
     budget_ticks,
     count_ticks,
     draw_reference_optima,
+    error_bars,
     grouped_reasons,
     plain_text,
     shortened,
+    style_at,
 )
 from analysis.figures.layout import panel_grid, save, style_for, width_of, write_below
 from analysis.frontier.study import Frontier, Study
@@ -89,7 +89,7 @@ def _draw_frontier_panel(axes: Axes, quantity: str, study: Study, reference: Ref
         axes.set_yscale("log")
     frontiers = study.frontiers
     for index, frontier in enumerate(frontiers):
-        colour, marker = _frontier_look(index)
+        colour, marker = style_at(index)
         # Side by side, so that intervals at one budget stay readable; losses are apart already.
         dodge = 1 + (0.025 if quantity != "loss" else 0.0) * (index - (len(frontiers) - 1) / 2)
         _draw_optima(axes, quantity, frontier, colour, marker, dodge)
@@ -103,11 +103,6 @@ def _draw_frontier_panel(axes: Axes, quantity: str, study: Study, reference: Ref
     return handles
 
 
-def _frontier_look(index: int) -> tuple[str, str]:
-    """Colour and marker of a frontier by its place."""
-    return ARM_COLOURS[index % len(ARM_COLOURS)], MARKERS[index % len(MARKERS)]
-
-
 def _write_exponents(axes: Axes, study: Study, references: Sequence[Line2D], *, stacked: bool) -> None:
     """The one legend of the figure, which is a table: an arm a row, its exponents in columns, or `stacked` below each
     other."""
@@ -115,12 +110,12 @@ def _write_exponents(axes: Axes, study: Study, references: Sequence[Line2D], *, 
     arms = [_frontier_handle(*place) for place in enumerate(study.frontiers)]
     tables = [[f"{symbol} [{level} interval]", *_exponents(study, quantity)] for quantity, symbol in SLOPES.items()]
     characters = int(CHARACTERS_PER_INCH * width_of(axes))
-    taken = (
+    reserved = (
         max(len(text) for column in tables for text in column)
         if stacked
         else sum(max(map(len, column)) for column in tables)
     )
-    most = max(SHORTEST_NAME, characters - taken)
+    most = max(SHORTEST_NAME, characters - reserved)
     names = [plain_text(shortened(name, most)) for name in _frontier_names(study)]
     beside = [plain_text(shortened(str(handle.get_label()), most)) for handle in references]
     blank = Line2D([], [], linestyle="")
@@ -146,8 +141,10 @@ def _write_exponents(axes: Axes, study: Study, references: Sequence[Line2D], *, 
 
 
 def _frontier_handle(index: int, frontier: Frontier) -> Line2D:
-    colour, marker = _frontier_look(index)
-    has_optimum = any(isinstance(getattr(each, name), Estimate) for each in frontier.optima for name in QUANTITIES)
+    colour, marker = style_at(index)
+    has_optimum = any(
+        isinstance(getattr(optimum, name), Estimate) for optimum in frontier.optima for name in QUANTITIES
+    )
     has_law = any(isinstance(getattr(frontier, f"{name}_law"), FittedPowerLaw) for name in QUANTITIES)
     return Line2D(
         [], [], color=colour, marker=marker if has_optimum else "", linestyle="-" if has_law else "", markersize=5
@@ -174,16 +171,14 @@ def _exponents(study: Study, quantity: str) -> list[str]:
 
 def _draw_optima(axes: Axes, quantity: str, frontier: Frontier, colour: str, marker: str, dodge: float) -> None:
     answers = [(float(optimum.budget), getattr(optimum, quantity)) for optimum in frontier.optima]
-    given = [(flops, answer) for flops, answer in answers if isinstance(answer, Estimate)]
-    if not given:
+    supported = [(flops, answer) for flops, answer in answers if isinstance(answer, Estimate)]
+    if not supported:
         return
-    value = np.array([answer.value for _, answer in given])
-    low = np.array([answer.low for _, answer in given])
-    high = np.array([answer.high for _, answer in given])
+    estimates = [answer for _, answer in supported]
     axes.errorbar(
-        np.array([flops for flops, _ in given]) * dodge,
-        value,
-        yerr=np.maximum([value - low, high - value], 0.0),
+        np.array([flops for flops, _ in supported]) * dodge,
+        [estimate.value for estimate in estimates],
+        yerr=error_bars(estimates),
         fmt=marker,
         color=colour,
         markersize=5,

@@ -21,6 +21,7 @@ from analysis.figures.drawing import (
     budget_handles,
     count_ticks,
     draw_reference_runs,
+    error_bars,
     grouped_reasons,
     loss_name,
     plain_text,
@@ -58,7 +59,7 @@ def plot_isoflop(
         beside = min(3, max(1, len(frontiers)))
         figure, panels = make_panels(len(frontiers), beside, PANEL_INCHES, width, sharex=True, sharey=True)
         for axes, frontier in zip(panels, frontiers, strict=False):
-            _draw_isoflop_panel(axes, study.points.frame, frontier, colours)
+            _draw_isoflop_panel(axes, study.points.of_arm(frontier.arm), frontier, colours)
             draw_reference_runs(axes, frontier.arm, reference)
         _finish_isoflop(figure, panels, frontiers, study, reference)
         handles = [*budget_handles(colours, markersize=4.5), _star_handle(study.settings.resampling.level)]
@@ -69,20 +70,21 @@ def plot_isoflop(
         save(figure, out_paths, provenance)
 
 
-def _draw_isoflop_panel(axes: Axes, frame: pl.DataFrame, frontier: Frontier, colours: dict[str, tuple]) -> None:
+def _draw_isoflop_panel(axes: Axes, runs: pl.DataFrame, frontier: Frontier, colours: dict[str, tuple]) -> None:
     axes.set_xscale("log")
     name_arm(axes, frontier.arm)
-    mine = frame.filter(pl.col("arm") == frontier.arm)
     for isoflop, optimum in zip(frontier.isoflops, frontier.optima, strict=True):
-        here = mine.filter(pl.col("budget") == isoflop.budget)
+        of_budget = runs.filter(pl.col("budget") == isoflop.budget)
         colour = colours[isoflop.budget]
         marker = MARKERS[list(colours).index(isoflop.budget) % len(MARKERS)]
-        axes.plot(here["params"], here["loss"], marker, color=colour, markersize=4, alpha=0.8, markeredgewidth=0)
+        axes.plot(
+            of_budget["params"], of_budget["loss"], marker, color=colour, markersize=4, alpha=0.8, markeredgewidth=0
+        )
         if isinstance(isoflop.params, Parabola):
-            _draw_parabola(axes, isoflop.params, here["params"].to_numpy(), colour)
+            _draw_parabola(axes, isoflop.params, of_budget["params"].to_numpy(), colour)
             _draw_star(axes, isoflop.params, optimum.params, colour)
         else:
-            means = here.group_by("params").agg(pl.col("loss").mean()).sort("params")
+            means = of_budget.group_by("params").agg(pl.col("loss").mean()).sort("params")
             axes.plot(means["params"], means["loss"], "--", color=colour, linewidth=0.9, alpha=0.45)
 
 
@@ -103,11 +105,10 @@ def _draw_parabola(axes: Axes, parabola: Parabola, params: np.ndarray, colour: t
 def _draw_star(axes: Axes, parabola: Parabola, answer: Estimate | Refusal, colour: tuple) -> None:
     if isinstance(answer, Refusal):
         return
-    reach = [[answer.value - answer.low], [answer.high - answer.value]]
     axes.errorbar(
         [answer.value],
         [parabola.minimum_loss],
-        xerr=np.maximum(reach, 0.0),
+        xerr=error_bars([answer]),
         fmt="*",
         color=colour,
         markersize=9,
@@ -171,13 +172,13 @@ def _star_handle(level: float) -> Line2D:
 
 
 def _isoflop_refusals(isoflops: Sequence[Isoflop], frontier: Frontier) -> list[tuple[str, RefusalKind]]:
-    found = []
+    refusals = []
     for isoflop, optimum in zip(isoflops, frontier.optima, strict=True):
         for answer in (isoflop.params, optimum.params):
             if isinstance(answer, Refusal):
-                found.append((isoflop.budget, answer.kind))
+                refusals.append((isoflop.budget, answer.kind))
                 break
-    return found
+    return refusals
 
 
 def _wrapped_refusals(refusals: list[tuple[str, RefusalKind]], width: int) -> str:

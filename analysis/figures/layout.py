@@ -111,7 +111,8 @@ def save(figure: Figure, out_paths: Iterable[Path], provenance: Provenance | Non
 
 def _write_foot(figure: Figure, provenance: Provenance) -> None:
     width = figure.get_size_inches()[0]
-    lines = [line for each in provenance.lines() for line in textwrap.wrap(each, int(width * CHARACTERS_PER_INCH))]
+    characters = int(width * CHARACTERS_PER_INCH)
+    lines = [line for sentence in provenance.lines() for line in textwrap.wrap(sentence, characters)]
     write_below(figure, plain_text("\n".join(lines)), fontsize=6.5, color=FAINT, linespacing=1.3)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import polars as pl
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -25,6 +24,7 @@ from analysis.figures.drawing import (
     budget_handles,
     budget_ticks,
     count_ticks,
+    error_bars,
     loss_name,
     plain_text,
 )
@@ -103,11 +103,11 @@ def _draw_surface(axes: Axes, study: Study, frontier: Frontier, shades: Normaliz
     axes.set_xlabel(f"N  ({plain_text(params_label(study))})")
     axes.set_ylabel("D  (tokens)")
     axes.grid(visible=False)
-    mine = study.points.frame.filter(pl.col("arm") == frontier.arm)
-    if mine.is_empty():
+    runs = study.points.of_arm(frontier.arm)
+    if runs.is_empty():
         _say(axes, "no finished run")
         return
-    params, tokens = (mine[name].to_numpy() for name in ("params", "tokens"))
+    params, tokens = (runs[name].to_numpy() for name in ("params", "tokens"))
     axes.set(xscale="log", yscale="log")
     axes.set_xlim(params.min() / MARGIN, params.max() * MARGIN * (params.max() / params.min()) ** LABEL_SHARE)
     axes.set_ylim(tokens.min() / MARGIN, tokens.max() * MARGIN)
@@ -120,7 +120,7 @@ def _draw_surface(axes: Axes, study: Study, frontier: Frontier, shades: Normaliz
         )  # fmt: skip
     # Above the stars, which are larger.
     axes.scatter(
-        params, tokens, c=mine["loss"], cmap=SHADES, norm=shades, s=17, edgecolor="black", linewidth=0.6, zorder=7
+        params, tokens, c=runs["loss"], cmap=SHADES, norm=shades, s=17, edgecolor="black", linewidth=0.6, zorder=7
     )
     count_ticks(axes.xaxis, params.max() / params.min() * MARGIN**2)
     count_ticks(axes.yaxis, tokens.max() / tokens.min() * MARGIN**2)
@@ -138,15 +138,15 @@ def _draw_law(axes: Axes, frontier: Frontier, surface: SurfaceFit, shades: Norma
             params, surface.contour.tokens(params, float(optimum.budget)), "--", color="black", linewidth=0.8, alpha=0.7
         )
     _name_budgets(axes, [optimum.budget for optimum in frontier.optima], surface)
-    path = np.geomspace(*_ends([float(each.budget) for each in frontier.optima]), 40)
+    path = np.geomspace(*_ends([float(optimum.budget) for optimum in frontier.optima]), 40)
     places = [surface.law.n_opt(flops, surface.contour) for flops in path]
     bought = [surface.law.d_opt(flops, surface.contour) for flops in path]
     axes.plot(places, bought, color="black", linewidth=1.6)
     for optimum in frontier.optima:
         if isinstance(optimum.params, Estimate) and isinstance(optimum.tokens, Estimate):
             axes.errorbar(
-                [optimum.params.value], [optimum.tokens.value], xerr=_reach(optimum.params),
-                yerr=_reach(optimum.tokens), fmt="*", markersize=13, color="white", markeredgecolor="black",
+                [optimum.params.value], [optimum.tokens.value], xerr=error_bars([optimum.params]),
+                yerr=error_bars([optimum.tokens]), fmt="*", markersize=13, color="white", markeredgecolor="black",
                 markeredgewidth=0.8, ecolor="black", elinewidth=1.0, capsize=2.5, zorder=6,
             )  # fmt: skip
     residuals = surface.residuals
@@ -183,10 +183,6 @@ def _ends(values: Sequence[float]) -> tuple[float, float]:
     return (min(values), max(values)) if values else (1.0, 1.0)
 
 
-def _reach(answer: Estimate) -> list[list[float]]:
-    return [[max(answer.value - answer.low, 0.0)], [max(answer.high - answer.value, 0.0)]]
-
-
 def _surface_handles(study: Study) -> list[Line2D]:
     level = study.settings.resampling.level
     return [
@@ -218,14 +214,12 @@ def plot_residuals(
     """What each surface leaves: against N, against D, against normal quantiles, and on budgets left out of the fit."""
     frontiers = surfaces_of(study)
     with matplotlib.rc_context(style_for(width)):
-        each_row = len(RESIDUAL_PANELS)
-        figure, panels = make_panels(
-            each_row * max(1, len(frontiers)), each_row, RESIDUAL_INCHES, width, least_inches=1.6
-        )
+        beside = len(RESIDUAL_PANELS)
+        figure, panels = make_panels(beside * max(1, len(frontiers)), beside, RESIDUAL_INCHES, width, least_inches=1.6)
         budgets = sorted(set(study.points.frame["budget"].to_list()), key=int)
         colours = budget_colours(budgets)
         for row, frontier in enumerate(frontiers):
-            _draw_residuals(panels[row * each_row : (row + 1) * each_row], study, frontier, colours)
+            _draw_residuals(panels[row * beside : (row + 1) * beside], study, frontier, colours)
         if frontiers:
             legend_below(figure, _residual_handles(colours if len(budgets) <= 24 else {}))
         else:
@@ -257,18 +251,20 @@ def _draw_residuals(panels: list[Axes], study: Study, frontier: Frontier, colour
         return
     for axes, title in zip(panels, RESIDUAL_PANELS, strict=True):
         axes.text(0.0, 1.015, title, transform=axes.transAxes, va="bottom", color=FAINT, fontsize=7)
-    mine = study.points.frame.filter(pl.col("arm") == frontier.arm)
+    runs = study.points.of_arm(frontier.arm)
     percent = 100 * relative_residuals(surface)
     limit = 1.15 * max(float(np.abs(percent).max()), 1e-9)
     spread = 100 * surface.residuals.sd
     for axes, column, label in zip(panels[:2], ("params", "tokens"), ("N", "D  (tokens)"), strict=True):
-        x = mine[column].to_numpy()
+        x = runs[column].to_numpy()
         axes.set_xscale("log")
         axes.axhspan(-2 * spread, 2 * spread, color="#eeeeee", linewidth=0)
         axes.axhline(0.0, color="black", linewidth=0.8)
         for index, (budget, colour) in enumerate(colours.items()):
-            here = (mine["budget"] == budget).to_numpy()
-            axes.plot(x[here], percent[here], MARKERS[index % len(MARKERS)], color=colour, markersize=4.5, alpha=0.9)
+            of_budget = (runs["budget"] == budget).to_numpy()
+            axes.plot(
+                x[of_budget], percent[of_budget], MARKERS[index % len(MARKERS)], color=colour, markersize=4.5, alpha=0.9
+            )
         axes.set(xlabel=label, ylim=(-limit, limit))
         count_ticks(axes.xaxis, x.max() / x.min())
     panels[0].set_ylabel("predicted / measured - 1  (%)")
@@ -297,12 +293,12 @@ def _draw_held_out(axes: Axes, surface: SurfaceFit) -> None:
         _say(axes, "fewer than three budgets:\nnone left out")
         return
     axes.axhline(0.0, color="black", linewidth=0.8)
-    places = [float(each.label.split(" to ")[-1]) for each in surface.held_out]
+    places = [float(left_out.label.split(" to ")[-1]) for left_out in surface.held_out]
     axes.set_xscale("log")
-    for each, place in zip(surface.held_out, places, strict=True):
+    for left_out, place in zip(surface.held_out, places, strict=True):
         # Filled where other budgets lie on both sides, open where the law had to extrapolate to it.
-        face = "white" if each.extrapolates else ARM_COLOURS[1]
-        mean, size = 100 * each.mean_error, 100 * each.mean_size
+        face = "white" if left_out.extrapolates else ARM_COLOURS[1]
+        mean, size = 100 * left_out.mean_error, 100 * left_out.mean_size
         axes.errorbar(
             [place], [mean], yerr=[[size], [size]], fmt="s", color=ARM_COLOURS[1], markerfacecolor=face, capsize=2.5,
             markersize=5,

@@ -39,14 +39,14 @@ def plot_forecasts(
     (N, D); while it waits, the interval of its own shape. Intervals of the law's mean, which a run may leave by its
     noise, are dashed.
     """
-    arms = sorted({each.forecast.key.arm for each in scored})
+    arms = sorted({record.forecast.key.arm for record in scored})
     with matplotlib.rc_context(style_for(width)):
         figure = Figure(figsize=(width or 8.0, 1.3 + ROW_INCHES * max(len(scored), 1)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0.0, color="black", linewidth=0.8)
-        for place, each in enumerate(scored):
-            _draw_row(axes, float(-place), each, arm_style(arms, each.forecast.key.arm)[0])
-        labels = [_label(each, width) for each in scored]
+        for place, record in enumerate(scored):
+            _draw_row(axes, float(-place), record, arm_style(arms, record.forecast.key.arm)[0])
+        labels = [_label(record, width) for record in scored]
         axes.set_yticks([-float(place) for place in range(len(scored))], labels)
         axes.set_xlabel("loss over its prediction, less 1  (%)")
         axes.grid(visible=False, axis="y")

@@ -53,7 +53,7 @@ class LifetimeStudy:
     @property
     def refused(self) -> bool:
         """True where no arm has an answer."""
-        return all(isinstance(each.answer, Refusal) for each in self.places)
+        return all(isinstance(place.answer, Refusal) for place in self.places)
 
 
 def study_lifetime(
@@ -65,9 +65,9 @@ def study_lifetime(
     it. The tokens of the demand, where there are any, are a place of their own. `arms` are those of
     `analysis.advice.serving.served_arms`.
     """
-    surfaces = [each.surface for each in study.frontiers if isinstance(each.surface, SurfaceFit)]
+    surfaces = [frontier.surface for frontier in study.frontiers if isinstance(frontier.surface, SurfaceFit)]
     if not surfaces:
-        refused = [each.surface for each in study.frontiers if isinstance(each.surface, Refusal)]
+        refused = [frontier.surface for frontier in study.frontiers if isinstance(frontier.surface, Refusal)]
         if refused:
             return refused[0]
         return Refusal(kind=RefusalKind.NO_OPTIMUM, sentence="no arm has a surface: a lifetime needs L(N, D).")
@@ -79,9 +79,9 @@ def study_lifetime(
         served = np.unique(np.append(served, demand.tokens))
     answers = [lifetime_study(study, target, replace(demand, tokens=float(tokens)), arms) for tokens in served]
     places = (
-        LifetimePlace(arm=surface.arm, served=float(tokens), answer=each[surface.arm])
+        LifetimePlace(arm=surface.arm, served=float(tokens), answer=answers_of_arms[surface.arm])
         for surface in surfaces
-        for tokens, each in zip(served, answers, strict=True)
+        for tokens, answers_of_arms in zip(served, answers, strict=True)
     )
     return LifetimeStudy(target=target, loss_unit=study.points.loss_unit, demand=demand, places=tuple(places))
 
@@ -101,7 +101,7 @@ def plot_lifetime(
         figure, panels = make_panels(len(labels), len(labels), PANEL_INCHES, width)
         for axes, (quantity, label) in zip(panels, labels, strict=True):
             axes.set(xscale="log", yscale="log", xlabel="tokens served", ylabel=label)
-            for arm in dict.fromkeys(each.arm for each in lifetime.places):
+            for arm in dict.fromkeys(place.arm for place in lifetime.places):
                 _draw_lifetime(axes, study, lifetime, arm, quantity)
             if lifetime.demand.tokens > 0:
                 axes.axvline(lifetime.demand.tokens, color=FAINT, linestyle=":", linewidth=1.0)
@@ -113,7 +113,7 @@ def plot_lifetime(
         handles = [
             Line2D([], [], color=arm_style(study.points.arms, arm)[0], marker=arm_style(study.points.arms, arm)[1],
                    label=plain_text(arm))
-            for arm in dict.fromkeys(each.arm for each in lifetime.places)
+            for arm in dict.fromkeys(place.arm for place in lifetime.places)
         ]  # fmt: skip
         legend_below(figure, handles)
         if missing := _missing_arms(study, lifetime, int(FOOTER_CHARACTERS * figure.get_figwidth())):
@@ -123,19 +123,19 @@ def plot_lifetime(
 
 def _draw_lifetime(axes: Axes, study: Study, lifetime: LifetimeStudy, arm: str, quantity: str) -> None:
     colour, marker = arm_style(study.points.arms, arm)
-    found = [
-        (each.served, getattr(each.answer, quantity))
-        for each in lifetime.places
-        if each.arm == arm and isinstance(each.answer, Lifetime)
+    points = [
+        (place.served, getattr(place.answer, quantity))
+        for place in lifetime.places
+        if place.arm == arm and isinstance(place.answer, Lifetime)
     ]
-    if not found:
+    if not points:
         return
-    served = [place for place, _ in found]
-    values = [answer.value if isinstance(answer, Estimate) else answer for _, answer in found]
+    served = [tokens for tokens, _ in points]
+    values = [answer.value if isinstance(answer, Estimate) else answer for _, answer in points]
     axes.plot(served, values, color=colour, marker=marker, markersize=4, linewidth=1.4)
-    bands = [answer for _, answer in found if isinstance(answer, Estimate)]
+    bands = [answer for _, answer in points if isinstance(answer, Estimate)]
     if bands:
-        low, high = [each.low for each in bands], [each.high for each in bands]
+        low, high = [band.low for band in bands], [band.high for band in bands]
         axes.fill_between(served, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
@@ -157,10 +157,10 @@ def _missing_arms(study: Study, lifetime: LifetimeStudy, characters: int) -> str
     sentences = {
         frontier.arm: frontier.surface.sentence for frontier in study.frontiers if isinstance(frontier.surface, Refusal)
     }
-    for each in lifetime.places:
-        if isinstance(each.answer, Refusal):
-            sentences.setdefault(each.arm, each.answer.sentence)
-    answered = {each.arm for each in lifetime.places if isinstance(each.answer, Lifetime)}
+    for place in lifetime.places:
+        if isinstance(place.answer, Refusal):
+            sentences.setdefault(place.arm, place.answer.sentence)
+    answered = {place.arm for place in lifetime.places if isinstance(place.answer, Lifetime)}
     return "\n".join(
         plain_text(
             textwrap.fill(f"{'Not everywhere' if arm in answered else 'No line'} for {arm}: {sentence}", characters)

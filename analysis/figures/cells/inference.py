@@ -100,11 +100,13 @@ def plot_text_loss(positions: pl.DataFrame, depths: pl.DataFrame, title: str, ou
         place, deep = figure.subplots(1, 2)
         rules = positions["rule"].unique(maintain_order=True)
         for rule, colour, marker in zip(rules, ARM_COLOURS, MARKERS, strict=False):
-            own = positions.filter(pl.col("rule") == rule)
-            place.step(own["position"], own["loss"], where="post", color=colour, label=rule)
-            own = depths.filter(pl.col("rule") == rule)
-            deep.plot(own["depth"], own["loss"], color=colour, linewidth=0.8)
-            deep.scatter(own["depth"], own["loss"], s=(own["share"] * 160 + 4).to_list(), color=colour, marker=marker)
+            of_rule = positions.filter(pl.col("rule") == rule)
+            place.step(of_rule["position"], of_rule["loss"], where="post", color=colour, label=rule)
+            of_rule = depths.filter(pl.col("rule") == rule)
+            deep.plot(of_rule["depth"], of_rule["loss"], color=colour, linewidth=0.8)
+            deep.scatter(
+                of_rule["depth"], of_rule["loss"], s=(of_rule["share"] * 160 + 4).to_list(), color=colour, marker=marker
+            )
         place.set_xlabel("position in the window (tokens)")
         place.set_ylabel("loss (nats/token)")
         place.legend()

@@ -13,8 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from analysis.figures.drawing import FAINT, REASONS, STYLE, WARN, plain_text
-from analysis.figures.layout import save
+from analysis.figures.drawing import FAINT, REASONS, STYLE, WARN, error_bars, plain_text
+from analysis.figures.layout import make_panels, save
 from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.quadratic import Floats
@@ -25,6 +25,8 @@ from mor_core.units import short_count
 PANEL_INCHES = (3.4, 2.7)
 SURFACE_INCHES = (4.4, 3.0)
 """Of a panel with a bar of colours."""
+ROOM_FOR_TITLES = 0.4
+"""In inches, of the whole figure."""
 FEW_VALUES = 6
 """An axis with no more different values has a tick at each."""
 PLACES = 60
@@ -68,15 +70,12 @@ def plot_response_surface(
 
 def _figure(panels: Sequence[Panel], inches: tuple[float, float], draw: Callable[[Axes, Panel], None]) -> Figure:
     columns = min(3, max(1, len({panel.rung.size for panel in panels})))
-    rows = max(1, -(-len(panels) // columns))
-    figure = Figure(figsize=(inches[0] * columns, inches[1] * rows + 0.4), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for each, panel in zip(axes, panels, strict=False):
+    figure, panel_axes = make_panels(len(panels), columns, inches, width=None)
+    figure.set_figheight(figure.get_figheight() + ROOM_FOR_TITLES)
+    for axes, panel in zip(panel_axes, panels, strict=False):
         rung = panel.rung
-        each.set_title(plain_text(f"{rung.arm} {rung.size}, {short_count(rung.tokens)} tokens"), loc="left")
-        draw(each, panel)
-    for each in axes[len(panels) :]:
-        each.set_visible(False)
+        axes.set_title(plain_text(f"{rung.arm} {rung.size}, {short_count(rung.tokens)} tokens"), loc="left")
+        draw(axes, panel)
     return figure
 
 
@@ -90,8 +89,8 @@ def _name_axis(axis: Axis, name: str, values: set[float]) -> None:
 
 def _say_why_not(axes: Axes, response: Refusal) -> None:
     at_end = response.kind is RefusalKind.MINIMUM_AT_EDGE
-    said = "no optimum: " + ("the lowest loss is at an end of the range" if at_end else REASONS[response.kind])
-    axes.text(0.02, 0.02, said, transform=axes.transAxes, color=WARN, fontsize=7, in_layout=False)
+    words = "no optimum: " + ("the lowest loss is at an end of the range" if at_end else REASONS[response.kind])
+    axes.text(0.02, 0.02, words, transform=axes.transAxes, color=WARN, fontsize=7, in_layout=False)
 
 
 def _draw_surface(axes: Axes, panel: Panel, pair: tuple[str, str]) -> None:
@@ -131,8 +130,8 @@ def _shade(axes: Axes, response: Response, pair: tuple[str, str], shades: Normal
     levels = np.linspace(shades.vmin or 0.0, shades.vmax or 1.0, NUM_LEVELS)
     axes.contourf(x, y, loss, levels, cmap="viridis", norm=shades, alpha=0.55, extend="both")
     best = [response.optimum(name) for name in pair]
-    spans = [[[each.value - each.low], [each.high - each.value]] for each in best]
-    axes.errorbar([best[0].value], [best[1].value], xerr=spans[0], yerr=spans[1], fmt="*", color="white",
+    x_bars, y_bars = (error_bars([optimum]) for optimum in best)
+    axes.errorbar([best[0].value], [best[1].value], xerr=x_bars, yerr=y_bars, fmt="*", color="white",
                   markeredgecolor="black", ecolor="black", elinewidth=1.0, markersize=11, zorder=5)  # fmt: skip
 
 
