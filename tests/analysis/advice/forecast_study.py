@@ -2,8 +2,8 @@
 
 A study is one arm, one grid and one truth, planted anew; the truths take turns. As a program:
 
-    python tests/analysis/advice/forecast_study.py FIRST LAST PATH.parquet [GRID ...]
-    python tests/analysis/advice/forecast_study.py summary PATH.csv PATH.parquet ...
+    python -m tests.analysis.advice.forecast_study FIRST LAST PATH.parquet [GRID ...]
+    python -m tests.analysis.advice.forecast_study summary PATH.csv PATH.parquet ...
 
 The first writes the predictions of the studies of these numbers, so that several processes can share them; the second
 makes the table of them.
@@ -28,6 +28,7 @@ from analysis.runs.points import read_points
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.bootstrap import Resampling, Sample
 from analysis.surface.optimum import SurfaceRules
+from tests.helpers.runs.planted_runs import Grid
 
 E, A, ALPHA, B, BETA = 1.6, 55.0, 0.4, 135.0, 0.4
 NOISE = 0.006
@@ -54,8 +55,8 @@ class Truth:
 
     def best(self, flops: float) -> tuple[float, float]:
         """N* and L*."""
-        found = minimize_scalar(lambda x: self.loss(np.exp(x), flops / 6 / np.exp(x)), bounds=(3, 25), method="bounded")
-        return float(np.exp(found.x)), float(found.fun)
+        best = minimize_scalar(lambda x: self.loss(np.exp(x), flops / 6 / np.exp(x)), bounds=(3, 25), method="bounded")
+        return float(np.exp(best.x)), float(best.fun)
 
 
 def law(n, d):
@@ -87,18 +88,6 @@ TRUTHS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """What is trained."""
-
-    name: str
-    sizes: int
-    budgets: tuple[float, ...]
-    seeds: int = 1
-    step: float = 0.17
-    """Decades of N between sizes."""
-
-
 def budgets(first: float, ratio: float, number: int) -> tuple[float, ...]:
     return tuple(first * ratio**index for index in range(number))
 
@@ -120,9 +109,7 @@ def table(grid: Grid, truth: Truth, study: int) -> pl.DataFrame:
     merit: dict[str, float] = defaultdict(rng.normal)
     rows = []
     for budget in grid.budgets:
-        middle = round(np.log10(truth.best(budget)[0]) / grid.step)
-        for rung in range(grid.sizes):
-            size = 10 ** (grid.step * (middle + rung - (grid.sizes - 1) / 2))
+        for size in grid.sizes_about(truth.best(budget)[0]):
             name, tokens = f"{size:.5g}", budget / 6 / size
             for seed in range(grid.seeds):
                 noise = np.sqrt(SHARED) * trunk[name, seed] + np.sqrt(1 - SHARED) * rng.normal()
@@ -172,12 +159,12 @@ def _estimate(answer: Sample | Refusal) -> Estimate | Refusal:
     return answer if isinstance(answer, Refusal) else answer.estimate
 
 
-def _judged(given: Estimate | Refusal, value: float) -> dict:
+def _judged(answer: Estimate | Refusal, value: float) -> dict:
     """Whether a number was given, how far off it was, how wide its interval is and whether that held `value`."""
-    if isinstance(given, Refusal):
+    if isinstance(answer, Refusal):
         return {"given": False}
-    width = (given.high - given.low) / 2 / value
-    return {"given": True, "error": given.value / value - 1, "width": width, "held": given.low <= value <= given.high}
+    width, error = (answer.high - answer.low) / 2 / value, answer.value / value - 1
+    return {"given": True, "error": error, "width": width, "held": answer.low <= value <= answer.high}
 
 
 def _spread(grid: Grid, truth: Truth, flops: float) -> float:
@@ -193,9 +180,7 @@ def measure(grid: Grid, numbers: range) -> pl.DataFrame:
 
 def summary(predictions: pl.DataFrame) -> pl.DataFrame:
     """The lines of analysis/frontier/reference/forecast_coverage.csv."""
-    shapes = pl.DataFrame(
-        [{"grid": grid.name, "sizes": grid.sizes, "budgets": len(grid.budgets), "seeds": grid.seeds} for grid in GRIDS]
-    )
+    shapes = pl.DataFrame([grid.shape for grid in GRIDS])
     by = ["grid", "reach", "approach", "quantity"]
     shares = [
         pl.col("held").mean(),

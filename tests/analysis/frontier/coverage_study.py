@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the truth, by the grid of a study: planted vanilla, recursive and routed arms.
 
-Run as a program it prints the table and writes it: `python tests/analysis/frontier/coverage_study.py STUDIES PATH.csv`.
+Run as a program it prints the table and writes it: `python -m tests.analysis.frontier.coverage_study STUDIES PATH.csv`.
 """
 
 import sys
@@ -15,6 +15,7 @@ from analysis.frontier.study import FitSettings, fit_study
 from analysis.statistics.answers import Estimate
 from analysis.statistics.bootstrap import Resampling
 from analysis.surface.recursion import RecursionFit
+from tests.helpers.runs import planted_runs
 
 E, A, ALPHA, B, BETA = 1.6, 55.0, 0.4, 135.0, 0.4
 NOISE = 0.006
@@ -51,10 +52,10 @@ class Family:
 
     def best(self, flops):
         """(width, loss) at the optimum."""
-        found = minimize_scalar(
+        best = minimize_scalar(
             lambda x: self.loss(np.exp(x), flops / self.flops_per_token(np.exp(x))), bounds=(5, 20), method="bounded"
         )
-        return float(np.exp(found.x)), float(found.fun)
+        return float(np.exp(best.x)), float(best.fun)
 
 
 FAMILIES = (
@@ -65,15 +66,9 @@ FAMILIES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
-    """What is trained."""
+class Grid(planted_runs.Grid):
+    """What is trained, and what its noise has in common."""
 
-    name: str
-    sizes: int
-    budgets: tuple[float, ...]
-    seeds: int = 1
-    step: float = 0.17
-    """Decades of N between sizes."""
     shared: float = 0.5
     """Share of the noise variance that the cells of a trunk have in common."""
     common: float = 0.0
@@ -102,16 +97,14 @@ def table(grid: Grid, study: int) -> pl.DataFrame:
     rows = []
     for family in FAMILIES:
         for budget in grid.budgets:
-            middle = round(np.log10(family.best(budget)[0]) / grid.step)
-            for rung in range(grid.sizes):
-                width = 10 ** (grid.step * (middle + rung - (grid.sizes - 1) / 2))
+            for width in grid.sizes_about(family.best(budget)[0]):
                 tokens = budget / family.flops_per_token(width)
                 once, block = family.split(width)
                 for seed in range(grid.seeds):
                     name = f"{width:.5g}"
-                    alone, together, own = trunk[name, family.arm, seed], trunk[name, seed], rng.normal()
+                    alone, together, cell = trunk[name, family.arm, seed], trunk[name, seed], rng.normal()
                     along = np.sqrt(grid.common) * together + np.sqrt(1 - grid.common) * alone
-                    noise = NOISE * (np.sqrt(grid.shared) * along + np.sqrt(1 - grid.shared) * own)
+                    noise = NOISE * (np.sqrt(grid.shared) * along + np.sqrt(1 - grid.shared) * cell)
                     rows.append(
                         {
                             "cell_id": f"{family.arm}/{name}/{budget:.0f}/{seed}", "status": "finished",
@@ -127,29 +120,29 @@ def table(grid: Grid, study: int) -> pl.DataFrame:
 
 def truths(grid: Grid) -> dict[tuple, float]:
     """What the intervals should hold, by (quantity, arm[, other], budget)."""
-    found = {}
+    values = {}
     by_arm = {family.arm: family for family in FAMILIES}
     for family in FAMILIES:
         for budget in grid.budgets:
             width, loss = family.best(budget)
-            found["N*", family.arm, f"{budget:.0f}"] = family.unique(width)
-            found["L*", family.arm, f"{budget:.0f}"] = loss
+            values["N*", family.arm, f"{budget:.0f}"] = family.unique(width)
+            values["L*", family.arm, f"{budget:.0f}"] = loss
     for one, other in (("mor-2", "recursive-2"), ("mor-2", "vanilla"), ("recursive-2", "vanilla")):
         for budget in grid.budgets:
             arm, reference = by_arm[one], by_arm[other]
             (width, loss), (_, target) = arm.best(budget), reference.best(budget)
             place = (one, other, f"{budget:.0f}")
-            found["gap", *place] = loss - target
+            values["gap", *place] = loss - target
             needed = brentq(
                 lambda x, arm=arm, target=target: arm.best(np.exp(x))[1] - target,
                 np.log(budget) - 5,
                 np.log(budget) + 5,
             )
-            found["compute multiplier", *place] = budget / np.exp(needed)
+            values["compute multiplier", *place] = budget / np.exp(needed)
             tokens = budget / arm.flops_per_token(width)
             equal = brentq(lambda x, other=reference, d=tokens, loss=loss: other.loss(np.exp(x), d) - loss, 3, 30)
-            found["parameter multiplier", *place] = reference.unique(np.exp(equal)) / arm.unique(width)
-    return found
+            values["parameter multiplier", *place] = reference.unique(np.exp(equal)) / arm.unique(width)
+    return values
 
 
 def measure(grid: Grid, studies: int) -> dict[str, tuple[float, float]]:
@@ -164,57 +157,58 @@ def measure(grid: Grid, studies: int) -> dict[str, tuple[float, float]]:
     for number in range(studies):
         study = fit_study(table(grid, number), settings)
         for frontier in study.frontiers:
-            for each in frontier.optima:
-                note(f"N* {frontier.approach}", each.params, truth["N*", frontier.arm, each.budget])
-                note(f"L* {frontier.approach}", each.loss, truth["L*", frontier.arm, each.budget])
+            for optimum in frontier.optima:
+                note(f"N* {frontier.approach}", optimum.params, truth["N*", frontier.arm, optimum.budget])
+                note(f"L* {frontier.approach}", optimum.loss, truth["L*", frontier.arm, optimum.budget])
             law = frontier.params_law
             note(f"a {frontier.approach}", getattr(law, "exponent", None), BETA / (ALPHA + BETA))
-        for each in study.comparisons:
-            place = (each.arm, each.other, each.budget)
-            note("gap", each.gap, truth["gap", *place])
-            note("compute multiplier", each.compute, truth["compute multiplier", *place])
-            note("parameter multiplier", each.params, truth["parameter multiplier", *place])
+        for pair in study.comparisons:
+            place = (pair.arm, pair.other, pair.budget)
+            note("gap", pair.gap, truth["gap", *place])
+            note("compute multiplier", pair.compute, truth["compute multiplier", *place])
+            note("parameter multiplier", pair.params, truth["parameter multiplier", *place])
+        phi = study.recursion.phi if isinstance(study.recursion, RecursionFit) else {}
         for family in FAMILIES[:2]:
-            given = study.recursion.phi.get(family.architecture) if isinstance(study.recursion, RecursionFit) else None
-            note("phi", given, family.phi)
-    return {name: _shares(each) for name, each in hits.items()}
+            note("phi", phi.get(family.architecture), family.phi)
+    return {name: _shares(hits_of_name) for name, hits_of_name in hits.items()}
 
 
 def _shares(hits: list[bool | None]) -> tuple[float, float]:
-    given = [hit for hit in hits if hit is not None]
-    return (float(np.mean(given)) if given else float("nan")), len(given) / len(hits)
+    answered = [hit for hit in hits if hit is not None]
+    return (float(np.mean(answered)) if answered else float("nan")), len(answered) / len(hits)
 
 
 def lines(measured: dict[str, dict[str, tuple[float, float]]]) -> list[str]:
     """A Markdown table: one row a grid, coverage in per cent, and in brackets how often a number was given at all."""
     names = list(next(iter(measured.values())))
-    found = [f"| grid | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    table_lines = [f"| grid | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for grid, shares in measured.items():
         cells = [
-            "refused" if given < FEW else f"{100 * held:.0f}" + (f" ({100 * given:.0f})" if given < 0.995 else "")
-            for held, given in (shares[name] for name in names)
+            "refused"
+            if answered < FEW
+            else f"{100 * right:.0f}" + (f" ({100 * answered:.0f})" if answered < 0.995 else "")
+            for right, answered in (shares[name] for name in names)
         ]
-        found.append(f"| {grid} | {' | '.join(cells)} |")
-    return found
+        table_lines.append(f"| {grid} | {' | '.join(cells)} |")
+    return table_lines
 
 
 def rows(grid: Grid, shares: dict[str, tuple[float, float]], studies: int) -> list[dict]:
     """The lines of analysis/frontier/reference/coverage.csv for one grid."""
-    shape = {"grid": grid.name, "sizes": grid.sizes, "budgets": len(grid.budgets), "seeds": grid.seeds}
     return [
-        shape | {"shared": grid.shared, "quantity": name, "held": round(held, 3), "given": round(given, 3)}
+        grid.shape | {"shared": grid.shared, "quantity": name, "held": round(right, 3), "given": round(answered, 3)}
         | {"studies": studies}
-        for name, (held, given) in shares.items()
-        if given > 0
+        for name, (right, answered) in shares.items()
+        if answered > 0
     ]  # fmt: skip
 
 
 if __name__ == "__main__":
     number, path = int(sys.argv[1]), sys.argv[2]
-    measured, found = {}, []
+    measured, table_rows = {}, []
     for grid in GRIDS:
         measured[grid.name] = measure(grid, number)
-        found += rows(grid, measured[grid.name], number)
-        pl.DataFrame(found).write_csv(path)
+        table_rows += rows(grid, measured[grid.name], number)
+        pl.DataFrame(table_rows).write_csv(path)
         print(lines(measured)[-1], flush=True)
     print("\n".join(lines(measured)))

@@ -1,7 +1,7 @@
 """How often a fitted law is doubted where it is sound, and where it is wrong, by the grid of a planted study.
 
 Run as a program it prints the table and writes it:
-`python tests/analysis/surface/identifiability_study.py STUDIES PATH.csv`.
+`python -m tests.analysis.surface.identifiability_study STUDIES PATH.csv`.
 
 A study is **sound** where L* at four times its largest budget lies in its own 95 % interval and less than 1 % from the
 truth, and no exponent's interval is more than 25 % off. It is **wrong** where that L* is off by more than 2 %, or the
@@ -22,6 +22,7 @@ from analysis.statistics.bootstrap import Resampling, interval
 from analysis.surface.contour import contour_of_runs
 from analysis.surface.fit import SurfaceFit, fit_surface
 from analysis.surface.optimum import SurfaceRules
+from tests.helpers.runs import planted_runs
 from tests.helpers.runs.planted_runs import Truth
 
 DRAWS = 200
@@ -35,20 +36,17 @@ LITTLE_E = Truth(bottom=0.2, params_scale=30, params_power=0.25, tokens_scale=60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class Grid(planted_runs.Grid):
     """What is trained, and how it scatters."""
 
-    name: str
     tells: bool
     """Whether the grid is meant to tell the law."""
     truth: Truth = TINY
     budgets: tuple[float, ...] = (1e11, 3e11, 1e12, 3e12)
     sizes: int = 7
     step: float = 0.2
-    """Decades of N between sizes."""
     follows: bool = True
     """Whether the sizes move with the budget's optimum, or are the same at all."""
-    seeds: int = 1
     noise: float = 0.006
     """Nats, of a run."""
     shared: float = 0.0
@@ -106,9 +104,7 @@ def points(grid: Grid, study: int) -> pl.DataFrame:
     centre = float(np.exp(np.mean(np.log(grid.budgets))))
     rows = []
     for budget in grid.budgets:
-        middle = round(np.log10(grid.truth.best_params(budget if grid.follows else centre)) / grid.step)
-        for rung in range(grid.sizes):
-            params = int(10 ** (grid.step * (middle + rung - (grid.sizes - 1) / 2)))
+        for params in map(int, grid.sizes_about(grid.truth.best_params(budget if grid.follows else centre))):
             tokens = budget / 6 / params
             merit = grid.merit * merits.setdefault(params, rng.normal())
             for seed in range(grid.seeds):
@@ -147,14 +143,15 @@ def outcome(grid: Grid, surface: SurfaceFit) -> Outcome:
     best = truth.best_params(flops)
     true_loss = truth.loss(best, flops / 6 / best)
     value, drawn_k = surface.optimum_draws(flops)[2]
-    given = interval(value, drawn_k, surface.resampling.level)
+    predicted = interval(value, drawn_k, surface.resampling.level)
     miss = abs(value / true_loss - 1)
     bounds = ((surface.parameters["alpha"], truth.params_power), (surface.parameters["beta"], truth.tokens_power))
     is_off = any(
-        each.low > (1 + EXPONENT_OFF) * power or each.high < (1 - EXPONENT_OFF) * power for each, power in bounds
+        exponent.low > (1 + EXPONENT_OFF) * power or exponent.high < (1 - EXPONENT_OFF) * power
+        for exponent, power in bounds
     )
     return Outcome(
-        is_sound=given.low <= true_loss <= given.high and miss < SOUND and not is_off,
+        is_sound=predicted.low <= true_loss <= predicted.high and miss < SOUND and not is_off,
         is_wrong=miss > WRONG or is_off,
         kinds=tuple(sorted({doubt.kind.value for doubt in surface.doubts})),
     )
@@ -163,19 +160,19 @@ def outcome(grid: Grid, surface: SurfaceFit) -> Outcome:
 def measure(grid: Grid, studies: int) -> dict:
     """One line of the table: counts of studies."""
     surfaces = [fitted(points(grid, number)) for number in range(studies)]
-    outcomes = [outcome(grid, each) for each in surfaces if isinstance(each, SurfaceFit)]
-    kinds = sorted({kind for each in outcomes for kind in each.kinds})
+    laws = [outcome(grid, surface) for surface in surfaces if isinstance(surface, SurfaceFit)]
+    kinds = sorted({kind for law in laws for kind in law.kinds})
     return {
         "grid": grid.name,
         "tells": grid.tells,
         "studies": studies,
-        "refused": studies - len(outcomes),
-        "doubted": sum(bool(each.kinds) for each in outcomes),
-        "sound": sum(each.is_sound for each in outcomes),
-        "sound_doubted": sum(each.is_sound and bool(each.kinds) for each in outcomes),
-        "wrong": sum(each.is_wrong for each in outcomes),
-        "wrong_undoubted": sum(each.is_wrong and not each.kinds for each in outcomes),
-        "doubts": " ".join(f"{kind}:{sum(kind in each.kinds for each in outcomes)}" for kind in kinds),
+        "refused": studies - len(laws),
+        "doubted": sum(bool(law.kinds) for law in laws),
+        "sound": sum(law.is_sound for law in laws),
+        "sound_doubted": sum(law.is_sound and bool(law.kinds) for law in laws),
+        "wrong": sum(law.is_wrong for law in laws),
+        "wrong_undoubted": sum(law.is_wrong and not law.kinds for law in laws),
+        "doubts": " ".join(f"{kind}:{sum(kind in law.kinds for law in laws)}" for kind in kinds),
     }
 
 
@@ -189,9 +186,9 @@ def rates(rows: Sequence[dict]) -> tuple[float, float]:
 
 if __name__ == "__main__":
     number, path = int(sys.argv[1]), sys.argv[2]
-    found = []
+    rows = []
     for planted in GRIDS:
-        found.append(measure(planted, number))
-        pl.DataFrame(found).write_csv(path)
-        print(found[-1], flush=True)
-    print("false alarms {:.1%}, misses {:.1%}".format(*rates(found)))
+        rows.append(measure(planted, number))
+        pl.DataFrame(rows).write_csv(path)
+        print(rows[-1], flush=True)
+    print("false alarms {:.1%}, misses {:.1%}".format(*rates(rows)))

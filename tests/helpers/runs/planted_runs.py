@@ -1,4 +1,4 @@
-"""Run tables drawn from planted truths."""
+"""Run tables drawn from planted truths, and the grids of studies that are simulated with them."""
 
 from dataclasses import dataclass
 
@@ -50,6 +50,35 @@ class Bowl:
         return 3 - 0.1 * np.log10(flops / 1e12)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What a simulated study trains."""
+
+    name: str
+    sizes: int
+    """At each budget, about the best one."""
+    budgets: tuple[float, ...]
+    seeds: int = 1
+    step: float = 0.17
+    """Decades of N between sizes."""
+
+    @property
+    def shape(self) -> dict[str, str | int]:
+        """As the tables of coverage say it."""
+        return {"grid": self.name, "sizes": self.sizes, "budgets": len(self.budgets), "seeds": self.seeds}
+
+    def sizes_about(self, params: float) -> list[float]:
+        """The sizes of a budget at which `params` is best."""
+        return ladder(params, self.sizes, self.step)
+
+
+def ladder(params: float, sizes: int, step: float, shift: float = 0.0) -> list[float]:
+    """So many rungs, multiples of `step` decades, with the one nearest to `params` in the middle, then moved by `shift`
+    rungs."""
+    middle = round(np.log10(params) / step)
+    return [10 ** (step * (middle + rung - (sizes - 1) / 2 + shift)) for rung in range(sizes)]
+
+
 BUDGETS = ("1000000000000", "3000000000000", "10000000000000", "30000000000000")
 
 
@@ -75,10 +104,7 @@ def planted_table(
     rows = []
     for number, arm in enumerate(arms):
         for budget in budgets:
-            middle = round(np.log10(truth.best_params(float(budget))) / step)
-            for rung in range(sizes):
-                place = middle + rung - (sizes - 1) / 2 + shift
-                params = int(10 ** (place * step))
+            for params in map(int, ladder(truth.best_params(float(budget)), sizes, step, shift)):
                 tokens = float(budget) / 6 / params
                 for seed in range(seeds):
                     trunk = f"{arm}/{params}/{seed}"
