@@ -145,9 +145,14 @@ def _mean_finding(gap: Estimate, arm: str, other: str, unit: str) -> str:
 
 def _trust(study: Study, chosen: list[Frontier], *, small: bool) -> str:
     """What one has to know before one relies on it."""
-    optima = [optimum for each in chosen for optimum in each.optima]
-    refused = sum(any(isinstance(x, Refusal) for x in (each.params, each.tokens, each.loss)) for each in optima)
-    doubted = [each.arm for each in study.frontiers if isinstance(each.surface, SurfaceFit) and each.surface.doubts]
+    optima = [optimum for frontier in chosen for optimum in frontier.optima]
+    answers = [(optimum.params, optimum.tokens, optimum.loss) for optimum in optima]
+    refused = sum(any(isinstance(answer, Refusal) for answer in triple) for triple in answers)
+    doubted = [
+        frontier.arm
+        for frontier in study.frontiers
+        if isinstance(frontier.surface, SurfaceFit) and frontier.surface.doubts
+    ]
     span = coverage_span(study)
     reasons = [
         f"refused {refused} of {len(optima)} optima, for reasons below" if refused else "",
