@@ -1,4 +1,4 @@
-"""The next cells worth training: what a refused minimum lacks first, then the widest interval per cost. Pure.
+"""The next cells worth training: first what a refused minimum lacks, then what narrows an interval most for its cost.
 
 A budget whose parabola is refused for its shape gets what that refusal asks for: sizes beyond an end with the lowest
 loss, more sizes, another seed beside an outlier. All other budgets compete by how much one more run would narrow the

@@ -1,4 +1,5 @@
-"""One function per figure. A refused number is never drawn: the figure says in words why it is missing."""
+"""The frontier: N*, D* and L* of every arm against compute. A refused number is never drawn: the figure says in words
+why it is missing."""
 
 import textwrap
 from collections.abc import Iterable, Sequence

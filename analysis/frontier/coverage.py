@@ -1,7 +1,8 @@
-"""How often intervals like a study's held the truth in simulated studies of a similar grid, where that is too rarely.
+"""Which 95 % intervals of a study are too narrow: how often such intervals held the truth in simulated studies.
 
-Measured by `tests/analysis/frontier/coverage_study.py`, which writes the table. Nothing is corrected here: a factor
-that widens the intervals under one law and one kind of noise would be as much of a guess as what it corrects.
+`tests/analysis/frontier/coverage_study.py` simulates studies of many grids and writes the table; the most similar grid
+counts. Nothing is corrected here: a factor that widens the intervals under one law and one kind of noise would be as
+much of a guess as what it corrects.
 """
 
 from dataclasses import dataclass

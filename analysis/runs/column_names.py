@@ -1,4 +1,4 @@
-"""Which column of anyone's table means what, by the names that people use: recognised, never chosen among several."""
+"""Which column of anyone's table means what, by the names that people use. Where several fit, none is chosen."""
 
 import re
 import shlex

@@ -1,6 +1,6 @@
 """The losses that a fit can be of: each a column of the run table, with a unit.
 
-Below `analysis.runs.points` nothing knows which of them it fits: name and unit are labels there.
+`analysis.runs.points` picks the one that is fitted. For all that comes after, its name and unit are mere labels.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How well a study would have predicted itself: every approach fitted to the first k budgets, asked for the later ones.
+"""How well a study would have predicted itself: every approach is fitted to the first k budgets and predicts the rest.
 
 What is predicted are the minima of the later budgets, as their own parabolas give them once all is measured. The error
 of a prediction is judged against the noise of both sides; draws are joint, so that what a trunk passes on to all of its

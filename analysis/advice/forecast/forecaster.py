@@ -1,4 +1,4 @@
-"""The approaches to an arm together: each widened by what it missed before, and one answer of them all."""
+"""All approaches to one arm: the interval of each is widened by its past errors, and one answer is mixed from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A surface rolled over runs that lie on no common budgets: fitted to the groups of fewest FLOPs, asked for the others.
+"""A back-test of runs that lie on no common budgets: a surface of the groups of fewest FLOPs predicts the other groups.
 
 What is predicted is the mean of ln L of a later group's runs, at the N and D of each. Its interval holds the law as
 redrawn and the noise of so many runs, nothing for what the law itself may miss: groups lie close together and differ in

@@ -1,4 +1,4 @@
-"""The record of a study: how well each law would have predicted budgets that it had not seen, by how far it looked."""
+"""The record of a study: how well each law would have predicted its later budgets, by how far ahead it looked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

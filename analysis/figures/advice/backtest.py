@@ -1,4 +1,4 @@
-"""The figure of a back-test: how far off each law was, against how far it looked."""
+"""The figure of a back-test: how far off each law was, against how far ahead it looked."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

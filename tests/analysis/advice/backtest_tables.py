@@ -1,7 +1,7 @@
 """What laws would have predicted of later budgets of public studies and of this project's: the numbers of
 `results/published/backtest`.
 
-`python tests/analysis/advice/backtest_tables.py FOLDER OUT` reads the tables of others from FOLDER, which the project
+`python -m tests.analysis.advice.backtest_tables FOLDER OUT` reads the tables of others from FOLDER, which the project
 does not hold (results/published/backtest/README.md says where each comes from), prints summaries in Markdown and writes
 every error to OUT. Nothing of a table but its errors is written.
 """
