@@ -50,7 +50,7 @@ class Advice:
     @property
     def refused(self) -> bool:
         """True where no number is supported."""
-        return all(isinstance(each, Refusal) for each in (self.params, self.tokens, self.loss))
+        return all(isinstance(answer, Refusal) for answer in (self.params, self.tokens, self.loss))
 
 
 def predict_budget(study: Study, budget: str, *, forced: bool = False) -> tuple[Advice, ...]:
@@ -67,33 +67,33 @@ def predict_budget(study: Study, budget: str, *, forced: bool = False) -> tuple[
         for advice in (
             _beyond(study, rolled[arm], budget, forced)
             if arm in rolled
-            else [_within(each, budget, reach[arm], forced) for each in study.frontiers if each.arm == arm]
+            else [_within(frontier, budget, reach[arm], forced) for frontier in study.frontiers if frontier.arm == arm]
         )
     )
 
 
 def _largest(study: Study, arm: str) -> float:
     """FLOPs; NaN for an arm without a point."""
-    mine = study.points.frame.filter(pl.col("arm") == arm)
-    return float(mine["flops"].to_numpy().max()) if mine.height else float("nan")
+    points = study.points.frame.filter(pl.col("arm") == arm)
+    return float(points["flops"].to_numpy().max()) if points.height else float("nan")
 
 
 def _beyond(study: Study, rolled: Rolled, budget: str, forced: bool) -> list[Advice]:
     frame = study.points.frame.filter(pl.col("arm") == rolled.forecaster.arm)
     return [
         Advice(
-            arm=each.arm,
-            approach=each.approach,
+            arm=forecast.arm,
+            approach=forecast.approach,
             budget=budget,
-            reach=each.reach,
-            params=each.params,
-            tokens=each.tokens,
-            loss=each.loss,
-            weight=each.weight,
-            record=each.record,
+            reach=forecast.reach,
+            params=forecast.params,
+            tokens=forecast.tokens,
+            loss=forecast.loss,
+            weight=forecast.weight,
+            record=forecast.record,
         )
-        for each in forecasts(frame, rolled, budget, forced=forced)
-        if _is_asked(each.approach, study.settings.approaches)
+        for forecast in forecasts(frame, rolled, budget, forced=forced)
+        if _is_asked(forecast.approach, study.settings.approaches)
     ]
 
 
@@ -124,5 +124,6 @@ def _fitted(frontier: Frontier, budget: str, reach: float, forced: bool) -> tupl
     at = surface_optimum(frontier.surface, budget, forced=forced) if isinstance(frontier.surface, SurfaceFit) else None
     answers = frontier.predict(budget) if at is None else at
     return tuple(
-        each.estimate if isinstance(each, Sample) else each for each in (answers.params, answers.tokens, answers.loss)
+        answer.estimate if isinstance(answer, Sample) else answer
+        for answer in (answers.params, answers.tokens, answers.loss)
     )

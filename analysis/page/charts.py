@@ -59,7 +59,7 @@ def _series(name: str, arm: str, colour: str, marker: str, **parts: Any) -> dict
 
 
 def _flops_axis(study: Study) -> dict[str, Any]:
-    budgets = sorted({int(each.budget) for frontier in study.frontiers for each in frontier.optima})
+    budgets = sorted({int(optimum.budget) for frontier in study.frontiers for optimum in frontier.optima})
     label = f"C ({study.points.budget_convention} training FLOPs)"
     return _axis(label, "flops", ticks=[float(budget) for budget in budgets] if len(budgets) <= 12 else ())
 
@@ -70,7 +70,7 @@ def _frontier_charts(study: Study) -> list[Chart]:
         "tokens": _axis("D* (tokens)", "count"),
         "loss": _axis(f"L* ({study.points.loss_unit})", "number", log=False),
     }
-    found = []
+    charts = []
     for quantity in QUANTITIES:
         series = []
         for entry in frontier_data(study):
@@ -84,21 +84,21 @@ def _frontier_charts(study: Study) -> list[Chart]:
                     colour,
                     SHAPES[marker],
                     points=[
-                        _optimum_point(each, quantity, f"{entry['arm']}, {entry['approach']}")
-                        for each in entry["optima"]
-                        if isinstance(getattr(each, quantity), Estimate)
+                        _optimum_point(optimum, quantity, f"{entry['arm']}, {entry['approach']}")
+                        for optimum in entry["optima"]
+                        if isinstance(getattr(optimum, quantity), Estimate)
                     ],
-                    line=[[each["flops"], each["value"]] for each in law],
-                    band=[[each["flops"], each["low"], each["high"]] for each in law] if first else [],
+                    line=[[place["flops"], place["value"]] for place in law],
+                    band=[[place["flops"], place["low"], place["high"]] for place in law] if first else [],
                     dashed=not first,
                 )
             )
         title = f"{SYMBOLS[quantity]} against compute"
-        found.append(
+        charts.append(
             {"id": f"frontier-{quantity}", "section": "frontier", "title": title, "arm": "", "x": _flops_axis(study),
              "y": axes[quantity], "series": series}
         )  # fmt: skip
-    return found
+    return charts
 
 
 def _optimum_point(optimum: Any, quantity: str, whose: str) -> dict[str, Any]:
@@ -117,37 +117,37 @@ def _isoflop_charts(study: Study) -> list[Chart]:
     budgets = sorted(set(study.points.frame["budget"].to_list()), key=int)
     colours = {budget: to_hex(colour) for budget, colour in budget_colours(budgets).items()}
     shapes = list(SHAPES.values())
-    found = []
+    charts = []
     for entry in isoflop_data(study):
         series = []
-        for each in entry["budgets"]:
-            budget, label = each["budget"], budget_label(each["budget"])
+        for curve in entry["budgets"]:
+            budget, label = curve["budget"], budget_label(curve["budget"])
             if budget not in colours:
                 continue
             shape = shapes[budgets.index(budget) % len(shapes)]
-            mine = [point for point in entry["points"] if point["budget"] == budget]
-            points = [_run_point(point, point["params"], point["loss"]) for point in mine]
-            line = [[place["params"], place["loss"]] for place in each["line"]]
+            runs = [point for point in entry["points"] if point["budget"] == budget]
+            points = [_run_point(point, point["params"], point["loss"]) for point in runs]
+            line = [[place["params"], place["loss"]] for place in curve["line"]]
             series.append(_series(label, entry["arm"], colours[budget], shape, points=points, line=line))
-            if isinstance(each["parabola"], Parabola) and isinstance(each["params"], Estimate):
-                series.append(_minimum(entry["arm"], label, colours[budget], each))
-        found.append(
-            {"id": f"isoflop-{len(found)}", "section": "isoflop", "title": entry["arm"], "arm": entry["arm"],
+            if isinstance(curve["parabola"], Parabola) and isinstance(curve["params"], Estimate):
+                series.append(_minimum(entry["arm"], label, colours[budget], curve))
+        charts.append(
+            {"id": f"isoflop-{len(charts)}", "section": "isoflop", "title": entry["arm"], "arm": entry["arm"],
              "x": _axis(f"N ({params_label(study)})", "count"),
              "y": _axis(f"{study.points.loss_column} ({study.points.loss_unit})", "number", log=False),
              "series": series}
         )  # fmt: skip
-    return found
+    return charts
 
 
-def _minimum(arm: str, label: str, colour: str, each: dict[str, Any]) -> dict[str, Any]:
-    params: Estimate = each["params"]
+def _minimum(arm: str, label: str, colour: str, curve: dict[str, Any]) -> dict[str, Any]:
+    params: Estimate = curve["params"]
     point = {
         "x": params.value,
-        "y": each["parabola"].minimum_loss,
+        "y": curve["parabola"].minimum_loss,
         "xlow": params.low,
         "xhigh": params.high,
-        "text": [f"{arm} at {label}", f"N* = {count_text(params)}", f"L* = {loss_text(each['loss'])}"],
+        "text": [f"{arm} at {label}", f"N* = {count_text(params)}", f"L* = {loss_text(curve['loss'])}"],
     }
     return _series(f"minimum at {label}", arm, colour, "star", points=[point], legend="")
 
@@ -170,7 +170,7 @@ def _surface_charts(study: Study) -> list[Chart]:
     """Runs over N and D in the colour of their loss, lines of equal FLOPs and the optima of the law."""
     losses = study.points.frame["loss"].to_numpy()
     shade = seaborn.color_palette("cividis", as_cmap=True)
-    found = []
+    charts = []
     for entry in surface_data(study):
         if not isinstance(entry["surface"], SurfaceFit) or not entry["points"]:
             continue
@@ -190,23 +190,24 @@ def _surface_charts(study: Study) -> list[Chart]:
             series.append(_series(f"C = {budget_label(optimum.budget)}", entry["arm"], "#666666", "none", line=line,
                                   dashed=True, legend="equal FLOPs"))  # fmt: skip
         stars = [
-            {"x": each.params.value, "y": each.tokens.value, "low": each.tokens.low, "high": each.tokens.high,
-             "xlow": each.params.low, "xhigh": each.params.high,
-             "text": [f"C = {budget_label(each.budget)}", f"N* = {count_text(each.params)}",
-                      f"D* = {count_text(each.tokens)}"]}
-            for each in entry["optima"]
-            if isinstance(each.params, Estimate) and isinstance(each.tokens, Estimate)
+            {"x": optimum.params.value, "y": optimum.tokens.value,
+             "low": optimum.tokens.low, "high": optimum.tokens.high,
+             "xlow": optimum.params.low, "xhigh": optimum.params.high,
+             "text": [f"C = {budget_label(optimum.budget)}", f"N* = {count_text(optimum.params)}",
+                      f"D* = {count_text(optimum.tokens)}"]}
+            for optimum in entry["optima"]
+            if isinstance(optimum.params, Estimate) and isinstance(optimum.tokens, Estimate)
         ]  # fmt: skip
         series.append(_series("optimum of the law, with intervals", entry["arm"], "#ffffff", "star", points=stars))
-        found.append(
-            {"id": f"surface-{len(found)}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
+        charts.append(
+            {"id": f"surface-{len(charts)}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
              "x": _axis(f"N ({params_label(study)})", "count"), "y": _axis("D (tokens)", "count"), "series": series}
         )  # fmt: skip
-    return found
+    return charts
 
 
 def _residual_charts(study: Study) -> list[Chart]:
-    found = []
+    charts = []
     for entry in residuals_data(study):
         if not entry["points"]:
             continue
@@ -216,18 +217,18 @@ def _residual_charts(study: Study) -> list[Chart]:
                 _run_point(point, point[name], 100 * point["relative"], f"predicted {point['relative']:+.2%}")
                 for point in entry["points"]
             ]
-            found.append(
-                {"id": f"residuals-{len(found)}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
+            charts.append(
+                {"id": f"residuals-{len(charts)}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
                  "x": _axis(label, "count"), "y": _axis("predicted / measured - 1 (%)", "number", log=False),
                  "zero": 0.0, "starts_row": name == "params",
                  "series": [_series(entry["arm"], entry["arm"], colour, SHAPES[marker], points=points, legend="")]}
             )  # fmt: skip
-    return found
+    return charts
 
 
 def _compare_charts(study: Study) -> list[Chart]:
-    pairs = list(dict.fromkeys((each.arm, each.other) for each in study.comparisons))
-    found = []
+    pairs = list(dict.fromkeys((comparison.arm, comparison.other) for comparison in study.comparisons))
+    charts = []
     for quantity, label, neutral in (
         ("gap", f"L* minus the other arm's ({study.points.loss_unit})", 0.0),
         ("compute", "compute multiplier", 1.0),
@@ -237,42 +238,43 @@ def _compare_charts(study: Study) -> list[Chart]:
         for index, (arm, other) in enumerate(pairs):
             points = [
                 {
-                    "x": float(each.budget),
+                    "x": float(comparison.budget),
                     "y": answer.value,
                     "low": answer.low,
                     "high": answer.high,
-                    "text": [f"{arm} against {other}", f"C = {budget_label(each.budget)}",
+                    "text": [f"{arm} against {other}", f"C = {budget_label(comparison.budget)}",
                              f"{answer.value:+.4g} [{answer.low:+.4g}, {answer.high:+.4g}]"],
                 }
-                for each in study.comparisons
-                if (each.arm, each.other) == (arm, other) and isinstance(answer := getattr(each, quantity), Estimate)
+                for comparison in study.comparisons
+                if (comparison.arm, comparison.other) == (arm, other)
+                and isinstance(answer := getattr(comparison, quantity), Estimate)
             ]  # fmt: skip
             colour = ARM_COLOURS[index % len(ARM_COLOURS)]
             shape = list(SHAPES.values())[index % len(SHAPES)]
             if quantity == "gap":
                 series += _mean_gap(study, arm, other, colour)
             series.append(_series(f"{arm} against {other}", arm, colour, shape, points=points))
-        single = [point for each in series if not each["band"] for point in each["points"]]
-        values = [end for point in single for end in (point["low"], point["high"])]
+        points = [point for pair_series in series if not pair_series["band"] for point in pair_series["points"]]
+        values = [end for point in points for end in (point["low"], point["high"])]
         if values:
             log = quantity != "gap" and min(values) > 0 and max(values) > WIDE * min(values)
-            found.append(
+            charts.append(
                 {"id": f"compare-{quantity}", "section": "compare", "title": label, "arm": "",
                  "x": _flops_axis(study), "y": _axis(label, "number", log=log), "zero": neutral, "series": series}
             )  # fmt: skip
-    return found
+    return charts
 
 
 def _mean_gap(study: Study, arm: str, other: str, colour: str) -> list[Chart]:
     """The mean gap of two arms as a band over the budgets that it is of; nothing where it is refused."""
-    found = []
+    bands = []
     for whole in study.over_budgets:
         if (whole.arm, whole.other) != (arm, other) or not isinstance(whole.gap, Estimate):
             continue
         gap, budgets = whole.gap, [float(budget) for budget in whole.budgets]
         words = [f"{arm} against {other}, mean over {len(budgets)} budgets",
                  f"{gap.value:+.4g} [{gap.low:+.4g}, {gap.high:+.4g}]"]  # fmt: skip
-        found.append(
+        bands.append(
             _series(
                 f"{arm} against {other}, mean",
                 arm,
@@ -285,7 +287,7 @@ def _mean_gap(study: Study, arm: str, other: str, colour: str) -> list[Chart]:
                 legend=f"mean gap over budgets, {gap.level:.0%} interval",
             )
         )
-    return found
+    return bands
 
 
 def _curve_charts(curves: Sequence[CellCurve]) -> list[Chart]:
@@ -293,15 +295,15 @@ def _curve_charts(curves: Sequence[CellCurve]) -> list[Chart]:
     budgets = sorted({curve.budget for curve in curves}, key=int)
     colours = {budget: to_hex(colour) for budget, colour in budget_colours(budgets).items()}
     means = sorted(mean_over_seeds(curves), key=lambda curve: (int(curve.budget), curve.params), reverse=True)
-    found = []
+    charts = []
     for arm in sorted({curve.arm for curve in means}):
         first = SHOWN_FROM * max(float(curve.tokens[-1]) for curve in means if curve.arm == arm)
         series = [_curve_series(curve, first, colours[curve.budget]) for curve in means if curve.arm == arm]
-        found.append(
-            {"id": f"curves-{len(found)}", "section": "curves", "title": arm, "arm": arm,
+        charts.append(
+            {"id": f"curves-{len(charts)}", "section": "curves", "title": arm, "arm": arm,
              "x": _axis("tokens", "count"), "y": _axis("loss (nats/token)", "number"), "series": series[::-1]}
         )  # fmt: skip
-    return found
+    return charts
 
 
 def _curve_series(curve: CellCurve, first: float, colour: str) -> dict[str, Any]:
