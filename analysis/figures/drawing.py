@@ -69,6 +69,10 @@ REASONS = {
     RefusalKind.EXTRAPOLATION: "too far beyond the budgets measured",
     RefusalKind.NOT_COOLED: "the runs are not cooled down",
     RefusalKind.NO_CANDIDATE: "no cell to train that would help",
+    RefusalKind.CONSTANT_COLUMN: "a column that does not vary",
+    RefusalKind.AT_CHANCE: "at chance",
+    RefusalKind.NOT_MONOTONE: "score does not rise steadily",
+    RefusalKind.RANGE_NOT_REACHED: "too little of the curve covered",
 }
 
 

@@ -13,17 +13,18 @@ from mor_core.errors import Fix, UserError
 from mor_core.files import is_folder_name, is_plain_name
 
 NATS_PER_TOKEN = "nats/token"
+BITS_PER_BYTE = "bits/byte"
 ERROR_RATE = "error rate"
-TEXT, TASK = "text", "task"
+TEXT, TASK, BPB = "text", "task", "bpb"
 OF_VALIDATION = {
     "loss": NATS_PER_TOKEN,
     "loss_topk": NATS_PER_TOKEN,
     "loss_half": NATS_PER_TOKEN,
-    "bits_per_byte": "bits/byte",
+    "bits_per_byte": BITS_PER_BYTE,
 }
 """What every evaluation of a cell measures, on validation text -> its unit; results/README.md explains each."""
 
-NAMES = (*OF_VALIDATION, f"{TEXT}:NAME", f"{TASK}:NAME")
+NAMES = (*OF_VALIDATION, f"{TEXT}:NAME", f"{TASK}:NAME", f"{BPB}:NAME")
 FORMER_NAMES = {"causal": "loss", "topk": "loss_topk"}
 """What two of them were once called on the command line."""
 
@@ -39,11 +40,11 @@ class Loss:
     name: str
     """On the command line; the column of the run table that holds it."""
     unit: str
-    """nats/token, bits/byte, or error rate (a task's 1 - score)."""
+    """nats/token, bits/byte (of text, or of a task's right answers), or error rate (a task's 1 - score)."""
 
     @property
     def kind(self) -> str:
-        """`text` or `task` where it is measured apart from the cell's own evaluation; else empty."""
+        """`text`, `task` or `bpb` where it is measured apart from the cell's own evaluation; else empty."""
         kind, mark, _ = self.name.partition(":")
         return kind if mark else ""
 
@@ -66,10 +67,10 @@ def parse_loss(words: str) -> Loss:
     kind, mark, subject = name.partition(":")
     if mark and kind == TEXT:
         return Loss(name=f"{TEXT}:{text_name(subject)}", unit=NATS_PER_TOKEN)
-    if mark and kind == TASK:
+    if mark and kind in (TASK, BPB):
         if not is_plain_name(subject):
             raise LossError(f"task {subject!r:.80}: expected a plain name, such as that of its file")
-        return Loss(name=name, unit=ERROR_RATE)
+        return Loss(name=name, unit=ERROR_RATE if kind == TASK else BITS_PER_BYTE)
     near = get_close_matches(name, NAMES, n=1)
     meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(NAMES)}"
     raise LossError(f"loss {words!r:.80} is unknown: {meant}")
@@ -85,12 +86,12 @@ def text_name(name: str) -> str:
 def loss_values(table: pl.DataFrame, loss: Loss) -> pl.Series | None:
     """The loss of every row, null where it was not measured; None where the table has no such column.
 
-    A task's error rate is 1 - the score that the run table keeps of it. Raises LossError where cells were scored on
-    different items.
+    A task's error rate is 1 - the score that the run table keeps of it, its bits per byte those of the right answers,
+    which scores of old do not have. Raises LossError where cells were scored on different items.
     """
     if loss.name in table.columns:
         return table[loss.name].cast(pl.Float64)
-    if loss.kind != TASK or "tasks" not in table.columns:
+    if loss.kind not in (TASK, BPB) or "tasks" not in table.columns:
         return None
     scores = [json.loads(text or "{}").get(loss.subject) for text in table["tasks"]]
     items = sorted({str(score.get("fingerprint"))[:12] for score in scores if score})
@@ -99,7 +100,11 @@ def loss_values(table: pl.DataFrame, loss: Loss) -> pl.Series | None:
             f"cells were scored on different items of {loss.subject} ({', '.join(items)}): score all of them with one "
             "folder of task files"
         )
-    return pl.Series(loss.name, [1 - score["score"] if score else None for score in scores], dtype=pl.Float64)
+    if loss.kind == BPB:
+        values = [score.get("bits_per_byte") if score else None for score in scores]
+    else:
+        values = [1 - score["score"] if score else None for score in scores]
+    return pl.Series(loss.name, values, dtype=pl.Float64)
 
 
 def no_cell_has(table: pl.DataFrame, loss: Loss) -> LossError:
@@ -113,6 +118,9 @@ def no_cell_has(table: pl.DataFrame, loss: Loss) -> LossError:
     fix = {
         TEXT: Fix(verb="eval", setting="text", value=f"{loss.subject}=FILE", words="measure it with {}"),
         TASK: Fix(verb="eval", setting="tasks", value=loss.subject, words="score it with {}"),
+        BPB: Fix(
+            verb="eval", setting="tasks", value=loss.subject, words="score it (again, where it was before) with {}"
+        ),
     }[loss.kind]
     return LossError(f"no cell has {loss.name}{meant}", fix=fix)
 
@@ -121,5 +129,7 @@ def _measured(table: pl.DataFrame) -> list[str]:
     """Names of the losses that some row has."""
     columns = [name for name in table.columns if name in OF_VALIDATION or name.startswith(f"{TEXT}:")]
     texts = table["tasks"].drop_nulls().unique().to_list() if "tasks" in table.columns else []
-    tasks = {f"{TASK}:{name}" for text in texts for name in json.loads(text)}
-    return [name for name in columns if table[name].null_count() < table.height] + sorted(tasks)
+    tasks = [json.loads(text) for text in texts]
+    measured = [name for name in columns if table[name].null_count() < table.height]
+    with_bits = {f"{BPB}:{name}" for scores in tasks for name, score in scores.items() if "bits_per_byte" in score}
+    return measured + sorted({f"{TASK}:{name}" for scores in tasks for name in scores} | with_bits)

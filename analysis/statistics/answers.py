@@ -23,6 +23,10 @@ class RefusalKind(StrEnum):
     EXTRAPOLATION = "extrapolation"
     NOT_COOLED = "not-cooled"
     NO_CANDIDATE = "no-candidate"
+    CONSTANT_COLUMN = "constant-column"
+    AT_CHANCE = "at-chance"
+    NOT_MONOTONE = "not-monotone"
+    RANGE_NOT_REACHED = "range-not-reached"
 
 
 @dataclass(frozen=True, kw_only=True)

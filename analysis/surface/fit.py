@@ -139,14 +139,18 @@ class SurfaceFit:
             sentence=f"the surface is doubted and not read at {place}, unless forced: {self.doubts[0].sentence}{more}",
         )
 
+    def loss_draws(self, params: float, tokens: float) -> tuple[Floats, Floats]:
+        """(draws,) twice: the loss of the law and of one more run at `params` and `tokens` in every redrawn study."""
+        drawn_k = self.draws.law.loss(params, tokens)
+        noise_k = self.draws.noise * normals(self.resampling, "one more run", self.arm)
+        return drawn_k, drawn_k * np.exp(noise_k) if self.best.problem.residual == "log" else drawn_k + noise_k
+
     def predict(self, params: float, tokens: float, *, forced: bool = False) -> Prediction | Refusal:
         """The loss at `params` and `tokens`, of the law and of one more run; refused where `refuse_beyond` does."""
         refusal = None if forced else self.refuse_beyond(params, tokens)
         if refusal:
             return refusal
-        drawn_k = self.draws.law.loss(params, tokens)
-        noise_k = self.draws.noise * normals(self.resampling, "one more run", self.arm)
-        run_k = drawn_k * np.exp(noise_k) if self.best.problem.residual == "log" else drawn_k + noise_k
+        drawn_k, run_k = self.loss_draws(params, tokens)
         value, level = float(self.law.loss(params, tokens)), self.resampling.level
         points = self.best.problem.points
         largest = float(np.exp((points.log_params + points.log_tokens).max()))
