@@ -76,8 +76,8 @@ def laws_of(folder: Path, task: str) -> ArmLaws:
 
 def target_place(folder: Path) -> tuple[float, float]:
     """N and D of the 7B model, without what it scored."""
-    row = pl.read_csv(folder / "olmo_ladder/runs.csv", columns=["run", "params", "tokens"])
-    ((params, tokens),) = row.filter(pl.col("run") == TARGET).select("params", "tokens").iter_rows()
+    row = pl.read_csv(folder / "olmo_ladder/runs.csv", columns=["label", "params", "tokens"])
+    ((params, tokens),) = row.filter(pl.col("label") == TARGET).select("params", "tokens").iter_rows()
     return float(params), float(tokens)
 
 
@@ -96,7 +96,7 @@ def predicted(laws: ArmLaws, params: float, tokens: float) -> Row:
 
 def judged(row: Row, folder: Path) -> Row:
     """The answer beside what was measured: the one place that reads a score of the 7B model."""
-    table = pl.read_csv(folder / "olmo_ladder/runs.csv").filter(pl.col("run") == TARGET)
+    table = pl.read_csv(folder / "olmo_ladder/runs.csv").filter(pl.col("label") == TARGET)
     measured, bits = table[f"{row['task']}_acc"].item(), table[f"{row['task']}_bpb"].item()
     row = row | {"measured": round(measured, 4), "measured_bits_per_byte": round(bits, 4)}
     score, low, high = row["score"], row["low"], row["high"]
