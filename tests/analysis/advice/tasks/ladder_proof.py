@@ -95,14 +95,16 @@ def predicted(laws: ArmLaws, params: float, tokens: float) -> Row:
 
 
 def judged(row: Row, folder: Path) -> Row:
-    """The answer beside what was measured: the one place that reads a score of the 7B model."""
+    """The answer with its error, the one place that reads a score of the 7B model; of the table nothing else is kept."""
     table = pl.read_csv(folder / "olmo_ladder/runs.csv").filter(pl.col("label") == TARGET)
-    measured, bits = table[f"{row['task']}_acc"].item(), table[f"{row['task']}_bpb"].item()
-    row = row | {"measured": round(measured, 4), "measured_bits_per_byte": round(bits, 4)}
-    score, low, high = row["score"], row["low"], row["high"]
-    if not (isinstance(score, float) and isinstance(low, float) and isinstance(high, float)):
-        return row | {"error": None, "inside": None}
-    return row | {"error": round(score - measured, 4), "inside": low <= measured <= high}
+    measured, measured_bits = table[f"{row['task']}_acc"].item(), table[f"{row['task']}_bpb"].item()
+    score, low, high, bits = row["score"], row["low"], row["high"], row["bits_per_byte"]
+    if not (
+        isinstance(score, float) and isinstance(low, float) and isinstance(high, float) and isinstance(bits, float)
+    ):
+        return row | {"error": None, "inside": None, "bits_error": None}
+    errors = {"error": round(score - measured, 4), "inside": low <= measured <= high}
+    return row | errors | {"bits_error": round(bits / measured_bits - 1, 4)}
 
 
 def held_out_rows(cells: TaskCells) -> Iterator[Row]:
@@ -124,8 +126,8 @@ def main(folder: Path, out: Path) -> None:
     """Predict, then look; write both tables."""
     params, tokens = target_place(folder)
     laws = {task: laws_of(folder, task) for task in CHANCES}
-    answers = [predicted(each, params, tokens) for each in laws.values()]
-    held_out = [row for each in laws.values() for row in held_out_rows(each.cells)]
+    answers = [predicted(fitted, params, tokens) for fitted in laws.values()]
+    held_out = [row for fitted in laws.values() for row in held_out_rows(fitted.cells)]
     out.mkdir(parents=True, exist_ok=True)
     pl.DataFrame([judged(row, folder) for row in answers]).write_csv(out / "predictions.csv")
     pl.DataFrame(held_out, infer_schema_length=None).write_csv(out / "held_out.csv")
