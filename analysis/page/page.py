@@ -62,9 +62,11 @@ def render_page(
     curves: Sequence[CellCurve] = (),
     own_record: Sequence[str] = (),
     forecasts: Sequence[ScoredForecast] = (),
+    on_tasks: Sequence[tuple[str, Sequence[str]]] = (),
 ) -> str:
     """The page; `runs` is the run table that the study was fitted from, `curves` its training curves, `own_record` what
-    `analysis.report.backtests` says of its predictions of itself, `forecasts` what was frozen of its sweep."""
+    `analysis.report.backtests` says of its predictions of itself, `forecasts` what was frozen of its sweep, `on_tasks`
+    tasks with what `analysis.report.task_laws` says of each."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -82,6 +84,7 @@ def render_page(
         contents=[
             *((name, title) for name, title, _, _ in sections),
             *([("forecasts", "Forecasts")] if forecasts else []),
+            *([("tasks", "Scores on tasks")] if on_tasks else []),
             ("unsaid", "What these runs cannot say"),
             ("cells", "Cells"),
             ("provenance", "Where this comes from"),
@@ -106,6 +109,7 @@ def render_page(
             if (lines := refusals_of(frontier))
         ],
         own_record=own_record,
+        on_tasks=on_tasks,
         forecast_head=FORECAST_HEAD,
         forecast_rows=score_rows(forecasts),
         forecast_summary=score_summary(forecasts),

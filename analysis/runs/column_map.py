@@ -35,12 +35,14 @@ MEANINGS = {
     "total_params": "parameters, embedding included: what lies in memory when serving",
     "kv": "numbers of keys and values that a token keeps over all layers when serving",
     "kv_read": "numbers of keys and values that a generated token reads for each token of its sequence, if not those",
+    "score": "the share of a task's items that are right",
+    "chance": "the share that picking at random gets right",
 }
 REQUIRED = ("params", "tokens", "loss")
 COLUMNS = Fix(setting="columns")
 NUMBERS = (
     "params", "tokens", "loss", "flops", "budget", "epochs", "steps", "warmup_steps", "unrolled_params",
-    "recursions", "depth", "total_params", "kv", "kv_read",
+    "recursions", "depth", "total_params", "kv", "kv_read", "score", "chance",
 )  # fmt: skip
 
 

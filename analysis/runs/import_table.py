@@ -257,6 +257,7 @@ def _frame(rows: list[dict], reasons: dict[str, str], convention: str) -> pl.Dat
         "unrolled_params": pl.Float64, "recursions": pl.Float64, "depth_mean": pl.Float64, "architecture": pl.Utf8,
         "total_params": pl.Float64, "kv_numbers_kept": pl.Float64, "kv_numbers_read": pl.Float64,
     }  # fmt: skip
+    of_tasks = [name for name in ("score", "chance") if any(name in row for row in rows)]
     full = []
     for row in rows:
         size = str(row.get("size") or (f"{row['params']:.6g}" if row["params"] else "unknown"))
@@ -285,6 +286,7 @@ def _frame(rows: list[dict], reasons: dict[str, str], convention: str) -> pl.Dat
                 "total_params": row.get("total_params"),
                 "kv_numbers_kept": row.get("kv"),
                 "kv_numbers_read": row.get("kv_read") or row.get("kv"),
+                **{name: row[name] for name in of_tasks},
             }
         )
-    return pl.DataFrame(full, schema=types)
+    return pl.DataFrame(full, schema=types | dict.fromkeys(of_tasks, pl.Float64))

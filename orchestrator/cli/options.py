@@ -74,6 +74,8 @@ DOCUMENTS = {
     "mor-sweep.runs/1": "`status`",
     "mor-sweep.suggest/1": "`suggest`",
     "mor-sweep.table/1": "`table`",
+    "mor-sweep.task-fit/1": "`fit --task`",
+    "mor-sweep.task-predict/1": "`predict --task`",
     "mor-sweep.task-table/1": "`table --tasks`",
     "mor-sweep.text-loss/1": "`eval --text FILE`",
     "mor-sweep.throughput/1": "`throughput`",
@@ -135,7 +137,7 @@ CellsOrAll = Annotated[
 ]
 
 
-LOSSES = ("loss", "loss_topk", "loss_half", "bits_per_byte", "text:", "task:")
+LOSSES = ("loss", "loss_topk", "loss_half", "bits_per_byte", "text:", "task:", "bpb:")
 """What --loss takes, as the shell offers it."""
 
 
@@ -150,7 +152,7 @@ _LOSS = typer.Option(
     "--loss",
     metavar="LOSS",
     help="What is fitted: loss (what inference can do), loss_topk (the paper's evaluation), loss_half, bits_per_byte, "
-    "text:NAME or task:NAME (see eval).",
+    "text:NAME, task:NAME, or bpb:NAME for bits per byte of a task's right answers (see eval).",
     callback=_loss_name,
     autocompletion=lambda incomplete: [name for name in LOSSES if name.startswith(incomplete)],
 )
@@ -184,6 +186,7 @@ FLAGS = {
     "address": "--address",
     "batches": "--batches",
     "budgets": "--budgets",
+    "chance": "--chance",
     "columns": "--columns",
     "convention": "--convention",
     "executor": "--executor",

@@ -259,24 +259,17 @@ def fit_of_table(
     the sweep is, unless something else is said of it. Of another table `loss_column` says what its losses are: their
     name and unit in what is printed and drawn.
     """
-    loss = parse_loss(loss_column)
-    frame = read_table(path)
-    stated = parse_columns(columns or "")
     settings = FitSettings(
-        loss_column=loss.name,
+        loss_column=parse_loss(loss_column).name,
         approaches=approaches or TABLE_APPROACHES,
         leave_out_cells=leave_out,
         surface=SurfaceRules(tied=tied),
     )
-    if is_own(frame) and not (columns or convention or budgets):
-        report("note: read as the run table of a sweep", None)
-        runs = own_runs(frame)
+    runs, imported = runs_of_table(
+        path, columns=columns, convention=convention, budgets=budgets, loss=settings.loss_column, report=report
+    )
+    if imported is None:
         return Fitted(study=fit_study(runs, settings), name=path.name, runs=runs)
-    meaning = complete_columns(frame, stated, convention)
-    report(f"columns: {shlex.quote(columns_text(meaning))}", None)
-    imported = import_table(frame, meaning, convention=convention, budgets=_budgets(budgets), unit=loss.unit)
-    for note in imported.notes:
-        report(f"note: {note}", None)
     if note := _budget_note(imported, approaches):
         words = "{} says others" if imported.on_budgets else "where they were meant for budgets, name those with {}"
         report(f"note: {note}", Fix(setting="budgets", words=words))
@@ -285,8 +278,32 @@ def fit_of_table(
     if not (approaches or imported.on_budgets):
         settings = replace(settings, approaches=("surface",))
     settings = replace(settings, optima_at=imported.optima_at)
-    runs = imported.frame.rename({"loss": loss.name})
     return Fitted(study=fit_study(runs, settings, reading=imported.reading), name=path.name, runs=runs)
+
+
+def runs_of_table(
+    path: Path,
+    *,
+    columns: str | None,
+    convention: str | None,
+    budgets: str | None,
+    loss: str,
+    report: Callable[[str, Fix | None], None],
+) -> tuple[pl.DataFrame, ImportedTable | None]:
+    """Anyone's table as a run table whose losses are called `loss`, and how it was read; None for the run table of a
+    sweep. Raises TableError and LossError."""
+    frame = read_table(path)
+    stated = parse_columns(columns or "")
+    if is_own(frame) and not (columns or convention or budgets):
+        report("note: read as the run table of a sweep", None)
+        return own_runs(frame), None
+    meaning = complete_columns(frame, stated, convention)
+    report(f"columns: {shlex.quote(columns_text(meaning))}", None)
+    unit = parse_loss(loss).unit
+    imported = import_table(frame, meaning, convention=convention, budgets=_budgets(budgets), unit=unit)
+    for note in imported.notes:
+        report(f"note: {note}", None)
+    return imported.frame.rename({"loss": loss}), imported
 
 
 def _budgets(text: str | None) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from orchestrator.cli.fits.study import (
     fit_of,
     say_next_of,
 )
+from orchestrator.cli.fits.tasks import Chance, Params, TaskName, Tokens, place_of, predict_task
 from orchestrator.cli.options import (
     AsJson,
     LossesOption,
@@ -78,15 +79,19 @@ def table(
 @options_from_dataclass
 def predict(
     asked: Runs,
-    budget: Annotated[str, typer.Option(help="Training FLOPs, such as 1e21.")],
+    budget: Annotated[str | None, typer.Option(help="Training FLOPs, such as 1e21.")] = None,
     loss: LossOption = CAUSAL,
+    task: TaskName = None,
+    params: Params = None,
+    tokens: Tokens = None,
+    chance: Chance = None,
     force: Force = False,
     tied: Tied = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what to train with a budget: size, tokens and loss.
 
-    Each comes with its interval. Exit code 5 where refused.
+    With --task, what a model will score. Each comes with its interval. Exit code 5 where refused.
     """
     from analysis.advice.predict import predict_budget
     from analysis.report.text import plain, reading_as_json
@@ -94,6 +99,11 @@ def predict(
     from mor_core.units import amount_text, budget_text, parse_budget
     from orchestrator.records.fits import nearest_shapes, predicted_lines
 
+    if task is not None:
+        predict_task(asked, task, chance, place_of(budget, params, tokens), forced=force, tied=tied, as_json=as_json)
+        return
+    if budget is None or params is not None or tokens is not None:
+        raise TableError("say FLOPs by --budget C, or ask for a score by --task TASK --params N --tokens D.")
     try:
         flops = parse_budget(budget)
     except ValueError as error:

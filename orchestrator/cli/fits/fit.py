@@ -16,6 +16,7 @@ from orchestrator.cli.fits.study import (
     fit_of_asked_table,
     say_next_of,
 )
+from orchestrator.cli.fits.tasks import Chance, TaskName, fit_task
 from orchestrator.cli.options import AsJson, LossOption, options_from_dataclass, print_json, say
 
 if TYPE_CHECKING:
@@ -51,14 +52,19 @@ def fit(
     loss: LossOption = CAUSAL,
     approach: ApproachChoice = None,
     tied: Tied = False,
+    task: TaskName = None,
+    chance: Chance = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="A cell that enters no fit; repeat for several.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the fit of --table as JSON.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit the compute-optimal frontier: N*, D* and L* by budget.
 
-    Of a sweep, or of any run table. Exit code 5 where no number is supported.
+    Of a sweep, or of any run table; with --task, what models score. Exit code 5 where no number is supported.
     """
+    if task is not None:
+        fit_task(asked, task, chance, tied=tied, as_json=as_json)
+        return
     names = tuple(each.value for each in approach or (Approach.parabola, Approach.surface))
     if asked.table is not None:
         approaches = names if approach else ()

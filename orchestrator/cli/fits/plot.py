@@ -23,6 +23,7 @@ from orchestrator.cli.fits.study import (
     paths_of,
     say_next_of,
 )
+from orchestrator.cli.fits.tasks import Chance, Params, Tokens, task_study_of
 from orchestrator.cli.options import LossesOption, LossOption, Results, above_zero, options_from_dataclass
 from orchestrator.cli.tables.help import Verbs
 
@@ -194,6 +195,41 @@ def lifetime(
     _write_data(drawn, asked, "lifetime", paths, drawn.provenance, lifetime_data(answer))
     if answer.refused:
         end_refused([each.answer.sentence for each in answer.places if isinstance(each.answer, Refusal)])
+
+
+@plot.verb("task", "mor-sweep plot task isoflop-cpu --task hellaswag")
+@options_from_dataclass
+def task(
+    asked: FigureRuns,
+    look: Look,
+    name: Annotated[str, typer.Option("--task", metavar="TASK", help="The task, such as hellaswag.")],
+    params: Params = None,
+    tokens: Tokens = None,
+    chance: Chance = None,
+    tied: Tied = False,
+) -> None:
+    """What models score on a task, by the bits per byte of the right answer.
+
+    With --params and --tokens, one more model. Exit code 5 where no arm has a law.
+    """
+    from analysis.advice.tasks.answers import answer_for_model
+    from analysis.figures.advice.task_laws import plot_task, task_data
+    from analysis.runs.points import TableError
+    from analysis.statistics.answers import Refusal
+
+    if (params is None) != (tokens is None):
+        raise TableError("--params and --tokens name a model together: give both or none.")
+    study, drawn = task_study_of(asked, name, chance, tied=tied)
+    answers = (
+        () if params is None or tokens is None else tuple(answer_for_model(laws, params, tokens) for laws in study.arms)
+    )
+    paths = paths_of(drawn, asked, f"task-{name}", look)
+    provenance = replace(drawn.provenance, method="bits per byte by N and D, and the score by bits per byte")
+    plot_task(study, paths, provenance, width=look.inches, answers=answers)
+    _write_data(drawn, asked, f"task-{name}", paths, provenance, task_data(study))
+    reasons = [laws.two_steps.sentence for laws in study.arms if isinstance(laws.two_steps, Refusal)]
+    if len(reasons) == len(study.arms):
+        end_refused(reasons)
 
 
 @plot.verb("backtest", "mor-sweep plot backtest isoflop-cpu")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.fits.study import BOTH, CAUSAL, FIT_REFUSED, Runs, Tied, fit_of
+from orchestrator.cli.fits.tasks import Chance, lines_of_task
 from orchestrator.cli.options import LossOption, options_from_dataclass
 
 
@@ -18,6 +19,11 @@ def report(
     ] = None,
     loss: LossOption = CAUSAL,
     tied: Tied = False,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="TASK", help="With its laws of this score; repeat for several."),
+    ] = None,
+    chance: Chance = None,
 ) -> None:
     """Write one self-contained HTML page about a sweep.
 
@@ -41,7 +47,8 @@ def report(
         forecasts = score_forecasts(store, fitted.sweep)
         path = out or store.sweep_folder(fitted.name) / "report.html"
     own_record = self_prediction_lines(histories(fitted.study))
-    page = render_page(fitted.study, fitted.provenance, fitted.runs, curves, own_record, forecasts)
+    on_tasks = [lines_of_task(asked, task, chance, tied=tied) for task in tasks or ()]
+    page = render_page(fitted.study, fitted.provenance, fitted.runs, curves, own_record, forecasts, on_tasks)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()

@@ -132,12 +132,12 @@ def fit_of_asked_table(
         approaches=approaches,
         tied=tied,
         leave_out=leave_out,
-        report=_report,
+        report=report_reading,
     )
 
 
-def _report(line: str, fix: "Fix | None") -> None:
-    """To stderr, with the flag that would change it."""
+def report_reading(line: str, fix: "Fix | None") -> None:
+    """How a table is read, to stderr, with the flag that would change it."""
     say(line if fix is None else f"{line}; {fix.words.format(fix_in_flags(fix))}")
 
 

@@ -95,7 +95,7 @@ def predicted(laws: ArmLaws, params: float, tokens: float) -> Row:
 
 
 def judged(row: Row, folder: Path) -> Row:
-    """The answer with its error, the one place that reads a score of the 7B model; of the table nothing else is kept."""
+    """The answer with its error: the one place that reads a score of the 7B model, and nothing else is kept of it."""
     table = pl.read_csv(folder / "olmo_ladder/runs.csv").filter(pl.col("label") == TARGET)
     measured, measured_bits = table[f"{row['task']}_acc"].item(), table[f"{row['task']}_bpb"].item()
     score, low, high, bits = row["score"], row["low"], row["high"], row["bits_per_byte"]
