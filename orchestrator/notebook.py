@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 FigureName = Literal[
-    "isoflop", "frontier", "surface", "residuals", "compare", "backtest", "lifetime", "forecasts", "curves"
+    "isoflop", "frontier", "surface", "residuals", "compare", "task", "backtest", "lifetime", "forecasts", "curves"
 ]
 """What `mor-sweep plot` draws."""
 

@@ -131,5 +131,5 @@ def _measured(table: pl.DataFrame) -> list[str]:
     texts = table["tasks"].drop_nulls().unique().to_list() if "tasks" in table.columns else []
     tasks = [json.loads(text) for text in texts]
     measured = [name for name in columns if table[name].null_count() < table.height]
-    with_bits = {f"{BPB}:{name}" for scores in tasks for name, score in scores.items() if "bits_per_byte" in score}
+    with_bits = {f"{BPB}:{name}" for scores in tasks for name, score in scores.items() if score.get("bits_per_byte")}
     return measured + sorted({f"{TASK}:{name}" for scores in tasks for name in scores} | with_bits)

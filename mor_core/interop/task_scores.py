@@ -35,6 +35,10 @@ class TaskScore:
     """The same with each log-likelihood divided by the choice's characters; None without choices."""
     nats_per_answer: float
     """Mean negative log-likelihood of the right choice."""
+    bits_per_byte: float
+    """Mean over items of what the right choice takes, in bits per byte of its UTF-8 text, the space before it included
+    as it is scored: smooth where the score is at chance, and independent of the tokenizer (Bhagia et al. 2024,
+    arXiv:2412.04403)."""
     cut: int
     """Items of which the model's context was too short for at least one choice."""
 
@@ -63,6 +67,11 @@ def score_task(task: Task, scores: Sequence[SpanScore], is_cut: Sequence[bool]) 
             item_scores[item.label].log_likelihood for item, item_scores in zip(task.items, scores_by_item, strict=True)
         )
         / count,
+        bits_per_byte=sum(
+            -item_scores[item.label].log_likelihood / len(item.choices[item.label].encode())
+            for item, item_scores in zip(task.items, scores_by_item, strict=True)
+        )
+        / (count * math.log(2)),
         cut=sum(any(item_cuts) for item_cuts in _by_item(task, is_cut)),
     )
 

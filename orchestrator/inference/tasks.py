@@ -13,6 +13,9 @@ from orchestrator.planning.identity import TaskEvaluation
 from orchestrator.records.revisions import Sweep
 from orchestrator.store.store import Store
 
+MEASURES = 2
+"""What is measured today (`TaskEvaluation.measures`)."""
+
 
 def ask_tasks(
     store: Store,
@@ -30,7 +33,9 @@ def ask_tasks(
     """
     read = {name: read_task(name, task_folder, limit) for name in tasks}
     planned = {
-        name: TaskEvaluation(task=name, fingerprint=task.fingerprint(), limit=limit, rule="threshold")
+        name: TaskEvaluation(
+            task=name, fingerprint=task.fingerprint(), limit=limit, rule="threshold", measures=MEASURES
+        )
         for name, task in read.items()
     }
 

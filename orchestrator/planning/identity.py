@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from mor_core.config import CausalRule, LayerSelection, ModelConfig, TrainConfig
+from mor_core.config import CausalRule, LayerSelection, ModelConfig, TrainConfig, later_field
 from orchestrator.planning.canonical import content_id
 
 SegmentKind = Literal["stable", "decay", "evaluate"]
@@ -74,6 +74,8 @@ class TaskEvaluation:
     """How many of its items, evenly spread; None for all."""
     rule: CausalRule
     """How expert-choice tokens go on; threshold for models that choose otherwise or not at all."""
+    measures: int = later_field(1, since="0.1.0")
+    """What is measured: 1 the score, 2 bits per byte of the right answers, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -304,20 +304,23 @@ def _schema(record: type) -> dict[str, Any]:
     }
 
 
-SHOWN = ("metric", "score", "standard_error", "items", "chance", "longest", "cut", "fingerprint")
+SHOWN = ("metric", "score", "standard_error", "items", "chance", "longest", "cut", "fingerprint", "bits_per_byte")
 """Fields of a score that the table keeps; the segment has all."""
 
 
 def task_scores(store: Store, weights_id: str) -> dict[str, dict[str, Any]]:
     """By task: the scores over all of its items under the calibrated threshold, where they are published.
 
-    Of two versions of a task's files the one with more items counts, then the one whose fingerprint comes first.
+    Of two versions of a task's files the one with more items counts, then the one whose fingerprint comes first; of two
+    evaluations of one the one with bits per byte.
     """
     results = store.readable_results(store.published_task_scores(weights_id))
     published = [result.task for result in results.values() if result.task is not None]
     whole = [score for score in published if score.limit is None and score.rule == "threshold"]
     scores: dict[str, dict[str, Any]] = {}
-    for score in sorted(whole, key=lambda score: (score.task, -score.items, score.fingerprint)):
+    for score in sorted(
+        whole, key=lambda score: (score.task, -score.items, score.fingerprint, score.bits_per_byte is None)
+    ):
         scores.setdefault(score.task, {name: getattr(score, name) for name in SHOWN})
     return scores
 

@@ -149,6 +149,8 @@ class PublishedScore:
     """The same with each log-likelihood divided by the choice's characters; None without choices."""
     nats_per_answer: float | None = None
     """Mean negative log-likelihood of the right choice."""
+    bits_per_byte: float | None = None
+    """What the right choice takes, in bits per byte of its text; None in evaluations of old."""
 
 
 @with_config(_STRICT)

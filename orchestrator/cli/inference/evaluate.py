@@ -154,7 +154,7 @@ def _hours(how: Launch, max_hours: float | None) -> "HourLimit":
 
 
 SHOWN = {
-    "task": ("cell", "task", "metric", "score", "standard_error", "items", "chance", "longest", "cut"),
+    "task": ("cell", "task", "metric", "score", "standard_error", "items", "chance", "longest", "bits_per_byte", "cut"),
     "text": ("cell", "text", "loss", "standard_error", "bits_per_byte", "tokens"),
 }
 

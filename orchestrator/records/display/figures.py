@@ -87,6 +87,29 @@ def _draw_compare(runs: DrawnRuns, paths: list[Path], *, other: str | None = Non
     plot_compare([fitted.study for fitted in compared], paths, compared[0].provenance)
 
 
+def _draw_task(
+    runs: DrawnRuns,
+    paths: list[Path],
+    *,
+    task: str,
+    params: float | None = None,
+    tokens: float | None = None,
+    chance: float | None = None,
+    tied: bool = False,
+) -> None:
+    from analysis.advice.tasks.answers import answer_for_model
+    from analysis.advice.tasks.task_study import fit_task_study
+    from analysis.figures.advice.task_laws import plot_task
+    from analysis.runs.losses import BPB
+
+    fitted = runs.fit(f"{BPB}:{task}", SURFACE, tied)
+    study = fit_task_study(fitted.runs, task, fitted.study.settings, chance=chance, reading=fitted.study.reading)
+    model = None if params is None or tokens is None else (params, tokens)
+    answers = () if model is None else tuple(answer_for_model(laws, *model) for laws in study.arms)
+    provenance = replace(fitted.provenance, method="bits per byte by N and D, and the score by bits per byte")
+    plot_task(study, paths, provenance, answers=answers)
+
+
 def _draw_backtest(
     runs: DrawnRuns, paths: list[Path], *, loss: str = "loss", asymptote: float | None = None, tied: bool = False
 ) -> None:
@@ -153,6 +176,7 @@ FIGURES: dict[str, Callable[..., None]] = {
     "surface": _draw_surface,
     "residuals": _draw_residuals,
     "compare": _draw_compare,
+    "task": _draw_task,
     "backtest": _draw_backtest,
     "lifetime": _draw_lifetime,
     "forecasts": _draw_forecasts,

@@ -80,7 +80,7 @@ class TaskRun:
         return {
             "status": "finished",
             "step": self.segment.stop_step,
-            "task": to_jsonable(total) | {name: getattr(spec, name) for name in ("fingerprint", "limit", "rule")},
+            "task": _measured(total, spec) | {name: getattr(spec, name) for name in ("fingerprint", "limit", "rule")},
             "batches": len(batches),
             "batches_executed": executed,
         }
@@ -154,6 +154,11 @@ class TaskRun:
         self.attempt.metrics.write_text("".join(json.dumps(rows[step]) + "\n" for step in sorted(rows)))
         self.attempt.record_numerics(numerics)
         return rows
+
+
+def _measured(score: TaskScore, spec: TaskEvaluation) -> Row:
+    """What the evaluation asked for: one of old has no bits per byte, whoever computes it."""
+    return {name: value for name, value in to_jsonable(score).items() if spec.measures > 1 or name != "bits_per_byte"}
 
 
 def _row(step: int, owners: list[int], scores: Sequence[SpanScore]) -> Row:

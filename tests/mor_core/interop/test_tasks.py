@@ -113,6 +113,7 @@ def test_scores_by_hand():
     assert raw.chance == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
     assert raw.longest == pytest.approx(1 / 3)
     assert raw.nats_per_answer == pytest.approx((2 + 1 + 3) / 3)
+    assert raw.bits_per_byte == pytest.approx((2 / 3 + 1 / 3 + 3 / 3) / 3 / math.log(2))
     assert raw.cut == 1
 
 
