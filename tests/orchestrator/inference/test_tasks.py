@@ -1,6 +1,7 @@
 """`mor-sweep eval --tasks` on the toy sweep: scores are segments, computed once, resumed, shown everywhere."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -105,6 +106,8 @@ def test_a_score_is_published_with_its_error_and_baselines_and_is_that_of_the_mo
         found = [score.log_likelihood for score in model.log_likelihoods(task.pairs)]
         right = sum(max(found[i : i + 3]) == found[i] for i in range(0, 90, 3))
         assert row["score"] == pytest.approx(right / 30)
+        nats = [-found[3 * place] / len(item.choices[0].encode()) for place, item in enumerate(task.items)]
+        assert row["bits_per_byte"] == pytest.approx(sum(nats) / 30 / math.log(2), rel=1e-4)
         assert row["items"] == 30
         assert row["chance"] == pytest.approx(1 / 3)
         assert row["longest"] == 0.0

@@ -48,6 +48,14 @@ def test_evaluations_of_every_kind_are_read_as_the_one_that_was_written():
         assert type(read) is type(evaluation)
 
 
+def test_an_evaluation_of_old_keeps_its_identity_and_one_that_measures_more_has_another():
+    old = TaskEvaluation(task="piqa", fingerprint="a" * 64, limit=None, rule="half")
+    assert to_jsonable(old).keys() == {"task", "fingerprint", "limit", "rule"}
+    new = dataclasses.replace(old, measures=2)
+    assert to_jsonable(new) == to_jsonable(old) | {"measures": 2}
+    assert from_jsonable(Evaluation | None, to_jsonable(old)) == old
+
+
 def test_equal_keys_of_both_kinds_of_routing_are_read_as_the_one_that_wrote_them():
     for routing in (ExpertChoice(router="mlp"), TokenChoice(router="mlp"), None):
         read = from_jsonable(ExpertChoice | TokenChoice | None, to_jsonable(routing))
