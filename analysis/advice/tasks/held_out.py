@@ -36,13 +36,13 @@ class SizeHeldOut:
 def leave_sizes_out(cells: TaskCells, rules: SurfaceRules, resampling: Resampling) -> dict[str, SizeHeldOut | Refusal]:
     """By size, ascending: how the law of the other sizes meets its cells, or why there is none."""
     sizes = cells.frame.group_by("size").agg(pl.col("params").mean()).sort("params")["size"].to_list()
-    found: dict[str, SizeHeldOut | Refusal] = {}
+    by_size: dict[str, SizeHeldOut | Refusal] = {}
     for place, size in enumerate(sizes):
         is_out = pl.col("size") == size
         law = _law(cells, cells.frame.filter(~is_out), rules, resampling)
         ends = place in (0, len(sizes) - 1)
-        found[size] = law if isinstance(law, Refusal) else _meets(law, size, cells.frame.filter(is_out), ends)
-    return found
+        by_size[size] = law if isinstance(law, Refusal) else _meets(law, size, cells.frame.filter(is_out), ends)
+    return by_size
 
 
 def _law(cells: TaskCells, kept: pl.DataFrame, rules: SurfaceRules, resampling: Resampling) -> TaskLaw | Refusal:

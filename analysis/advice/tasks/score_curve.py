@@ -215,9 +215,9 @@ def _fitted(problem: _Problem, free_pq: Floats) -> tuple[Floats, float]:
     """(3,) the best of a few starts, and half of the sum of squares there."""
     levels = np.linspace(-LARGEST_START, LARGEST_START, 5)
     starts_kp = np.array([[level, slope, 0.0] for level in levels for slope in (0.3, 1.0, 3.0)])
-    found = descend(problem, starts_kp, free_pq, newton=False)
-    best = int(np.argmin(found.objective_k))
-    return found.theta_kp[best], float(found.objective_k[best])
+    ended = descend(problem, starts_kp, free_pq, newton=False)
+    best = int(np.argmin(ended.objective_k))
+    return ended.theta_kp[best], float(ended.objective_k[best])
 
 
 def _linked(u: Floats, link: Link) -> tuple[Floats, Floats]:

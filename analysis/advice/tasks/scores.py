@@ -74,8 +74,8 @@ def _chance(rows: list[dict[str, Any]], task: str, stated: float | None) -> floa
             fix=Fix(setting="chance", value="SHARE", words="say it with {}"),
         )
     if len(values) > 1 or not 0 <= values[0] < 1:
-        found = ", ".join(f"{value:g}" for value in values)
-        raise LossError(f"chance on {task} is {found}: expected one share from 0 to below 1")
+        shares = ", ".join(f"{value:g}" for value in values)
+        raise LossError(f"chance on {task} is {shares}: expected one share from 0 to below 1")
     return values[0]
 
 

@@ -43,7 +43,7 @@ def planted_task(
             "status": ["finished"] * len(params),
             "arm": ["ladder"] * len(params),
             "size": [f"{size:.3g}" for size in params],
-            "budget": [str(round(each)) for each in flops],
+            "budget": [str(round(cost)) for cost in flops],
             "budget_convention": ["6nd"] * len(params),
             "seed": [0] * len(params),
             "unique_params": params,

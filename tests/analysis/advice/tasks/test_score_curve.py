@@ -31,10 +31,10 @@ X = np.linspace(-1.0, -0.75, 12)
 
 
 def refusal_of(points):
-    found = fit_score_curve(points, "logistic", "arm", FEW)
-    assert isinstance(found, Refusal), found
-    assert found.sentence.endswith(".")
-    return found
+    refusal = fit_score_curve(points, "logistic", "arm", FEW)
+    assert isinstance(refusal, Refusal), refusal
+    assert refusal.sentence.endswith(".")
+    return refusal
 
 
 @settings(deadline=None, max_examples=12)
@@ -73,16 +73,16 @@ def test_slopes_are_the_derivatives_of_residuals(link):
 
 
 def test_intervals_hold_the_planted_curve_about_as_often_as_they_say():
-    rng, held, studies, beyond = np.random.default_rng(5), 0, 40, -0.7
+    rng, num_inside, studies, beyond = np.random.default_rng(5), 0, 40, -0.7
     for _ in range(studies):
         curve = fit_score_curve(points_of(X, logistic(X) + 0.005 * rng.normal(size=len(X))), "logistic", "arm", FEW)
         if isinstance(curve, Refusal):  # One in a hundred, by the test against a bend.
             studies -= 1
             continue
         low, high = np.percentile(curve.drawn(np.array([beyond])), [2.5, 97.5])
-        held += low <= logistic(beyond) <= high
+        num_inside += low <= logistic(beyond) <= high
     assert studies >= 36
-    assert 0.85 <= held / studies <= 1.0
+    assert 0.85 <= num_inside / studies <= 1.0
 
 
 def test_noise_that_trunks_share_widens_the_interval():
@@ -100,9 +100,9 @@ def test_noise_that_trunks_share_widens_the_interval():
 
 
 def test_too_few_cells_are_refused():
-    found = refusal_of(points_of(X[:3], logistic(X[:3])))
-    assert found.kind == RefusalKind.TOO_FEW_POINTS
-    assert f"needs {MIN_CELLS}" in found.sentence
+    refusal = refusal_of(points_of(X[:3], logistic(X[:3])))
+    assert refusal.kind == RefusalKind.TOO_FEW_POINTS
+    assert f"needs {MIN_CELLS}" in refusal.sentence
 
 
 @pytest.mark.parametrize(("x_n", "score_n"), [(np.full(12, -0.9), logistic(X)), (X, np.full(12, 0.4))])
@@ -112,9 +112,9 @@ def test_a_constant_column_is_refused(x_n, score_n):
 
 def test_a_task_at_chance_is_refused():
     score_n = CHANCE + 0.01 * np.random.default_rng(1).normal(size=len(X))
-    found = refusal_of(points_of(X, score_n))
-    assert found.kind == RefusalKind.AT_CHANCE
-    assert "25.0 %" in found.sentence
+    refusal = refusal_of(points_of(X, score_n))
+    assert refusal.kind == RefusalKind.AT_CHANCE
+    assert "25.0 %" in refusal.sentence
 
 
 def test_a_score_that_does_not_rise_is_refused():
@@ -139,6 +139,6 @@ def test_the_foot_of_a_curve_is_refused():
 def test_a_slope_that_the_cells_leave_open_is_refused():
     narrow = np.linspace(-0.85, -0.79, 12)
     score_n = logistic(narrow) + 0.04 * np.tile([1.0, -1.0], 6)
-    found = refusal_of(points_of(narrow, score_n))
-    assert found.kind == RefusalKind.RANGE_NOT_REACHED
-    assert "they allow slopes from" in found.sentence
+    refusal = refusal_of(points_of(narrow, score_n))
+    assert refusal.kind == RefusalKind.RANGE_NOT_REACHED
+    assert "they allow slopes from" in refusal.sentence

@@ -31,9 +31,9 @@ def test_a_model_is_told_what_it_would_score():
 
 @pytest.mark.slow
 def test_the_laws_are_printed_drawn_and_put_into_the_page(tmp_path):
-    said = ask("fit", *COLUMNS, *TASK)
-    assert said.exit_code == 0, said.output
-    assert "bits/byte = " in said.stdout
+    printed = ask("fit", *COLUMNS, *TASK)
+    assert printed.exit_code == 0, printed.output
+    assert "bits/byte = " in printed.stdout
     assert json.loads(ask("fit", *COLUMNS, *TASK, "--json").stdout)["schema"] == "mor-sweep.task-fit/1"
     drawn = ask("plot", "task", *COLUMNS, *TASK, "--params", 6e9, "--tokens", 6e11, "--out", tmp_path)
     assert drawn.exit_code == 0, drawn.output
