@@ -14,7 +14,7 @@ from analysis.advice.tasks.answers import TaskAnswer
 from analysis.advice.tasks.task_study import ArmLaws, TaskStudy
 from analysis.advice.tasks.two_steps import TaskLaw, TaskPrediction
 from analysis.figures.drawing import FAINT, REASONS, arm_style, count_ticks, plain_text
-from analysis.figures.layout import legend_below, save, style_for
+from analysis.figures.layout import LEAST_PANEL_HEIGHT, legend_below, save, style_for
 from analysis.report.provenance import Provenance
 from analysis.report.text import plain
 from analysis.statistics.answers import Refusal
@@ -36,7 +36,7 @@ def plot_task(
     arms = [laws.cells.arm for laws in study.arms]
     with matplotlib.rc_context(style_for(width)):
         inches = width or 8.4
-        figure = Figure(figsize=(inches, 0.42 * inches), layout="constrained")
+        figure = Figure(figsize=(inches, max(0.42 * inches, LEAST_PANEL_HEIGHT + 0.6)), layout="constrained")
         first, second = figure.subplots(1, 2)
         for laws in study.arms:
             colour, marker = arm_style(arms, laws.cells.arm)
@@ -116,10 +116,10 @@ def _draw_answer(axes: Axes, answer: TaskAnswer, colour: Any) -> None:
 
 def _finish(first: Axes, second: Axes, study: TaskStudy) -> None:
     tokens_n = np.concatenate([laws.cells.frame["tokens"].to_numpy() for laws in study.arms])
-    first.set(xscale="log", xlabel="D (tokens)", ylabel="bits per byte of the right answer")
+    first.set(xscale="log", xlabel="D (tokens)", ylabel="bits/byte of the right answer")
     count_ticks(first.xaxis, float(tokens_n.max() / tokens_n.min()))
     first.set_title(plain_text(study.task), loc="left", fontweight="bold")
-    second.set(xlabel="bits per byte of the right answer", ylabel="score (%)")
+    second.set(xlabel="bits/byte of the right answer", ylabel="score (%)")
     second.invert_xaxis()
     reasons = [
         f"{plain_text(laws.cells.arm)}: {REASONS[laws.two_steps.kind]}"
