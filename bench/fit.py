@@ -28,8 +28,8 @@ from analysis.runs.table_file import read_table
 from analysis.statistics.bootstrap import Resampling
 from analysis.statistics.quadratic import Floats
 from analysis.surface.draws import redraw_surface
-from analysis.surface.law import SurfacePoints, huber, plain_points
 from analysis.surface.optimum import SurfaceRules, fit_optimum
+from analysis.surface.problem import SurfacePoints, huber, plain_points
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 DELTA = 1e-3

@@ -22,8 +22,7 @@ import polars as pl
 
 from analysis.runs.points import TableError
 from analysis.statistics.quadratic import Floats
-from analysis.surface.contour import Contour
-from analysis.surface.size_curve import SizeCurve, size_curve, straight_curve
+from analysis.surface.contour import Contour, SizeCurve, size_curve, straight_curve
 from mor_core.errors import Fix, UserError
 
 FORWARD_SHARE = {"paper": 1.0}

@@ -14,7 +14,7 @@ import polars as pl
 from analysis.frontier.study import Study
 from analysis.statistics.answers import Estimate
 from analysis.statistics.approach import SYMBOLS
-from analysis.surface.recursion import RecursionFit
+from analysis.surface.extended.recursion import RecursionFit
 
 TABLE = "coverage.csv"
 FORECASTS = "forecast_coverage.csv"

@@ -21,9 +21,9 @@ from analysis.statistics.bootstrap import Resampling, Sample, interval
 from analysis.statistics.pairing import shared_between_arms
 from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
 from analysis.surface.approach import SurfaceApproachFit, fit_surface_approach
+from analysis.surface.extended.recursion import RecursionFit, fit_recursion
 from analysis.surface.fit import SurfaceFit
 from analysis.surface.optimum import SurfaceRules
-from analysis.surface.recursion import RecursionFit, fit_recursion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ from analysis.report.text import (
 from analysis.runs.curves import CellCurve
 from analysis.runs.losses import loss_values, parse_loss
 from analysis.statistics.answers import Refusal
-from analysis.surface.recursion import recursion_lines
+from analysis.surface.extended.recursion import recursion_lines
 from mor_core.units import budget_label, short_count
 
 SCHEMA = "mor-sweep.report/1"

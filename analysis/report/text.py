@@ -19,8 +19,8 @@ from analysis.runs.points import Exclusion
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import QUANTITIES, SYMBOLS
 from analysis.statistics.power_law import FittedPowerLaw
+from analysis.surface.extended.recursion import RecursionFit, recursion_as_json, recursion_lines
 from analysis.surface.fit import SurfaceFit
-from analysis.surface.recursion import RecursionFit, recursion_as_json, recursion_lines
 from mor_core.units import budget_label, short_count, short_power
 
 SCHEMA = "mor-sweep.fits/1"

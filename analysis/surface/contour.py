@@ -2,7 +2,8 @@
 
 FLOPs per token are taken from the model shapes where they are known, otherwise from the runs themselves (budget over
 tokens), never assumed to be 6N: in small models the head and attention cost as much as the layers, and a shared or
-routed layer costs more or less than its parameters say.
+routed layer costs more or less than its parameters say. `SizeCurve` is any positive quantity as a smooth function of
+the parameters, from the sizes where it is known.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,88 @@ from functools import cached_property
 import numpy as np
 
 from analysis.statistics.quadratic import Floats
-from analysis.surface.size_curve import SizeCurve, size_curve
 from mor_core.config import ModelConfig
 from mor_core.flops import Convention, training_flops_per_token, unique_params
+
+STRAIGHT = 0.02
+"""Spread of ln(quantity / N) up to which the quantity is taken as proportional to N."""
+SMOOTH = 0.02
+"""Largest misfit of a quadratic in log-log up to which it takes the place of lines between the knots."""
+FEWEST_SMOOTHED = 5
+"""Knots that leave a quadratic something to smooth."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SizeCurve:
+    """A positive quantity of an arm as a smooth function of its parameters: log-log, slopes at its ends continued.
+
+    Shapes round their widths, so that the knots scatter by a per cent around a smooth curve. Lines between them have a
+    corner at each, and minima along them stick to corners; a quadratic through them all has none.
+    """
+
+    log_params: Floats
+    """(m,) ln N of the knots, ascending."""
+    log_value: Floats
+    """(m,) ln of the quantity there."""
+
+    @cached_property
+    def factor(self) -> float | None:
+        """k where the quantity is k N at every size, None where it is not."""
+        ratio = self.log_value - self.log_params
+        return float(np.exp(ratio.mean())) if np.ptp(ratio) <= STRAIGHT else None
+
+    @cached_property
+    def quadratic(self) -> Floats | None:
+        """Coefficients of a quadratic in ln N through the knots, the highest power first; None where it misses them."""
+        if len(self.log_params) < FEWEST_SMOOTHED:
+            return None
+        found = np.polyfit(self.log_params, self.log_value, 2)
+        return found if self._misfit(found) <= SMOOTH else None
+
+    @property
+    def smoothed_by(self) -> float | None:
+        """Largest misfit, in logarithms, of the quadratic that is drawn through the knots; None without one."""
+        if self.factor is not None or self.quadratic is None:
+            return None
+        return self._misfit(self.quadratic)
+
+    def _misfit(self, quadratic: Floats) -> float:
+        return float(np.abs(np.polyval(quadratic, self.log_params) - self.log_value).max())
+
+    def __call__(self, params: Floats) -> Floats:
+        """The quantity at `params` (any shape)."""
+        x = np.log(params)
+        if self.factor is not None:
+            return self.factor * np.exp(x)
+        if self.quadratic is not None:
+            inside = np.clip(x, self.log_params[0], self.log_params[-1])
+            value, slope = np.polyval(self.quadratic, inside), np.polyval(np.polyder(self.quadratic), inside)
+            return np.exp(value + slope * (x - inside))
+        knots, values = self.log_params, self.log_value
+        inside = np.interp(x, knots, values)
+        first = (values[1] - values[0]) / (knots[1] - knots[0])
+        last = (values[-1] - values[-2]) / (knots[-1] - knots[-2])
+        below, above = np.minimum(x - knots[0], 0.0), np.maximum(x - knots[-1], 0.0)
+        return np.exp(inside + first * below + last * above)
+
+
+def size_curve(params_n: Floats, value_n: Floats) -> SizeCurve:
+    """The curve through runs (n,); sizes with several runs are averaged."""
+    log_params, place = np.unique(np.log(params_n), return_inverse=True)
+    mean = np.bincount(place, weights=np.log(value_n)) / np.bincount(place)
+    return SizeCurve(log_params=log_params, log_value=mean)
+
+
+def straight_curve(params_n: Floats, value_n: Floats) -> SizeCurve:
+    """The power law of N through runs (n,), for quantities that jump from shape to shape, such as whole heads."""
+    curve = size_curve(params_n, value_n)
+    slope, level = (float(each) for each in np.polyfit(curve.log_params, curve.log_value, 1))
+    return SizeCurve(log_params=curve.log_params, log_value=level + slope * curve.log_params)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contour:
-    """FLOPs per token of an arm as a function of its parameters (see `analysis.surface.size_curve`)."""
+    """FLOPs per token of an arm as a function of its parameters (see `SizeCurve`)."""
 
     log_params: Floats
     """(m,) ln N of the knots, ascending."""

@@ -22,8 +22,9 @@ from analysis.statistics.bootstrap import Resampling, generator, mixed_noise
 from analysis.statistics.descent import descend
 from analysis.statistics.quadratic import Floats
 from analysis.statistics.trunk_noise import TrunkNoise, split_noise
-from analysis.surface.law import Problem, SurfaceLaw
+from analysis.surface.law import SurfaceLaw
 from analysis.surface.optimum import SurfaceOptimum
+from analysis.surface.problem import Problem
 
 TOGETHER = 200
 """Draws fitted side by side: as many as stay in a core's cache."""

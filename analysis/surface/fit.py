@@ -12,8 +12,9 @@ from analysis.statistics.quadratic import Floats
 from analysis.surface.contour import Contour
 from analysis.surface.draws import SurfaceDraws, redraw_surface
 from analysis.surface.identifiability import Doubt, HeldOut, doubts_of, hold_out
-from analysis.surface.law import LossSurface, SurfacePoints, free_directions, plain_points
+from analysis.surface.law import LossSurface, free_directions
 from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_optimum
+from analysis.surface.problem import SurfacePoints, plain_points
 from analysis.surface.profile import Profile, profiles
 
 PARAMETERS = ("E", "A", "alpha", "B", "beta", "exponent")

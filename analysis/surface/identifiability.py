@@ -26,7 +26,6 @@ from analysis.statistics.descent import descend
 from analysis.statistics.quadratic import Floats
 from analysis.statistics.trunk_noise import TrunkNoise, split_noise
 from analysis.surface.draws import redraw_surface
-from analysis.surface.law import constants_along
 from analysis.surface.optimum import SurfaceOptimum
 from analysis.surface.profile import Profile
 from mor_core.units import short_power
@@ -282,7 +281,7 @@ def _errors(best: SurfaceOptimum, sizes: tuple[str, ...], merit: TrunkNoise) -> 
     solver_qn = np.linalg.pinv(unit_nq, rcond=1e-9) / length_q[:, None]
     size_n = np.unique(np.array(sizes), return_inverse=True)[1]
     by_size_qs = np.stack([np.bincount(size_n, weights=row) for row in solver_qn])
-    constants = {each.name: each.direction for each in constants_along(len(best.theta), best.problem.centre)}
+    constants = {each.name: each.direction for each in best.problem.constants}
     found = {}
     for name in SYMBOLS:
         along_q = constants[name] @ best.free_pq

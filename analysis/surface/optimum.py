@@ -17,16 +17,8 @@ from numpy.typing import NDArray
 
 from analysis.statistics.descent import Descent, descend
 from analysis.statistics.quadratic import Floats
-from analysis.surface.law import (
-    LossSurface,
-    Problem,
-    Residual,
-    SurfaceLaw,
-    SurfacePoints,
-    constants_along,
-    free_directions,
-    parameter_vector,
-)
+from analysis.surface.law import LossSurface, Residual, SurfaceLaw, parameter_vector
+from analysis.surface.problem import LawPoints, Problem, SurfacePoints
 
 SAME_OPTIMUM = 1e-6
 """Relative difference in the objective up to which two descents ended at the same optimum."""
@@ -87,7 +79,7 @@ class SurfaceOptimum:
     @property
     def floor_direction(self) -> Floats:
         """(P,) ln E is this · θ."""
-        (floor,) = (each for each in constants_along(len(self.theta), self.problem.centre) if each.name == "E")
+        (floor,) = (each for each in self.problem.constants if each.name == "E")
         return floor.direction
 
     @property
@@ -104,6 +96,11 @@ class SurfaceOptimum:
 
 def fit_optimum(points: SurfacePoints, rules: SurfaceRules) -> SurfaceOptimum:
     """The best of all starts. The points must be enough (see `analysis.surface.fit`)."""
+    return fit_from(points, rules, projected_starts(points, points.centre, rules.tied))
+
+
+def fit_from(points: LawPoints, rules: SurfaceRules, starts_kp: Floats) -> SurfaceOptimum:
+    """The best of descents from `starts_kp` (K, P), about the centre of the points."""
     problem = Problem(
         points=points,
         centre=points.centre,
@@ -112,8 +109,7 @@ def fit_optimum(points: SurfacePoints, rules: SurfaceRules) -> SurfaceOptimum:
         delta=rules.delta,
         residual=rules.residual,
     )
-    free_pq = free_directions(points.num_families, rules.tied)
-    starts_kp = projected_starts(points, problem.centre, rules.tied)
+    free_pq = points.free_directions(rules.tied)
     squares = replace(problem, delta=float("inf"))
     smooth = descend(squares, starts_kp, free_pq, tolerance=ROUGHLY, most_steps=30, newton=False)
     _, first, met = np.unique(np.round(smooth.theta_kp, MEETING_DIGITS), axis=0, return_index=True, return_counts=True)

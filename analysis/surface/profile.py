@@ -15,7 +15,6 @@ from scipy import special, stats
 from analysis.statistics.answers import Estimate
 from analysis.statistics.descent import descend
 from analysis.statistics.quadratic import Floats
-from analysis.surface.law import constants_along
 from analysis.surface.optimum import SurfaceOptimum
 
 REACHES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0, 80.0)
@@ -30,7 +29,7 @@ class Profile:
     """How the runs bound one parameter."""
 
     name: str
-    """E, A, alpha, B, beta, or phi with its family's number."""
+    """E, A, alpha, B, beta, or another constant of the law."""
     interval: Estimate
     """Where twice the log-likelihood is within the chi-squared quantile of its top; open where it never leaves."""
 
@@ -43,7 +42,7 @@ class Profile:
 def profiles(best: SurfaceOptimum, level: float) -> tuple[Profile, ...]:
     """One per parameter."""
     found = []
-    for constant in constants_along(len(best.theta), best.problem.centre):
+    for constant in best.problem.constants:
         low, low_open = _end(best, constant.direction, -1.0, level)
         high, high_open = _end(best, constant.direction, 1.0, level)
         value = float(best.theta @ constant.direction)

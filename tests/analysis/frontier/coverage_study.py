@@ -14,7 +14,7 @@ from scipy.optimize import brentq, minimize_scalar
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.statistics.answers import Estimate
 from analysis.statistics.bootstrap import Resampling
-from analysis.surface.recursion import RecursionFit
+from analysis.surface.extended.recursion import RecursionFit
 from tests.helpers.runs import planted_runs
 
 E, A, ALPHA, B, BETA = 1.6, 55.0, 0.4, 135.0, 0.4

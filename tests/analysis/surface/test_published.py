@@ -10,8 +10,8 @@ from analysis.runs.import_table import import_table
 from analysis.statistics.bootstrap import Resampling
 from analysis.surface.contour import contour_of_runs, proportional_contour
 from analysis.surface.draws import redraw_surface
-from analysis.surface.law import plain_points
 from analysis.surface.optimum import SurfaceRules, fit_optimum
+from analysis.surface.problem import plain_points
 from tests.helpers.runs.published_tables import epoch_points, published
 
 

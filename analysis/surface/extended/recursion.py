@@ -19,8 +19,9 @@ from analysis.statistics.bootstrap import Resampling, interval
 from analysis.statistics.quadratic import Floats
 from analysis.surface.draws import redraw_surface
 from analysis.surface.fit import Residuals, describe_residuals, refuse_unidentified
-from analysis.surface.law import NUM_BASE, LossSurface, SurfacePoints
+from analysis.surface.law import NUM_BASE, LossSurface
 from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_optimum
+from analysis.surface.problem import SurfacePoints
 from analysis.surface.profile import Profile, profiles
 
 FAMILIES = ("recursive", "mor")

@@ -5,9 +5,9 @@ import pytest
 from analysis.runs.points import read_points
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling
-from analysis.surface.law import Problem, SurfacePoints
+from analysis.surface.extended.recursion import RecursionFit, fit_recursion
 from analysis.surface.optimum import SurfaceRules
-from analysis.surface.recursion import RecursionFit, fit_recursion
+from analysis.surface.problem import Problem, SurfacePoints
 
 FEW = Resampling(draws=200)
 
