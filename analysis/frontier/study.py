@@ -15,6 +15,7 @@ from analysis.isoflop.envelope import fit_envelope
 from analysis.isoflop.parabola import ParabolaRules
 from analysis.runs.column_map import Reading
 from analysis.runs.points import Exclusion, Points, read_points
+from analysis.runs.repeated import repeated_frame
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import ApproachFit, SampledOptimum
 from analysis.statistics.bootstrap import Resampling, Sample, interval
@@ -22,6 +23,7 @@ from analysis.statistics.pairing import shared_between_arms
 from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
 from analysis.surface.approach import SurfaceApproachFit, fit_surface_approach
 from analysis.surface.extended.recursion import RecursionFit, fit_recursion
+from analysis.surface.extended.repeated import RepeatedFit, fit_repeated
 from analysis.surface.fit import SurfaceFit
 from analysis.surface.optimum import SurfaceRules
 
@@ -126,6 +128,9 @@ class Study:
     """The same over all budgets: the mean gap, and whether what an arm is worth grows with compute."""
     recursion: RecursionFit | Refusal | None = None
     """What a recursion is worth, over all arms; None without the surface approach or without recursive arms."""
+    repeated: dict[str, RepeatedFit | Refusal] = field(default_factory=dict)
+    """By arm that saw some text more than four times, the law of all its runs, those that repeat their text included;
+    empty without the surface approach."""
     on_small_corpus: bool = False
     """Whether this tool trained the runs on a small corpus; nothing is known of the corpus of a foreign table."""
     reading: Reading | None = None
@@ -201,6 +206,7 @@ def fit_study(
         comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits), unit=points.loss_unit),
         over_budgets=compare_over_budgets(losses, settings.resampling.level, unit=points.loss_unit),
         recursion=_recursion(table, points, settings),
+        repeated=_repeated(table, points, settings),
         on_small_corpus=on_small_corpus,
         reading=reading,
     )
@@ -228,6 +234,24 @@ def _recursion(table: pl.DataFrame, points: Points, settings: FitSettings) -> Re
     if "surface" not in settings.approaches or points.frame.is_empty():
         return None
     return fit_recursion(table, points, settings.surface, settings.resampling)
+
+
+def _repeated(table: pl.DataFrame, points: Points, settings: FitSettings) -> dict[str, RepeatedFit | Refusal]:
+    if "surface" not in settings.approaches:
+        return {}
+    frame = repeated_frame(
+        table,
+        loss_column=settings.loss_column,
+        leave_out_flags=settings.leave_out_flags,
+        leave_out_cells=settings.leave_out_cells,
+    )
+    if frame is None:
+        return {}
+    fits = {
+        arm: fit_repeated(frame.filter(pl.col("arm") == arm), arm, settings.surface, settings.resampling)
+        for arm in points.arms
+    }
+    return {arm: fit for arm, fit in fits.items() if fit is not None}
 
 
 def _frontier(arm: str, approach: str, fit: ApproachFit, settings: FitSettings) -> Frontier:

@@ -20,6 +20,8 @@ from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import QUANTITIES, SYMBOLS
 from analysis.statistics.power_law import FittedPowerLaw
 from analysis.surface.extended.recursion import RecursionFit, recursion_as_json, recursion_lines
+from analysis.surface.extended.repeated import RepeatedFit
+from analysis.surface.extended.repeated_words import repeated_as_json, repeated_lines
 from analysis.surface.fit import SurfaceFit
 from mor_core.units import budget_label, short_count, short_power
 
@@ -57,6 +59,7 @@ def study_as_json(study: Study) -> dict[str, Any]:
         "coverage": list(coverage_notes(study)),
         "frontiers": [plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
         "recursion": plain(study.recursion),
+        "repeated": plain(study.repeated),
         "comparisons": [comparison_as_json(comparison) for comparison in study.comparisons],
         "over_budgets": plain(study.over_budgets),
         "exclusions": plain(study.exclusions),
@@ -84,6 +87,8 @@ def plain(value: Any) -> Any:
         return plain(surface_as_json(value))
     if isinstance(value, RecursionFit):
         return plain(recursion_as_json(value))
+    if isinstance(value, RepeatedFit):
+        return plain(repeated_as_json(value))
     if isinstance(value, FittedPowerLaw):
         return {name: plain(getattr(value, name)) for name in ("law", "exponent", "budgets", "scatter")}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -108,6 +113,7 @@ def study_as_markdown(study: Study, own_record: Sequence[str] = ()) -> str:
         headline(study, small=caveat_of(study) is not None),
         *(_frontier_section(frontier, study.points.loss_unit) for frontier in study.frontiers),
         _list_section("Recursion", recursion_lines(study.recursion) if study.recursion is not None else []),
+        _list_section("Repeated text", repeated_lines(study.repeated)),
         _list_section("Arms at equal FLOPs", comparison_lines(study)),
         _list_section("Had it predicted itself", list(own_record)),
         _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),

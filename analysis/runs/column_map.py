@@ -26,6 +26,7 @@ MEANINGS = {
     "status": "finished, or why not",
     "convention": "how FLOPs are counted",
     "epochs": "passes over the data",
+    "unique_tokens": "tokens of the corpus that a run drew from",
     "steps": "optimiser steps",
     "warmup_steps": "steps of warm-up",
     "cooled": "whether the learning rate had come down",
@@ -41,8 +42,8 @@ MEANINGS = {
 REQUIRED = ("params", "tokens", "loss")
 COLUMNS = Fix(setting="columns")
 NUMBERS = (
-    "params", "tokens", "loss", "flops", "budget", "epochs", "steps", "warmup_steps", "unrolled_params",
-    "recursions", "depth", "total_params", "kv", "kv_read", "score", "chance",
+    "params", "tokens", "loss", "flops", "budget", "epochs", "unique_tokens", "steps", "warmup_steps",
+    "unrolled_params", "recursions", "depth", "total_params", "kv", "kv_read", "score", "chance",
 )  # fmt: skip
 
 

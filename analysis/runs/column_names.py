@@ -24,6 +24,7 @@ USUAL_NAMES = {
     "seed": "(random|run|model|data|init)?seed",
     "size": "size(name)?",
     "epochs": "(n|num)?epochs",
+    "unique_tokens": "(n|num)?(unique|distinct|corpus)(train(ing)?)?tokens",
 }
 """By meaning, a pattern of the names that columns have, as `_plain_name` writes them."""
 NO_LOSS = {"lower", "upper", "low", "high", "std", "stdev", "stderr", "sem", "se", "sd", "ci", "var"}
@@ -32,7 +33,7 @@ NO_LOSS |= {"weight", "scale", "spikes", "aux"}
 MULTIPLES = {"k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "b": 1e9, "bn": 1e9, "billion": 1e9, "t": 1e12}
 MULTIPLES |= {"trillion": 1e12, **{f"1e{power}": 10.0**power for power in range(1, 25)}}
 """What stands in brackets behind a name whose numbers are counted in thousands, millions and so on."""
-COUNTED = ("params", "tokens", "flops", "budget")
+COUNTED = ("params", "tokens", "unique_tokens", "flops", "budget")
 MOST_NAMES = 40
 """Columns of the header that a sentence lists."""
 

@@ -74,6 +74,7 @@ def import_table(
         rows = [row | {"flops": row.get("budget") or _six_nd(row)} for row in rows]
     if not has_tokens and has_flops and is_6nd(convention):
         rows = [row | {"tokens": _tokens_of_6nd(row)} for row in rows]
+    rows = [row | {"epochs": _epochs(row)} for row in rows]
     reading = _reading(columns, has_flops=has_flops, has_tokens=has_tokens)
     notes = list(reading.assumptions.values())
     suspicions = find_suspicions(rows, columns["loss"].name, has_flops=has_flops, has_tokens=has_tokens, unit=unit)
@@ -173,6 +174,13 @@ def _tokens_of_6nd(row: dict) -> float | None:
     return row["flops"] / (FACTOR_6ND * row["params"])
 
 
+def _epochs(row: dict) -> float | None:
+    """Passes over the text: as the table says, or tokens seen over those of the corpus."""
+    if row.get("epochs") is not None or not (_is_positive(row.get("unique_tokens")) and _is_positive(row["tokens"])):
+        return row.get("epochs")
+    return row["tokens"] / row["unique_tokens"]
+
+
 def _with_budgets(rows: list[dict], budgets: tuple[int, ...]) -> tuple[list[dict], tuple[str, ...] | None]:
     """Every row with the budget it was meant for as a decimal string, and whether it is on one; and the budgets that
     had to be found."""
@@ -256,6 +264,7 @@ def _frame(rows: list[dict], reasons: dict[str, str], convention: str) -> pl.Dat
         "flops": pl.Float64, "loss": pl.Float64, "trunk_id": pl.Utf8, "cooled": pl.Boolean,
         "unrolled_params": pl.Float64, "recursions": pl.Float64, "depth_mean": pl.Float64, "architecture": pl.Utf8,
         "total_params": pl.Float64, "kv_numbers_kept": pl.Float64, "kv_numbers_read": pl.Float64,
+        "epochs": pl.Float64,
     }  # fmt: skip
     of_tasks = [name for name in ("score", "chance") if any(name in row for row in rows)]
     full = []
@@ -286,6 +295,7 @@ def _frame(rows: list[dict], reasons: dict[str, str], convention: str) -> pl.Dat
                 "total_params": row.get("total_params"),
                 "kv_numbers_kept": row.get("kv"),
                 "kv_numbers_read": row.get("kv_read") or row.get("kv"),
+                "epochs": row["epochs"],
                 **{name: row[name] for name in of_tasks},
             }
         )

@@ -14,6 +14,8 @@ OFF_BUDGET = 0.05
 """Largest relative difference between a run's FLOPs and its stated budget."""
 MOST_EPOCHS = 4.0
 """A token seen more often is worth much less than a fresh one (Muennighoff et al. 2023, arXiv:2305.16264)."""
+REPEATED = "repeated data"
+"""How the reason of a run that saw its text too often begins."""
 LONGEST_WARMUP = 0.25
 """Largest share of the steps; beyond it the loss measures the warm-up (the cause that Porian et al. 2024 found)."""
 ROSE = 0.1
@@ -55,7 +57,7 @@ def _own_reason(row: dict) -> str:
         if value is None or not math.isfinite(value) or value <= 0:
             return f"its {name} is {value}, not a positive finite number"
     if (row.get("epochs") or 0) > MOST_EPOCHS:
-        return f"repeated data: {row['epochs']:.3g} passes over the data, more than {MOST_EPOCHS:g}"
+        return f"{REPEATED}: {row['epochs']:.3g} passes over the data, more than {MOST_EPOCHS:g}"
     steps, warmup = row.get("steps"), row.get("warmup_steps")
     if steps and warmup and warmup / steps > LONGEST_WARMUP:
         return f"under-warmed: {warmup / steps:.0%} of its steps were warm-up, more than {LONGEST_WARMUP:.0%}"

@@ -12,9 +12,9 @@ from analysis.statistics.quadratic import Floats
 from analysis.surface.contour import Contour
 from analysis.surface.draws import SurfaceDraws, redraw_surface
 from analysis.surface.identifiability import Doubt, HeldOut, doubts_of, hold_out
-from analysis.surface.law import LossSurface, free_directions
+from analysis.surface.law import LossSurface
 from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_optimum
-from analysis.surface.problem import SurfacePoints, plain_points
+from analysis.surface.problem import LawPoints, SurfacePoints, plain_points
 from analysis.surface.profile import Profile, profiles
 
 PARAMETERS = ("E", "A", "alpha", "B", "beta", "exponent")
@@ -189,7 +189,7 @@ def fit_surface(
 ) -> SurfaceFit | Refusal:
     """Fit one arm's points (see `analysis.runs.points.Points.frame`), or say why not."""
     points = points_of(frame)
-    refusal = _refuse_few(points, rules)
+    refusal = refuse_few(points, rules)
     if refusal:
         return refusal
     best = fit_optimum(points, rules)
@@ -219,8 +219,9 @@ def fit_surface(
     )
 
 
-def _refuse_few(points: SurfacePoints, rules: SurfaceRules) -> Refusal | None:
-    num_free = free_directions(0, rules.tied).shape[1]
+def refuse_few(points: LawPoints, rules: SurfaceRules) -> Refusal | None:
+    """The refusal of runs that are too few, or too much alike, for the law that they are to obey; or None."""
+    num_free = points.free_directions(rules.tied).shape[1]
     wanted = num_free + rules.min_spare
     if len(points) < wanted:
         return Refusal(

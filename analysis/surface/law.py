@@ -238,9 +238,7 @@ class SurfaceLaw:
         reach = SEARCH_DECADES * np.log(10.0)
         if contour.factor is None:
             low, high = contour.log_params[0] - reach, contour.log_params[-1] + reach
-            return _golden(
-                lambda x_k: self._loss(x_k, np.log(contour.tokens(np.exp(x_k), flops))), len(self), low, high
-            )
+            return golden(lambda x_k: self._loss(x_k, np.log(contour.tokens(np.exp(x_k), flops))), len(self), low, high)
         a_k, b_k, _, alpha_k, beta_k = self._base
         ratio_k = np.log(np.maximum(alpha_k, 1e-12) / np.maximum(beta_k, 1e-12)) + a_k - b_k
         middle = np.log(flops / contour.factor) - self.centre[1]
@@ -264,7 +262,7 @@ def _count_for(left: Floats, log_top: Floats, power: Floats, log_centre: float) 
     return np.where(within, np.exp(np.minimum(log_count, LARGEST_LOG_COUNT)), np.inf)
 
 
-def _golden(function: Callable[[Floats], Floats], count: int, low: float, high: float) -> Floats:
+def golden(function: Callable[[Floats], Floats], count: int, low: Floats | float, high: Floats | float) -> Floats:
     """(count,) where functions side by side are least between `low` and `high`, by golden section."""
     left, right = np.full(count, low), np.full(count, high)
     for _ in range(60):

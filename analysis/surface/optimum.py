@@ -99,8 +99,11 @@ def fit_optimum(points: SurfacePoints, rules: SurfaceRules) -> SurfaceOptimum:
     return fit_from(points, rules, projected_starts(points, points.centre, rules.tied))
 
 
-def fit_from(points: LawPoints, rules: SurfaceRules, starts_kp: Floats) -> SurfaceOptimum:
-    """The best of descents from `starts_kp` (K, P), about the centre of the points."""
+def fit_from(
+    points: LawPoints, rules: SurfaceRules, starts_kp: Floats, free_pq: Floats | None = None
+) -> SurfaceOptimum:
+    """The best of descents from `starts_kp` (K, P), about the centre of the points, along `free_pq` (P, Q): every
+    parameter by default."""
     problem = Problem(
         points=points,
         centre=points.centre,
@@ -109,7 +112,7 @@ def fit_from(points: LawPoints, rules: SurfaceRules, starts_kp: Floats) -> Surfa
         delta=rules.delta,
         residual=rules.residual,
     )
-    free_pq = points.free_directions(rules.tied)
+    free_pq = points.free_directions(rules.tied) if free_pq is None else free_pq
     squares = replace(problem, delta=float("inf"))
     smooth = descend(squares, starts_kp, free_pq, tolerance=ROUGHLY, most_steps=30, newton=False)
     _, first, met = np.unique(np.round(smooth.theta_kp, MEETING_DIGITS), axis=0, return_index=True, return_counts=True)

@@ -7,6 +7,7 @@ there. Runs that share a trunk are not independent; intervals by resampling take
 Searches start from an E that is seen (`SurfaceOptimum.seen_theta`); only the profile of E starts where the fit ended.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +40,12 @@ class Profile:
         return not (self.interval.low_open or self.interval.high_open)
 
 
-def profiles(best: SurfaceOptimum, level: float) -> tuple[Profile, ...]:
-    """One per parameter."""
+def profiles(best: SurfaceOptimum, level: float, names: Collection[str] | None = None) -> tuple[Profile, ...]:
+    """One per constant of the law; of those in `names` where some are named."""
     found = []
     for constant in best.problem.constants:
+        if names is not None and constant.name not in names:
+            continue
         low, low_open = _end(best, constant.direction, -1.0, level)
         high, high_open = _end(best, constant.direction, 1.0, level)
         value = float(best.theta @ constant.direction)

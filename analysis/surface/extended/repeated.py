@@ -1,0 +1,305 @@
+"""The law of an arm whose runs repeat their text: which form it has, what it is sure of, and the best N, D and passes
+for a corpus of a given size.
+
+Every form of `analysis.surface.extended.repetition` is fitted to all runs, repeated or not. A form counts only where
+the runs tell its constants from "no effect" (profile likelihood), and of those the one is taken that predicts whole
+corpora, left out one at a time, best; it has to predict them better than the law of fresh text does.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import polars as pl
+
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.bootstrap import Resampling, Sample, interval
+from analysis.statistics.quadratic import Floats
+from analysis.surface.contour import Contour, contour_of_runs
+from analysis.surface.draws import redraw_surface
+from analysis.surface.extended.repeated_law import RepeatedLaw, RepeatedPoints
+from analysis.surface.extended.repetition import CONSTANTS, Form
+from analysis.surface.fit import FLAGGED_REACH, Residuals, describe_residuals, refuse_few, refuse_reach
+from analysis.surface.identifiability import HeldOut, hold_out
+from analysis.surface.law import LossSurface
+from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_from, fit_optimum, projected_starts
+from analysis.surface.problem import plain_points
+from analysis.surface.profile import Profile, profiles
+
+MANY_PASSES = 4.0
+"""Passes beyond which a table has something to say of repetition (Muennighoff et al. 2023, arXiv:2305.16264)."""
+SAME_CORPUS = 0.01
+"""Step of ln U within which two corpora are of one size."""
+MOST_DRAWS = 400
+"""Redrawn studies behind the intervals, at most: each has derivatives by differences."""
+STARTS: dict[str, tuple[float, ...]] = {"kappa": (-5.0, -2.0), "R_D": (1.0, 3.0), "R_N": (1.0, 4.0)}
+"""ln of each constant at which searches start, with every start of the law of fresh text."""
+FRESH = "fresh"
+"""The law of fresh text: no effect of repetition."""
+NO_EFFECT = {"kappa": "κ = 0", "R_D": "R_D* = ∞", "R_N": "R_N* = ∞"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormScore:
+    """One form of the law beside the others."""
+
+    form: str
+    """A name of `repetition.CONSTANTS`, or fresh."""
+    objective: float
+    """What its fit left: sum of Huber's loss over the residuals."""
+    constants: dict[str, Estimate]
+    """What it has beyond the law of fresh text, with profile-likelihood intervals."""
+    by_corpus: float | None
+    """Mean size of predicted over measured loss, less 1, of runs whose corpus was left out; None under 3 corpora."""
+    by_passes: float | None
+    """The same where runs of about as many passes were left out together."""
+    refused: str = ""
+    """Why the runs do not tell it from a simpler law; empty where they do."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RepeatedOptimum:
+    """What to train with a budget and a corpus."""
+
+    arm: str
+    """The architecture."""
+    budget: str
+    """FLOPs, an exact decimal integer."""
+    unique_tokens: float
+    """Tokens of the corpus."""
+    params: Sample
+    """N*."""
+    tokens: Sample
+    """D*, tokens seen."""
+    epochs: Sample
+    """D* over the tokens of the corpus."""
+    loss: Sample
+    """L*, units of loss."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RepeatedFit:
+    """The law of one arm's runs, those that repeat their text included."""
+
+    arm: str
+    """The architecture."""
+    form: Form
+    """What repetition does: the form that predicts best."""
+    law: LossSurface
+    """The law of fresh text within it."""
+    parameters: dict[str, Estimate]
+    """E, A, alpha, B, beta and the form's own constants, with intervals from redrawn studies."""
+    scores: tuple[FormScore, ...]
+    """The law of fresh text and every form, as they compare."""
+    best: SurfaceOptimum
+    """Objective, gradient, conditioning and the share of starts that reached it."""
+    residuals: Residuals
+    """What the law leaves unexplained."""
+    draws: RepeatedLaw
+    """The law in every redrawn study."""
+    contour: Contour
+    """The arm's contour of equal FLOPs."""
+    corpora: tuple[float, ...]
+    """Sizes of the corpora that were repeated, tokens, ascending."""
+    largest_flops: float
+    """The largest run fitted."""
+    resampling: Resampling
+    """How studies were redrawn."""
+
+    @property
+    def fitted(self) -> RepeatedLaw:
+        """The law itself, as one of K = 1."""
+        return RepeatedLaw(form=self.form, theta_kp=self.best.theta[None], centre=self.best.problem.centre)
+
+    def optimum(self, budget: str, unique_tokens: float, *, forced: bool = False) -> RepeatedOptimum | Refusal:
+        """N*, D*, passes and L* at `budget` (decimal FLOPs) from a corpus of `unique_tokens`, or why none is given."""
+        refusal = self._refuse(float(budget), unique_tokens, forced)
+        if refusal:
+            return refusal
+        value, drawn = (law.optimum(float(budget), self.contour, unique_tokens) for law in (self.fitted, self.draws))
+        low, high = self.contour.lowest / FLAGGED_REACH, self.contour.highest * FLAGGED_REACH
+        inside = self.draws.fresh.falls & (drawn.params_k > low) & (drawn.params_k < high)
+        if np.mean(inside) < self.resampling.min_interior_share:
+            return Refusal(
+                kind=RefusalKind.UNSTABLE_MINIMUM,
+                sentence=f"only {np.mean(inside):.0%} of {len(inside)} redrawn laws have their best size within a "
+                f"factor of {FLAGGED_REACH:g} of the sizes trained.",
+            )
+        level = self.resampling.level
+
+        def sample(name: str, scale: float = 1.0) -> Sample:
+            drawn_k = getattr(drawn, name) * scale
+            return Sample(estimate=interval(float(getattr(value, name)[0]) * scale, drawn_k, level), draws=drawn_k)
+
+        return RepeatedOptimum(
+            arm=self.arm,
+            budget=budget,
+            unique_tokens=unique_tokens,
+            params=sample("params_k"),
+            tokens=sample("tokens_k"),
+            epochs=sample("tokens_k", 1 / unique_tokens),
+            loss=sample("loss_k"),
+        )
+
+    def _refuse(self, flops: float, unique_tokens: float, forced: bool) -> Refusal | None:
+        low, high = self.corpora[0] / FLAGGED_REACH, self.corpora[-1] * FLAGGED_REACH
+        if not forced and not low <= unique_tokens <= high:
+            return Refusal(
+                kind=RefusalKind.EXTRAPOLATION,
+                sentence=f"a corpus of {unique_tokens:.3g} tokens is more than {FLAGGED_REACH:g} times smaller or "
+                f"larger than those that were repeated, {self.corpora[0]:.3g} to {self.corpora[-1]:.3g}.",
+            )
+        return refuse_reach(flops, self.largest_flops, forced=forced)
+
+
+def fit_repeated(
+    frame: pl.DataFrame, arm: str, rules: SurfaceRules, resampling: Resampling
+) -> RepeatedFit | Refusal | None:
+    """Fit one arm's points with their `epochs` (`analysis.runs.repeated.repeated_frame`), or say why not; None where
+    no run saw its text more than `MANY_PASSES` times."""
+    if frame.is_empty() or float(frame["epochs"].to_numpy().max()) <= MANY_PASSES:
+        return None
+    few = replace(resampling, draws=min(resampling.draws, MOST_DRAWS))
+    refusal = refuse_few(_points(frame, "overfitting"), rules) or _refuse_one_corpus(frame)
+    if refusal:
+        return refusal
+    fits: dict[Form, SurfaceOptimum] = {form: _fit(frame, form, rules) for form in CONSTANTS}
+    scores = [_fresh_score(frame, rules), *(_score(frame, form, best, few) for form, best in fits.items())]
+    form = _chosen(scores)
+    if isinstance(form, Refusal):
+        return form
+    best = fits[form]
+    drawn = redraw_surface(best, tuple(frame["trunk_key"].to_list()), arm, few).law
+    draws = RepeatedLaw(form=form, theta_kp=drawn.theta_kp, centre=drawn.centre)
+    return RepeatedFit(
+        arm=arm,
+        form=form,
+        law=best.law,
+        parameters=_parameters(best, draws, few.level),
+        scores=tuple(scores),
+        best=best,
+        residuals=describe_residuals(best, tuple(frame["cell_id"].to_list())),
+        draws=draws,
+        contour=contour_of_runs(*(frame[name].to_numpy() for name in ("params", "tokens", "flops"))),
+        corpora=tuple(_corpora(frame.filter(pl.col("epochs") > 1))),
+        largest_flops=float(frame["flops"].to_numpy().max()),
+        resampling=few,
+    )
+
+
+def _points(frame: pl.DataFrame, form: Form) -> RepeatedPoints:
+    log_tokens = np.log(frame["tokens"].to_numpy())
+    return RepeatedPoints(
+        form=form,
+        log_params=np.log(frame["params"].to_numpy()),
+        log_tokens=log_tokens,
+        log_unique=log_tokens - np.log(np.maximum(frame["epochs"].to_numpy(), 1.0)),
+        loss=frame["loss"].to_numpy(),
+    )
+
+
+def _fit(frame: pl.DataFrame, form: Form, rules: SurfaceRules) -> SurfaceOptimum:
+    points = _points(frame, form)
+    fresh = plain_points(*(frame[name].to_numpy() for name in ("params", "tokens", "loss")))
+    beyond = list(product(*(STARTS[name] for name in CONSTANTS[form])))
+    starts = [[*start, *each] for start in projected_starts(fresh, points.centre, rules.tied) for each in beyond]
+    return fit_from(points, rules, np.array(starts))
+
+
+def _fresh_score(frame: pl.DataFrame, rules: SurfaceRules) -> FormScore:
+    best = fit_optimum(plain_points(*(frame[name].to_numpy() for name in ("params", "tokens", "loss"))), rules)
+    by_corpus, by_passes = _held_out(frame, best)
+    return FormScore(form=FRESH, objective=best.objective, constants={}, by_corpus=by_corpus, by_passes=by_passes)
+
+
+def _score(frame: pl.DataFrame, form: Form, best: SurfaceOptimum, resampling: Resampling) -> FormScore:
+    bounds = profiles(best, resampling.level, CONSTANTS[form])
+    by_corpus, by_passes = _held_out(frame, best)
+    loose = [NO_EFFECT[each.name] for each in bounds if _allows_no_effect(each)]
+    refused = f"the runs allow {' and '.join(loose)} ({resampling.level:.0%} profile likelihood)" if loose else ""
+    return FormScore(
+        form=form,
+        objective=best.objective,
+        constants={each.name: each.interval for each in bounds},
+        by_corpus=by_corpus,
+        by_passes=by_passes,
+        refused=refused,
+    )
+
+
+def _allows_no_effect(bound: Profile) -> bool:
+    """Whether a constant may be where its form is a simpler law: κ at nothing, R* beyond all bounds."""
+    return bound.interval.low_open if bound.name == "kappa" else bound.interval.high_open
+
+
+def _held_out(frame: pl.DataFrame, best: SurfaceOptimum) -> tuple[float | None, float | None]:
+    """Mean size of the relative error where corpora, and where numbers of passes, are left out in turn."""
+    passes_n = np.maximum(frame["epochs"].to_numpy(), 1.0)
+    unique_n = frame["tokens"].to_numpy() / passes_n
+    # Whole numbers, by which `hold_out` puts groups in order; thousandths of a pass, so that none is 0.
+    labels = [_labels(unique_n), _labels(passes_n * 1000)]
+    keys = tuple(frame["trunk_key"].to_list())
+    found = [hold_out(best, "", np.zeros(frame.height), names, keys, Resampling()) for names in labels]
+    return _mean_size(found[0]), _mean_size(found[1])
+
+
+def _labels(value_n: Floats) -> list[str]:
+    """A decimal integer for each run, the same within `SAME_CORPUS`."""
+    return [f"{np.exp(place * SAME_CORPUS):.0f}" for place in np.round(np.log(value_n) / SAME_CORPUS)]
+
+
+def _mean_size(groups: tuple[HeldOut, ...]) -> float | None:
+    total = sum(each.num_points for each in groups)
+    return sum(each.mean_size * each.num_points for each in groups) / total if groups else None
+
+
+def _corpora(frame: pl.DataFrame) -> list[float]:
+    unique_n = frame["tokens"].to_numpy() / np.maximum(frame["epochs"].to_numpy(), 1.0)
+    return sorted({float(label) for label in _labels(unique_n)})
+
+
+def _refuse_one_corpus(frame: pl.DataFrame) -> Refusal | None:
+    """With one corpus the passes follow from D: no run says what fresh text would have given."""
+    again = pl.col("epochs") > 1
+    corpora, fresh = _corpora(frame.filter(again)), frame.filter(~again)
+    if len(corpora) > 1 or (fresh.height and float(fresh["tokens"].to_numpy().max()) > corpora[0] * (1 + SAME_CORPUS)):
+        return None
+    return Refusal(
+        kind=RefusalKind.NOT_IDENTIFIED,
+        sentence=f"all runs repeat one corpus of {corpora[0]:.3g} tokens: passes follow from D, and what a repeated "
+        "token is worth needs a second corpus size, or fresh text beyond it.",
+    )
+
+
+def _chosen(scores: list[FormScore]) -> Form | Refusal:
+    """The form that predicts best what was left out, of those that the runs tell from simpler laws."""
+    fresh, *forms = scores
+    told = [each for each in forms if not each.refused]
+    if not told:
+        reasons = "; ".join(f"{each.form}: {each.refused}" for each in forms)
+        return Refusal(
+            kind=RefusalKind.NOT_IDENTIFIED,
+            sentence=f"no effect of repetition is told from none: {reasons}.",
+        )
+    winner = min(told, key=_error)
+    if _error(winner) >= _error(fresh):
+        return Refusal(
+            kind=RefusalKind.DOES_NOT_FIT,
+            sentence=f"the best law of repetition ({winner.form}) is {_error(winner):.2%} off on runs left out, the "
+            f"law of fresh text {_error(fresh):.2%}: nothing is gained by it.",
+        )
+    return next(form for form in CONSTANTS if form == winner.form)
+
+
+def _error(score: FormScore) -> float:
+    """What forms are chosen by: corpora left out; passes left out where corpora are too few; else what the fit left."""
+    if score.by_corpus is not None:
+        return score.by_corpus
+    return score.objective if score.by_passes is None else score.by_passes
+
+
+def _parameters(best: SurfaceOptimum, draws: RepeatedLaw, level: float) -> dict[str, Estimate]:
+    values = {name: (getattr(best.law, name), getattr(draws.fresh, name)) for name in ("E", "A", "alpha", "B", "beta")}
+    fitted = RepeatedLaw(form=draws.form, theta_kp=best.theta[None], centre=draws.centre)
+    values |= {name: (fitted.constant(name)[0], draws.constant(name)) for name in CONSTANTS[draws.form]}
+    return {name: interval(float(value), drawn_k, level) for name, (value, drawn_k) in values.items()}
