@@ -67,9 +67,13 @@ class TokenReader:
     token_bytes: NDArray[np.int64]
     """Bytes of text that each id stands for; [vocabulary]."""
 
+    unique_tokens: int | None = None
+    """Training reads the first so many tokens of the training part and no other; None reads all."""
+
     def num_train_sequences(self, context_length: int) -> int:
         """Windows of T tokens, each with a next token, in the training part: the sequences of one epoch."""
-        return num_windows(self.train, context_length)
+        whole = num_windows(self.train, context_length)
+        return whole if self.unique_tokens is None else min(whole, max(self.unique_tokens - 1, 0) // context_length)
 
     def num_valid_sequences(self, context_length: int) -> int:
         """Windows of T tokens, each with a next token, in the validation part."""

@@ -43,6 +43,8 @@ class TrunkRecipe:
     """mor_core.config.NUMERICS_VERSION at planning time."""
     init: Initialisation | None = None
     """Where the weights come from; None draws them from the seed, which draws what pretrained weights lack too."""
+    unique_tokens: int | None = later_field(None, since="0.1.0")
+    """Training reads the first so many tokens of the training part, in their frozen order; None reads all."""
 
     @cached_property
     def content_id(self) -> str:

@@ -114,7 +114,7 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
         notes += [window.note for window in chosen.values() if window.note]
         for size in dict.fromkeys(size for window in chosen.values() for size in window.sizes):
             goals = [goal for goal, window in chosen.items() if size in window.sizes]
-            made = list(cells_of(spec, arm, size, goals, data.train_tokens if data else None))
+            made = list(cells_of(spec, arm, size, goals, _train_tokens(spec, data)))
             rows += made
             models.update((size, row.model) for row in made if isinstance(row, Cell))
         if note := raised_depth_note(arm, models):
@@ -126,7 +126,7 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
     segments: list[Segment] = []
     if data is not None:
         evaluation = EvaluationSpec(num_sequences=spec.evaluation.num_sequences)
-        cells, segments = _with_segments(cells, data, _initialisation(spec), evaluation)
+        cells, segments = _with_segments(cells, data, _initialisation(spec), evaluation, spec.data.unique_tokens)
     return Plan(
         name=spec.name,
         spec=spec,
@@ -150,7 +150,7 @@ def plan_of_cells(spec: SweepSpec, data: DataSnapshot, cells: Sequence[Cell]) ->
     _check_data(spec, data)
     with cycle_collection_paused():
         evaluation = EvaluationSpec(num_sequences=spec.evaluation.num_sequences)
-        named, segments = _with_segments(cells, data, _initialisation(spec), evaluation)
+        named, segments = _with_segments(cells, data, _initialisation(spec), evaluation, spec.data.unique_tokens)
     return Plan(
         name=spec.name,
         spec=spec,
@@ -173,12 +173,23 @@ def _check_data(spec: SweepSpec, data: DataSnapshot) -> None:
             f"model.vocab_size {spec.model.vocab_size} is smaller than the {data.vocab_size} token ids of "
             f"{data.name}: raise it, or prepare the data again"
         )
+    unique_tokens, shortest = spec.data.unique_tokens, spec.model.context_length + 1
+    if unique_tokens is not None and not shortest <= unique_tokens <= data.train_tokens:
+        raise SpecError(
+            f"data.unique_tokens {unique_tokens}: expected {shortest} (one sequence) to {data.train_tokens}, all training "
+            f"tokens of {data.name}: change it, or leave it out to train on all of them"
+        )
     needed = spec.evaluation.num_sequences * spec.model.context_length
     if data.valid_tokens <= needed:
         raise SpecError(
             f"evaluation.num_sequences {spec.evaluation.num_sequences} needs more than {needed} validation tokens, "
             f"and {data.name} has {data.valid_tokens}: lower it, or use more text"
         )
+
+
+def _train_tokens(spec: SweepSpec, data: DataSnapshot | None) -> int | None:
+    """Distinct tokens that training reads; None where nothing is known of them."""
+    return spec.data.unique_tokens or (data.train_tokens if data else None)
 
 
 def _initialisation(spec: SweepSpec) -> Initialisation | None:
@@ -203,6 +214,7 @@ def _settings_id(spec: SweepSpec, data: DataSnapshot | None) -> str:
             "init": _initialisation(spec),
             "data": data.fingerprint if data else None,
             "numerics_version": NUMERICS_VERSION,
+            **({} if spec.data.unique_tokens is None else {"unique_tokens": spec.data.unique_tokens}),
         }
     )
 
@@ -212,7 +224,11 @@ def _dropped_text(dropped: Dropped) -> str:
 
 
 def _with_segments(
-    cells: Sequence[Cell], data: DataSnapshot, init: Initialisation | None, evaluation: EvaluationSpec
+    cells: Sequence[Cell],
+    data: DataSnapshot,
+    init: Initialisation | None,
+    evaluation: EvaluationSpec,
+    unique_tokens: int | None,
 ) -> tuple[list[Cell], list[Segment]]:
     """The cells with their ids, and every segment once: longest trunks first, each after what it needs."""
     trunks: dict[object, list[Cell]] = defaultdict(list)
@@ -221,7 +237,7 @@ def _with_segments(
     named: dict[int, Cell] = {}
     segments: list[Segment] = []
     for members in sorted(trunks.values(), key=_longest_flops, reverse=True):
-        trunk = _trunk_recipe(members[0], data, init)
+        trunk = _trunk_recipe(members[0], data, init, unique_tokens)
         stables = _stable_chain(trunk, sorted({cell.decay_start for cell in members}))
         branches = {branch: _branch(trunk, stables, branch, evaluation) for branch in map(_branch_of, members)}
         segments += [*stables.values(), *(segment for branch in branches.values() for segment in branch)]
@@ -240,7 +256,9 @@ def _branch_of(cell: Cell) -> tuple[int, int]:
     return cell.decay_start, cell.steps
 
 
-def _trunk_recipe(cell: Cell, data: DataSnapshot, init: Initialisation | None) -> TrunkRecipe:
+def _trunk_recipe(
+    cell: Cell, data: DataSnapshot, init: Initialisation | None, unique_tokens: int | None
+) -> TrunkRecipe:
     return TrunkRecipe(
         model=cell.model,
         train=cell.train,
@@ -249,6 +267,7 @@ def _trunk_recipe(cell: Cell, data: DataSnapshot, init: Initialisation | None) -
         seed=cell.seed,
         numerics_version=NUMERICS_VERSION,
         init=init,
+        unique_tokens=unique_tokens,
     )
 
 

@@ -78,6 +78,8 @@ def _repeated(planned: "Plan", spec: "SweepSpec") -> Iterator[Objection]:
     from mor_core.units import count_text
     from orchestrator.planning.cells import MANY_EPOCHS
 
+    if spec.data.unique_tokens is not None:  # Repetition is what is studied.
+        return
     if planned.data_name is not None:
         passes, least, text = [cell.epochs or 0 for cell in planned.cells], MANY_EPOCHS, "the training tokens"
     elif (expected := expected_train_tokens(spec.data_spec)) is not None:

@@ -17,6 +17,7 @@ from orchestrator.planning.spec.fields import (
     Section,
     Share,
     SizeName,
+    TokenCount,
 )
 
 
@@ -208,6 +209,9 @@ class DataSection(Section):
     quality: Annotated[bool, LaterKey(since="0.1.0")] = False
     """Whether text that nobody wants to measure is left out, such as drawn tables and encoded data, and validation is
     drawn from many packages or folders alike; for Python files of libraries and files of less than 300 MB."""
+    unique_tokens: Annotated[TokenCount | None, LaterKey(since="0.1.0")] = None
+    """Training reads the first so many tokens of the training text, in their frozen order, and repeats them; validation
+    and tokenizer stay as they are. None reads all."""
 
 
 class EvaluationSection(Section):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def open_data(run: SegmentRun) -> tuple[TokenReader, ShardCheck]:
             f"{job.data_folder} holds the data snapshot {snapshot.fingerprint[:12]}, but this segment was "
             f"planned on {segment.trunk.data_fingerprint[:12]}: run the same command again to plan anew"
         )
-    reader = open_tokens(snapshot)
+    reader = replace(open_tokens(snapshot), unique_tokens=segment.trunk.unique_tokens)
     shards = ShardCheck(folder=job.data_folder, shards=(*reader.train, *reader.valid))
     shards.check()
     return reader, shards
