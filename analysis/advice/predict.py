@@ -12,9 +12,10 @@ from analysis.advice.forecast.forecast import forecasts, roll_study
 from analysis.advice.forecast.forecaster import COMBINED
 from analysis.advice.forecast.outlook import SURFACE
 from analysis.frontier.study import Frontier, Study
-from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Sample
 from analysis.surface.approach import surface_optimum
+from analysis.surface.extended.repeated import RepeatedOptimum
 from analysis.surface.fit import FLAGGED_REACH, SurfaceFit, refuse_reach
 
 
@@ -70,6 +71,23 @@ def predict_budget(study: Study, budget: str, *, forced: bool = False) -> tuple[
             else [_within(frontier, budget, reach[arm], forced) for frontier in study.frontiers if frontier.arm == arm]
         )
     )
+
+
+def predict_corpus(
+    study: Study, budget: str, unique_tokens: float, *, forced: bool = False
+) -> dict[str, RepeatedOptimum | Refusal]:
+    """By arm, N*, D*, passes and L* at `budget` (decimal FLOPs) from a corpus of `unique_tokens`, by the law of its
+    runs that repeat their text."""
+    nothing = Refusal(
+        kind=RefusalKind.NOT_IDENTIFIED,
+        sentence="none of its runs saw its text more than four times, or the table does not say how often (epochs or "
+        "unique_tokens): what a repeated token is worth is not known.",
+    )
+    fits = {arm: study.repeated.get(arm, nothing) for arm in study.points.arms}
+    return {
+        arm: fit if isinstance(fit, Refusal) else fit.optimum(budget, unique_tokens, forced=forced)
+        for arm, fit in fits.items()
+    }
 
 
 def _largest(study: Study, arm: str) -> float:

@@ -176,8 +176,8 @@ def _check_data(spec: SweepSpec, data: DataSnapshot) -> None:
     unique_tokens, shortest = spec.data.unique_tokens, spec.model.context_length + 1
     if unique_tokens is not None and not shortest <= unique_tokens <= data.train_tokens:
         raise SpecError(
-            f"data.unique_tokens {unique_tokens}: expected {shortest} (one sequence) to {data.train_tokens}, all training "
-            f"tokens of {data.name}: change it, or leave it out to train on all of them"
+            f"data.unique_tokens {unique_tokens}: expected {shortest} (one sequence) to {data.train_tokens}, all "
+            f"training tokens of {data.name}: change it, or leave it out to train on all of them"
         )
     needed = spec.evaluation.num_sequences * spec.model.context_length
     if data.valid_tokens <= needed:

@@ -52,6 +52,12 @@ def optimum_text(answer: RepeatedOptimum) -> str:
     )
 
 
+def optimum_as_json(answer: RepeatedOptimum) -> dict[str, Any]:
+    """Everything but the draws; estimates are left for the caller to make plain."""
+    numbers = {name: getattr(answer, name).estimate for name in ("params", "tokens", "epochs", "loss")}
+    return {"arm": answer.arm, "budget": answer.budget, "unique_tokens": answer.unique_tokens, **numbers}
+
+
 def repeated_as_json(fit: RepeatedFit) -> dict[str, Any]:
     """Everything but arrays; estimates and dataclasses are left for the caller to make plain."""
     return {

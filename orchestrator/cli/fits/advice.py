@@ -33,6 +33,7 @@ from orchestrator.cli.options import (
 
 if TYPE_CHECKING:
     from analysis.report.tables import Format
+    from orchestrator.records.fits import Fitted
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
 Force = Annotated[
@@ -85,6 +86,10 @@ def predict(
     params: Params = None,
     tokens: Tokens = None,
     chance: Chance = None,
+    unique_tokens: Annotated[
+        str | None,
+        typer.Option(help="Tokens of the corpus, such as 1e9, where the budget may buy more than it holds."),
+    ] = None,
     force: Force = False,
     tied: Tied = False,
     as_json: AsJson = False,
@@ -108,8 +113,12 @@ def predict(
         flops = parse_budget(budget)
     except ValueError as error:
         raise TableError(f"--budget: {error}") from error
-    fitted = fit_of(asked, loss, BOTH, tied=tied)
+    corpus = _corpus_tokens(unique_tokens)
+    fitted = fit_of(asked, loss, BOTH if corpus is None else ("surface",), tied=tied)
     study = fitted.study
+    if corpus is not None:
+        _predict_corpus(asked, fitted, flops, corpus, force=force, as_json=as_json)
+        return
     answers = predict_budget(study, str(flops), forced=force)
     shapes = nearest_shapes(fitted, answers, flops)
     if as_json:
@@ -134,6 +143,48 @@ def predict(
     typer.echo(f"distance from the data: {amount_text(reach)} times the largest budget fitted")
     say_next_of(asked, fitted.name, "lifetime --target-loss LOSS --served-tokens TOKENS")
     _end_refused_all(each.refused for each in answers)
+
+
+def _corpus_tokens(text: str | None) -> int | None:
+    """Raises TableError for what is no number of tokens."""
+    from analysis.runs.points import TableError
+    from mor_core.units import parse_budget
+
+    try:
+        return None if text is None else parse_budget(text)
+    except ValueError as error:
+        raise TableError(f"--unique-tokens: found {text!r}, expected a number of tokens such as 1e9.") from error
+
+
+def _predict_corpus(
+    asked: Runs, fitted: "Fitted", flops: int, unique_tokens: int, *, force: bool, as_json: bool
+) -> None:
+    """What to train from a corpus of given size, for people or as JSON."""
+    from analysis.advice.predict import predict_corpus
+    from analysis.report.text import plain, reading_as_json
+    from analysis.statistics.answers import Refusal
+    from analysis.surface.extended.repeated_words import optimum_as_json, optimum_text
+    from mor_core.units import budget_text, short_count
+
+    study = fitted.study
+    answers = predict_corpus(study, str(flops), unique_tokens, forced=force)
+    if as_json:
+        rows = {
+            arm: plain(answer if isinstance(answer, Refusal) else optimum_as_json(answer))
+            for arm, answer in answers.items()
+        }
+        content = {"source": fitted.name, "budget": str(flops), "unique_tokens": unique_tokens, "answers": rows}
+        print_json("mor-sweep.predict-corpus/1", content | reading_as_json(study.reading))
+    else:
+        typer.echo(
+            f"budget {budget_text(flops)} FLOPs ({study.points.budget_convention}), a corpus of "
+            f"{short_count(unique_tokens)} tokens; L* is {study.points.loss_column} in {study.points.loss_unit}"
+        )
+        for arm, answer in answers.items():
+            refused = isinstance(answer, Refusal)
+            typer.echo(f"{arm}: refused: {answer.sentence}" if refused else f"{arm}: {optimum_text(answer)}")
+        say_next_of(asked, fitted.name, "fit --approach surface")
+    _end_refused_all(isinstance(answer, Refusal) for answer in answers.values())
 
 
 @options_from_dataclass
@@ -168,7 +219,7 @@ def lifetime(
         typer.echo(note, err=wanted is not Format.markdown)
     if wanted is not Format.json:
         say_next_of(asked, fitted.name, "plot lifetime")
-    _end_refused_all(isinstance(each, Refusal) for each in answers.values())
+    _end_refused_all(isinstance(answer, Refusal) for answer in answers.values())
 
 
 @options_from_dataclass

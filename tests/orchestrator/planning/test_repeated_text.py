@@ -9,8 +9,7 @@ import pytest
 from mor_core.data.prepare import open_tokens
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.plan import plan
-from orchestrator.planning.spec.sweep_file import SpecError
-from orchestrator.planning.spec.sweep_file import Override
+from orchestrator.planning.spec.sweep_file import Override, SpecError
 from orchestrator.planning.spec.sweep_spec import load_spec
 from tests.orchestrator.planning.test_later_settings import FIRST_STUDY, data, recorded
 
