@@ -16,7 +16,10 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-Architecture = Literal["vanilla", "recursive", "mor"]
+FamilyArchitecture = Literal["vanilla", "recursive", "mor"]
+"""Of our family."""
+Architecture = Literal["vanilla", "recursive", "mor", "own"]
+"""Three of our family; own is a user's model (`OwnModel`)."""
 CausalRule = Literal["threshold", "half"]
 """How an expert-choice token goes on when later tokens are unknown (see `mor_core.model.transformer.RoutingRule`)."""
 
@@ -61,6 +64,18 @@ def later_field(default: Any, *, since: str) -> Any:
     earlier versions can read the file. Where a file lacks it, readers take the default.
     """
     return field(default=default, metadata={SINCE: since})
+
+
+FACT = "fact"
+"""In the metadata of a dataclass field: it is written in files and no part of any id (see `fact_field`)."""
+
+
+def fact_field() -> Any:
+    """A field of a dataclass that follows from its other fields, yet cannot be computed from them here.
+
+    It is written in files, so that readers need not ask again. It is in no id: a corrected count is not other work.
+    """
+    return field(metadata={FACT: True})
 
 
 SharingStrategy = Literal["cycle", "sequence", "middle-cycle", "middle-sequence"]
@@ -327,6 +342,79 @@ class ModelConfig:
             open_share = (1 + math.cos(math.pi * step / self.capacity_warmup_steps)) / 2
             shares = tuple(float(share + (1 - share) * open_share) for share in shares)
         return tuple(max(1, int(share * length)) for share in shares)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnModel:
+    """One size of a user's model, as planning sees it: what it is, and what its object said when it was asked.
+
+    Its code is at `object`, and nothing here imports it (see `mor_core.model.own_model`). What it is makes its id; what
+    was counted does not. No layer of it is known to be shared and no token to be routed.
+    """
+
+    object: str
+    """Where its object is: package.module:object."""
+    version: str
+    """What the object calls its version: raised by its author when losses change."""
+    size: str
+    """Its name on the object's ladder."""
+    settings: str
+    """The keyword arguments of that size, as canonical JSON."""
+    vocab_size: int
+    """Number of token ids."""
+    context_length: int
+    """T, tokens in a training sequence."""
+    unique_params: int = fact_field()
+    """N: parameters that exist, without embeddings and the output head."""
+    unrolled_params: int = fact_field()
+    """The same, each parameter counted once per application."""
+    total_params: int = fact_field()
+    """Parameters that exist."""
+    training_flops: int = fact_field()
+    """FLOPs to train on one sequence of full length: forward and backward."""
+    forward_flops: int = fact_field()
+    """FLOPs of the forward pass of it."""
+    activation_bytes: int = fact_field()
+    """Bytes that the backward pass of one sequence keeps, in fp32."""
+
+    def __post_init__(self) -> None:
+        counts = ("vocab_size", "context_length", "unique_params", "total_params", "training_flops", "forward_flops")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{self.object} {self.size}: {name} {getattr(self, name)}: expected at least 1")
+
+    @property
+    def name(self) -> str:
+        """Of its size."""
+        return self.size
+
+    @property
+    def architecture(self) -> Architecture:
+        """own."""
+        return "own"
+
+    @property
+    def recursion(self) -> Recursion:
+        """Each layer is applied once, as far as is known."""
+        return Recursion()
+
+    @property
+    def routing(self) -> None:
+        """No token is routed, as far as is known."""
+        return
+
+    @property
+    def capacity_warmup_steps(self) -> int:
+        """See ModelConfig."""
+        return 0
+
+    def tokens_per_recursion(self, length: int | None = None, step: int | None = None) -> tuple[int, ...]:
+        """Every token takes the one pass."""
+        return (self.context_length if length is None else length,)
+
+
+Model = ModelConfig | OwnModel
+"""What can be planned and trained: our family, or a user's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

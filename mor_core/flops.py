@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a ModelConfig: the one home of these numbers. Exact integers or fractions; no torch.
+"""Parameters and FLOPs of a model: the one home of these numbers. Exact integers or fractions; no torch.
 
 A multiply-add is 2 FLOPs. Three conventions for the cost of training on one token:
 
@@ -11,6 +11,9 @@ paper   as the authors of Mixture-of-Recursions count (appendix D): forward only
 6nd     6 x unique non-embedding parameters. For reference only: with shared and routed layers it biases exactly the
         comparison of one arm with another.
 
+Of a user's own model (`OwnModel`) the numbers are those that its object gave, or PyTorch's counter: exact is forward
+and backward as counted, paper the forward pass alone, 6nd as above.
+
 Plans count a token-choice model at a perfect balance of depths, and shared keys and values at selected tokens that lie
 evenly over the sequence: k_r (T + 1) / 2 pairs. What really happened is a second number, from evaluation.
 """
@@ -22,7 +25,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from mor_core.config import ExpertChoice, ModelConfig, RouterKind, TokenChoice
+from mor_core.config import ExpertChoice, Model, ModelConfig, OwnModel, RouterKind, TokenChoice
 
 Convention = Literal["exact", "paper", "6nd"]
 CONVENTIONS: tuple[Convention, ...] = ("exact", "paper", "6nd")
@@ -80,18 +83,24 @@ def embedding_params(config: ModelConfig) -> int:
     return config.vocab_size * config.d_model
 
 
-def unique_params(config: ModelConfig) -> int:
+def unique_params(config: Model) -> int:
     """N: parameters that exist, without the embedding."""
+    if isinstance(config, OwnModel):
+        return config.unique_params
     return config.num_unique_layers * layer_params(config) + config.d_model + router_params(config)
 
 
-def unrolled_params(config: ModelConfig) -> int:
+def unrolled_params(config: Model) -> int:
     """Non-embedding parameters, each layer counted once per application."""
+    if isinstance(config, OwnModel):
+        return config.unrolled_params
     return config.num_layers * layer_params(config) + config.d_model + router_params(config)
 
 
-def total_params(config: ModelConfig) -> int:
+def total_params(config: Model) -> int:
     """Parameters that exist, embedding included: the size of a checkpoint's weights."""
+    if isinstance(config, OwnModel):
+        return config.total_params
     return unique_params(config) + embedding_params(config)
 
 
@@ -119,6 +128,14 @@ def kv_layout(config: ModelConfig) -> KeyValueLayout:
         return KeyValueLayout(unshared=unshared, block=applications, passes=1)
     passes = 1 if recursion.kv == "shared" else recursion.count
     return KeyValueLayout(unshared=unshared, block=config.block_depth, passes=passes)
+
+
+def evaluated_flops(config: Model, length: int, work: Sequence["RecursionWork"]) -> Fraction:
+    """Exact forward FLOPs of one sequence of `length` tokens as it was evaluated. Of an own model, which no work is
+    known of, a share of a full-length sequence's."""
+    if isinstance(config, OwnModel):
+        return Fraction(config.forward_flops * length, config.context_length)
+    return forward_flops(config, length, work)
 
 
 def kv_bytes_per_token(config: ModelConfig, bytes_per_number: int, mean_depth: float | None = None) -> float:
@@ -162,7 +179,7 @@ class RecursionWork:
     """Query-key pairs of one layer."""
 
 
-def planned_work(config: ModelConfig, length: int, tokens_per_recursion: Sequence[int]) -> tuple[RecursionWork, ...]:
+def planned_work(config: Model, length: int, tokens_per_recursion: Sequence[int]) -> tuple[RecursionWork, ...]:
     """The work of each recursion over a sequence of `length` tokens when recursion r computes tokens_per_recursion[r].
 
     With own keys the tokens attend among themselves; with shared ones each attends to its whole prefix, which is
@@ -233,30 +250,30 @@ def _paper_at(config: ModelConfig, capacities: Sequence[Fraction]) -> Fraction:
     return config.num_unshared_layers * Fraction(2 * projections + mlp + attention) + config.block_depth * shared
 
 
-def training_flops_per_token(config: ModelConfig, convention: Convention) -> Fraction:
+def training_flops_per_token(config: Model, convention: Convention) -> Fraction:
     """FLOPs to train on one token of a full-length sequence, in the named convention (see the module's text).
 
     After capacity warm-up, if there is one: `warmup_surplus` has what comes on top.
     """
-    if convention == "exact":
-        return _exact_flops_per_token(config)
-    if convention == "paper":
-        return _paper_flops_per_token(config)
+    if convention not in CONVENTIONS:
+        raise ValueError(f"FLOP convention {convention!r}: expected one of {', '.join(CONVENTIONS)}")
     if convention == "6nd":
         return Fraction(6 * unique_params(config))
-    raise ValueError(f"FLOP convention {convention!r}: expected one of {', '.join(CONVENTIONS)}")
+    if isinstance(config, OwnModel):
+        return Fraction(config.training_flops if convention == "exact" else config.forward_flops, config.context_length)
+    return _exact_flops_per_token(config) if convention == "exact" else _paper_flops_per_token(config)
 
 
-def warmup_surplus(config: ModelConfig, steps: int, convention: Convention) -> Fraction:
+def warmup_surplus(config: Model, steps: int, convention: Convention) -> Fraction:
     """FLOPs per sequence of a step, summed over a run's first `steps` steps, that capacity warm-up adds: a run of S
     steps of B sequences costs B (S T training_flops_per_token + warmup_surplus). 0 without warm-up and under 6nd."""
     return _summed_surplus(config, min(steps, config.capacity_warmup_steps), convention)
 
 
 @lru_cache(maxsize=4096)
-def _summed_surplus(config: ModelConfig, steps: int, convention: Convention) -> Fraction:
+def _summed_surplus(config: Model, steps: int, convention: Convention) -> Fraction:
     """The same for steps within the warm-up; kept, for the cells of a plan ask for the same few."""
-    if convention == "6nd" or not steps:
+    if convention == "6nd" or not steps or isinstance(config, OwnModel):
         return Fraction(0)
     length = config.context_length
     settled = training_flops_per_token(config, convention) * length
@@ -271,12 +288,12 @@ def _summed_surplus(config: ModelConfig, steps: int, convention: Convention) -> 
     return surplus
 
 
-def training_flops(config: ModelConfig, tokens: int, convention: Convention) -> int:
+def training_flops(config: Model, tokens: int, convention: Convention) -> int:
     """FLOPs to train on `tokens` tokens at the settled capacities, rounded to a whole number."""
     return round(training_flops_per_token(config, convention) * tokens)
 
 
-def nearest_steps(model: ModelConfig, batch_size: int, budget: int, convention: Convention) -> int:
+def nearest_steps(model: Model, batch_size: int, budget: int, convention: Convention) -> int:
     """The whole number of optimiser steps whose FLOPs come nearest to the budget."""
     unsettled = model.capacity_warmup_steps
     settled = training_flops_per_token(model, convention) * model.context_length
@@ -290,7 +307,7 @@ def nearest_steps(model: ModelConfig, batch_size: int, budget: int, convention: 
     return min(near, key=lambda steps: abs(training_cost(model, batch_size, steps, convention) - budget))
 
 
-def training_cost(model: ModelConfig, batch_size: int, steps: int, convention: Convention) -> Fraction:
+def training_cost(model: Model, batch_size: int, steps: int, convention: Convention) -> Fraction:
     """FLOPs of the first `steps` optimiser steps on batches of full-length sequences, capacity warm-up included."""
     settled = training_flops_per_token(model, convention) * model.context_length
     return batch_size * (steps * settled + warmup_surplus(model, steps, convention))

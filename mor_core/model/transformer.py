@@ -6,7 +6,7 @@ vocabulary, R recursions.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mor_core.config import ExpertChoice, ModelConfig, TokenChoice
 from mor_core.model.attention import compute_dtype, prefix_of
+from mor_core.model.language_model import LanguageModel, Routed, RoutingRule
 from mor_core.model.layers import KeySource, KeyValues, Layer, RMSNorm, rotary_table
 from mor_core.model.router import (
     Router,
@@ -30,27 +31,6 @@ from mor_core.model.router import (
     take_rows,
 )
 
-RoutingRule = Literal["top-k", "threshold", "half"]
-"""How an expert-choice model chooses tokens. top-k is the paper's training and evaluation rule and looks at the whole
-sequence. The others are causal, so inference can follow them: threshold lets a token go on when its router logit
-reaches the running mean of training's cut-offs; half when its sigmoid reaches 0.5, which is what the paper implies."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Routed:
-    """What routing did in one forward pass."""
-
-    selections: tuple[Selection, ...]
-    """The tokens of each recursion."""
-    loss: Tensor
-    """What routers add to the training loss, weights applied; a scalar."""
-    aux_loss: Tensor
-    """The auxiliary part of it without its weight: the sum over recursions of the cross-entropy against selection
-    (paper, Table 13), or the balancing loss (Table 14)."""
-    statistics_R: Tensor
-    """What the state of the routers follows, averaged over sequences: the top-k cut-off of each recursion (0 where
-    every token was taken), or the share of tokens that chose each depth."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
@@ -62,7 +42,7 @@ class Output:
     """None where nothing is routed."""
 
 
-class Transformer(nn.Module):
+class Transformer(LanguageModel[ModelConfig]):
     """Token ids to next-token logits.
 
     Everything that the sharing strategy ties is tied: attention, MLP and norms of a shared layer are one module,
@@ -104,6 +84,23 @@ class Transformer(nn.Module):
             self.register_buffer("threshold_updates", torch.zeros((), dtype=torch.int64))
         elif routing.balancing == "loss-free":
             self.register_buffer("selection_bias_R", torch.zeros(count))
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        """The embedding, which the head is tied to."""
+        return self.embedding.weight
+
+    def is_hidden(self, name: str) -> bool:
+        """Of the layers."""
+        return name.startswith("layers.")
+
+    def apart_parameters(self) -> list[nn.Parameter]:
+        """Those of auxiliary routers."""
+        return list(self.aux_routers.parameters()) if hasattr(self, "aux_routers") else []
+
+    def checkpoint_in_backward(self) -> None:
+        """See LanguageModel."""
+        self.checkpoint_activations = True
 
     def compile_for_training(self) -> None:
         """Send the model through torch.compile. Where every step has the same shapes, a CPU's model is compiled whole,

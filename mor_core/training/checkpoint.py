@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mor_core.files import file_sha256
-from mor_core.model.transformer import Transformer
+from mor_core.model.language_model import LanguageModel
 from mor_core.training.manifest import (
     MANIFEST,
     OPTIMIZER,
@@ -31,7 +31,7 @@ from mor_core.training.manifest import (
 )
 
 
-def save_checkpoint(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer | None, step: int) -> Manifest:
+def save_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None, step: int) -> Manifest:
     """Write a checkpoint and make it appear at `folder` by one rename; replaces a folder already there.
 
     Raises OSError where it cannot be written; for a full disk it says how many bytes are needed.
@@ -52,7 +52,9 @@ def save_checkpoint(folder: Path, model: Transformer, optimizer: torch.optim.Opt
 
 
 @contextmanager
-def _saying_what_is_needed(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
+def _saying_what_is_needed(
+    folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None
+) -> Iterator[None]:
     """A full disk in the body is an OSError that names the checkpoint and its size."""
     try:
         yield
@@ -60,7 +62,10 @@ def _saying_what_is_needed(folder: Path, model: Transformer, optimizer: torch.op
         full = getattr(error, "errno", None) in _FULL or any(f"os error {number}" in str(error) for number in _FULL)
         if not full:
             raise OSError(f"{folder} cannot be written: {error}") from error
-        tensors = [*model.state_dict().values(), *(_optimizer_tensors(model, optimizer).values() if optimizer else ())]
+        tensors = [
+            *model.stored_tensors().values(),
+            *(_optimizer_tensors(model, optimizer).values() if optimizer else ()),
+        ]
         needed = sum(tensor.nbytes for tensor in tensors)
         raise OSError(
             f"{folder} needs {needed:,} bytes, and no space is left for it: free some and run the same command again"
@@ -70,9 +75,9 @@ def _saying_what_is_needed(folder: Path, model: Transformer, optimizer: torch.op
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def _write(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer | None, step: int) -> Manifest:
+def _write(folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None, step: int) -> Manifest:
     """The files of a checkpoint, on disk for certain."""
-    _save(folder / WEIGHTS, dict(model.state_dict()))
+    _save(folder / WEIGHTS, model.stored_tensors())
     if optimizer is not None:
         _save(folder / OPTIMIZER, _optimizer_tensors(model, optimizer))
     manifest = Manifest(step=step, files={path.name: file_sha256(path) for path in sorted(folder.iterdir())})
@@ -83,7 +88,7 @@ def _write(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer | 
     return manifest
 
 
-def load_checkpoint(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer | None) -> int:
+def load_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None) -> int:
     """Verify a checkpoint and load it into a model of the same shape; returns its step. Raises CheckpointError.
 
     With optimizer=None only the weights are read.
@@ -93,15 +98,15 @@ def load_checkpoint(folder: Path, model: Transformer, optimizer: torch.optim.Opt
     for name in wanted:
         if name not in manifest.files:
             raise CheckpointError(f"{folder / name}: this checkpoint holds {', '.join(sorted(manifest.files))} only")
-    device = str(model.embedding.weight.device)
+    device = str(model.device)
     weights = load_file(folder / WEIGHTS, device=device)
     moments = {} if optimizer is None else load_file(folder / OPTIMIZER, device=device)
     # Everything is compared before anything is copied: a refused checkpoint leaves the model as it was.
-    _check_shapes(folder / WEIGHTS, weights, {name: value.shape for name, value in model.state_dict().items()})
+    _check_shapes(folder / WEIGHTS, weights, {name: value.shape for name, value in model.stored_tensors().items()})
     if optimizer is not None:
         _check_shapes(folder / OPTIMIZER, moments, _optimizer_shapes(model))
         _restore_optimizer(model, optimizer, moments)
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=False)  # What is tied to another tensor is stored once.
     return manifest.step
 
 
@@ -113,25 +118,25 @@ def _check_shapes(path: Path, tensors: dict[str, Tensor], expected: dict[str, to
             raise CheckpointError(f"{path}: not a checkpoint of this model ({name}: {there}, expected {wanted})")
 
 
-def _optimizer_shapes(model: Transformer) -> dict[str, torch.Size]:
+def _optimizer_shapes(model: LanguageModel) -> dict[str, torch.Size]:
     shapes: dict[str, torch.Size] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.trained_parameters().items():
         shapes |= {f"{name}/exp_avg": parameter.shape, f"{name}/exp_avg_sq": parameter.shape}
         shapes[f"{name}/step"] = torch.Size()
     return shapes
 
 
-def _optimizer_tensors(model: Transformer, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: LanguageModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's state by parameter name: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
     return {
         f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
+        for name, parameter in model.trained_parameters().items()
         for key, value in optimizer.state[parameter].items()
     }
 
 
-def _restore_optimizer(model: Transformer, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
+def _restore_optimizer(model: LanguageModel, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in model.trained_parameters().items():
         optimizer.state[parameter] = {key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
 
 

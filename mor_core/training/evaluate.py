@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import ExpertChoice, ModelConfig, TrainConfig
-from mor_core.flops import RecursionWork, forward_flops, planned_work
-from mor_core.model.transformer import Routed, RoutingRule, Transformer
+from mor_core.config import ExpertChoice, Model, TrainConfig
+from mor_core.flops import RecursionWork, evaluated_flops, planned_work
+from mor_core.model.language_model import LanguageModel, Routed, RoutingRule
 from mor_core.training.loop import autocast
 from mor_core.training.loss import token_losses
 
@@ -68,7 +68,7 @@ class _Pass:
 
 @torch.no_grad()
 def evaluate(
-    model: Transformer, train: TrainConfig, batches: Iterable[np.ndarray], bytes_of_token: np.ndarray
+    model: LanguageModel, train: TrainConfig, batches: Iterable[np.ndarray], bytes_of_token: np.ndarray
 ) -> Evaluation:
     """Losses over batches of token ids [B, T + 1]; bytes_of_token[id] is how many bytes of text an id stands for."""
     model.eval()
@@ -102,7 +102,7 @@ def _capacity(run: _Pass, length: int) -> tuple[float, ...]:
     return tuple((run.tokens_SR.mean(axis=0) / length).tolist())
 
 
-def _mean_flops(config: ModelConfig, run: _Pass, length: int) -> float:
+def _mean_flops(config: Model, run: _Pass, length: int) -> float:
     """Exact forward FLOPs of a sequence, averaged; shared keys are counted at the tokens' real positions."""
     total = 0.0
     for tokens_R, prefix_R in zip(run.tokens_SR.tolist(), run.prefix_SR.tolist(), strict=True):
@@ -110,18 +110,18 @@ def _mean_flops(config: ModelConfig, run: _Pass, length: int) -> float:
         if config.recursion.kv != "recursion-wise":
             later = zip(tokens_R[1:], prefix_R[1:], strict=True)
             work = (work[0], *(RecursionWork(tokens=tokens, pairs=pairs) for tokens, pairs in later))
-        total += float(forward_flops(config, length, work))
+        total += float(evaluated_flops(config, length, work))
     return total / len(run.tokens_SR)
 
 
-def _run(model: Transformer, train: TrainConfig, batches: list[np.ndarray], rule: RoutingRule) -> _Pass:
+def _run(model: LanguageModel, train: TrainConfig, batches: list[np.ndarray], rule: RoutingRule) -> _Pass:
     nats, sums, tokens, prefixes = 0.0, [], [], []
-    device = model.embedding.weight.device
+    device = model.device
     for batch in batches:
         tokens_BT = torch.from_numpy(batch).to(device)
         with autocast(model, train):
             x_BTD, routed = model.encode(tokens_BT[:, :-1], rule)
-            losses_BT = token_losses(x_BTD, model.embedding.weight, tokens_BT[:, 1:])
+            losses_BT = token_losses(x_BTD, model.head_weight_VD, tokens_BT[:, 1:])
         # `loss` stays bit for bit what it was: the sum of a batch is not that of the sums of its sequences.
         nats += float(losses_BT.double().sum())
         sums.append(losses_BT.double().sum(dim=1).cpu().numpy())
@@ -137,7 +137,7 @@ def _run(model: Transformer, train: TrainConfig, batches: list[np.ndarray], rule
     )
 
 
-def computed_tokens(config: ModelConfig, tokens_BT: Tensor, routed: Routed | None) -> Tensor:
+def computed_tokens(config: Model, tokens_BT: Tensor, routed: Routed | None) -> Tensor:
     """Whether each recursion computed each token, [R, B, T]."""
     if routed is None:
         return torch.ones((config.recursion.count, *tokens_BT.shape), dtype=torch.bool, device=tokens_BT.device)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mor_core.config import TrainConfig
-from mor_core.model.transformer import Transformer
+from mor_core.model.language_model import LanguageModel
 from mor_core.training.distributed import World
 from mor_core.training.loss import linear_cross_entropy
-from mor_core.training.optim import aux_router_parameters, learning_rate
+from mor_core.training.optim import learning_rate
 
 BatchOfStep = Callable[[int], np.ndarray]
 """step -> token ids [batch_size, context_length + 1]; a pure function."""
@@ -65,7 +65,7 @@ class StepMetrics:
 
 
 def train_steps(
-    model: Transformer,
+    model: LanguageModel,
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
     batch_of_step: BatchOfStep,
@@ -87,14 +87,17 @@ def train_steps(
     if config.batch_size % world.size or share % micro_batch:
         on = f" on {world.size} workers" if world.size > 1 else ""
         raise ValueError(f"micro_batch {micro_batch}{on} does not divide the batch of {config.batch_size} sequences")
-    device = model.embedding.weight.device
-    apart = aux_router_parameters(model)
-    others = [parameter for parameter in model.parameters() if not any(parameter is each for each in apart)]
+    device = model.device
+    apart = model.apart_parameters()
+    others = [
+        parameter for parameter in model.trained_parameters().values() if not any(parameter is each for each in apart)
+    ]
     model.train()
     for step in range(start_step, stop_step):
         rate = learning_rate(step, config, cooldown)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["rate_scale"]
+        model.before_step(step, world.rank)
         tokens = torch.from_numpy(world.rows(batch_of_step(step))).to(device, non_blocking=True)
         loss, aux_loss = _accumulate_gradients(model, config, tokens.split(micro_batch), step, world)
         norm = torch.nn.utils.clip_grad_norm_(others, config.gradient_clip)
@@ -106,7 +109,7 @@ def train_steps(
 
 
 def _accumulate_gradients(
-    model: Transformer, config: TrainConfig, micro_batches: tuple[Tensor, ...], step: int, world: World
+    model: LanguageModel, config: TrainConfig, micro_batches: tuple[Tensor, ...], step: int, world: World
 ) -> tuple[Tensor, Tensor]:
     """Back-propagate the mean loss of the global batch; move the routers' state once. Returns loss, auxiliary loss."""
     share = 1.0 / len(micro_batches)
@@ -116,7 +119,7 @@ def _accumulate_gradients(
     for tokens_BT in micro_batches:
         with autocast(model, config):
             x_BTD, routed = model.encode(tokens_BT[:, :-1], step=asked_step)
-            loss = linear_cross_entropy(x_BTD, model.embedding.weight, tokens_BT[:, 1:])
+            loss = linear_cross_entropy(x_BTD, model.head_weight_VD, tokens_BT[:, 1:])
         ((loss + routed.loss if routed else loss) * share).backward()
         losses.append(loss.detach() * share)
         if routed:
@@ -131,7 +134,7 @@ def _accumulate_gradients(
     return loss, aux_loss
 
 
-def autocast(model: Transformer, config: TrainConfig) -> torch.autocast:
+def autocast(model: LanguageModel, config: TrainConfig) -> torch.autocast:
     """bf16 matrix products under the bf16 policy; weights, optimiser, router and loss stay fp32."""
-    device = model.embedding.weight.device.type
+    device = model.device.type
     return torch.autocast(device, dtype=torch.bfloat16, enabled=config.precision == "bf16")

@@ -1,4 +1,5 @@
 """Cross-entropy of a linear head, a few tokens at a time, so that the logits of a whole batch never exist at once.
+A model that has no such head to give away gives logits, and the weight is None.
 
 Shapes: B sequences, T tokens, N = B T tokens, K tokens of a chunk, P tokens of a piece of it, D model width,
 V vocabulary.
@@ -16,13 +17,16 @@ from mor_core.model.device import device_kind
 from mor_core.training.memory import CHUNK_TOKENS, PIECE_ENTRIES
 
 
-def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
+def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor | None, targets_BT: Tensor) -> Tensor:
     """Mean over all tokens of the cross-entropy of hidden @ weight^T against the targets, in nats; a scalar.
 
     Matrix products are in autocast's precision where it is on, else in the tensors' own; softmax, loss and the sum of
     the weight's gradient are in fp32, or fp64 for fp64 tensors. The gradients are computed in the forward pass, while a
-    chunk's logits are there: three matrix products in all, none of them twice.
+    chunk's logits are there: three matrix products in all, none of them twice. Without a weight, what is hidden are
+    the logits.
     """
+    if weight_VD is None:
+        return F.cross_entropy(_at_least_fp32(hidden_BTD).flatten(0, -2), targets_BT.flatten())
     if not torch.is_grad_enabled():
         return token_losses(hidden_BTD, weight_VD, targets_BT).mean()
     hidden_ND, targets_N = hidden_BTD.flatten(0, -2), targets_BT.flatten()
@@ -30,8 +34,10 @@ def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tens
 
 
 @torch.no_grad()
-def token_losses(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
+def token_losses(hidden_BTD: Tensor, weight_VD: Tensor | None, targets_BT: Tensor) -> Tensor:
     """The same cross-entropy of every token, [B, T] in nats, without a gradient."""
+    if weight_VD is None:
+        return F.cross_entropy(_at_least_fp32(hidden_BTD).transpose(1, 2), targets_BT, reduction="none")
     tokens, rows = CHUNK_TOKENS[device_kind(weight_VD)], _piece_tokens(weight_VD)
     losses = [
         F.cross_entropy(_at_least_fp32(logits_PV), targets_P, reduction="none")

@@ -8,7 +8,7 @@ code, which keeps less.
 
 from typing import Literal
 
-from mor_core.config import ModelConfig, TrainConfig
+from mor_core.config import Model, ModelConfig, OwnModel, TrainConfig
 from mor_core.flops import total_params
 
 Device = Literal["cpu", "cuda"]
@@ -26,7 +26,7 @@ FP32, BF16 = 4, 2
 
 
 def training_memory_bytes(
-    model: ModelConfig,
+    model: Model,
     train: TrainConfig,
     device: Device,
     *,
@@ -43,6 +43,12 @@ def training_memory_bytes(
     number = FP32 if train.precision == "fp32" else BF16
     params = total_params(model)
     copies = 0 if train.precision == "fp32" else BF16 * params
+    if isinstance(model, OwnModel):  # As counted in fp32, the logits and their gradient included.
+        return (
+            4 * FP32 * params
+            + copies
+            + sequences * (model.activation_bytes + FP32 * model.context_length * model.vocab_size)
+        )
     layer = _layer_bytes_per_token(model, number, device)
     applied = sequences * (
         model.num_unshared_layers * model.context_length + model.block_depth * sum(model.tokens_per_recursion())

@@ -6,24 +6,18 @@ import torch
 from torch import nn
 
 from mor_core.config import TrainConfig
-from mor_core.model.transformer import Transformer
+from mor_core.model.language_model import LanguageModel
 
 AUX_ROUTER_RATE = 10.0
 """Learning rate of auxiliary routers over that of the rest (paper appendix G; the released code)."""
 
 
-def aux_router_parameters(model: Transformer) -> list[nn.Parameter]:
-    """The parameters that only ever see the auxiliary routers' own loss; they are clipped by themselves."""
-    return list(model.aux_routers.parameters()) if hasattr(model, "aux_routers") else []
-
-
-def build_optimizer(model: Transformer, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(model: LanguageModel, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; matrices decay as `config.decay_on` says, norms do not. A group's `rate_scale` multiplies its rate."""
-    apart = {id(parameter) for parameter in aux_router_parameters(model)}
+    apart = {id(parameter) for parameter in model.apart_parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        hidden = name.startswith("layers.")
-        decays = parameter.dim() >= 2 and (hidden or config.decay_on == "all-matrices")
+    for name, parameter in model.trained_parameters().items():
+        decays = parameter.dim() >= 2 and (model.is_hidden(name) or config.decay_on == "all-matrices")
         key = config.weight_decay if decays else 0.0, AUX_ROUTER_RATE if id(parameter) in apart else 1.0
         groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(

@@ -20,14 +20,14 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from mor_core.model.transformer import Transformer
+from mor_core.model.language_model import LanguageModel
 
 VARIABLE = "MOR_SWEEP_REHEARSE"
 _FOR_EVER_SECONDS = 10**6
 _SLOW_SECONDS = 1.0
 
 
-def rehearse(model: Transformer, where: Callable[[], Mapping[str, str | int]]) -> None:
+def rehearse(model: LanguageModel, where: Callable[[], Mapping[str, str | int]]) -> None:
     """Let the fault that MOR_SWEEP_REHEARSE names happen if it is meant for `where`: a step about to be taken."""
     fault, *conditions = os.environ.get(VARIABLE, "").split() or [""]
     if not fault:
@@ -50,14 +50,19 @@ def rehearse(model: Transformer, where: Callable[[], Mapping[str, str | int]]) -
             raise torch.OutOfMemoryError("CUDA out of memory was rehearsed")
         case "nan":
             with torch.no_grad():
-                model.embedding.weight.fill_(float("nan"))
+                _first_matrix(model).fill_(float("nan"))
         case "spike":
             with torch.no_grad():
-                model.embedding.weight.mul_(100.0)
+                _first_matrix(model).mul_(100.0)
         case _:
             raise ValueError(
                 f"{VARIABLE}: {fault!r}, expected hang, slow, native-hang, raise, device-oom, nan or spike"
             )
+
+
+def _first_matrix(model: LanguageModel) -> torch.Tensor:
+    """Of our family, the embedding."""
+    return next(parameter for parameter in model.parameters() if parameter.dim() >= 2)
 
 
 def _holds(condition: str, where: Mapping[str, str | int]) -> bool:

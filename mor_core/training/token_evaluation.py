@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mor_core.config import TrainConfig
-from mor_core.model.transformer import RoutingRule, Transformer
+from mor_core.model.language_model import LanguageModel, RoutingRule
 from mor_core.training.evaluate import computed_tokens
 from mor_core.training.loop import autocast
 from mor_core.training.loss import token_losses
@@ -43,21 +43,21 @@ def text_windows(tokens_N: NDArray[np.int64], length: int, batch: int) -> Iterat
 
 @torch.inference_mode()
 def measure_tokens(
-    model: Transformer, train: TrainConfig, batches: Iterable[NDArray[np.int64]], rule: RoutingRule
+    model: LanguageModel, train: TrainConfig, batches: Iterable[NDArray[np.int64]], rule: RoutingRule
 ) -> TokenMeasurements:
     """Every token of batches of windows [B, T + 1] under one routing rule, in the precision of training.
 
     Windows of one batch have one length, which matters to top-k: it keeps a share of a window.
     """
     model.eval()
-    device = model.embedding.weight.device
+    device = model.device
     nats, depths, positions, windows = [], [], [], []
     count = 0
     for batch in batches:
         tokens_BT = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
         with autocast(model, train):
             x_BTD, routed = model.encode(tokens_BT[:, :-1], rule)
-            losses_BT = token_losses(x_BTD, model.embedding.weight, tokens_BT[:, 1:])
+            losses_BT = token_losses(x_BTD, model.head_weight_VD, tokens_BT[:, 1:])
         size, length = losses_BT.shape
         nats.append(losses_BT.double().cpu().numpy().ravel())
         depths.append(computed_tokens(model.config, tokens_BT[:, :-1], routed).sum(dim=0).cpu().numpy().ravel())
