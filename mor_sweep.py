@@ -4,14 +4,15 @@ import mor_sweep as ms
 
 ms.open("isoflop-cpu").predict("1e13")
 ms.open_table("runs.csv", columns="params=N,tokens=D*1e9,loss=val_loss").fit()
+print(ms.check_model("my_model:ladder"))
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.notebook import RunTable, Sweep
+from orchestrator.notebook import RunTable, Sweep, check_model
 
-__all__ = ["RunTable", "Sweep", "open", "open_table"]
+__all__ = ["RunTable", "Sweep", "check_model", "open", "open_table"]
 
 
 def open(name: str | None = None, results: str | Path = "results") -> Sweep:

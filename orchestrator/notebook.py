@@ -52,6 +52,8 @@ from orchestrator.store.upstream.upstream import address_in, open_store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrator.planning.own_models.check import ModelCheck
+
 
 FigureName = Literal[
     "isoflop", "frontier", "surface", "residuals", "compare", "task", "backtest", "lifetime", "forecasts", "curves"
@@ -358,3 +360,11 @@ def _flops(budget: str | float) -> int:
         return parse_budget(str(budget))
     except ValueError as error:
         raise TableError(f"budget: {error}") from error
+
+
+def check_model(model: Any, *, vocab_size: int = 512, context_length: int = 64) -> "ModelCheck":
+    """Whether a model of your own can be trained here: an object, or "package.module:object". What is wrong is a
+    sentence each in `problems`. Raises OwnImportError where its import fails."""
+    from orchestrator.planning.own_models.check import check_model as checked  # Which loads torch.
+
+    return checked(model, vocab_size=vocab_size, context_length=context_length)

@@ -199,6 +199,7 @@ FLAGS = {
     "recipe": "--recipe",
     "refresh": "--refresh",
     "results": "--results",
+    "same_model": "--same-model",
     "sizes": "--sizes",
     "table": "--table",
     "tasks": "--tasks",

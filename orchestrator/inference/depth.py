@@ -51,7 +51,7 @@ def losses_by_depth(
     report: Callable[[str], None] = lambda _: None,
 ) -> list[AtDepth]:
     """One row for each depth from 1 to the cell's recursions. Raises NoDepth where there is one only."""
-    deepest = num_passes(cell.cell.model)
+    deepest = num_passes(cell.model.config)
     if deepest < 2:
         raise NoDepth(
             f"cell {cell.name} has one depth only: name a cell of a recursive or mor arm whose block repeats as a whole"

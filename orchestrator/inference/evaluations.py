@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from analysis.runs.losses import NATS_PER_TOKEN
 from mor_core.data.remote import origin_of
-from orchestrator.inference.trained_cell import NotTrained, finished_weights, weights_id
+from orchestrator.inference.trained_cell import NotTrained, family_model, finished_weights, weights_id
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.limits import NO_LIMIT, HourLimit
 from orchestrator.planning.identity import Evaluation, Segment, evaluate_segment, evaluation_id
@@ -79,6 +79,7 @@ def paired(
         wanted, weights = evaluations(cell), weights_id(sweep, cell)
         if not all(store.is_done(evaluation_id(weights, evaluation)) for evaluation in wanted.values()):
             try:
+                family_model(cell)
                 finished_weights(store, sweep, cell)
             except NotTrained:
                 if cells:

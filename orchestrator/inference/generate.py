@@ -64,7 +64,7 @@ class Generation:
 def whole_memory(cell: TrainedCell, sequences: int, length: int | None = None) -> int:
     """Bytes that hold the keys and values of that many sequences of `length` tokens, or the whole context, at full
     depth."""
-    model = cell.cell.model
+    model = cell.model.config
     tokens = sequences * min(length or model.context_length, model.context_length)
     return round(kv_bytes_per_token(model, number_bytes(cell), model.recursion.count) * tokens)
 

@@ -113,7 +113,7 @@ def default_kv_budget(vanilla: TrainedCell, load: Load) -> int:
 
 
 def _text_bytes(vanilla: TrainedCell, load: Load) -> float:
-    return load.mean_length * kv_bytes_per_token(vanilla.cell.model, number_bytes(vanilla))
+    return load.mean_length * kv_bytes_per_token(vanilla.model.config, number_bytes(vanilla))
 
 
 def measure(
@@ -206,7 +206,7 @@ def _round(
 
 def _engine(cell: TrainedCell, batch: int | None, texts: Sequence[int], load: Load, kv_budget: int) -> Engine:
     places = batch or max(
-        1, kv_budget // int(kv_bytes_per_token(cell.cell.model, number_bytes(cell), 1.0) * min(texts))
+        1, kv_budget // int(kv_bytes_per_token(cell.model.config, number_bytes(cell), 1.0) * min(texts))
     )
     places = min(places, len(texts))
     in_flight = load.in_flight or IN_FLIGHT[cell.model.embedding.weight.device.type]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mor_core.config import Precision
+from mor_core.config import ModelConfig, OwnModel, Precision
 from mor_core.data.prepare import find_by_fingerprint
 from mor_core.data.snapshot import TOKENIZER_FILE, DataSnapshot
 from mor_core.data.tokens.tokenizer import load_tokenizer, read_tokenizer
@@ -54,9 +54,10 @@ def load_trained_cell(store: Store, sweep: Sweep, cell: Cell, precision: Precisi
 
     Raises NotTrained where the cell is not finished, CheckpointError where its weights were damaged.
     """
+    family = family_model(cell)
     weights = finished_weights(store, sweep, cell)
     data = data_of(store, weights)
-    model = build_model(cell.model, cell.seed, default_device())
+    model = build_model(family, cell.seed, default_device())
     load_checkpoint(store.checkpoint_folder(weights), model, None)
     file = data.folder / TOKENIZER_FILE
     return TrainedCell(
@@ -66,6 +67,16 @@ def load_trained_cell(store: Store, sweep: Sweep, cell: Cell, precision: Precisi
         tokenizer=load_tokenizer(file),
         end_of_text=read_tokenizer(file).end_of_text_id,
     )
+
+
+def family_model(cell: Cell) -> ModelConfig:
+    """The shape of a cell of our family. Raises NotTrained for a user's own model, whose code is not run here."""
+    if isinstance(cell.model, OwnModel):
+        raise NotTrained(
+            f"cell {cell_name(cell)} is a model of your own ({cell.model.object}): text, tasks, speed, depth, routing "
+            "and export are for vanilla, recursive and mor"
+        )
+    return cell.model
 
 
 def weights_id(sweep: Sweep, cell: Cell) -> str:
@@ -109,7 +120,7 @@ def export_cell(store: Store, sweep: Sweep, cell: Cell, folder: Path) -> Trained
     """Write a vanilla or recursive cell as a Hugging Face Llama folder, which transformers loads. Returns the cell.
 
     Raises NotTrained and CheckpointError, and what `check_exportable` raises before anything is loaded."""
-    check_exportable(cell.model, folder)
+    check_exportable(family_model(cell), folder)
     trained = load_trained_cell(store, sweep, cell, "fp32")
     export_llama(trained.model, folder, trained.data.folder / TOKENIZER_FILE)
     return trained

@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
-from mor_core.config import SINCE
+from mor_core.config import FACT, SINCE
 from mor_core.errors import MorSweepError
 
 
@@ -50,8 +50,9 @@ def is_content_id(value: object) -> bool:
 
 
 def canonical_json(value: object) -> str:
-    """One text for one value: sorted keys, no spaces, floats by their shortest exact form, no NaN or infinity."""
-    return _ENCODER.encode(to_jsonable(value))
+    """One text for one value: sorted keys, no spaces, floats by their shortest exact form, no NaN or infinity. Facts
+    (`mor_core.config.fact_field`) are left out: equal work has one text."""
+    return _ENCODER.encode(to_jsonable(value, facts=False))
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
@@ -60,22 +61,27 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 _PLAIN = frozenset({str, bool, int, float, type(None)})
 
 
-def to_jsonable(value: object) -> Any:
+def to_jsonable(value: object, *, facts: bool = True) -> Any:
     """Frozen dataclasses, tuples and plain values as JSON types; raises TypeError for anything else.
 
-    A field that came later (`mor_core.config.later_field`) is left out at its default.
+    A field that came later (`mor_core.config.later_field`) is left out at its default, and without `facts` those that
+    are no part of an id.
     """
     if type(value) in _PLAIN:
         return value
     if isinstance(value, dict):  # Most items are plain: a plan of 100,000 cells has a million of them.
-        return {str(key): item if type(item) in _PLAIN else to_jsonable(item) for key, item in value.items()}
+        return {
+            str(key): item if type(item) in _PLAIN else to_jsonable(item, facts=facts) for key, item in value.items()
+        }
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields, (names, later) = vars(value), _layout(type(value))
         if later:
             names = tuple(name for name in names if name not in later or fields[name] != later[name])
-        return {name: to_jsonable(fields[name]) for name in names}
+        if not facts and (left_out := _facts(type(value))):
+            names = tuple(name for name in names if name not in left_out)
+        return {name: to_jsonable(fields[name], facts=facts) for name in names}
     if isinstance(value, tuple | list):
-        return [to_jsonable(item) for item in value]
+        return [to_jsonable(item, facts=facts) for item in value]
     if isinstance(value, Fraction):
         return str(value)
     if value is None or isinstance(value, str | bool | int | float):
@@ -88,6 +94,12 @@ def _layout(kind: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Names of a dataclass's fields, and the defaults of those among them that a file may lack."""
     fields = dataclasses.fields(kind)
     return tuple(field.name for field in fields), {field.name: field.default for field in fields if _is_later(field)}
+
+
+@lru_cache(maxsize=64)
+def _facts(kind: Any) -> frozenset[str]:
+    """Names of the fields that are no part of an id."""
+    return frozenset(field.name for field in dataclasses.fields(kind) if FACT in field.metadata)
 
 
 def _is_later(field: dataclasses.Field[Any]) -> bool:
@@ -133,6 +145,9 @@ def _chosen(options: Sequence[Any], data: Any) -> Any:
     for option in options:
         if choice == getattr(option, "choice", None) and (choice is not None or _may_be(option, said.keys())):
             return option
+    plain = [option for option in options if not hasattr(option, "choice")]
+    if choice is None and plain:  # Read as what it looks like most, so that the field which differs is named.
+        return max(plain, key=lambda option: len(said.keys() & set(_layout(option)[0])))
     raise other_version(" or ".join(option.__name__ for option in options), f"choice {choice!r}")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from mor_core.config import Architecture, ModelConfig, TrainConfig
+from mor_core.config import Architecture, Model, OwnModel, TrainConfig
 from mor_core.flops import (
     CONVENTIONS,
     Convention,
@@ -47,7 +47,7 @@ class Cell:
     arm: str
     """The arm's label: an architecture with its recursion count, such as mor-3, or a variant's name."""
     architecture: Architecture
-    """vanilla, recursive or mor."""
+    """vanilla, recursive or mor; own of a user's model."""
     recursions: int
     """Nr; 1 for vanilla."""
     size: str
@@ -58,7 +58,7 @@ class Cell:
     """How the budget's FLOPs are counted."""
     seed: int
     """Of the initial weights and the order of the data."""
-    model: ModelConfig
+    model: Model
     """Resolved architecture."""
     train: TrainConfig
     """Resolved optimiser and schedule."""
@@ -102,7 +102,7 @@ class Cell:
         return Cell(**(vars(self) | changes))
 
     @property
-    def trunk_key(self) -> tuple[ModelConfig, TrainConfig, int]:
+    def trunk_key(self) -> tuple[Model, TrainConfig, int]:
         """Equal for cells of one plan that share a trunk, with or without data."""
         return self.model, self.train, self.seed
 
@@ -128,8 +128,8 @@ class _Column:
     """What the cells of one (arm, size) have in common."""
 
     arm: Arm
-    size: Size
-    model: ModelConfig
+    size: Size | OwnModel
+    model: Model
     batch_size: int
 
     @property
@@ -148,7 +148,7 @@ class _Length:
 
 
 def cells_of(
-    spec: SweepSpec, arm: Arm, size: Size, goals: Sequence[int], train_tokens: int | None
+    spec: SweepSpec, arm: Arm, size: Size | OwnModel, goals: Sequence[int], train_tokens: int | None
 ) -> Iterator[Cell | Dropped]:
     """The cells of one arm and size, seed by seed, each resolved or dropped with a reason.
 

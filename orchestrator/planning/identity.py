@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from mor_core.config import CausalRule, LayerSelection, ModelConfig, TrainConfig, later_field
+from mor_core.config import CausalRule, LayerSelection, Model, TrainConfig, later_field
 from orchestrator.planning.canonical import content_id
 
 SegmentKind = Literal["stable", "decay", "evaluate"]
@@ -29,7 +29,7 @@ class Initialisation:
 class TrunkRecipe:
     """The mathematics of a trunk: warm-up and constant-learning-rate training that budgets share."""
 
-    model: ModelConfig
+    model: Model
     """The architecture."""
     train: TrainConfig
     """Optimiser, schedule, batch and precision."""

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from mor_core.config import ModelConfig
+from mor_core.config import ModelConfig, OwnModel
 from mor_core.flops import Convention, training_flops_per_token, unique_params
 from mor_core.interop.llama_folder import PretrainedLlama
 from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, Size, model_config
 from mor_core.units import budget_text
-from orchestrator.planning.recipe import pretrained, resolve_model
+from orchestrator.planning.recipe import own_ladder_of, pretrained, resolve_model
 from orchestrator.planning.spec.arms import Arm
 from orchestrator.planning.spec.sections import AutoSizes, ExpectedOptimum
+from orchestrator.planning.spec.sweep_file import SpecError, did_you_mean
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 LADDERS: dict[str, tuple[Size, ...]] = {
@@ -84,8 +85,8 @@ def _as_arm_of(model: ModelConfig, size: Size) -> ModelConfig:
 class Window:
     """The sizes to train for one arm at one budget."""
 
-    sizes: tuple[Size, ...]
-    """Base shapes."""
+    sizes: tuple[Size | OwnModel, ...]
+    """Base shapes, or sizes of an own model."""
     note: str | None = None
     """Why the window is not where it should be; None when it is."""
 
@@ -106,8 +107,11 @@ def _pretrained_size(weights: PretrainedLlama) -> Size:
 def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
     """For each goal, the sizes to train: those named, or rungs around the arm's expected optimum.
 
-    Goals are the sweep's budgets (FLOPs), or its numbers of tokens.
+    Goals are the sweep's budgets (FLOPs), or its numbers of tokens. Raises SpecError, and of an own model what asking
+    it raises.
     """
+    if arm.own is not None:
+        return _own_windows(spec, arm)
     weights = pretrained(spec)
     if weights or spec.sizes is None:
         assert weights is not None
@@ -121,6 +125,23 @@ def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
     rungs = sorted(ladder, key=params.__getitem__)
     rung_params = [params[rung] for rung in rungs]
     return {budget: _window(auto, arm, budget, rungs, rung_params) for budget in spec.goals}
+
+
+def _own_windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
+    """Sizes of an own model: those that its arm names, else rungs of its ladder as of ours."""
+    assert arm.own is not None
+    assert spec.sizes is not None
+    rungs = {model.size: model for model in own_ladder_of(spec, arm).models}
+    for name in arm.own.sizes or ():
+        if name not in rungs:
+            raise SpecError(
+                f"arms.{arm.label}.sizes: {arm.own.model} has no size {name!r}: {did_you_mean(name, rungs)}"
+            )
+    auto = spec.sizes.auto
+    if auto is None or arm.own.sizes is not None:
+        return dict.fromkeys(spec.goals, Window(sizes=tuple(rungs[name] for name in arm.own.sizes or rungs)))
+    params = [unique_params(model) for model in rungs.values()]
+    return {budget: _window(auto, arm, budget, list(rungs.values()), params) for budget in spec.goals}
 
 
 def num_sizes(spec: SweepSpec) -> int:
@@ -137,7 +158,9 @@ def expected_optimum(law: ExpectedOptimum, budget: int) -> float:
     return law.unique_params * (budget / law.budget) ** law.exponent
 
 
-def _window(auto: AutoSizes, arm: Arm, budget: int, rungs: Sequence[Size], rung_params: Sequence[int]) -> Window:
+def _window(
+    auto: AutoSizes, arm: Arm, budget: int, rungs: Sequence[Size | OwnModel], rung_params: Sequence[int]
+) -> Window:
     """`count` consecutive rungs whose two ends lie as evenly as possible around N*(C) in log N."""
     count = min(auto.count, len(rungs))
     target = expected_optimum(arm.entry(auto.optimum), budget)
@@ -156,12 +179,12 @@ def _window(auto: AutoSizes, arm: Arm, budget: int, rungs: Sequence[Size], rung_
 
 def _window_note(auto: AutoSizes, arm: Arm, budget: int, target: float, params: Sequence[int]) -> str | None:
     """A sentence where the ladder has too few rungs, or none on one side of the target."""
-    where = f"{arm.label} at {budget_text(budget)}"
+    where, ladder = f"{arm.label} at {budget_text(budget)}", arm.own.model if arm.own else f"the {auto.ladder} ladder"
     if len(params) < auto.count:
-        return f"{where}: the {auto.ladder} ladder has only {len(params)} of the {auto.count} rungs asked for"
+        return f"{where}: {ladder} has only {len(params)} of the {auto.count} rungs asked for"
     below = sum(size <= target for size in params)
     if auto.count > 2 and not 1 < below < auto.count - 1:
-        return f"{where}: N* is expected at {target:.3g}, near an end of the {auto.ladder} ladder or beyond it"
+        return f"{where}: N* is expected at {target:.3g}, near an end of {ladder} or beyond it"
     return None
 
 

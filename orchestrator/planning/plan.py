@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from mor_core.config import NUMERICS_VERSION, ModelConfig
+from mor_core.config import NUMERICS_VERSION, Model, OwnModel
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import Refused
 from mor_core.flops import Convention, training_cost
+from mor_core.model.own_code import OwnImportError
 from mor_core.sizes import Size
 from mor_core.units import budget_text
 from orchestrator.planning.canonical import content_id, cycle_collection_paused
@@ -28,7 +29,7 @@ from orchestrator.planning.identity import (
     trunk_id,
 )
 from orchestrator.planning.ladder import num_sizes, windows
-from orchestrator.planning.recipe import pretrained, raised_depth_note
+from orchestrator.planning.recipe import own_ladder_of, pretrained, raised_depth_note
 from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 
@@ -108,9 +109,19 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
         _check_data(spec, data)
     rows: list[Cell | Dropped] = []
     notes = [COSINE_NOTE] if spec.schedule.kind == "cosine" and spec.trunks == "shared" else []
+    lost: OwnImportError | None = None
     for arm in spec.members:
-        chosen = windows(spec, arm)
-        models: dict[Size, ModelConfig] = {}
+        try:
+            chosen = windows(spec, arm)
+        except OwnImportError as error:
+            rows += [
+                Dropped(arm=arm.label, size="every size", budget=goal, seed=seed, reason=str(error))
+                for goal in spec.goals
+                for seed in spec.seeds
+            ]
+            lost = lost or error
+            continue
+        models: dict[Size | OwnModel, Model] = {}
         notes += [window.note for window in chosen.values() if window.note]
         for size in dict.fromkeys(size for window in chosen.values() for size in window.sizes):
             goals = [goal for goal, window in chosen.items() if size in window.sizes]
@@ -119,8 +130,12 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
             models.update((size, row.model) for row in made if isinstance(row, Cell))
         if note := raised_depth_note(arm, models):
             notes.append(note)
+        if arm.own is not None:
+            notes += own_ladder_of(spec, arm).warnings
     cells = [row for row in rows if isinstance(row, Cell)]
     dropped = tuple(row for row in rows if isinstance(row, Dropped))
+    if not cells and lost is not None:
+        raise lost
     if not cells:
         raise PlanError(f"none of the {len(dropped)} cells can be trained; the first: {_dropped_text(dropped[0])}")
     segments: list[Segment] = []
@@ -320,7 +335,7 @@ def lost_arm_lines(plan: Plan) -> list[str]:
     ]
 
 
-def flops_between(model: ModelConfig, batch_size: int, first: int, last: int, convention: Convention = "exact") -> int:
+def flops_between(model: Model, batch_size: int, first: int, last: int, convention: Convention = "exact") -> int:
     """Training FLOPs of the optimiser steps after step `first` up to step `last`, rounded to a whole number."""
     whole = training_cost(model, batch_size, last, convention) - training_cost(model, batch_size, first, convention)
     return round(whole)

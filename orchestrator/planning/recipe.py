@@ -10,12 +10,13 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
-from mor_core.config import ModelConfig, Recursion, TrainConfig
+from mor_core.config import Model, ModelConfig, OwnModel, Recursion, TrainConfig
 from mor_core.flops import unrolled_params
 from mor_core.interop.layer_selection import source_layers
 from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import PretrainedLlama, read_llama
 from mor_core.sizes import Size, model_config
+from orchestrator.planning.own_models.questions import OwnLadder, own_ladder
 from orchestrator.planning.spec.arms import Arm
 from orchestrator.planning.spec.sections import BatchLaw, LearningRateLaw
 from orchestrator.planning.spec.sweep_file import SpecError
@@ -47,9 +48,17 @@ def pretrained(spec: SweepSpec) -> PretrainedLlama | None:
     return _read_llama(spec.init_from.folder) if spec.init_from else None
 
 
-def resolve_model(spec: SweepSpec, arm: Arm, size: Size) -> ModelConfig:
-    """The size as the arm: its own depth where it has one, layers shared and routed. Raises SpecError, and
-    PretrainedError where the sweep starts from weights that do not fit."""
+def own_ladder_of(spec: SweepSpec, arm: Arm) -> OwnLadder:
+    """What the object of an arm's own model answers: its sizes. Raises OwnImportError and OwnModelError."""
+    assert arm.own is not None
+    return own_ladder(arm.own.model, spec.model.vocab_size, spec.model.context_length, asks=arm.asks)
+
+
+def resolve_model(spec: SweepSpec, arm: Arm, size: Size | OwnModel) -> Model:
+    """The size as the arm: its own depth where it has one, layers shared and routed; a size of an own model is resolved
+    already. Raises SpecError, and PretrainedError where the sweep starts from weights that do not fit."""
+    if isinstance(size, OwnModel):
+        return size
     try:
         # A vanilla model shares nothing, so no sharing strategy is part of what it is.
         shared = Recursion()
@@ -91,15 +100,20 @@ def _resolve_pretrained(
     return resolved
 
 
-def raised_depth_note(arm: Arm, models: Mapping[Size, ModelConfig]) -> str | None:
+def raised_depth_note(arm: Arm, models: Mapping[Size | OwnModel, Model]) -> str | None:
     """What to say where models have far more layers than their sizes, so that they divide into recursions."""
-    raised = [size for size, model in models.items() if model.num_layers > MOST_RAISED * _depth(arm, size)]
+    layers = {
+        size: model.num_layers
+        for size, model in models.items()
+        if isinstance(size, Size) and isinstance(model, ModelConfig)
+    }
+    raised = [size for size, count in layers.items() if count > MOST_RAISED * _depth(arm, size)]
     if not raised:
         return None
     first, *others = raised
     more = f" (and more of {len(others)} other sizes)" if others else ""
     return (
-        f"{arm.label} {first.name}: {_depth(arm, first)} layers raised to {models[first].num_layers}, so that "
+        f"{arm.label} {first.name}: {_depth(arm, first)} layers raised to {layers[first]}, so that "
         f"{arm.recursions} recursions divide them{more}: fewer recursions keep a size's depth"
     )
 
@@ -111,7 +125,7 @@ def _depth(arm: Arm, size: Size) -> int:
     return size.num_layers if arm.num_layers is None else arm.num_layers
 
 
-def batch_size(spec: SweepSpec, arm: Arm, model: ModelConfig) -> int:
+def batch_size(spec: SweepSpec, arm: Arm, model: Model) -> int:
     """Sequences per optimiser step: the sweep's own, else the recipe's. Raises SpecError where it does not divide."""
     batch = spec.train.batch_size or PAPER_BATCH_SIZE
     if spec.train.batch_law is not None:
@@ -141,7 +155,7 @@ def _power_of_two(law: BatchLaw, params: int) -> int:
     return 2 ** round(exponent)
 
 
-def peak_learning_rate(spec: SweepSpec, arm: Arm, model: ModelConfig, budget: int) -> float:
+def peak_learning_rate(spec: SweepSpec, arm: Arm, model: Model, budget: int) -> float:
     """The rate after warm-up. `budget` in FLOPs enters only laws with a budget_exponent (trunks = "per-budget")."""
     if spec.train.peak_learning_rate is not None:
         return spec.train.peak_learning_rate
@@ -167,9 +181,7 @@ def _rate(law: LearningRateLaw, params: int, budget: int) -> float:
     return rounded
 
 
-def train_config(
-    spec: SweepSpec, arm: Arm, model: ModelConfig, *, budget: int, steps: int, warmup_steps: int
-) -> TrainConfig:
+def train_config(spec: SweepSpec, arm: Arm, model: Model, *, budget: int, steps: int, warmup_steps: int) -> TrainConfig:
     """Optimiser and schedule of a trunk: the recipe with the sweep's changes. `steps` matters to a cosine only."""
     changes = {name: getattr(spec.train, name) for name in OPTIMISER_FIELDS}
     if spec.schedule.kind == "cosine":

@@ -25,6 +25,7 @@ from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.concentration import EVEN_CONCENTRATION, FEW_WINDOWS, concentration
 from analysis.surface.optimum import SurfaceRules
+from mor_core.config import OwnModel
 from mor_core.errors import Fix
 from mor_core.units import amount_text, budget_label, parse_budget, short_count
 from orchestrator.planning.cells import Cell
@@ -338,7 +339,10 @@ def nearest_shapes(fitted: Fitted, answers: Sequence[Advice | Forecast], flops: 
     ]
 
 
-def _nearest_shape(cell: Cell, params: Estimate, flops: int) -> NearestShape:
+def _nearest_shape(cell: Cell, params: Estimate, flops: int) -> NearestShape | None:
+    """None for a user's own model, whose ladder is in code that is not asked here."""
+    if isinstance(cell.model, OwnModel):
+        return None
     return nearest_shape(cell.size, cell.model, cell.budget_convention, params.value, flops)
 
 

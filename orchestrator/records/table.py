@@ -13,7 +13,7 @@ import polars as pl
 
 from analysis.runs.curves import CellCurve
 from analysis.runs.losses import TEXT, parse_loss
-from mor_core.config import ModelConfig
+from mor_core.config import Model, ModelConfig
 from mor_core.files import replacing
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token
 from mor_core.interop.tasks import task_average
@@ -53,8 +53,8 @@ class RunRecord:
     unique_params: int
     unrolled_params: int
     total_params: int
-    d_model: int
-    num_layers: int
+    d_model: int | None
+    num_layers: int | None
     tokens: int
     steps: int
     schedule: str
@@ -199,6 +199,7 @@ def _record(
     result = evaluated if status == "finished" else None
     evaluation, numerics = (result.evaluation, result.last_numerics) if result else (None, {})
     tasks = task_scores(store, sweep.segments[str(cell.evaluate_segment)].needs[0]) if evaluation else {}
+    family = cell.model if isinstance(cell.model, ModelConfig) else None
     return RunRecord(
         sweep=sweep.name,
         cell_id=str(cell.cell_id),
@@ -217,8 +218,8 @@ def _record(
         unique_params=cell.unique_params,
         unrolled_params=cell.unrolled_params,
         total_params=cell.total_params,
-        d_model=cell.model.d_model,
-        num_layers=cell.model.num_layers,
+        d_model=family.d_model if family else None,
+        num_layers=family.num_layers if family else None,
         tokens=cell.tokens,
         steps=cell.steps,
         schedule="trapezoid" if cell.train.cosine_steps is None else "cosine",
@@ -243,8 +244,10 @@ def _record(
         realised_capacity=_json(evaluation.realised_capacity) if evaluation else None,
         realised_capacity_half=_json(evaluation.realised_capacity_half) if evaluation else None,
         forward_flops_per_token=evaluation.forward_flops_per_token if evaluation else None,
-        kv_numbers_kept=kv_bytes_per_token(cell.model, 1, evaluation.depth_mean) if evaluation else None,
-        kv_numbers_read=kv_bytes_read_per_token(cell.model, 1, evaluation.realised_capacity) if evaluation else None,
+        kv_numbers_kept=kv_bytes_per_token(family, 1, evaluation.depth_mean) if family and evaluation else None,
+        kv_numbers_read=(
+            kv_bytes_read_per_token(family, 1, evaluation.realised_capacity) if family and evaluation else None
+        ),
         tasks=json.dumps(tasks) if tasks else None,
         task_average=average(tasks),
         flags=";".join((*cell.flags, *_measured_flags(evaluation, chain))),
@@ -258,7 +261,7 @@ def _record(
     )
 
 
-def routing_text(model: ModelConfig) -> str:
+def routing_text(model: Model) -> str:
     """Who chooses, which router, which activation: "expert linear sigmoid"; empty without routing."""
     routing = model.routing
     return "" if routing is None else f"{routing.choice} {routing.router} {routing.activation}"

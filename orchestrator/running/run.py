@@ -96,6 +96,7 @@ def _job(store: Store, plan: Plan, spec: SweepSpec, data: DataSnapshot, *, on_th
         checkpoint_every_steps=spec.execution.checkpoint_every_steps,
         micro_batch=spec.execution.micro_batch,
         init_folder=Path(spec.init_from.folder).absolute() if spec.init_from else None,
+        import_from=Path.cwd() if any(arm.own for arm in spec.members) else None,
         compile=spec.execution.compile,
         checkpoint_activations=spec.execution.activation_checkpointing,
         deterministic=spec.execution.deterministic,

@@ -128,7 +128,7 @@ def _known_names(file: SweepFile, sizes: Sequence[str], flag: str) -> tuple[str,
     """The sizes as the sweep would take them. Raises SpecError."""
     override = Override(flag=flag, path=("sizes",), value={"names": list(sizes)})
     document = file.document | {"sizes": override.value}
-    named = parse_spec(SweepFile(source=file.source, document=document, overrides=(*file.overrides, override))).sizes
+    named = parse_spec(replace(file, document=document, overrides=(*file.overrides, override))).sizes
     assert named is not None
     return named.names or ()
 

@@ -15,7 +15,6 @@ it by one rename, which fails where the folder is already there: the first wins,
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ from mor_core.files import (
     write_bytes,
     write_json,
 )
-from orchestrator.planning.canonical import canonical_json
+from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
 from orchestrator.store.attempts import Attempt, Attempts
 from orchestrator.store.published import (
@@ -317,7 +316,7 @@ class Store:
         publication = PublishedSegment(folder=attempt.publication)
         shutil.rmtree(publication.folder, ignore_errors=True)
         publication.folder.mkdir()
-        write_json(publication.spec, json.loads(canonical_json(segment)))
+        write_json(publication.spec, to_jsonable(segment))
         if attempt.metrics.exists():
             shutil.copyfile(attempt.metrics, publication.metrics)
         if attempt.sequence_losses.exists():

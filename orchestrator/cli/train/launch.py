@@ -64,6 +64,15 @@ class Launch:
         typer.Option(min=1, help="Segments at a time; one per GPU, else one per core.", rich_help_panel=WHERE),
     ] = None
     """Segments at a time; None for as many as the machine holds."""
+    same_model: Annotated[
+        bool,
+        typer.Option(
+            "--same-model",
+            help="Go on although the code of a model of your own changed: its losses have not.",
+            rich_help_panel=HOW_MUCH,
+        ),
+    ] = False
+    """Whether changed code of an own model computes what it did."""
     mlflow: Annotated[
         bool,
         typer.Option("--mlflow/--no-mlflow", help="Mirror the sweep into MLflow while it runs.", rich_help_panel=WHERE),
@@ -109,6 +118,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
 
     data = find(spec.data_spec)
     planned = plan(spec, data)
+    check_code(planned, spec, how)
     known = costed(planned, spec, how.results, machine, measures=how.is_here and bool(spending.probe), here=how.is_here)
     cost, limited = known.cost, allowed(planned, spec, known, spending).said
     raised = objections(planned, cost, spec, here=how.is_here)
@@ -159,6 +169,19 @@ def prepared(spec: "SweepSpec") -> "DataSnapshot":
     return prepare(spec.data_spec, report=say, most_parts=MOST_PARTS_BESIDE)
 
 
+def check_code(planned: "Plan", spec: "SweepSpec", how: Launch) -> None:
+    """Raises OtherCode where segments of the plan were published by other code of a model of the user's own, unless he
+    says that it computes the same."""
+    own_arms = [arm for arm in spec.members if arm.own and any(cell.arm == arm.label for cell in planned.cells)]
+    if not own_arms or how.same_model:
+        return
+    from orchestrator.planning.own_models.code_changes import check_same_code
+    from orchestrator.planning.recipe import own_ladder_of
+
+    code_of = {arm.own.model: own_ladder_of(spec, arm).code for arm in own_arms if arm.own}
+    check_same_code(planned.segments, how.store.readable_results(segment.id for segment in planned.segments), code_of)
+
+
 def train(
     planned: "Plan",
     spec: "SweepSpec",
@@ -173,6 +196,7 @@ def train(
     from orchestrator.running.run import run_sweep
 
     store = how.store
+    check_code(planned, spec, how)
     code = run_sweep(
         store,
         planned,

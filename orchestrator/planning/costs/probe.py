@@ -26,7 +26,7 @@ from mor_core.training.memory import Device, training_memory_bytes
 from orchestrator.planning.canonical import content_id, to_jsonable
 from orchestrator.planning.costs.machine import ASSUMED_FLOPS_PER_SECOND, asked_of_driver, machine_memory
 from orchestrator.planning.costs.speeds import Measured, shapes_of
-from orchestrator.planning.costs.work import Shape, shape_of
+from orchestrator.planning.costs.work import Shape, family_of, shape_of
 from orchestrator.planning.plan import Plan
 
 SCHEMA = "mor-sweep.probe/1"
@@ -108,7 +108,7 @@ def to_probe(plan: Plan, setting: ProbeSetting, known: Mapping[Shape, Measured])
     families: dict[object, list[Shape]] = defaultdict(list)
     for shape in shapes_of(plan):
         if _sequences(shape, setting) > 0:
-            families[shape.model.recursion, shape.model.routing, shape.precision].append(shape)
+            families[family_of(shape)].append(shape)
     chosen = [shape for members in families.values() for shape in _spread(members)]
     return [shape for shape in shapes_of(plan) if shape in chosen and shape not in known]
 

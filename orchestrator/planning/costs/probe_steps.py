@@ -8,14 +8,16 @@ import os
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mor_core.config import ModelConfig, TrainConfig
+from mor_core.config import Model, TrainConfig
 from mor_core.model.device import keep_freed_memory, peak_memory_bytes
-from mor_core.model.transformer import build_model
+from mor_core.model.own_code import import_from
+from mor_core.model.own_model import build
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer
 from mor_core.training.rehearsal import rehearse
@@ -33,15 +35,17 @@ LONG_ENOUGH_SECONDS = 1.0
 def measure(request: dict[str, Any]) -> dict[str, float]:
     """Tokens per second of the median step, which a busy moment does not move; steps timed; peak memory in bytes."""
     device = torch.device(request["device"])
-    model_config, train = from_jsonable(ModelConfig, request["model"]), from_jsonable(TrainConfig, request["train"])
+    model_config, train = from_jsonable(Model, request["model"]), from_jsonable(TrainConfig, request["train"])
     if device.type == "cpu":
         torch.set_num_threads(request["threads"])
         keep_freed_memory()
     else:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(request["deterministic"])
-    model = build_model(model_config, 0, device)
-    model.checkpoint_activations = request["activation_checkpointing"]
+    import_from(Path.cwd())
+    model = build(model_config, 0, device)
+    if request["activation_checkpointing"]:
+        model.checkpoint_in_backward()
     if request["compile"]:
         model.compile_for_training()
     shape = train.batch_size, model_config.context_length + 1

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from mor_core.flops import training_flops_per_token
 from mor_core.training.memory import Device
 from orchestrator.planning.costs.machine import ASSUMED_FLOPS_PER_SECOND
-from orchestrator.planning.costs.work import Shape, segment_shape, shape_of
+from orchestrator.planning.costs.work import Shape, family_of, segment_shape, shape_of
 from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, segment_flops
 
@@ -177,7 +177,7 @@ def _is_on(device: Device, result: FinishedTraining) -> bool:
 def _nearby(shape: Shape, measured: Mapping[Shape, Rate]) -> Rate | None:
     """log speed against log FLOPs a token, linear between the measured shapes on either side and flat beyond them;
     of the same routing and recursions where one of those is measured."""
-    alike = {other: rate for other, rate in measured.items() if _family(other) == _family(shape)} or measured
+    alike = {other: rate for other, rate in measured.items() if family_of(other) == family_of(shape)} or measured
     if not alike:
         return None
     points = sorted((_log_flops(other), math.log(rate.flops_per_second)) for other, rate in alike.items())
@@ -200,10 +200,6 @@ def _between(points: Sequence[tuple[float, float]], at: float) -> float:
     span = above[0] - below[0]
     weight = (at - below[0]) / span if span > 0 else 0.0
     return math.exp(below[1] + weight * (above[1] - below[1]))
-
-
-def _family(shape: Shape) -> tuple[object, ...]:
-    return shape.model.recursion, shape.model.routing, shape.precision
 
 
 def step_flops(shape: Shape) -> float:

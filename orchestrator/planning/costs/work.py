@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mor_core.config import ExpertChoice, ModelConfig, Precision
+from mor_core.config import ExpertChoice, Model, OwnModel, Precision
 from mor_core.flops import FORWARD_AND_BACKWARD, training_flops_per_token
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, SegmentKind
@@ -24,12 +24,18 @@ CHECKPOINT_BYTES: dict[SegmentKind, int] = {"stable": 12, "decay": 4, "evaluate"
 class Shape:
     """What the speed and the memory of a training step depend on, beside how and where it is executed."""
 
-    model: ModelConfig
+    model: Model
     """The architecture."""
     batch_size: int
     """Sequences per optimiser step."""
     precision: Precision
     """Of the computation."""
+
+
+def family_of(shape: Shape) -> tuple[object, ...]:
+    """Equal for shapes that differ in size only."""
+    own = shape.model.object if isinstance(shape.model, OwnModel) else None
+    return own, shape.model.recursion, shape.model.routing, shape.precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,29 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BeforeValidator, Discriminator, Field, FiniteFloat, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    Tag,
+    model_validator,
+)
 
-from mor_core.config import Architecture, ExpertChoice, KVStrategy, RouterKind, Routing, SharingStrategy, TokenChoice
+from mor_core.config import (
+    Architecture,
+    ExpertChoice,
+    FamilyArchitecture,
+    KVStrategy,
+    RouterKind,
+    Routing,
+    SharingStrategy,
+    TokenChoice,
+)
+from mor_core.files import is_folder_name
+from mor_core.model.own_code import NAME
 from mor_core.sizes import DepthFit
 from orchestrator.planning.spec.fields import (
     Ascending,
@@ -34,7 +54,7 @@ class Arm:
     label: str
     """What tables and files call it: vanilla, recursive-3, mor-3, or the name of its [variants.LABEL] table."""
     architecture: Architecture
-    """vanilla, recursive or mor."""
+    """vanilla, recursive or mor; own of a user's model."""
     recursions: int = 1
     """Nr; 1 for vanilla."""
     sharing: SharingStrategy = "middle-cycle"
@@ -47,10 +67,20 @@ class Arm:
     """Layers in place of the size's, or the share of them that is kept, rounded down; None keeps the size's."""
     routing: Routing | None = None
     """How tokens choose their depth; None unless mor."""
+    own: "OwnArmSection | None" = None
+    """A user's model; None of our family."""
+    asks: bool = False
+    """Whether the code of a user's model may be imported: not where the sweep was read from a results folder."""
+
+    @property
+    def entry_keys(self) -> tuple[str, ...]:
+        """Keys of a per-arm table that hold for it, the most specific first: its label, its architecture, "default". A
+        user's model falls back on vanilla's."""
+        return (self.label, self.architecture, DEFAULT, *(("vanilla",) if self.own else ()))
 
     def entry(self, table: Mapping[str, Entry]) -> Entry:
-        """Its value in a per-arm table: under its label, else its architecture, else "default"."""
-        return next(table[key] for key in (self.label, self.architecture, DEFAULT) if key in table)
+        """Its value in a per-arm table."""
+        return next(table[key] for key in self.entry_keys if key in table)
 
 
 class RoutingSection(Section):
@@ -152,11 +182,34 @@ def _check_routable(sharing: SharingStrategy) -> None:
         raise ValueError(f"sharing {sharing!r} cannot be routed: for mor, use cycle or middle-cycle")
 
 
-class ArmsSection(Section):
-    """The grid of arms: architectures times recursion counts."""
+def _object_name(name: str) -> str:
+    """Whether it has the form of an object's name; the code at it is not looked for here."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.100}: expected package.module:object, such as my_model:ladder")
+    return name
 
-    architectures: Annotated[tuple[Annotated[Architecture, BeforeValidator(_architecture)], ...], NotEmpty, Merged]
-    """vanilla, recursive (fixed depth), mor (routed)."""
+
+class OwnArmSection(Section):
+    """[arms.NAME]: a model of the user's own, which is no part of the grid."""
+
+    model: Annotated[str, AfterValidator(_object_name)]
+    """Its object, package.module:object; what that must have is said in docs/guides/own_model.md."""
+    sizes: Annotated[tuple[str, ...], NotEmpty, Merged] | None = None
+    """Of its ladder; left out, all of them, or a window of them where sizes.auto chooses."""
+
+    def member(self, label: str, *, asks: bool) -> Arm:
+        """The arm."""
+        return Arm(label=label, architecture="own", own=self, asks=asks)
+
+
+class ArmsSection(Section):
+    """The grid of arms: architectures times recursion counts; and a table for each model of the user's own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    __pydantic_extra__: dict[str, OwnArmSection]  # pyright: ignore
+
+    architectures: Annotated[tuple[Annotated[FamilyArchitecture, BeforeValidator(_architecture)], ...], Merged] = ()
+    """vanilla, recursive (fixed depth), mor (routed); none where all arms are models of one's own."""
     recursions: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Ascending] = ()
     """Recursion counts of recursive and mor; each count is an arm of its own."""
     sharing: SharingStrategy = "middle-cycle"
@@ -166,8 +219,13 @@ class ArmsSection(Section):
     fit_depth: DepthFit = "raise"
     """What happens to a depth that does not divide into the recursions."""
 
-    def members(self, routing: Routing) -> Iterator[Arm]:
-        """The arms, in order: vanilla, recursive-3, mor-2, mor-3."""
+    @property
+    def own(self) -> dict[str, OwnArmSection]:
+        """The user's own models, by label."""
+        return self.__pydantic_extra__
+
+    def members(self, routing: Routing, *, asks: bool = False) -> Iterator[Arm]:
+        """The arms, in order: vanilla, recursive-3, mor-2, mor-3, and those of the user's own models."""
         for architecture in self.architectures:
             if architecture == "vanilla":
                 yield Arm(label="vanilla", architecture="vanilla")
@@ -182,10 +240,14 @@ class ArmsSection(Section):
                     fit_depth=self.fit_depth,
                     routing=routing if architecture == "mor" else None,
                 )
+        for label, own in self.own.items():
+            yield own.member(label, asks=asks)
 
     @model_validator(mode="after")
     def _has_recursions(self) -> Self:
-        if set(self.architectures) != {"vanilla"} and not self.recursions:
+        if not self.architectures and not self.own:
+            raise ValueError('architectures is missing: give architectures = ["vanilla"], or [arms.NAME] with a model')
+        if set(self.architectures) - {"vanilla"} and not self.recursions:
             raise ValueError("recursive and mor need at least one recursion count, such as recursions = [3]")
         return self
 
@@ -199,7 +261,7 @@ class ArmsSection(Section):
 class VariantSection(Section):
     """One named arm. What is left out is as in the paper's main study; None stands for that."""
 
-    architecture: Annotated[Architecture, BeforeValidator(_architecture)]
+    architecture: Annotated[FamilyArchitecture, BeforeValidator(_architecture)]
     """vanilla, recursive (fixed depth) or mor (routed)."""
     recursions: Annotated[int, Field(ge=1)] | None = None
     """Nr; 1 for vanilla, at least 2 for the others."""
@@ -244,7 +306,9 @@ class VariantSection(Section):
         return self
 
 
-def check_label(label: str, architecture: Architecture) -> None:
+def check_label(label: str, architecture: Architecture, table: str = "variants") -> None:
     """Raise ValueError for a label that a per-arm table would read as something else."""
+    if not is_folder_name(label):
+        raise ValueError(f"{table}.{label}: expected letters, digits, dots, dashes and underscores, a letter first")
     if label == DEFAULT or (label in get_args(Architecture) and label != architecture):
-        raise ValueError(f"variants.{label}: {label!r} means something else in per-arm tables, choose another label")
+        raise ValueError(f"{table}.{label}: {label!r} means something else in per-arm tables, choose another label")

@@ -53,6 +53,11 @@ class SweepFile:
     layers: tuple[Layer, ...] = ()
     """The file and what lies under it by `base`, the file first; empty where none was read."""
 
+    @property
+    def is_written(self) -> bool:
+        """Whether a user wrote it, or a preset is all there is: what was recorded may have come with a bundle."""
+        return bool(self.layers) and not any(layer.source.endswith(".json") for layer in self.layers)
+
 
 def read_sweep_file(preset: str, overrides: Sequence[Override] = (), study: str = "isoflop") -> SweepFile:
     """The tables of `preset` with flags over them: a shipped sweep of the study, or the path of a TOML file or of the

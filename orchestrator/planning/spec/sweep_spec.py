@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from mor_core.config import Architecture
 from mor_core.data.spec import DataSpec
@@ -15,6 +15,7 @@ from orchestrator.planning.spec.arms import (
     Arm,
     ArmsSection,
     ExpertSection,
+    OwnArmSection,
     RoutingTable,
     VariantSection,
     check_label,
@@ -69,6 +70,8 @@ class SweepSpec(Section):
     data: DataSection = DataSection()
     evaluation: EvaluationSection
     execution: ExecutionSection
+    _is_written: bool = PrivateAttr(default=False)
+    """See SweepFile.is_written: whether the code of a user's own model may be imported."""
 
     def document(self) -> dict[str, Any]:
         """The resolved sweep file as JSON values: what is recorded of a sweep, and what `parse_spec` reads again."""
@@ -95,7 +98,7 @@ class SweepSpec(Section):
         return tuple(arm for arm in self._all_arms() if self.only is None or arm.label in self.only)
 
     def _all_arms(self) -> tuple[Arm, ...]:
-        grid = self.arms.members(routing_from(self.routing)) if self.arms else ()
+        grid = self.arms.members(routing_from(self.routing), asks=self._is_written) if self.arms else ()
         return (*grid, *(variant.member(label, self.routing) for label, variant in self.variants.items()))
 
     @property
@@ -138,6 +141,10 @@ class SweepSpec(Section):
         if self.arms is None and not self.variants:
             raise ValueError("no arm is asked for: add [arms] or [variants.LABEL]")
         labels = [arm.label for arm in self._all_arms()]
+        for label in self.arms.own if self.arms else ():
+            check_label(label, "own", "arms")
+            if labels.count(label) > 1:
+                raise ValueError(f"two arms are called {label}: give [arms.{label}] another name")
         for label, variant in self.variants.items():
             check_label(label, variant.architecture)
             if labels.count(label) > 1:
@@ -145,6 +152,24 @@ class SweepSpec(Section):
         for label in self.only or ():
             if label not in labels:
                 raise ValueError(f"only: there is no arm {label!r}: {did_you_mean(label, labels)}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_models_fit(self) -> Self:
+        if self.arms is None or not self.arms.own:
+            return self
+        label = next(iter(self.arms.own))
+        if self.init_from is not None:
+            raise ValueError(f"init_from fills models of our family, and arms.{label} is one of your own: leave it out")
+        if self.budget_convention == "paper":
+            raise ValueError(
+                f"budget_convention paper counts models of our family, and arms.{label} is one of your own: use exact"
+            )
+        if self.execution.activation_checkpointing:
+            raise ValueError(
+                f"execution.activation_checkpointing is for models of our family, and arms.{label} is one of your "
+                "own: leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -177,7 +202,7 @@ def _check_arm_table(path: str, table: Mapping[str, object] | None, arms: Sequen
     if table is None:
         return
     for arm in arms:
-        if not {arm.label, arm.architecture, DEFAULT} & set(table):
+        if not set(arm.entry_keys) & set(table):
             raise ValueError(f"{path} has no entry for the arm {arm.label}: add [{path}.{arm.architecture}]")
     known = (DEFAULT, *get_args(Architecture), *(arm.label for arm in arms))
     for key in table:
@@ -196,7 +221,9 @@ def load_spec(preset: str = "paper", overrides: Sequence[Override] = (), study: 
 def parse_spec(file: SweepFile) -> SweepSpec:
     """The checked content of a sweep file. Raises SpecError with a sentence for each problem."""
     try:
-        return SweepSpec.model_validate_json(json.dumps(with_choices(file.document), default=str))
+        spec = SweepSpec.model_validate_json(json.dumps(with_choices(file.document), default=str))
+        spec._is_written = file.is_written
+        return spec
     except ValidationError as error:
         problems = error.errors(include_url=False)
         absent = [str(problem["loc"][0]) for problem in problems if _is_absent_table(problem)]
@@ -233,11 +260,16 @@ def _sentence(problem: Any, file: SweepFile) -> str:
         return f"{where}: found {_shortened(problem['ctx']['tag'])}, expected {problem['ctx']['expected_tags']}"
     if kind == "missing":
         return f"{where} is missing: add it"
-    if kind == "extra_forbidden":
+    if kind == "extra_forbidden" or (location[:1] == ("arms",) and _is_no_own_arm(location)):
         return f"{file.source}: {path} is no known key: {did_you_mean(str(location[-1]), _known_keys(location[:-1]))}"
     expected = re.sub("^Input should (be )?", "", problem["msg"])
     expected = re.sub("^(greater|less) than", r"a number \1 than", expected)
     return f"{where}: found {_shortened(problem['input'])}, expected {expected}"
+
+
+def _is_no_own_arm(location: Sequence[str | int]) -> bool:
+    """Whether a place is a key of [arms] that is neither known nor a table of an own model."""
+    return len(location) == 2 and location[1] not in ArmsSection.model_fields
 
 
 def _written_path(location: Sequence[str | int]) -> str:
@@ -259,7 +291,9 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
     """The keys of the table at a location; the keys of per-arm tables (mor-2) belong to their values' table."""
     section: type[BaseModel] = SweepSpec
     for part in map(str, location):
-        if part in section.model_fields:
+        if section is ArmsSection and part not in section.model_fields:
+            section = OwnArmSection
+        elif part in section.model_fields:
             section = _section_within(section.model_fields[part].annotation) or section
         elif section in ROUTING_SECTIONS.values():
             section = ROUTING_SECTIONS[part]

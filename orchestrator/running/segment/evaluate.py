@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from mor_core.model.language_model import LanguageModel
 from mor_core.model.transformer import Transformer
 from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.evaluate import evaluate as evaluate_model
@@ -37,6 +38,7 @@ def evaluate(run: SegmentRun) -> dict[str, Any]:
     model = new_model(run)
     load_checkpoint(run.store.checkpoint_folder(weights), model, None)
     if isinstance(spec, TaskEvaluation):
+        assert isinstance(model, Transformer)
         return _task_run(run, model).result(model)
     sequences = run.job.sequences(segment)
     if isinstance(spec, TextEvaluation):
@@ -54,7 +56,7 @@ def evaluate(run: SegmentRun) -> dict[str, Any]:
     return {"status": "finished", "step": segment.stop_step, "evaluation": published}
 
 
-def _task_run(run: SegmentRun, model: Transformer) -> TaskRun:
+def _task_run(run: SegmentRun, model: LanguageModel) -> TaskRun:
     assert run.job.task_folder is not None
     stop = StopWatch(stop=run.job.stop)
 
@@ -74,7 +76,7 @@ def _task_run(run: SegmentRun, model: Transformer) -> TaskRun:
     )
 
 
-def _until_stopped(run: SegmentRun, batches: Iterator[Item], model: Transformer) -> Iterator[Item]:
+def _until_stopped(run: SegmentRun, batches: Iterator[Item], model: LanguageModel) -> Iterator[Item]:
     """The batches of an evaluation, as long as nobody asks to stop: there is no state to keep."""
     stop = StopWatch(stop=run.job.stop)
     for batch in batches:

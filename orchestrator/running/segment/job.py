@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from mor_core.config import OwnModel
 from mor_core.model.device import default_device
+from mor_core.model.own_model import load_definition
 from mor_core.training.distributed import current_world
 from orchestrator.planning.identity import Segment
 from orchestrator.store.attempts import Attempt
@@ -49,6 +51,8 @@ class Job:
     """Folder of the task files, where tasks are scored."""
     text_file: Path | None = None
     """The text, where its loss is measured."""
+    import_from: Path | None = None
+    """Folder that the code of a user's own models is imported from, if there are any."""
     compile: bool = False
     """Whether the model goes through torch.compile: up to a minute on a CPU core, for cells that take far longer."""
     checkpoint_activations: bool = False
@@ -102,9 +106,11 @@ class SegmentRun:
 
 
 def numerics(segment: Segment, job: Job) -> dict[str, Any]:
-    """What bits depend on beside the recipe: results are comparable bit for bit between equal numerics only."""
-    device = default_device()
-    return {
+    """What bits depend on beside the recipe: results are comparable bit for bit between equal numerics only. Of a
+    user's own model that is its code, too."""
+    device, model = default_device(), segment.trunk.model
+    code = load_definition(model.object).code().to_numerics() if isinstance(model, OwnModel) else {}
+    return code | {
         "precision": segment.trunk.train.precision,
         "micro_batch": job.micro_batch or segment.trunk.train.batch_size,
         "threads": job.threads if device.type == "cpu" else 0,

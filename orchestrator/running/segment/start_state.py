@@ -17,7 +17,10 @@ from mor_core.data.verified import ShardCheck
 from mor_core.interop.hugging_face import initialise
 from mor_core.interop.llama_folder import read_llama
 from mor_core.model.device import default_device, keep_freed_memory
-from mor_core.model.transformer import Transformer, build_model
+from mor_core.model.language_model import LanguageModel
+from mor_core.model.own_code import import_from
+from mor_core.model.own_model import build
+from mor_core.model.transformer import Transformer
 from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.distributed import current_world
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
@@ -34,7 +37,7 @@ from orchestrator.store.published import StoreError
 class StartState:
     """What training goes on from, the same on every rank. Steps change the model and the optimizer in place."""
 
-    model: Transformer
+    model: LanguageModel
     """With the weights of `step`."""
     optimizer: torch.optim.AdamW
     """With the moments of `step`."""
@@ -59,7 +62,7 @@ def open_data(run: SegmentRun) -> tuple[TokenReader, ShardCheck]:
     return reader, shards
 
 
-def new_model(run: SegmentRun) -> Transformer:
+def new_model(run: SegmentRun) -> LanguageModel:
     """A segment's model with the weights of its seed, on this machine's device. Records this attempt's numerics."""
     device = default_device()
     if device.type == "cpu":
@@ -70,15 +73,18 @@ def new_model(run: SegmentRun) -> Transformer:
         # otherwise left to chance. Only warned of it, attention would stay with chance.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(run.job.deterministic)
+    if run.job.import_from is not None:
+        import_from(run.job.import_from)
     run.attempt.record_numerics([numerics(run.segment, run.job)])
-    model = build_model(run.segment.trunk.model, run.segment.trunk.seed, device)
-    model.checkpoint_activations = run.job.checkpoint_activations
+    model = build(run.segment.trunk.model, run.segment.trunk.seed, device)
+    if run.job.checkpoint_activations:
+        model.checkpoint_in_backward()
     if run.job.compile and run.segment.kind != "evaluate":
         model.compile_for_training()
     return model
 
 
-def start_state(run: SegmentRun, model: Transformer) -> StartState:
+def start_state(run: SegmentRun, model: LanguageModel) -> StartState:
     """The state that rank 0 finds, given to every rank: in `model`, and in a new optimizer of it."""
     optimizer, step, world = build_optimizer(model, run.segment.trunk.train), 0, current_world()
     if world.rank == 0:
@@ -96,7 +102,7 @@ def first_step(run: SegmentRun) -> int:
     return max((step for step, _ in _trunk_states(run) if step <= run.segment.stop_step), default=0)
 
 
-def _restore(run: SegmentRun, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
+def _restore(run: SegmentRun, model: LanguageModel, optimizer: torch.optim.Optimizer) -> int:
     """Load the furthest state that verifies, of any attempt or of the trunk; returns its step."""
     states: list[tuple[int, Path, Attempt | None]] = [(step, path, None) for step, path in _trunk_states(run)]
     for attempt in run.store.attempts(run.segment.id):
@@ -174,12 +180,13 @@ def _refuse_branch_point(run: SegmentRun) -> None:
     raise StoreError(f"{parent} holds a checkpoint of another model; move it away and run the same command again")
 
 
-def _initialise(run: SegmentRun, model: Transformer) -> None:
+def _initialise(run: SegmentRun, model: LanguageModel) -> None:
     """Fill a trunk's first model from pretrained weights, where its recipe says so."""
     recipe = run.segment.trunk
     if recipe.init is None:
         return
     assert run.job.init_folder is not None
+    assert isinstance(model, Transformer)
     weights = read_llama(run.job.init_folder)
     if weights.fingerprint != recipe.init.fingerprint:
         raise DataError(

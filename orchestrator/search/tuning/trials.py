@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.tuning.response import Trial
-from mor_core.config import ModelConfig, TrainConfig
+from mor_core.config import Model, TrainConfig
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import Fix
 from mor_core.flops import unique_params, unrolled_params
@@ -74,7 +74,7 @@ class Rung:
     """The architecture."""
     size: str
     """Base shape."""
-    model: ModelConfig
+    model: Model
     """Both resolved."""
     tokens: int
     """Training tokens that trials are judged at."""
@@ -156,6 +156,10 @@ def rounded(values: Values) -> dict[str, float]:
 def tune_spec(file: SweepFile, name: str, seeds: Sequence[int]) -> SweepSpec:
     """What all trials of a tuning have in common, with its settings: the tuned values of no trial in particular."""
     spec = parse_spec(file)
+    if own_arm := next((arm.label for arm in spec.members if arm.own), None):
+        raise SpecError(
+            f"tune is for vanilla, recursive and mor, and arm {own_arm} is a model of your own: leave it out"
+        )
     batch = batch_size(spec, spec.members[0], resolve_model(spec, spec.members[0], _any_size(spec)))
     document = _document(file, name, seeds) | {"tokens": ["1e9"], "sizes": {"names": [_any_size(spec).name]}}
     document["schedule"]["warmup_steps"] = 1

@@ -1,0 +1,180 @@
+"""Whether a user's own model can be trained here: what is wrong with it, a sentence each, found on its smallest size.
+
+Parameters and FLOPs against PyTorch's counters, weights that the seed decides, causality, gradients, and training that
+goes on from a checkpoint bit for bit.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mor_core.config import OwnModel, TrainConfig
+from mor_core.model.language_model import LanguageModel
+from mor_core.model.own_code import OwnModelError
+from mor_core.model.own_counts import counted
+from mor_core.model.own_model import Definition, build_own, definition_of, load_definition
+from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
+from mor_core.training.loop import Diverged, train_steps
+from mor_core.training.manifest import CheckpointError
+from mor_core.training.optim import build_optimizer
+
+VOCAB_SIZE, CONTEXT_LENGTH = 512, 64
+"""Of a check that belongs to no sweep."""
+
+TRAIN = TrainConfig(batch_size=2, peak_learning_rate=1e-3, warmup_steps=0)
+STEPS = 4
+"""Taken at once, and again with a checkpoint halfway."""
+
+SAME_LOGITS = 1e-4
+"""Of the largest logit: how far logits may move when later tokens change, by rounding."""
+
+NAMED = 3
+"""Parameters that a sentence names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCheck:
+    """What a check found."""
+
+    models: tuple[OwnModel, ...]
+    """The sizes that could be counted, with their parameters and FLOPs; smallest first."""
+    problems: tuple[str, ...]
+    """What must be mended before it can be trained."""
+    warnings: tuple[str, ...]
+    """What a reader of its numbers should know."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it can be trained."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        sizes = [f"{model.size}: N {model.unique_params:,}, {model.total_params:,} in all" for model in self.models]
+        verdict = [] if self.problems else ["it can be trained"]
+        return "\n".join((*self.problems, *(f"warning: {each}" for each in self.warnings), *sizes, *verdict))
+
+
+def check_model(target: Any, *, vocab_size: int = VOCAB_SIZE, context_length: int = CONTEXT_LENGTH) -> ModelCheck:
+    """Check an object, or the one at "package.module:object". Raises OwnImportError where its import fails."""
+    definition = load_definition(target) if isinstance(target, str) else None
+    problems, warnings, models = [], [], []
+    try:
+        definition = definition or definition_of(target)
+        for size in definition.sizes:
+            found = counted(definition, size, vocab_size=vocab_size, context_length=context_length)
+            models.append(found.model)
+            warnings += found.warnings
+        models.sort(key=lambda model: model.unique_params)
+        problems += _trained(definition, models[0])
+    except OwnModelError as error:
+        problems += str(error).splitlines()
+    return ModelCheck(models=tuple(models), problems=tuple(problems), warnings=tuple(warnings))
+
+
+def _trained(definition: Definition, config: OwnModel) -> Iterator[str]:
+    """What goes wrong when a size is built and trained for some steps."""
+    where = f"{definition.name} {config.size}"
+    model, again = (build_own(definition, config, seed=0) for _ in range(2))
+    if _differing(model, again):
+        yield f"{where}: two builds under one seed differ: draw weights with torch's generator, and nothing before"
+        return
+    if (place := _looks_ahead(model)) is not None:
+        yield f"{where}: the logits before token {place} change with that token: expected a causal model"
+    try:
+        yield from _gradients(model, where)
+        with tempfile.TemporaryDirectory() as folder:
+            yield from _resumed(definition, config, where, Path(folder))
+    except Diverged as error:
+        yield f"{where}: {error} of random tokens: expected finite numbers at a learning rate of 0.001"
+
+
+def _tokens(config: OwnModel, step: int) -> np.ndarray:
+    shape = TRAIN.batch_size, config.context_length + 1
+    return np.random.default_rng(step).integers(0, config.vocab_size, shape)
+
+
+@torch.no_grad()
+def _looks_ahead(model: LanguageModel) -> int | None:
+    """The first tried token that logits before it depend on."""
+    model.eval()
+    tokens_BT = torch.from_numpy(_tokens(model.config, 0))[:, :-1]
+    before_BTV, _ = model.encode(tokens_BT)
+    length = tokens_BT.shape[1]
+    for place in (length // 2, length - 1):
+        changed_BT = tokens_BT.clone()
+        changed_BT[:, place] = (changed_BT[:, place] + 1) % model.config.vocab_size
+        after_BTV, _ = model.encode(changed_BT)
+        moved = (before_BTV - after_BTV)[:, :place].abs().max() if place else before_BTV.new_zeros(())
+        if moved > SAME_LOGITS * before_BTV.abs().max():
+            return place
+    return None
+
+
+def _gradients(model: LanguageModel, where: str) -> Iterator[str]:
+    """Parameters that a training step does not reach."""
+    model.train()
+    tokens_BT = torch.from_numpy(_tokens(model.config, 0))
+    logits_BTV, _ = model.encode(tokens_BT[:, :-1])
+    torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten()).backward()
+    without = [name for name, parameter in model.trained_parameters().items() if parameter.grad is None]
+    model.zero_grad(set_to_none=True)
+    if without:
+        more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+        yield (
+            f"{where}: no gradient reaches {', '.join(without[:NAMED])}{more}: use them in forward, or leave them out "
+            "of training with requires_grad_(False)"
+        )
+
+
+def _resumed(definition: Definition, config: OwnModel, where: str, folder: Path) -> Iterator[str]:
+    """Whether training that goes on from a checkpoint has the bits of training that was never interrupted."""
+    whole, _ = _steps(build_own(definition, config, seed=0), 0, STEPS, None)
+    half, optimizer = _steps(build_own(definition, config, seed=0), 0, STEPS // 2, None)
+    try:
+        save_checkpoint(folder / "half", half, optimizer, STEPS // 2)
+        other = build_own(definition, config, seed=1)
+        resumed, _ = _steps(other, STEPS // 2, STEPS, folder / "half")
+    except (CheckpointError, RuntimeError, TypeError, AttributeError, KeyError) as error:
+        yield f"{where}: its weights do not load back: {str(error).strip().partition(chr(10))[0]}"
+        return
+    if names := _differing(whole, resumed):
+        yield (
+            f"{where}: training that went on from a checkpoint differs in {', '.join(names[:NAMED])}: keep all state "
+            "in parameters and buffers, and draw nothing but from torch's generator"
+        )
+
+
+def _steps(model: LanguageModel, start: int, stop: int, checkpoint: Path | None) -> tuple[LanguageModel, Any]:
+    """The model after steps from `start`. Raises Diverged."""
+    optimizer = build_optimizer(model, TRAIN)
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, model, optimizer)
+    steps = train_steps(
+        model,
+        optimizer,
+        TRAIN,
+        lambda step: _tokens(model.config, step),
+        start_step=start,
+        stop_step=stop,
+        cooldown=None,
+    )
+    for metrics in steps:
+        metrics.to_floats()
+    return model, optimizer
+
+
+def _differing(one: LanguageModel, other: LanguageModel) -> list[str]:
+    """Names of the stored tensors that are not the same bits."""
+    left, right = one.stored_tensors(), other.stored_tensors()
+    return [name for name in left if name not in right or not _equal(left[name], right[name])]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(torch.equal(one, other) or not math.isfinite(float(one.double().sum())))
