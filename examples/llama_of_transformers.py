@@ -7,32 +7,32 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 
 class Llama:
-    """A ladder of small Llamas with tied embeddings, of the shapes of mor-sweep's own 12k to 85k."""
+    """A ladder of small Llamas with tied embeddings. FLOPs are counted as mor-sweep does: only pairs that attend."""
 
     version = "1"
     sizes: ClassVar = {  # name -> what `build` takes
-        "12k": {"width": 16, "layers": 4, "heads": 2, "hidden": 44},
-        "26k": {"width": 24, "layers": 4, "heads": 2, "hidden": 64},
-        "45k": {"width": 32, "layers": 4, "heads": 2, "hidden": 84},
-        "85k": {"width": 44, "layers": 4, "heads": 2, "hidden": 116},
+        name: {"width": width, "hidden": hidden}
+        for name, width, hidden in (("12k", 16, 44), ("26k", 24, 64), ("45k", 32, 84), ("85k", 44, 116))
     }
 
-    def build(
-        self, *, vocab_size: int, context_length: int, width: int, layers: int, heads: int, hidden: int
-    ) -> nn.Module:
+    def build(self, *, vocab_size: int, context_length: int, width: int, hidden: int) -> nn.Module:
         config = LlamaConfig(
             vocab_size=vocab_size,
             max_position_embeddings=context_length,
             hidden_size=width,
             intermediate_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=max(1, heads // 2),
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            num_key_value_heads=1,
             initializer_range=0.1,
             tie_word_embeddings=True,
             use_cache=False,
         )
         return LlamaForCausalLM(config)
+
+    def training_flops_per_token(self, *, vocab_size: int, context_length: int, width: int, hidden: int) -> int:
+        layer = 3 * width * width + 3 * width * hidden  # One key and value head of the two.
+        return 6 * (4 * layer + vocab_size * width) + 4 * 6 * width * (context_length + 1)
 
 
 llama = Llama()

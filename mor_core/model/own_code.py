@@ -52,6 +52,20 @@ def parts_of_name(name: str) -> tuple[str, str]:
     return module, place
 
 
+_allowed: set[str] = set()
+
+
+def allow_import(names: Iterable[str]) -> None:
+    """The user of this process has named these models himself: in a sweep file of his own, not in one that was
+    recorded, which may have come from somebody else."""
+    _allowed.update(names)
+
+
+def may_import(name: str) -> bool:
+    """Whether the user has named a model himself, so that the planner may have it imported."""
+    return name in _allowed
+
+
 def import_places() -> list[str]:
     """The folders that a module is looked for in: the working directory, then Python's own."""
     here = str(Path.cwd())

@@ -217,12 +217,10 @@ def logits_of(module: nn.Module, tokens_BT: Tensor, config: OwnModel) -> Tensor:
 
 
 def outer_parameters(module: nn.Module, vocab_size: int) -> list[nn.Parameter]:
-    """Those of embeddings and of the head, a linear layer with an output for each token id."""
-    outer = []
-    for part in module.modules():
-        if isinstance(part, nn.Embedding) or (isinstance(part, nn.Linear) and part.out_features == vocab_size):
-            outer += part.parameters(recurse=False)
-    return outer
+    """Those of embeddings and of the head: the last linear layer with an output for each token id."""
+    embeddings = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+    heads = [part for part in module.modules() if isinstance(part, nn.Linear) and part.out_features == vocab_size]
+    return [parameter for part in (*embeddings, *heads[-1:]) for parameter in part.parameters(recurse=False)]
 
 
 def build(config: Model, seed: int, device: torch.device | str = "cpu") -> LanguageModel:

@@ -51,7 +51,7 @@ def pretrained(spec: SweepSpec) -> PretrainedLlama | None:
 def own_ladder_of(spec: SweepSpec, arm: Arm) -> OwnLadder:
     """What the object of an arm's own model answers: its sizes. Raises OwnImportError and OwnModelError."""
     assert arm.own is not None
-    return own_ladder(arm.own.model, spec.model.vocab_size, spec.model.context_length, asks=arm.asks)
+    return own_ladder(arm.own.model, spec.model.vocab_size, spec.model.context_length)
 
 
 def resolve_model(spec: SweepSpec, arm: Arm, size: Size | OwnModel) -> Model:

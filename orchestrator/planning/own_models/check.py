@@ -139,7 +139,8 @@ def _resumed(definition: Definition, config: OwnModel, where: str, folder: Path)
     half, optimizer = _steps(build_own(definition, config, seed=0), 0, STEPS // 2, None)
     try:
         save_checkpoint(folder / "half", half, optimizer, STEPS // 2)
-        other = build_own(definition, config, seed=1)
+        other = build_own(definition, config, seed=0)
+        _spoil(other)
         resumed, _ = _steps(other, STEPS // 2, STEPS, folder / "half")
     except (CheckpointError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         yield f"{where}: its weights do not load back: {str(error).strip().partition(chr(10))[0]}"
@@ -149,6 +150,13 @@ def _resumed(definition: Definition, config: OwnModel, where: str, folder: Path)
             f"{where}: training that went on from a checkpoint differs in {', '.join(names[:NAMED])}: keep all state "
             "in parameters and buffers, and draw nothing but from torch's generator"
         )
+
+
+@torch.no_grad()
+def _spoil(model: LanguageModel) -> None:
+    """Other weights, so that those of a checkpoint are seen to be loaded."""
+    for parameter in model.parameters():
+        parameter.add_(1.0)
 
 
 def _steps(model: LanguageModel, start: int, stop: int, checkpoint: Path | None) -> tuple[LanguageModel, Any]:

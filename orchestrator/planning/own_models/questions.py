@@ -19,7 +19,7 @@ from typing import Any
 from mor_core.config import NUMERICS_VERSION, OwnModel
 from mor_core.data.spec import cache_folder
 from mor_core.files import write_json
-from mor_core.model.own_code import CodeFingerprint, OwnImportError, OwnModelError, fingerprint, module_file
+from mor_core.model.own_code import CodeFingerprint, OwnImportError, OwnModelError, fingerprint, may_import, module_file
 from orchestrator.planning.canonical import content_id, from_jsonable
 
 SCHEMA = "mor-sweep.own-model/1"
@@ -40,23 +40,23 @@ class OwnLadder:
     """What its losses depend on beside its settings, as it is now."""
 
 
-def own_ladder(model: str, vocab_size: int, context_length: int, *, asks: bool) -> OwnLadder:
-    """The ladder of the object at `model` ("package.module:object"). Without `asks` only what is remembered.
+def own_ladder(model: str, vocab_size: int, context_length: int) -> OwnLadder:
+    """The ladder of the object at `model` ("package.module:object").
 
     Raises OwnImportError where its import fails, OwnModelError where it is wrong in another way.
     """
     file = module_file(model)
-    return _ladder(model, file, vocab_size, context_length, file.stat().st_mtime_ns, asks)
+    return _ladder(model, file, vocab_size, context_length, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _ladder(model: str, file: Path, vocab_size: int, context_length: int, _changed_at: int, asks: bool) -> OwnLadder:
+def _ladder(model: str, file: Path, vocab_size: int, context_length: int, _changed_at: int) -> OwnLadder:
     """Once per process, unless the module's file is written anew."""
     request = {"model": model, "vocab_size": vocab_size, "context_length": context_length}
     path = _cache_file(request, file)
     if (known := _remembered(path, file)) is not None:
         return known
-    if not asks:
+    if not may_import(model):
         raise OwnModelError(
             f"model {model}: its code is not run for a sweep that was read from a results folder: give the sweep file "
             "(TOML) that names it"

@@ -69,8 +69,6 @@ class Arm:
     """How tokens choose their depth; None unless mor."""
     own: "OwnArmSection | None" = None
     """A user's model; None of our family."""
-    asks: bool = False
-    """Whether the code of a user's model may be imported: not where the sweep was read from a results folder."""
 
     @property
     def entry_keys(self) -> tuple[str, ...]:
@@ -197,9 +195,9 @@ class OwnArmSection(Section):
     sizes: Annotated[tuple[str, ...], NotEmpty, Merged] | None = None
     """Of its ladder; left out, all of them, or a window of them where sizes.auto chooses."""
 
-    def member(self, label: str, *, asks: bool) -> Arm:
+    def member(self, label: str) -> Arm:
         """The arm."""
-        return Arm(label=label, architecture="own", own=self, asks=asks)
+        return Arm(label=label, architecture="own", own=self)
 
 
 class ArmsSection(Section):
@@ -224,7 +222,7 @@ class ArmsSection(Section):
         """The user's own models, by label."""
         return self.__pydantic_extra__
 
-    def members(self, routing: Routing, *, asks: bool = False) -> Iterator[Arm]:
+    def members(self, routing: Routing) -> Iterator[Arm]:
         """The arms, in order: vanilla, recursive-3, mor-2, mor-3, and those of the user's own models."""
         for architecture in self.architectures:
             if architecture == "vanilla":
@@ -241,7 +239,7 @@ class ArmsSection(Section):
                     routing=routing if architecture == "mor" else None,
                 )
         for label, own in self.own.items():
-            yield own.member(label, asks=asks)
+            yield own.member(label)
 
     @model_validator(mode="after")
     def _has_recursions(self) -> Self:

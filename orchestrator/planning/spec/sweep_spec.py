@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from mor_core.config import Architecture
 from mor_core.data.spec import DataSpec
+from mor_core.model.own_code import allow_import
 from orchestrator.planning.spec.arms import (
     DEFAULT,
     ROUTING_SECTIONS,
@@ -70,8 +71,6 @@ class SweepSpec(Section):
     data: DataSection = DataSection()
     evaluation: EvaluationSection
     execution: ExecutionSection
-    _is_written: bool = PrivateAttr(default=False)
-    """See SweepFile.is_written: whether the code of a user's own model may be imported."""
 
     def document(self) -> dict[str, Any]:
         """The resolved sweep file as JSON values: what is recorded of a sweep, and what `parse_spec` reads again."""
@@ -98,7 +97,7 @@ class SweepSpec(Section):
         return tuple(arm for arm in self._all_arms() if self.only is None or arm.label in self.only)
 
     def _all_arms(self) -> tuple[Arm, ...]:
-        grid = self.arms.members(routing_from(self.routing), asks=self._is_written) if self.arms else ()
+        grid = self.arms.members(routing_from(self.routing)) if self.arms else ()
         return (*grid, *(variant.member(label, self.routing) for label, variant in self.variants.items()))
 
     @property
@@ -222,7 +221,8 @@ def parse_spec(file: SweepFile) -> SweepSpec:
     """The checked content of a sweep file. Raises SpecError with a sentence for each problem."""
     try:
         spec = SweepSpec.model_validate_json(json.dumps(with_choices(file.document), default=str))
-        spec._is_written = file.is_written
+        if file.is_written and spec.arms is not None:
+            allow_import(own.model for own in spec.arms.own.values())
         return spec
     except ValidationError as error:
         problems = error.errors(include_url=False)

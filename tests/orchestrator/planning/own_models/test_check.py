@@ -1,0 +1,87 @@
+"""`check_model` finds what would go wrong with a user's own model, in a sentence each, and nothing in a right one."""
+
+from typing import Any
+
+import pytest
+
+from examples.llama_of_transformers import llama
+from examples.ngram_mlp import ngram
+from mor_core.flops import total_params, training_flops_per_token, unique_params, unrolled_params
+from mor_core.model.own_code import OwnModelError
+from mor_core.model.own_counts import counted
+from mor_core.model.own_model import definition_of
+from mor_core.sizes import SIZES, model_config
+from orchestrator.planning.own_models.check import check_model
+from tests.helpers import own_models as samples
+
+
+@pytest.mark.parametrize("target", [samples.right, samples.of(samples.Tied), samples.Reasoned()])
+def test_a_model_that_is_right_has_no_problem(target: Any) -> None:
+    found = check_model(target, vocab_size=64, context_length=16)
+    assert found.problems == ()
+    assert [model.size for model in found.models] == ["small", "large"], "smallest first"
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (samples.of(samples.LooksAhead), "expected a causal model"),
+        (samples.of(samples.Unused), "no gradient reaches module.spare"),
+        (samples.of(samples.NotANumber), "nan at step 1"),
+        (samples.of(samples.Forgets), "keep all state in parameters and buffers"),
+        (samples.of(samples.OtherShape), "weights do not load back"),
+        (samples.of(samples.WrongLogits), "expected logits [1, 16, 64]"),
+        (samples.Halved(), "0.5 times what PyTorch's counter says"),
+        (samples.NoVersion(), "version is missing"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(target: Any, sentence: str) -> None:
+    found = check_model(target, vocab_size=64, context_length=16)
+    assert [problem for problem in found.problems if sentence in problem], found.problems
+    assert not any("\n" in problem or "Traceback" in problem for problem in found.problems)
+    assert not found.passed
+
+
+def test_every_part_that_is_missing_has_its_own_sentence() -> None:
+    assert len(check_model(samples.NoVersion()).problems) == 2, "version and build"
+
+
+def test_parameters_flops_and_memory_are_those_of_the_module() -> None:
+    model = counted(definition_of(samples.right), "large", vocab_size=64, context_length=16).model
+    assert model.unique_params == model.unrolled_params == 16 * 16 + 16
+    assert model.total_params == model.unique_params + 2 * 64 * 16, "embedding and head are no part of N"
+    assert model.training_flops == 16 * 6 * (16 * 16 + 64 * 16)
+    assert 3 * model.forward_flops == model.training_flops
+
+
+def test_a_count_below_six_flops_a_weight_is_a_warning_with_both_numbers() -> None:
+    (warning,) = counted(definition_of(samples.Reasoned()), "large", vocab_size=64, context_length=16).warnings
+    assert f"{3 * (16 * 16 + 16 * 64):,} training" in warning
+    assert f"{6 * (16 * 16 + 16 * 64):,}, 6 for each" in warning
+
+
+def test_the_llama_of_transformers_counts_as_our_vanilla_of_the_same_shape() -> None:
+    size = next(size for size in SIZES.values() if size.name == "12k-4L")
+    ours = model_config(size, vocab_size=64, context_length=16)
+    theirs = counted(definition_of(llama), "12k", vocab_size=64, context_length=16).model
+    assert (theirs.unique_params, theirs.unrolled_params) == (unique_params(ours), unrolled_params(ours))
+    assert theirs.total_params == total_params(ours)
+    assert training_flops_per_token(theirs, "exact") == training_flops_per_token(ours, "exact")
+
+
+@pytest.mark.parametrize("size", ngram.sizes)
+def test_the_ngram_counts_its_flops_as_pytorchs_counter_does(size: str) -> None:
+    """Also where its hidden layer is as wide as the vocabulary: the head is the last of two such layers."""
+    width = ngram.sizes[size]["width"]
+    found = counted(definition_of(ngram), size, vocab_size=64, context_length=16)
+    assert found.model.unique_params == 8 * width * 4 * width + 4 * width
+    assert 3 * found.model.forward_flops == found.model.training_flops
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("count", [0, -1, "many", float("nan"), True])
+def test_a_count_that_is_no_positive_number_is_refused(count: Any) -> None:
+    ladder = samples.of(samples.Bigram)
+    ladder.unique_params = lambda **_: count
+    with pytest.raises(OwnModelError, match="expected a positive number"):
+        counted(definition_of(ladder), "small", vocab_size=64, context_length=16)
