@@ -18,7 +18,7 @@ from tests.helpers.paths import ROOT
 
 SWEEP = f"""
 base = "{ROOT / "tests/fixtures/eight.toml"}"
-budgets = ["1e7", "2e7"]
+budgets = ["1e8", "2e8"]
 
 [arms]
 architectures = ["vanilla"]
