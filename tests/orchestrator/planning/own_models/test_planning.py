@@ -59,6 +59,7 @@ def planned(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return run_in(folder, "isoflop", "--preset", "sweep.toml", "--dry-run", "--no-probe", *flags)
 
 
+@pytest.mark.slow
 def test_a_plan_asks_once_in_a_process_of_its_own_and_again_when_the_code_changes(folder: Path) -> None:
     first = planned(folder, "--json")
     assert first.returncode == 0, first.stderr
@@ -116,6 +117,7 @@ def test_a_sweep_that_was_read_from_results_runs_no_code(folder: Path, monkeypat
     assert {cell.arm for cell in plan(recorded, None).cells} == {"vanilla", "mine"}, "the user has named it now"
 
 
+@pytest.mark.slow
 def test_training_asks_stops_at_changed_code_and_goes_on_where_the_user_says_so(folder: Path) -> None:
     flags = ("--preset", "sweep.toml", "--executor", "in-process", "--no-mlflow", "--yes", "--no-probe")
     first = run_in(folder, "isoflop", *flags)
