@@ -62,7 +62,7 @@ def _texts(answer: Lifetime | Refusal, arm: str, width: int) -> list[str]:
         return [arm, f"refused ({answer.kind})", *[""] * (width - 2)]
     cells = [arm, count_text(answer.params), count_text(answer.tokens)]
     cells += [_cost_text(getattr(answer, cost)) for cost in COSTS]
-    if answer.sequences is not None:
+    if answer.sequences is not None and answer.weight_bytes is not None and answer.kv_bytes is not None:
         cells += [f"{answer.sequences:,.1f}", f"{amount_text(answer.weight_bytes)} + {amount_text(answer.kv_bytes)}"]
     return cells
 
