@@ -1,7 +1,7 @@
 """How fast text is generated: our arms against our vanilla, and that against transformers. See bench/README.md.
 
 python -m bench.decode [--size NAME] [--device cpu|cuda] [--batches 1,32] [--budgets 8,32] [--length N] [--rounds N]
-                       [--threads N] [--clock wall|cpu] [--profile] [--arms A,B] [--without-transformers]
+                       [--threads N] [--clock wall|cpu] [--profile] [--arms A,B] [--without-transformers] [--host]
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bench import decode_host
 from bench.train_step import BUSY_LOAD
 from mor_core.config import ExpertChoice, ModelConfig, Recursion
 from mor_core.flops import kv_bytes_per_token
@@ -289,6 +290,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="say where the time goes")
     parser.add_argument("--arms", default=",".join(list(ARMS)[1:]), help="of this project, beside vanilla")
     parser.add_argument("--without-transformers", action="store_true", help="leave transformers out")
+    parser.add_argument("--host", action="store_true", help="time the host alone: tables answer for the device")
     parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     options = parser.parse_args()
     if os.getloadavg()[0] > BUSY_LOAD and not options.force:
@@ -298,25 +300,18 @@ def main() -> None:
     arms = ["vanilla", *(each.strip() for each in options.arms.split(",") if each)]
     if unknown := [each for each in arms if each not in ARMS]:
         parser.error(f"no arm {unknown[0]!r}: expected some of {', '.join(ARMS)}")
-    models = {
-        name: calibrated(
-            model_config(
-                SIZES[options.size],
-                vocab_size=VOCABULARY,
-                context_length=CONTEXT,
-                recursion=ARMS[name][0],
-                routing=ARMS[name][1],
-            ),
-            options.device,
-        )
-        for name in arms
-    }
-    contenders = [ours(name, model) for name, model in models.items()]
-    vanilla = contenders[0]
+    configs = {name: _config(options.size, *ARMS[name]) for name in arms}
 
     def texts_of(places: int) -> list[int]:
         return drawn_lengths(options.texts * places, options.length, CONTEXT)
 
+    if options.host:
+        fresh = {name: build_model(config, seed=0).eval() for name, config in configs.items()}
+        decode_host.report(fresh, _numbers(options.batches), texts_of, options)
+        return
+    models = {name: calibrated(config, options.device) for name, config in configs.items()}
+    contenders = [ours(name, model) for name, model in models.items()]
+    vanilla = contenders[0]
     if batches := _numbers(options.batches):
         everyone = [*contenders] if options.without_transformers else [*contenders, theirs(models["vanilla"])]
         for batch in batches:
@@ -329,6 +324,12 @@ def main() -> None:
         name = f"memory for {texts} texts of vanilla, {memory / 1e6:.1f} MB"
         room = Room(name=name, places=most, sequences=most, kv_bytes=memory)
         race(contenders, texts_of(texts), room, options)
+
+
+def _config(size: str, recursion: Recursion, routing: ExpertChoice | None) -> ModelConfig:
+    return model_config(
+        SIZES[size], vocab_size=VOCABULARY, context_length=CONTEXT, recursion=recursion, routing=routing
+    )
 
 
 def _numbers(listed: str) -> list[int]:
