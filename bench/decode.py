@@ -1,7 +1,8 @@
 """How fast text is generated: our arms against our vanilla, and that against transformers. See bench/README.md.
 
 python -m bench.decode [--size NAME] [--device cpu|cuda] [--batches 1,32] [--budgets 8,32] [--length N] [--rounds N]
-                       [--threads N] [--clock wall|cpu] [--profile] [--arms A,B] [--without-transformers] [--host]
+                       [--threads N] [--clock wall|cpu] [--profile] [--arms A,B] [--without-transformers]
+                       [--host | --split]
 """
 
 import argparse
@@ -141,7 +142,10 @@ def ours(name: str, model: Transformer) -> Contender:
     def prepare(lengths: list[int], room: Room) -> Task:
         memory = _enough_memory(model, room.sequences) if room.kv_bytes is None else room.kv_bytes
         engine = Engine(model, EngineOptions(kv_bytes=memory, max_batch=room.places, max_sequences=room.sequences))
-        requests = [Request(prompt=(1 + i % (VOCABULARY - 1),), max_new_tokens=n) for i, n in enumerate(lengths)]
+        requests = [
+            Request(prompt=(1 + i % (VOCABULARY - 1),), max_new_tokens=length, stream=False)
+            for i, length in enumerate(lengths)
+        ]
         engine.warm_up(requests)
         totals = engine.totals  # What is asked for later must not hold the engine's memory.
         return Task(parts=served(engine, requests), work=lambda: _work(totals))
@@ -291,6 +295,7 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(list(ARMS)[1:]), help="of this project, beside vanilla")
     parser.add_argument("--without-transformers", action="store_true", help="leave transformers out")
     parser.add_argument("--host", action="store_true", help="time the host alone: tables answer for the device")
+    parser.add_argument("--split", action="store_true", help="split a CPU's time into host, dispatch and arithmetic")
     parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     options = parser.parse_args()
     if os.getloadavg()[0] > BUSY_LOAD and not options.force:
@@ -310,6 +315,14 @@ def main() -> None:
         decode_host.report(fresh, _numbers(options.batches), texts_of, options)
         return
     models = {name: calibrated(config, options.device) for name, config in configs.items()}
+    if options.split:
+        pairs = {
+            name: (model, calibrated(decode_host.narrow(model.config), options.device))
+            for name, model in models.items()
+        }
+        for batch in _numbers(options.batches):
+            decode_host.report_split(pairs, batch, texts_of(batch), options)
+        return
     contenders = [ours(name, model) for name, model in models.items()]
     vanilla = contenders[0]
     if batches := _numbers(options.batches):

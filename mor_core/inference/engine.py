@@ -1,35 +1,38 @@
 """Continuous batching by depth: whoever leaves the block, by exit or by the end of its text, makes room at once.
 
-Sequences are in one of three queues: those whose tokens await a pass through the block, those whose tokens are done
-with it and await the exit (last layers, sampling, and the first layers of the next token), and those that wait for
-memory. A run of the block is filled from the first queue, whatever the depths; where that queue is too short to fill
-it, the exit runs first, over all that have gathered there (paper, appendix E). In a model of one pass this is
-continuous batching by sequence.
+Sequences are rows of tables, and in one of three queues: rows whose tokens await a pass through the block, rows that
+await what lies between two tokens (last layers, sampling, and the first layers of the next token), and sequences that
+wait for memory. A run of the block is filled from the first queue, whatever the depths; where that queue is too short
+to fill it, the second is served first, over all that have gathered there (paper, appendix E). In a model of one pass
+both are one, and this is continuous batching by sequence.
+
+All that the host does for a run is done to arrays, in a number of operations that does not depend on how many tokens
+there are. Python looks at single sequences only where they begin or end, or where somebody reads tokens as they come.
 
 A GPU is asked for the next run before it is done with the one before, as long as there are sequences enough to fill
 both: what the host does meanwhile takes no time then.
 
 Memory for keys and values is taken once. A sequence is admitted when what those running and it are expected to need
-fits; where tokens then go deeper than expected, the youngest sequence gives its memory back and starts again later from
-the tokens that it has, which changes no text.
+fits, and its prompt at any depth; a prompt is read at once, but for its last token, which goes on as those do that
+follow it. Where tokens then go deeper than expected, the youngest sequence gives its memory back and starts again later
+from the tokens that it has, which changes no text.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mor_core.config import CausalRule
-from mor_core.flops import RecursionWork, forward_flops, kv_bytes_per_token
-from mor_core.inference.in_flight import NOWHERE, Wave
-from mor_core.inference.kv_cache import KeyValueCache, SlotPool, pool_sizes
+from mor_core.flops import kv_bytes_per_token
+from mor_core.inference.in_flight import NOBODY, InFlight, Pending
+from mor_core.inference.kv_cache import NONE, KeyValueCache, SlotPool, pool_sizes
 from mor_core.inference.request import Event, FinishedEvent, FinishReason, Request, RequestError, TokenEvent
-from mor_core.inference.sampling import choose
 from mor_core.inference.stages import Stages
 from mor_core.inference.trace import check_depth
-from mor_core.model.device import Answer
 from mor_core.model.transformer import Transformer
 
 PROMPT_TOKENS_PER_RUN = 4096
@@ -83,27 +86,6 @@ class EngineTotals:
         return self.block_passes / max(1, self.computed_tokens)
 
 
-@dataclass(kw_only=True, eq=False)
-class _Sequence:
-    """A request on its way."""
-
-    request_id: int
-    request: Request
-    tokens: list[int]
-    """Prompt and what was generated."""
-    wave: Wave = NOWHERE
-    """Tokens under way; nowhere while it waits for memory."""
-    made: list[int] = field(default_factory=list)
-    """For each depth, how many of its tokens went so deep and no deeper, since it last began."""
-    seen: list[int] = field(default_factory=list)
-    """The tokens up to these, summed over them: the pairs of an attention that sees the whole prefix."""
-
-    @property
-    def longest(self) -> int:
-        """Tokens that it may have to keep keys of: the last one generated is not read."""
-        return len(self.request.prompt) + self.request.max_new_tokens - 1
-
-
 _Outcome = Callable[[], list[Event]]
 """Waits for a run that was asked for and takes note of what came out."""
 
@@ -119,16 +101,19 @@ class Engine:
         sizes = pool_sizes(model.config, options.kv_bytes, weight.element_size(), sequences)
         self.cache = KeyValueCache(model.config, sizes, sequences, weight.dtype, weight.device)
         self.stages = Stages(model, self.cache, options.rule, options.max_depth)
+        self._rows = InFlight(model.config, sequences, self.stages.passes)
         self._planned_passes = float(sum(model.config.capacities))
-        self._waiting: deque[_Sequence] = deque()
-        self._running: dict[int, _Sequence] = {}  # In the order of admission.
-        self._entering: list[_Sequence] = []
-        self._in_block: deque[_Sequence] = deque()
-        self._exiting: deque[_Sequence] = deque()
+        self._waiting: deque[Pending] = deque()
+        self._running: dict[int, int] = {}
+        """Request -> row, in the order of admission."""
+        self._promised = 0
+        """Tokens that running sequences may have to keep keys of."""
+        self._in_block = self._between = NONE
+        """Rows that await a pass, and rows that await the next token."""
         self._asked: deque[_Outcome] = deque()
         self._ahead = 1 if weight.device.type == "cuda" else 0
         """Runs that are asked for before the outcome of one is waited for."""
-        self._next_id = 0
+        self._next_id = self._admissions = self._stops = 0
         self._admission_open = True
 
     def warm_up(self, requests: Sequence[Request]) -> None:
@@ -142,21 +127,21 @@ class Engine:
         """Queue a request; returns its id. Raises RequestError where it can never be served."""
         self._check(request)
         self._next_id += 1
-        sequence = _Sequence(request_id=self._next_id, request=request, tokens=list(request.prompt))
-        self._waiting.append(sequence)
+        self._waiting.append(Pending(self._next_id, request, request.prompt))
         return self._next_id
 
     def cancel(self, request_id: int) -> FinishedEvent | None:
         """End a request now; None where it is over already."""
-        sequence = self._running.get(request_id)
-        if sequence is None:
-            sequence = next((each for each in self._waiting if each.request_id == request_id), None)
-            if sequence is None:
-                return None
-            self._waiting.remove(sequence)
-            return _finished(sequence, "cancelled")
-        self._stop(sequence)
-        return _finished(sequence, "cancelled")
+        row = self._running.get(request_id)
+        if row is not None:
+            (cancelled,) = self._finish(np.array([row]), ["cancelled"])
+            self._leave_queues()
+            return cancelled
+        pending = next((pending for pending in self._waiting if pending.request_id == request_id), None)
+        if pending is None:
+            return None
+        self._waiting.remove(pending)
+        return pending.finished("cancelled")
 
     @property
     def num_unfinished(self) -> int:
@@ -221,162 +206,180 @@ class Engine:
         """Let waiting sequences in, first come first served, while they are expected to fit."""
         if not self._waiting or not self.cache.num_free_rows or not (self._admission_open or not self._running):
             return
-        expected, kept = self._expected_passes(), sum(sequence.longest for sequence in self._running.values())
-        tokens = sum(sequence.wave.num_tokens for sequence in self._entering)
+        expected, tokens = self._expected_passes(), 0
+        admitted: dict[int, Pending] = {}
+        free = self.cache.block.num_free // self.cache.passes
+        if self.cache.has_unshared:
+            free = min(free, self.cache.unshared.num_free)
         while self._waiting and self.cache.num_free_rows and tokens < PROMPT_TOKENS_PER_RUN:
-            sequence = self._waiting[0]
-            kept += sequence.longest
-            fits = kept <= self._unshared_slots and kept * expected <= self.cache.block.num_slots
-            if self._running and not fits:
-                return
-            self._waiting.popleft()
-            sequence.wave = Wave(row=self.cache.open(), prefix=sequence.tokens, start=0)
-            sequence.made, sequence.seen = ([0] * self.config.recursion.count for _ in range(2))
-            self._running[sequence.request_id] = sequence
-            self._entering.append(sequence)
-            tokens += len(sequence.tokens)
+            pending = self._waiting[0]
+            promised, tokens = self._promised + pending.longest, tokens + len(pending.tokens) - 1
+            fits = promised <= self._unshared_slots and promised * expected <= self.cache.block.num_slots
+            # All of a prompt is read before anybody can give memory back.
+            if self._running and not (fits and tokens <= free):
+                break
+            row = self.cache.open()
+            admitted[row] = self._waiting.popleft()
+            self._running[pending.request_id], self._promised = row, promised
+        if admitted:
+            rows = np.array([*admitted])
+            first, self._admissions = self._admissions + 1, self._admissions + len(admitted)
+            self._rows.begin(rows, [*admitted.values()], range(first, self._admissions + 1), self.stages.max_depth - 1)
             self.totals.peak_sequences = max(self.totals.peak_sequences, len(self._running))
+            self._read_prompts(rows)
+            self._between = np.concatenate((self._between, rows))
+
+    def _read_prompts(self, rows: np.ndarray) -> None:
+        """All tokens of new rows but the last."""
+        counts = self._rows.length_Q[rows] - 1
+        if not counts.any():
+            return
+        is_read = np.arange(counts.max()) < counts[:, None]
+        tokens_N = self._rows.tokens_QT[rows, : counts.max()][is_read]
+        depth_N = self.stages.read(rows, counts, tokens_N).depth_N
+        self._rows.note_prompts(np.repeat(rows, counts), is_read.nonzero()[1], depth_N)
+        self.totals.computed_tokens += len(tokens_N)
+        self.totals.block_passes += int(depth_N.sum())
+        self.totals.block_runs += int(depth_N.max())
+        self.totals.exit_runs += 1
 
     def _next_run(self) -> _Outcome | None:
         """Ask for the run that is due. None where the outcome of earlier runs will fill it."""
-        self._enter()
         width, others = self.options.max_batch, len(self._asked)
-        if len(self._in_block) >= width or (self._in_block and not self._exiting and not others):
-            return self._pass_block(_take(self._in_block, width))
-        if len(self._exiting) >= width or (self._exiting and not others):
-            return self._leave(_take(self._exiting, width))
+        if len(self._in_block) >= width or (len(self._in_block) and not len(self._between) and not others):
+            rows, self._in_block = self._in_block[:width], self._in_block[width:]
+            return self._pass_block(rows)
+        if len(self._between) >= width or (len(self._between) and not others):
+            rows, self._between = self._between[:width], self._between[width:]
+            return self._next_tokens(rows)
         return None
 
-    def _enter(self) -> None:
-        entering, self._entering = self._entering, []
-        if self.cache.has_unshared:
-            entering = self._make_room(entering, self.cache.unshared, lambda wave: wave.num_tokens)
-        if entering:
-            self.stages.enter([sequence.wave for sequence in entering])
-            self._in_block.extend(entering)
-
-    def _pass_block(self, batch: list[_Sequence]) -> _Outcome | None:
-        """A pass of sequences through the block; the outcome is who goes where."""
-        batch = self._make_room(batch, self.cache.block, self.stages.new_block_slots)
-        if not batch:
+    def _pass_block(self, rows: np.ndarray) -> _Outcome | None:
+        """A pass of rows through the block; the outcome is who goes where."""
+        table = self._rows
+        rows = self._make_room(self.cache.block, rows, self._writes)
+        if not len(rows):
             return None
-        waves = [sequence.wave for sequence in batch]
-        scores_AR = self.stages.begin_block(waves)
+        depth, stays = table.depth_Q[rows], self._still_there(rows)
+        wait = self.stages.begin_pass(rows, depth, table.length_Q[rows] - 1)
         self.totals.block_runs += 1
 
         def outcome() -> list[Event]:
-            self.stages.end_block(waves, scores_AR)
-            for sequence, wave in zip(batch, waves, strict=True):
-                if sequence.wave is wave:  # It was not stopped meanwhile.
-                    (self._in_block if wave.active else self._exiting).append(sequence)
+            going, there = wait(), stays()
+            goes_on = depth < table.last_Q[rows]
+            goes_on = (goes_on if going is None else goes_on & going)[there]
+            stayed = rows[there]
+            table.depth_Q[stayed] = depth[there] + 1
+            self._in_block = np.concatenate((self._in_block, stayed[goes_on]))
+            self._between = np.concatenate((self._between, stayed[~goes_on]))
             return []
 
         return outcome
 
-    def _leave(self, batch: list[_Sequence]) -> _Outcome:
-        """Sample each sequence's next token; the outcome is that it ends there, or that its next wave enters."""
-        waves = [sequence.wave for sequence in batch]
-        logits_BV = self.stages.leave(waves)
-        self.totals.exit_runs += 1
-        tokens = Answer(
-            choose(
-                logits_BV,
-                [sequence.request.sampling for sequence in batch],
-                [len(sequence.tokens) for sequence in batch],
-            )
+    def _still_there(self, rows: np.ndarray) -> Callable[[], np.ndarray | slice]:
+        """What tells, once a run is done, which of its rows have not been stopped meanwhile."""
+        stops, admissions = self._stops, self._rows.admission_Q[rows]
+        return lambda: slice(None) if stops == self._stops else self._rows.admission_Q[rows] == admissions
+
+    def _writes(self, rows: np.ndarray) -> np.ndarray:
+        """Whether the tokens of rows leave keys in their next pass."""
+        return (self._rows.depth_Q[rows] == 0) | (self.cache.passes > 1)
+
+    def _next_tokens(self, rows: np.ndarray) -> _Outcome | None:
+        """The tokens after those of rows; the outcome is which rows end there. New rows enter."""
+        table, cache = self._rows, self.cache
+        pools = [cache.unshared] if cache.has_unshared else []
+        for pool in [*pools, cache.block] if self.stages.passes == 1 else pools:
+            rows = self._make_room(pool, rows, table.enters)
+        if not len(rows):
+            return None
+        is_new, enters = table.is_new_Q[rows], table.enters(rows)
+        leaving, entering, is_new = rows[~is_new], rows[enters], is_new[enters]
+        positions_M = table.length_Q[entering] - is_new
+        wait, logits_EV = self.stages.begin_next_tokens(
+            (leaving, table.length_Q[leaving] - 1),
+            table.draws(leaving),
+            (entering, positions_M),
+            np.where(is_new, table.tokens_QT[entering, positions_M], -1),
         )
-        kept = [logits_BV[i].clone() if each.request.keep_logits else None for i, each in enumerate(batch)]
+        table.is_new_Q[entering] = False
+        kept: dict[int, Tensor] = {}
+        if logits_EV is not None and table.some_keep_logits:
+            kept = {row: logits_EV[i].clone() for i, row in enumerate(leaving.tolist()) if table.keeps_logits_Q[row]}
+        self.totals.exit_runs += len(leaving) > 0
+        self.totals.block_runs += self.stages.passes == 1 and len(entering) > 0
+        leaving_stays, entering_stays = self._still_there(leaving), self._still_there(entering)
 
         def outcome() -> list[Event]:
-            events: list[Event] = []
-            for sequence, wave, token, logits_V in zip(batch, waves, tokens.wait(), kept, strict=True):
-                if sequence.wave is wave:  # It was not stopped meanwhile.
-                    self._continue(sequence, token, logits_V, events)
+            tokens, last = wait()
+            there = leaving_stays()
+            events = self._take_note(leaving[there], tokens[there], kept)
+            there = entering_stays()
+            going = entering[there]
+            if last is not None:
+                table.last_Q[going] = last[there]
+            table.depth_Q[going] = self.stages.passes == 1
+            if self.stages.passes == 1:
+                self._between = np.concatenate((self._between, going))
+            else:
+                self._in_block = np.concatenate((self._in_block, going))
             return events
 
         return outcome
 
-    def _continue(self, sequence: _Sequence, token: int, logits_V: Tensor | None, events: list[Event]) -> None:
-        """Go on after a token that was sampled."""
-        request, wave = sequence.request, sequence.wave
-        self._account(sequence)
-        if token in request.stop_tokens:
-            events.append(self._finish(sequence, "stop"))
-            return
-        depth = wave.depth[-1] if self.stages.passes > 1 else self.config.recursion.count
-        events.append(TokenEvent(request_id=sequence.request_id, token=token, depth=depth, logits_V=logits_V))
-        sequence.tokens.append(token)
-        if len(sequence.tokens) == len(request.prompt) + request.max_new_tokens:
-            events.append(self._finish(sequence, "length"))
-            return
-        sequence.wave = Wave(row=wave.row, prefix=sequence.tokens, start=len(sequence.tokens) - 1)
-        self._entering.append(sequence)
+    def _take_note(self, rows: np.ndarray, tokens: np.ndarray, kept: dict[int, Tensor]) -> list[Event]:
+        """Go on after tokens that were chosen for rows."""
+        table, depth = self._rows, self._rows.depth_Q[rows]
+        length = table.length_Q[rows]
+        table.note_work(rows, length, depth)
+        self.totals.computed_tokens += len(rows)
+        self.totals.block_passes += int(depth.sum())
+        table.tokens_QT[rows, length] = tokens
+        ends, stops = length + 1 == table.limit_Q[rows], np.zeros(len(rows), np.bool_)
+        if table.some_stop:
+            stops = (table.stops_QS[rows] == tokens[:, None]).any(axis=1)
+            ends |= stops
+        table.length_Q[rows] = length + ~stops
+        events: list[Event] = []
+        if table.some_stream:
+            for i in (table.streams_Q[rows] & ~stops).nonzero()[0].tolist():
+                recursions = int(depth[i]) if self.stages.passes > 1 else self.config.recursion.count
+                row = int(rows[i])
+                events.append(TokenEvent(table.request_of(row), int(tokens[i]), recursions, kept.get(row)))
+        if ends.any():
+            reasons: list[FinishReason] = ["stop" if stop else "length" for stop in stops[ends].tolist()]
+            finished = self._finish(rows[ends], reasons)
+            self.totals.generated_tokens += sum(len(event.tokens) for event in finished)
+            events += finished
+        return events
 
-    def _finish(self, sequence: _Sequence, reason: FinishReason) -> FinishedEvent:
-        self._stop(sequence)
-        self.totals.generated_tokens += len(sequence.tokens) - len(sequence.request.prompt)
-        return _finished(sequence, reason)
+    def _finish(self, rows: np.ndarray, reasons: Sequence[FinishReason]) -> list[FinishedEvent]:
+        return [pending.finished(reason) for pending, reason in zip(self._stop(rows), reasons, strict=True)]
 
-    def _stop(self, sequence: _Sequence) -> None:
-        """Take a sequence out of whatever queue it is in; its memory is free."""
-        self.totals.forward_flops += self._flops(sequence)
-        del self._running[sequence.request_id]
-        for queue in (self._entering, self._in_block, self._exiting):
-            if sequence in queue:
-                queue.remove(sequence)
-        self.stages.forget([sequence.wave])
-        self.cache.close(sequence.wave.row)
-        sequence.wave = NOWHERE
-        self._admission_open = True
+    def _stop(self, rows: np.ndarray) -> list[Pending]:
+        """End sequences; their memory is free."""
+        self.totals.forward_flops += self._rows.flops(rows)
+        self.cache.close(rows)
+        stopped = self._rows.end(rows)
+        for pending in stopped:
+            del self._running[pending.request_id]
+            self._promised -= pending.longest
+        self._admission_open, self._stops = True, self._stops + 1
+        return stopped
 
-    def _make_room(self, batch: list[_Sequence], pool: SlotPool, need: Callable[[Wave], int]) -> list[_Sequence]:
-        """Those of a batch that can go on, with slots for all of them: the youngest sequences give theirs back."""
-        while sum([need(sequence.wave) for sequence in batch]) > pool.num_free:
+    def _leave_queues(self) -> None:
+        """Forget rows that were stopped before their turn."""
+        admission_Q = self._rows.admission_Q
+        self._in_block = self._in_block[admission_Q[self._in_block] != NOBODY]
+        self._between = self._between[admission_Q[self._between] != NOBODY]
+
+    def _make_room(self, pool: SlotPool, rows: np.ndarray, needs: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Those rows that can go on, with a slot for each that needs one: the youngest sequences give theirs back."""
+        while len(rows) > pool.num_free and needs(rows).sum() > pool.num_free:
             youngest = next(reversed(self._running.values()))
-            batch = [sequence for sequence in batch if sequence is not youngest]
-            self._stop(youngest)
-            self._waiting.appendleft(youngest)
+            self._waiting.extendleft(self._stop(np.array([youngest])))
+            self._leave_queues()
+            rows = rows[rows != youngest]
             self._admission_open = False
             self.totals.preemptions += 1
-        return batch
-
-    def _account(self, sequence: _Sequence) -> None:
-        """Count what the wave that leaves has cost."""
-        wave = sequence.wave
-        self.totals.computed_tokens += wave.num_tokens
-        self.totals.block_passes += sum(wave.depth)
-        for position, depth in enumerate(wave.depth, wave.start):
-            # One pass of all layers stands for every recursion where they repeat one by one: the last of the list.
-            last = depth - 1 if self.stages.passes > 1 else -1
-            sequence.made[last] += 1
-            sequence.seen[last] += position + 1
-
-    def _flops(self, sequence: _Sequence) -> float:
-        """Of the tokens that a sequence has kept keys of since it last began."""
-        length = sum(sequence.made)
-        if not length:
-            return 0.0
-        work: list[RecursionWork] = []
-        for recursion in range(len(sequence.made)):
-            tokens, seen = sum(sequence.made[recursion:]), sum(sequence.seen[recursion:])
-            pairs = seen if self.cache.by_position else tokens * (tokens + 1) // 2
-            work.append(RecursionWork(tokens=tokens, pairs=pairs))
-        unread = (
-            2 * self.config.d_model * self.config.vocab_size * max(0, min(length, len(sequence.request.prompt)) - 1)
-        )
-        return float(forward_flops(self.config, length, work)) - unread
-
-
-def _finished(sequence: _Sequence, reason: FinishReason) -> FinishedEvent:
-    generated = tuple(sequence.tokens[len(sequence.request.prompt) :])
-    return FinishedEvent(request_id=sequence.request_id, reason=reason, tokens=generated)
-
-
-def _take(queue: deque[_Sequence], count: int) -> list[_Sequence]:
-    """The first of a queue, at most `count` and no more prompt tokens than a run holds, but at least one."""
-    taken: list[_Sequence] = []
-    tokens = 0
-    while queue and len(taken) < count and (not taken or tokens < PROMPT_TOKENS_PER_RUN):
-        taken.append(queue.popleft())
-        tokens += taken[-1].wave.num_tokens
-    return taken
+        return rows

@@ -1,133 +1,173 @@
-"""Tokens on their way through the model, and what they carry from stage to stage: the residual stream, and what routing
-needs again later.
+"""Sequences under way, as rows of tables: what the host knows of them, read and changed for all rows of a run at once.
 
-A wave is tokens of one sequence: a prompt at first, then one token at a time. Most waves are one token. Those have a
-row of one table, so that a run reads and writes all of them in one operation each; a prompt's rows are a tensor of
-their own. Methods are told the waves of a run only where there are prompts among them, `ragged`: of single tokens
-`rows_W`, the rows on the device, says all.
-
-Shapes: Q sequences at most, W waves of one run, N their tokens, A the active ones of those, D width of what is carried.
+Shapes: Q rows, T tokens of a context, S stop tokens of a request at most, R recursions, N rows of a run.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from mor_core.config import ModelConfig
+from mor_core.flops import RecursionWork, forward_flops
+from mor_core.inference.request import FinishedEvent, FinishReason, Request
+from mor_core.inference.sampling import draw_settings, starts_of_draws, uniforms
+
+NOBODY = 0
+"""The admission of a row that is free."""
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
-class Wave:
-    """State that changes as the tokens go on; `Stages` moves it, and holds their vectors by `row`."""
+class Pending(NamedTuple):
+    """A request that waits for memory, or that has a row."""
 
-    row: int
-    """The sequence's row in the cache."""
-    prefix: list[int]
-    """All token ids of the sequence so far; the wave's are its last ones."""
-    start: int
-    """Position of the wave's first token."""
-    num_tokens: int = field(init=False)
-    """Tokens of the wave: counted once, since every run asks several times, and `prefix` grows for the next wave."""
-    active: list[int] = field(init=False)
-    """Tokens that go through the block next, as indices into the wave, ascending."""
-    recursion: int = 0
-    """Recursion (from 0) that they enter next."""
-    depth: list[int] = field(init=False)
-    """Recursions that each token went through so far."""
-    chosen: Sequence[int] = ()
-    """Token choice: the last recursion (from 0) of each token."""
-    scores: Sequence[list[float]] = ()
-    """What routers said of each token, where that is kept: expert choice, the logit that decided at each recursion it
-    was judged for; token choice, the probability of each depth."""
-
-    def __post_init__(self) -> None:
-        self.num_tokens = len(self.prefix) - self.start
-        self.active = list(range(self.num_tokens))
-        self.depth = [0] * self.num_tokens
+    request_id: int
+    request: Request
+    tokens: Sequence[int]
+    """Prompt and what was generated until it last waited."""
 
     @property
-    def positions(self) -> range:
-        """Of all its tokens."""
-        return range(self.start, self.start + self.num_tokens)
+    def longest(self) -> int:
+        """Tokens that it may have to keep keys of: the last one generated is not read."""
+        return len(self.request.prompt) + self.request.max_new_tokens - 1
+
+    def finished(self, reason: FinishReason) -> FinishedEvent:
+        """The end of a request with these tokens."""
+        generated = tuple(self.tokens[len(self.request.prompt) :])
+        return FinishedEvent(request_id=self.request_id, reason=reason, tokens=generated)
 
 
-NOWHERE = Wave(row=-1, prefix=[], start=0)
-"""The wave of a sequence that has none."""
+class InFlight:
+    """The tables. A token is under way in each row: the last of its sequence."""
+
+    def __init__(self, config: ModelConfig, sequences: int, passes: int) -> None:
+        recursions = config.recursion.count
+        self._pairs_by_position = config.recursion.kv != "recursion-wise"
+        self._has_passes, self._flops = passes > 1, _FlopsOf(config)
+        self.pending: list[Pending | None] = [None] * sequences
+        self.admission_Q = np.full(sequences, NOBODY, np.int64)
+        """Counts up with every sequence that gets a row: what is known of a row is known of one of them."""
+        self.tokens_QT = np.zeros((sequences, config.context_length), np.int64)
+        """Prompt and what was generated."""
+        self.length_Q, self.limit_Q, self.prompt_Q = (np.zeros(sequences, np.int64) for _ in range(3))
+        """Tokens that are there, tokens at most, tokens of the prompt."""
+        self.depth_Q, self.last_Q = (np.zeros(sequences, np.int64) for _ in range(2))
+        """Recursions that the token under way has made, and the last one (from 0) that it may make."""
+        self.is_new_Q, self.streams_Q, self.keeps_logits_Q, self.is_drawn_Q = (
+            np.zeros(sequences, np.bool_) for _ in range(4)
+        )
+        """Whether a row's token has yet to enter the model; what the request asks for."""
+        self.settings_Q3, self.start_Q = np.zeros((sequences, 3)), np.zeros(sequences, np.uint64)
+        """How tokens are drawn (`sampling`)."""
+        self.stops_QS = np.zeros((sequences, 0), np.int64)
+        """Tokens that end a row's text; below 0 there is none."""
+        self.made_QR, self.seen_QR = (np.zeros((sequences, recursions), np.int64) for _ in range(2))
+        """For each depth, how many tokens went so deep and no deeper since the sequence got its row; and the tokens up
+        to these, summed over them: the pairs of an attention that sees the whole prefix."""
+        self._look()
+
+    def begin(self, rows_N: np.ndarray, pendings: Sequence[Pending], admissions: range, last: int) -> None:
+        """Give rows to sequences."""
+        most_stops = max(len(pending.request.stop_tokens) for pending in pendings)
+        if most_stops > self.stops_QS.shape[1]:
+            missing = most_stops - self.stops_QS.shape[1]
+            self.stops_QS = np.pad(self.stops_QS, ((0, 0), (0, missing)), constant_values=-1)
+        for row, pending in zip(rows_N.tolist(), pendings, strict=True):
+            self.pending[row] = pending
+            self.tokens_QT[row, : len(pending.tokens)] = pending.tokens
+            if pending.request.stop_tokens:
+                self.stops_QS[row, : len(pending.request.stop_tokens)] = list(pending.request.stop_tokens)
+        asked = [(len(pending.tokens), len(pending.request.prompt), pending.request) for pending in pendings]
+        self.length_Q[rows_N] = [length for length, *_ in asked]
+        self.prompt_Q[rows_N] = [prompt for _, prompt, _ in asked]
+        self.limit_Q[rows_N] = [prompt + request.max_new_tokens for _, prompt, request in asked]
+        self.streams_Q[rows_N] = [request.stream for *_, request in asked]
+        self.keeps_logits_Q[rows_N] = [request.keep_logits for *_, request in asked]
+        self.is_drawn_Q[rows_N] = [request.sampling.temperature > 0 for *_, request in asked]
+        self.settings_Q3[rows_N] = [draw_settings(request.sampling) for *_, request in asked]
+        self.start_Q[rows_N] = starts_of_draws([request.sampling.seed for *_, request in asked])
+        self.admission_Q[rows_N], self.last_Q[rows_N], self.is_new_Q[rows_N] = admissions, last, True
+        self.made_QR[rows_N] = self.seen_QR[rows_N] = 0
+        self._look()
+
+    def end(self, rows_N: np.ndarray) -> list[Pending]:
+        """Take rows back; what their sequences have."""
+        stopped: list[Pending] = []
+        for row, length in zip(rows_N.tolist(), self.length_Q[rows_N].tolist(), strict=True):
+            pending = self.pending[row]
+            assert pending is not None
+            stopped.append(Pending(pending.request_id, pending.request, self.tokens_QT[row, :length].tolist()))
+        self.admission_Q[rows_N], self.stops_QS[rows_N] = NOBODY, -1
+        self.is_drawn_Q[rows_N] = self.streams_Q[rows_N] = self.keeps_logits_Q[rows_N] = False
+        self._look()
+        return stopped
+
+    def _look(self) -> None:
+        """Where no row asks for something out of the ordinary, no run has to look for it."""
+        self.some_drawn, self.some_stop = bool(self.is_drawn_Q.any()), bool((self.stops_QS >= 0).any())
+        self.some_stream, self.some_keep_logits = bool(self.streams_Q.any()), bool(self.keeps_logits_Q.any())
+
+    def request_of(self, row: int) -> int:
+        """The id of the request that has a row."""
+        pending = self.pending[row]
+        assert pending is not None
+        return pending.request_id
+
+    def enters(self, rows_N: np.ndarray) -> np.ndarray:
+        """Whether the next token of rows has to be read: the last one of a text has not."""
+        return self.is_new_Q[rows_N] | (self.length_Q[rows_N] + 1 < self.limit_Q[rows_N])
+
+    def draws(self, rows_N: np.ndarray) -> np.ndarray:
+        """How the next tokens of rows are drawn, [N, 4]; empty where each is the most likely one."""
+        if not self.some_drawn or not self.is_drawn_Q[rows_N].any():
+            return np.empty((0, 4))
+        draws_N4 = np.empty((len(rows_N), 4))
+        draws_N4[:, :3] = self.settings_Q3[rows_N]
+        draws_N4[:, 3] = uniforms(self.start_Q[rows_N], self.length_Q[rows_N])
+        return draws_N4
+
+    def note_work(self, rows_N: np.ndarray, length_N: np.ndarray, depth_N: np.ndarray) -> None:
+        """Count tokens that are through, the last of these lengths, at most one of a row."""
+        # One pass of all layers stands for every recursion where they repeat one by one.
+        last_N = depth_N - 1 if self._has_passes else self.made_QR.shape[1] - 1
+        self.made_QR[rows_N, last_N] += 1
+        self.seen_QR[rows_N, last_N] += length_N
+
+    def note_prompts(self, rows_N: np.ndarray, positions_N: np.ndarray, depth_N: np.ndarray) -> None:
+        """The same for any tokens."""
+        last_N = depth_N - 1 if self._has_passes else np.full(len(rows_N), self.made_QR.shape[1] - 1)
+        np.add.at(self.made_QR, (rows_N, last_N), 1)
+        np.add.at(self.seen_QR, (rows_N, last_N), positions_N + 1)
+
+    def flops(self, rows_N: np.ndarray) -> int:
+        """Exact forward FLOPs of the tokens of rows that are through, the LM head at the last token of a prompt
+        alone."""
+        tokens_NR = self.made_QR[rows_N][:, ::-1].cumsum(1)[:, ::-1]
+        pairs_NR = tokens_NR * (tokens_NR + 1) // 2
+        if self._pairs_by_position:
+            pairs_NR = self.seen_QR[rows_N][:, ::-1].cumsum(1)[:, ::-1]
+        length_N = tokens_NR[:, 0]
+        unread_N = (np.minimum(length_N, self.prompt_Q[rows_N]) - 1).clip(min=0)
+        return self._flops.of(length_N, tokens_NR, pairs_NR) - self._flops.head * int(unread_N.sum())
 
 
-class Carried:
-    """One vector for each token under way."""
+class _FlopsOf:
+    """`forward_flops` is a sum of multiples of what is done: how much of each, asked for once."""
 
-    def __init__(self, sequences: int) -> None:
-        self._sequences = sequences
-        self._table_QD: Tensor | None = None
-        self._row_of: Sequence[Tensor] = ()
-        self._prompts: dict[int, Tensor] = {}
+    def __init__(self, config: ModelConfig) -> None:
+        recursions = range(config.recursion.count)
 
-    def begin(self, rows_W: Tensor, values_ND: Tensor, ragged: Sequence[Wave]) -> None:
-        """Take up the vectors of all tokens of waves, one wave after another."""
-        if self._table_QD is None:
-            # Its width and precision are those of the first that come.
-            self._table_QD = values_ND.new_zeros(self._sequences, values_ND.shape[1])
-            self._row_of = self._table_QD.split(1)
-        if not ragged:
-            self._table_QD.index_copy_(0, rows_W, values_ND)
-            return
-        for wave, own_ND in zip(ragged, values_ND.split([wave.num_tokens for wave in ragged]), strict=True):
-            if wave.num_tokens == 1:
-                self._row_of[wave.row].copy_(own_ND)
-            else:
-                # Changed in place while its tokens part.
-                self._prompts[wave.row] = own_ND.clone()
+        def asked(length: int, tokens_at: int | None = None, pairs_at: int | None = None) -> int:
+            work = [RecursionWork(tokens=int(i == tokens_at), pairs=int(i == pairs_at)) for i in recursions]
+            return int(forward_flops(config, length, work))
 
-    def all(self, rows_W: Tensor, ragged: Sequence[Wave]) -> Tensor:
-        """The vectors of all tokens of waves, [N, D]."""
-        if not ragged:
-            return self._table().index_select(0, rows_W)
-        return torch.cat([self._of(wave) for wave in ragged])
+        one, two = asked(1), asked(2)  # One token and one pair; two tokens and three pairs.
+        self._token, self._pair = 3 * one - two, two - 2 * one
+        self._token_R = np.array([asked(0, tokens_at=i) for i in recursions])
+        self._pair_R = np.array([asked(0, pairs_at=i) for i in recursions])
+        self.head = 2 * config.d_model * config.vocab_size
 
-    def active(self, rows_W: Tensor, ragged: Sequence[Wave]) -> Tensor:
-        """Those of the tokens that go through the block, [A, D]. Each wave has one at least."""
-        if not ragged:
-            return self._table().index_select(0, rows_W)
-        return torch.cat([_active_rows(wave, self._of(wave)) for wave in ragged])
-
-    def entry_of_active(self, rows_W: Tensor, column_A: Tensor, ragged: Sequence[Wave]) -> Tensor:
-        """One entry of each of these vectors, [A, 1]."""
-        if not ragged:
-            return self._table()[rows_W, column_A].unsqueeze(1)
-        return self.active(rows_W, ragged).gather(1, column_A.unsqueeze(1))
-
-    def put_active(self, rows_W: Tensor, values_AD: Tensor, ragged: Sequence[Wave]) -> None:
-        """Replace the vectors of the tokens that go through the block."""
-        if not ragged:
-            self._table().index_copy_(0, rows_W, values_AD)
-            return
-        for wave, own_AD in zip(ragged, values_AD.split([len(wave.active) for wave in ragged]), strict=True):
-            if len(wave.active) == wave.num_tokens:
-                self._of(wave).copy_(own_AD)
-            else:
-                self._of(wave)[torch.tensor(wave.active, device=own_AD.device)] = own_AD
-
-    def end(self, waves: Sequence[Wave]) -> None:
-        """Forget waves that leave."""
-        for wave in waves:
-            self._prompts.pop(wave.row, None)
-
-    def _table(self) -> Tensor:
-        assert self._table_QD is not None, "no wave has begun"
-        return self._table_QD
-
-    def _of(self, wave: Wave) -> Tensor:
-        return self._row_of[wave.row] if wave.num_tokens == 1 else self._prompts[wave.row]
-
-
-def with_prompts(waves: Sequence[Wave]) -> Sequence[Wave]:
-    """The waves, or none where each is a single token."""
-    return () if all(wave.num_tokens == 1 for wave in waves) else waves
-
-
-def _active_rows(wave: Wave, values_ND: Tensor) -> Tensor:
-    if len(wave.active) == wave.num_tokens:
-        return values_ND
-    return values_ND[torch.tensor(wave.active, device=values_ND.device)]
+    def of(self, length_N: np.ndarray, tokens_NR: np.ndarray, pairs_NR: np.ndarray) -> int:
+        """Of sequences, given their work at each recursion."""
+        pairs = length_N @ (length_N + 1) // 2
+        recursions = self._token_R @ tokens_NR.sum(0) + self._pair_R @ pairs_NR.sum(0)
+        return int(self._token * length_N.sum() + self._pair * pairs + recursions)

@@ -5,10 +5,13 @@ have, in the order in which a query sees them. There are two pools: one for the 
 a slot, and one for the block, where a token has a slot for each pass that it went through and that writes keys. So an
 early exit leaves memory to other sequences at once, whatever its depth.
 
-Shapes: L layers, S slots, P tables, T tokens of a context, G key and value heads, C head width.
+The tables are on the device, which reads them, and on the host, which hands out what they name. Methods take arrays: of
+a run's tokens all at once.
+
+Shapes: L layers, S slots, P tables, T tokens of a context, G key and value heads, C head width, N tokens of a run,
+Q sequences, R recursions.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +20,9 @@ import torch
 
 from mor_core.config import ModelConfig
 from mor_core.flops import kv_bytes_per_layer, kv_layout
+
+NONE = np.empty(0, np.int64)
+"""No numbers."""
 
 
 class OutOfSlots(Exception):
@@ -39,14 +45,14 @@ class SlotPool:
         """Bytes of its keys and values."""
         return self.kv_LS2GC.nbytes
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> np.ndarray:
         """Free slots, now taken. Raises OutOfSlots where there are fewer."""
         if count > self.num_free:
             raise OutOfSlots(f"{count} slots asked for, {self.num_free} of {self.num_slots} are free")
         self.num_free -= count
-        return self._free[self.num_free : self.num_free + count].tolist()
+        return self._free[self.num_free : self.num_free + count].copy()
 
-    def give_back(self, slots: Sequence[int]) -> None:
+    def give_back(self, slots: np.ndarray) -> None:
         """Make slots free that `take` gave."""
         assert self.num_free + len(slots) <= self.num_slots
         self._free[self.num_free : self.num_free + len(slots)] = slots
@@ -75,18 +81,22 @@ def pool_sizes(config: ModelConfig, kv_bytes: int, bytes_per_number: int, sequen
 
 
 class Entries(NamedTuple):
-    """What a run adds to pools and tables: numbers of the host, since the device is told all of a run at once."""
+    """Where tokens of a run read and write."""
 
-    slots: list[int]
-    """Where keys and values are written, one slot per token that writes any."""
-    places: list[int]
-    """Places in the tables, counted through all of them."""
-    named: list[int]
-    """The slot that each of these places names from now on."""
+    tables: np.ndarray
+    """The table that each reads."""
+    at: np.ndarray
+    """Its own place there: it sees this and all before it."""
+    slots: np.ndarray
+    """Where its keys and values are written."""
+    places: np.ndarray
+    """Places that name these slots from now on, counted through all tables, as many for each token."""
 
 
 class KeyValueCache:
-    """The two pools and the tables of all sequences that run. A sequence is known by its row in the tables."""
+    """The two pools and the tables of all sequences that run. A sequence is known by its row in the tables.
+
+    A run may be filled up with repetitions of its last token, which get what that has: `count` tokens differ."""
 
     def __init__(self, config: ModelConfig, sizes: PoolSizes, sequences: int, dtype: torch.dtype, device: torch.device):
         layout = kv_layout(config)
@@ -98,11 +108,12 @@ class KeyValueCache:
         self.unshared = SlotPool(layout.unshared, sizes.unshared, config, dtype, device)
         self.block = SlotPool(layout.block, sizes.block, config, dtype, device)
         # A sequence has one table for the unshared layers, and after it one for each pass.
-        tables = sequences * (1 + self.passes)
-        self.tables_PT = torch.zeros((tables, config.context_length), dtype=torch.int64, device=device)
+        self._per_row = 1 + self.passes
+        shape = (sequences * self._per_row, config.context_length)
+        self.tables_PT = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._slots_PT = np.zeros(shape, np.int64)
+        self._lengths_P = np.zeros(len(self._slots_PT), np.int64)
         self._free_rows = list(range(sequences))[::-1]
-        self._taken: dict[int, tuple[list[int], list[int]]] = {}
-        self._lengths: dict[int, list[int]] = {}
 
     @property
     def num_bytes(self) -> int:
@@ -116,63 +127,65 @@ class KeyValueCache:
 
     def open(self) -> int:
         """A row for a new sequence."""
-        row = self._free_rows.pop()
-        self._taken[row] = ([], [])
-        self._lengths[row] = [0] * self.passes
-        return row
+        return self._free_rows.pop()
 
-    def close(self, row: int) -> None:
-        """End a sequence: its slots are free again."""
-        unshared, block = self._taken.pop(row)
-        self.unshared.give_back(unshared)
-        self.block.give_back(block)
-        del self._lengths[row]
-        self._free_rows.append(row)
+    def close(self, rows_Q: np.ndarray) -> None:
+        """End sequences: their slots are free again."""
+        tables_QP = rows_Q[:, None] * self._per_row + np.arange(self._per_row)
+        lengths_QP = self._lengths_P[tables_QP]
+        if self.by_position:
+            lengths_QP[:, 2:] = lengths_QP[:, 1:2]
+        is_named_QPT = np.arange(self.context_length) < lengths_QP[..., None]
+        slots_QPT = self._slots_PT[tables_QP]
+        self.unshared.give_back(slots_QPT[:, 0][is_named_QPT[:, 0]])
+        slots = slots_QPT[:, 1:][is_named_QPT[:, 1:]]
+        # A pass may name slots of an earlier one, where tokens have no fresh keys.
+        self.block.give_back(np.unique(slots) if self.by_position and self.passes > 1 else slots)
+        self._lengths_P[tables_QP] = 0
+        self._free_rows.extend(rows_Q.tolist())
 
-    def unshared_table(self, row: int) -> int:
-        """Index of a sequence's table at the unshared layers."""
-        return row * (1 + self.passes)
+    def tables_of(self, rows_N: np.ndarray, recursions_N: np.ndarray | int | None = None) -> np.ndarray:
+        """The table that each row's tokens read at the unshared layers, or in a pass through the block."""
+        if recursions_N is None:
+            return rows_N * self._per_row
+        return rows_N * self._per_row + (1 + recursions_N if self.passes > 1 else 1)
 
-    def block_table(self, row: int, recursion: int) -> int:
-        """Index of the table that a sequence's tokens read in a pass through the block."""
-        return row * (1 + self.passes) + 1 + (recursion if self.passes > 1 else 0)
+    def unshared_entries(self, rows_N: np.ndarray, positions_N: np.ndarray) -> Entries:
+        """What tokens have at the unshared layers."""
+        tables_N = self.tables_of(rows_N)
+        return Entries(tables_N, positions_N, self._slots_PT[tables_N, positions_N], NONE)
 
-    def add_unshared(self, rows: Sequence[int], positions: Sequence[int]) -> Entries:
+    def add_unshared(self, rows_N: np.ndarray, positions_N: np.ndarray, count: int) -> Entries:
         """Slots for tokens at the unshared layers."""
-        slots = self.unshared.take(len(rows))
-        for row, slot in zip(rows, slots, strict=True):
-            self._taken[row][0].append(slot)
-        length = self.context_length
-        places = [self.unshared_table(row) * length + at for row, at in zip(rows, positions, strict=True)]
-        return Entries(slots, places, slots)
-
-    def unshared_slots(self, rows: Sequence[int], positions: Sequence[int]) -> list[int]:
-        """The slots that tokens have at the unshared layers."""
-        return [self._taken[row][0][position] for row, position in zip(rows, positions, strict=True)]
+        return self._added(self.unshared, self.tables_of(rows_N), positions_N, count)
 
     def add_to_block(
-        self, rows: Sequence[int], recursions: Sequence[int], positions: Sequence[int]
-    ) -> tuple[Entries, Sequence[int]]:
-        """Slots for tokens that enter a pass which writes keys, and each token's place in its pass's table."""
-        slots = self.block.take(len(rows))
-        for row, slot in zip(rows, slots, strict=True):
-            self._taken[row][1].append(slot)
-        length = self.context_length
+        self,
+        rows_N: np.ndarray,
+        recursions_N: np.ndarray,
+        positions_N: np.ndarray,
+        count: int,
+        ranks_N: np.ndarray | int,
+    ) -> Entries:
+        """Slots for tokens that enter a pass which writes keys. Ranks count those of one sequence in this run."""
+        tables_N = self.tables_of(rows_N, recursions_N)
         if not self.by_position:
-            own: list[int] = []
-            for row, recursion in zip(rows, recursions, strict=True):
-                lengths = self._lengths[row]
-                own.append(lengths[recursion])
-                lengths[recursion] += 1
-            places = [
-                self.block_table(row, recursion) * length + at
-                for row, recursion, at in zip(rows, recursions, own, strict=True)
-            ]
-            return Entries(slots, places, slots), own
-        new = Entries(slots, [], [])
-        for row, recursion, position, slot in zip(rows, recursions, positions, slots, strict=True):
-            # Later passes see a token's first keys for as long as it has no fresh ones there.
-            for each in range(recursion, self.passes if recursion == 0 else recursion + 1):
-                new.places.append(self.block_table(row, each) * length + position)
-                new.named.append(slot)
-        return new, positions
+            return self._added(self.block, tables_N, self._lengths_P[tables_N] + ranks_N, count)
+        new = self._added(self.block, tables_N, positions_N, count)
+        if self.passes == 1:
+            return new
+        # Later passes see a token's first keys for as long as it has no fresh ones there.
+        recursions_N1, at_N1 = recursions_N[:, None], positions_N[:, None]
+        tables_NR = self.tables_of(rows_N[:, None], np.where(recursions_N1 == 0, np.arange(self.passes), recursions_N1))
+        self._slots_PT[tables_NR, at_N1] = new.slots[:, None]
+        return new._replace(places=(tables_NR * self.context_length + at_N1).ravel())
+
+    def _added(self, pool: SlotPool, tables_N: np.ndarray, at_N: np.ndarray, count: int) -> Entries:
+        slots_N = pool.take(count)
+        if count < len(tables_N):
+            slots_N = np.concatenate((slots_N, np.repeat(slots_N[-1:], len(tables_N) - count)))
+        places_N = tables_N * self.context_length + at_N
+        self._slots_PT.reshape(-1)[places_N] = slots_N
+        # Of tokens of one table the last is the furthest.
+        self._lengths_P[tables_N] = at_N + 1
+        return Entries(tables_N, at_N, slots_N, places_N)

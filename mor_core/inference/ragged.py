@@ -1,71 +1,53 @@
-"""One layer over a ragged batch: tokens of many sequences, each at a depth and with a past of its own.
+"""Layers over a ragged batch: tokens of many sequences, each at a depth and with a past of its own.
 
 Matrix products see one flat list of tokens, so nothing is padded there. Attention reads each token's visible slots:
-tokens that are alone in their sequence (decoding) share one padded call, those of a prompt get a call a sequence.
+single tokens of sequences (decoding) share one padded call, those of a prompt get a call a sequence.
 
-A run is known by its numbers, which the device is told, and by its shape, which decides what the device does.
+What layers do to some tokens is known by numbers, which the device is told, and by their shape, which decides what the
+device does.
 
-Shapes: N tokens of one run, W sequences of one run, B tokens that are alone, K tokens of one prompt, S visible slots,
-H query heads, G key and value heads, Q = H / G, C head width, P tables, T tokens of a context.
+Shapes: N tokens of one run, W sequences of one run, B single tokens, K tokens of one prompt, S visible slots, H query
+heads, G key and value heads, Q = H / G, C head width, P tables, T tokens of a context.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from itertools import accumulate, chain
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mor_core.inference.kv_cache import Entries, KeyValueCache, SlotPool
+from mor_core.inference.kv_cache import KeyValueCache, SlotPool
 from mor_core.model.layers import Attention, Layer, rotate_in_place
 from mor_core.model.transformer import Transformer
 
-Column = TypeVar("Column", Sequence[int], Tensor)
+Column = TypeVar("Column", np.ndarray, Tensor)
 
 
-class Tokens(NamedTuple):
-    """The tokens of a run, sequence after sequence, each sequence in one pass. Numbers of the host."""
-
-    rows: Sequence[int]
-    """Each sequence's row in the cache."""
-    tables: Sequence[int]
-    """Which of the cache's tables each sequence's tokens read."""
-    counts: Sequence[int]
-    """Tokens of each sequence."""
-    positions: Sequence[int]
-    """Of each token."""
-    visible: Sequence[int]
-    """For each token, how many of the table's entries it sees."""
-
-
-class Numbers(NamedTuple, Generic[Column]):
-    """All numbers of a run: lists on the host, tensors on the device."""
+class Tokens(NamedTuple, Generic[Column]):
+    """Numbers of tokens that go through the same layers: arrays of the host, or tensors of the device."""
 
     rows: Column
-    """Row of each sequence."""
+    """Where each token's vectors are, in the tables of what tokens carry."""
     positions: Column
-    """Of each token."""
+    """Of each in its sequence."""
     hidden: Column
-    """For each token, how many entries of a whole context it does not see."""
-    alone: Column
-    """Which tokens are alone in their sequence; none where all are."""
+    """For each, how many entries of a whole context it does not see."""
     tables: Column
-    """The table that each of these reads."""
+    """The cache's table that each single token reads; of prompts, the shape has it."""
     slots: Column
     """Where keys and values are written: a slot for each token that leaves some."""
     places: Column
-    """Places in the tables, counted through all of them, that are new."""
-    named: Column
-    """The slots that these name."""
+    """Places in the tables, counted through all of them, that name these slots from now on; as many for each."""
     writers: Column
     """Which tokens leave keys and values; none where all do, or nobody does."""
-    told: Column
-    """What else a stage needs to know of each token: its id, or its recursion."""
+    notes: Column
+    """What else a stage needs to know of each: its id, its recursion, or how it is drawn."""
 
 
 class Prompt(NamedTuple):
@@ -82,71 +64,42 @@ class Prompt(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What decides the operations of a run. Runs of one shape differ in their numbers alone."""
+    """What decides the operations of layers. Runs of one shape differ in their numbers alone."""
 
     lengths: tuple[int, ...]
     """Of each column of numbers."""
     longest: int
-    """Entries that the attention of tokens alone reads; 0 where none is alone."""
+    """Entries that the attention of single tokens reads."""
     is_masked: bool
     """Whether some of those tokens see fewer."""
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[Prompt, ...] = ()
+    """Empty where all are single tokens."""
 
 
-def numbers_of(
-    context_length: int,
-    tokens: Tokens,
-    new: Entries | None = None,
-    writers: Sequence[int] = (),
-    told: Sequence[int] = (),
-) -> tuple[Numbers[Sequence[int]], Shape]:
-    """What is to be done about tokens that leave `new`; `writers` are those of them that do, if not all."""
-    all_alone = len(tokens.rows) == len(tokens.positions)
-    prompts: list[Prompt] = []
-    alone: Sequence[int] = ()
-    tables, visible = tokens.tables, tokens.visible
-    if not all_alone:
-        starts = list(accumulate(tokens.counts, initial=0))
-        single = [i for i, count in enumerate(tokens.counts) if count == 1]
-        alone = [starts[i] for i in single]
-        tables, visible = [tokens.tables[i] for i in single], [tokens.visible[n] for n in alone]
-        for i, count in enumerate(tokens.counts):
-            if count > 1:
-                longest = max(tokens.visible[starts[i] : starts[i + 1]])
-                prompts.append(Prompt(starts[i], starts[i + 1], tokens.tables[i], longest))
-    numbers = Numbers(
-        rows=tokens.rows,
-        positions=tokens.positions,
-        hidden=[context_length - each for each in tokens.visible],
-        alone=alone,
-        tables=tables,
-        slots=new.slots if new else (),
-        places=new.places if new else (),
-        named=new.named if new else (),
-        writers=writers,
-        told=told,
-    )
-    longest = max(visible, default=0)
-    is_masked = min(visible, default=0) < longest
-    return numbers, Shape(tuple(map(len, numbers)), longest, is_masked, tuple(prompts))
+class Part(NamedTuple, Generic[Column]):
+    """Tokens that go through the same layers, in a run."""
+
+    tokens: Tokens[Column]
+    shape: Shape
 
 
-def in_order(numbers: Numbers[Sequence[int]]) -> list[int]:
+def in_order(parts: Sequence[Part[np.ndarray]]) -> np.ndarray:
     """All numbers one after another: the device is told them at once, since a transfer costs more than what is in
     it."""
-    return list(chain.from_iterable(numbers))
+    return np.concatenate([column.reshape(-1) for part in parts for column in part.tokens if column.size])
 
 
-def columns(told: Tensor, shape: Shape) -> Numbers[Tensor]:
+def on_device(numbers: Tensor, shapes: Sequence[Shape]) -> list[Part[Tensor]]:
     """What `in_order` put together, on the device."""
-    return Numbers(*told.split_with_sizes(shape.lengths))
+    columns = iter(numbers.split_with_sizes([length for shape in shapes for length in shape.lengths]))
+    return [Part(Tokens(*(next(columns) for _ in shape.lengths)), shape) for shape in shapes]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """Tokens whose attention is one call."""
 
-    tokens: Tensor | slice
+    tokens: slice
     """Which of the N tokens."""
     slots_BS: Tensor
     """What each sequence of the group reads; whatever a mask hides may be any slot."""
@@ -181,31 +134,30 @@ class Run:
         return replace(self, writers=self.slots[:0], slots=self.slots[:0])
 
 
-def run_of(model: Transformer, cache: KeyValueCache, numbers: Numbers[Tensor], shape: Shape) -> Run:
-    """Enter what is new into the tables and divide a run's attention into calls, the same for all its layers."""
-    if len(numbers.places):
-        cache.tables_PT.view(-1).index_copy_(0, numbers.places, numbers.named)
+def run_of(model: Transformer, cache: KeyValueCache, part: Part[Tensor]) -> Run:
+    """Enter what is new into the tables and divide the attention into calls, the same for all layers."""
+    tokens, shape = part
+    if len(tokens.places):
+        named = tokens.slots.repeat_interleave(len(tokens.places) // len(tokens.slots))
+        cache.tables_PT.view(-1).index_copy_(0, tokens.places, named)
     config, dtype = model.config, model.embedding.weight.dtype
     groups: list[Group] = []
-    if shape.longest:
-        where = numbers.alone if len(numbers.alone) else slice(None)
-        slots_BS = cache.tables_PT[:, : shape.longest].index_select(0, numbers.tables)
-        mask = None
-        if shape.is_masked:
-            mask = _mask(cache.tables_PT, numbers.hidden[where], shape.longest, dtype)[:, None, None]
-        groups.append(Group(tokens=where, slots_BS=slots_BS, mask=mask, is_prompt=False))
+    if not shape.prompts:
+        slots_BS = cache.tables_PT[:, : shape.longest].index_select(0, tokens.tables)
+        mask = _mask(cache.tables_PT, tokens.hidden, shape.longest, dtype)[:, None, None] if shape.is_masked else None
+        groups.append(Group(tokens=slice(None), slots_BS=slots_BS, mask=mask, is_prompt=False))
     for start, stop, table, longest in shape.prompts:
         where, table_T = slice(start, stop), cache.tables_PT[table]
-        mask = _mask(table_T, numbers.hidden[where], longest, dtype)
+        mask = _mask(table_T, tokens.hidden[where], longest, dtype)
         mask = mask.repeat(config.num_heads // config.num_kv_heads, 1)[None, None]
         groups.append(Group(tokens=where, slots_BS=table_T[None, :longest], mask=mask, is_prompt=True))
-    cos_1N1C, sin_1N1C = model.rotary_table.index_select(1, numbers.positions)[:, None, :, None]
-    all_write = len(numbers.slots) > 0 and not len(numbers.writers)
+    cos_1N1C, sin_1N1C = model.rotary_table.index_select(1, tokens.positions)[:, None, :, None]
+    all_write = len(tokens.slots) > 0 and not len(tokens.writers)
     return Run(
         rotary=(cos_1N1C, sin_1N1C),
         groups=groups,
-        writers=None if all_write else numbers.writers,
-        slots=numbers.slots,
+        writers=None if all_write else tokens.writers,
+        slots=tokens.slots,
     )
 
 

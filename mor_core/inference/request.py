@@ -45,8 +45,10 @@ class Request:
     """How they are chosen."""
     stop_tokens: frozenset[int] = frozenset()
     """Token ids that end the text and are not part of it."""
+    stream: bool = True
+    """Whether there is an event for each token as it comes, or only one at the end of the text."""
     keep_logits: bool = False
-    """Whether events carry the logits that tokens were chosen from."""
+    """Whether tokens' events carry the logits that tokens were chosen from."""
 
 
 class TokenEvent(NamedTuple):

@@ -6,11 +6,11 @@ Shapes: B sequences, T tokens, V vocabulary.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mor_core.config import CausalRule
-from mor_core.inference.in_flight import Wave
 from mor_core.inference.kv_cache import KeyValueCache, PoolSizes
 from mor_core.inference.request import RequestError
 from mor_core.inference.stages import Stages
@@ -40,19 +40,27 @@ def trace(
     for text in texts:
         if not 0 < len(text) <= model.config.context_length:
             raise RequestError(f"a text of {len(text)} tokens: expected 1 to {model.config.context_length}")
-    length = sum(len(text) for text in texts)
+    counts = np.array([len(text) for text in texts], np.int64)
+    length = int(counts.sum())
     sizes = PoolSizes(unshared=length, block=length * model.config.recursion.count)
     weight = model.embedding.weight
     cache = KeyValueCache(model.config, sizes, len(texts), weight.dtype, weight.device)
-    stages = Stages(model, cache, rule, max_depth, keep_scores=True)
-    waves = [Wave(row=cache.open(), prefix=list(text), start=0) for text in texts]
-    stages.enter(waves)
-    while going := [wave for wave in waves if wave.active]:
-        stages.end_block(going, stages.begin_block(going))
-    logits = stages.leave(waves, all_tokens=True).split([len(text) for text in texts])
+    rows = np.array([cache.open() for _ in texts], np.int64)
+    tokens_N = np.array([token for text in texts for token in text], np.int64)
+    reading = Stages(model, cache, rule, max_depth).read(rows, counts, tokens_N, logits=True)
+    assert reading.logits_NV is not None
+    scores: list[list[float]] = [[] for _ in range(length)]
+    for tokens, said in reading.scores:
+        for token, numbers in zip(tokens.tolist(), said.tolist(), strict=True):
+            scores[token] += numbers
+    ends = counts.cumsum().tolist()
     return [
-        Trace(logits_TV=own, depth=tuple(wave.depth), scores=tuple(tuple(each) for each in wave.scores))
-        for wave, own in zip(waves, logits, strict=True)
+        Trace(
+            logits_TV=logits_TV,
+            depth=tuple(reading.depth_N[end - len(logits_TV) : end].tolist()),
+            scores=tuple(map(tuple, scores[end - len(logits_TV) : end])),
+        )
+        for logits_TV, end in zip(reading.logits_NV.split(counts.tolist()), ends, strict=True)
     ]
 
 

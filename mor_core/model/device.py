@@ -58,14 +58,14 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def on_host(numbers: Sequence, dtype: type[np.generic], device: torch.device) -> Tensor:
+def on_host(numbers: Sequence | np.ndarray, dtype: type[np.generic], device: torch.device) -> Tensor:
     """Numbers where the device can fetch them from when it gets there."""
     # numpy reads a list in a quarter of the time that torch takes.
     numbers_on_host = torch.from_numpy(np.array(numbers, dtype=dtype))
     return numbers_on_host.pin_memory() if device.type == "cuda" else numbers_on_host
 
 
-def to_device(numbers: Sequence, dtype: type[np.generic], device: torch.device) -> Tensor:
+def to_device(numbers: Sequence | np.ndarray, dtype: type[np.generic], device: torch.device) -> Tensor:
     """Numbers of the host on the device."""
     return on_host(numbers, dtype, device).to(device, non_blocking=True)
 
@@ -81,8 +81,8 @@ class Answer:
             self._event = torch.cuda.Event()
             self._event.record()
 
-    def wait(self) -> list:
+    def wait(self) -> np.ndarray:
         """Its numbers, once they are there."""
         if self._event is not None:
             self._event.synchronize()
-        return self._host.tolist()
+        return self._host.numpy()

@@ -85,7 +85,12 @@ def _generation(cell: TrainedCell, rule: CausalRule, depth: int) -> tuple[float,
     """Tokens per second, and FLOPs per token."""
     length = max(1, cell.cell.model.context_length // 2)
     requests = [
-        Request(prompt=(cell.end_of_text,), max_new_tokens=length, sampling=Sampling(temperature=1.0, seed=seed))
+        Request(
+            prompt=(cell.end_of_text,),
+            max_new_tokens=length,
+            sampling=Sampling(temperature=1.0, seed=seed),
+            stream=False,
+        )
         for seed in range(BATCH)
     ]
     options = EngineOptions(kv_bytes=whole_memory(cell, BATCH), max_batch=BATCH, rule=rule, max_depth=depth)

@@ -18,7 +18,7 @@ from mor_core.config import CausalRule
 from mor_core.errors import Fix, UserError
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
-from mor_core.inference.request import Request, Sampling, TokenEvent
+from mor_core.inference.request import Request, Sampling
 from orchestrator.inference.generate import number_bytes, whole_memory
 from orchestrator.inference.trained_cell import NotTrained, TrainedCell
 from orchestrator.planning.cells import Cell
@@ -166,11 +166,14 @@ def take_turns(tasks: Sequence[Iterator[float]], clock: Callable[[], float] = ti
 
 
 def served(engine: Engine, requests: Sequence[Request]) -> Iterator[float]:
-    """Serve requests whose texts have the lengths they ask for; yields the share of their tokens that is there."""
-    wanted, tokens = sum(request.max_new_tokens for request in requests), 0
-    for event in engine.run(requests):
-        tokens += isinstance(event, TokenEvent)
-        yield tokens / wanted
+    """Serve requests of one token whose texts have the lengths they ask for; yields the share of it that is done."""
+    total = sum(request.max_new_tokens for request in requests)
+    for request in requests:
+        engine.submit(request)
+    while engine.num_unfinished:
+        engine.step()
+        # Sequences that start again compute some of their tokens twice.
+        yield min(1.0, engine.totals.computed_tokens / total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +221,12 @@ def _engine(cell: TrainedCell, batch: int | None, texts: Sequence[int], load: Lo
 
 def _requests(cell: TrainedCell, texts: Sequence[int]) -> list[Request]:
     return [
-        Request(prompt=(cell.end_of_text,), max_new_tokens=length, sampling=Sampling(temperature=1.0, seed=number))
+        Request(
+            prompt=(cell.end_of_text,),
+            max_new_tokens=length,
+            sampling=Sampling(temperature=1.0, seed=number),
+            stream=False,
+        )
         for number, length in enumerate(texts)
     ]
 

@@ -1,17 +1,18 @@
 """The engine: any batch, any order, any memory, and each request's text is its own."""
 
 import dataclasses
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from mor_core.flops import RecursionWork, forward_flops, kv_bytes_per_token, planned_work
-from mor_core.inference.cuda_graphs import Work
+from mor_core.inference.cuda_graphs import Recorder
 from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.ragged import Shape, columns
 from mor_core.inference.request import Event, FinishedEvent, Request, RequestError, Sampling, TokenEvent
-from mor_core.model.device import Answer
 from mor_core.model.transformer import Transformer
+from tests.helpers.models.tapes import Tapes
 from tests.helpers.models.variants import family, in_slow_tests
 from tests.mor_core.inference.test_causal_routing import model_of, random_tokens, rules
 
@@ -59,27 +60,24 @@ def test_generated_logits_are_those_of_the_full_forward_pass(name: str):
                 assert torch.allclose(generated_TV, logits_TV, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", family("mor-random", "token-random"))
-def test_a_run_brought_to_few_shapes_gives_what_it_gives_as_it_is(name: str):
-    """As a GPU has it, where recordings fit one shape; here the runs are only filled."""
-    model, asked, shapes = model_of(name, dtype=torch.float64), requests(30, keep_logits=True), set()
-
-    def filled(work: Work, numbers: torch.Tensor, shape: Shape) -> torch.Tensor | None:
-        shapes.add((work.__name__, shape))
-        return work(columns(numbers, shape), shape, ())
-
-    plain, evened = (Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=7, max_sequences=11)) for _ in range(2))
-    evened.stages.recorder = filled
-    expected, found = list(plain.run(asked)), list(evened.run(asked))
+@pytest.mark.parametrize("name", family())
+def test_recorded_runs_give_what_runs_give_as_they_are(name: str):
+    """As a GPU has it: runs of few shapes, each recorded once and repeated with other numbers in the same memory."""
+    model, asked = model_of(name, dtype=torch.float64), requests(30, keep_logits=True)
+    asked += [dataclasses.replace(request, sampling=Sampling()) for request in requests(8, seed=1, keep_logits=True)]
+    plain, recorded = (Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=7, max_sequences=11)) for _ in range(2))
+    tapes = Tapes()
+    recorded.stages.recorder = Recorder(torch.device("cpu"), tapes)
+    expected, found = list(plain.run(asked)), list(recorded.run(asked))
     assert texts(found) == texts(expected)
     for one, other in zip(expected, found, strict=True):
         if isinstance(one, TokenEvent):
             assert (one.request_id, one.depth) == (other.request_id, other.depth)
             assert torch.allclose(one.logits_V, other.logits_V, atol=1e-10)
-    assert plain.totals == evened.totals
-    assert shapes
-    assert {shape.longest for _, shape in shapes} <= {0, model.config.context_length}
-    assert {shape.lengths[0] for _, shape in shapes} <= {1, 2, 4, 8}
+    assert plain.totals == recorded.totals
+    assert tapes.repetitions > 3 * tapes.recordings > 0
+    # Runs of one shape are the rule, and nothing on the way asks the host.
+    assert not {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"} & tapes.operations
 
 
 @pytest.mark.parametrize("name", ["vanilla", "recursive-sequence-shared-kv", "mor-3", "mor-hybrid-kv", "token-3"])
@@ -191,13 +189,13 @@ def test_tokens_of_different_depths_share_a_run():
     model = model_of("mor-3")
     engine = Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=8))
     seen: list[set[int]] = []
-    begin_block = engine.stages.begin_block
+    begin_pass = engine.stages.begin_pass
 
-    def watched(waves: list) -> Answer | None:
-        seen.append({wave.recursion for wave in waves})
-        return begin_block(waves)
+    def watched(rows: np.ndarray, recursions: np.ndarray, positions: np.ndarray) -> Callable:
+        seen.append(set(recursions.tolist()))
+        return begin_pass(rows, recursions, positions)
 
-    engine.stages.begin_block = watched
+    engine.stages.begin_pass = watched
     list(engine.run(requests(16)))
     assert {0, 1, 2} in seen
 

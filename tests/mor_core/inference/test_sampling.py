@@ -1,19 +1,27 @@
 """Drawing tokens: the distribution that was asked for, by a seed that is the request's own."""
 
+import numpy as np
 import pytest
 import torch
 
 from mor_core.inference.request import RequestError, Sampling
-from mor_core.inference.sampling import choose, uniform
+from mor_core.inference.sampling import choose, draw_settings, starts_of_draws, uniforms
 
 
 def logits(*probabilities: float) -> torch.Tensor:
     return torch.tensor([probabilities], dtype=torch.float64).log()
 
 
+def drawn(logits_BV: torch.Tensor, samplings: list[Sampling], positions: list[int]) -> torch.Tensor:
+    starts = starts_of_draws([sampling.seed for sampling in samplings])
+    numbers = uniforms(starts, np.array(positions))
+    rows = [(*draw_settings(sampling), number) for sampling, number in zip(samplings, numbers, strict=True)]
+    return choose(logits_BV, torch.tensor(rows, dtype=torch.float64))
+
+
 def frequencies(sampling: dict, *probabilities: float, draws: int = 20_000) -> list[float]:
     each = [Sampling(seed=seed, **sampling) for seed in range(draws)]
-    tokens = choose(logits(*probabilities).expand(draws, -1), each, [7] * draws)
+    tokens = drawn(logits(*probabilities).expand(draws, -1), each, [7] * draws)
     return (torch.bincount(tokens, minlength=len(probabilities)) / draws).tolist()
 
 
@@ -37,14 +45,12 @@ def test_draws_follow_the_distribution_that_was_asked_for(sampling: dict, expect
 def test_a_draw_depends_on_its_seed_and_position_alone():
     rows = torch.randn(4, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     asked = [Sampling(temperature=1.0, seed=5, top_k=9), Sampling(), Sampling(temperature=2.0), Sampling(temperature=1)]
-    together = choose(rows, asked, [3, 4, 5, 6]).tolist()
-    assert together == [choose(rows[i : i + 1], [asked[i]], [3 + i])[0] for i in range(4)]
+    together = drawn(rows, asked, [3, 4, 5, 6]).tolist()
+    assert together == [drawn(rows[i : i + 1], [asked[i]], [3 + i])[0] for i in range(4)]
 
 
 def test_seeds_and_positions_give_independent_even_numbers():
-    numbers = torch.tensor(
-        [[uniform(seed, position) for position in range(100)] for seed in range(-50, 50)], dtype=torch.float64
-    )
+    numbers = torch.tensor(np.array([uniforms(starts_of_draws([seed]), np.arange(100)) for seed in range(-50, 50)]))
     assert numbers.unique().numel() == numbers.numel()
     assert numbers.mean() == pytest.approx(0.5, abs=0.01)
     assert numbers.var() == pytest.approx(1 / 12, abs=0.003)
