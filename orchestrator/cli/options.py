@@ -68,6 +68,7 @@ DOCUMENTS = {
     "mor-sweep.pilot/1": "`pilot`",
     "mor-sweep.plan/1": "`isoflop`, `ablate`, `pilot` and `tune` with `--dry-run`",
     "mor-sweep.predict/1": "`predict`",
+    "mor-sweep.predict-corpus/1": "`predict --unique-tokens`",
     "mor-sweep.published-data/1": "`data publish`",
     "mor-sweep.retry/1": "`retry`",
     "mor-sweep.routing/1": "`routing`",

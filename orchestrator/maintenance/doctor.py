@@ -193,7 +193,7 @@ def _presets_here_line(gpus: list[str]) -> Line:
     return Line(
         level="ok",
         name="presets",
-        found=f"cpu can run here; gpu needs a GPU; {paper}: train those on a cluster (--address)",
+        found=f"cpu can run here; gpu needs a GPU; {paper}: train those on a Ray cluster",
         next=("isoflop", "--preset", "cpu"),
     )
 

@@ -208,7 +208,7 @@ def task(
     chance: Chance = None,
     tied: Tied = False,
 ) -> None:
-    """What models score on a task, by the bits per byte of the right answer.
+    """What models score on a task, by bits per byte of its answers.
 
     With --params and --tokens, one more model. Exit code 5 where no arm has a law.
     """

@@ -192,7 +192,7 @@ def test_the_run_table_of_a_sweep_is_fitted_as_the_sweep_is_from_csv_too(planted
     [
         ("porian_refinedweb/isoflop_points.csv", "params=n,tokens=tokens,loss=loss,flops=flops"),
         ("olmo_ladder/runs.csv", "params=params,tokens=tokens,loss=c4_loss"),
-        ("datablations/runs.csv", "params=params,tokens=tokens,loss=loss,epochs=epochs"),
+        ("datablations/runs.csv", "params=params,tokens=tokens,loss=loss,epochs=epochs,unique_tokens=unique_tokens"),
     ],
 )
 def test_published_tables_are_read_by_their_names(name, columns):

@@ -30,6 +30,7 @@ WITHOUT_DATA = {
             "forecasts",
             "lifetime",
             "curves",
+            "task",
         )
     },
     "report": "writes a page",

@@ -144,7 +144,7 @@ NO_MESSAGES = {
         "--only-binary", "--require-hashes", "--hash",
     },
     "mor_core/interop/tasks.py": {"--no-deps", "--target"},
-    "orchestrator/maintenance/doctor.py": {"--shm-size"},
+    "orchestrator/maintenance/doctor.py": {"--shm-size", "--preset"},  # The last in the verb to go on with.
     "orchestrator/planning/costs/machine.py": {"--query-gpu", "--format"},
     "orchestrator/running/ray/connection.py": {"--head"},
     "orchestrator/tracking/server.py": {"--host", "--port", "--workers", "--artifacts-destination"},
