@@ -1,4 +1,4 @@
-"""`mor-sweep table`, `predict`, `lifetime` and `compare`: what a fit says, asked of a sweep or of any run table."""
+"""`mor-sweep table`, `predict`, `lifetime` and `compare`: answers from the fit of a sweep or of any run table."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -46,7 +46,7 @@ Force = Annotated[
 
 @options_from_dataclass
 def table(
-    asked: Runs,
+    source: Runs,
     loss: LossOption = CAUSAL,
     form: TableFormat = "markdown",
     tasks: Annotated[bool, typer.Option("--tasks", help="The cells' scores on tasks instead.")] = False,
@@ -55,31 +55,31 @@ def table(
     """Print the fitted optima and exponents as a table."""
     from analysis.report.tables import Format, tabulate
 
-    wanted = _format(form, as_json)
+    layout = _format(form, as_json)
     if tasks:
         from analysis.report.tasks import tabulate_tasks
         from orchestrator.records.revisions import load_sweep
         from orchestrator.records.table import table as run_table_of
         from orchestrator.store.upstream.upstream import open_store
 
-        store = open_store(asked.results)
-        sweep = load_sweep(store, asked.sweep)
-        typer.echo(tabulate_tasks(run_table_of(store, sweep), wanted), nl=False)
-        if wanted is not Format.json:
-            say_next(["table", sweep.name], results=asked.results)
+        store = open_store(source.results)
+        sweep = load_sweep(store, source.sweep)
+        typer.echo(tabulate_tasks(run_table_of(store, sweep), layout), nl=False)
+        if layout is not Format.json:
+            say_next(["table", sweep.name], results=source.results)
         return
-    fitted = fit_of(asked, loss, BOTH)
+    fitted = fit_of(source, loss, BOTH)
     study = fitted.study
-    typer.echo(tabulate(study, wanted), nl=False)
-    if wanted is not Format.json:
-        say_next_of(asked, fitted.name, "compare", "plot frontier")
+    typer.echo(tabulate(study, layout), nl=False)
+    if layout is not Format.json:
+        say_next_of(source, fitted.name, "compare", "plot frontier")
     if study.refused:
         raise typer.Exit(FIT_REFUSED)
 
 
 @options_from_dataclass
 def predict(
-    asked: Runs,
+    source: Runs,
     budget: Annotated[str | None, typer.Option(help="Training FLOPs, such as 1e21.")] = None,
     loss: LossOption = CAUSAL,
     task: TaskName = None,
@@ -105,7 +105,7 @@ def predict(
     from orchestrator.records.fits import nearest_shapes, predicted_lines
 
     if task is not None:
-        predict_task(asked, task, chance, place_of(budget, params, tokens), forced=force, tied=tied, as_json=as_json)
+        predict_task(source, task, chance, place_of(budget, params, tokens), forced=force, tied=tied, as_json=as_json)
         return
     if budget is None or params is not None or tokens is not None:
         raise TableError("say FLOPs by --budget C, or ask for a score by --task TASK --params N --tokens D.")
@@ -114,35 +114,35 @@ def predict(
     except ValueError as error:
         raise TableError(f"--budget: {error}") from error
     corpus = _corpus_tokens(unique_tokens)
-    fitted = fit_of(asked, loss, BOTH if corpus is None else ("surface",), tied=tied)
+    fitted = fit_of(source, loss, BOTH if corpus is None else ("surface",), tied=tied)
     study = fitted.study
     if corpus is not None:
-        _predict_corpus(asked, fitted, flops, corpus, force=force, as_json=as_json)
+        _predict_corpus(source, fitted, flops, corpus, force=force, as_json=as_json)
         return
     answers = predict_budget(study, str(flops), forced=force)
     shapes = nearest_shapes(fitted, answers, flops)
     if as_json:
         rows = [
-            plain(each)
-            | {"refused": each.refused, "flagged": each.flagged, "nearest_shape": asdict(shape) if shape else None}
-            for each, shape in zip(answers, shapes, strict=True)
+            plain(answer)
+            | {"refused": answer.refused, "flagged": answer.flagged, "nearest_shape": asdict(shape) if shape else None}
+            for answer, shape in zip(answers, shapes, strict=True)
         ]
         content = {"source": fitted.name, "budget": str(flops), "budget_convention": study.points.budget_convention}
         content |= {"loss_column": study.points.loss_column, "loss_unit": study.points.loss_unit}
         print_json("mor-sweep.predict/1", content | {"answers": rows} | reading_as_json(study.reading))
-        _end_refused_all(each.refused for each in answers)
+        _end_refused_all(answer.refused for answer in answers)
         return
     typer.echo(
         f"budget {budget_text(flops)} FLOPs ({study.points.budget_convention}); "
         f"L* is {study.points.loss_column} in {study.points.loss_unit}"
     )
-    for each, shape in zip(answers, shapes, strict=True):
-        for line in predicted_lines(each, shape):
+    for answer, shape in zip(answers, shapes, strict=True):
+        for line in predicted_lines(answer, shape):
             typer.echo(line)
     reach = answers[0].reach if answers else float("nan")
     typer.echo(f"distance from the data: {amount_text(reach)} times the largest budget fitted")
-    say_next_of(asked, fitted.name, "lifetime --target-loss LOSS --served-tokens TOKENS")
-    _end_refused_all(each.refused for each in answers)
+    say_next_of(source, fitted.name, "lifetime --target-loss LOSS --served-tokens TOKENS")
+    _end_refused_all(answer.refused for answer in answers)
 
 
 def _corpus_tokens(text: str | None) -> int | None:
@@ -157,7 +157,7 @@ def _corpus_tokens(text: str | None) -> int | None:
 
 
 def _predict_corpus(
-    asked: Runs, fitted: "Fitted", flops: int, unique_tokens: int, *, force: bool, as_json: bool
+    source: Runs, fitted: "Fitted", flops: int, unique_tokens: int, *, force: bool, as_json: bool
 ) -> None:
     """What to train from a corpus of given size, for people or as JSON."""
     from analysis.advice.predict import predict_corpus
@@ -183,13 +183,13 @@ def _predict_corpus(
         for arm, answer in answers.items():
             refused = isinstance(answer, Refusal)
             typer.echo(f"{arm}: refused: {answer.sentence}" if refused else f"{arm}: {optimum_text(answer)}")
-        say_next_of(asked, fitted.name, "fit --approach surface")
+        say_next_of(source, fitted.name, "fit --approach surface")
     _end_refused_all(isinstance(answer, Refusal) for answer in answers.values())
 
 
 @options_from_dataclass
 def lifetime(
-    asked: Runs,
+    source: Runs,
     memory: Memory,
     target_loss: Annotated[float, typer.Option(help="Loss to reach, in the unit of --loss.", callback=above_zero)],
     served_tokens: Annotated[
@@ -210,20 +210,20 @@ def lifetime(
     from analysis.report.tables import Format
     from analysis.statistics.answers import Refusal
 
-    wanted = _format(form, as_json)
-    fitted = fit_of(asked, loss, ("surface",), tied=tied)
+    layout = _format(form, as_json)
+    fitted = fit_of(source, loss, ("surface",), tied=tied)
     demand = demand_of(memory, served_tokens, fitted.runs)
     answers = lifetime_study(fitted.study, target_loss, demand, arms_served(fitted.runs, demand), forced=force)
-    typer.echo(tabulate_lifetime(answers, target_loss, demand, wanted, fitted.study.reading), nl=False)
+    typer.echo(tabulate_lifetime(answers, target_loss, demand, layout, fitted.study.reading), nl=False)
     for note in lifetime_notes(answers):
-        typer.echo(note, err=wanted is not Format.markdown)
-    if wanted is not Format.json:
-        say_next_of(asked, fitted.name, "plot lifetime")
+        typer.echo(note, err=layout is not Format.markdown)
+    if layout is not Format.json:
+        say_next_of(source, fitted.name, "plot lifetime")
     _end_refused_all(isinstance(answer, Refusal) for answer in answers.values())
 
 
 @options_from_dataclass
-def compare(asked: Runs, other: Other = None, loss: LossesOption = None, as_json: AsJson = False) -> None:
+def compare(source: Runs, other: Other = None, loss: LossesOption = None, as_json: AsJson = False) -> None:
     """Compare arms at equal FLOPs: loss gaps and multipliers.
 
     By causal and by top-k loss where none is named.
@@ -233,19 +233,19 @@ def compare(asked: Runs, other: Other = None, loss: LossesOption = None, as_json
     from analysis.report.text import comparison_as_json, comparison_lines, plain, reading_as_json
     from analysis.statistics.answers import Estimate
 
-    found, content, name, routed, foreign = False, {}, "", True, {}
-    for column in [loss] if loss else [CAUSAL, TOP_K] if asked.table is None else [CAUSAL]:
+    any_gap, content, name, routed, foreign = False, {}, "", True, {}
+    for column in [loss] if loss else [CAUSAL, TOP_K] if source.table is None else [CAUSAL]:
         if not routed and not as_json:
             typer.echo(f"{column}: the same, since nothing is routed")
             break
-        fitted = compared(asked, other, column)
-        routed = asked.table is not None or bool((fitted.runs["architecture"] == "mor").any())
+        fitted = compared(source, other, column)
+        routed = source.table is not None or bool((fitted.runs["architecture"] == "mor").any())
         study, name = fitted.study, fitted.name
         foreign = reading_as_json(study.reading)
         recounted, timed = recount(study, fitted.runs), at_equal_time(study, fitted.runs)
-        found |= any(isinstance(each.gap, Estimate) for each in study.comparisons)
+        any_gap |= any(isinstance(comparison.gap, Estimate) for comparison in study.comparisons)
         if as_json:
-            pairs = [comparison_as_json(each) for each in study.comparisons]
+            pairs = [comparison_as_json(comparison) for comparison in study.comparisons]
             content[study.points.loss_column] = {
                 "comparisons": pairs,
                 "over_budgets": plain(study.over_budgets),
@@ -261,8 +261,8 @@ def compare(asked: Runs, other: Other = None, loss: LossesOption = None, as_json
     if as_json:
         print_json("mor-sweep.compare/1", {"source": name, "with": other, "losses": content, **foreign})
     else:
-        say_next_of(asked, name, "plot compare" if other is None else f"plot compare --with {other}")
-    _end_refused_all([not found])
+        say_next_of(source, name, "plot compare" if other is None else f"plot compare --with {other}")
+    _end_refused_all([not any_gap])
 
 
 def _end_refused_all(refused: Iterable[bool]) -> None:

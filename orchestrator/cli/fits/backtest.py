@@ -1,4 +1,4 @@
-"""`mor-sweep backtest`: a study fitted to its first budgets and asked for the later ones, which are known."""
+"""`mor-sweep backtest`: fit a study's first budgets, predict the later ones, and compare with what was measured."""
 
 import typer
 
@@ -16,7 +16,7 @@ from orchestrator.cli.options import AsJson, LossOption, options_from_dataclass,
 
 @options_from_dataclass
 def backtest(
-    asked: Runs,
+    source: Runs,
     loss: LossOption = CAUSAL,
     asymptote: Pinned = None,
     tied: Tied = False,
@@ -30,7 +30,7 @@ def backtest(
     from analysis.report.backtests import backtests_as_json, backtests_as_markdown
     from analysis.statistics.answers import Refusal
 
-    fitted = fit_of(asked, loss, ("parabola",), tied=tied)
+    fitted = fit_of(source, loss, ("parabola",), tied=tied)
     records = histories(fitted.study, asymptote)
     reasons = [f"{arm}: {record.sentence}" for arm, record in records.items() if isinstance(record, Refusal)]
     points = fitted.study.points
@@ -45,4 +45,4 @@ def backtest(
     for reason in reasons:
         say(f"refused: {reason}")
     typer.echo(backtests_as_markdown(records), nl=False)
-    say_next_of(asked, fitted.name, "plot backtest")
+    say_next_of(source, fitted.name, "plot backtest")

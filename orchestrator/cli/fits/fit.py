@@ -1,4 +1,4 @@
-"""`mor-sweep fit`: a sweep's table, or anyone's, to numbers with intervals, or to reasons without."""
+"""`mor-sweep fit`: fit a sweep or any run table. Prints numbers with intervals, or the reasons why there are none."""
 
 import sys
 from enum import StrEnum
@@ -48,7 +48,7 @@ ApproachChoice = Annotated[
 
 @options_from_dataclass
 def fit(
-    asked: Runs,
+    source: Runs,
     loss: LossOption = CAUSAL,
     approach: ApproachChoice = None,
     tied: Tied = False,
@@ -63,23 +63,25 @@ def fit(
     Of a sweep, or of any run table; with --task, what models score. Exit code 5 where no number is supported.
     """
     if task is not None:
-        fit_task(asked, task, chance, tied=tied, as_json=as_json)
+        fit_task(source, task, chance, tied=tied, as_json=as_json)
         return
-    names = tuple(each.value for each in approach or (Approach.parabola, Approach.surface))
-    if asked.table is not None:
+    names = tuple(choice.value for choice in approach or (Approach.parabola, Approach.surface))
+    if source.table is not None:
         approaches = names if approach else ()
         left_out = tuple(leave_out or ())
-        study = fit_of_asked_table(asked, asked.table, loss, approaches=approaches, tied=tied, leave_out=left_out).study
+        study = fit_of_asked_table(
+            source, source.table, loss, approaches=approaches, tied=tied, leave_out=left_out
+        ).study
         _print_fit(study, as_json)
         if out is not None:
             _write_fit(study, out, "fit written to")
-        _end_fit(study, asked, asked.table.name, as_json)
+        _end_fit(study, source, source.table.name, as_json)
         return
     from orchestrator.records.fits import concentration_note, fit_of_sweep
     from orchestrator.store.upstream.upstream import open_store
 
-    store = open_store(asked.results)
-    fitted = fit_of_sweep(store, asked.sweep, loss, names, tied, tuple(leave_out or ()))
+    store = open_store(source.results)
+    fitted = fit_of_sweep(store, source.sweep, loss, names, tied, tuple(leave_out or ()))
     study, name = fitted.study, fitted.name
     if note := concentration_note(store, fitted):
         say(f"note: {note}")
@@ -87,7 +89,7 @@ def fit(
         _say_sizes_to_add(store, fitted)
     _print_fit(study, as_json)
     _write_fit(study, store.sweep_folder(name) / "fits.json", f"fit of sweep {name} written to")
-    _end_fit(study, asked, name, as_json)
+    _end_fit(study, source, name, as_json)
 
 
 def _say_sizes_to_add(store: "Store", fitted: "Fitted") -> None:
@@ -123,11 +125,11 @@ def _write_fit(study: "Study", path: Path, written: str) -> None:
     typer.echo(f"{written} {path}", err=True)
 
 
-def _end_fit(study: "Study", asked: Runs, name: str, as_json: bool) -> None:
+def _end_fit(study: "Study", source: Runs, name: str, as_json: bool) -> None:
     """The next step, and the exit code of a refusal."""
     if not as_json:
         figure = "plot frontier" if "parabola" in study.settings.approaches else "plot surface"
-        say_next_of(asked, name, "report", figure, *(() if asked.table is not None else ("suggest",)))
+        say_next_of(source, name, "report", figure, *(() if source.table is not None else ("suggest",)))
     if study.refused:
         raise typer.Exit(FIT_REFUSED)
 

@@ -1,4 +1,4 @@
-"""`mor-sweep forecast`: what a sweep says of a budget before it is trained with it, frozen; and how that fared."""
+"""`mor-sweep forecast`: freeze a prediction for a budget that is not trained yet, and score it once it is."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,14 +52,14 @@ def forecast(
         return
     store = open_store(results)
     fitted = fit_of_sweep(store, sweep, loss)
-    asked = Asked(flops=_flops(budget), arm=arm, asymptote=asymptote, forced=force)
-    frozen = freeze(store, fitted, asked)
+    request = Asked(flops=_flops(budget), arm=arm, asymptote=asymptote, forced=force)
+    frozen = freeze(store, fitted, request)
     assert fitted.sweep is not None
-    commands = _commands(frozen, asked, fitted.sweep, results)
+    commands = _commands(frozen, request, fitted.sweep, results)
     if as_json:
-        _print_document(frozen, asked, fitted.sweep.name, commands)
+        _print_document(frozen, request, fitted.sweep.name, commands)
     else:
-        _print(frozen, asked, commands)
+        _print(frozen, request, commands)
         say_next(["forecast", fitted.name, "--score"], results=results)
     if not frozen.forecasts:
         raise typer.Exit(FIT_REFUSED)
@@ -76,32 +76,36 @@ def _flops(budget: str) -> int:
         raise TableError(f"--budget: {error}") from error
 
 
-def _commands(frozen: "Frozen", asked: "Asked", sweep: "Sweep", results: Path) -> dict[str, str]:
+def _commands(frozen: "Frozen", request: "Asked", sweep: "Sweep", results: Path) -> dict[str, str]:
     """Arm -> the command that trains its shape, where the sweep records how it was asked."""
     from orchestrator.search.spec_of_sweep import command_at
 
     sizes: dict[str, str] = {}
-    for each in frozen.forecasts:
-        if each.shape is not None and (each.key.arm not in sizes or each.key.approach == PREFERRED):
-            sizes[each.key.arm] = each.shape.size
-    commands = {arm: command_at(arm, [size], asked.flops, sweep, results) for arm, size in sizes.items()}
+    for forecast in frozen.forecasts:
+        if forecast.shape is not None and (forecast.key.arm not in sizes or forecast.key.approach == PREFERRED):
+            sizes[forecast.key.arm] = forecast.shape.size
+    commands = {arm: command_at(arm, [size], request.flops, sweep, results) for arm, size in sizes.items()}
     return {arm: command for arm, command in commands.items() if command is not None}
 
 
-def _print_document(frozen: "Frozen", asked: "Asked", name: str, commands: dict[str, str]) -> None:
+def _print_document(frozen: "Frozen", request: "Asked", name: str, commands: dict[str, str]) -> None:
     from dataclasses import asdict
 
-    content = {"sweep": name, "budget": str(asked.flops), "forecasts": [each.summary() for each in frozen.forecasts]}
-    content |= {"refused": [asdict(each) for each in frozen.refused], "commands": commands}
+    content = {
+        "sweep": name,
+        "budget": str(request.flops),
+        "forecasts": [forecast.summary() for forecast in frozen.forecasts],
+    }
+    content |= {"refused": [asdict(refusal) for refusal in frozen.refused], "commands": commands}
     print_json(SCHEMA, content)
 
 
-def _print(frozen: "Frozen", asked: "Asked", commands: dict[str, str]) -> None:
+def _print(frozen: "Frozen", request: "Asked", commands: dict[str, str]) -> None:
     from analysis.report.forecasts import forecast_lines, run_refusals
     from mor_core.units import amount_text, budget_text
 
-    for each in frozen.forecasts:
-        for line in forecast_lines(each):
+    for forecast in frozen.forecasts:
+        for line in forecast_lines(forecast):
             typer.echo(line)
     for line in run_refusals(frozen.forecasts) + _refusals(frozen):
         say(f"refused: {line}")
@@ -109,10 +113,10 @@ def _print(frozen: "Frozen", asked: "Asked", commands: dict[str, str]) -> None:
         return
     first = frozen.forecasts[0]
     typer.echo(f"distance from the data: {amount_text(first.reach)} times the largest budget fitted")
-    dates = sorted({each.created for each in frozen.forecasts})
+    dates = sorted({forecast.created for forecast in frozen.forecasts})
     typer.echo(f"frozen {' and '.join(dates)} as {len(frozen.forecasts)} files; nothing changes them")
     if commands:
-        typer.echo(f"\nTo train the shape at {budget_text(asked.flops)}, which scores every approach:")
+        typer.echo(f"\nTo train the shape at {budget_text(request.flops)}, which scores every approach:")
     for command in commands.values():
         typer.echo(f"  {command}")
 
@@ -120,8 +124,8 @@ def _print(frozen: "Frozen", asked: "Asked", commands: dict[str, str]) -> None:
 def _refusals(frozen: "Frozen") -> list[str]:
     """One line an arm and reason."""
     approaches: dict[tuple[str, str], list[str]] = {}
-    for each in frozen.refused:
-        approaches.setdefault((each.arm, each.sentence), []).append(each.approach)
+    for refusal in frozen.refused:
+        approaches.setdefault((refusal.arm, refusal.sentence), []).append(refusal.approach)
     return [
         " ".join([arm, *([f"({', '.join(names)})"] if any(names) else [])]) + f": {sentence}"
         for (arm, sentence), names in approaches.items()

@@ -43,7 +43,7 @@ Paper = Annotated[
 
 @plot.verb("isoflop", "mor-sweep plot isoflop isoflop-cpu")
 @options_from_dataclass
-def isoflop(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
+def isoflop(source: FigureRuns, look: Look, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
     """Loss against size, one curve per budget, one panel per arm.
 
     Exit code 5 where no number is supported.
@@ -51,17 +51,17 @@ def isoflop(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, paper: Pap
     from analysis.figures.figure_data import isoflop_data
     from analysis.figures.isoflop import plot_isoflop
 
-    drawn = fit_of(asked, loss, ("parabola",))
+    drawn = fit_of(source, loss, ("parabola",))
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "parabola", paper)
-    paths = paths_of(drawn, asked, "isoflop", look)
+    paths = paths_of(drawn, source, "isoflop", look)
     plot_isoflop(drawn.study, paths, provenance, reference, width=look.inches)
-    _write_data(drawn, asked, "isoflop", paths, provenance, isoflop_data(drawn.study))
+    _write_data(drawn, source, "isoflop", paths, provenance, isoflop_data(drawn.study))
     _end_without_number(drawn.study)
 
 
 @plot.verb("frontier", "mor-sweep plot frontier isoflop-cpu")
 @options_from_dataclass
-def frontier(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
+def frontier(source: FigureRuns, look: Look, loss: LossOption = CAUSAL, paper: Paper = False) -> None:
     """Optimal size, tokens and loss against the budget.
 
     One line per arm. Exit code 5 where there is none.
@@ -69,17 +69,17 @@ def frontier(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, paper: Pa
     from analysis.figures.figure_data import frontier_data
     from analysis.figures.frontier import plot_frontier
 
-    drawn = fit_of(asked, loss, ("parabola",))
+    drawn = fit_of(source, loss, ("parabola",))
     reference, provenance = _beside_paper(drawn.study, drawn.provenance, "surface", paper)
-    paths = paths_of(drawn, asked, "frontier", look)
+    paths = paths_of(drawn, source, "frontier", look)
     plot_frontier(drawn.study, paths, provenance, reference, width=look.inches)
-    _write_data(drawn, asked, "frontier", paths, provenance, frontier_data(drawn.study))
+    _write_data(drawn, source, "frontier", paths, provenance, frontier_data(drawn.study))
     _end_without_number(drawn.study)
 
 
 @plot.verb("surface", "mor-sweep plot surface isoflop-cpu")
 @options_from_dataclass
-def surface(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
+def surface(source: FigureRuns, look: Look, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
     """The fitted L(N, D) with the runs on it.
 
     With contours of equal FLOPs and the optimum along them.
@@ -87,16 +87,16 @@ def surface(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, tied: Tied
     from analysis.figures.figure_data import surface_data
     from analysis.figures.surface import plot_surface
 
-    drawn = fit_of(asked, loss, ("surface",), tied=tied)
-    paths = paths_of(drawn, asked, "surface", look)
+    drawn = fit_of(source, loss, ("surface",), tied=tied)
+    paths = paths_of(drawn, source, "surface", look)
     plot_surface(drawn.study, paths, drawn.provenance, width=look.inches)
-    _write_data(drawn, asked, "surface", paths, drawn.provenance, surface_data(drawn.study))
+    _write_data(drawn, source, "surface", paths, drawn.provenance, surface_data(drawn.study))
     _end_without_surface(drawn.study)
 
 
 @plot.verb("residuals", "mor-sweep plot residuals isoflop-cpu")
 @options_from_dataclass
-def residuals(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
+def residuals(source: FigureRuns, look: Look, loss: LossOption = CAUSAL, tied: Tied = False) -> None:
     """What the fitted L(N, D) leaves unexplained.
 
     Along N and D, and on budgets that it has not seen.
@@ -104,16 +104,16 @@ def residuals(asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, tied: Ti
     from analysis.figures.figure_data import residuals_data
     from analysis.figures.surface import plot_residuals
 
-    drawn = fit_of(asked, loss, ("surface",), tied=tied)
-    paths = paths_of(drawn, asked, "residuals", look)
+    drawn = fit_of(source, loss, ("surface",), tied=tied)
+    paths = paths_of(drawn, source, "residuals", look)
     plot_residuals(drawn.study, paths, drawn.provenance, width=look.inches)
-    _write_data(drawn, asked, "residuals", paths, drawn.provenance, residuals_data(drawn.study))
+    _write_data(drawn, source, "residuals", paths, drawn.provenance, residuals_data(drawn.study))
     _end_without_surface(drawn.study)
 
 
 @plot.verb("compare", "mor-sweep plot compare isoflop-cpu")
 @options_from_dataclass
-def compare(asked: FigureRuns, look: Look, other: Other = None, loss: LossesOption = None) -> None:
+def compare(source: FigureRuns, look: Look, other: Other = None, loss: LossesOption = None) -> None:
     """Arms at equal FLOPs: loss gaps and multipliers.
 
     By causal and by top-k loss where none is named.
@@ -122,15 +122,15 @@ def compare(asked: FigureRuns, look: Look, other: Other = None, loss: LossesOpti
     from analysis.figures.figure_data import compare_data
     from analysis.statistics.answers import Estimate
 
-    drawn = compared(asked, other, loss or CAUSAL)
+    drawn = compared(source, other, loss or CAUSAL)
     studies = [drawn.study]
-    if asked.table is None and loss is None:
+    if source.table is None and loss is None:
         # Without routed arms the two losses are the same numbers.
-        top_k = compared(asked, other, TOP_K).study
+        top_k = compared(source, other, TOP_K).study
         studies += [top_k] if not _same_losses(drawn.study, top_k) else []
-    paths = paths_of(drawn, asked, "compare" if other is None else f"compare-with-{other}", look)
+    paths = paths_of(drawn, source, "compare" if other is None else f"compare-with-{other}", look)
     plot_compare(studies, paths, drawn.provenance, width=look.inches)
-    _write_data(drawn, asked, "compare", paths, drawn.provenance, compare_data(studies))
+    _write_data(drawn, source, "compare", paths, drawn.provenance, compare_data(studies))
     pairs = [pair for study in studies for pair in study.comparisons]
     if not any(isinstance(pair.gap, Estimate) for pair in pairs):
         end_refused([pair.sentence for pair in drawn.study.comparisons] or ["fewer than two arms: nothing to compare"])
@@ -150,11 +150,11 @@ def forecasts(look: Look, sweep: SweepName = None, results: Results = Path("resu
     drawn = fit_of_sweep(store, sweep, CAUSAL)
     assert drawn.sweep is not None
     scored = score_forecasts(store, drawn.sweep)
-    asked = FigureRuns(sweep=drawn.name, results=results)
-    paths = paths_of(drawn, asked, "forecasts", look)
+    source = FigureRuns(sweep=drawn.name, results=results)
+    paths = paths_of(drawn, source, "forecasts", look)
     provenance = replace(drawn.provenance, method="forecasts as they were frozen, against the cells trained since")
     plot_forecasts(scored, paths, provenance, width=look.inches)
-    _write_data(drawn, asked, "forecasts", paths, provenance, forecasts_data(scored))
+    _write_data(drawn, source, "forecasts", paths, provenance, forecasts_data(scored))
     if not scored:
         end_refused([f"sweep {drawn.name} has no forecast yet: freeze one with `mor-sweep forecast --budget C`"])
 
@@ -162,7 +162,7 @@ def forecasts(look: Look, sweep: SweepName = None, results: Results = Path("resu
 @plot.verb("lifetime", "mor-sweep plot lifetime isoflop-cpu")
 @options_from_dataclass
 def lifetime(
-    asked: FigureRuns,
+    source: FigureRuns,
     look: Look,
     memory: Memory,
     loss: LossOption = CAUSAL,
@@ -185,22 +185,22 @@ def lifetime(
     from analysis.figures.figure_data import lifetime_data
     from analysis.statistics.answers import Refusal
 
-    drawn = fit_of(asked, loss, ("surface",), tied=tied)
+    drawn = fit_of(source, loss, ("surface",), tied=tied)
     demand = demand_of(memory, served_tokens or 0.0, drawn.runs)
     answer = study_lifetime(drawn.study, target_loss, demand, arms_served(drawn.runs, demand))
     if isinstance(answer, Refusal):
         end_refused([answer.sentence])
-    paths = paths_of(drawn, asked, "lifetime", look)
+    paths = paths_of(drawn, source, "lifetime", look)
     plot_lifetime(drawn.study, answer, paths, drawn.provenance, width=look.inches)
-    _write_data(drawn, asked, "lifetime", paths, drawn.provenance, lifetime_data(answer))
+    _write_data(drawn, source, "lifetime", paths, drawn.provenance, lifetime_data(answer))
     if answer.refused:
-        end_refused([each.answer.sentence for each in answer.places if isinstance(each.answer, Refusal)])
+        end_refused([place.answer.sentence for place in answer.places if isinstance(place.answer, Refusal)])
 
 
 @plot.verb("task", "mor-sweep plot task isoflop-cpu --task hellaswag")
 @options_from_dataclass
 def task(
-    asked: FigureRuns,
+    source: FigureRuns,
     look: Look,
     name: Annotated[str, typer.Option("--task", metavar="TASK", help="The task, such as hellaswag.")],
     params: Params = None,
@@ -219,14 +219,14 @@ def task(
 
     if (params is None) != (tokens is None):
         raise TableError("--params and --tokens name a model together: give both or none.")
-    study, drawn = task_study_of(asked, name, chance, tied=tied)
+    study, drawn = task_study_of(source, name, chance, tied=tied)
     answers = (
         () if params is None or tokens is None else tuple(answer_for_model(laws, params, tokens) for laws in study.arms)
     )
-    paths = paths_of(drawn, asked, f"task-{name}", look)
+    paths = paths_of(drawn, source, f"task-{name}", look)
     provenance = replace(drawn.provenance, method="bits per byte by N and D, and the score by bits per byte")
     plot_task(study, paths, provenance, width=look.inches, answers=answers)
-    _write_data(drawn, asked, f"task-{name}", paths, provenance, task_data(study))
+    _write_data(drawn, source, f"task-{name}", paths, provenance, task_data(study))
     reasons = [laws.two_steps.sentence for laws in study.arms if isinstance(laws.two_steps, Refusal)]
     if len(reasons) == len(study.arms):
         end_refused(reasons)
@@ -235,7 +235,7 @@ def task(
 @plot.verb("backtest", "mor-sweep plot backtest isoflop-cpu")
 @options_from_dataclass
 def backtest(
-    asked: FigureRuns, look: Look, loss: LossOption = CAUSAL, asymptote: Pinned = None, tied: Tied = False
+    source: FigureRuns, look: Look, loss: LossOption = CAUSAL, asymptote: Pinned = None, tied: Tied = False
 ) -> None:
     """How far off each law was, against how far it looked.
 
@@ -248,12 +248,12 @@ def backtest(
     from analysis.report.backtests import backtests_as_json
     from analysis.statistics.answers import Refusal
 
-    drawn = fit_of(asked, loss, ("parabola",), tied=tied)
+    drawn = fit_of(source, loss, ("parabola",), tied=tied)
     records = histories(drawn.study, asymptote)
-    paths = paths_of(drawn, asked, "backtest", look)
+    paths = paths_of(drawn, source, "backtest", look)
     provenance = replace(drawn.provenance, method="each law fitted to the first budgets and asked for the later ones")
     plot_backtest(records, drawn.study.points.arms, paths, provenance, width=look.inches)
-    _write_data(drawn, asked, "backtest", paths, provenance, backtests_as_json(records))
+    _write_data(drawn, source, "backtest", paths, provenance, backtests_as_json(records))
     if all(isinstance(record, Refusal) for record in records.values()):
         reasons = [f"{arm}: {record.sentence}" for arm, record in records.items() if isinstance(record, Refusal)]
         end_refused(reasons or ["the table has no run that a fit can use"])
@@ -273,39 +273,39 @@ def curves(look: Look, sweep: SweepName = None, results: Results = Path("results
     from orchestrator.records.table import cell_curves
     from orchestrator.store.upstream.upstream import open_store
 
-    asked = FigureRuns(sweep=sweep, results=results)
-    drawn = fit_of(asked, loss, ("parabola",))
+    source = FigureRuns(sweep=sweep, results=results)
+    drawn = fit_of(source, loss, ("parabola",))
     assert drawn.sweep is not None
     loss_column = drawn.study.points.loss_column
-    found = cell_curves(open_store(results), drawn.sweep, loss_column)
-    paths = paths_of(drawn, asked, "curves", look)
+    tracks = cell_curves(open_store(results), drawn.sweep, loss_column)
+    paths = paths_of(drawn, source, "curves", look)
     method = "means over seeds, a local straight line in ln tokens; a dot is the evaluation after the cooldown"
     provenance = replace(drawn.provenance, method=method)
-    plot_curves(found, loss_column, paths, provenance, width=look.inches)
-    _write_data(drawn, asked, "curves", paths, provenance, curves_data(found))
-    if not found:
+    plot_curves(tracks, loss_column, paths, provenance, width=look.inches)
+    _write_data(drawn, source, "curves", paths, provenance, curves_data(tracks))
+    if not tracks:
         end_refused([f"no cell of sweep {drawn.name} has logged a step: there is no curve to draw"])
 
 
 def _write_data(
-    drawn: "Fitted", asked: Runs, figure: str, paths: list[Path], provenance: "Provenance", data: Any
+    drawn: "Fitted", source: Runs, figure: str, paths: list[Path], provenance: "Provenance", data: Any
 ) -> None:
     """The JSON beside a figure, and the next step."""
     write_figure_data(figure, paths, provenance, data)
-    say_next_of(asked, drawn.name, "report")
+    say_next_of(source, drawn.name, "report")
 
 
 def _beside_paper(
-    study: "Study", provenance: "Provenance", approach: str, wanted: bool
+    study: "Study", provenance: "Provenance", approach: str, is_shown: bool
 ) -> "tuple[Reference | None, Provenance]":
-    """The paper's study where it is wanted, and its source named. Raises TableError where the conventions or
+    """The paper's study where it `is_shown`, and its source named. Raises TableError where the conventions or
     the units of loss differ."""
     from analysis.figures.drawing import Reference
     from analysis.frontier.paper import NAME, SOURCE, paper_study
     from analysis.runs.losses import NATS_PER_TOKEN
     from analysis.runs.points import TableError
 
-    if not wanted:
+    if not is_shown:
         return None, provenance
     if study.points.loss_unit != NATS_PER_TOKEN:
         raise TableError(
@@ -327,9 +327,9 @@ def _end_without_number(study: "Study") -> None:
     if not study.refused:
         return
     reasons = [
-        f"{each.arm}: {answer.sentence}"
-        for each in study.frontiers
-        for optimum in each.optima
+        f"{frontier.arm}: {answer.sentence}"
+        for frontier in study.frontiers
+        for optimum in frontier.optima
         for answer in (optimum.params, optimum.tokens, optimum.loss)
         if isinstance(answer, Refusal)
     ]
@@ -341,7 +341,11 @@ def _end_without_surface(study: "Study") -> None:
     from analysis.statistics.answers import Refusal
     from analysis.surface.fit import SurfaceFit
 
-    if any(isinstance(each.surface, SurfaceFit) for each in study.frontiers):
+    if any(isinstance(frontier.surface, SurfaceFit) for frontier in study.frontiers):
         return
-    reasons = [f"{each.arm}: {each.surface.sentence}" for each in study.frontiers if isinstance(each.surface, Refusal)]
+    reasons = [
+        f"{frontier.arm}: {frontier.surface.sentence}"
+        for frontier in study.frontiers
+        if isinstance(frontier.surface, Refusal)
+    ]
     end_refused(reasons or ["the table has no run that a fit can use"])

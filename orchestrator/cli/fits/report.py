@@ -13,7 +13,7 @@ from orchestrator.cli.options import LossOption, options_from_dataclass
 
 @options_from_dataclass
 def report(
-    asked: Runs,
+    source: Runs,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; report.html in the sweep's folder by default.")
     ] = None,
@@ -38,16 +38,16 @@ def report(
     from orchestrator.store.folder import writing
     from orchestrator.store.upstream.upstream import open_store
 
-    fitted = fit_of(asked, loss, BOTH, tied=tied)
+    fitted = fit_of(source, loss, BOTH, tied=tied)
     if fitted.sweep is None:
         curves, forecasts, path = [], [], out or Path("report.html")
     else:
-        store = open_store(asked.results)
+        store = open_store(source.results)
         curves = cell_curves(store, fitted.sweep, fitted.study.points.loss_column)
         forecasts = score_forecasts(store, fitted.sweep)
         path = out or store.sweep_folder(fitted.name) / "report.html"
     own_record = self_prediction_lines(histories(fitted.study))
-    on_tasks = [lines_of_task(asked, task, chance, tied=tied) for task in tasks or ()]
+    on_tasks = [lines_of_task(source, task, chance, tied=tied) for task in tasks or ()]
     page = render_page(fitted.study, fitted.provenance, fitted.runs, curves, own_record, forecasts, on_tasks)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

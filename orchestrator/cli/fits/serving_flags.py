@@ -1,4 +1,4 @@
-"""Flags of the machine that serves a trained model, and what is to be small over its lifetime."""
+"""Flags that describe how a trained model will be served, and the demand that they add up to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Per(StrEnum):
-    """What is made small."""
+    """The quantity of which the cheapest model takes the least."""
 
     flops = "flops"
     bytes = "bytes"
@@ -50,7 +50,7 @@ class Memory:
 
 
 def demand_of(memory: Memory, served: float, runs: "pl.DataFrame") -> "Demand":
-    """What is asked, sequences as long as those trained on where nothing is said. Raises DemandError."""
+    """The demand of the flags. Sequences are as long as in training where no flag says otherwise. Raises DemandError."""
     from analysis.advice.serving import Demand, trained_context
 
     return Demand(

@@ -84,35 +84,35 @@ class FigureRuns(Runs):
     """Where figures of a table go; those of a sweep lie in its folder."""
 
 
-def say_next_of(asked: Runs, name: str, *verbs: str) -> None:
+def say_next_of(source: Runs, name: str, *verbs: str) -> None:
     """What one may do now with the same runs, to stderr; the flags of a table once."""
     from orchestrator.records.terminal import command_line
 
-    if asked.table is None:
-        say_next(*([*verb.split(), name] for verb in verbs), results=asked.results)
+    if source.table is None:
+        say_next(*([*verb.split(), name] for verb in verbs), results=source.results)
         return
-    flags = {"--table": asked.table, "--columns": asked.columns, "--convention": asked.convention}
-    flags |= {"--budgets": asked.budgets}
-    given = [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
+    flags = {"--table": source.table, "--columns": source.columns, "--convention": source.convention}
+    flags |= {"--budgets": source.budgets}
+    arguments = [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
     first, *others = verbs
     also = f"; or {', '.join(others)} in place of {first}" if others else ""
-    say(f"next: {command_line(*first.split(), *given)}{also}")
+    say(f"next: {command_line(*first.split(), *arguments)}{also}")
 
 
-def fit_of(asked: Runs, loss: str, approaches: tuple[str, ...], *, tied: bool = False) -> "Fitted":
+def fit_of(source: Runs, loss: str, approaches: tuple[str, ...], *, tied: bool = False) -> "Fitted":
     """Fit the runs asked for. Raises NoSuchSweep and TableError."""
     from orchestrator.records.fits import fit_of_sweep
     from orchestrator.store.upstream.upstream import open_store
 
-    if asked.table is not None:
+    if source.table is not None:
         return fit_of_asked_table(
-            asked, asked.table, loss, approaches=() if approaches == BOTH else approaches, tied=tied
+            source, source.table, loss, approaches=() if approaches == BOTH else approaches, tied=tied
         )
-    return fit_of_sweep(open_store(asked.results), asked.sweep, loss, approaches, tied)
+    return fit_of_sweep(open_store(source.results), source.sweep, loss, approaches, tied)
 
 
 def fit_of_asked_table(
-    asked: Runs,
+    source: Runs,
     table: Path,
     loss: str,
     *,
@@ -125,9 +125,9 @@ def fit_of_asked_table(
 
     return fit_of_table(
         table,
-        columns=asked.columns,
-        convention=asked.convention,
-        budgets=asked.budgets,
+        columns=source.columns,
+        convention=source.convention,
+        budgets=source.budgets,
         loss_column=loss,
         approaches=approaches,
         tied=tied,
@@ -141,26 +141,26 @@ def report_reading(line: str, fix: "Fix | None") -> None:
     say(line if fix is None else f"{line}; {fix.words.format(fix_in_flags(fix))}")
 
 
-def compared(asked: Runs, other: str | None, loss: str) -> "Fitted":
+def compared(source: Runs, other: str | None, loss: str) -> "Fitted":
     """The arms of one sweep or table, or those of two sweeps. Raises NoSuchSweep and TableError."""
     from analysis.runs.points import TableError
     from orchestrator.records.fits import fit_of_sweeps
     from orchestrator.store.upstream.upstream import open_store
 
     if other is None:
-        return fit_of(asked, loss, BOTH)
-    if asked.table is not None:
+        return fit_of(source, loss, BOTH)
+    if source.table is not None:
         raise TableError("--with names a sweep, to be compared with a sweep: leave --table out.")
-    return fit_of_sweeps(open_store(asked.results), asked.sweep, other, loss)
+    return fit_of_sweeps(open_store(source.results), source.sweep, other, loss)
 
 
-def paths_of(fitted: "Fitted", asked: FigureRuns, figure: str, look: Look) -> list[Path]:
+def paths_of(fitted: "Fitted", source: FigureRuns, figure: str, look: Look) -> list[Path]:
     """Where a figure of fitted runs goes, which can be written; says so on stderr."""
     from orchestrator.store.upstream.upstream import open_store
 
-    if asked.table is None:
-        return figure_paths(open_store(asked.results), fitted.name, figure, look)
-    return announced_paths(fitted.name, asked.out, look.names(figure))
+    if source.table is None:
+        return figure_paths(open_store(source.results), fitted.name, figure, look)
+    return announced_paths(fitted.name, source.out, look.names(figure))
 
 
 def end_refused(reasons: list[str]) -> NoReturn:

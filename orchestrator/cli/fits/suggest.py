@@ -42,30 +42,30 @@ def suggest(
     store = open_store(results)
     fitted = fit_of_sweep(store, sweep, loss)
     assert fitted.sweep is not None
-    found = next_cells(store, fitted.sweep, fitted.runs, fitted.study.points, count=count)
-    if isinstance(found, Refusal):
-        typer.echo(f"refused: {found.sentence}", err=True)
+    suggested = next_cells(store, fitted.sweep, fitted.runs, fitted.study.points, count=count)
+    if isinstance(suggested, Refusal):
+        typer.echo(f"refused: {suggested.sentence}", err=True)
         raise typer.Exit(FIT_REFUSED)
-    lines = commands([suggestion for suggestion, _ in found], fitted.sweep, results)
+    lines = commands([suggestion for suggestion, _ in suggested], fitted.sweep, results)
     if as_json:
-        cells = [asdict(suggestion) | {"flops": cost.flops, "seconds": cost.seconds} for suggestion, cost in found]
+        cells = [asdict(suggestion) | {"flops": cost.flops, "seconds": cost.seconds} for suggestion, cost in suggested]
         print_json(SCHEMA, {"sweep": fitted.name, "suggestions": cells, "commands": lines})
         return
-    show(output_console(), _listing(found))
+    show(output_console(), _listing(suggested))
     typer.echo("\nTo train them:")
     for line in lines:
         typer.echo(f"  {line}")
     say_next(["fit", fitted.name], results=results)
 
 
-def _listing(found: "list[tuple[Suggestion, Costed]]") -> "Listing":
+def _listing(suggested: "list[tuple[Suggestion, Costed]]") -> "Listing":
     """A row a cell: what it takes, how well N* is known before and after it, or why it is needed."""
     from mor_core.units import duration_text, short_power
     from orchestrator.cli.tables.listing import Column, Listing
     from orchestrator.records.cell_names import place_name
 
     rows: list[tuple[str, ...]] = []
-    for number, (suggestion, cost) in enumerate(found, start=1):
+    for number, (suggestion, cost) in enumerate(suggested, start=1):
         cell = suggestion.candidate
         name = place_name(cell.arm, cell.size, int(cell.budget), cell.seed)
         takes = "" if cost.seconds is None else duration_text(cost.seconds)

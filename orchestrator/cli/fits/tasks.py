@@ -38,7 +38,7 @@ Tokens = Annotated[
 ]
 
 
-def task_study_of(asked: Runs, task: str, chance: float | None, *, tied: bool) -> "tuple[TaskStudy, Fitted]":
+def task_study_of(source: Runs, task: str, chance: float | None, *, tied: bool) -> "tuple[TaskStudy, Fitted]":
     """Fit a task's laws to the runs asked for. Raises NoSuchSweep, TableError and LossError."""
     from analysis.advice.tasks.task_study import fit_task_study
     from analysis.frontier.study import FitSettings
@@ -50,17 +50,17 @@ def task_study_of(asked: Runs, task: str, chance: float | None, *, tied: bool) -
     from orchestrator.store.upstream.upstream import open_store
 
     settings, loss = FitSettings(surface=SurfaceRules(tied=tied)), parse_loss(f"{BPB}:{task}").name
-    if asked.table is None:
-        store = open_store(asked.results)
-        sweep = load_sweep(store, asked.sweep)
+    if source.table is None:
+        store = open_store(source.results)
+        sweep = load_sweep(store, source.sweep)
         runs, imported, name = table(store, sweep), None, sweep.name
     else:
-        sweep, name = None, asked.table.name
+        sweep, name = None, source.table.name
         runs, imported = runs_of_table(
-            asked.table,
-            columns=asked.columns,
-            convention=asked.convention,
-            budgets=asked.budgets,
+            source.table,
+            columns=source.columns,
+            convention=source.convention,
+            budgets=source.budgets,
             loss=loss,
             report=report_reading,
         )
@@ -71,17 +71,17 @@ def task_study_of(asked: Runs, task: str, chance: float | None, *, tied: bool) -
     return study, Fitted(study=study.study, name=name, runs=runs, sweep=sweep)
 
 
-def fit_task(asked: Runs, task: str, chance: float | None, *, tied: bool, as_json: bool) -> None:
+def fit_task(source: Runs, task: str, chance: float | None, *, tied: bool, as_json: bool) -> None:
     """Print the laws of a task."""
     from analysis.report.task_laws import study_lines, task_study_as_json
 
-    study, fitted = task_study_of(asked, task, chance, tied=tied)
+    study, fitted = task_study_of(source, task, chance, tied=tied)
     if as_json:
         print_json("mor-sweep.task-fit/1", {"source": fitted.name} | task_study_as_json(study))
     else:
         typer.echo("\n".join(study_lines(study)))
         say_next_of(
-            asked,
+            source,
             fitted.name,
             f"predict {_flags(task, chance)} --params N --tokens D",
             f"plot task {_flags(task, chance)}",
@@ -90,22 +90,22 @@ def fit_task(asked: Runs, task: str, chance: float | None, *, tied: bool, as_jso
         raise typer.Exit(FIT_REFUSED)
 
 
-def lines_of_task(asked: Runs, task: str, chance: float | None, *, tied: bool) -> tuple[str, list[str]]:
+def lines_of_task(source: Runs, task: str, chance: float | None, *, tied: bool) -> tuple[str, list[str]]:
     """A task and the words on its laws, for a page."""
     from analysis.report.task_laws import study_lines
 
-    return task, study_lines(task_study_of(asked, task, chance, tied=tied)[0])
+    return task, study_lines(task_study_of(source, task, chance, tied=tied)[0])
 
 
 def predict_task(
-    asked: Runs, task: str, chance: float | None, place: Place, *, forced: bool, tied: bool, as_json: bool
+    source: Runs, task: str, chance: float | None, place: Place, *, forced: bool, tied: bool, as_json: bool
 ) -> None:
     """Print what each arm would score at an N and a D, or where FLOPs make its bits per byte least."""
     from analysis.advice.tasks.answers import answer_for_budget, answer_for_model
     from analysis.report.task_laws import answer_lines
     from analysis.report.text import plain
 
-    study, fitted = task_study_of(asked, task, chance, tied=tied)
+    study, fitted = task_study_of(source, task, chance, tied=tied)
     answers = [
         answer_for_budget(laws, str(place), forced=forced)
         if isinstance(place, int)
@@ -117,7 +117,7 @@ def predict_task(
         print_json("mor-sweep.task-predict/1", {"source": fitted.name, "task": task, "answers": rows})
     else:
         typer.echo("\n".join(line for answer in answers for line in answer_lines(answer)))
-        say_next_of(asked, fitted.name, f"plot task {_flags(task, chance)}")
+        say_next_of(source, fitted.name, f"plot task {_flags(task, chance)}")
     if all(answer.refused for answer in answers):
         raise typer.Exit(FIT_REFUSED)
 
