@@ -50,7 +50,7 @@ class Memory:
 
 
 def demand_of(memory: Memory, served: float, runs: "pl.DataFrame") -> "Demand":
-    """The demand of the flags. Sequences are as long as in training where no flag says otherwise. Raises DemandError."""
+    """The demand of the flags; sequences as long as in training where no flag says otherwise. Raises DemandError."""
     from analysis.advice.serving import Demand, trained_context
 
     return Demand(

@@ -79,7 +79,7 @@ def ablation_file(name: str, preset: str) -> str:
             raise typer.BadParameter("--preset chooses between shipped ablations: leave it out with a path")
         return name
     shipped = preset_names("ablation")
-    names = [each.replace("_", "-") for each in shipped if f"{each}_cpu" in shipped]
+    names = [preset_name.replace("_", "-") for preset_name in shipped if f"{preset_name}_cpu" in shipped]
     if name not in names:
         raise SpecError(
             f"{name!r} is no shipped ablation: {did_you_mean(name, names)} The path of a TOML file will do too"
@@ -110,7 +110,7 @@ def _by_loss(row: Mapping[str, Any]) -> tuple[bool, float]:
 def _print_variants(spec: "SweepSpec", rows: Sequence[Mapping[str, Any]]) -> None:
     from orchestrator.cli.tables.listing import output_console, show
 
-    paper_nll = {label: each.paper_nll or {} for label, each in spec.variants.items()}
+    paper_nll = {label: variant.paper_nll or {} for label, variant in spec.variants.items()}
     show(output_console(), variants_table(rows, paper_nll))
 
 
@@ -131,8 +131,8 @@ def variants_table(rows: Sequence[Mapping[str, Any]], paper_nll: Mapping[str, Ma
     lines: list[tuple[str, ...]] = []
     for row in sorted(rows, key=_by_loss):
         printed = paper_nll.get(row["arm"], {})
-        here = [row["size"]] if row["size"] in sizes else sizes
-        theirs = [printed.get(size) if size in here else None for size in sizes]
+        row_sizes = [row["size"]] if row["size"] in sizes else sizes
+        theirs = [printed.get(size) if size in row_sizes else None for size in sizes]
         state = row["status"] if not row["reason"] else f"{row['status']}: {row['reason']}"
         lines.append((*_cells(row), *(_number(value, 4) for value in theirs), state))
     return Listing(columns=columns, rows=tuple(lines))

@@ -119,9 +119,11 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     data = find(spec.data_spec)
     planned = plan(spec, data)
     check_code(planned, spec, how)
-    known = costed(planned, spec, how.results, machine, measures=how.is_here and bool(spending.probe), here=how.is_here)
-    cost, limited = known.cost, allowed(planned, spec, known, spending).said
-    raised = objections(planned, cost, spec, here=how.is_here)
+    costing = costed(
+        planned, spec, how.results, machine, measures=how.is_here and bool(spending.probe), is_here=how.is_here
+    )
+    cost, limited = costing.cost, allowed(planned, spec, costing, spending).said
+    raised = objections(planned, cost, spec, is_here=how.is_here)
     if not as_json:
         plan_tables.print_plan(planned, cost, spending.price)
         if limited:
@@ -131,7 +133,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
         show(raised)
     tip = (
         "; --probe measures how fast this machine trains it"
-        if how.is_here and any(rate.basis in WORTH_A_PROBE for rate in known.rates.values())
+        if how.is_here and any(rate.basis in WORTH_A_PROBE for rate in costing.rates.values())
         else ""
     )
     end_dry_run(planned, cost, spending.price, as_json, tip, raised)
@@ -224,9 +226,9 @@ def train_round(
 ) -> int:
     """Train a round of a longer search, each segment at its share of a GPU where shapes have one. Returns the exit
     code. Raises PlanError where the device-hours allow not one cell."""
-    known = costed(planned, spec, how.results, machine, measures=False, here=how.is_here)
-    allowance = allowed(planned, spec, known, Spending(max_hours=max_hours, canary=False))
-    return train(planned, spec, data, how, workers=known.cost.throughput.workers, allowance=allowance)
+    costing = costed(planned, spec, how.results, machine, measures=False, is_here=how.is_here)
+    allowance = allowed(planned, spec, costing, Spending(max_hours=max_hours, canary=False))
+    return train(planned, spec, data, how, workers=costing.cost.throughput.workers, allowance=allowance)
 
 
 def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spending) -> "tuple[int, SweepSpec]":
@@ -239,31 +241,31 @@ def run(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: Spendin
     from orchestrator.store.folder import check_writable
 
     check_writable(how.results)
-    found = find(spec.data_spec)
-    asked = plan(spec, found)
-    known = costed(asked, spec, how.results, machine, measures=False, here=how.is_here)
-    raised = objections(asked, known.cost, spec, here=how.is_here)
-    if not holds(raised, yes=how.yes) and worth_a_probe(known, spending.probe, here=how.is_here):
-        known = costed(asked, spec, how.results, machine, measures=True, here=how.is_here)
-    print_summary(asked, known.cost, spending.price)
+    earlier_snapshot = find(spec.data_spec)
+    first_plan = plan(spec, earlier_snapshot)
+    costing = costed(first_plan, spec, how.results, machine, measures=False, is_here=how.is_here)
+    raised = objections(first_plan, costing.cost, spec, is_here=how.is_here)
+    if not holds(raised, yes=how.yes) and worth_a_probe(costing, spending.probe, is_here=how.is_here):
+        costing = costed(first_plan, spec, how.results, machine, measures=True, is_here=how.is_here)
+    print_summary(first_plan, costing.cost, spending.price)
     check(raised, yes=how.yes)
     if not how.yes:
-        ask_if_expensive(known.cost, spending)
+        ask_if_expensive(costing.cost, spending)
     snapshot = prepared(spec)
-    planned = asked if snapshot == found else plan(spec, snapshot)
+    planned = first_plan if snapshot == earlier_snapshot else plan(spec, snapshot)
     if not how.yes:
         spec, planned = settle_name(spec, planned, snapshot, how.results)
-    print_news(asked, planned)
-    if planned is not asked:
-        known = costed(planned, spec, how.results, machine, measures=False, here=how.is_here)
-        check(set(objections(planned, known.cost, spec, here=how.is_here)) - set(raised), yes=how.yes)
+    print_news(first_plan, planned)
+    if planned is not first_plan:
+        costing = costed(planned, spec, how.results, machine, measures=False, is_here=how.is_here)
+        check(set(objections(planned, costing.cost, spec, is_here=how.is_here)) - set(raised), yes=how.yes)
     code = train(
         planned,
         spec,
         snapshot,
         how,
-        workers=known.cost.throughput.workers,
-        allowance=allowed(planned, spec, known, spending),
+        workers=costing.cost.throughput.workers,
+        allowance=allowed(planned, spec, costing, spending),
     )
     return code, spec
 

@@ -1,5 +1,7 @@
-"""Why a plan should not start as it stands: data that are not prepared, text passed over too often, memory that is not
-there. One sentence each, with the ways on."""
+"""Reasons not to start a plan: data that are not prepared, text repeated too often, too little memory.
+
+Each reason is one sentence that says what to do instead.
+"""
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,18 +31,18 @@ class Objection:
     """Whether --yes does not start the plan either: nothing would come of it."""
 
 
-def objections(planned: "Plan", cost: "Estimate", spec: "SweepSpec", *, here: bool) -> tuple[Objection, ...]:
-    """Why not to start a plan; nothing where all of it is trained. `here` where this machine trains."""
+def objections(planned: "Plan", cost: "Estimate", spec: "SweepSpec", *, is_here: bool) -> tuple[Objection, ...]:
+    """Why not to start a plan; nothing where all of it is trained. `is_here` where this machine trains."""
     if cost.hours_remaining == 0:
         return ()
     unprepared = needs_preparation(spec) if planned.data_name is None else None
-    found = [Objection(sentence=unprepared, is_final=True)] if unprepared else [*_repeated(planned, spec)]
-    return (*found, *_memory(cost, spec, here=here))
+    data_objections = [Objection(sentence=unprepared, is_final=True)] if unprepared else [*_repeated(planned, spec)]
+    return (*data_objections, *_memory(cost, spec, is_here=is_here))
 
 
 def holds(raised: Iterable[Objection], *, yes: bool) -> bool:
     """Whether a plan is not started: any objection without --yes, a final one also with it."""
-    return any(each.is_final or not yes for each in raised)
+    return any(objection.is_final or not yes for objection in raised)
 
 
 def check(raised: Collection[Objection], *, yes: bool) -> None:
@@ -48,14 +50,14 @@ def check(raised: Collection[Objection], *, yes: bool) -> None:
     from orchestrator.planning.plan import PlanError
 
     if holds(raised, yes=yes):
-        raise PlanError("\n".join(each.sentence for each in raised))
+        raise PlanError("\n".join(objection.sentence for objection in raised))
     show(raised)
 
 
 def show(raised: Iterable[Objection]) -> None:
     """As notes on stderr."""
-    for each in raised:
-        say(f"note: {each.sentence}")
+    for objection in raised:
+        say(f"note: {objection.sentence}")
 
 
 def needs_preparation(spec: "SweepSpec") -> str | None:
@@ -87,7 +89,7 @@ def _repeated(planned: "Plan", spec: "SweepSpec") -> Iterator[Objection]:
         text = f"the some {count_text(expected)} tokens, by the size of its files,"
     else:
         return
-    repeating = sum(each > least for each in passes)
+    repeating = sum(count > least for count in passes)
     if repeating <= MOST * len(passes):
         return
     is_final = repeating == len(passes) and spec.budgets is not None  # Losses at fixed tokens need no fit.
@@ -101,40 +103,44 @@ def _repeated(planned: "Plan", spec: "SweepSpec") -> Iterator[Objection]:
     )
 
 
-def _memory(cost: "Estimate", spec: "SweepSpec", *, here: bool) -> Iterator[Objection]:
+def _memory(cost: "Estimate", spec: "SweepSpec", *, is_here: bool) -> Iterator[Objection]:
     """Where the largest cell, or as many as would train at a time on a CPU, need more than there is."""
     from mor_core.units import bytes_text
 
-    there, where = _memory_there(cost, spec, here=here)
-    if there is None:
+    capacity, where = _available_memory(cost, spec, is_here=is_here)
+    if capacity is None:
         return
     workers = cost.throughput.workers if cost.throughput.device == "cpu" else 1
-    fitting = there // cost.memory_bytes
+    fitting = capacity // cost.memory_bytes
     if fitting >= workers:
         return
     needed = f"{cost.memory_cell} needs about {bytes_text(cost.memory_bytes)} of memory"
     if fitting:
         yield Objection(
-            sentence=f"{needed} and {workers} workers together more than the {bytes_text(there)} of {where}: add "
+            sentence=f"{needed} and {workers} workers together more than the {bytes_text(capacity)} of {where}: add "
             f"--workers {fitting}, or start it with --yes all the same",
             is_final=False,
         )
         return
     lower = f"lower execution.micro_batch ({spec.execution.micro_batch or 'now the whole batch'})"
     yield Objection(
-        sentence=f"{needed} and {where} has {bytes_text(there)}: leave large sizes out (--sizes), {lower} or set "
+        sentence=f"{needed} and {where} has {bytes_text(capacity)}: leave large sizes out (--sizes), {lower} or set "
         "execution.activation_checkpointing = true, train on a larger machine (--address), or start it with --yes all "
         "the same",
         is_final=False,
     )
 
 
-def _memory_there(cost: "Estimate", spec: "SweepSpec", *, here: bool) -> tuple[int | None, str]:
+def _available_memory(cost: "Estimate", spec: "SweepSpec", *, is_here: bool) -> tuple[int | None, str]:
     """Bytes that a worker may fill and whose they are; None where that is not known."""
     from orchestrator.planning.costs.gpu_shares import card_of
     from orchestrator.planning.costs.machine import driver_memories, machine_memory
 
     if cost.throughput.device == "cpu":
-        return (machine_memory(), "this machine") if here else (None, "")
-    said, memories = spec.execution.gpu_memory_gigabytes, driver_memories() if here else []
-    return (card_of(said, memories).memory_bytes, "a GPU") if said is not None or memories else (None, "")
+        return (machine_memory(), "this machine") if is_here else (None, "")
+    card_gigabytes, memories = spec.execution.gpu_memory_gigabytes, driver_memories() if is_here else []
+    return (
+        (card_of(card_gigabytes, memories).memory_bytes, "a GPU")
+        if card_gigabytes is not None or memories
+        else (None, "")
+    )

@@ -1,4 +1,4 @@
-"""`mor-sweep pilot`: seed noise, N*(C), speed and what can be told apart, before a sweep is paid for."""
+"""`mor-sweep pilot`: train a few small cells, measure seed noise and speed, and write the sweep file they advise."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def pilot(
     from orchestrator.search.pilot_file import document, summary_lines, sweep_text
     from orchestrator.store.folder import writing
 
-    asked = read_pilot(
+    design = read_pilot(
         flags.file_to_search(),
         name=flags.name,
         budgets=_budgets(flags.budgets),
@@ -74,30 +74,30 @@ def pilot(
         power=power,
         sizes_flag="--sizes",
     )
-    search = open_search(asked.spec, how)
-    snapshot = find(asked.spec.data_spec)
-    if not how.dry_run and (snapshot is not None or not needs_preparation(asked.spec)):
-        snapshot = prepared(asked.spec)
-    planned = pilot_plan(asked, snapshot)
-    search.begin(planned, asked.spec, money, as_json=as_json)
+    search = open_search(design.spec, how)
+    snapshot = find(design.spec.data_spec)
+    if not how.dry_run and (snapshot is not None or not needs_preparation(design.spec)):
+        snapshot = prepared(design.spec)
+    planned = pilot_plan(design, snapshot)
+    search.begin(planned, design.spec, money, as_json=as_json)
     assert snapshot is not None  # A dry run has ended, and so has what needs preparation.
-    code = search.train(planned, asked.pilot_spec, snapshot)
-    found = result(search.store, asked, planned)
-    folder, said = search.store.sweep_folder(asked.name), document(found)
-    replace_text(folder / "pilot.json", json.dumps({"schema": SCHEMA, "data": said}, indent=1))
-    replace_text(folder / ADVISED, sweep_text(asked, found))
+    code = search.train(planned, design.pilot_spec, snapshot)
+    findings = result(search.store, design, planned)
+    folder, content = search.store.sweep_folder(design.name), document(findings)
+    replace_text(folder / "pilot.json", json.dumps({"schema": SCHEMA, "data": content}, indent=1))
+    replace_text(folder / ADVISED, sweep_text(design, findings))
     path = out or folder / ADVISED
     with writing(path):
-        replace_text(path, sweep_text(asked, found))
-    search.mirror(asked.name)
+        replace_text(path, sweep_text(design, findings))
+    search.mirror(design.name)
     if as_json:
-        print_json(SCHEMA, said | {"file": str(path)})
+        print_json(SCHEMA, content | {"file": str(path)})
     else:
-        for line in summary_lines(found):
+        for line in summary_lines(findings):
             typer.echo(f"- {line}")
     say(f"sweep file written to {path}")
     say_next(["isoflop", "--preset", str(path), "--dry-run"], results=how.results)
-    raise typer.Exit(code or (0 if found.says_something else NOTHING_FOUND))
+    raise typer.Exit(code or (0 if findings.says_something else NOTHING_FOUND))
 
 
 def _budgets(text: str | None) -> list[int] | None:
@@ -106,6 +106,6 @@ def _budgets(text: str | None) -> list[int] | None:
     from orchestrator.planning.spec.sweep_file import SpecError
 
     try:
-        return None if text is None else [parse_budget(each) for each in items_of(text) or []]
+        return None if text is None else [parse_budget(budget) for budget in items_of(text) or []]
     except ValueError as error:
         raise SpecError(f"--budgets: {error}") from None

@@ -73,7 +73,7 @@ def go_on(
     from orchestrator.search.refine import Goal, refine
 
     data = prepared(spec)
-    found = refine(
+    refined = refine(
         how.store,
         spec,
         data,
@@ -83,8 +83,8 @@ def go_on(
         train=lambda planned: train_round(planned, spec, data, how, machine),
         report=say,
     )
-    _report(found, machine.hours_unit)
-    return found.code
+    _report(refined, machine.hours_unit)
+    return refined.code
 
 
 def _machine(machine: "Throughput") -> "Machine":
@@ -95,10 +95,12 @@ def _machine(machine: "Throughput") -> "Machine":
     )
 
 
-def _report(found: "Refined", hours_unit: str) -> None:
+def _report(refined: "Refined", hours_unit: str) -> None:
     from mor_core.units import amount_text, budget_label
 
-    spent = f"{found.cells} cells in {found.rounds} rounds; {amount_text(found.hours)} {hours_unit} in this command"
-    say(f"refined: {found.reason} ({spent})")
-    for each in found.unsettled:
-        say(f"  still open: {each.arm} at {budget_label(each.budget)}: {each.why}")
+    spent = (
+        f"{refined.cells} cells in {refined.rounds} rounds; {amount_text(refined.hours)} {hours_unit} in this command"
+    )
+    say(f"refined: {refined.reason} ({spent})")
+    for optimum in refined.unsettled:
+        say(f"  still open: {optimum.arm} at {budget_label(optimum.budget)}: {optimum.why}")

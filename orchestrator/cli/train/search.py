@@ -1,4 +1,4 @@
-"""What `pilot` and `tune` have in common: verbs that train cells of their own to find something out."""
+"""What `pilot` and `tune` share: both train cells of their own before a sweep, to choose its settings."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,11 +39,11 @@ class Search:
         PlanError where they should not start as they stand or the user says no."""
         from orchestrator.cli.tables.plan import print_summary
 
-        cost = costed(planned, spec, self.how.results, self.machine, measures=False, here=self.how.is_here).cost
+        cost = costed(planned, spec, self.how.results, self.machine, measures=False, is_here=self.how.is_here).cost
         print_summary(planned, cost, money.price)
         if note:
             say(note)
-        raised = objections(planned, cost, spec, here=self.how.is_here)
+        raised = objections(planned, cost, spec, is_here=self.how.is_here)
         if self.how.dry_run:
             show(() if as_json else raised)
             end_dry_run(planned, cost, money.price, as_json, raised=raised)

@@ -93,7 +93,7 @@ class Spending(Priced):
 
 
 def costed(
-    planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throughput", *, measures: bool, here: bool = True
+    planned: "Plan", spec: "SweepSpec", results: Path, machine: "Throughput", *, measures: bool, is_here: bool = True
 ) -> "Costed":
     """The cost of a plan, of which a results folder may hold segments already; what a probe does goes to stderr."""
     from orchestrator.planning.costs.cost_plan import cost_of
@@ -101,7 +101,7 @@ def costed(
 
     finished = open_store(results).readable_results(segment.id for segment in planned.segments)
     report = partial(typer.echo, err=True)
-    return cost_of(planned, spec, finished, machine, measures=measures, here=here, report=report)
+    return cost_of(planned, spec, finished, machine, measures=measures, is_here=is_here, report=report)
 
 
 def allowed(planned: "Plan", spec: "SweepSpec", cost: "Costed", spending: Spending) -> "Allowance":

@@ -78,17 +78,17 @@ def tune(
     note = f"that is the first {len(first.cells)} cells; the losses choose the settings of the others"
     search.begin(first, spec, money, note=note, as_json=as_json)
     code = run_trials(store, tuning, snapshot, lambda planned: search.train(planned, spec, snapshot), say)
-    found = result(store, tuning, snapshot)
-    _write(store, found)
-    search.mirror(found.name)
+    tuned = result(store, tuning, snapshot)
+    _write(store, tuned)
+    search.mirror(tuned.name)
     if as_json:
-        print_json(SCHEMA, document(found))
+        print_json(SCHEMA, document(tuned))
     else:
-        print_tuned(found, output_console())
-    if found.found:
-        recipe = str(store.sweep_folder(found.name) / "recipe.toml")
+        print_tuned(tuned, output_console())
+    if tuned.found:
+        recipe = str(store.sweep_folder(tuned.name) / "recipe.toml")
         say_next(["isoflop", "--preset", flags.preset, "--recipe", recipe], ["ui"], results=how.results)
-    raise typer.Exit(code or (0 if found.found else NOTHING_FOUND))
+    raise typer.Exit(code or (0 if tuned.found else NOTHING_FOUND))
 
 
 def _tuning(flags: SweepFlags, space: "SearchSpace", trials: int, multiples: str, tokens_per_param: float) -> "Tuning":
@@ -163,7 +163,7 @@ def _numbers(flag: str, text: str) -> list[float]:
     return numbers
 
 
-def _write(store: "Store", found: "Tuned") -> None:
+def _write(store: "Store", tuned: "Tuned") -> None:
     """The figures, what was found, and the recipe, in the sweep's folder."""
     from analysis.figures.cells.tuning import Panel, plot_response, plot_response_surface
     from mor_core.files import replace_text
@@ -172,18 +172,20 @@ def _write(store: "Store", found: "Tuned") -> None:
     from orchestrator.search.tuning.trials import LEARNING_RATE
     from orchestrator.search.tuning.tune import recipe_text
 
-    folder = store.sweep_folder(found.name)
-    panels = [Panel(rung=rung, trials=each.trials) for rung, each in zip(found.rungs, found.tried, strict=True)]
-    origin, said = provenance(store, found), document(found)
-    paths = figure_paths(store, found.name, RATE_FIGURE)
+    folder = store.sweep_folder(tuned.name)
+    panels = [
+        Panel(rung=rung, trials=tried_rung.trials) for rung, tried_rung in zip(tuned.rungs, tuned.tried, strict=True)
+    ]
+    origin, content = provenance(store, tuned), document(tuned)
+    paths = figure_paths(store, tuned.name, RATE_FIGURE)
     plot_response(panels, LEARNING_RATE, paths, origin)
-    write_figure_data(RATE_FIGURE, paths, origin, said["rungs"])
-    for name in found.varied:
+    write_figure_data(RATE_FIGURE, paths, origin, content["rungs"])
+    for name in tuned.varied:
         if name != LEARNING_RATE:
             figure = f"{RATE_FIGURE}_{name}"
-            paths = figure_paths(store, found.name, figure)
+            paths = figure_paths(store, tuned.name, figure)
             plot_response_surface(panels, (LEARNING_RATE, name), paths, origin)
-            write_figure_data(figure, paths, origin, said["rungs"])
-    replace_text(folder / "tuned.json", json.dumps({"schema": SCHEMA, "data": said}, indent=1))
-    if found.found:
-        replace_text(folder / "recipe.toml", recipe_text(found))
+            write_figure_data(figure, paths, origin, content["rungs"])
+    replace_text(folder / "tuned.json", json.dumps({"schema": SCHEMA, "data": content}, indent=1))
+    if tuned.found:
+        replace_text(folder / "recipe.toml", recipe_text(tuned))

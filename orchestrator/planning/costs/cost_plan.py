@@ -63,15 +63,15 @@ def cost_of(
     machine: Throughput,
     *,
     measures: bool,
-    here: bool,
+    is_here: bool,
     report: Callable[[str], None],
 ) -> Costed:
     """The plan's cost at the speeds of finished runs, of a probe, or assumed. `measures` runs the probe where it would
     tell something new; a probe and the driver tell of this machine only, so nothing is made of them unless training is
-    `here`. A machine with `devices` gives each shape a share of one of them."""
+    `is_here`. A machine with `devices` gives each shape a share of one of them."""
     setting = setting_of(spec.execution, machine.device)
-    probes = (probe if measures else cached_probes)(planned, setting, report) if here else {}
-    elsewhere = remembered(setting, report) if here else {}
+    probes = (probe if measures else cached_probes)(planned, setting, report) if is_here else {}
+    elsewhere = remembered(setting, report) if is_here else {}
     sharing = round(1 / machine.devices_per_segment) if 0 < machine.devices_per_segment < 1 else 1
     rates = rates_of(planned, machine.device, finished, probes, sharing=sharing, elsewhere=elsewhere)
     of_plan = partial(
@@ -84,12 +84,12 @@ def cost_of(
     )
     cost = of_plan(machine, rates)
     if machine.devices is not None:
-        card = card_of(spec.execution.gpu_memory_gigabytes, driver_memories() if here else [])
+        card = card_of(spec.execution.gpu_memory_gigabytes, driver_memories() if is_here else [])
         shares = shares_of(planned, cost.cells, card)
         by_shape = {shape: parts_of(share) for shape, share in shares.items()}
         rates = rates_of(planned, machine.device, finished, probes, sharing=by_shape, elsewhere=elsewhere)
-        held = min(machine.slots or machine.workers, segments_at_a_time(shares, machine.devices))
-        cost = of_plan(replace(machine, workers=held), rates, shares=shares)
+        at_a_time = min(machine.slots or machine.workers, segments_at_a_time(shares, machine.devices))
+        cost = of_plan(replace(machine, workers=at_a_time), rates, shares=shares)
         cost = replace(cost, sharing=sharing_text(cost.cells, card))
     return Costed(cost=cost, rates=rates, finished=finished)
 
@@ -116,12 +116,12 @@ def setting_of(execution: ExecutionSection, device: Device) -> ProbeSetting:
     )
 
 
-def worth_a_probe(found: Costed, asked: bool | None, *, here: bool) -> bool:
+def worth_a_probe(costing: Costed, probe_flag: bool | None, *, is_here: bool) -> bool:
     """Whether to measure before more is decided: as asked, else where much or a limit rests on an assumption."""
-    if not here or asked is False:
+    if not is_here or probe_flag is False:
         return False
-    assumed = any(rate.basis in WORTH_A_PROBE for rate in found.rates.values())
-    return bool(asked) or (assumed and found.cost.seconds > EXPENSIVE_SECONDS)
+    assumed = any(rate.basis in WORTH_A_PROBE for rate in costing.rates.values())
+    return bool(probe_flag) or (assumed and costing.cost.seconds > EXPENSIVE_SECONDS)
 
 
 def within_limits(planned: Plan, spec: SweepSpec, cost: Costed, limits: Limits, *, canary: bool | None) -> Allowance:

@@ -24,11 +24,11 @@ BUDGETS = ("--budgets", "2e18,5e18,16.5e18")
 WAYS_ON = ("`mor-sweep data prepare fineweb-edu`", "--preset cpu", "--data FILE")
 
 
-def raised_by(spec, data=None, device: Device = "cpu", here=True):
+def raised_by(spec, data=None, device: Device = "cpu", is_here=True):
     planned = plan(spec, data)
     machine = assumed_throughput(device, 2)
-    cost = cost_of(planned, spec, {}, machine, measures=False, here=False, report=print).cost
-    return objections(planned, cost, spec, here=here)
+    cost = cost_of(planned, spec, {}, machine, measures=False, is_here=False, report=print).cost
+    return objections(planned, cost, spec, is_here=is_here)
 
 
 def toy_spec(text: Path, *budgets: str):
@@ -109,12 +109,12 @@ def test_a_plan_whose_largest_cell_does_not_fit_here_says_so():
     text = "".join(each.sentence for each in raised_by(load_spec("paper")))
     fits = machine_memory() > 120e9
     assert ("vanilla 1.7B needs about 120 GB of memory" in text) is not fits
-    assert raised_by(load_spec("gpu"), here=False) == (), "nothing is known of another machine"
+    assert raised_by(load_spec("gpu"), is_here=False) == (), "nothing is known of another machine"
 
 
 def test_a_gpu_that_is_too_small_by_its_stated_memory_is_named():
     laid = Override(flag="-", path=("execution", "gpu_memory_gigabytes"), value=8)
-    _, memory = raised_by(load_spec("paper", [laid]), device="cuda", here=False)
+    _, memory = raised_by(load_spec("paper", [laid]), device="cuda", is_here=False)
     assert "of memory and a GPU has 8 GB" in memory.sentence
     check([memory], yes=True)
     with pytest.raises(PlanError, match=r"execution.micro_batch \(16\)"):
