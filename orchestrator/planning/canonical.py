@@ -1,6 +1,6 @@
-"""Plain values as one text and back: what ids are hashes of, and how files that hold them are read again. Pure.
+"""Dataclasses as one canonical JSON text, and back. Ids are hashes of that text. Pure.
 
-Among very many of them Python's collector of reference cycles is paused: they have none.
+Python's collector of reference cycles is paused while very many values are read: they have no cycles.
 """
 
 import contextlib
@@ -140,14 +140,14 @@ def _chosen(options: Sequence[Any], data: Any) -> Any:
     options = [option for option in options if option is not type(None)]
     if len(options) == 1:
         return options[0]
-    said = data if isinstance(data, dict) else {}
-    choice = said.get("choice")
+    content = data if isinstance(data, dict) else {}
+    choice = content.get("choice")
     for option in options:
-        if choice == getattr(option, "choice", None) and (choice is not None or _may_be(option, said.keys())):
+        if choice == getattr(option, "choice", None) and (choice is not None or _may_be(option, content.keys())):
             return option
     plain = [option for option in options if not hasattr(option, "choice")]
     if choice is None and plain:  # Read as what it looks like most, so that the field which differs is named.
-        return max(plain, key=lambda option: len(said.keys() & set(_layout(option)[0])))
+        return max(plain, key=lambda option: len(content.keys() & set(_layout(option)[0])))
     raise other_version(" or ".join(option.__name__ for option in options), f"choice {choice!r}")
 
 

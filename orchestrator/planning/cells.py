@@ -157,13 +157,13 @@ def cells_of(
     """
     model = resolve_model(spec, arm, size)
     column = _Column(arm=arm, size=size, model=model, batch_size=batch_size(spec, arm, model))
-    taken: set[int] = set()
+    step_counts: set[int] = set()
     for goal in goals:
         length = _length(spec, column, goal)
         reason = _reason_to_drop(spec, column, length)
-        if spec.tokens is not None and length.steps in taken:
+        if spec.tokens is not None and length.steps in step_counts:
             reason = reason or f"{budget_text(goal)} tokens are as many whole steps as a smaller number: leave one out"
-        taken.add(length.steps)
+        step_counts.add(length.steps)
         if reason:
             yield from (
                 Dropped(arm=arm.label, size=size.name, budget=length.budget, seed=seed, reason=reason)
@@ -250,7 +250,9 @@ def _cell(spec: SweepSpec, column: _Column, length: _Length, train_tokens: int |
         steps=steps,
         tokens=tokens,
         decay_start=length.decay_start,
-        flops={each: round(training_cost(model, column.batch_size, steps, each)) for each in CONVENTIONS},
+        flops={
+            convention: round(training_cost(model, column.batch_size, steps, convention)) for convention in CONVENTIONS
+        },
         unique_params=unique_params(model),
         unrolled_params=unrolled_params(model),
         total_params=total_params(model),

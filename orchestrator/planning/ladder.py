@@ -77,8 +77,8 @@ def _as_arm_of(model: ModelConfig, size: Size) -> ModelConfig:
         recursion=model.recursion,
         routing=model.routing,
     )
-    own = ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_head", "d_ff")
-    return replace(model, **{name: getattr(shape, name) for name in own})
+    shape_fields = ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_head", "d_ff")
+    return replace(model, **{name: getattr(shape, name) for name in shape_fields})
 
 
 @dataclass(frozen=True, kw_only=True)

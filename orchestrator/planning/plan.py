@@ -125,9 +125,9 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
         notes += [window.note for window in chosen.values() if window.note]
         for size in dict.fromkeys(size for window in chosen.values() for size in window.sizes):
             goals = [goal for goal, window in chosen.items() if size in window.sizes]
-            made = list(cells_of(spec, arm, size, goals, _train_tokens(spec, data)))
-            rows += made
-            models.update((size, row.model) for row in made if isinstance(row, Cell))
+            size_rows = list(cells_of(spec, arm, size, goals, _train_tokens(spec, data)))
+            rows += size_rows
+            models.update((size, row.model) for row in size_rows if isinstance(row, Cell))
         if note := raised_depth_note(arm, models):
             notes.append(note)
         if arm.own is not None:

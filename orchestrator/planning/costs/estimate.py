@@ -126,19 +126,21 @@ def estimate(
     batch. `shares` of a GPU by shape; None: every segment holds the devices of `throughput`.
     """
     if rates is None:
-        said = Rate(flops_per_second=throughput.flops_per_second, basis=Basis.assumed)
-        rates, basis = {shape_of(cell): said for cell in plan.cells}, throughput.basis
+        assumed_rate = Rate(flops_per_second=throughput.flops_per_second, basis=Basis.assumed)
+        rates, basis = {shape_of(cell): assumed_rate for cell in plan.cells}, throughput.basis
     else:
         basis = basis_text(rates, throughput.device)
     units = work_of(plan, num_evaluation_sequences)
     seconds = unit_seconds(units, rates)
     left = unit_seconds(units, rates, finished)
-    held = _unit_devices(units, throughput, shares)
-    used, used_left = ([each * devices for each, devices in zip(spent, held, strict=True)] for spent in (seconds, left))
+    unit_devices = _unit_devices(units, throughput, shares)
+    used, used_left = (
+        [time * devices for time, devices in zip(spent, unit_devices, strict=True)] for spent in (seconds, left)
+    )
     trained = [unit for unit in units if unit.kind != "evaluate"]
     flops = sum(unit.flops for unit in trained)
     memory = _memory(plan, throughput.device, micro_batch, checkpoint_activations)
-    cells = _cell_costs(plan, units, used, used_left, held, rates, memory, LIBRARY_BYTES[throughput.device])
+    cells = _cell_costs(plan, units, used, used_left, unit_devices, rates, memory, LIBRARY_BYTES[throughput.device])
     largest = max(range(len(cells)), key=lambda place: cells[place].memory_bytes)
     chain = max(_of_cells(plan, units, left))
     effective = sum(unit.flops for unit in units) / sum(seconds)
@@ -194,9 +196,9 @@ def _of_cells(plan: Plan, units: Sequence[Unit], amounts: Sequence[float], *, sh
     """The amounts of each cell's parts summed, or its equal shares of them."""
     sums = [0.0] * len(plan.cells)
     for unit, amount in zip(units, amounts, strict=True):
-        each = amount / len(unit.cells) if shared else amount
+        part = amount / len(unit.cells) if shared else amount
         for place in unit.cells:
-            sums[place] += each
+            sums[place] += part
     return sums
 
 
@@ -205,13 +207,13 @@ def _cell_costs(
     units: Sequence[Unit],
     used: Sequence[float],
     left: Sequence[float],
-    held: Sequence[float],
+    unit_devices: Sequence[float],
     rates: Mapping[Shape, Rate],
     memory: Mapping[tuple[object, object], int],
     library_bytes: int,
 ) -> tuple[CellCost, ...]:
-    """`used` and `left` in device-seconds by unit, `held` in devices; `library_bytes` where no shape was measured."""
-    devices = {place: each for unit, each in zip(units, held, strict=True) for place in unit.cells}
+    """By unit: `used` and `left` in device-seconds, and its devices. `library_bytes` are for shapes never measured."""
+    devices = {place: count for unit, count in zip(units, unit_devices, strict=True) for place in unit.cells}
     beyond = [
         measured - memory[cell.model, cell.train]
         for cell in plan.cells
@@ -227,12 +229,12 @@ def _cell_costs(
         _of_cells(plan, units, [float(unit.checkpoint_bytes) for unit in units], shared=True),
         strict=True,
     )
-    found = []
-    for cell, place, own, alone, remaining, disk in columns:
+    costs = []
+    for cell, place, share, alone, remaining, disk in columns:
         rate = rates[shape_of(cell)]
-        found.append(
+        costs.append(
             CellCost(
-                hours=own / HOUR_SECONDS,
+                hours=share / HOUR_SECONDS,
                 hours_alone=alone / HOUR_SECONDS,
                 hours_remaining=remaining / HOUR_SECONDS,
                 memory_bytes=rate.memory_bytes or memory[cell.model, cell.train] + libraries,
@@ -242,7 +244,7 @@ def _cell_costs(
                 devices=devices[place],
             )
         )
-    return tuple(found)
+    return tuple(costs)
 
 
 def _by_column(cells: Sequence[Cell]) -> list[list[Cell]]:

@@ -1,4 +1,4 @@
-"""How much of a GPU each shape of a plan asks for: the smallest share of a card's memory that holds it. Pure.
+"""The share of a GPU that each shape of a plan asks for: the smallest part of its memory that holds it. Pure.
 
 Ray gives shares out by count and isolates no memory, so that what a share holds is for this file to say.
 """
@@ -79,8 +79,8 @@ def share_text(share: float) -> str:
 def sharing_text(costs: Sequence[CellCost], card: Card) -> str:
     """How many cells get which share, and what that rests on."""
     counts = {share: sum(cost.devices == share for cost in costs) for share in sorted({cost.devices for cost in costs})}
-    told = ", ".join(f"{share_text(share)} for {count}" for share, count in counts.items())
+    shares_text = ", ".join(f"{share_text(share)} for {count}" for share, count in counts.items())
     return (
-        f"{told} of {len(costs)} cells: of {bytes_text(card.memory_bytes)} a GPU ({card.basis}), {MARGIN:g} x their "
-        f"memory and {bytes_text(CONTEXT_BYTES)} for CUDA"
+        f"{shares_text} of {len(costs)} cells: of {bytes_text(card.memory_bytes)} a GPU ({card.basis}), {MARGIN:g} x "
+        f"their memory and {bytes_text(CONTEXT_BYTES)} for CUDA"
     )

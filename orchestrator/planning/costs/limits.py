@@ -85,12 +85,12 @@ def allowance_of(
             parts[place].append(number)
     open_cells = [place for place, cell in enumerate(plan.cells) if cell.evaluate_segment not in finished]
     devices = [cost.cells[unit.cells[0]].devices for unit in units]  # The cells of a unit are of one shape.
-    hours = [each * held / HOUR_SECONDS for each, held in zip(seconds, devices, strict=True)]
+    hours = [time * share / HOUR_SECONDS for time, share in zip(seconds, devices, strict=True)]
     chosen, needed = _within(open_cells, parts, hours, limits)
     if open_cells and not chosen:
         _refuse(plan, open_cells, parts, hours, limits, throughput)
-    wanted = canary if canary is not None else cost.seconds > CANARY_SECONDS and len(open_cells) == len(plan.cells)
-    first = _canaries(chosen, parts, units, seconds) if wanted and len(chosen) > 1 else ()
+    has_canary = canary if canary is not None else cost.seconds > CANARY_SECONDS and len(open_cells) == len(plan.cells)
+    first = _canaries(chosen, parts, units, seconds) if has_canary and len(chosen) > 1 else ()
     return Allowance(
         segments=frozenset(str(units[number].segment_id) for number in needed) - frozenset(finished),
         canaries=first,
@@ -98,7 +98,7 @@ def allowance_of(
         hours=HourLimit(
             max_hours=limits.max_hours,
             devices_per_segment=throughput.devices_per_segment,
-            gpu_shares={str(unit.segment_id): held for unit, held in zip(units, devices, strict=True)}
+            gpu_shares={str(unit.segment_id): share for unit, share in zip(units, devices, strict=True)}
             if cost.sharing
             else {},
             unit=throughput.hours_unit,

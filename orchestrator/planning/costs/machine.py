@@ -1,5 +1,7 @@
-"""What a machine or cluster holds of segments at a time: what a segment asks of it, what its nodes have, what the
-driver says of its GPUs, and how fast one is assumed to be. Without torch."""
+"""How many segments a machine or cluster trains at a time, and the speed assumed of each.
+
+It counts what a segment asks for against what the nodes have and what the driver says of the GPUs. Without torch.
+"""
 
 import math
 import os
@@ -73,10 +75,10 @@ class Request:
         return min(by_cpus, math.floor(node.gpus) * math.floor(1 / self.gpus))
 
 
-def fixed_gpus(said: float | Literal["auto"] | None) -> float | None:
+def fixed_gpus(setting: float | Literal["auto"] | None) -> float | None:
     """GPUs of every worker as `execution.gpus_per_segment` says; None where each shape gets a share of its own, or
     nothing is said: a whole one then, for what has no share."""
-    return None if said == "auto" else said
+    return None if setting == "auto" else setting
 
 
 def default_gpus(nodes: Sequence[Node]) -> float:
@@ -120,8 +122,8 @@ def check_feasible(request: Request, nodes: Sequence[Node], where: str) -> None:
 
 
 def _asked(request: Request) -> str:
-    each = _amount(CPUS_PER_WORKER, "CPU") + (f" and {_amount(request.gpus, 'GPU')}" if request.gpus else "")
-    return each if request.workers == 1 else f"{request.workers} workers with {each} each"
+    per_worker = _amount(CPUS_PER_WORKER, "CPU") + (f" and {_amount(request.gpus, 'GPU')}" if request.gpus else "")
+    return per_worker if request.workers == 1 else f"{request.workers} workers with {per_worker} each"
 
 
 def _remedy(request: Request) -> str:
@@ -145,10 +147,10 @@ def machine_of_nodes(nodes: "Sequence[Node]", workers: int | None, execution: "E
     """What the nodes hold of segments at a time, and how fast one is assumed to be. Where each shape gets a share of a
     GPU, the speed of whole ones, and how many there are to share."""
 
-    said = fixed_gpus(execution.gpus_per_segment)
-    gpus = default_gpus(nodes) if said is None else said
-    held = parallel_segments(Request(workers=execution.workers_per_segment, gpus=gpus), nodes)
-    machine = assumed_throughput("cuda" if gpus else "cpu", workers or max(1, held))
+    fixed = fixed_gpus(execution.gpus_per_segment)
+    gpus = default_gpus(nodes) if fixed is None else fixed
+    at_a_time = parallel_segments(Request(workers=execution.workers_per_segment, gpus=gpus), nodes)
+    machine = assumed_throughput("cuda" if gpus else "cpu", workers or max(1, at_a_time))
     machine = replace(machine, devices_per_segment=(gpus or CPUS_PER_WORKER) * execution.workers_per_segment)
     if execution.gpus_per_segment != "auto" or not gpus or execution.workers_per_segment > 1:
         return machine

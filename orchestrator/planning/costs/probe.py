@@ -86,31 +86,31 @@ def this_setting(
 
 def cached_probes(plan: Plan, setting: ProbeSetting, report: Callable[[str], None]) -> dict[Shape, Measured]:
     """What has been measured of a plan's shapes. A file that cannot be read is reported and counts as none."""
-    found = {}
+    measurements = {}
     for shape in shapes_of(plan):
         path = probe_file(shape, setting)
         try:
             document = json.loads(path.read_text())
             if document["schema"] != SCHEMA:
                 raise ValueError(f"schema {document['schema']!r}, expected {SCHEMA!r}")
-            found[shape] = Measured(
+            measurements[shape] = Measured(
                 tokens_per_second=_positive(document["tokens_per_second"]), memory_bytes=document["memory_bytes"]
             )
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             report(f"note: {path} cannot be read ({error}) and counts as not measured: another probe measures it again")
-    return found
+    return measurements
 
 
-def to_probe(plan: Plan, setting: ProbeSetting, known: Mapping[Shape, Measured]) -> list[Shape]:
+def to_probe(plan: Plan, setting: ProbeSetting, measurements: Mapping[Shape, Measured]) -> list[Shape]:
     """The shapes that a probe would measure: few of each family, that fit here, and are not known."""
     families: dict[object, list[Shape]] = defaultdict(list)
     for shape in shapes_of(plan):
         if _sequences(shape, setting) > 0:
             families[family_of(shape)].append(shape)
     chosen = [shape for members in families.values() for shape in _spread(members)]
-    return [shape for shape in shapes_of(plan) if shape in chosen and shape not in known]
+    return [shape for shape in shapes_of(plan) if shape in chosen and shape not in measurements]
 
 
 def probe(plan: Plan, setting: ProbeSetting, report: Callable[[str], None]) -> dict[Shape, Measured]:
@@ -118,35 +118,35 @@ def probe(plan: Plan, setting: ProbeSetting, report: Callable[[str], None]) -> d
 
     A shape whose process fails, is killed or takes too long is reported and stays unknown.
     """
-    known = cached_probes(plan, setting, report)
-    wanted = to_probe(plan, setting, known)
+    measurements = cached_probes(plan, setting, report)
+    shapes = to_probe(plan, setting, measurements)
     names = {shape_of(cell): f"{cell.arm} {cell.size}" for cell in plan.cells}
-    for number, shape in enumerate(wanted, start=1):
-        found, said = _measured(shape, setting)
-        report(f"probe {number} of {len(wanted)}: {names[shape]}, {said}")
-        if found is None:
+    for number, shape in enumerate(shapes, start=1):
+        measurement, sentence = _measured(shape, setting)
+        report(f"probe {number} of {len(shapes)}: {names[shape]}, {sentence}")
+        if measurement is None:
             continue
-        known[shape] = found
+        measurements[shape] = measurement
         path = probe_file(shape, setting)
-        document = {"schema": SCHEMA, **asdict(found), "shape": to_jsonable(shape), "setting": asdict(setting)}
+        document = {"schema": SCHEMA, **asdict(measurement), "shape": to_jsonable(shape), "setting": asdict(setting)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, document)
         except OSError as error:
             report(f"note: {path} cannot be written ({error.strerror}): the next command measures this again")
-    return known
+    return measurements
 
 
 def _measured(shape: Shape, setting: ProbeSetting) -> tuple[Measured | None, str]:
     """What a process of its own measured, with a sentence."""
     sequences = _sequences(shape, setting)
-    wanted = shape.batch_size if setting.micro_batch is None else min(setting.micro_batch, shape.batch_size)
+    micro_batch = shape.batch_size if setting.micro_batch is None else min(setting.micro_batch, shape.batch_size)
     request = {
         "model": to_jsonable(shape.model),
         "train": to_jsonable(
             TrainConfig(batch_size=sequences, peak_learning_rate=1e-4, warmup_steps=0, precision=shape.precision)
         ),
-        "micro_batch": min(sequences, wanted),
+        "micro_batch": min(sequences, micro_batch),
         "threads": setting.threads,
         "device": setting.device,
         "compile": setting.compile,
@@ -169,13 +169,13 @@ def _measured(shape: Shape, setting: ProbeSetting) -> tuple[Measured | None, str
         last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
         ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
         return None, f"not measured: its process ended with {ended} ({last})"
-    said = json.loads(done.stdout.strip().splitlines()[-1])
-    whole = sequences >= wanted
-    found = Measured(
-        tokens_per_second=said["tokens_per_second"], memory_bytes=said["peak_memory_bytes"] if whole else None
+    reply = json.loads(done.stdout.strip().splitlines()[-1])
+    whole = sequences >= micro_batch
+    measurement = Measured(
+        tokens_per_second=reply["tokens_per_second"], memory_bytes=reply["peak_memory_bytes"] if whole else None
     )
-    told = f"{found.tokens_per_second:,.0f} tokens/s over {said['steps']} steps"
-    return found, told if whole else f"{told} on {sequences} of {wanted} sequences at a time"
+    speed = f"{measurement.tokens_per_second:,.0f} tokens/s over {reply['steps']} steps"
+    return measurement, speed if whole else f"{speed} on {sequences} of {micro_batch} sequences at a time"
 
 
 def _sequences(shape: Shape, setting: ProbeSetting) -> int:

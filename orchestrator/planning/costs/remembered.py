@@ -1,4 +1,4 @@
-"""How fast this machine has trained in any sweep, kept in the cache for those of other results folders.
+"""Training speeds that this machine reached in earlier sweeps, cached for sweeps in other results folders.
 
     <cache>/speeds/<sha256 of the setting>.json    by exact FLOPs of a step: exact FLOPs per second of one worker
 
@@ -31,10 +31,10 @@ def remember(
     speeds = {
         step_flops(shape): rate.flops_per_second for shape, rate in rates.items() if rate.basis is Basis.earlier_runs
     }
-    known = remembered(setting, report)
-    if not speeds or speeds.items() <= known.items():
+    earlier = remembered(setting, report)
+    if not speeds or speeds.items() <= earlier.items():
         return
-    kept = list(({speed: known[speed] for speed in known if speed not in speeds} | speeds).items())[-MOST_SPEEDS:]
+    kept = list(({speed: earlier[speed] for speed in earlier if speed not in speeds} | speeds).items())[-MOST_SPEEDS:]
     path = speeds_file(setting)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

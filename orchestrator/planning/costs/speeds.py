@@ -102,7 +102,7 @@ def rates_of(
     shapes = shapes_of(plan)
     on_one = {shape: sharing if isinstance(sharing, int) else sharing[shape] for shape in shapes}
     rates = {shape: _probed(shape, probes[shape], on_one[shape]) for shape in shapes if shape in probes}
-    rates |= _earlier(plan.segments, {name: each for name, each in results.items() if _is_on(device, each)})
+    rates |= _earlier(plan.segments, {name: result for name, result in results.items() if _is_on(device, result)})
     measured = dict(rates)
     speed = ASSUMED_FLOPS_PER_SECOND[device][0]
     return {
@@ -125,7 +125,9 @@ def measured_flops_per_second(segments: Sequence[Segment], results: Mapping[str,
     seconds = sum(result.train_seconds for _, result in trained)
     if not seconds:
         return None
-    return sum(segment_flops(each, each.stop_step - result.steps_executed) for each, result in trained) / seconds
+    return (
+        sum(segment_flops(segment, segment.stop_step - result.steps_executed) for segment, result in trained) / seconds
+    )
 
 
 def _has_trained(segment: Segment, results: Mapping[str, FinishedTraining]) -> bool:
@@ -138,19 +140,19 @@ def basis_text(rates: Mapping[Shape, Rate], device: Device) -> str:
     counts = Counter(rate.basis for rate in rates.values())
     if set(counts) == {Basis.assumed}:
         return ASSUMED_FLOPS_PER_SECOND[device][1]
-    told = [(basis, counts[basis]) for basis in Basis if counts[basis]]
-    if len(told) == 1:
-        return f"{SENTENCES[told[0][0]]}: {_shapes(told[0][1])}"
-    return ", ".join(f"{SENTENCES[basis]} for {count}" for basis, count in told) + f" of {_shapes(len(rates))}"
+    bases = [(basis, counts[basis]) for basis in Basis if counts[basis]]
+    if len(bases) == 1:
+        return f"{SENTENCES[bases[0][0]]}: {_shapes(bases[0][1])}"
+    return ", ".join(f"{SENTENCES[basis]} for {count}" for basis, count in bases) + f" of {_shapes(len(rates))}"
 
 
 def _shapes(count: int) -> str:
     return "1 shape" if count == 1 else f"{count} shapes"
 
 
-def _probed(shape: Shape, found: Measured, sharing: int) -> Rate:
-    speed = found.tokens_per_second * float(training_flops_per_token(shape.model, "exact")) / sharing
-    return Rate(flops_per_second=speed, basis=Basis.probe, memory_bytes=found.memory_bytes)
+def _probed(shape: Shape, measurement: Measured, sharing: int) -> Rate:
+    speed = measurement.tokens_per_second * float(training_flops_per_token(shape.model, "exact")) / sharing
+    return Rate(flops_per_second=speed, basis=Basis.probe, memory_bytes=measurement.memory_bytes)
 
 
 def _earlier(segments: Sequence[Segment], results: Mapping[str, FinishedTraining]) -> dict[Shape, Rate]:
@@ -159,13 +161,13 @@ def _earlier(segments: Sequence[Segment], results: Mapping[str, FinishedTraining
     for segment in segments:
         if _has_trained(segment, results):
             by_shape[segment_shape(segment)].append(segment)
-    found = {}
+    rates = {}
     for shape, trained in by_shape.items():
         speed = measured_flops_per_second(trained, results)
         peaks = [results[segment.id].peak_memory_bytes or 0 for segment in trained]
         if speed:
-            found[shape] = Rate(flops_per_second=speed, basis=Basis.earlier_runs, memory_bytes=max(peaks) or None)
-    return found
+            rates[shape] = Rate(flops_per_second=speed, basis=Basis.earlier_runs, memory_bytes=max(peaks) or None)
+    return rates
 
 
 def _is_on(device: Device, result: FinishedTraining) -> bool:

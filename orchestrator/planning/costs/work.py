@@ -34,8 +34,8 @@ class Shape:
 
 def family_of(shape: Shape) -> tuple[object, ...]:
     """Equal for shapes that differ in size only."""
-    own = shape.model.object if isinstance(shape.model, OwnModel) else None
-    return own, shape.model.recursion, shape.model.routing, shape.precision
+    model_object = shape.model.object if isinstance(shape.model, OwnModel) else None
+    return model_object, shape.model.recursion, shape.model.routing, shape.precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +113,16 @@ def _trunk_units(
     def cost(first: int, last: int) -> int:
         return flops_between(one.model, one.train.batch_size, first, last)
 
-    found, first = [], 0
+    units, first = [], 0
     for stop in sorted(stops):
         users = [place for place in members if cells[place].decay_start >= stop]
-        found.append(unit("stable", (stop, stop), cost(first, stop), users))
+        units.append(unit("stable", (stop, stop), cost(first, stop), users))
         first = stop
     for (start, stop), users in branches.items():
         if start < stop:
-            found.append(unit("decay", (start, stop), cost(start, stop), users))
-        found.append(unit("evaluate", (start, stop), evaluation_flops(one, num_evaluation_sequences), users))
-    return found
+            units.append(unit("decay", (start, stop), cost(start, stop), users))
+        units.append(unit("evaluate", (start, stop), evaluation_flops(one, num_evaluation_sequences), users))
+    return units
 
 
 def evaluation_flops(cell: Cell, num_sequences: int) -> int:

@@ -19,17 +19,17 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     import_from(Path.cwd())
     try:
         definition = load_definition(request["model"])
-        found = check_model(
+        check = check_model(
             request["model"], vocab_size=request["vocab_size"], context_length=request["context_length"]
         )
         code = definition.code()
     except OwnModelError as error:
         return {"problems": str(error).splitlines(), "import_failed": isinstance(error, OwnImportError)}
     return {
-        "problems": list(found.problems),
+        "problems": list(check.problems),
         "import_failed": False,
-        "warnings": list(found.warnings),
-        "models": [to_jsonable(model) for model in found.models],
+        "warnings": list(check.warnings),
+        "models": [to_jsonable(model) for model in check.models],
         "files": [str(path) for path in definition.files],
         "sha256": code.sha256,
         "versions": dict(code.versions),

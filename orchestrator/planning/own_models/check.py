@@ -58,7 +58,7 @@ class ModelCheck:
     def __str__(self) -> str:
         sizes = [f"{model.size}: N {model.unique_params:,}, {model.total_params:,} in all" for model in self.models]
         verdict = [] if self.problems else ["it can be trained"]
-        return "\n".join((*self.problems, *(f"warning: {each}" for each in self.warnings), *sizes, *verdict))
+        return "\n".join((*self.problems, *(f"warning: {warning}" for warning in self.warnings), *sizes, *verdict))
 
 
 def check_model(target: Any, *, vocab_size: int = VOCAB_SIZE, context_length: int = CONTEXT_LENGTH) -> ModelCheck:
@@ -68,9 +68,9 @@ def check_model(target: Any, *, vocab_size: int = VOCAB_SIZE, context_length: in
     try:
         definition = definition or definition_of(target)
         for size in definition.sizes:
-            found = counted(definition, size, vocab_size=vocab_size, context_length=context_length)
-            models.append(found.model)
-            warnings += found.warnings
+            facts = counted(definition, size, vocab_size=vocab_size, context_length=context_length)
+            models.append(facts.model)
+            warnings += facts.warnings
         models.sort(key=lambda model: model.unique_params)
         problems += _trained(definition, models[0])
     except OwnModelError as error:

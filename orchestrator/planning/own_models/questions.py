@@ -1,4 +1,4 @@
-"""What the planner knows of a user's own models: asked in a child process, and remembered while their code is the same.
+"""The sizes and costs of a user's own models. A child process answers; answers are kept while the code is the same.
 
     <cache>/own_models/<sha256 of the question>.json    the answer, and the code that it is an answer of
 
@@ -54,8 +54,8 @@ def _ladder(model: str, file: Path, vocab_size: int, context_length: int, _chang
     """Once per process, unless the module's file is written anew."""
     request = {"model": model, "vocab_size": vocab_size, "context_length": context_length}
     path = _cache_file(request, file)
-    if (known := _remembered(path, file)) is not None:
-        return known
+    if (ladder := _remembered(path, file)) is not None:
+        return ladder
     if not may_import(model):
         raise OwnModelError(
             f"model {model}: its code is not run for a sweep that was read from a results folder: give the sweep file "

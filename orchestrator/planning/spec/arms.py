@@ -146,10 +146,10 @@ RoutingTable = Annotated[
 
 def routing_from(section: RoutingSection, laid_over: RoutingSection | None = None) -> Routing:
     """The routing of a section, or of one laid over another; nothing is taken over from another kind of choice."""
-    given = section.given
+    settings = section.given
     if laid_over is not None:
-        given = (given if laid_over.given["choice"] == given["choice"] else {}) | laid_over.given
-    return ROUTING_KINDS[given["choice"]](**given)
+        settings = (settings if laid_over.given["choice"] == settings["choice"] else {}) | laid_over.given
+    return ROUTING_KINDS[settings["choice"]](**settings)
 
 
 def with_choices(document: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +157,9 @@ def with_choices(document: dict[str, Any]) -> dict[str, Any]:
     base, variants = document.get("routing"), document.get("variants")
     if not isinstance(base, dict) or "choice" not in base or not isinstance(variants, dict):
         return document
-    return document | {"variants": {label: _with_choice(each, base["choice"]) for label, each in variants.items()}}
+    return document | {
+        "variants": {label: _with_choice(variant, base["choice"]) for label, variant in variants.items()}
+    }
 
 
 def _with_choice(variant: Any, choice: object) -> Any:
@@ -238,8 +240,8 @@ class ArmsSection(Section):
                     fit_depth=self.fit_depth,
                     routing=routing if architecture == "mor" else None,
                 )
-        for label, own in self.own.items():
-            yield own.member(label)
+        for label, section in self.own.items():
+            yield section.member(label)
 
     @model_validator(mode="after")
     def _has_recursions(self) -> Self:
@@ -292,9 +294,11 @@ class VariantSection(Section):
     @model_validator(mode="after")
     def _has_only_what_it_uses(self) -> Self:
         shared = {name: getattr(self, name) for name in ("sharing", "kv", "fit_depth")}
-        given = [name for name, value in shared.items() if value is not None]
-        if self.architecture == "vanilla" and (given or self.recursions not in (None, 1)):
-            raise ValueError(f"a vanilla model shares no layers: leave out {' and '.join(given) or 'recursions'}")
+        present_keys = [name for name, value in shared.items() if value is not None]
+        if self.architecture == "vanilla" and (present_keys or self.recursions not in (None, 1)):
+            raise ValueError(
+                f"a vanilla model shares no layers: leave out {' and '.join(present_keys) or 'recursions'}"
+            )
         if self.architecture != "vanilla" and (self.recursions or 1) < 2:
             raise ValueError(f"{self.architecture} needs recursions = 2 or more")
         if self.architecture != "mor" and self.routing is not None:

@@ -1,4 +1,4 @@
-"""Sweep files that lie over one another: `base = "cpu"` lays a preset or another file under what a file says. Pure."""
+"""Sweep files in layers: `base = "cpu"` takes from a preset, or from another file, what a file leaves out. Pure."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -41,11 +41,13 @@ def laid_together(layers: Sequence[Layer]) -> dict[str, Any]:
     return deepcopy(reduce(laid_over, under))
 
 
-def laid_over(under: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """Tables over tables, key by key; a list takes the place of a list."""
-    dropped = [other for pair in ALTERNATIVES for given, other in (pair, pair[::-1]) if holds(own, given)]
-    dropped += [path[:1] for path in WHOLE if holds(own, path)]
-    return _merged(reduce(_without, dropped, dict(under)), own)
+    dropped = [
+        alternative for pair in ALTERNATIVES for chosen, alternative in (pair, pair[::-1]) if holds(upper, chosen)
+    ]
+    dropped += [path[:1] for path in WHOLE if holds(upper, path)]
+    return _merged(reduce(_without, dropped, dict(lower)), upper)
 
 
 def holds(document: Any, path: Sequence[str]) -> bool:
@@ -66,10 +68,10 @@ def _without(document: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]
     return {key: value for key, value in document.items() if key != first}
 
 
-def _merged(under: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    both = {key: _merged_value(under[key], value) if key in under else value for key, value in own.items()}
-    return {**under, **both}
+def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {key: _merged_value(lower[key], value) if key in lower else value for key, value in upper.items()}
+    return {**lower, **merged}
 
 
-def _merged_value(under: Any, own: Any) -> Any:
-    return _merged(under, own) if isinstance(under, Mapping) and isinstance(own, Mapping) else own
+def _merged_value(lower: Any, upper: Any) -> Any:
+    return _merged(lower, upper) if isinstance(lower, Mapping) and isinstance(upper, Mapping) else upper

@@ -1,4 +1,4 @@
-"""A resolved sweep key by key, each with where its value came from. Pure; what is printed is a sweep file itself."""
+"""The settings of a sweep, each with the flag, file or default that it came from. Pure; it prints as a sweep file."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,34 +57,34 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
 def _exact(path: tuple[str, ...], value: Any) -> Any:
     if path[-1] not in EXACT_KEYS or value is None:
         return value
-    return [budget_text(each) for each in value] if isinstance(value, list) else budget_text(value)
+    return [budget_text(budget) for budget in value] if isinstance(value, list) else budget_text(value)
 
 
 def changed_settings(spec: SweepSpec, file: SweepFile) -> list[Setting]:
     """The values that differ from those of the lowest file, which is a preset or a whole file of the user's; what only
     that one has is not set."""
     lowest = SweepFile(source=file.layers[-1].source, document=file.layers[-1].document)
-    before = {each.path: each.value for each in settings_of(parse_spec(lowest), lowest)}
+    before = {setting.path: setting.value for setting in settings_of(parse_spec(lowest), lowest)}
     now = settings_of(spec, file)
-    gone = [path for path in before if path not in {each.path for each in now} and before[path] is not None]
+    gone = [path for path in before if path not in {setting.path for setting in now} and before[path] is not None]
     return [
-        *(each for each in now if each.value != before.get(each.path)),
+        *(setting for setting in now if setting.value != before.get(setting.path)),
         *(Setting(path=path, value=None, origin=DEFAULT) for path in gone if not _is_replaced(path, now)),
     ]
 
 
 def _is_replaced(path: tuple[str, ...], now: Sequence[Setting]) -> bool:
     """Whether a value stands where there was a table, or a table of other keys."""
-    return any(each.path == path[: len(each.path)] for each in now)
+    return any(setting.path == path[: len(setting.path)] for setting in now)
 
 
 def _origin(path: tuple[str, ...], file: SweepFile) -> str:
-    flag = next((each.flag for each in file.overrides if path[: len(each.path)] == each.path), None)
+    flag = next((override.flag for override in file.overrides if path[: len(override.path)] == override.path), None)
     if flag is not None:
         return f"flag {flag}"
     if not holds(file.document, path):
         return DEFAULT
-    layers = (each for each in file.layers if holds(each.document, path))
+    layers = (layer for layer in file.layers if holds(layer.document, path))
     layer = next(layers, Layer(source=file.source, document={}))
     return f"{'preset' if layer.is_preset else 'file'} {layer.source}"
 

@@ -32,11 +32,11 @@ def sweep_schema() -> dict[str, Any]:
     modules = (sections, arms)
     tables = {name: kind for module in modules for name, kind in vars(module).items() if _is_section(kind)}
     for name, definition in ((SweepSpec.__name__, schema), *schema["$defs"].items()):
-        said = _field_docstrings(SweepSpec if name == SweepSpec.__name__ else tables[name])
+        descriptions = _field_docstrings(SweepSpec if name == SweepSpec.__name__ else tables[name])
         for key, field in definition.get("properties", {}).items():
             field.pop("title", None)
-            if key in said:
-                field["description"] = said[key]
+            if key in descriptions:
+                field["description"] = descriptions[key]
     schema["properties"][BASE] = {"type": "string", "description": BASE_MEANS}
     return {"$schema": DIALECT, "title": "mor-sweep sweep file", **_loosened(schema)}
 
@@ -54,12 +54,12 @@ def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:
     """The string under each field of a section's class, in one line."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
+    docstrings = {}
     for field, below in pairwise(body.body):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = " ".join(text.split())
-    return found
+                docstrings[name] = " ".join(text.split())
+    return docstrings
 
 
 def _loosened(value: Any) -> Any:

@@ -20,12 +20,12 @@ class SpecError(UserError):
     """A sweep file or a flag that cannot be used; one sentence a line."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The near names where there are any, else all of them; only one that differs in capitals alone."""
-    known = list(known)
-    near = [other for other in known if other.lower() == name.lower()]
-    near = near or get_close_matches(name, known, n=2, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
+    names = list(names)
+    near = [other for other in names if other.lower() == name.lower()]
+    near = near or get_close_matches(name, names, n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(names)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,11 @@ def recorded_document(revisions: Sequence[Mapping[str, Any]]) -> dict[str, Any] 
     recorded."""
     settings_id = revisions[-1]["settings_id"]
     return next(
-        (each[RECORDED] for each in reversed(revisions) if RECORDED in each and each["settings_id"] == settings_id),
+        (
+            revision[RECORDED]
+            for revision in reversed(revisions)
+            if RECORDED in revision and revision["settings_id"] == settings_id
+        ),
         None,
     )
 
@@ -221,9 +225,9 @@ def recipe_overrides(recipe: str, flag: str = "recipe") -> list[Override]:
     laws = document.get("train", {})
     unknown = [*(f"[{key}]" for key in document if key != "train"), *(key for key in laws if key not in KEYS)]
     if unknown or not laws:
-        found = f"found {', '.join(unknown)}" if unknown else "it is empty"
+        problem = f"found {', '.join(unknown)}" if unknown else "it is empty"
         raise SpecError(
-            f"{recipe}: {found}: expected [train.learning_rate.ARM] and [train.batch_law.ARM] only",
+            f"{recipe}: {problem}: expected [train.learning_rate.ARM] and [train.batch_law.ARM] only",
             fix=Fix(setting="recipe"),
         )
     overrides = [Override(flag=flag, path=("train", "recipe"), value="small")]

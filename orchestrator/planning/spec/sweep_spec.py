@@ -203,10 +203,10 @@ def _check_arm_table(path: str, table: Mapping[str, object] | None, arms: Sequen
     for arm in arms:
         if not set(arm.entry_keys) & set(table):
             raise ValueError(f"{path} has no entry for the arm {arm.label}: add [{path}.{arm.architecture}]")
-    known = (DEFAULT, *get_args(Architecture), *(arm.label for arm in arms))
+    labels = (DEFAULT, *get_args(Architecture), *(arm.label for arm in arms))
     for key in table:
-        if key not in known and not re.fullmatch(r"(mor|recursive)-\d+", key):
-            raise ValueError(f"{path}.{key} names no arm: {did_you_mean(key, known)}")
+        if key not in labels and not re.fullmatch(r"(mor|recursive)-\d+", key):
+            raise ValueError(f"{path}.{key} names no arm: {did_you_mean(key, labels)}")
 
 
 def load_spec(preset: str = "paper", overrides: Sequence[Override] = (), study: str = "isoflop") -> SweepSpec:
@@ -222,7 +222,7 @@ def parse_spec(file: SweepFile) -> SweepSpec:
     try:
         spec = SweepSpec.model_validate_json(json.dumps(with_choices(file.document), default=str))
         if file.is_written and spec.arms is not None:
-            allow_import(own.model for own in spec.arms.own.values())
+            allow_import(section.model for section in spec.arms.own.values())
         return spec
     except ValidationError as error:
         problems = error.errors(include_url=False)
