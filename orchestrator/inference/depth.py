@@ -1,4 +1,4 @@
-"""What a trained cell loses, and what it gains, where tokens may go less deep than it was trained for (paper, Fig. 5c).
+"""Loss and saved compute of a trained cell when its tokens may not go as deep as in training (paper, Fig. 5c).
 
 A token that would go deeper leaves the block after the highest recursion allowed and goes through the last layers.
 """
@@ -73,10 +73,10 @@ def _validation(cell: TrainedCell, sequences: int, rule: CausalRule, depth: int)
     length = cell.cell.model.context_length
     nats, depths, tokens = 0.0, 0, 0
     for batch in open_tokens(cell.data).valid_batches(sequences, length, SEQUENCES_PER_TRACE):
-        for text, own in zip(batch, trace(cell.model, batch[:, :-1].tolist(), rule, depth), strict=True):
-            targets_T = torch.from_numpy(text[1:]).to(own.logits_TV.device)
-            nats += float(F.cross_entropy(own.logits_TV.double(), targets_T, reduction="sum"))
-            depths += sum(own.depth)
+        for text, text_trace in zip(batch, trace(cell.model, batch[:, :-1].tolist(), rule, depth), strict=True):
+            targets_T = torch.from_numpy(text[1:]).to(text_trace.logits_TV.device)
+            nats += float(F.cross_entropy(text_trace.logits_TV.double(), targets_T, reduction="sum"))
+            depths += sum(text_trace.depth)
             tokens += length
     return nats / tokens, depths / tokens
 

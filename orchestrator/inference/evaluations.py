@@ -1,4 +1,4 @@
-"""Trained cells × tasks or texts to what they measure: each pair is a segment, computed where it is missing."""
+"""Measure trained cells on tasks or texts. Each pair of the two is a segment, computed only where it is missing."""
 
 import secrets
 import time
@@ -76,8 +76,8 @@ def paired(
     pairs: list[Pair] = []
     left_out: list[str] = []
     for cell in cells or sweep.cells:
-        wanted, weights = evaluations(cell), weights_id(sweep, cell)
-        if not all(store.is_done(evaluation_id(weights, evaluation)) for evaluation in wanted.values()):
+        specs_by_subject, weights = evaluations(cell), weights_id(sweep, cell)
+        if not all(store.is_done(evaluation_id(weights, evaluation)) for evaluation in specs_by_subject.values()):
             try:
                 family_model(cell)
                 finished_weights(store, sweep, cell)
@@ -86,10 +86,10 @@ def paired(
                     raise
                 left_out.append(cell_name(cell))
                 continue
-        own = read_spec(store.published(weights).spec)
+        decay = read_spec(store.published(weights).spec)
         pairs += [
-            Pair(cell=cell, subject=subject, segment=evaluate_segment(own, evaluation))
-            for subject, evaluation in wanted.items()
+            Pair(cell=cell, subject=subject, segment=evaluate_segment(decay, evaluation))
+            for subject, evaluation in specs_by_subject.items()
         ]
     if not pairs:
         raise NotTrained(f"no cell of sweep {sweep.name} has weights here: train it, or name another sweep")
@@ -100,10 +100,10 @@ def first_trained(store: Store, sweep: Sweep, cells: Sequence[Cell]) -> str:
     """Id of the segment that ends with the weights of the first of these cells, or else of the sweep's, that is
     trained. Raises NotTrained."""
     trained = (weights_id(sweep, cell) for cell in cells or sweep.cells)
-    found = next((name for name in trained if store.is_done(name)), None)
-    if found is None:
+    segment_id = next((name for name in trained if store.is_done(name)), None)
+    if segment_id is None:
         raise NotTrained(f"no cell of sweep {sweep.name} is trained: `mor-sweep status` shows what is")
-    return found
+    return segment_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class Evaluated:
 def evaluate_all(
     store: Store,
     sweep: Sweep,
-    asked: Asked,
+    request: Asked,
     executor: Executor,
     report: Callable[[str], None],
     *,
@@ -132,7 +132,7 @@ def evaluate_all(
 
     Nothing more is started once the segments have taken their `hours`.
     `on_this_host` says whether the executor's workers see this process's folder and locks."""
-    segments = {pair.segment.id: pair.segment for pair in asked.pairs}
+    segments = {pair.segment.id: pair.segment for pair in request.pairs}
     outcomes = {name: published_outcome(store, name) for name in segments if store.is_done(name)}
     pending = tuple(segment for name, segment in segments.items() if name not in outcomes)
     if not pending:
@@ -141,7 +141,7 @@ def evaluate_all(
             return Evaluated(outcomes=outcomes, computed=0, warning="")
     with holding(store.root), driving(store, sweep.name), following(store, sweep.name) as mirror:
         if pending:
-            outcomes |= _run(store, sweep, asked, pending, executor, report, hours, on_this_host=on_this_host)
+            outcomes |= _run(store, sweep, request, pending, executor, report, hours, on_this_host=on_this_host)
         write_tables(store, sweep.name)
     return Evaluated(outcomes=outcomes, computed=len(pending), warning=mirror.warning)
 
@@ -149,7 +149,7 @@ def evaluate_all(
 def _run(
     store: Store,
     sweep: Sweep,
-    asked: Asked,
+    request: Asked,
     pending: tuple[Segment, ...],
     executor: Executor,
     report: Callable[[str], None],
@@ -161,16 +161,16 @@ def _run(
     ResultsGone."""
     job = Job(
         results=store.location,
-        data_folder=asked.data_folder,
-        data_url=origin_of(asked.data_folder),
-        task_folder=asked.task_folder,
-        text_file=asked.text_file,
+        data_folder=request.data_folder,
+        data_url=origin_of(request.data_folder),
+        task_folder=request.task_folder,
+        text_file=request.text_file,
         checkpoint_every_steps=MEASURING.checkpoint_every_steps,
         stop=store.new_stop_file(sweep.name, on_this_host=on_this_host),
         run=secrets.token_hex(4),
     )
     needed = {need: published_outcome(store, need) for segment in pending for need in segment.needs}
-    lines = _Lines(store=store, asked=asked, pending=pending, report=report)
+    lines = _Lines(store=store, request=request, pending=pending, report=report)
     run_segments(executor, store, pending, job, needed, lines.add, report, hours=hours, on_this_host=on_this_host)
     return lines.outcomes
 
@@ -181,7 +181,7 @@ class _Lines:
 
     store: Store
     """Where results and progress are."""
-    asked: Asked
+    request: Asked
     """What the segments measure."""
     pending: tuple[Segment, ...]
     """The segments of this run."""
@@ -198,18 +198,18 @@ class _Lines:
             self._tell_progress()
         elif outcome.status != "interrupted":
             self.outcomes[outcome.segment_id] = outcome
-            line = outcome_line(self.store, self.asked, outcome)
+            line = outcome_line(self.store, self.request, outcome)
             self.report(f"[{len(self.outcomes)}/{len(self.pending)}] {line}")
 
     def _tell_progress(self) -> None:
         if time.monotonic() - self.progress_at > PROGRESS_SECONDS:
             self.progress_at = time.monotonic()
-            self.report(_progress_line(self.store, self.asked, self.pending, self.outcomes))
+            self.report(_progress_line(self.store, self.request, self.pending, self.outcomes))
 
 
-def outcome_line(store: Store, asked: Asked, outcome: Outcome) -> str:
+def outcome_line(store: Store, request: Asked, outcome: Outcome) -> str:
     """What became of a segment, for a reader."""
-    pair = next(pair for pair in asked.pairs if pair.segment.id == outcome.segment_id)
+    pair = next(pair for pair in request.pairs if pair.segment.id == outcome.segment_id)
     name = f"{cell_name(pair.cell)} {pair.subject}"
     if outcome.status != "finished":
         return f"{name}: {outcome.status}, {outcome.reason}"
@@ -228,9 +228,9 @@ def measurement(store: Store, pair: Pair) -> PublishedScore | PublishedTextLoss:
     return measured
 
 
-def rows(store: Store, asked: Asked, done: Evaluated) -> list[dict[str, Any]]:
+def rows(store: Store, request: Asked, done: Evaluated) -> list[dict[str, Any]]:
     """One row a cell and task or text: what it measured where it is finished, else why not."""
-    return [_row(store, asked.kind, pair, done.outcomes.get(pair.segment.id)) for pair in asked.pairs]
+    return [_row(store, request.kind, pair, done.outcomes.get(pair.segment.id)) for pair in request.pairs]
 
 
 def _row(store: Store, kind: str, pair: Pair, outcome: Outcome | None) -> dict[str, Any]:
@@ -243,9 +243,11 @@ def _row(store: Store, kind: str, pair: Pair, outcome: Outcome | None) -> dict[s
     return row | {"segment": pair.segment.id}
 
 
-def _progress_line(store: Store, asked: Asked, pending: Sequence[Segment], outcomes: dict[str, Outcome]) -> str:
+def _progress_line(store: Store, request: Asked, pending: Sequence[Segment], outcomes: dict[str, Outcome]) -> str:
     """How far the segments under way are."""
-    names = {pair.segment.id: f"{cell_name(pair.cell)} {pair.subject}" for pair in asked.pairs}
+    names = {pair.segment.id: f"{cell_name(pair.cell)} {pair.subject}" for pair in request.pairs}
     waiting = [segment.id for segment in pending if segment.id not in outcomes]
-    there = [(name, store.attempts(name).progress()) for name in waiting]
-    return ", ".join(f"{names[name]}: batch {said.step} of {said.stop_step}" for name, said in there if said)
+    reports = [(name, store.attempts(name).progress()) for name in waiting]
+    return ", ".join(
+        f"{names[name]}: batch {progress.step} of {progress.stop_step}" for name, progress in reports if progress
+    )

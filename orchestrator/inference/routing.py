@@ -134,10 +134,10 @@ def frame_of(seen: Sequence[SeenToken]) -> pl.DataFrame:
     """One row a token."""
     return pl.DataFrame(
         {
-            "position": [each.position for each in seen],
-            "token_class": [each.token_class for each in seen],
-            "depth": [each.depth for each in seen],
-            "next_loss": [each.next_loss for each in seen],
+            "position": [token.position for token in seen],
+            "token_class": [token.token_class for token in seen],
+            "depth": [token.depth for token in seen],
+            "next_loss": [token.next_loss for token in seen],
         },
         schema={"position": pl.Int64, "token_class": pl.Utf8, "depth": pl.Int64, "next_loss": pl.Float64},
     )
@@ -169,9 +169,9 @@ def _means(frame: pl.DataFrame, key: str) -> pl.DataFrame:
 
 def histograms(seen: Sequence[SeenToken]) -> list[list[float]]:
     """For each recursion (expert choice) or depth (token choice): the share of tokens in each of 40 bins of [0, 1]."""
-    count = max((len(each.probabilities) for each in seen), default=0)
+    count = max((len(token.probabilities) for token in seen), default=0)
     shares: list[list[float]] = []
     for index in range(count):
-        values = [each.probabilities[index] for each in seen if len(each.probabilities) > index]
+        values = [token.probabilities[index] for token in seen if len(token.probabilities) > index]
         shares.append((np.histogram(values, HISTOGRAM_BINS, (0.0, 1.0))[0] / len(values)).tolist())
     return shares

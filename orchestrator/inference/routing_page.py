@@ -63,7 +63,7 @@ def _colours(recursions: int) -> str:
 def _token(token: SeenToken, *, first: bool) -> str:
     facts = [f"depth {token.depth}", f"position {token.position}", token.token_class]
     if token.probabilities:
-        facts.append("router " + " ".join(f"{each:.3f}" for each in token.probabilities))
+        facts.append("router " + " ".join(f"{probability:.3f}" for probability in token.probabilities))
     if token.next_loss is not None:
         facts.append(f"loss of the next token {token.next_loss:.2f}")
     window = "" if first or token.position else '\n<span class="window">⋯</span>\n'

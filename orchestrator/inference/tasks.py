@@ -1,4 +1,4 @@
-"""What it takes to score trained cells on tasks."""
+"""The request to score trained cells on tasks: which cells, which tasks, and by which rule."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What it takes to measure trained cells on a text that their sweep has a name for."""
+"""The request to measure trained cells on a text, and the name under which their sweep remembers that text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,13 +41,13 @@ def _name_text(store: Store, sweep: Sweep, name: str, text: SweepText) -> None:
     """Record what the sweep calls a text. A name under which nothing was measured is free. Raises OtherText."""
     with plans_locked(store, sweep.name):
         texts = sweep_texts(store, sweep.name)
-        held = texts.get(name)
-        if held is not None and held.sha256 == text.sha256:
+        entry = texts.get(name)
+        if entry is not None and entry.sha256 == text.sha256:
             return
-        if held is not None and any(store.is_done(held.segment_id(weights_id(sweep, cell))) for cell in sweep.cells):
+        if entry is not None and any(store.is_done(entry.segment_id(weights_id(sweep, cell))) for cell in sweep.cells):
             raise OtherText(
-                f"text {name!r} of sweep {sweep.name} is another one ({held.file}, {held.tokens:,} tokens, "
-                f"{held.sha256[:12]}) than {text.file} ({text.tokens:,} tokens, {text.sha256[:12]}): give this one "
+                f"text {name!r} of sweep {sweep.name} is another one ({entry.file}, {entry.tokens:,} tokens, "
+                f"{entry.sha256[:12]}) than {text.file} ({text.tokens:,} tokens, {text.sha256[:12]}): give this one "
                 "another name"
             )
         write_sweep_texts(store, sweep.name, texts | {name: text})

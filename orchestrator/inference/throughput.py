@@ -135,11 +135,11 @@ def measure(
             report(f"batch {batch or LARGEST}: {'warm-up' if number == 0 else f'round {number} of {load.rounds}'}")
             # A budget may be all the memory there is: one arm at a time has it.
             groups = [list(cells)] if batch is not None else [[cell] for cell in cells]
-            mine = texts if number else texts[:places]
-            rounds.append([each for group in groups for each in _round(group, batch, mine, load, kv_budget)])
+            round_texts = texts if number else texts[:places]
+            rounds.append([run for group in groups for run in _round(group, batch, round_texts, load, kv_budget)])
         timed = rounds[1:]
         speeds += [
-            _speed(cell, batch, [each[0] for each in timed], [each[i] for each in timed])
+            _speed(cell, batch, [runs[0] for runs in timed], [runs[i] for runs in timed])
             for i, cell in enumerate(cells)
         ]
     return speeds
@@ -231,20 +231,20 @@ def _requests(cell: TrainedCell, texts: Sequence[int]) -> list[Request]:
     ]
 
 
-def _speed(cell: TrainedCell, batch: int | None, base: list[_Round], mine: list[_Round]) -> Speed:
-    last = mine[-1]
-    ratios = [one.tokens_per_second / other.tokens_per_second for one, other in zip(mine, base, strict=True)]
+def _speed(cell: TrainedCell, batch: int | None, base: list[_Round], runs: list[_Round]) -> Speed:
+    last = runs[-1]
+    ratios = [run.tokens_per_second / base_run.tokens_per_second for run, base_run in zip(runs, base, strict=True)]
     return Speed(
         arm=cell.cell.arm,
         batch=str(batch or LARGEST),
         sequences=last.totals.peak_sequences,
-        tokens_per_second=statistics.median(each.tokens_per_second for each in mine),
+        tokens_per_second=statistics.median(run.tokens_per_second for run in runs),
         ratio=statistics.median(ratios),
         lowest=min(ratios),
         highest=max(ratios),
         mean_depth=last.totals.mean_depth,
-        flops_per_token=mine[-1].flops_per_token,
-        flops_ratio=base[-1].flops_per_token / mine[-1].flops_per_token,
+        flops_per_token=runs[-1].flops_per_token,
+        flops_ratio=base[-1].flops_per_token / runs[-1].flops_per_token,
         kv_bytes=last.kv_bytes,
         preemptions=last.totals.preemptions,
     )
