@@ -1,4 +1,4 @@
-"""How a segment is executed, and one attempt at it: what every part of an attempt is told.
+"""How a segment is executed, and what every part of one attempt at it gets to know.
 
 What a segment computes is in `Segment`; how it is executed here is in `Job` and is recorded as `numerics`, since bits
 are promised equal between equal numerics only.

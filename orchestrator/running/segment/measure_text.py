@@ -1,4 +1,4 @@
-"""The loss of one set of weights on one text: the text as it was planned, and what its measured tokens publish.
+"""The loss of one set of weights on one text: check that it is the planned text, measure it, publish the losses.
 
 N predicted tokens; B windows of T + 1 tokens.
 """
@@ -42,9 +42,9 @@ def planned_text(run: SegmentRun, spec: TextEvaluation) -> PlannedText:
     path, model = run.job.text_file, run.segment.trunk.model
     assert path is not None
     tokens = read_tokens(path, run.job.data_folder / TOKENIZER_FILE, model.vocab_size)
-    if (found := tokens_sha256(tokens)) != spec.text_sha256:
+    if (sha256 := tokens_sha256(tokens)) != spec.text_sha256:
         raise DataError(
-            f"{path} holds another text ({found[:12]}) than was planned ({spec.text_sha256[:12]}): run the same "
+            f"{path} holds another text ({sha256[:12]}) than was planned ({spec.text_sha256[:12]}): run the same "
             "command again to plan anew"
         )
     return PlannedText(spec=spec, tokens=tokens, length=model.context_length)

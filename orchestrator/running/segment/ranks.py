@@ -130,14 +130,14 @@ def _published(store: Store, segment: Segment) -> Outcome:
 
 def _outcome(scratch: Path, store: Store, segment: Segment) -> Outcome | None:
     """What rank 0 says became of the segment, or the failure of another rank; None where one was just lost."""
-    if found := _read(scratch / OUTCOME):
-        failure = FailureClass(found["failure"]) if found["failure"] else None
-        return Outcome(segment_id=segment.id, status=found["status"], reason=found["reason"], failure=failure)
-    if found := _read(scratch / RANK_FAILURE):
+    if report := _read(scratch / OUTCOME):
+        failure = FailureClass(report["failure"]) if report["failure"] else None
+        return Outcome(segment_id=segment.id, status=report["status"], reason=report["reason"], failure=failure)
+    if report := _read(scratch / RANK_FAILURE):
         if attempt := store.attempts(segment.id).newest():
-            attempt.record_failure(found)  # Rank 0 left without a word in it.
+            attempt.record_failure(report)  # Rank 0 left without a word in it.
         return Outcome(
-            segment_id=segment.id, status="failed", reason=found["reason"], failure=FailureClass(found["class"])
+            segment_id=segment.id, status="failed", reason=report["reason"], failure=FailureClass(report["class"])
         )
     return None
 

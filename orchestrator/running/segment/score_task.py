@@ -1,4 +1,4 @@
-"""What one attempt at a task's score does: put its choices through the model, batch by batch, and keep what is done.
+"""One attempt at a task's score: put the answers to choose from through the model, and keep each batch that is done.
 
 The batches follow from the task alone, so that an attempt takes over those of earlier attempts and computes the rest:
 between equal numerics the score is the same to the bit, however often it was interrupted.
@@ -64,10 +64,10 @@ class TaskRun:
         cut: list[bool] = []
         spans: list[Span] = []
         owners: list[int] = []
-        for owner, each in enumerate(text_model.spans_of(task.pairs)):
-            cut.append(each.is_cut)
-            spans += each.spans
-            owners += [owner] * len(each.spans)
+        for owner, pair_spans in enumerate(text_model.spans_of(task.pairs)):
+            cut.append(pair_spans.is_cut)
+            spans += pair_spans.spans
+            owners += [owner] * len(pair_spans.spans)
         batches = length_batches(spans)
         done = self._taken_over([[owners[i] for i in batch] for batch in batches])
         executed = len(batches) - len(done)

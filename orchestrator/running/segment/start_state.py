@@ -1,4 +1,4 @@
-"""What an attempt starts from: its data, a fresh model, and the furthest state of its training that verifies."""
+"""What an attempt starts from: its data, a fresh model, and the furthest checkpoint that verifies."""
 
 import json
 import os
