@@ -41,12 +41,12 @@ def surface_optimum(surface: SurfaceFit, budget: str, *, forced: bool = False) -
     A doubted surface has none where no run was (`SurfaceFit.refuse_beyond`), unless `forced`.
     """
     (params, params_k), (tokens, tokens_k), (loss, loss_k) = surface.optimum_draws(float(budget))
-    share, wanted = surface.interior_share(params_k), surface.resampling.min_interior_share
-    if share < wanted:
+    share, least = surface.interior_share(params_k), surface.resampling.min_interior_share
+    if share < least:
         refusal = Refusal(
             kind=RefusalKind.UNSTABLE_MINIMUM,
             sentence=f"only {share:.0%} of {surface.resampling.draws} redrawn surfaces have their minimum within a "
-            f"factor of ten of the sizes trained; an interval needs at least {wanted:.0%}.",
+            f"factor of ten of the sizes trained; an interval needs at least {least:.0%}.",
         )
         return _refused(budget, refusal)
     refusal = None if forced else surface.refuse_beyond(params, tokens)
@@ -54,7 +54,9 @@ def surface_optimum(surface: SurfaceFit, budget: str, *, forced: bool = False) -
         return _refused(budget, refusal)
     level = surface.resampling.level
     sizes = surface.believed_sizes
-    data = tuple(float(each) for each in surface.contour.tokens(np.array(sizes[::-1]), float(budget)))
+    data = tuple(
+        float(tokens_at_size) for tokens_at_size in surface.contour.tokens(np.array(sizes[::-1]), float(budget))
+    )
     return SampledOptimum(
         budget=budget,
         params=Sample(estimate=interval(params, params_k, level, within=sizes), draws=params_k),

@@ -48,8 +48,8 @@ class SizeCurve:
         """Coefficients of a quadratic in ln N through the knots, the highest power first; None where it misses them."""
         if len(self.log_params) < FEWEST_SMOOTHED:
             return None
-        found = np.polyfit(self.log_params, self.log_value, 2)
-        return found if self._misfit(found) <= SMOOTH else None
+        coefficients = np.polyfit(self.log_params, self.log_value, 2)
+        return coefficients if self._misfit(coefficients) <= SMOOTH else None
 
     @property
     def smoothed_by(self) -> float | None:
@@ -88,7 +88,7 @@ def size_curve(params_n: Floats, value_n: Floats) -> SizeCurve:
 def straight_curve(params_n: Floats, value_n: Floats) -> SizeCurve:
     """The power law of N through runs (n,), for quantities that jump from shape to shape, such as whole heads."""
     curve = size_curve(params_n, value_n)
-    slope, level = (float(each) for each in np.polyfit(curve.log_params, curve.log_value, 1))
+    slope, level = (float(coefficient) for coefficient in np.polyfit(curve.log_params, curve.log_value, 1))
     return SizeCurve(log_params=curve.log_params, log_value=level + slope * curve.log_params)
 
 
@@ -165,6 +165,6 @@ def contour_of_shapes(configs: Sequence[ModelConfig], convention: Convention) ->
     params = sorted(cost)
     return Contour(
         log_params=np.log(np.array(params, dtype=np.float64)),
-        log_flops_per_token=np.log(np.array([float(cost[each]) for each in params])),
+        log_flops_per_token=np.log(np.array([float(cost[size]) for size in params])),
         source=f"the shapes' FLOPs, convention {convention}",
     )

@@ -66,14 +66,14 @@ def redraw_surface(
 
 def refit(best: SurfaceOptimum, problem: Problem, draws: int, start_p: Floats) -> Floats:
     """(draws, P) optima of `problem` along the directions that the study was free in, each from `start_p` (P,)."""
-    found = []
+    optima = []
     for first in range(0, draws, TOGETHER):
         chosen = np.arange(first, min(first + TOGETHER, draws))
         starts_kp = np.repeat(start_p[None], len(chosen), axis=0)
-        mine = problem.subset(chosen)
-        ended = descend(mine, starts_kp, best.free_pq, tolerance=TOLERANCE, most_steps=MOST_STEPS)
-        found.append(ended.theta_kp)
-    return np.concatenate(found)
+        subset = problem.subset(chosen)
+        ended = descend(subset, starts_kp, best.free_pq, tolerance=TOLERANCE, most_steps=MOST_STEPS)
+        optima.append(ended.theta_kp)
+    return np.concatenate(optima)
 
 
 def _weighted(best: SurfaceOptimum, trunk_keys: tuple[str, ...], resampling: Resampling) -> Problem:

@@ -1,4 +1,4 @@
-"""A fitted surface that says how good it is: intervals, identifiability, residuals, and what it predicts unseen."""
+"""A fitted surface and how far to trust it: intervals, identifiability, residuals, errors on runs left out."""
 
 from dataclasses import dataclass
 
@@ -222,12 +222,12 @@ def fit_surface(
 def refuse_few(points: LawPoints, rules: SurfaceRules) -> Refusal | None:
     """The refusal of runs that are too few, or too much alike, for the law that they are to obey; or None."""
     num_free = points.free_directions(rules.tied).shape[1]
-    wanted = num_free + rules.min_spare
-    if len(points) < wanted:
+    least = num_free + rules.min_spare
+    if len(points) < least:
         return Refusal(
             kind=RefusalKind.TOO_FEW_POINTS,
             sentence=f"{len(points)} run{'' if len(points) == 1 else 's'} finished; a surface of "
-            f"{num_free} parameters needs at least {wanted}.",
+            f"{num_free} parameters needs at least {least}.",
         )
     for log_x, noun in ((points.log_params, "size"), (points.log_tokens, "token count")):
         places = len(np.unique(np.round(log_x, 6)))
@@ -261,13 +261,17 @@ def _refuse_misfit(residuals: Residuals) -> Refusal | None:
 def refuse_unidentified(bounds: tuple[Profile, ...]) -> Refusal | None:
     """The refusal of a fit whose exponents the runs do not bound away from zero, or None."""
     symbols = {"alpha": "α", "beta": "β"}
-    loose = [each for each in bounds if each.name in symbols and (each.interval.high_open or each.interval.low <= 0)]
+    loose = [
+        profile
+        for profile in bounds
+        if profile.name in symbols and (profile.interval.high_open or profile.interval.low <= 0)
+    ]
     if not loose:
         return None
     ranges = " and ".join(
-        f"{symbols[each.name]} {each.interval.low:.3g} to "
-        f"{'any larger value' if each.interval.high_open else f'{each.interval.high:.3g}'}"
-        for each in loose
+        f"{symbols[profile.name]} {profile.interval.low:.3g} to "
+        f"{'any larger value' if profile.interval.high_open else f'{profile.interval.high:.3g}'}"
+        for profile in loose
     )
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
@@ -313,18 +317,18 @@ def _rank_correlation(x_n: Floats, y_n: Floats) -> float:
 
 
 def _warnings(best: SurfaceOptimum, bounds: tuple[Profile, ...], residuals: Residuals) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if best.share_reached < 0.5:
-        found.append(f"only {best.share_reached:.0%} of {best.num_starts} starts reached the optimum")
+        warnings.append(f"only {best.share_reached:.0%} of {best.num_starts} starts reached the optimum")
     if best.condition > LARGE_CONDITION:
-        found.append(f"badly conditioned ({best.condition:.1e}): several sets of parameters fit about as well")
-    found += [f"{each.name} is not bounded by these runs" for each in bounds if not each.bounded]
+        warnings.append(f"badly conditioned ({best.condition:.1e}): several sets of parameters fit about as well")
+    warnings += [f"{profile.name} is not bounded by these runs" for profile in bounds if not profile.bounded]
     trends = {"N": residuals.trend_params, "D": residuals.trend_tokens, "N D": residuals.trend_flops}
     # Under no trend the correlation has a standard deviation of about 1 / sqrt(n - 1).
     limit = max(0.3, 3 / np.sqrt(max(len(best.problem.points) - 1, 1)))
-    found += [
+    warnings += [
         f"residuals follow {name} (rank correlation {value:+.2f})"
         for name, value in trends.items()
         if abs(value) > limit
     ]
-    return tuple(found)
+    return tuple(warnings)

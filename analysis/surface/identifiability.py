@@ -110,10 +110,10 @@ def hold_out(
     out_gn = np.array([[budget in group for budget in budgets] for group in groups])
     problem = replace(best.problem, weights_kn=(~out_gn).astype(np.float64))
     starts_kp = np.repeat(best.theta[None], len(groups), axis=0)
-    found = descend(problem, starts_kp, best.free_pq)
-    relative_gn = _relative(best, problem.residuals(found.theta_kp))
+    refits = descend(problem, starts_kp, best.free_pq)
+    relative_gn = _relative(best, problem.residuals(refits.theta_kp))
     held_out = []
-    for group, out_n, relative_n, theta in zip(groups, out_gn, relative_gn, found.theta_kp, strict=True):
+    for group, out_n, relative_n, theta in zip(groups, out_gn, relative_gn, refits.theta_kp, strict=True):
         extrapolates = bool(flops_n[out_n].min() > flops_n[~out_n].max())
         fold = replace(best, theta=theta)
         bounds = _bound_error(fold, arm, out_n, trunk_keys, draw) if extrapolates else None
@@ -202,14 +202,15 @@ def _exponents(best: SurfaceOptimum) -> dict[str, str]:
 
 def _loose_exponents(best: SurfaceOptimum, bounds: tuple[Profile, ...]) -> list[Doubt]:
     symbols = _exponents(best)
-    loose = [each for each in bounds if each.name in symbols and not _is_bound(each.interval)]
+    loose = [profile for profile in bounds if profile.name in symbols and not _is_bound(profile.interval)]
     return [
         Doubt(
             kind=DoubtKind.LOOSE_EXPONENT,
-            sentence=f"the runs allow {symbols[each.name]} from {each.interval.low:.3g} to {each.interval.high:.3g} "
-            f"({each.interval.level:.0%} profile likelihood), more than a factor of {LARGEST_RATIO:g}.",
+            sentence=f"the runs allow {symbols[profile.name]} from {profile.interval.low:.3g} to "
+            f"{profile.interval.high:.3g} ({profile.interval.level:.0%} profile likelihood), more than a factor of "
+            f"{LARGEST_RATIO:g}.",
         )
-        for each in loose
+        for profile in loose
     ]
 
 
@@ -219,11 +220,11 @@ def _is_bound(exponent: Estimate) -> bool:
 
 def _narrow_ranges(best: SurfaceOptimum) -> list[Doubt]:
     points = best.problem.points
-    found = []
+    doubts = []
     for log_x, letter, noun in ((points.log_params, "N", "sizes"), (points.log_tokens, "D", "token counts")):
         places, span = len(set(_places(log_x))), float(np.exp(np.ptp(log_x)))
         if places < FEWEST_PLACES or span < NARROWEST_SPAN:
-            found.append(
+            doubts.append(
                 Doubt(
                     kind=DoubtKind.NARROW_RANGE,
                     sentence=f"{places} {noun} within a factor of {span:.3g} in {letter}: with fewer than "
@@ -231,7 +232,7 @@ def _narrow_ranges(best: SurfaceOptimum) -> list[Doubt]:
                     f"passes for {letter}.",
                 )
             )
-    return found
+    return doubts
 
 
 def _places(log_x: Floats) -> tuple[str, ...]:
@@ -281,31 +282,33 @@ def _errors(best: SurfaceOptimum, sizes: tuple[str, ...], merit: TrunkNoise) -> 
     solver_qn = np.linalg.pinv(unit_nq, rcond=1e-9) / length_q[:, None]
     size_n = np.unique(np.array(sizes), return_inverse=True)[1]
     by_size_qs = np.stack([np.bincount(size_n, weights=row) for row in solver_qn])
-    constants = {each.name: each.direction for each in best.problem.constants}
-    found = {}
+    constants = {constant.name: constant.direction for constant in best.problem.constants}
+    errors = {}
     for name in SYMBOLS:
         along_q = constants[name] @ best.free_pq
-        own, common = along_q @ solver_qn, along_q @ by_size_qs
-        found[name] = merit.sd * float(np.sqrt((1 - merit.shared) * own @ own + merit.shared * common @ common))
-    return found
+        slope_n, slope_s = along_q @ solver_qn, along_q @ by_size_qs
+        errors[name] = merit.sd * float(
+            np.sqrt((1 - merit.shared) * slope_n @ slope_n + merit.shared * slope_s @ slope_s)
+        )
+    return errors
 
 
 def _missed_budget(held_out: tuple[HeldOut, ...]) -> list[Doubt]:
     return [
         Doubt(
             kind=DoubtKind.BUDGET_MISSED,
-            sentence=f"fitted without {budgets_text(each)} FLOPs, the law is {each.mean_error:+.2%} off there, and "
-            f"{each.interval.low:+.2%} to {each.interval.high:+.2%} "
-            f"({each.interval.level:.0%}) does not reach zero.",
+            sentence=f"fitted without {budgets_text(fold)} FLOPs, the law is {fold.mean_error:+.2%} off there, and "
+            f"{fold.interval.low:+.2%} to {fold.interval.high:+.2%} "
+            f"({fold.interval.level:.0%}) does not reach zero.",
         )
-        for each in held_out
-        if each.interval is not None and not each.interval.holds_zero and abs(each.mean_error) > SMALLEST_MISS
+        for fold in held_out
+        if fold.interval is not None and not fold.interval.holds_zero and abs(fold.mean_error) > SMALLEST_MISS
     ]
 
 
-def budgets_text(each: HeldOut) -> str:
+def budgets_text(fold: HeldOut) -> str:
     """The budgets held out, in words."""
-    return " to ".join(short_power(float(budget), 4) for budget in each.label.split(" to "))
+    return " to ".join(short_power(float(budget), 4) for budget in fold.label.split(" to "))
 
 
 def _unheard_exponents(best: SurfaceOptimum) -> list[Doubt]:

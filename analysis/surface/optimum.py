@@ -79,7 +79,7 @@ class SurfaceOptimum:
     @property
     def floor_direction(self) -> Floats:
         """(P,) ln E is this · θ."""
-        (floor,) = (each for each in self.problem.constants if each.name == "E")
+        (floor,) = (constant for constant in self.problem.constants if constant.name == "E")
         return floor.direction
 
     @property
@@ -119,11 +119,11 @@ def fit_from(
     return _best(descend(problem, smooth.theta_kp[first], free_pq), met, problem, free_pq)
 
 
-def _best(found: Descent, met: NDArray[np.int64], problem: Problem, free_pq: Floats) -> SurfaceOptimum:
-    best = int(np.argmin(found.objective_k))
-    reached = found.objective_k <= found.objective_k[best] * (1 + SAME_OPTIMUM) + np.finfo(float).tiny
-    theta = found.theta_kp[best]
-    objective = float(found.objective_k[best])
+def _best(descent: Descent, met: NDArray[np.int64], problem: Problem, free_pq: Floats) -> SurfaceOptimum:
+    best = int(np.argmin(descent.objective_k))
+    reached = descent.objective_k <= descent.objective_k[best] * (1 + SAME_OPTIMUM) + np.finfo(float).tiny
+    theta = descent.theta_kp[best]
+    objective = float(descent.objective_k[best])
     _, gradient_kp, hessian_kpp, _ = problem.derivatives(theta[None])
     hessian = free_pq.T @ hessian_kpp[0] @ free_pq
     scale = np.sqrt(np.maximum(np.diag(hessian), np.finfo(float).tiny))
@@ -160,9 +160,9 @@ def _nonnegative(terms_mn: Floats) -> Floats:
     best, least = np.zeros(len(terms_mn)), np.inf
     for size in (1, 2, 3):
         for chosen in map(list, combinations(range(len(terms_mn)), size)):
-            found = np.linalg.lstsq(gram[np.ix_(chosen, chosen)], target[chosen], rcond=1e-12)[0]
-            misfit = -found @ target[chosen]
-            if (found >= 0).all() and misfit < least:
+            coefficients = np.linalg.lstsq(gram[np.ix_(chosen, chosen)], target[chosen], rcond=1e-12)[0]
+            misfit = -coefficients @ target[chosen]
+            if (coefficients >= 0).all() and misfit < least:
                 least, best = misfit, np.zeros(len(terms_mn))
-                best[chosen] = found
+                best[chosen] = coefficients
     return best

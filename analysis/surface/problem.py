@@ -1,4 +1,4 @@
-"""What a law is fitted to: runs, what the law and its derivatives are there, and the robust sum that is made small.
+"""The optimisation problem of a fit: the runs, the law with its derivatives at them, and the robust sum to minimise.
 
 Legend: K fits side by side, n points, P parameters (`analysis.surface.law`). A law with more parameters than
 L = E + A / N^α + B / D^β brings points of its own (`LawPoints`); search, profiles and redrawn studies are the same.

@@ -1,4 +1,4 @@
-"""Profile likelihood: how far each parameter can go while the others make up for it.
+"""Profile likelihood: how far each parameter can move when all others are fitted anew at every place.
 
 The likelihood is that of independent residuals with density exp(-Huber(r) / τ) / Z(τ), with τ fitted at every place; at
 delta = inf that is the normal one. An end that the likelihood never closes is open: the runs do not bound the parameter
@@ -42,7 +42,7 @@ class Profile:
 
 def profiles(best: SurfaceOptimum, level: float, names: Collection[str] | None = None) -> tuple[Profile, ...]:
     """One per constant of the law; of those in `names` where some are named."""
-    found = []
+    bounds = []
     for constant in best.problem.constants:
         if names is not None and constant.name not in names:
             continue
@@ -53,8 +53,8 @@ def profiles(best: SurfaceOptimum, level: float, names: Collection[str] | None =
         interval = Estimate(
             value=ends[1], low=ends[0], high=ends[2], level=level, low_open=low_open, high_open=high_open
         )
-        found.append(Profile(name=constant.name, interval=interval))
-    return tuple(found)
+        bounds.append(Profile(name=constant.name, interval=interval))
+    return tuple(bounds)
 
 
 def _end(best: SurfaceOptimum, direction: Floats, side: float, level: float) -> tuple[float, bool]:
@@ -82,9 +82,9 @@ def _end(best: SurfaceOptimum, direction: Floats, side: float, level: float) -> 
 def _roots(best: SurfaceOptimum, starts_kp: Floats, along_q: Floats) -> Floats:
     """(K,) signed roots of twice what the log-likelihood loses at places held at `starts_kp` (K, P) along `along_q`:
     about linear in the parameter, so that interpolation between places is good."""
-    found = descend(best.problem, starts_kp, best.free_pq @ _orthogonal(along_q), tolerance=1e-9)
+    refits = descend(best.problem, starts_kp, best.free_pq @ _orthogonal(along_q), tolerance=1e-9)
     top = log_likelihood(np.array([best.objective]), best)[0]
-    return np.sqrt(np.maximum(2 * (top - log_likelihood(found.objective_k, best)), 0.0))
+    return np.sqrt(np.maximum(2 * (top - log_likelihood(refits.objective_k, best)), 0.0))
 
 
 def _standard_error(best: SurfaceOptimum, theta: Floats, along_q: Floats) -> float:

@@ -1,4 +1,4 @@
-"""What the laws of an arm say of one model: its score by two steps, and by compute."""
+"""Predicted task scores of one model, by two laws of its arm: through bits per byte, and straight from compute."""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
-"""What compute buys on a task where tokens go with parameters: -ln q = A C^-γ at one D/N, for the share q of the way
-from chance to 1 (Krajewski et al. 2025, arXiv:2512.08894, who subtract no chance).
+"""A task's score straight from compute, at one ratio of tokens to parameters.
+
+The law is -ln q = A C^-γ, for the share q of the way from chance to 1 (Krajewski et al. 2025, arXiv:2512.08894, who
+subtract no chance).
 
 No bits per byte are needed, and no second step adds its error. In exchange the law answers at the ratios of tokens to
 parameters that cells share, and nowhere else.

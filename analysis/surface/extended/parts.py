@@ -1,4 +1,4 @@
-"""A law as a sum of parts, each with the derivatives of its logarithm: what a fit needs of it follows by itself.
+"""A law as a sum of parts, each with the derivatives of its logarithm. All that a fit needs is computed from those.
 
 Legend: K laws, n points, P parameters.
 """

@@ -73,8 +73,8 @@ def fit_recursion(
     best = fit_optimum(_points(frame, families), rules)
     names = {f"phi{number}": f"phi({family})" for number, family in enumerate(families)}
     bounds = tuple(
-        Profile(name=names.get(each.name, each.name), interval=each.interval)
-        for each in profiles(best, resampling.level)
+        Profile(name=names.get(profile.name, profile.name), interval=profile.interval)
+        for profile in profiles(best, resampling.level)
     )
     refusal = refuse_unidentified(bounds) or _refuse_open(bounds)
     if refusal:
@@ -126,23 +126,23 @@ def _refuse(frame: pl.DataFrame) -> Refusal | None:
             kind=RefusalKind.NOT_IDENTIFIED,
             sentence=f"{undepth.height} routed runs have no measured depth (cell {undepth['cell_id'][0]}, for one).",
         )
-    wanted = NUM_BASE + len(FAMILIES) + 2
-    if frame.height < wanted:
+    least = NUM_BASE + len(FAMILIES) + 2
+    if frame.height < least:
         return Refusal(
             kind=RefusalKind.TOO_FEW_POINTS,
-            sentence=f"{frame.height} runs over all arms; the recursion-aware law needs at least {wanted}.",
+            sentence=f"{frame.height} runs over all arms; the recursion-aware law needs at least {least}.",
         )
     return None
 
 
 def _refuse_open(bounds: tuple[Profile, ...]) -> Refusal | None:
-    loose = [each for each in bounds if each.name.startswith("phi") and not each.bounded]
+    loose = [profile for profile in bounds if profile.name.startswith("phi") and not profile.bounded]
     if not loose:
         return None
     ranges = ", ".join(
-        f"{each.name} from {'anything lower' if each.interval.low_open else f'{each.interval.low:.3g}'} to "
-        f"{'anything higher' if each.interval.high_open else f'{each.interval.high:.3g}'}"
-        for each in loose
+        f"{profile.name} from {'anything lower' if profile.interval.low_open else f'{profile.interval.low:.3g}'} to "
+        f"{'anything higher' if profile.interval.high_open else f'{profile.interval.high:.3g}'}"
+        for profile in loose
     )
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
@@ -156,7 +156,7 @@ def recursion_as_json(fit: RecursionFit) -> dict[str, Any]:
     return {
         "law": fit.law,
         "phi": fit.phi,
-        "profiles": {each.name: each.interval for each in fit.profiles},
+        "profiles": {profile.name: profile.interval for profile in fit.profiles},
         "objective": fit.best.objective,
         "share_reached": fit.best.share_reached,
         "condition": fit.best.condition,
@@ -169,7 +169,7 @@ def recursion_lines(fit: RecursionFit | Refusal) -> list[str]:
     if isinstance(fit, Refusal):
         return [f"what a recursion is worth: refused: {fit.sentence}"]
     lines = ["L = E + A / (N_once + r^φ N_rec)^α + B / D^β over all arms"]
-    bounds = {each.name: each.interval for each in fit.profiles}
+    bounds = {profile.name: profile.interval for profile in fit.profiles}
     for family, phi in fit.phi.items():
         profile = bounds[f"phi({family})"]
         lines.append(

@@ -202,7 +202,9 @@ def _fit(frame: pl.DataFrame, form: Form, rules: SurfaceRules) -> SurfaceOptimum
     points = _points(frame, form)
     fresh = plain_points(*(frame[name].to_numpy() for name in ("params", "tokens", "loss")))
     beyond = list(product(*(STARTS[name] for name in CONSTANTS[form])))
-    starts = [[*start, *each] for start in projected_starts(fresh, points.centre, rules.tied) for each in beyond]
+    starts = [
+        [*start, *constants] for start in projected_starts(fresh, points.centre, rules.tied) for constants in beyond
+    ]
     return fit_from(points, rules, np.array(starts))
 
 
@@ -215,12 +217,12 @@ def _fresh_score(frame: pl.DataFrame, rules: SurfaceRules) -> FormScore:
 def _score(frame: pl.DataFrame, form: Form, best: SurfaceOptimum, resampling: Resampling) -> FormScore:
     bounds = profiles(best, resampling.level, CONSTANTS[form])
     by_corpus, by_passes = _held_out(frame, best)
-    loose = [NO_EFFECT[each.name] for each in bounds if _allows_no_effect(each)]
+    loose = [NO_EFFECT[profile.name] for profile in bounds if _allows_no_effect(profile)]
     refused = f"the runs allow {' and '.join(loose)} ({resampling.level:.0%} profile likelihood)" if loose else ""
     return FormScore(
         form=form,
         objective=best.objective,
-        constants={each.name: each.interval for each in bounds},
+        constants={profile.name: profile.interval for profile in bounds},
         by_corpus=by_corpus,
         by_passes=by_passes,
         refused=refused,
@@ -239,8 +241,8 @@ def _held_out(frame: pl.DataFrame, best: SurfaceOptimum) -> tuple[float | None, 
     # Whole numbers, by which `hold_out` puts groups in order; thousandths of a pass, so that none is 0.
     labels = [_labels(unique_n), _labels(passes_n * 1000)]
     keys = tuple(frame["trunk_key"].to_list())
-    found = [hold_out(best, "", np.zeros(frame.height), names, keys, Resampling()) for names in labels]
-    return _mean_size(found[0]), _mean_size(found[1])
+    held_out = [hold_out(best, "", np.zeros(frame.height), names, keys, Resampling()) for names in labels]
+    return _mean_size(held_out[0]), _mean_size(held_out[1])
 
 
 def _labels(value_n: Floats) -> list[str]:
@@ -249,8 +251,8 @@ def _labels(value_n: Floats) -> list[str]:
 
 
 def _mean_size(groups: tuple[HeldOut, ...]) -> float | None:
-    total = sum(each.num_points for each in groups)
-    return sum(each.mean_size * each.num_points for each in groups) / total if groups else None
+    total = sum(group.num_points for group in groups)
+    return sum(group.mean_size * group.num_points for group in groups) / total if groups else None
 
 
 def _corpora(frame: pl.DataFrame) -> list[float]:
@@ -274,14 +276,14 @@ def _refuse_one_corpus(frame: pl.DataFrame) -> Refusal | None:
 def _chosen(scores: list[FormScore]) -> Form | Refusal:
     """The form that predicts best what was left out, of those that the runs tell from simpler laws."""
     fresh, *forms = scores
-    told = [each for each in forms if not each.refused]
-    if not told:
-        reasons = "; ".join(f"{each.form}: {each.refused}" for each in forms)
+    candidates = [score for score in forms if not score.refused]
+    if not candidates:
+        reasons = "; ".join(f"{score.form}: {score.refused}" for score in forms)
         return Refusal(
             kind=RefusalKind.NOT_IDENTIFIED,
             sentence=f"no effect of repetition is told from none: {reasons}.",
         )
-    winner = min(told, key=_error)
+    winner = min(candidates, key=_error)
     if _error(winner) >= _error(fresh):
         return Refusal(
             kind=RefusalKind.DOES_NOT_FIT,

@@ -1,4 +1,4 @@
-"""The law of text that repeats (`analysis.surface.extended.repetition`): what it answers for a corpus of given size.
+"""The fitted law of repeated text (`analysis.surface.extended.repetition`), and its optimum for a corpus of given size.
 
 Legend: K laws side by side, n points, P = 5 parameters of the law of fresh text (`analysis.surface.law`) and the
 logarithms of what the form has beyond it.

@@ -18,7 +18,7 @@ def repeated_lines(fits: dict[str, RepeatedFit | Refusal]) -> list[str]:
 def _lines(arm: str, fit: RepeatedFit | Refusal) -> list[str]:
     if isinstance(fit, Refusal):
         return [f"{arm}: refused: {fit.sentence}"]
-    shown = ", ".join(f"{SYMBOLS.get(name, name)} = {_number(each)}" for name, each in fit.parameters.items())
+    shown = ", ".join(f"{SYMBOLS.get(name, name)} = {_number(value)}" for name, value in fit.parameters.items())
     return [
         f"{arm}: {FORMULAS[fit.form]} ({fit.form}), U the distinct tokens seen and R the repeats of each; {shown}",
         f"{arm}: {len(fit.best.problem.points)} runs, those that repeat their text included; "
@@ -29,7 +29,7 @@ def _lines(arm: str, fit: RepeatedFit | Refusal) -> list[str]:
 
 
 def _score_text(score: FormScore) -> str:
-    parts = [f"{SYMBOLS[name]} {_number(each)}" for name, each in score.constants.items()]
+    parts = [f"{SYMBOLS[name]} {_number(interval)}" for name, interval in score.constants.items()]
     errors = ((score.by_corpus, "corpora"), (score.by_passes, "passes"))
     parts += [f"{error:.2%} off on {noun} left out" for error, noun in errors if error is not None]
     parts += [f"not told from a simpler law: {score.refused}"] if score.refused else []
