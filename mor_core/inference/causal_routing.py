@@ -25,7 +25,7 @@ class ExpertRouters:
         self._routers = [] if routing.router == "random" else list(cast(Sequence[Router], model.routers))
         self._deciders = list(cast(nn.ModuleList, model.aux_routers)) if hasattr(model, "aux_routers") else []
         is_linear = routing.router == "linear" and not self._deciders
-        self._weight_RD = torch.cat([each.score.weight for each in self._routers]) if is_linear else None
+        self._weight_RD = torch.cat([router.score.weight for router in self._routers]) if is_linear else None
 
     def logits(self, x_ND: Tensor) -> Tensor:
         """Of all routers, [N, R]. Only that of a token's next recursion means something: the others spare a look at the

@@ -265,11 +265,11 @@ class Engine:
         self.totals.block_runs += 1
 
         def outcome() -> list[Event]:
-            going, there = wait(), stays()
+            going, is_there = wait(), stays()
             goes_on = depth < table.last_Q[rows]
-            goes_on = (goes_on if going is None else goes_on & going)[there]
-            stayed = rows[there]
-            table.depth_Q[stayed] = depth[there] + 1
+            goes_on = (goes_on if going is None else goes_on & going)[is_there]
+            stayed = rows[is_there]
+            table.depth_Q[stayed] = depth[is_there] + 1
             self._in_block = np.concatenate((self._in_block, stayed[goes_on]))
             self._between = np.concatenate((self._between, stayed[~goes_on]))
             return []
@@ -312,12 +312,12 @@ class Engine:
 
         def outcome() -> list[Event]:
             tokens, last = wait()
-            there = leaving_stays()
-            events = self._take_note(leaving[there], tokens[there], kept)
-            there = entering_stays()
-            going = entering[there]
+            is_there = leaving_stays()
+            events = self._take_note(leaving[is_there], tokens[is_there], kept)
+            is_there = entering_stays()
+            going = entering[is_there]
             if last is not None:
-                table.last_Q[going] = last[there]
+                table.last_Q[going] = last[is_there]
             table.depth_Q[going] = self.stages.passes == 1
             if self.stages.passes == 1:
                 self._between = np.concatenate((self._between, going))

@@ -1,4 +1,4 @@
-"""Sequences under way, as rows of tables: what the host knows of them, read and changed for all rows of a run at once.
+"""The host's tables of sequences under way, a row each, read and changed for all rows of a run at once.
 
 Shapes: Q rows, T tokens of a context, S stop tokens of a request at most, R recursions, N rows of a run.
 """
@@ -76,15 +76,15 @@ class InFlight:
             self.tokens_QT[row, : len(pending.tokens)] = pending.tokens
             if pending.request.stop_tokens:
                 self.stops_QS[row, : len(pending.request.stop_tokens)] = list(pending.request.stop_tokens)
-        asked = [(len(pending.tokens), len(pending.request.prompt), pending.request) for pending in pendings]
-        self.length_Q[rows_N] = [length for length, *_ in asked]
-        self.prompt_Q[rows_N] = [prompt for _, prompt, _ in asked]
-        self.limit_Q[rows_N] = [prompt + request.max_new_tokens for _, prompt, request in asked]
-        self.streams_Q[rows_N] = [request.stream for *_, request in asked]
-        self.keeps_logits_Q[rows_N] = [request.keep_logits for *_, request in asked]
-        self.is_drawn_Q[rows_N] = [request.sampling.temperature > 0 for *_, request in asked]
-        self.settings_Q3[rows_N] = [draw_settings(request.sampling) for *_, request in asked]
-        self.start_Q[rows_N] = starts_of_draws([request.sampling.seed for *_, request in asked])
+        requests = [(len(pending.tokens), len(pending.request.prompt), pending.request) for pending in pendings]
+        self.length_Q[rows_N] = [length for length, *_ in requests]
+        self.prompt_Q[rows_N] = [prompt for _, prompt, _ in requests]
+        self.limit_Q[rows_N] = [prompt + request.max_new_tokens for _, prompt, request in requests]
+        self.streams_Q[rows_N] = [request.stream for *_, request in requests]
+        self.keeps_logits_Q[rows_N] = [request.keep_logits for *_, request in requests]
+        self.is_drawn_Q[rows_N] = [request.sampling.temperature > 0 for *_, request in requests]
+        self.settings_Q3[rows_N] = [draw_settings(request.sampling) for *_, request in requests]
+        self.start_Q[rows_N] = starts_of_draws([request.sampling.seed for *_, request in requests])
         self.admission_Q[rows_N], self.last_Q[rows_N], self.is_new_Q[rows_N] = admissions, last, True
         self.made_QR[rows_N] = self.seen_QR[rows_N] = 0
         self._look()

@@ -198,7 +198,7 @@ def _project_and_write(attention: Attention, x_ND: Tensor, run: Run, kv_S2GC: Te
     else:
         q_NHC = attention.queries(x_ND[None], run.rotary)[0].transpose(0, 1)
         kv = attention.keys_values(x_ND[run.writers][None], run.writers_rotary)
-        kv_W2GC = torch.stack([each[0].transpose(0, 1) for each in kv], dim=1)
+        kv_W2GC = torch.stack([vectors[0].transpose(0, 1) for vectors in kv], dim=1)
     kv_S2GC.index_copy_(0, run.slots, kv_W2GC)
     return q_NHC
 

@@ -1,4 +1,4 @@
-"""What is asked of an engine, what may be asked wrongly, and what it tells."""
+"""Requests to an engine, the errors of a bad request, and the events that it answers with."""
 
 import math
 from dataclasses import dataclass, field

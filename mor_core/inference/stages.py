@@ -1,4 +1,4 @@
-"""The model cut where tokens part. Each stage takes tokens of any depth.
+"""The model cut into stages at the places where tokens may leave. Each stage takes tokens of any depth.
 
 Single tokens know two stages: a pass through the block, and what lies between a token's last pass and the next token's
 first: last layers, head, choosing the next token, its embedding and first layers. The block's weights are the same at
@@ -71,7 +71,7 @@ def block_applications(model: Transformer) -> list[Application]:
     for index in indices[: len(indices) // passes]:
         writes = index not in lane_of or config.recursion.kv != "shared"
         if writes:
-            lane_of[index] = sum(each.writes for each in applications)
+            lane_of[index] = sum(application.writes for application in applications)
         layer = cast(Layer, model.layers[index])
         applications.append(Application(layer=layer, lane=lane_of[index], writes=writes))
     return applications
@@ -349,8 +349,10 @@ class Stages:
         run = run_of(self.model, self.cache, part)
         x_ND = carried.x_QD.index_select(0, rows_N)
         y_ND = x_ND
-        for each in self.block:
-            y_ND = apply_layer(each.layer, y_ND, run if each.writes else run.reading, self.cache.block, each.lane)
+        for application in self.block:
+            y_ND = apply_layer(
+                application.layer, y_ND, run if application.writes else run.reading, self.cache.block, application.lane
+            )
         x_ND = self._combined(x_ND, y_ND, rows_N, recursion_N, carried)
         carried.x_QD.index_copy_(0, rows_N, x_ND)
         if self.experts is None:
@@ -425,4 +427,4 @@ def _prompts(rows_N: np.ndarray, tables_N: np.ndarray, at_N: np.ndarray) -> tupl
     stops = [*starts[1:], len(rows_N)]
     tables = tables_N[starts].tolist() if len(tables_N) else [0] * len(starts)
     longest = (at_N[np.array(stops) - 1] + 1).tolist()
-    return tuple(Prompt(*each) for each in zip(starts, stops, tables, longest, strict=True))
+    return tuple(Prompt(*fields) for fields in zip(starts, stops, tables, longest, strict=True))

@@ -1,4 +1,4 @@
-"""Given texts through the inference path at once: their logits, and how deep each token went.
+"""Run whole texts through the inference path at once. Returns their logits and how deep each token went.
 
 Shapes: B sequences, T tokens, V vocabulary.
 """
@@ -50,8 +50,8 @@ def trace(
     reading = Stages(model, cache, rule, max_depth).read(rows, counts, tokens_N, logits=True)
     assert reading.logits_NV is not None
     scores: list[list[float]] = [[] for _ in range(length)]
-    for tokens, said in reading.scores:
-        for token, numbers in zip(tokens.tolist(), said.tolist(), strict=True):
+    for tokens, details in reading.scores:
+        for token, numbers in zip(tokens.tolist(), details.tolist(), strict=True):
             scores[token] += numbers
     ends = counts.cumsum().tolist()
     return [

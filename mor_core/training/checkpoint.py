@@ -94,8 +94,8 @@ def load_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.O
     With optimizer=None only the weights are read.
     """
     manifest = verify_checkpoint(folder)
-    wanted = [WEIGHTS] if optimizer is None else [WEIGHTS, OPTIMIZER]
-    for name in wanted:
+    names = [WEIGHTS] if optimizer is None else [WEIGHTS, OPTIMIZER]
+    for name in names:
         if name not in manifest.files:
             raise CheckpointError(f"{folder / name}: this checkpoint holds {', '.join(sorted(manifest.files))} only")
     device = str(model.device)
@@ -111,11 +111,15 @@ def load_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.O
 
 
 def _check_shapes(path: Path, tensors: dict[str, Tensor], expected: dict[str, torch.Size]) -> None:
-    found = {name: value.shape for name, value in tensors.items()}
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            there, wanted = (list(each[name]) if name in each else "nothing" for each in (found, expected))
-            raise CheckpointError(f"{path}: not a checkpoint of this model ({name}: {there}, expected {wanted})")
+    shapes = {name: value.shape for name, value in tensors.items()}
+    for name in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(name) != expected.get(name):
+            stored_text, expected_text = (
+                list(side[name]) if name in side else "nothing" for side in (shapes, expected)
+            )
+            raise CheckpointError(
+                f"{path}: not a checkpoint of this model ({name}: {stored_text}, expected {expected_text})"
+            )
 
 
 def _optimizer_shapes(model: LanguageModel) -> dict[str, torch.Size]:

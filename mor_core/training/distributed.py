@@ -57,9 +57,9 @@ class World:
         """
         if self.size == 1:
             return
-        for bucket in _buckets([each.grad for each in parameters if each.grad is not None]):
+        for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
             means = self.mean(torch.cat([gradient.flatten() for gradient in bucket]))
-            for gradient, mean in zip(bucket, means.split([each.numel() for each in bucket]), strict=True):
+            for gradient, mean in zip(bucket, means.split([gradient.numel() for gradient in bucket]), strict=True):
                 gradient.copy_(mean.view_as(gradient))
 
     def share_state(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> int:

@@ -90,7 +90,9 @@ def train_steps(
     device = model.device
     apart = model.apart_parameters()
     others = [
-        parameter for parameter in model.trained_parameters().values() if not any(parameter is each for each in apart)
+        parameter
+        for parameter in model.trained_parameters().values()
+        if not any(parameter is apart_parameter for apart_parameter in apart)
     ]
     model.train()
     for step in range(start_step, stop_step):

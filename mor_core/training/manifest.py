@@ -1,4 +1,4 @@
-"""What a checkpoint folder says of itself, and whether its bytes are still those. Light: no torch."""
+"""The manifest of a checkpoint folder, and the check that its files are still the bytes it lists. Loads no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path

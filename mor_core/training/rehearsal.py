@@ -34,8 +34,8 @@ def rehearse(model: LanguageModel, where: Callable[[], Mapping[str, str | int]])
         return
     if not any(condition.startswith("rank=") for condition in conditions):
         conditions.append("rank=0")
-    here = where()
-    if not all(_holds(condition, here) for condition in conditions):
+    facts = where()
+    if not all(_holds(condition, facts) for condition in conditions):
         return
     match fault:
         case "hang":

@@ -1,4 +1,4 @@
-"""The loss of every token of given windows, and how deep each went: what a mean over a text hides.
+"""The loss and the depth of every token of given windows, where a mean over the text would hide them.
 
 Shapes: B windows, T tokens, N tokens in all.
 """
