@@ -89,7 +89,7 @@ def train_steps(
         raise ValueError(f"micro_batch {micro_batch}{on} does not divide the batch of {config.batch_size} sequences")
     device = model.device
     apart = model.apart_parameters()
-    others = [
+    clipped_together = [
         parameter
         for parameter in model.trained_parameters().values()
         if not any(parameter is apart_parameter for apart_parameter in apart)
@@ -102,7 +102,7 @@ def train_steps(
         model.before_step(step, world.rank)
         tokens = torch.from_numpy(world.rows(batch_of_step(step))).to(device, non_blocking=True)
         loss, aux_loss = _accumulate_gradients(model, config, tokens.split(micro_batch), step, world)
-        norm = torch.nn.utils.clip_grad_norm_(others, config.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(clipped_together, config.gradient_clip)
         if apart:
             torch.nn.utils.clip_grad_norm_(apart, config.gradient_clip)
         optimizer.step()

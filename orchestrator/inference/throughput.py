@@ -257,13 +257,13 @@ class BadBatches(UserError):
 def parse_batches(text: str) -> list[int | None]:
     """Such as "1,32,max"; None is the largest that memory allows. Raises BadBatches."""
     batches: list[int | None] = []
-    for item in text.split(","):
-        if item.strip() != LARGEST and not (item.strip().isdecimal() and int(item) > 0):
+    for size in text.split(","):
+        if size.strip() != LARGEST and not (size.strip().isdecimal() and int(size) > 0):
             raise BadBatches(
-                f"found {item.strip()!r}, expected whole numbers of at least 1, or {LARGEST}",
+                f"found {size.strip()!r}, expected whole numbers of at least 1, or {LARGEST}",
                 fix=Fix(setting="batches"),
             )
-        batches.append(None if item.strip() == LARGEST else int(item))
+        batches.append(None if size.strip() == LARGEST else int(size))
     return batches
 
 

@@ -329,9 +329,9 @@ def lost_arm_lines(plan: Plan) -> list[str]:
     lost = {dropped.arm: dropped for dropped in plan.dropped if dropped.arm not in left}
     counts = Counter(dropped.arm for dropped in plan.dropped)
     return [
-        f"no cell of {arm} can be trained, all {counts[arm]} are left out; {one.size} at "
-        f"{budget_text(one.budget)}: {one.reason}"
-        for arm, one in lost.items()
+        f"no cell of {arm} can be trained, all {counts[arm]} are left out; {dropped.size} at "
+        f"{budget_text(dropped.budget)}: {dropped.reason}"
+        for arm, dropped in lost.items()
     ]
 
 

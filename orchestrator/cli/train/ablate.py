@@ -132,9 +132,9 @@ def variants_table(rows: Sequence[Mapping[str, Any]], paper_nll: Mapping[str, Ma
     for row in sorted(rows, key=_by_loss):
         printed = paper_nll.get(row["arm"], {})
         row_sizes = [row["size"]] if row["size"] in sizes else sizes
-        theirs = [printed.get(size) if size in row_sizes else None for size in sizes]
+        paper_losses = [printed.get(size) if size in row_sizes else None for size in sizes]
         state = row["status"] if not row["reason"] else f"{row['status']}: {row['reason']}"
-        lines.append((*_cells(row), *(_number(value, 4) for value in theirs), state))
+        lines.append((*_cells(row), *(_number(value, 4) for value in paper_losses), state))
     return Listing(columns=columns, rows=tuple(lines))
 
 

@@ -152,7 +152,10 @@ def end_dry_run(
 
     if as_json:
         document = plan_json(planned, cost, price)["data"]
-        print_json("mor-sweep.plan/1", document | {"notes": [*document["notes"], *(one.sentence for one in raised)]})
+        print_json(
+            "mor-sweep.plan/1",
+            document | {"notes": [*document["notes"], *(objection.sentence for objection in raised)]},
+        )
     elif raised:
         say("next: one of the ways on that the note names")
     else:

@@ -153,13 +153,13 @@ def _numbers(flag: str, text: str) -> list[float]:
     from orchestrator.planning.spec.sweep_file import SpecError
 
     numbers: list[float] = []
-    for item in (items_of(text) if text else None) or []:
+    for number in (items_of(text) if text else None) or []:
         try:
-            numbers.append(float(item))
+            numbers.append(float(number))
         except ValueError:
-            raise SpecError(f"{flag}: found {item!r}, expected a number above 0") from None
+            raise SpecError(f"{flag}: found {number!r}, expected a number above 0") from None
         if not 0 < numbers[-1] < math.inf:
-            raise SpecError(f"{flag}: found {item!r}, expected a number above 0")
+            raise SpecError(f"{flag}: found {number!r}, expected a number above 0")
     return numbers
 
 

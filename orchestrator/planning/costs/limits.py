@@ -136,7 +136,7 @@ def _canaries(
     chains: list[tuple[str, ...]] = []
     for place in cheapest:
         chain = tuple(str(units[number].segment_id) for number in parts[place])
-        if not any(chain[0] == other[0] for other in chains):
+        if not any(chain[0] == canary[0] for canary in chains):
             chains.append(chain)
     return tuple(chains[:CANARIES])
 

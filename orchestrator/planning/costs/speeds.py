@@ -179,10 +179,12 @@ def _is_on(device: Device, result: FinishedTraining) -> bool:
 def _nearby(shape: Shape, measured: Mapping[Shape, Rate]) -> Rate | None:
     """log speed against log FLOPs a token, linear between the measured shapes on either side and flat beyond them;
     of the same routing and recursions where one of those is measured."""
-    alike = {other: rate for other, rate in measured.items() if family_of(other) == family_of(shape)} or measured
+    alike = {
+        known_shape: rate for known_shape, rate in measured.items() if family_of(known_shape) == family_of(shape)
+    } or measured
     if not alike:
         return None
-    points = sorted((_log_flops(other), math.log(rate.flops_per_second)) for other, rate in alike.items())
+    points = sorted((_log_flops(known_shape), math.log(rate.flops_per_second)) for known_shape, rate in alike.items())
     return Rate(flops_per_second=_between(points, _log_flops(shape)), basis=Basis.interpolated)
 
 

@@ -92,8 +92,8 @@ def _trunk_units(
     cells: Sequence[Cell], members: Sequence[int], num_evaluation_sequences: int, ids: Mapping[tuple[object, ...], str]
 ) -> list[Unit]:
     """The parts of one trunk: its stretches between branch points, then each branch."""
-    one = cells[members[0]]
-    shape, key = shape_of(one), one.trunk_key
+    first_cell = cells[members[0]]
+    shape, key = shape_of(first_cell), first_cell.trunk_key
     stops: dict[int, list[int]] = defaultdict(list)
     branches: dict[tuple[int, int], list[int]] = defaultdict(list)
     for place in members:
@@ -105,13 +105,13 @@ def _trunk_units(
             kind=kind,
             shape=shape,
             flops=flops,
-            checkpoint_bytes=CHECKPOINT_BYTES[kind] * one.total_params,
+            checkpoint_bytes=CHECKPOINT_BYTES[kind] * first_cell.total_params,
             cells=tuple(users),
             segment_id=ids.get((*key, kind, branch)),
         )
 
     def cost(first: int, last: int) -> int:
-        return flops_between(one.model, one.train.batch_size, first, last)
+        return flops_between(first_cell.model, first_cell.train.batch_size, first, last)
 
     units, first = [], 0
     for stop in sorted(stops):
@@ -121,7 +121,7 @@ def _trunk_units(
     for (start, stop), users in branches.items():
         if start < stop:
             units.append(unit("decay", (start, stop), cost(start, stop), users))
-        units.append(unit("evaluate", (start, stop), evaluation_flops(one, num_evaluation_sequences), users))
+        units.append(unit("evaluate", (start, stop), evaluation_flops(first_cell, num_evaluation_sequences), users))
     return units
 
 

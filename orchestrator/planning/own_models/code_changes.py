@@ -51,11 +51,11 @@ def check_same_code(
 
 
 def _sentence(name: str, version: str, differing: set[str], count: int) -> str:
-    what = " and ".join(
+    changes = " and ".join(
         words for key, words in ((SHA256, "its code"), (VERSIONS, "what it imports")) if key in differing
     )
     were = "1 segment was" if count == 1 else f"{count} segments were"
     return (
-        f"model {name}: {what} changed since {were} published under its version {version}: raise the version, which "
+        f"model {name}: {changes} changed since {were} published under its version {version}: raise the version, which "
         "trains them anew"
     )

@@ -252,7 +252,7 @@ def _sentence(problem: Any, file: SweepFile) -> str:
     if kind == "union_tag_invalid":
         location = (*location, "choice")
     path = _written_path(location)
-    flag = next((item.flag for item in file.overrides if location[: len(item.path)] == item.path), None)
+    flag = next((override.flag for override in file.overrides if location[: len(override.path)] == override.path), None)
     where = flag or (f"{file.source}: {path}" if path else file.source)
     if kind == "value_error":
         return f"{where}: {problem['ctx']['error']}"
