@@ -1,5 +1,4 @@
-"""The law of an arm whose runs repeat their text: which form it has, what it is sure of, and the best N, D and passes
-for a corpus of a given size.
+"""The law of an arm whose runs repeat their text: its form, its intervals, and the best N, D and passes for a corpus.
 
 Every form of `analysis.surface.extended.repetition` is fitted to all runs, repeated or not. A form counts only where
 the runs tell its constants from "no effect" (profile likelihood), and of those the one is taken that predicts whole

@@ -1,4 +1,4 @@
-"""`mor-sweep isoflop`: plan a sweep, show what it costs, run it. Parses, calls and prints; imports when called."""
+"""`mor-sweep isoflop`: plan a sweep, show what it costs, run it. Imports what it needs when called."""
 
 from typing import Annotated
 

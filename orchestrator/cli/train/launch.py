@@ -1,4 +1,4 @@
-"""What every verb that trains a sweep does with it: show the plan, ask before much is spent, run."""
+"""The steps of every verb that trains a sweep: show the plan, ask before much is spent, run."""
 
 import sys
 from collections.abc import Sequence

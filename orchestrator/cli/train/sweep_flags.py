@@ -1,4 +1,4 @@
-"""The flags that lay something over a sweep file: those of `isoflop`, of which other verbs take some."""
+"""The flags that change settings of a sweep file. `isoflop` has all of them, other verbs some."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum

@@ -1,6 +1,6 @@
 """The share of a GPU that each shape of a plan asks for: the smallest part of its memory that holds it. Pure.
 
-Ray gives shares out by count and isolates no memory, so that what a share holds is for this file to say.
+Ray counts shares and isolates no memory, so this module decides what fits into a share.
 """
 
 import math

@@ -2,8 +2,8 @@
 
     <cache>/probes/<sha256 of shape and numerics>.json
 
-What is measured is one worker with the machine to itself. Light: this side loads no torch, and reading the cache starts
-nothing.
+It measures one worker that has the machine to itself. This module loads no torch, and reading the cache starts no
+process.
 """
 
 import importlib.metadata

@@ -2,7 +2,7 @@
 
     <cache>/speeds/<sha256 of the setting>.json    by exact FLOPs of a step: exact FLOPs per second of one worker
 
-A worker had the others beside it, so this is what a sweep gets and not what a shape alone could have.
+Each was measured with the sweep's other workers beside it: a worker alone may be faster.
 """
 
 import json

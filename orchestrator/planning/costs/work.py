@@ -1,6 +1,6 @@
 """The work of a plan, each part once: stretches of trunks, cooldowns and evaluations, and the cells that share them.
 
-Pure, and the same with and without prepared data: what segments are in a plan that can be executed.
+Pure. A plan has segments only once its data are prepared; the parts here are the same without.
 """
 
 from collections import defaultdict

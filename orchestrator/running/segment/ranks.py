@@ -1,8 +1,8 @@
 """A segment that several workers train together: what each rank does, and when a lost group is tried again.
 
 Rank 0 makes the attempt, as a single worker would: it restores, writes metrics and checkpoints, and publishes. The
-others get its state, take the same steps on their rows of each batch, and write nothing. Who starts the ranks and gives
-them a process group is not said here.
+others get its state, take the same steps on their rows of each batch, and write nothing. Another module
+starts the ranks and gives them a process group.
 """
 
 import contextlib
