@@ -21,8 +21,8 @@ from mor_core.units import budget_text
 from orchestrator.cli.main import exit_code_of
 from orchestrator.cli.results import tracking
 from orchestrator.records.table import curve
-from orchestrator.tracking.cursor import is_current, sqlite_uri, store_text
 from orchestrator.tracking.connection import engine_uri
+from orchestrator.tracking.cursor import is_current, sqlite_uri, store_text
 from orchestrator.tracking.mirror import sync
 from orchestrator.tracking.server import TrackingServerUnreachable, UiError, filters, free_port, serving
 from tests.helpers.mirror_samples import NAME, Sample, active_runs, history, sample
