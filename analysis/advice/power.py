@@ -20,6 +20,7 @@ from scipy import optimize, stats
 from analysis.advice.pilot import Gap, PilotFit, SeedNoise
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.quadratic import NUM_COEFFICIENTS, quadratic_design
+from mor_core.units import counted_text
 
 MOST_SEEDS = 32
 """More than that is no advice."""
@@ -127,8 +128,8 @@ def _refused(gap: Gap, refusal: Refusal) -> PairAdvice:
 def _no_parabola(sweep: Wanted) -> Refusal:
     return Refusal(
         kind=RefusalKind.TOO_FEW_SIZES,
-        sentence=f"{sweep.sizes} sizes x {sweep.seeds} seeds a budget leave a parabola nothing to tell noise from "
-        "shape: give the sweep four sizes or more.",
+        sentence=f"{sweep.sizes} sizes of {counted_text(sweep.seeds, 'seed')} per budget leave a parabola nothing to "
+        "tell noise from shape: give the sweep four sizes or more.",
     )
 
 
@@ -144,7 +145,8 @@ def _refuse_gap(gap: Gap, spread: float, sweep: Wanted) -> Refusal | None:
         return None
     largest = max(abs(gap.gap.low), abs(gap.gap.high))
     least = seeds_needed(largest, spread, sweep)
-    most = f"at most {largest:.4f} nats, which {'no number of' if least is None else least} seeds would show"
+    seeds = "no number of seeds" if least is None else counted_text(least, "seed")
+    most = f"at most {largest:.4f} nats, which {seeds} would show"
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
         sentence=f"the gap of {gap.arm} and {gap.other} in the pilot, {gap.gap.value:+.4f} [{gap.gap.low:+.4f}, "

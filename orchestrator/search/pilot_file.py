@@ -8,7 +8,7 @@ from analysis.advice.pilot import ASSUMED_EXPONENT, FoundOptimum, SeedNoise
 from analysis.advice.power import PairAdvice, Wanted
 from analysis.report.text import plain
 from analysis.statistics.answers import Estimate, Refusal
-from mor_core.units import budget_label, budget_text, short_count
+from mor_core.units import budget_label, budget_text, counted_text, short_count
 from orchestrator.planning.ladder import ladder_of
 from orchestrator.planning.spec.origins import settings_of
 from orchestrator.planning.spec.sections import SizesSection
@@ -133,15 +133,15 @@ def _pair_lines(pair: PairAdvice, goal: Wanted) -> list[str]:
         return [f"{gap_name}: no power known: {pair.detectable.sentence}"]
     detectable = pair.detectable
     lines = [
-        f"{gap_name}: {goal.sizes} sizes x {goal.seeds} seed(s) a budget see a gap of {detectable.value:.4f} nats "
-        f"[{detectable.low:.4f}, {detectable.high:.4f}] ({conditions})"
+        f"{gap_name}: {goal.sizes} sizes of {counted_text(goal.seeds, 'seed')} per budget see a gap of "
+        f"{detectable.value:.4f} nats [{detectable.low:.4f}, {detectable.high:.4f}] ({conditions})"
     ]
     gap = pair.gap.gap
     if isinstance(gap, Estimate):
         growth = "taken as constant" if pair.gap.slope is None else f"growing by {pair.gap.slope.value:+.4f} per ln C"
         lines.append(f"{gap_name}: {gap.value:+.4f} nats [{gap.low:+.4f}, {gap.high:+.4f}] in the pilot, {growth}")
     if isinstance(pair.seeds, int):
-        lines.append(f"{gap_name}: {pair.seeds} seed(s) show it at every budget")
+        lines.append(f"{gap_name}: {counted_text(pair.seeds, 'seed')} per cell would show it at every budget")
     if isinstance(pair.budget, str):
         lines.append(f"{gap_name}: the sweep as it stands shows it from {budget_label(pair.budget)} on")
     refused = [answer.sentence for answer in (pair.budget, pair.seeds) if isinstance(answer, Refusal)]

@@ -56,7 +56,7 @@ def status(
         if cells:
             typer.echo("\n".join(cell_lines(view)))
         else:
-            show(output_console(), status_view(view))
+            show(output_console(), status_view(view, results))
     if shown.num_others and not every:
         typer.echo(f"{shown.num_others} cells under other settings: mor-sweep status {shown.name} --all", err=True)
     if follow:

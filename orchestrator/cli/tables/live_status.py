@@ -26,7 +26,7 @@ def watch(store: Store, name: str | None) -> Status:
         lines = _Lines(console=console)
         return _follow(store, name, lines.say)
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        return _follow(store, name, lambda status: live.update(status_view(status), refresh=True))
+        return _follow(store, name, lambda status: live.update(status_view(status, store.root), refresh=True))
 
 
 def _follow(store: Store, name: str | None, show: Callable[[Status], None]) -> Status:

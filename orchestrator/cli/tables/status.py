@@ -7,6 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rich.console import Group
 from rich.text import Text
@@ -44,11 +45,12 @@ BEST_MEANS = f"{BEST} the lowest loss of its arm at its budget"
 STATES = ("finished", "running", "pending", "failed", "diverged")
 
 
-def status_view(status: Status) -> Listing | Group:
-    """What fits a screen or two: a row a cell of a small sweep, else a row an arm and budget, and what needs a look."""
+def status_view(status: Status, results: Path) -> Listing | Group:
+    """What fits a screen or two: a row a cell of a small sweep, else a row an arm and budget, and what needs a look.
+    Commands that it names read `results`."""
     if len(status.cells) <= MOST_ROWS:
         return cells_table(status)
-    return Group(summary_table(status), *(Text(line) for line in summary_lines(status)))
+    return Group(summary_table(status), *(Text(line) for line in summary_lines(status, results)))
 
 
 def cells_table(status: Status) -> Listing:
@@ -89,7 +91,7 @@ def summary_table(status: Status) -> Listing:
     return Listing(columns=columns, rows=tuple(rows), title=_title(status))
 
 
-def summary_lines(status: Status) -> Iterator[str]:
+def summary_lines(status: Status, results: Path) -> Iterator[str]:
     """Under the table by arm and budget: what is under way, what went wrong and why, and where the rows are."""
     cells = {cell.cell_id: cell for cell in status.cells}
     for segment in status.under_way[:MOST_LINES]:
@@ -106,7 +108,8 @@ def summary_lines(status: Status) -> Iterator[str]:
         name = f"{first.arm}/{first.size}/{budget_text(first.budget)}/{first.seed}"
         yield f"{states}: {reason} ({name}{' and others' if len(stopped) > 1 else ''})"
     yield from _more(len(causes), "causes")
-    yield f"a line for each of the {len(cells):,} cells: {command_line('status', status.name, '--cells')}"
+    command = command_line("status", status.name, "--cells", results=results)
+    yield f"a line for each of the {len(cells):,} cells: {command}"
 
 
 def _rows(status: Status, best: Set[str]) -> Iterator[tuple[str, ...]]:
