@@ -1,4 +1,6 @@
-"""A sweep while it runs: one live table on a terminal, one line per finished cell elsewhere. Messages go to stderr."""
+"""A sweep while it runs: one live table on a terminal. Elsewhere one line per finished cell, and one on how far the run
+is where no cell has ended for long: trunks come first, so the first cell of a large sweep ends late. Messages go to
+stderr."""
 
 import time
 from collections import Counter
@@ -24,6 +26,9 @@ TRIED = {
     "warmup_steps": "warm-up",
 }
 """What a search tries at one place of a sweep, and how a line says it."""
+
+QUIET_SECONDS = 300.0
+"""Most time without a line where there is no terminal."""
 
 
 def settings_tried(cells: Sequence[Cell]) -> dict[str, str]:
@@ -51,7 +56,7 @@ class Progress:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._started = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._flops = flops_by_segment(self.plan.segments)
         self._first_steps = first_steps(self.plan.segments)
         self._cells: dict[str, list[Cell]] = {}
@@ -80,12 +85,28 @@ class Progress:
             return
         self.outcomes[outcome.segment_id] = outcome
         for cell in self._cells.get(outcome.segment_id, []):
-            self.console.print(self._line(cell, outcome), highlight=False, soft_wrap=True, markup=False)
+            self._print(self._line(cell, outcome))
 
     def refresh(self) -> None:
-        """Draw the live table anew, on a terminal."""
+        """Draw the live table anew, on a terminal; elsewhere say how far the run is where nothing was said for long."""
         if self.console.is_terminal:
             self._live.update(self.table(), refresh=True)
+        elif time.monotonic() - self._last_line >= QUIET_SECONDS:
+            self._print(self.standing())
+
+    def standing(self) -> str:
+        """How far the run is, in a line."""
+        running = [segment for segment in self.pending if self._is_running(segment)]
+        done, left = self._flops_done(running), self._flops_left(running)
+        share = f"{done / (done + left):.0%} of this run's FLOPs" if done + left else "no training left"
+        rate = done / max(time.monotonic() - self._started, 1e-9)
+        time_left = f"; about {duration_text(left / rate)} left" if rate else ""
+        place = f"[{self._done_cells()}/{len(self.plan.cells)}]"
+        return f"{place} {share}, {len(self.outcomes)} of {len(self.pending)} segments{time_left}"
+
+    def _print(self, line: str) -> None:
+        self._last_line = time.monotonic()
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def table(self) -> Table:
         """Cells by state, and how fast the running segments go."""

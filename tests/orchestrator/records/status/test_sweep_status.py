@@ -8,7 +8,6 @@ from typing import get_args
 
 import pytest
 from filelock import FileLock
-from rich.console import Console
 
 from mor_core.data.prepare import prepare
 from mor_core.units import budget_text
@@ -17,6 +16,7 @@ from orchestrator.planning.identity import Segment
 from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
+from orchestrator.records.console import Console
 from orchestrator.records.revisions import load_sweep, record_revision
 from orchestrator.records.status.states import CellStatus, sweep_states
 from orchestrator.records.status.sweep_status import segments_under_way
@@ -81,6 +81,22 @@ def test_the_live_table_names_a_segment_by_arm_size_and_seed(toy: ToySweep, plan
     text = console.file.getvalue()
     assert "stable mor-2 23k " in text
     assert "stable mor-2 23k seed 3" in text
+
+
+def test_a_log_says_how_far_a_run_is_where_no_cell_has_ended_for_long(
+    toy: ToySweep, planned: Plan, monkeypatch: pytest.MonkeyPatch
+):
+    store = Store(root=toy.results)
+    log = io.StringIO()
+    progress = Progress(plan=planned, store=store, pending=planned.segments, console=Console(file=log))
+    begun(store, planned, seed=0)
+    progress.refresh()
+    assert log.getvalue() == ""
+    monkeypatch.setattr(f"{Progress.__module__}.QUIET_SECONDS", 0.0)
+    progress.refresh()
+    (line,) = log.getvalue().splitlines()
+    assert line.startswith(f"[0/{len(planned.cells)}] ")
+    assert f" of this run's FLOPs, 0 of {len(planned.segments)} segments; about " in line
 
 
 @pytest.fixture
