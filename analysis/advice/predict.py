@@ -5,8 +5,6 @@ Within the data every approach of the study answers as it was fitted; beyond the
 
 from dataclasses import dataclass
 
-import polars as pl
-
 from analysis.advice.forecast.backtest import Rolled
 from analysis.advice.forecast.forecast import forecasts, roll_study
 from analysis.advice.forecast.forecaster import COMBINED
@@ -92,12 +90,12 @@ def predict_corpus(
 
 def _largest(study: Study, arm: str) -> float:
     """FLOPs; NaN for an arm without a point."""
-    points = study.points.frame.filter(pl.col("arm") == arm)
+    points = study.points.of_arm(arm)
     return float(points["flops"].to_numpy().max()) if points.height else float("nan")
 
 
 def _beyond(study: Study, rolled: Rolled, budget: str, forced: bool) -> list[Advice]:
-    frame = study.points.frame.filter(pl.col("arm") == rolled.forecaster.arm)
+    frame = study.points.of_arm(rolled.forecaster.arm)
     return [
         Advice(
             arm=forecast.arm,

@@ -68,8 +68,8 @@ def may_import(name: str) -> bool:
 
 def import_places() -> list[str]:
     """The folders that a module is looked for in: the working directory, then Python's own."""
-    here = str(Path.cwd())
-    return [here, *(place for place in sys.path if place not in ("", here))]
+    folder = str(Path.cwd())
+    return [folder, *(place for place in sys.path if place not in ("", folder))]
 
 
 def import_from(folder: Path) -> None:

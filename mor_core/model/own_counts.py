@@ -103,10 +103,10 @@ def _own_count(definition: Definition, method: str, size: str, settings: dict[st
     """What the object itself counts; None where it leaves that to us. Raises OwnModelError."""
     if not hasattr(definition.target, method):
         return None
-    said = definition.call(method, size, **settings)
-    if isinstance(said, bool) or not isinstance(said, int | float | Fraction) or not 0 < said < float("inf"):
-        raise OwnModelError(f"{definition.name}: {method} of {size} gave {said!r:.60}, expected a positive number")
-    return Fraction(said)
+    count = definition.call(method, size, **settings)
+    if isinstance(count, bool) or not isinstance(count, int | float | Fraction) or not 0 < count < float("inf"):
+        raise OwnModelError(f"{definition.name}: {method} of {size} gave {count!r:.60}, expected a positive number")
+    return Fraction(count)
 
 
 def _refuse_far_off(definition: Definition, size: str, own: int, counter: int) -> None:

@@ -134,7 +134,7 @@ def freeze(store: Store, fitted: Fitted, request: Asked) -> Frozen:
         if arm not in rolled:
             refused.append(NotFrozen(arm=arm, approach="", sentence="no cell of it that a fit can use is finished."))
             continue
-        frame = study.points.frame.filter(pl.col("arm") == arm)
+        frame = study.points.of_arm(arm)
         predictions = forecasts(frame, rolled[arm], str(request.flops), forced=request.forced)
         for forecast, shape in zip(predictions, _shapes(fitted, predictions, request.flops), strict=True):
             frozen = _frozen(fitted, forecast, shape, request, finished, now)

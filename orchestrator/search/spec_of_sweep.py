@@ -38,10 +38,10 @@ def spec_of_sweep(sweep: Sweep) -> SpecOfSweep:
     SpecError where this version does not know what is recorded."""
     if sweep.spec is None:
         raise NoAdvice(f"sweep {sweep.name!r} has no sweep file: {RECORD_IT}")
-    if own := next((cell.arm for cell in sweep.cells if cell.architecture == "own"), None):
+    if own_arm := next((cell.arm for cell in sweep.cells if cell.architecture == "own"), None):
         raise NoAdvice(
-            f"arm {own} of sweep {sweep.name!r} is a model of your own, whose sizes are known to its code alone: add "
-            "sizes or budgets to the sweep file"
+            f"arm {own_arm} of sweep {sweep.name!r} is a model of your own, whose sizes are known to its code alone: "
+            "add sizes or budgets to the sweep file"
         )
     file = SweepFile(source=f"sweep.json of {sweep.name}", document=sweep.spec)
     spec = parse_spec(with_overrides(file, _grid_of_cells(sweep, sweep.spec)))

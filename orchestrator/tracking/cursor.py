@@ -153,8 +153,8 @@ def store_text(uri: str) -> str:
     path = sqlite_path(uri)
     if path is None:
         return public_uri(uri)
-    here = Path.cwd().resolve()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    folder = Path.cwd().resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def read_cursor(store: Store, name: str, uri: str) -> Cursor:

@@ -5,6 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from mor_core.config import OwnModel
+
 
 class Bigram(nn.Module):
     """Token ids to logits by the token alone; dropout makes each step draw."""
@@ -117,3 +119,21 @@ def of(module: type[nn.Module]) -> Right:
 
 
 right = Right()
+
+
+def planned_own_model(name: str, *, version: str) -> OwnModel:
+    """An own model as a plan holds it, with counts of a model too small to be one; nothing imports its object."""
+    return OwnModel(
+        object=name,
+        version=version,
+        size="small",
+        settings="{}",
+        vocab_size=8,
+        context_length=4,
+        unique_params=1,
+        unrolled_params=1,
+        total_params=1,
+        training_flops=6,
+        forward_flops=2,
+        activation_bytes=0,
+    )

@@ -40,13 +40,13 @@ def plot_backtest(
     shown = [quantity for quantity in SHOWN if laws_of(tests, quantity)]
     most = max((len(laws_of(tests, quantity)) for quantity in shown), default=1)
     columns = most if width is None else min(most, max(1, int(width // LEAST_INCHES)))
-    taken = [-(-len(laws_of(tests, quantity)) // columns) * columns for quantity in shown]  # Whole rows.
+    num_panels = [-(-len(laws_of(tests, quantity)) // columns) * columns for quantity in shown]  # Whole rows.
     inches = (max(PANEL_INCHES[0], LEAST_SCREEN_INCHES / columns), PANEL_INCHES[1])
     with matplotlib.rc_context(style_for(width)):
-        figure, panels = make_panels(sum(taken), columns, inches, width, least_inches=LEAST_INCHES)
+        figure, panels = make_panels(sum(num_panels), columns, inches, width, least_inches=LEAST_INCHES)
         for place, quantity in enumerate(shown):
-            first = sum(taken[:place])
-            _draw_laws(panels[first : first + taken[place]], tests, quantity, _title(histories, quantity), arms)
+            first = sum(num_panels[:place])
+            _draw_laws(panels[first : first + num_panels[place]], tests, quantity, _title(histories, quantity), arms)
         if not shown:
             panels[0].text(0.5, 0.5, "nothing could be predicted", transform=panels[0].transAxes, ha="center")
         legend_below(figure, _handles(tests, arms))

@@ -80,7 +80,7 @@ def read_status(store: Store, name: str | None, settings_id: str | None = None) 
         settings_id=states.settings_id,
         others=states.others,
         num_others=states.num_others,
-        work=work_done(store, states, {each.segment_id: each.step for each in under_way}),
+        work=work_done(store, states, {segment.segment_id: segment.step for segment in under_way}),
     )
 
 

@@ -5,29 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from mor_core.config import OwnModel
 from orchestrator.inference.trained_cell import NotTrained, export_cell, family_model, load_trained_cell
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_spec import load_spec
+from tests.helpers.own_models import planned_own_model
 from tests.helpers.paths import TOY_PRESET
 
 
 def test_a_verb_for_our_family_names_the_model_and_what_it_is_for(tmp_path: Path) -> None:
     ours = plan(load_spec(str(TOY_PRESET)), None).cells[0]
-    own = OwnModel(
-        object="no_such_module:ladder",
-        version="1",
-        size="small",
-        settings="{}",
-        vocab_size=8,
-        context_length=4,
-        unique_params=1,
-        unrolled_params=1,
-        total_params=1,
-        training_flops=6,
-        forward_flops=2,
-        activation_bytes=0,
-    )
+    own = planned_own_model("no_such_module:ladder", version="1")
     theirs = replace(ours, arm="mine", architecture="own", model=own)
     assert family_model(ours) is ours.model
     for asked in (

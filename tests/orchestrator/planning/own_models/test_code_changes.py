@@ -5,25 +5,13 @@ from typing import Any
 
 import pytest
 
-from mor_core.config import OwnModel, TrainConfig
+from mor_core.config import TrainConfig
 from mor_core.model.own_code import CodeFingerprint
 from orchestrator.planning.identity import TrunkRecipe, stable_segment
 from orchestrator.planning.own_models.code_changes import OtherCode, check_same_code
+from tests.helpers.own_models import planned_own_model
 
-MODEL = OwnModel(
-    object="mine:ladder",
-    version="3",
-    size="small",
-    settings="{}",
-    vocab_size=8,
-    context_length=4,
-    unique_params=1,
-    unrolled_params=1,
-    total_params=1,
-    training_flops=6,
-    forward_flops=2,
-    activation_bytes=0,
-)
+MODEL = planned_own_model("mine:ladder", version="3")
 TRUNK = TrunkRecipe(
     model=MODEL,
     train=TrainConfig(batch_size=1, peak_learning_rate=0.1, warmup_steps=0),
