@@ -237,7 +237,7 @@ class Sweep(Runs):
 
         Raises NoForecast, UnreadableForecast, StoreError and TableError.
         """
-        from analysis.report.forecasts import forecast_lines, run_refusals, score_summary, tabulate_scores
+        from analysis.report.forecasts import forecast_lines, score_summary, tabulate_scores
         from orchestrator.records.forecasts import Asked, freeze, score_forecasts
 
         if budget is None:
@@ -246,10 +246,8 @@ class Sweep(Runs):
             return Answer(values=tuple(scored), text=shown)
         request = Asked(flops=_flops(budget), arm=arm, asymptote=asymptote, forced=force)
         frozen = freeze(self.store, self._fitted(loss, PARABOLA), request)
-        lines = [line for forecast in frozen.forecasts for line in forecast_lines(forecast)]
-        refused = run_refusals(frozen.forecasts)
-        refused += [f"{other.arm} {other.approach}".strip() + f": {other.sentence}" for other in frozen.refused]
-        return Answer(values=frozen, text="\n".join([*lines, *(f"refused: {line}" for line in refused)]))
+        lines = [*forecast_lines(frozen.forecasts), *(f"refused: {line}" for line in frozen.refusals)]
+        return Answer(values=frozen, text="\n".join(lines))
 
     def _fitted(self, loss: str, approaches: tuple[str, ...], tied: bool = False) -> Fitted:
         return fit_of_sweep(self.store, self.name, parse_loss(loss).name, approaches, tied)

@@ -57,6 +57,9 @@ class PairAdvice:
     """Smallest of the sweep's budgets at which its own seeds see the gap."""
     seeds: int | Refusal
     """Seeds with which it is seen at all of the sweep's budgets."""
+    seeds_at_most_gap: int | None = None
+    """Where the gap may be none: seeds that would see the largest one that the pilot leaves possible; None where no
+    number of seeds up to MOST_SEEDS would, and where the gap is known."""
 
 
 def middle_leverage(sizes: int) -> float:
@@ -109,9 +112,13 @@ def _pair(gap: Gap, noise: SeedNoise | Refusal, other_noise: SeedNoise | Refusal
     spreads = [math.hypot(one, two) for one, two in zip(_ends(noise), _ends(other_noise), strict=True)]
     low, value, high = (detectable_gap(spread, sweep.seeds, sweep) for spread in spreads)
     detectable = Estimate(value=value, low=low, high=high, level=noise.sd.level)
-    refusal = _refuse_gap(gap, spreads[1], sweep)
-    if refusal:
-        return PairAdvice(gap=gap, detectable=detectable, budget=refusal, seeds=refusal)
+    if isinstance(gap.gap, Refusal):
+        return PairAdvice(gap=gap, detectable=detectable, budget=gap.gap, seeds=gap.gap)
+    if gap.gap.holds_zero:
+        largest = max(abs(gap.gap.low), abs(gap.gap.high))
+        least = seeds_needed(largest, spreads[1], sweep)
+        refusal = _may_be_none(gap, gap.gap, largest, least)
+        return PairAdvice(gap=gap, detectable=detectable, budget=refusal, seeds=refusal, seeds_at_most_gap=least)
     budgets = [budget for budget in sweep.budgets if abs(gap.at(budget)) >= value]
     return PairAdvice(
         gap=gap,
@@ -137,27 +144,20 @@ def _ends(noise: SeedNoise) -> tuple[float, float, float]:
     return noise.sd.low, noise.sd.value, noise.sd.high
 
 
-def _refuse_gap(gap: Gap, spread: float, sweep: Wanted) -> Refusal | None:
-    """Why nothing can be advised: no gap was measured, or it may be none at all."""
-    if isinstance(gap.gap, Refusal):
-        return gap.gap
-    if not gap.gap.holds_zero:
-        return None
-    largest = max(abs(gap.gap.low), abs(gap.gap.high))
-    least = seeds_needed(largest, spread, sweep)
-    seeds = "no number of seeds" if least is None else counted_text(least, "seed")
-    most = f"at most {largest:.4f} nats, which {seeds} would show"
+def _may_be_none(gap: Gap, measured: Estimate, largest: float, seeds: int | None) -> Refusal:
+    text = f"no number of seeds up to {MOST_SEEDS}" if seeds is None else counted_text(seeds, "seed")
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
-        sentence=f"the gap of {gap.arm} and {gap.other} in the pilot, {gap.gap.value:+.4f} [{gap.gap.low:+.4f}, "
-        f"{gap.gap.high:+.4f}] nats, may be none; it is {most}: more replicates or a larger pilot budget would tell.",
+        sentence=f"the pilot cannot tell {gap.arm} from {gap.other}: gap {measured.value:+.4f} nats "
+        f"[{measured.low:+.4f}, {measured.high:+.4f}], which may be none. Per cell {text} would show the largest gap "
+        f"that is possible ({largest:.4f}); more replicates or a larger pilot budget would tell.",
     )
 
 
 def _no_budget(gap: Gap, detectable: float, sweep: Wanted) -> Refusal:
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
-        sentence=f"{sweep.seeds} seed{'' if sweep.seeds == 1 else 's'} of {sweep.sizes} sizes see a gap of "
+        sentence=f"{counted_text(sweep.seeds, 'seed')} of {sweep.sizes} sizes see a gap of "
         f"{detectable:.4f} nats; none of the sweep's budgets has one between {gap.arm} and {gap.other}.",
     )
 

@@ -1,60 +1,121 @@
 """Frozen forecasts, and how they fared, in words and as tables."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from analysis.advice.forecast.forecaster import COMBINED
 from analysis.advice.forecast.frozen_forecast import FrozenForecast
+from analysis.advice.forecast.outlook import APPROACHES
 from analysis.advice.forecast.score import MinimumScore, Score, ScoredForecast
+from analysis.report.headline import REFUSED
 from analysis.report.tables import as_markdown
 from analysis.report.text import count_text, loss_text, number_text, plain
-from analysis.statistics.answers import Refusal
+from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import SYMBOLS
-from mor_core.units import amount_text, budget_label, short_count
+from mor_core.units import amount_text, budget_label, counted_text, short_count
 
 HEAD = ("arm", "C (FLOPs)", "approach", "loss", "frozen", "of", "predicted", "measured", "error", "half-widths", "held")
 
 
-def forecast_lines(forecast: FrozenForecast) -> list[str]:
-    """What a forecast says, for people."""
-    key = forecast.key
-    weight = "" if forecast.weight is None else f"; weight {forecast.weight:.2f}"
-    lines = [
-        f"{key.arm} ({key.approach}): N* {count_text(forecast.params)}, D* {count_text(forecast.tokens)}, "
-        f"L* {loss_text(forecast.loss)}{weight}"
+ANSWER_HEAD = ("arm", "train", "on tokens", "its loss", "N*", "D*", "L*")
+LAWS_TITLE = "L* by each law (its weight among them)"
+OF_MEAN = "*"
+"""After a loss that is the mean over seeds, where nobody knows how far one run lies from it."""
+
+
+def preferred(forecasts: Sequence[FrozenForecast]) -> dict[str, FrozenForecast]:
+    """Arm -> the forecast that answers for it: of all approaches combined, or of the one with the greatest weight where
+    the combination names no shape."""
+    by_arm: dict[str, list[FrozenForecast]] = {}
+    for forecast in forecasts:
+        by_arm.setdefault(forecast.key.arm, []).append(forecast)
+    return {arm: max(of_arm, key=_authority) for arm, of_arm in by_arm.items()}
+
+
+def _authority(forecast: FrozenForecast) -> tuple[bool, float]:
+    weight = math.inf if forecast.key.approach == COMBINED else forecast.weight or 0.0
+    return forecast.shape is not None, weight
+
+
+def answer_rows(forecasts: Sequence[FrozenForecast]) -> list[list[str]]:
+    """A row an arm under `ANSWER_HEAD`: the shape to train, its loss, and the optimum it is near to."""
+    return [_answer_row(arm, forecast) for arm, forecast in preferred(forecasts).items()]
+
+
+def _answer_row(arm: str, forecast: FrozenForecast) -> list[str]:
+    approach, shape = forecast.key.approach, forecast.shape
+    name = arm if approach == COMBINED else f"{arm} (by {approach})"
+    trained = ["", "", ""]
+    if shape is not None:
+        mark = "" if isinstance(forecast.run_loss, Estimate) else OF_MEAN
+        trained = [shape.size, short_count(shape.tokens), _short(forecast.stated_loss, number_text) + mark]
+    optimum = [_short(answer, count_text) for answer in (forecast.params, forecast.tokens)]
+    return [name, *trained, *optimum, _short(forecast.loss, number_text)]
+
+
+def _short(answer: Estimate | Refusal, text: Callable[[Estimate], str]) -> str:
+    """Why a number is refused is said below the table."""
+    return REFUSED if isinstance(answer, Refusal) else text(answer)
+
+
+def answer_title(forecasts: Sequence[FrozenForecast]) -> str:
+    """Which budget the answers are for, and how far it lies from what was fitted."""
+    first, reaches = forecasts[0], dict.fromkeys(map(amount_text, sorted(forecast.reach for forecast in forecasts)))
+    return (
+        f"{budget_label(first.key.budget)} FLOPs ({first.budget_convention}), {' or '.join(reaches)} times the largest "
+        f"budget fitted; {first.key.loss_column} in {first.loss_unit}"
+    )
+
+
+def answer_notes(forecasts: Sequence[FrozenForecast]) -> list[str]:
+    """What the losses of the answers are, how the combination fared on the sweep's own budgets, and what is a guess."""
+    answers = preferred(forecasts)
+    of_run = [isinstance(answer.run_loss, Estimate) for answer in answers.values() if answer.shape is not None]
+    notes = []
+    if of_run:
+        meant = f"{ANSWER_HEAD[3]}: of one more run of that shape, with the noise of its seed"
+        of_mean = f"{OF_MEAN} the mean over seeds, and not the loss of one run"
+        notes += [meant if all(of_run) else of_mean if not any(of_run) else f"{meant}; {of_mean}"]
+    notes += [f"{arm}: {answer.record}" for arm, answer in answers.items() if answer.record]
+    flagged = dict.fromkeys(amount_text(forecast.reach) for forecast in forecasts if forecast.flagged)
+    notes += [
+        f"flagged: {reach} times the largest budget fitted; an extrapolation this far is a guess" for reach in flagged
     ]
-    lines += _shape_lines(forecast)
-    if forecast.record:
-        lines.append(f"  record: {forecast.record}")
-    answers = (forecast.params, forecast.tokens, forecast.loss)
-    refusals = dict.fromkeys(answer.sentence for answer in answers if isinstance(answer, Refusal))
-    lines += [f"  refused: {sentence}" for sentence in refusals]
-    if forecast.flagged:
-        lines.append(
-            f"  flagged: {amount_text(forecast.reach)} times the largest budget fitted; an extrapolation this far is a "
-            "guess"
-        )
-    return lines
+    return notes
 
 
-def _shape_lines(forecast: FrozenForecast) -> list[str]:
-    shape, unit = forecast.shape, forecast.loss_unit
-    if shape is None:
+def single_laws(forecasts: Sequence[FrozenForecast]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the laws that are combined, a column a law and a row an arm: L* and its weight."""
+    laws = [law for law in APPROACHES if any(forecast.key.approach == law for forecast in forecasts)]
+    frozen = {(forecast.key.arm, forecast.key.approach): forecast for forecast in forecasts}
+    rows = [[arm, *(_weighed(frozen.get((arm, law))) for law in laws)] for arm in preferred(forecasts)]
+    return ["arm", *laws], rows
+
+
+def _weighed(forecast: FrozenForecast | None) -> str:
+    if forecast is None or isinstance(forecast.loss, Refusal):
+        return REFUSED
+    return f"{forecast.loss.value:.4f}" + ("" if forecast.weight is None else f" ({forecast.weight:.2f})")
+
+
+def forecast_lines(forecasts: Sequence[FrozenForecast]) -> list[str]:
+    """The answer of each arm and the laws behind it, as text."""
+    if not forecasts:
         return []
-    lines = [
-        f"  nearest shape: {shape.size} ({shape.num_layers} layers, width {shape.d_model}; N "
-        f"{short_count(shape.params)}), which the budget trains on {short_count(shape.tokens)} tokens"
-    ]
-    if isinstance(forecast.run_loss, Refusal):
-        return [*lines, f"  mean of the law there, not of a run: {number_text(forecast.mean_loss)} {unit}"]
-    return [*lines, f"  one more run of it: {number_text(forecast.run_loss)} {unit}"]
+    head, rows = single_laws(forecasts)
+    answers = as_markdown(list(ANSWER_HEAD), answer_rows(forecasts))
+    laws = as_markdown(head, rows)
+    return [answer_title(forecasts), answers, *answer_notes(forecasts), "", LAWS_TITLE, laws]
 
 
 def run_refusals(forecasts: Sequence[FrozenForecast]) -> list[str]:
-    """Why no interval of one more run is given, each reason once an arm."""
-    refused = [(forecast.key.arm, forecast.run_loss) for forecast in forecasts if forecast.shape is not None]
-    return list(
-        dict.fromkeys(f"{arm}: one more run: {run.sentence}" for arm, run in refused if isinstance(run, Refusal))
-    )
+    """Why no interval of one more run is given, each reason once."""
+    arms: dict[str, dict[str, None]] = {}
+    for forecast in forecasts:
+        if forecast.shape is not None and isinstance(forecast.run_loss, Refusal):
+            arms.setdefault(forecast.run_loss.sentence, {})[forecast.key.arm] = None
+    return [f"{', '.join(names)}: one more run: {sentence}" for sentence, names in arms.items()]
 
 
 def forecast_sentence(forecast: FrozenForecast) -> str:
@@ -111,7 +172,7 @@ def score_summary(scored: Sequence[ScoredForecast]) -> str:
     """How many intervals held what was measured, those of a run and those of the mean apart; one sentence."""
     cells = [cell for record in scored for cell in record.cells]
     waiting = sum(record.waiting for record in scored)
-    parts = [f"{len(scored)} forecasts" if len(scored) != 1 else "1 forecast"]
+    parts = [counted_text(len(scored), "forecast")]
     for of_run in (True, False):
         of_kind = [cell for cell in cells if cell.of_run is of_run]
         if of_kind:

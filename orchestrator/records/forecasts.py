@@ -27,6 +27,7 @@ from analysis.advice.forecast.frozen_forecast import (
 )
 from analysis.advice.forecast.score import ScoredForecast, TrainedCell, score_forecast
 from analysis.frontier.study import FitSettings, Study, fit_study
+from analysis.report.forecasts import run_refusals
 from analysis.runs.points import read_points
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.approach import QUANTITIES
@@ -90,6 +91,25 @@ class Frozen:
     """As they lie in the folder."""
     refused: tuple[NotFrozen, ...]
     """What the runs do not support."""
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why numbers are missing: of approaches that were not frozen, of single numbers, and of one more run; each
+        reason once an arm."""
+        numbers = [
+            (forecast.key.arm, forecast.key.approach, answer.sentence)
+            for forecast in self.forecasts
+            for answer in (forecast.params, forecast.tokens, forecast.loss)
+            if isinstance(answer, Refusal)
+        ]
+        approaches: dict[tuple[str, str], dict[str, None]] = {}
+        for arm, approach, sentence in [*numbers, *((out.arm, out.approach, out.sentence) for out in self.refused)]:
+            approaches.setdefault((arm, sentence), {})[approach] = None
+        lines = [
+            f"{arm} ({', '.join(names)}): {sentence}" if any(names) else f"{arm}: {sentence}"
+            for (arm, sentence), names in approaches.items()
+        ]
+        return run_refusals(self.forecasts) + lines
 
 
 def read_forecasts(store: Store, name: str) -> list[FrozenForecast]:

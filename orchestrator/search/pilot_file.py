@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from analysis.advice.pilot import ASSUMED_EXPONENT, FoundOptimum, SeedNoise
-from analysis.advice.power import PairAdvice, Wanted
+from analysis.advice.power import MOST_SEEDS, PairAdvice, Wanted
 from analysis.report.text import plain
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import budget_label, budget_text, counted_text, short_count
@@ -14,6 +14,16 @@ from orchestrator.planning.spec.origins import settings_of
 from orchestrator.planning.spec.sections import SizesSection
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.search.pilot import Found, Pilot
+
+ASSUMED = (
+    "Assumed: the noise of a cell is the same at every budget and independent between arms, and the minimum lies in "
+    "the middle of the sizes."
+)
+"""What every number of a pilot rests on."""
+ARM_HEAD = ("arm", "seed noise (nats)", "N*", "at FLOPs", "exponent", "tokens/s", "degrees of freedom")
+PAIR_HEAD = ("arms", "gap (nats)", "seen", "from", "seeds")
+UNKNOWN = "?"
+"""In place of a number that is not known."""
 
 
 def document(findings: Found) -> dict[str, Any]:
@@ -84,20 +94,104 @@ def _exponent_text(optimum: FoundOptimum) -> str:
 
 
 def summary_lines(findings: Found) -> list[str]:
-    """Sentences, one a line: noise, speed and optimum of each arm, what each gap needs, what is assumed."""
-    lines = []
+    """Sentences, one a line: what is advised, noise, speed and optimum of each arm, a gap each, what is assumed."""
+    lines = [advice_line(findings)]
     for arm, noise in findings.fit.noise.items():
         speed = findings.tokens_per_second.get(arm)
         speed_text = f"; {speed:,.0f} training tokens/s of one worker" if speed else ""
         lines.append(f"{arm}: {_noise_text(noise)}{speed_text}")
         lines.append(f"{arm}: {_optimum_text(findings.fit.optima[arm])}")
-    for pair in findings.advice:
-        lines += _pair_lines(pair, findings.wanted)
-    lines.append(
-        "Assumed: the noise of a cell is the same at every budget and independent between arms, the minimum lies in "
-        "the middle of the sizes."
+    for row in pair_rows(findings):
+        pair, *values = row
+        named = zip(PAIR_HEAD[1:], values, strict=True)
+        lines.append(f"{pair}: {'; '.join(f'{name} {value}' for name, value in named)}")
+    if findings.advice:
+        lines.append(pair_note(findings.wanted))
+    return [*lines, ASSUMED]
+
+
+def advice_line(findings: Found) -> str:
+    """What the pilot advises, in a sentence."""
+    seeds, pairs = counted_text(findings.seeds, "seed"), len(findings.advice)
+    shown = sum(isinstance(pair.seeds, int) for pair in findings.advice)
+    if not pairs:
+        return f"Advised: {seeds} per cell, as planned; one arm alone has no gap to show."
+    if not shown:
+        return f"Advised: {seeds} per cell, as planned; the pilot does not say how many would show a gap between arms."
+    if shown == pairs:
+        return f"Advised: {seeds} per cell, to show the gap between any two arms at every budget."
+    return f"Advised: {seeds} per cell, to show {shown} of {pairs} gaps between arms at every budget."
+
+
+def arm_rows(findings: Found) -> list[list[str]]:
+    """A row an arm under `ARM_HEAD`; what is not known is said by `unknown_lines`."""
+    return [_arm_row(arm, noise, findings) for arm, noise in findings.fit.noise.items()]
+
+
+def _arm_row(arm: str, noise: SeedNoise | Refusal, findings: Found) -> list[str]:
+    optimum, speed = findings.fit.optima[arm], findings.tokens_per_second.get(arm)
+    measured = [UNKNOWN, ""] if isinstance(noise, Refusal) else [noise.sd.shown(_nats), f"{noise.dof:.3g}"]
+    place = (
+        [UNKNOWN, "", ""]
+        if isinstance(optimum, Refusal)
+        else [optimum.params.shown(short_count), budget_text(_rounded(optimum.flops)), _exponent_text(optimum)]
     )
-    return lines
+    return [arm, measured[0], *place, f"{speed:,.0f}" if speed else "", measured[1]]
+
+
+def _nats(loss: float) -> str:
+    return f"{loss:.4f}"
+
+
+def pair_rows(findings: Found) -> list[list[str]]:
+    """A row a pair of arms under `PAIR_HEAD`: the gap in the pilot, and what would show it."""
+    return [_pair_row(pair) for pair in findings.advice]
+
+
+def _pair_row(pair: PairAdvice) -> list[str]:
+    gap, slope = pair.gap.gap, pair.gap.slope
+    measured = UNKNOWN
+    if isinstance(gap, Estimate):
+        growth = "" if slope is None else f", {slope.value:+.4f} per ln C"
+        measured = gap.shown(lambda loss: f"{loss:+.4f}") + growth
+    seen = UNKNOWN if isinstance(pair.detectable, Refusal) else _nats(pair.detectable.value)
+    return [f"{pair.gap.arm} below {pair.gap.other}", measured, seen, *_shown_by(pair)]
+
+
+def _shown_by(pair: PairAdvice) -> tuple[str, str]:
+    """The budget from which the sweep shows the gap, and the seeds that show it everywhere."""
+    gap = pair.gap.gap
+    if isinstance(pair.detectable, Refusal) or isinstance(gap, Refusal):
+        return UNKNOWN, UNKNOWN
+    more = f"> {MOST_SEEDS}"
+    if gap.holds_zero:
+        return UNKNOWN, more if pair.seeds_at_most_gap is None else f"≥ {pair.seeds_at_most_gap}"
+    budget = "none" if isinstance(pair.budget, Refusal) else budget_label(pair.budget)
+    return budget, more if isinstance(pair.seeds, Refusal) else str(pair.seeds)
+
+
+def pair_note(goal: Wanted) -> str:
+    """What the columns of `PAIR_HEAD` mean."""
+    return (
+        "gap: how much lower the L* of the first arm is in the pilot; seen: the smallest gap that the sweep as planned "
+        f"shows ({goal.sizes} sizes of {counted_text(goal.seeds, 'seed')} per budget, confidence {goal.confidence:g}, "
+        f"power {goal.power:g}); from: the budget from which it shows this gap; seeds: per cell, to show it at every "
+        "budget (≥: the gap may be none, and so many show the largest that is possible)"
+    )
+
+
+def unknown_lines(findings: Found) -> list[str]:
+    """Why something is not known, each reason once. A gap to an arm without N* is missing for the arm's own reason."""
+    noise, optima = findings.fit.noise, findings.fit.optima
+    lines = [answer.sentence for answer in noise.values() if isinstance(answer, Refusal)]
+    lines += [f"{arm}: {_optimum_text(answer)}" for arm, answer in optima.items() if isinstance(answer, Refusal)]
+    for pair in findings.advice:
+        arms = (pair.gap.arm, pair.gap.other)
+        if isinstance(pair.detectable, Refusal):
+            lines.append(pair.detectable.sentence)
+        if isinstance(pair.gap.gap, Refusal) and not any(isinstance(optima[arm], Refusal) for arm in arms):
+            lines.append(pair.gap.gap.sentence)
+    return list(dict.fromkeys(lines))
 
 
 def _noise_text(noise: SeedNoise | Refusal) -> str:
@@ -124,25 +218,3 @@ def _rounded(flops: int) -> int:
     """Three significant digits, for reading."""
     unit = 10 ** max(0, math.floor(math.log10(flops)) - 2)
     return round(flops / unit) * unit
-
-
-def _pair_lines(pair: PairAdvice, goal: Wanted) -> list[str]:
-    gap_name = f"{pair.gap.other} less {pair.gap.arm}"
-    conditions = f"confidence {goal.confidence:g}, power {goal.power:g}"
-    if isinstance(pair.detectable, Refusal):
-        return [f"{gap_name}: no power known: {pair.detectable.sentence}"]
-    detectable = pair.detectable
-    lines = [
-        f"{gap_name}: {goal.sizes} sizes of {counted_text(goal.seeds, 'seed')} per budget see a gap of "
-        f"{detectable.value:.4f} nats [{detectable.low:.4f}, {detectable.high:.4f}] ({conditions})"
-    ]
-    gap = pair.gap.gap
-    if isinstance(gap, Estimate):
-        growth = "taken as constant" if pair.gap.slope is None else f"growing by {pair.gap.slope.value:+.4f} per ln C"
-        lines.append(f"{gap_name}: {gap.value:+.4f} nats [{gap.low:+.4f}, {gap.high:+.4f}] in the pilot, {growth}")
-    if isinstance(pair.seeds, int):
-        lines.append(f"{gap_name}: {counted_text(pair.seeds, 'seed')} per cell would show it at every budget")
-    if isinstance(pair.budget, str):
-        lines.append(f"{gap_name}: the sweep as it stands shows it from {budget_label(pair.budget)} on")
-    refused = [answer.sentence for answer in (pair.budget, pair.seeds) if isinstance(answer, Refusal)]
-    return [*lines, *(f"{gap_name}: no: {sentence}" for sentence in dict.fromkeys(refused))]

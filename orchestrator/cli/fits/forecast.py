@@ -10,13 +10,15 @@ from orchestrator.cli.fits.study import CAUSAL, FIT_REFUSED, SweepName
 from orchestrator.cli.options import AsJson, LossOption, Results, above_zero, print_json, say, say_next
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from analysis.advice.forecast.frozen_forecast import FrozenForecast
+    from orchestrator.cli.tables.listing import Listing
     from orchestrator.records.forecasts import Asked, Frozen
     from orchestrator.records.revisions import Sweep
 
 SCHEMA = "mor-sweep.forecast/1"
 SCORES_SCHEMA = "mor-sweep.forecast-scores/1"
-PREFERRED = "combined"
-"""Whose shape is trained where approaches name several: every forecast is scored by it."""
 
 
 def forecast(
@@ -78,12 +80,11 @@ def _flops(budget: str) -> int:
 
 def _commands(frozen: "Frozen", request: "Asked", sweep: "Sweep", results: Path) -> dict[str, str]:
     """Arm -> the command that trains its shape, where the sweep records how it was asked."""
+    from analysis.report.forecasts import preferred
     from orchestrator.search.spec_of_sweep import command_at
 
-    sizes: dict[str, str] = {}
-    for forecast in frozen.forecasts:
-        if forecast.shape is not None and (forecast.key.arm not in sizes or forecast.key.approach == PREFERRED):
-            sizes[forecast.key.arm] = forecast.shape.size
+    answers = preferred(frozen.forecasts)
+    sizes = {arm: answer.shape.size for arm, answer in answers.items() if answer.shape is not None}
     commands = {arm: command_at(arm, [size], request.flops, sweep, results) for arm, size in sizes.items()}
     return {arm: command for arm, command in commands.items() if command is not None}
 
@@ -101,35 +102,50 @@ def _print_document(frozen: "Frozen", request: "Asked", name: str, commands: dic
 
 
 def _print(frozen: "Frozen", request: "Asked", commands: dict[str, str]) -> None:
-    from analysis.report.forecasts import forecast_lines, run_refusals
-    from mor_core.units import amount_text, budget_text
+    """The answer of each arm, the laws behind it, and what is missing."""
+    from analysis.report.forecasts import answer_notes
+    from mor_core.units import budget_text, counted_text
+    from orchestrator.cli.tables.listing import output_console, show, show_text
 
-    for forecast in frozen.forecasts:
-        for line in forecast_lines(forecast):
-            typer.echo(line)
-    for line in run_refusals(frozen.forecasts) + _refusals(frozen):
+    console = output_console()
+    if frozen.forecasts:
+        show(console, _answers(frozen.forecasts))
+        for note in answer_notes(frozen.forecasts):
+            show_text(console, note)
+        show(console, "", _laws(frozen.forecasts))
+    for line in frozen.refusals:
         say(f"refused: {line}")
     if not frozen.forecasts:
         return
-    first = frozen.forecasts[0]
-    typer.echo(f"distance from the data: {amount_text(first.reach)} times the largest budget fitted")
     dates = sorted({forecast.created for forecast in frozen.forecasts})
-    typer.echo(f"frozen {' and '.join(dates)} as {len(frozen.forecasts)} files; nothing changes them")
+    typer.echo(f"frozen {' and '.join(dates)} as {counted_text(len(frozen.forecasts), 'file')}; nothing changes them")
     if commands:
         typer.echo(f"\nTo train the shape at {budget_text(request.flops)}, which scores every approach:")
     for command in commands.values():
         typer.echo(f"  {command}")
 
 
-def _refusals(frozen: "Frozen") -> list[str]:
-    """One line an arm and reason."""
-    approaches: dict[tuple[str, str], list[str]] = {}
-    for refusal in frozen.refused:
-        approaches.setdefault((refusal.arm, refusal.sentence), []).append(refusal.approach)
-    return [
-        " ".join([arm, *([f"({', '.join(names)})"] if any(names) else [])]) + f": {sentence}"
-        for (arm, sentence), names in approaches.items()
-    ]
+def _answers(forecasts: "Sequence[FrozenForecast]") -> "Listing":
+    """A row an arm. A narrow window leaves out D*, which the tokens are near to, and then L*, which the loss is."""
+    from analysis.report.forecasts import ANSWER_HEAD, answer_rows, answer_title
+    from orchestrator.cli.tables.listing import Column, Listing
+
+    spare = {"D*": 2, "L*": 1}
+    columns = tuple(
+        Column(name=name, is_text=name in ("arm", "train"), spare=spare.get(name, 0)) for name in ANSWER_HEAD
+    )
+    rows = tuple(map(tuple, answer_rows(forecasts)))
+    return Listing(columns=columns, rows=rows, title=answer_title(forecasts))
+
+
+def _laws(forecasts: "Sequence[FrozenForecast]") -> "Listing":
+    """What was combined, a row an arm."""
+    from analysis.report.forecasts import LAWS_TITLE, single_laws
+    from orchestrator.cli.tables.listing import Column, Listing
+
+    head, rows = single_laws(forecasts)
+    columns = tuple(Column(name=name, is_text=name == "arm") for name in head)
+    return Listing(columns=columns, rows=tuple(map(tuple, rows)), title=LAWS_TITLE)
 
 
 def _score(sweep: str | None, results: Path, as_json: bool) -> None:

@@ -60,8 +60,10 @@ def pilot(
     """
     from mor_core.data.prepare import find
     from mor_core.files import replace_text
+    from orchestrator.cli.tables.listing import output_console
+    from orchestrator.cli.tables.pilot import print_pilot
     from orchestrator.search.pilot import pilot_plan, read_pilot, result
-    from orchestrator.search.pilot_file import document, summary_lines, sweep_text
+    from orchestrator.search.pilot_file import document, sweep_text
     from orchestrator.store.folder import writing
 
     design = read_pilot(
@@ -93,8 +95,7 @@ def pilot(
     if as_json:
         print_json(SCHEMA, content | {"file": str(path)})
     else:
-        for line in summary_lines(findings):
-            typer.echo(f"- {line}")
+        print_pilot(findings, output_console())
     say(f"sweep file written to {path}")
     say_next(["isoflop", "--preset", str(path), "--dry-run"], results=how.results)
     raise typer.Exit(code or (0 if findings.says_something else NOTHING_FOUND))

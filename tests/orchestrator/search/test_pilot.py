@@ -1,18 +1,21 @@
 """What a pilot trains, and the sweep file that it writes around what it found."""
 
+import io
 from pathlib import Path
 
 import pytest
 
 from analysis.advice.pilot import FoundOptimum
-from analysis.statistics.answers import Refusal
+from analysis.statistics.answers import Estimate, Refusal
+from orchestrator.cli.tables.pilot import print_pilot
 from orchestrator.planning.ladder import expected_optimum
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file
 from orchestrator.planning.spec.sweep_spec import load_spec
+from orchestrator.records.console import Console
 from orchestrator.records.revisions import record_revision
 from orchestrator.search.pilot import Found, Pilot, pilot_plan, read_pilot, result
-from orchestrator.search.pilot_file import summary_lines, sweep_text
+from orchestrator.search.pilot_file import advice_line, summary_lines, sweep_text
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep
 
@@ -51,6 +54,24 @@ def test_the_file_that_it_writes_is_a_sweep_around_what_was_found(tmp_path: Path
     assert planned.settings_id == pilot_plan(pilot, SNAPSHOT).settings_id
     shared = {segment.id for segment in planned.segments} & {each.id for each in pilot_plan(pilot, SNAPSHOT).segments}
     assert shared, "cells of the pilot at the sweep's smallest budget are not trained again"
+
+
+def test_four_arms_are_shown_in_eighty_columns_with_the_advice_first(tmp_path: Path):
+    pilot = pilot_of("cpu", Override(flag="--recursions", path=("arms", "recursions"), value=[2, 3, 4]))
+    findings = published(pilot, tmp_path)
+    printed = io.StringIO()
+    print_pilot(findings, Console(file=printed, width=80, markup=False, highlight=False))
+    lines = printed.getvalue().splitlines()
+    assert lines[0] == advice_line(findings)
+    assert all(len(line) <= 80 for line in lines)
+    assert len(findings.advice) == 6
+    for pair in findings.advice:
+        (row,) = (line for line in lines if line.startswith(f"{pair.gap.arm} below {pair.gap.other} "))
+        assert isinstance(pair.gap.gap, Estimate)
+        assert f"{pair.gap.gap.value:+.4f} [" in row
+        assert row.endswith(f" {pair.seeds}") or isinstance(pair.seeds, Refusal)
+    assert sum(line.split()[0] in findings.fit.noise for line in lines if line and " below " not in line) == 4
+    assert len(lines) < 30
 
 
 def test_a_pilot_trains_each_size_once_and_the_middle_ones_with_every_seed():

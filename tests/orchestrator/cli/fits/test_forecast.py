@@ -84,6 +84,23 @@ def test_json_is_one_document_that_holds_no_draws(sweep: PlantedSweep):
     assert "--budgets 1e12" in document["data"]["commands"]["vanilla"]
 
 
+def test_people_read_an_answer_and_the_laws_behind_it_in_a_window_of_eighty_columns(
+    sweep: PlantedSweep, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = ask(sweep, "--budget", AHEAD)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("1e12 FLOPs (exact), 3.12 times the largest budget fitted")
+    frozen = {entry["approach"]: entry for entry in scores(sweep)}
+    answer, laws = (line.split() for line in lines if line.startswith("vanilla "))
+    assert answer[1] == frozen[COMBINED]["shape"]["size"]
+    assert answer[3] == f"{frozen[COMBINED]['run_loss']['value']:.4f}"
+    assert laws[1::2] == [f"{frozen[approach]['loss']['value']:.4f}" for approach in APPROACHES]
+    assert all(len(line) <= 80 for line in lines if "mor-sweep isoflop" not in line)
+    assert len(lines) < 20
+
+
 def test_the_same_again_prints_what_was_frozen_then(sweep: PlantedSweep):
     before = documents(sweep)
     first, second = (json.loads(ask(sweep, "--budget", AHEAD, "--json").stdout)["data"] for _ in range(2))
@@ -169,7 +186,7 @@ def test_without_a_second_seed_the_interval_is_the_means_under_that_name(tmp_pat
     done = ask(sweep, "--budget", AHEAD)
     assert done.exit_code == 0, done.output
     assert "one more run: no cell has a second seed" in done.stderr
-    assert "mean of the law there, not of a run" in done.stdout
+    assert "* the mean over seeds, and not the loss of one run" in done.stdout
     train(sweep, [AHEAD], ["115k"])
     assert not any(cell["of_run"] for each in scores(sweep) for cell in each["cells"])
 
