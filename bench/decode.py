@@ -117,7 +117,7 @@ def calibrated(config: ModelConfig, device: str) -> Transformer:
     for _ in range(2):
         engine = Engine(model, EngineOptions(kv_bytes=_enough_memory(model, 32), max_batch=32))
         events = engine.run(Request(prompt=(1 + i,), max_new_tokens=48) for i in range(32))
-        _set_thresholds(model, [list(each.tokens) for each in events if isinstance(each, FinishedEvent)])
+        _set_thresholds(model, [list(event.tokens) for event in events if isinstance(event, FinishedEvent)])
     return model
 
 
@@ -125,7 +125,8 @@ def _set_thresholds(model: Transformer, texts: list[list[int]]) -> None:
     capacities = model.config.capacities
     for recursion in range(1, len(capacities)):
         model.threshold_R[recursion:] = -torch.inf
-        scores = [each[recursion] for text in trace(model, texts) for each in text.scores if len(each) > recursion]
+        token_scores = (scores_R for text in trace(model, texts) for scores_R in text.scores)
+        scores = [scores_R[recursion] for scores_R in token_scores if len(scores_R) > recursion]
         share = capacities[recursion] / capacities[recursion - 1]
         model.threshold_R[recursion] = torch.tensor(scores).quantile(1 - float(share))
 
@@ -192,9 +193,9 @@ def theirs(model: Transformer) -> Contender:
 
     def generate(lengths: list[int], places: int) -> Iterator[float]:
         for start in range(0, len(lengths), places):
-            mine = lengths[start : start + places]
-            run([[1 + start + i] for i in range(len(mine))], max(mine))
-            yield (start + len(mine)) / len(lengths)
+            batch = lengths[start : start + places]
+            run([[1 + start + i] for i in range(len(batch))], max(batch))
+            yield (start + len(batch)) / len(lengths)
 
     return Contender(
         name="transformers",
@@ -216,39 +217,40 @@ def race(contenders: Sequence[Contender], lengths: list[int], room: Room, option
     """Every contender generates the same texts in every round, taking turns."""
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     prompt = [1 + i for i in range(PROMPT)]
-    seconds: dict[str, list[float]] = {each.name: [] for each in contenders}
-    firsts: dict[str, list[float]] = {each.name: [] for each in contenders}
+    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    firsts: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     work: dict[str, Work] = {}
     for number in range(options.rounds + 1):
-        mine = lengths if number else lengths[: room.places]
-        tasks = [each.prepare(mine, room) for each in contenders]
+        round_lengths = lengths if number else lengths[: room.places]
+        tasks = [contender.prepare(round_lengths, room) for contender in contenders]
         took = take_turns([task.parts for task in tasks], clock)
-        for each, own_seconds, task in zip(contenders, took, tasks, strict=True):
+        for contender, task_seconds, task in zip(contenders, took, tasks, strict=True):
             started = clock()
-            each.first_token(prompt)
+            contender.first_token(prompt)
             if number:  # The first round warms up.
-                seconds[each.name].append(own_seconds)
-                firsts[each.name].append(clock() - started)
-            work[each.name] = task.work()
+                seconds[contender.name].append(task_seconds)
+                firsts[contender.name].append(clock() - started)
+            work[contender.name] = task.work()
     base = contenders[0]
     print(f"\n{room.name}: {len(lengths)} texts, {sum(lengths)} tokens")
     print(
         f"{'':18}{'tokens/s':>10}{'depth':>7}{'a run':>10}{'KV B/token':>12}{'first token':>13}   "
         f"speed over {base.name:14}{'by FLOPs':>10}{'reached':>9}"
     )
-    for each in contenders:
-        rate = sum(lengths) / statistics.median(seconds[each.name])
-        first = 1000 * statistics.median(firsts[each.name])
+    for contender in contenders:
+        name, spent = contender.name, work[contender.name]
+        rate = sum(lengths) / statistics.median(seconds[name])
+        first = 1000 * statistics.median(firsts[name])
         print(
-            f"{each.name:18}{rate:10.0f}{work[each.name].depth:7.2f}{work[each.name].runs:>10}{each.kv_bytes:12.0f}"
-            f"{first:10.1f} ms   {ratio(seconds[each.name], seconds[base.name]):25}"
-            f"{_against_flops(each, base, work, seconds)}"
+            f"{name:18}{rate:10.0f}{spent.depth:7.2f}{spent.runs:>10}{contender.kv_bytes:12.0f}"
+            f"{first:10.1f} ms   {ratio(seconds[name], seconds[base.name]):25}"
+            f"{_against_flops(contender, base, work, seconds)}"
         )
     if options.profile:
         print("shares of the time of half a round more, recorded; without an operation Python runs, or a GPU waits")
-        for each in contenders:
-            task = each.prepare(lengths[: len(lengths) // 2], room)
-            print(f"{each.name:18}{_shares(task, options.device)}", flush=True)
+        for contender in contenders:
+            task = contender.prepare(lengths[: len(lengths) // 2], room)
+            print(f"{contender.name:18}{_shares(task, options.device)}", flush=True)
 
 
 def _shares(task: Task, device: str) -> str:
@@ -262,20 +264,22 @@ def _shares(task: Task, device: str) -> str:
     seconds, count = dict.fromkeys([*GROUPS, "other operations"], 0.0), 0
     for event in recorded.key_averages():
         group = next((name for name, parts in GROUPS.items() if any(part in event.key for part in parts)), None)
-        own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
-        seconds[group or "other operations"] += own / 1e6
+        microseconds = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        seconds[group or "other operations"] += microseconds / 1e6
         count += event.count
     seconds["no operation"] = max(0.0, total - sum(seconds.values()))
-    return ", ".join(f"{name} {each / total:.0%}" for name, each in seconds.items()) + f"; {count} operations"
+    return ", ".join(f"{name} {spent / total:.0%}" for name, spent in seconds.items()) + f"; {count} operations"
 
 
-def _against_flops(each: Contender, base: Contender, work: dict[str, Work], seconds: dict[str, list[float]]) -> str:
+def _against_flops(
+    contender: Contender, base: Contender, work: dict[str, Work], seconds: dict[str, list[float]]
+) -> str:
     """The speed over the base's that FLOPs per token alone predict, and the share of it that is reached."""
-    own, other = work[each.name].flops, work[base.name].flops
-    if own is None or other is None:
+    flops, base_flops = work[contender.name].flops, work[base.name].flops
+    if flops is None or base_flops is None:
         return ""
-    reached = statistics.median(b / a for a, b in zip(seconds[each.name], seconds[base.name], strict=True))
-    return f"{other / own:10.2f}{reached / (other / own):9.0%}"
+    reached = statistics.median(b / a for a, b in zip(seconds[contender.name], seconds[base.name], strict=True))
+    return f"{base_flops / flops:10.2f}{reached / (base_flops / flops):9.0%}"
 
 
 def main() -> None:
@@ -302,8 +306,8 @@ def main() -> None:
         sys.exit(f"the load is {os.getloadavg()[0]:.1f}: timings would mean little (--force measures all the same)")
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    arms = ["vanilla", *(each.strip() for each in options.arms.split(",") if each)]
-    if unknown := [each for each in arms if each not in ARMS]:
+    arms = ["vanilla", *(arm.strip() for arm in options.arms.split(",") if arm)]
+    if unknown := [arm for arm in arms if arm not in ARMS]:
         parser.error(f"no arm {unknown[0]!r}: expected some of {', '.join(ARMS)}")
     configs = {name: _config(options.size, *ARMS[name]) for name in arms}
 
@@ -346,7 +350,7 @@ def _config(size: str, recursion: Recursion, routing: ExpertChoice | None) -> Mo
 
 
 def _numbers(listed: str) -> list[int]:
-    return [int(each) for each in listed.split(",") if each]
+    return [int(number) for number in listed.split(",") if number]
 
 
 if __name__ == "__main__":

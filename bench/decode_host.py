@@ -56,7 +56,7 @@ class StandIn:
     @torch.inference_mode()
     def seconds(self) -> np.ndarray:
         """Of the process, for answering each run once more."""
-        return np.array([timed(partial(self.answer, *asked)) for asked in self.runs])
+        return np.array([timed(partial(self.answer, *arguments)) for arguments in self.runs])
 
 
 def timed(do: Callable[[], object]) -> float:
