@@ -261,12 +261,16 @@ def _excerpt(shown: Sequence[str], output: Sequence[str]) -> Sequence[str]:
 
 
 def rewrite(fence: Fence, room: Path) -> None:
-    """Run it and write the page anew. Ends with a sentence where a command fails otherwise than the mark says."""
+    """Run it and write the page anew. Ends with a sentence where a command fails otherwise than the mark says, or where
+    the fence was edited or moved meanwhile. Other edits of the page stay.
+    """
     results = run(fence, room)
     for ran, code in zip(results, [0] * (len(results) - 1) + [fence.code], strict=True):
         if ran.code != code:
             output = "\n".join(ran.output)
             raise SystemExit(f"{fence.name}: {ran.command.text}: exit code {ran.code}, expected {code}\n{output}")
+    if fence not in fences(fence.page):
+        raise SystemExit(f"{fence.name}: edited or moved while its commands ran: nothing was written, run it again")
     lines = fence.page.read_text().splitlines()
     written = [f"{fence.indent}{line}".rstrip() for line in with_output(fence, results)]
     lines[fence.first : fence.first + len(fence.lines)] = written

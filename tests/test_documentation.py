@@ -310,6 +310,17 @@ def test_what_commands_print_is_written_into_the_page_and_nothing_else_is_touche
     assert page.read_text() == PAGE
 
 
+def test_what_somebody_writes_into_a_page_while_its_commands_run_stays(tmp_path: Path):
+    fence = "<!-- run: table -->\n```console\n$ {edit} page.md; echo new\nold\n```\n"
+    page = a_page(tmp_path, fence.format(edit="echo below >>"))
+    rewrite(fences(page)[0], tmp_path)
+    assert page.read_text() == fence.format(edit="echo below >>").replace("old", "new") + "below\n"
+    page = a_page(tmp_path, fence.format(edit="sed -i '1i above'"))
+    with pytest.raises(SystemExit, match="edited or moved while its commands ran"):
+        rewrite(fences(page)[0], tmp_path)
+    assert page.read_text() == "above\n" + fence.format(edit="sed -i '1i above'")
+
+
 def test_the_shape_of_a_line_is_its_words_and_not_its_numbers():
     shown = ["vanilla  5.5k  loss 0.6806 [0.61, 0.72]  4 seconds", "..."]
     assert is_as_shown(shown, ["vanilla 10k loss 1.2 [≤ 0.6, 7.21] 1.2 minutes"], by_shape=True)

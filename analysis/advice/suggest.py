@@ -33,7 +33,7 @@ from analysis.statistics.quadratic import (
     pool_noise,
     quadratic_design,
 )
-from mor_core.units import budget_label
+from mor_core.units import budget_label, counted_text
 
 BEYOND_AN_END = 2
 """Sizes to add where the lowest loss is at the last one: a minimum wants two on either side."""
@@ -229,7 +229,7 @@ def _request(
         return _suggested(again[:1], Need.outlier, reason)
     if refusal.kind is RefusalKind.TOO_FEW_SIZES:
         nearest = sorted(new, key=lambda candidate: abs(np.log(candidate.params) - places[best]))
-        reason = f"{len(places)} size{'' if len(places) == 1 else 's'} at {label} are too few for a parabola"
+        reason = f"{counted_text(len(places), 'size')} at {label} are too few for a parabola"
         return _suggested(nearest[: max(0, WANTED_SIZES - len(places))], Need.sizes, reason)
     if refusal.kind is RefusalKind.MINIMUM_AT_EDGE:
         # Where the lowest loss is inside, the vertex of the parabola is not: its side decides.

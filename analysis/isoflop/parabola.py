@@ -32,6 +32,7 @@ from analysis.statistics.quadratic import (
     Quadratic,
     least_squares,
 )
+from mor_core.units import counted_text, short_count
 
 OWN_NOISE_DOF = 6
 MIN_NOISE_DOF = 2
@@ -166,7 +167,7 @@ def refuse_few_sizes(curve: Curve, rules: ParabolaRules) -> Refusal | None:
         return None
     return Refusal(
         kind=RefusalKind.TOO_FEW_SIZES,
-        sentence=f"{count} distinct {curve.axis.noun}{'' if count == 1 else 's'} finished; "
+        sentence=f"{counted_text(count, f'distinct {curve.axis.noun}')} finished; "
         f"a parabola needs at least {rules.min_sizes}.",
     )
 
@@ -224,16 +225,16 @@ def _refuse_edge(whole: Curve, quadratic: Quadratic) -> Refusal | None:
         end = "smallest" if lowest == 0 else "largest"
         sentence = (
             f"the lowest loss, {mean_loss[lowest]:.4f}, is at the {end} {noun} "
-            f"({np.exp(places[lowest]):.4g}): the minimum may lie beyond it."
+            f"({short_count(float(np.exp(places[lowest])))}): the minimum may lie beyond it."
         )
         return Refusal(kind=RefusalKind.MINIMUM_AT_EDGE, sentence=sentence)
     if quadratic.opens_upwards_inside:
         return None
     side = "below" if quadratic.vertex_u < 0 else "above"
-    low, high = np.exp([quadratic.curve.log_x.min(), quadratic.curve.log_x.max()])
+    low, high = map(short_count, np.exp([quadratic.curve.log_x.min(), quadratic.curve.log_x.max()]))
     return Refusal(
         kind=RefusalKind.MINIMUM_AT_EDGE,
-        sentence=f"the parabola's minimum is not inside but {side} the {noun}s fitted, {low:.4g} to {high:.4g}.",
+        sentence=f"the parabola's minimum is not inside but {side} the {noun}s fitted, {low} to {high}.",
     )
 
 

@@ -13,7 +13,7 @@ import polars as pl
 from analysis.runs.column_map import MEANINGS, NUMBERS, Column, Reading
 from analysis.runs.column_names import CONVENTION_6ND, is_6nd
 from analysis.runs.losses import NATS_PER_TOKEN
-from analysis.runs.points import TableError
+from analysis.runs.points import TableError, has_fraction
 from analysis.runs.quality import Suspicion, find_off_budget, find_reasons, find_suspicions
 
 FACTOR_6ND = 6
@@ -125,7 +125,10 @@ def _values(table: pl.DataFrame, meaning: str, column: Column) -> pl.Series:
         numbers = values.cast(kind, strict=False)
     except pl.exceptions.PolarsError as error:
         raise TableError(f"Column {column.name!r} ({MEANINGS[meaning]}) holds {values.dtype}, not numbers.") from error
-    wrong = (numbers.is_null() & (values.is_not_null() | (meaning == "seed"))).arg_true()
+    is_wrong = numbers.is_null() & values.is_not_null()
+    if meaning == "seed":
+        is_wrong = numbers.is_null() | has_fraction(values)
+    wrong = is_wrong.arg_true()
     if not wrong.is_empty():
         expected = "whole number" if meaning == "seed" else "number"
         first = wrong[0]

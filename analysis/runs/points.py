@@ -98,7 +98,8 @@ def read_points(
     disagree are both left out, because choosing between them would be a guess.
 
     Raises:
-        TableError: a column is missing, a budget is not a decimal integer, or budget conventions are mixed.
+        TableError: a column is missing, a budget is not a decimal integer, a seed has a fraction, or budget conventions
+            are mixed.
         LossError: the loss is unknown, no finished cell has it, or it is of different items.
     """
     loss = parse_loss(loss_column)
@@ -137,9 +138,21 @@ def _check_table(table: pl.DataFrame, loss: Loss) -> None:
             raise TableError(
                 f"Budget {budget!r} is not a positive decimal integer string: 16.5e18 is '16500000000000000000'."
             )
+    if (cut := table.filter(has_fraction(table["seed"]))).height:
+        cell, seed = cut.row(0, named=True)["cell_id"], cut["seed"][0]
+        raise TableError(
+            f"Cell {cell!r} has the seed {seed:g}, expected a whole number: correct it, or leave the row out."
+        )
     if table["cell_id"].n_unique() != table.height:
         twice = table.filter(pl.col("cell_id").is_duplicated())["cell_id"].sort().item(0)
         raise TableError(f"Cell {twice!r} has more than one row in the run table: one row a cell is expected.")
+
+
+def has_fraction(values: pl.Series) -> pl.Series:
+    """Where numbers are not whole, which a cast to integers would cut in silence."""
+    if not values.dtype.is_float():
+        return pl.repeat(False, len(values), eager=True)
+    return (values != values.floor()).fill_null(False)
 
 
 def _losses(table: pl.DataFrame, loss: Loss) -> pl.Series:

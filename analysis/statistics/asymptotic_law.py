@@ -14,6 +14,7 @@ import numpy as np
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.bootstrap import Sample, sample
 from analysis.statistics.quadratic import Floats
+from mor_core.units import counted_text
 
 Asymptote = Literal["free", "pinned", "absent"]
 
@@ -121,7 +122,7 @@ def _two_terms(one_kb: Floats, other_kb: Floats) -> tuple[Floats, Floats]:
 def _refuse_few_budgets(count: int, asymptote: Asymptote) -> Refusal:
     return Refusal(
         kind=RefusalKind.TOO_FEW_BUDGETS,
-        sentence=f"{count} budget{'' if count == 1 else 's'} with a minimum; a loss law with its asymptote {asymptote} "
+        sentence=f"{counted_text(count, 'budget')} with a minimum; a loss law with its asymptote {asymptote} "
         f"needs {fewest_budgets(asymptote)}.",
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Sample, interval
 from analysis.statistics.quadratic import Floats
+from mor_core.units import counted_text
 
 MIN_BUDGETS = 3
 
@@ -87,5 +88,5 @@ def fit_power_law(samples: dict[str, Sample], level: float, *, fewest: int = MIN
 def _refuse_few_budgets(count: int, fewest: int) -> Refusal:
     return Refusal(
         kind=RefusalKind.TOO_FEW_BUDGETS,
-        sentence=f"{count} budget{'' if count == 1 else 's'} with an optimum; an exponent needs {fewest} or more.",
+        sentence=f"{counted_text(count, 'budget')} with an optimum; an exponent needs {fewest} or more.",
     )

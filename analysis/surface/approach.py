@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from analysis.statistics.answers import Refusal, RefusalKind
-from analysis.statistics.approach import ApproachFit, SampledOptimum
+from analysis.statistics.approach import ApproachFit, SampledOptimum, refused_optimum
 from analysis.statistics.bootstrap import Resampling, Sample, interval
 from analysis.surface.contour import contour_of_runs
 from analysis.surface.fit import SurfaceFit, fit_surface
@@ -27,11 +27,11 @@ def fit_surface_approach(
     """N*, D* and L* of `arm` at `budgets` (decimal FLOPs); `frame` holds that arm's points."""
     if frame.is_empty():
         refusal = Refusal(kind=RefusalKind.TOO_FEW_POINTS, sentence="no run of this arm is finished.")
-        return SurfaceApproachFit(optima=tuple(_refused(budget, refusal) for budget in budgets), surface=refusal)
+        return SurfaceApproachFit(optima=tuple(refused_optimum(budget, refusal) for budget in budgets), surface=refusal)
     contour = contour_of_runs(*(frame[name].to_numpy() for name in ("params", "tokens", "flops")))
     surface = fit_surface(frame, arm, contour, rules, resampling)
     if isinstance(surface, Refusal):
-        return SurfaceApproachFit(optima=tuple(_refused(budget, surface) for budget in budgets), surface=surface)
+        return SurfaceApproachFit(optima=tuple(refused_optimum(budget, surface) for budget in budgets), surface=surface)
     return SurfaceApproachFit(optima=tuple(surface_optimum(surface, budget) for budget in budgets), surface=surface)
 
 
@@ -48,10 +48,10 @@ def surface_optimum(surface: SurfaceFit, budget: str, *, forced: bool = False) -
             sentence=f"only {share:.0%} of {surface.resampling.draws} redrawn surfaces have their minimum within a "
             f"factor of ten of the sizes trained; an interval needs at least {least:.0%}.",
         )
-        return _refused(budget, refusal)
+        return refused_optimum(budget, refusal)
     refusal = None if forced else surface.refuse_beyond(params, tokens)
     if refusal:
-        return _refused(budget, refusal)
+        return refused_optimum(budget, refusal)
     level = surface.resampling.level
     sizes = surface.believed_sizes
     data = tuple(
@@ -63,7 +63,3 @@ def surface_optimum(surface: SurfaceFit, budget: str, *, forced: bool = False) -
         tokens=Sample(estimate=interval(tokens, tokens_k, level, within=(data[0], data[1])), draws=tokens_k),
         loss=Sample(estimate=interval(loss, loss_k, level), draws=loss_k),
     )
-
-
-def _refused(budget: str, refusal: Refusal) -> SampledOptimum:
-    return SampledOptimum(budget=budget, params=refusal, tokens=refusal, loss=refusal)

@@ -16,6 +16,7 @@ from analysis.surface.law import LossSurface
 from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_optimum
 from analysis.surface.problem import LawPoints, SurfacePoints, plain_points
 from analysis.surface.profile import Profile, profiles
+from mor_core.units import counted_text, short_count, short_power
 
 PARAMETERS = ("E", "A", "alpha", "B", "beta", "exponent")
 """What a fit gives intervals for."""
@@ -127,14 +128,13 @@ class SurfaceFit:
         )
         for noun, value, low, high in measured:
             if not low / MEASURED_MARGIN <= value <= high * MEASURED_MARGIN:
-                return self._refuse_doubted(
-                    f"{value:.4g} {noun}, {'above' if value > high else 'below'} all of its runs"
-                )
+                amount = short_power(value, 4) if noun == "FLOPs" else short_count(value)
+                return self._refuse_doubted(f"{amount} {noun}, {'above' if value > high else 'below'} all of its runs")
         return None
 
     def _refuse_doubted(self, place: str) -> Refusal:
         rest = len(self.doubts) - 1
-        more = f" ({rest} more reason{'s' if rest > 1 else ''} with the fit)" if rest else ""
+        more = f" ({counted_text(rest, 'more reason')} with the fit)" if rest else ""
         return Refusal(
             kind=RefusalKind.EXTRAPOLATION,
             sentence=f"the surface is doubted and not read at {place}, unless forced: {self.doubts[0].sentence}{more}",
@@ -173,8 +173,8 @@ def refuse_reach(flops: float, largest_flops: float, *, forced: bool) -> Refusal
         return None
     return Refusal(
         kind=RefusalKind.EXTRAPOLATION,
-        sentence=f"{flops:.4g} FLOPs are {reach:.0f} times the largest budget fitted, {largest_flops:.4g}; beyond "
-        f"{LARGEST_REACH:.0f} times nothing is predicted unless forced.",
+        sentence=f"{short_power(flops, 4)} FLOPs are {reach:.0f} times the largest budget fitted, "
+        f"{short_power(largest_flops, 4)}; beyond {LARGEST_REACH:.0f} times nothing is predicted unless forced.",
     )
 
 
@@ -226,7 +226,7 @@ def refuse_few(points: LawPoints, rules: SurfaceRules) -> Refusal | None:
     if len(points) < least:
         return Refusal(
             kind=RefusalKind.TOO_FEW_POINTS,
-            sentence=f"{len(points)} run{'' if len(points) == 1 else 's'} finished; a surface of "
+            sentence=f"{counted_text(len(points), 'run')} finished; a surface of "
             f"{num_free} parameters needs at least {least}.",
         )
     for log_x, noun in ((points.log_params, "size"), (points.log_tokens, "token count")):
@@ -234,7 +234,7 @@ def refuse_few(points: LawPoints, rules: SurfaceRules) -> Refusal | None:
         if places < MIN_PLACES:
             return Refusal(
                 kind=RefusalKind.NOT_IDENTIFIED,
-                sentence=f"{places} distinct {noun}{'' if places == 1 else 's'}: an exponent needs {MIN_PLACES}.",
+                sentence=f"{counted_text(places, f'distinct {noun}')}: an exponent needs {MIN_PLACES}.",
             )
     design_n3 = np.stack([np.ones(len(points)), points.log_params, points.log_tokens], axis=1)
     design_n3[:, 1:] -= design_n3[:, 1:].mean(axis=0)

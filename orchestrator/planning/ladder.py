@@ -10,7 +10,7 @@ from mor_core.config import ModelConfig, OwnModel
 from mor_core.flops import Convention, training_flops_per_token, unique_params
 from mor_core.interop.llama_folder import PretrainedLlama
 from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, Size, model_config
-from mor_core.units import budget_text
+from mor_core.units import budget_text, count_text
 from orchestrator.planning.recipe import own_ladder_of, pretrained, resolve_model
 from orchestrator.planning.spec.arms import Arm
 from orchestrator.planning.spec.sections import AutoSizes, ExpectedOptimum
@@ -184,7 +184,7 @@ def _window_note(auto: AutoSizes, arm: Arm, budget: int, target: float, params: 
         return f"{where}: {ladder} has only {len(params)} of the {auto.count} rungs asked for"
     below = sum(size <= target for size in params)
     if auto.count > 2 and not 1 < below < auto.count - 1:
-        return f"{where}: N* is expected at {target:.3g}, near an end of {ladder} or beyond it"
+        return f"{where}: N* is expected at {count_text(target)}, near an end of {ladder} or beyond it"
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mor_core.errors import Fix, UserError
 from mor_core.files import UnreadableFileError, is_folder_name, is_plain_name, read_json_object, replace_text
+from mor_core.units import counted_text
 from orchestrator.planning.canonical import from_jsonable, is_content_id
 from orchestrator.planning.identity import TextEvaluation, evaluation_id
 from orchestrator.planning.spec.sweep_file import RECORDED
@@ -155,7 +156,7 @@ def last_sweep_name(store: Store) -> str:
             raise NoSuchSweep(f"{path} is damaged: delete it, and name the sweep in the command; there are: {others}")
         return name
     if unreadable := [name for name in names if not _is_readable(store, name)]:
-        count = "1 sweep" if len(unreadable) == 1 else f"{len(unreadable)} sweeps"
+        count = counted_text(len(unreadable), "sweep")
         raise UnreadableSweep(f"{count} in {store.root} cannot be read: {', '.join(unreadable)}; name a sweep for more")
     if names:
         raise NoSuchSweep(f"{store.root} does not say which sweep was run last: name one of {', '.join(names)}")

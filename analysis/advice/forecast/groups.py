@@ -15,6 +15,7 @@ from analysis.statistics.bootstrap import interval, normals
 from analysis.surface.approach import fit_surface_approach
 from analysis.surface.fit import SurfaceFit
 from analysis.surface.identifiability import neighbouring
+from mor_core.units import counted_text
 
 FEWEST_GROUPS = 2
 """Groups that the first surface is fitted to."""
@@ -28,7 +29,7 @@ def group_history(frame: pl.DataFrame, arm: str, rules: OutlookRules) -> History
     if len(groups) <= FEWEST_GROUPS:
         return Refusal(
             kind=RefusalKind.TOO_FEW_BUDGETS,
-            sentence=f"its runs make {len(groups)} group{'' if len(groups) == 1 else 's'} of FLOPs; a back-test of a "
+            sentence=f"its runs make {counted_text(len(groups), 'group')} of FLOPs; a back-test of a "
             f"surface needs {FEWEST_GROUPS + 1}, two to fit and one to predict.",
         )
     backtests, refusals = [], []

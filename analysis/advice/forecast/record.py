@@ -13,7 +13,7 @@ from analysis.advice.forecast.outlook import APPROACHES, MINIMA, SURFACE, Outloo
 from analysis.frontier.study import Study
 from analysis.isoflop.approach import fit_isoflops
 from analysis.statistics.answers import Refusal, RefusalKind
-from mor_core.units import budget_label
+from mor_core.units import budget_label, counted_text
 
 REACHES = (2.5, 5.0, 10.0, float("inf"))
 """Upper ends of the bins of reach."""
@@ -54,7 +54,7 @@ def _over_budgets(frame: pl.DataFrame, arm: str, budgets: tuple[str, ...], rules
 
 
 def _too_few(minima: Sequence[str], missing: Mapping[str, str]) -> Refusal:
-    count = f"{len(minima)} budget{'' if len(minima) == 1 else 's'} with a minimum"
+    count = f"{counted_text(len(minima), 'budget')} with a minimum"
     named = f" ({', '.join(budget_label(budget) for budget in minima)})" if minima else ""
     reasons = "; ".join(
         f"{budget_label(budget)} has none: {sentence.rstrip('.')}" for budget, sentence in missing.items()

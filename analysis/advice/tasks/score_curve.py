@@ -27,6 +27,7 @@ from analysis.statistics.bootstrap import Resampling, interval, mixed_noise, nor
 from analysis.statistics.descent import descend
 from analysis.statistics.quadratic import Floats
 from analysis.statistics.trunk_noise import TrunkNoise, split_noise
+from mor_core.units import counted_text
 
 Link = Literal["logistic", "power"]
 
@@ -235,7 +236,7 @@ def _refuse_columns(points: ScorePoints) -> Refusal | None:
     if count < MIN_CELLS:
         return Refusal(
             kind=RefusalKind.TOO_FEW_POINTS,
-            sentence=f"{count} cell{'' if count == 1 else 's'} with a score; a curve from chance needs {MIN_CELLS}.",
+            sentence=f"{counted_text(count, 'cell')} with a score; a curve from chance needs {MIN_CELLS}.",
         )
     for values_n, noun in ((points.x_n, "place on the curve"), (points.score_n, "score")):
         if float(np.ptp(values_n)) <= 1e-12 * max(1.0, float(np.abs(values_n).max())):

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from mor_core.units import amount_text, bytes_text, duration_text, money_text, short_budget, short_power
+from mor_core.units import amount_text, bytes_text, counted_text, duration_text, money_text, short_budget, short_power
 from orchestrator.cli.tables.listing import Column, Listing
 from orchestrator.planning.costs.estimate import LIBRARY_BYTES, MOST_EVALUATION_PERCENT, CellCost, Estimate
 from orchestrator.planning.costs.gpu_shares import share_text
@@ -47,7 +47,7 @@ def total_lines(plan: Plan, estimate: Estimate, price: float | None = None) -> l
         *lines,
         (
             "time",
-            f"about {duration_text(estimate.seconds)} on {_plural(throughput.workers, 'worker')} at "
+            f"about {duration_text(estimate.seconds)} on {counted_text(throughput.workers, 'worker')} at "
             f"{short_power(throughput.flops_per_second)} FLOP/s each ({throughput.basis})",
         ),
         (throughput.hours_unit, _hours_line(estimate)),
@@ -136,12 +136,8 @@ def _checkpoints_text(plan: Plan) -> str:
 
 
 def _segments_line(plan: Plan, estimate: Estimate) -> str:
-    trunks, cells = _plural(estimate.num_trunks, "trunk"), _plural(len(plan.cells), "cell")
+    trunks, cells = counted_text(estimate.num_trunks, "trunk"), counted_text(len(plan.cells), "cell")
     return f"{estimate.num_segments} in {trunks} for {cells}"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _saving(estimate: Estimate) -> str:

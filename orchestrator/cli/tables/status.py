@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Group
 from rich.text import Text
 
-from mor_core.units import budget_text, count_text
+from mor_core.units import budget_text, count_text, counted_text
 from orchestrator.cli.tables.listing import Column, Listing
 from orchestrator.records.status.states import CellState
 from orchestrator.records.status.sweep_status import Status, counted, counts_text, is_running, state_text, work_text
@@ -95,7 +95,7 @@ def summary_lines(status: Status, results: Path) -> Iterator[str]:
     """Under the table by arm and budget: what is under way, what went wrong and why, and where the rows are."""
     cells = {cell.cell_id: cell for cell in status.cells}
     for segment in status.under_way[:MOST_LINES]:
-        cell, waiting = cells[segment.cell_ids[0]], _cells(len(segment.cell_ids))
+        cell, waiting = cells[segment.cell_ids[0]], counted_text(len(segment.cell_ids), "cell")
         yield f"{cell.arm} {cell.size} seed {cell.seed}: {state_text(cell, segment)} ({waiting} wait)"
     yield from _more(len(status.under_way), "segments under way")
     causes: dict[str, list[CellState]] = defaultdict(list)
@@ -174,10 +174,6 @@ def _best(cells: Sequence[CellState]) -> CellState | None:
 def _more(count: int, noun: str) -> Iterator[str]:
     if count > MOST_LINES:
         yield f"and {count - MOST_LINES} more {noun}"
-
-
-def _cells(count: int) -> str:
-    return f"{count} cell" if count == 1 else f"{count} cells"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -278,12 +278,13 @@ def settle_name(spec: "SweepSpec", planned: "Plan", data: "DataSnapshot", result
 
     Raises PlanError where the user says no, or where there is no terminal to ask.
     """
+    from mor_core.units import counted_text
     from orchestrator.planning.plan import PlanError, plan
     from orchestrator.records.revisions import cells_leaving
     from orchestrator.store.upstream.upstream import open_store
 
     while leaving := cells_leaving(open_store(results), planned):
-        count = f"{len(leaving)} finished cell{'' if len(leaving) == 1 else 's'}"
+        count = counted_text(len(leaving), "finished cell")
         leave = f"{count} would leave the table of `{planned.name}`, which had other settings"
         if not sys.stdin.isatty():
             raise PlanError(

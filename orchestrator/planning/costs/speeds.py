@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from mor_core.flops import training_flops_per_token
 from mor_core.training.memory import Device
+from mor_core.units import counted_text
 from orchestrator.planning.costs.machine import ASSUMED_FLOPS_PER_SECOND
 from orchestrator.planning.costs.work import Shape, family_of, segment_shape, shape_of
 from orchestrator.planning.identity import Segment
@@ -142,12 +143,11 @@ def basis_text(rates: Mapping[Shape, Rate], device: Device) -> str:
         return ASSUMED_FLOPS_PER_SECOND[device][1]
     bases = [(basis, counts[basis]) for basis in Basis if counts[basis]]
     if len(bases) == 1:
-        return f"{SENTENCES[bases[0][0]]}: {_shapes(bases[0][1])}"
-    return ", ".join(f"{SENTENCES[basis]} for {count}" for basis, count in bases) + f" of {_shapes(len(rates))}"
-
-
-def _shapes(count: int) -> str:
-    return "1 shape" if count == 1 else f"{count} shapes"
+        return f"{SENTENCES[bases[0][0]]}: {counted_text(bases[0][1], 'shape')}"
+    return (
+        ", ".join(f"{SENTENCES[basis]} for {count}" for basis, count in bases)
+        + f" of {counted_text(len(rates), 'shape')}"
+    )
 
 
 def _probed(shape: Shape, measurement: Measured, sharing: int) -> Rate:

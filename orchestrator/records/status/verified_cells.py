@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 
+from mor_core.units import counted_text
 from orchestrator.planning.cells import Cell
 from orchestrator.records.cell_names import cell_name
 from orchestrator.records.revisions import Sweep
@@ -66,4 +67,4 @@ def shown_lines(lines: list[str]) -> list[str]:
 
 
 def _names(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more cells"
+    return names[0] if len(names) == 1 else f"{names[0]} and {counted_text(len(names) - 1, 'more cell')}"

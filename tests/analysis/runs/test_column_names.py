@@ -133,9 +133,10 @@ def test_a_model_that_has_one_size_is_the_name_of_the_size():
     assert "model" not in read(halves, "arm=")
 
 
-def test_a_seed_that_is_no_whole_number_is_named():
-    table = runs().with_columns(which=pl.lit("first"))
-    with pytest.raises(TableError, match=r"Row 1, column 'which' .* found 'first', expected a whole number"):
+@pytest.mark.parametrize("value", ["first", 0.5, float("nan")])
+def test_a_seed_that_is_no_whole_number_is_named(value):
+    table = runs().with_columns(which=pl.lit(value))
+    with pytest.raises(TableError, match=rf"Row 1, column 'which' .* found {value!r}, expected a whole number"):
         import_table(table, complete_columns(table, parse_columns("seed=which")))
 
 

@@ -34,6 +34,14 @@ def test_a_budget_that_is_not_an_exact_integer_is_refused(planted, budget):
         read_points(planted().with_columns(budget=pl.lit(budget, dtype=pl.Utf8)))
 
 
+def test_a_seed_with_a_fraction_is_refused_and_not_cut(planted):
+    table = planted(seeds=2).with_columns(pl.col("seed") + 0.5)
+    with pytest.raises(TableError, match=r"has the seed 0\.5, expected a whole number"):
+        read_points(table)
+    whole = planted(seeds=2)
+    assert read_points(whole.with_columns(pl.col("seed").cast(pl.Float64))).frame.equals(read_points(whole).frame)
+
+
 def test_a_cell_with_two_rows_is_refused(planted):
     table = planted()
     with pytest.raises(TableError, match="more than one row"):

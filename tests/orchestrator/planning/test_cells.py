@@ -82,7 +82,7 @@ def test_neighbouring_budgets_share_trunks_under_automatic_sizes(small_sweep, sn
 def test_a_window_at_the_end_of_the_ladder_is_noted(small_sweep):
     tiny = {"sizes.auto.optimum.vanilla.unique_params": 7000}
     (note,) = plan(small_sweep(tiny | {"budgets": ["5e11"], "arms.architectures": ["vanilla"]}), None).notes
-    assert "vanilla at 5e11: N* is expected at 7e+03, near an end of the small ladder" in note
+    assert "vanilla at 5e11: N* is expected at 7k, near an end of the small ladder" in note
 
 
 def test_the_most_specific_entry_of_a_per_arm_table_holds(small_sweep):
