@@ -32,7 +32,7 @@ from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Refusal
 from mor_core.errors import Fix, UserError
 from mor_core.units import parse_budget
-from orchestrator.records.display.figures import FIGURES, PARABOLA, DrawnRuns, NoFigure
+from orchestrator.records.display.figures import FIGURES, PARABOLA, DrawnRuns, NoFigure, by_losses
 from orchestrator.records.display.values import Answer, Drawing, PlannedCells, SweepFit, SweepStatus
 from orchestrator.records.fits import (
     Fitted,
@@ -126,13 +126,13 @@ class Runs(ABC):
         `tied=True`, or `other="NAME"` of `compare`. Raises NoFigure, TableError and LossError."""
         if name not in FIGURES:
             raise NoFigure(f"figure {name!r}: expected one of {', '.join(FIGURES)}")
-        possible = list(inspect.signature(FIGURES[name]).parameters)[2:]
+        possible = list(inspect.signature(FIGURES[name]).parameters)[1:]
         if unknown := [option for option in options if option not in possible]:
             raise NoFigure(f"figure {name!r} takes no {unknown[0]}: it takes {', '.join(possible)}")
         drawn = DrawnRuns(fit=self._fitted, compare=self._compared, store=self._results())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.svg"
-            FIGURES[name](drawn, [path], **options)
+            FIGURES[name](drawn, **options).draw([path], None)
             return Drawing(name=name, svg=path.read_text())
 
     @abstractmethod
@@ -253,10 +253,7 @@ class Sweep(Runs):
         return fit_of_sweep(self.store, self.name, parse_loss(loss).name, approaches, tied)
 
     def _compared(self, other: str | None, loss: str | None) -> list[Fitted]:
-        """By causal and by top-k loss where none is named and anything is routed."""
-        first = self._against(other, loss or "loss")
-        is_routed = bool((first.runs["architecture"] == "mor").any())
-        return [first, self._against(other, "loss_topk")] if is_routed and loss is None else [first]
+        return by_losses(lambda one_loss: self._against(other, one_loss), loss)
 
     def _against(self, other: str | None, loss: str) -> Fitted:
         if other is None:

@@ -316,7 +316,11 @@ def _budgets(text: str | None) -> tuple[int, ...]:
 
 
 def _budget_note(imported: ImportedTable, approaches: tuple[str, ...]) -> str:
-    """Which budgets were found, or what is done where most runs lie on none; empty where the table says its budgets."""
+    """Which budgets were found, or what is done where most runs lie on none; empty where the table says its budgets, or
+    where a surface alone was asked for, which needs none.
+    """
+    if approaches == ("surface",):
+        return ""
     if imported.on_budgets:
         labels = ", ".join(map(budget_label, imported.clusters or ()))
         return f"{len(imported.clusters or ())} budgets found as clusters of FLOPs: {labels}" if labels else ""

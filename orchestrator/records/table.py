@@ -68,19 +68,19 @@ class RunRecord:
     flops_exact: str
     flops_paper: str
     flops_6nd: str
-    loss: float | None
-    loss_half: float | None
-    loss_topk: float | None
-    bits_per_byte: float | None
-    evaluated_tokens: int | None
-    depth_mean: float | None
-    depth_histogram: str | None
-    last_capacity: float | None
-    realised_capacity: str | None
-    realised_capacity_half: str | None
-    forward_flops_per_token: float | None
-    kv_numbers_kept: float | None
-    kv_numbers_read: float | None
+    loss: float | None = None
+    loss_half: float | None = None
+    loss_topk: float | None = None
+    bits_per_byte: float | None = None
+    evaluated_tokens: int | None = None
+    depth_mean: float | None = None
+    depth_histogram: str | None = None
+    last_capacity: float | None = None
+    realised_capacity: str | None = None
+    realised_capacity_half: str | None = None
+    forward_flops_per_token: float | None = None
+    kv_numbers_kept: float | None = None
+    kv_numbers_read: float | None = None
     tasks: str | None
     task_average: float | None
     flags: str
@@ -199,66 +199,82 @@ def _record(
     result = evaluated if status == "finished" else None
     evaluation, numerics = (result.evaluation, result.last_numerics) if result else (None, {})
     tasks = task_scores(store, sweep.segments[str(cell.evaluate_segment)].needs[0]) if evaluation else {}
-    family = cell.model if isinstance(cell.model, ModelConfig) else None
     return RunRecord(
         sweep=sweep.name,
-        cell_id=str(cell.cell_id),
         status=status,
         reason=reason,
-        arm=printable_label(cell.arm),
-        architecture=cell.architecture,
-        recursions=cell.recursions,
-        sharing=cell.model.recursion.sharing if cell.recursions > 1 else "",
-        kv=cell.model.recursion.kv if cell.recursions > 1 else "",
-        routing=routing_text(cell.model),
-        size=printable_label(cell.size),
-        budget=str(cell.budget),
-        budget_convention=cell.budget_convention,
-        seed=cell.seed,
-        unique_params=cell.unique_params,
-        unrolled_params=cell.unrolled_params,
-        total_params=cell.total_params,
-        d_model=family.d_model if family else None,
-        num_layers=family.num_layers if family else None,
-        tokens=cell.tokens,
-        steps=cell.steps,
-        schedule="trapezoid" if cell.train.cosine_steps is None else "cosine",
-        warmup_steps=cell.train.warmup_steps,
-        decay_start=cell.decay_start,
-        batch_size=cell.train.batch_size,
-        context_length=cell.model.context_length,
-        peak_learning_rate=cell.train.peak_learning_rate,
-        weight_decay=cell.train.weight_decay,
-        epochs=cell.epochs,
-        flops_exact=_flops(cell, "exact"),
-        flops_paper=_flops(cell, "paper"),
-        flops_6nd=_flops(cell, "6nd"),
-        loss=evaluation.loss if evaluation else None,
-        loss_half=evaluation.loss_half if evaluation else None,
-        loss_topk=evaluation.loss_topk if evaluation else None,
-        bits_per_byte=evaluation.bits_per_byte if evaluation else None,
-        evaluated_tokens=evaluation.tokens if evaluation else None,
-        depth_mean=evaluation.depth_mean if evaluation else None,
-        depth_histogram=_json(evaluation.depth_histogram) if evaluation else None,
-        last_capacity=evaluation.realised_capacity[-1] if evaluation else None,
-        realised_capacity=_json(evaluation.realised_capacity) if evaluation else None,
-        realised_capacity_half=_json(evaluation.realised_capacity_half) if evaluation else None,
-        forward_flops_per_token=evaluation.forward_flops_per_token if evaluation else None,
-        kv_numbers_kept=kv_bytes_per_token(family, 1, evaluation.depth_mean) if family and evaluation else None,
-        kv_numbers_read=(
-            kv_bytes_read_per_token(family, 1, evaluation.realised_capacity) if family and evaluation else None
-        ),
+        **_planned(cell),
+        **(_measured(evaluation, cell.model) if evaluation else {}),
         tasks=json.dumps(tasks) if tasks else None,
         task_average=average(tasks),
         flags=";".join((*cell.flags, *_measured_flags(evaluation, chain))),
-        trunk_id=str(cell.trunk_id),
-        evaluate_segment=str(cell.evaluate_segment),
         train_seconds=sum(segment.train_seconds for segment in chain) if evaluation else None,
         attempts=sum(segment.attempts for segment in chain),
         device=_text(numerics.get("device")),
         torch=_text(numerics.get("torch")),
         peak_memory_bytes=result.peak_memory_bytes if result else None,
     )
+
+
+def _planned(cell: Cell) -> dict[str, Any]:
+    """The columns that follow from the plan."""
+    model, train = cell.model, cell.train
+    family = model if isinstance(model, ModelConfig) else None
+    return {
+        "cell_id": str(cell.cell_id),
+        "arm": printable_label(cell.arm),
+        "architecture": cell.architecture,
+        "recursions": cell.recursions,
+        "sharing": model.recursion.sharing if cell.recursions > 1 else "",
+        "kv": model.recursion.kv if cell.recursions > 1 else "",
+        "routing": routing_text(model),
+        "size": printable_label(cell.size),
+        "budget": str(cell.budget),
+        "budget_convention": cell.budget_convention,
+        "seed": cell.seed,
+        "unique_params": cell.unique_params,
+        "unrolled_params": cell.unrolled_params,
+        "total_params": cell.total_params,
+        "d_model": family.d_model if family else None,
+        "num_layers": family.num_layers if family else None,
+        "tokens": cell.tokens,
+        "steps": cell.steps,
+        "schedule": "trapezoid" if train.cosine_steps is None else "cosine",
+        "warmup_steps": train.warmup_steps,
+        "decay_start": cell.decay_start,
+        "batch_size": train.batch_size,
+        "context_length": model.context_length,
+        "peak_learning_rate": train.peak_learning_rate,
+        "weight_decay": train.weight_decay,
+        "epochs": cell.epochs,
+        "flops_exact": _flops(cell, "exact"),
+        "flops_paper": _flops(cell, "paper"),
+        "flops_6nd": _flops(cell, "6nd"),
+        "trunk_id": str(cell.trunk_id),
+        "evaluate_segment": str(cell.evaluate_segment),
+    }
+
+
+def _measured(evaluation: PublishedEvaluation, model: Model) -> dict[str, Any]:
+    """The columns that only a finished cell has."""
+    capacity = evaluation.realised_capacity
+    columns = {
+        "loss": evaluation.loss,
+        "loss_half": evaluation.loss_half,
+        "loss_topk": evaluation.loss_topk,
+        "bits_per_byte": evaluation.bits_per_byte,
+        "evaluated_tokens": evaluation.tokens,
+        "depth_mean": evaluation.depth_mean,
+        "depth_histogram": _json(evaluation.depth_histogram),
+        "last_capacity": capacity[-1],
+        "realised_capacity": _json(capacity),
+        "realised_capacity_half": _json(evaluation.realised_capacity_half),
+        "forward_flops_per_token": evaluation.forward_flops_per_token,
+    }
+    if isinstance(model, ModelConfig):
+        columns["kv_numbers_kept"] = kv_bytes_per_token(model, 1, evaluation.depth_mean)
+        columns["kv_numbers_read"] = kv_bytes_read_per_token(model, 1, capacity)
+    return columns
 
 
 def routing_text(model: Model) -> str:

@@ -1,16 +1,13 @@
 """The task laws of every arm of a run table. `fit_task_study` is the one door for callers."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 
 from analysis.advice.tasks.direct import DirectLaw, fit_direct_laws
 from analysis.advice.tasks.scores import TaskCells, task_cells
 from analysis.advice.tasks.two_steps import TaskLaw, fit_task_law
-from analysis.frontier.study import FitSettings, Study, fit_study
-from analysis.runs.column_map import Reading
-from analysis.runs.losses import BPB
-from analysis.runs.points import read_points
+from analysis.frontier.study import Study
 from analysis.statistics.answers import Refusal
 
 
@@ -43,28 +40,14 @@ class TaskStudy:
         return all(isinstance(arm.two_steps, Refusal) and isinstance(arm.direct, Refusal) for arm in self.arms)
 
 
-def fit_task_study(
-    runs: pl.DataFrame,
-    task: str,
-    settings: FitSettings | None = None,
-    *,
-    chance: float | None = None,
-    reading: Reading | None = None,
-) -> TaskStudy:
-    """Fit the laws of `task` to a run table, with `settings` but for the loss and the approach, which are its own.
+def fit_task_study(runs: pl.DataFrame, task: str, study: Study, *, chance: float | None = None) -> TaskStudy:
+    """Fit the laws of `task` to a run table, of which `study` is the fit by surfaces of its bits per byte (the loss
+    `bpb:TASK`).
 
     `chance`, a share, is for tables that do not say what picking at random gets. Raises TableError and LossError.
     """
-    settings = replace(settings or FitSettings(), loss_column=f"{BPB}:{task}", approaches=("surface",))
-    points = read_points(
-        runs,
-        loss_column=settings.loss_column,
-        leave_out_flags=settings.leave_out_flags,
-        leave_out_cells=settings.leave_out_cells,
-    )
-    scored = task_cells(runs, points, task, chance)  # What is wrong with scores is said before the fit.
-    study = fit_study(runs, settings, reading=reading)
-    surfaces = {frontier.arm: frontier.surface for frontier in study.frontiers}
+    scored = task_cells(runs, study.points, task, chance)
+    surfaces = {frontier.arm: frontier.surface for frontier in study.frontiers if frontier.surface is not None}
     resampling = study.settings.resampling
     arms = tuple(
         ArmLaws(

@@ -17,6 +17,7 @@ from orchestrator.cli.fits.study import (
     Tied,
     compared,
     fit_of,
+    flops_of,
     say_next_of,
 )
 from orchestrator.cli.fits.tasks import Chance, Params, TaskName, Tokens, place_of, predict_task
@@ -98,27 +99,29 @@ def predict(
 
     With --task, what a model will score. Each comes with its interval. Exit code 5 where refused.
     """
-    from analysis.advice.predict import predict_budget
-    from analysis.report.text import plain, reading_as_json
     from analysis.runs.points import TableError
-    from mor_core.units import amount_text, budget_text, parse_budget
-    from orchestrator.records.fits import nearest_shapes, predicted_lines
 
     if task is not None:
         predict_task(source, task, chance, place_of(budget, params, tokens), forced=force, tied=tied, as_json=as_json)
         return
     if budget is None or params is not None or tokens is not None:
         raise TableError("say FLOPs by --budget C, or ask for a score by --task TASK --params N --tokens D.")
-    try:
-        flops = parse_budget(budget)
-    except ValueError as error:
-        raise TableError(f"--budget: {error}") from error
-    corpus = _corpus_tokens(unique_tokens)
+    flops, corpus = flops_of(budget), _corpus_tokens(unique_tokens)
     fitted = fit_of(source, loss, BOTH if corpus is None else ("surface",), tied=tied)
-    study = fitted.study
-    if corpus is not None:
+    if corpus is None:
+        _predict_budget(source, fitted, flops, force=force, as_json=as_json)
+    else:
         _predict_corpus(source, fitted, flops, corpus, force=force, as_json=as_json)
-        return
+
+
+def _predict_budget(source: Runs, fitted: "Fitted", flops: int, *, force: bool, as_json: bool) -> None:
+    """What to train with a budget, for people or as JSON."""
+    from analysis.advice.predict import predict_budget
+    from analysis.report.text import plain, reading_as_json
+    from mor_core.units import amount_text, budget_text
+    from orchestrator.records.fits import nearest_shapes, predicted_lines
+
+    study = fitted.study
     answers = predict_budget(study, str(flops), forced=force)
     shapes = nearest_shapes(fitted, answers, flops)
     if as_json:

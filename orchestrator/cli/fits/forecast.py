@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.fits.advice import Force
-from orchestrator.cli.fits.study import CAUSAL, FIT_REFUSED, SweepName
+from orchestrator.cli.fits.study import CAUSAL, FIT_REFUSED, SweepName, flops_of
 from orchestrator.cli.options import AsJson, LossOption, Results, above_zero, print_json, say, say_next
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def forecast(
         return
     store = open_store(results)
     fitted = fit_of_sweep(store, sweep, loss)
-    request = Asked(flops=_flops(budget), arm=arm, asymptote=asymptote, forced=force)
+    request = Asked(flops=flops_of(budget), arm=arm, asymptote=asymptote, forced=force)
     frozen = freeze(store, fitted, request)
     assert fitted.sweep is not None
     commands = _commands(frozen, request, fitted.sweep, results)
@@ -65,17 +65,6 @@ def forecast(
         say_next(["forecast", fitted.name, "--score"], results=results)
     if not frozen.forecasts:
         raise typer.Exit(FIT_REFUSED)
-
-
-def _flops(budget: str) -> int:
-    """Raises TableError for what is no amount of FLOPs."""
-    from analysis.runs.points import TableError
-    from mor_core.units import parse_budget
-
-    try:
-        return parse_budget(budget)
-    except ValueError as error:
-        raise TableError(f"--budget: {error}") from error
 
 
 def _commands(frozen: "Frozen", request: "Asked", sweep: "Sweep", results: Path) -> dict[str, str]:

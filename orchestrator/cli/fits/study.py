@@ -111,6 +111,17 @@ def fit_of(source: Runs, loss: str, approaches: tuple[str, ...], *, tied: bool =
     return fit_of_sweep(open_store(source.results), source.sweep, loss, approaches, tied)
 
 
+def flops_of(budget: str) -> int:
+    """What --budget says. Raises TableError for what is no amount of FLOPs."""
+    from analysis.runs.points import TableError
+    from mor_core.units import parse_budget
+
+    try:
+        return parse_budget(budget)
+    except ValueError as error:
+        raise TableError(f"--budget: {error}") from error
+
+
 def fit_of_asked_table(
     source: Runs,
     table: Path,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.fits.study import FIT_REFUSED, Runs, report_reading, say_next_of
+from orchestrator.cli.fits.study import FIT_REFUSED, Runs, fit_of, flops_of, say_next_of
 from orchestrator.cli.options import above_zero, print_json
 
 if TYPE_CHECKING:
@@ -41,34 +41,10 @@ Tokens = Annotated[
 def task_study_of(source: Runs, task: str, chance: float | None, *, tied: bool) -> "tuple[TaskStudy, Fitted]":
     """Fit a task's laws to the runs asked for. Raises NoSuchSweep, TableError and LossError."""
     from analysis.advice.tasks.task_study import fit_task_study
-    from analysis.frontier.study import FitSettings
     from analysis.runs.losses import BPB, parse_loss
-    from analysis.surface.optimum import SurfaceRules
-    from orchestrator.records.fits import Fitted, runs_of_table
-    from orchestrator.records.revisions import load_sweep
-    from orchestrator.records.table import table
-    from orchestrator.store.upstream.upstream import open_store
 
-    settings, loss = FitSettings(surface=SurfaceRules(tied=tied)), parse_loss(f"{BPB}:{task}").name
-    if source.table is None:
-        store = open_store(source.results)
-        sweep = load_sweep(store, source.sweep)
-        runs, imported, name = table(store, sweep), None, sweep.name
-    else:
-        sweep, name = None, source.table.name
-        runs, imported = runs_of_table(
-            source.table,
-            columns=source.columns,
-            convention=source.convention,
-            budgets=source.budgets,
-            loss=loss,
-            report=report_reading,
-        )
-    reading = None if imported is None else imported.reading
-    for suspicion in () if imported is None else imported.suspicions:
-        report_reading(f"suspected: {suspicion.sentence}", None)
-    study = fit_task_study(runs, task, settings, chance=chance, reading=reading)
-    return study, Fitted(study=study.study, name=name, runs=runs, sweep=sweep)
+    fitted = fit_of(source, parse_loss(f"{BPB}:{task}").name, ("surface",), tied=tied)
+    return fit_task_study(fitted.runs, task, fitted.study, chance=chance), fitted
 
 
 def fit_task(source: Runs, task: str, chance: float | None, *, tied: bool, as_json: bool) -> None:
@@ -129,13 +105,9 @@ def _flags(task: str, chance: float | None) -> str:
 def place_of(budget: str | None, params: float | None, tokens: float | None) -> Place:
     """What was asked for. Raises TableError where it is neither FLOPs nor a model, or both."""
     from analysis.runs.points import TableError
-    from mor_core.units import parse_budget
 
     if params is not None and tokens is not None and budget is None:
         return params, tokens
     if budget is None or params is not None or tokens is not None:
         raise TableError("--task: name a model by --params N and --tokens D, or FLOPs by --budget C.")
-    try:
-        return parse_budget(budget)
-    except ValueError as error:
-        raise TableError(f"--budget: {error}") from error
+    return flops_of(budget)

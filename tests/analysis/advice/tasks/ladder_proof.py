@@ -26,6 +26,7 @@ scatter on HellaSwag's, the power link 1.3), and the limits of all refusals were
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -33,7 +34,7 @@ import polars as pl
 from analysis.advice.tasks.held_out import leave_sizes_out
 from analysis.advice.tasks.scores import TaskCells
 from analysis.advice.tasks.task_study import ArmLaws, fit_task_study
-from analysis.frontier.study import FitSettings
+from analysis.frontier.study import FitSettings, fit_study
 from analysis.statistics.answers import Refusal
 from analysis.statistics.bootstrap import Resampling
 from analysis.surface.optimum import SurfaceRules
@@ -70,7 +71,9 @@ def ladder(folder: Path, task: str) -> pl.DataFrame:
 
 def laws_of(folder: Path, task: str) -> ArmLaws:
     """Both kinds of law of one task."""
-    (laws,) = fit_task_study(ladder(folder, task), task, SETTINGS, chance=CHANCES[task]).arms
+    runs = ladder(folder, task)
+    study = fit_study(runs, replace(SETTINGS, loss_column=f"bpb:{task}", approaches=("surface",)))
+    (laws,) = fit_task_study(runs, task, study, chance=CHANCES[task]).arms
     return laws
 
 

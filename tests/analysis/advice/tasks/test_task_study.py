@@ -8,18 +8,18 @@ from analysis.advice.tasks.direct import DirectLaw, law_at
 from analysis.advice.tasks.held_out import SizeHeldOut, leave_sizes_out
 from analysis.advice.tasks.task_study import fit_task_study
 from analysis.advice.tasks.two_steps import TaskLaw, TaskPrediction
-from analysis.frontier.study import FitSettings
+from analysis.frontier.study import FitSettings, fit_study
 from analysis.runs.losses import LossError, loss_values, parse_loss
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling
 from analysis.surface.optimum import SurfaceRules
 from tests.helpers.runs.planted_tasks import CHANCE, LAW, RATE, planted_score, planted_task
 
-FEW = FitSettings(resampling=Resampling(draws=100))
+FEW = FitSettings(loss_column="bpb:quiz", approaches=("surface",), resampling=Resampling(draws=100))
 
 
 def laws_of(runs, chance: float | None = CHANCE):
-    (arm,) = fit_task_study(runs, "quiz", FEW, chance=chance).arms
+    (arm,) = fit_task_study(runs, "quiz", fit_study(runs, FEW), chance=chance).arms
     return arm
 
 
