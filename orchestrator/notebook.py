@@ -237,12 +237,12 @@ class Sweep(Runs):
 
         Raises NoForecast, UnreadableForecast, StoreError and TableError.
         """
-        from analysis.report.forecasts import forecast_lines, score_summary, tabulate_scores
+        from analysis.report.forecasts import forecast_lines, score_lines
         from orchestrator.records.forecasts import Asked, freeze, score_forecasts
 
         if budget is None:
             scored = score_forecasts(self.store, self._load())
-            shown = tabulate_scores(scored) + score_summary(scored) if scored else f"{self.name} has no forecast yet"
+            shown = "\n".join(score_lines(scored)) if scored else f"{self.name} has no forecast yet"
             return Answer(values=tuple(scored), text=shown)
         request = Asked(flops=_flops(budget), arm=arm, asymptote=asymptote, forced=force)
         frozen = freeze(self.store, self._fitted(loss, PARABOLA), request)

@@ -20,8 +20,15 @@ from analysis.advice.forecast.score import ScoredForecast
 from analysis.frontier.coverage import coverage_notes
 from analysis.frontier.study import Frontier, Study
 from analysis.page.charts import BESIDE, Chart, charts_of
-from analysis.report.forecasts import HEAD as FORECAST_HEAD
-from analysis.report.forecasts import score_rows, score_summary
+from analysis.report.forecasts import (
+    RECORD_HEAD,
+    RECORD_TITLE,
+    SCORE_HEAD,
+    answering,
+    record_rows,
+    score_rows,
+    score_summary,
+)
 from analysis.report.headline import headline
 from analysis.report.provenance import Provenance
 from analysis.report.surface import surface_lines
@@ -112,8 +119,10 @@ def render_page(
         ],
         own_record=own_record,
         on_tasks=on_tasks,
-        forecast_head=FORECAST_HEAD,
-        forecast_rows=score_rows(forecasts),
+        forecast_tables=[
+            ("", SCORE_HEAD, score_rows(answering(forecasts))),
+            (RECORD_TITLE, RECORD_HEAD, record_rows(forecasts)),
+        ],
         forecast_summary=score_summary(forecasts),
     )
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 from analysis.advice.forecast.forecaster import COMBINED
@@ -12,12 +13,11 @@ from analysis.report.headline import REFUSED
 from analysis.report.tables import as_markdown
 from analysis.report.text import count_text, loss_text, number_text, plain
 from analysis.statistics.answers import Estimate, Refusal
-from analysis.statistics.approach import SYMBOLS
 from mor_core.units import amount_text, budget_label, counted_text, short_count
 
-HEAD = ("arm", "C (FLOPs)", "approach", "loss", "frozen", "of", "predicted", "measured", "error", "half-widths", "held")
-
-
+SCORE_HEAD = ("arm", "C (FLOPs)", "reach", "law", "of", "predicted", "measured", "error", "inside", "N*", "runs inside")
+RECORD_HEAD = ("law", "L* inside", "L* off by", "N* inside", "N* off by", "runs inside", "runs off by")
+RECORD_TITLE = "All forecasts by law: how many intervals held what was measured, and the median error"
 ANSWER_HEAD = ("arm", "train", "on tokens", "its loss", "N*", "D*", "L*")
 LAWS_TITLE = "L* by each law (its weight among them)"
 OF_MEAN = "*"
@@ -128,44 +128,81 @@ def forecast_sentence(forecast: FrozenForecast) -> str:
     )
 
 
-def tabulate_scores(scored: Sequence[ScoredForecast]) -> str:
-    """Every forecast in one table: a row a cell that was trained since, a row a minimum, and a row while it waits."""
-    return as_markdown(list(HEAD), score_rows(scored))
+def score_lines(scored: Sequence[ScoredForecast]) -> list[str]:
+    """How the answers fared, a row a forecast, and all laws behind them, as text."""
+    answers = as_markdown(list(SCORE_HEAD), score_rows(answering(scored)))
+    records = record_rows(scored)
+    by_law = ["", RECORD_TITLE, as_markdown(list(RECORD_HEAD), records)] if records else []
+    return [answers, *by_law, score_summary(scored)]
+
+
+def answering(scored: Sequence[ScoredForecast]) -> list[ScoredForecast]:
+    """Of each arm, budget, loss and distance the forecast that answered when it was frozen."""
+    questions: dict[tuple[str, str, str, float], list[ScoredForecast]] = {}
+    for record in scored:
+        key, reach = record.forecast.key, record.forecast.reach
+        questions.setdefault((key.arm, key.budget, key.loss_column, reach), []).append(record)
+    return [max(records, key=lambda record: _authority(record.forecast)) for records in questions.values()]
 
 
 def score_rows(scored: Sequence[ScoredForecast]) -> list[list[str]]:
-    """The rows of the table under `HEAD`."""
-    rows: list[list[str]] = []
-    for record in scored:
-        key, frozen = record.forecast.key, record.forecast.created[:10]
-        name = [key.arm, budget_label(key.budget), key.approach, key.loss_column, frozen]
-        rows += [name + _cell_row(cell) for cell in record.cells]
-        rows += [name + _minimum_row(minimum) for minimum in record.minima]
-        if record.waiting:
-            state = "waiting" if record.comparable else "the sweep has other settings now"
-            rows.append(
-                [*name, _kind(record.forecast.of_run), loss_text(record.forecast.stated_loss), state, "", "", ""]
-            )
+    """A row a forecast under `SCORE_HEAD`: its L* where the cells at its budget have a minimum, else their losses."""
+    return [_score_row(record) for record in scored]
+
+
+def _score_row(record: ScoredForecast) -> list[str]:
+    forecast = record.forecast
+    key = forecast.key
+    law = key.approach if key.loss_column == "loss" else f"{key.approach} ({key.loss_column})"
+    name = [key.arm, budget_label(key.budget), amount_text(forecast.reach), law]
+    minima = {minimum.quantity: minimum for minimum in record.minima}
+    loss, params = minima.get("loss"), minima.get("params")
+    inside = _share(record.cells)
+    if record.waiting:
+        state = "waiting" if record.comparable else "the sweep has other settings now"
+        return [*name, _kind(forecast.of_run), loss_text(forecast.stated_loss), state, "", "", "", ""]
+    if loss is not None:
+        verdict = [f"{loss.error:+.2%}", "yes" if loss.covered else "no"]
+        optimum = "" if params is None else f"{params.error:+.0%}, {'inside' if params.covered else 'outside'}"
+        return [*name, "L*", number_text(loss.predicted), number_text(loss.measured), *verdict, optimum, inside]
+    predictions = {cell.predicted.value for cell in record.cells}
+    first = record.cells[0]
+    of = f"{_kind(first.of_run)}" if len(predictions) == 1 else "runs"
+    predicted = number_text(first.predicted) if len(predictions) == 1 else ""
+    measured = ", ".join(f"{cell.measured:.4f}" for cell in record.cells)
+    covered = "yes" if all(cell.covered for cell in record.cells) else "no"
+    return [*name, of, predicted, measured, f"{_median_error(record.cells):+.2%}", covered, "", inside]
+
+
+def record_rows(scored: Sequence[ScoredForecast]) -> list[list[str]]:
+    """A row a law under `RECORD_HEAD`, over all that was trained since; none while everything waits."""
+    rows = []
+    for law in [*APPROACHES, COMBINED]:
+        of_law = [record for record in scored if record.forecast.key.approach == law and not record.waiting]
+        results: list[Sequence[Score | MinimumScore]] = [
+            [minimum for record in of_law for minimum in record.minima if minimum.quantity == quantity]
+            for quantity in ("loss", "params")
+        ]
+        results.append([cell for record in of_law for cell in record.cells])
+        if of_law:
+            rows.append([law, *(text for of_kind in results for text in (_share(of_kind), _off_by(of_kind)))])
     return rows
+
+
+def _share(results: Sequence[Score | MinimumScore]) -> str:
+    return f"{sum(result.covered for result in results)} of {len(results)}" if results else ""
+
+
+def _off_by(results: Sequence[Score | MinimumScore]) -> str:
+    return f"{_median_error(results):+.2%}" if results else ""
+
+
+def _median_error(results: Sequence[Score | MinimumScore]) -> float:
+    return median(result.error for result in results)
 
 
 def _kind(of_run: bool) -> str:
     return "a run" if of_run else "the mean"
-
-
-def _cell_row(cell: Score) -> list[str]:
-    flags = f" ({cell.left_out})" if cell.left_out else ""
-    of = f"{_kind(cell.of_run)}: cell {cell.cell_id[:12]}{flags}"
-    return [of, number_text(cell.predicted), f"{cell.measured:.4f}", *_verdict(cell)]
-
-
-def _minimum_row(minimum: MinimumScore) -> list[str]:
-    text = number_text if minimum.quantity == "loss" else count_text
-    return [SYMBOLS[minimum.quantity], text(minimum.predicted), text(minimum.measured), *_verdict(minimum)]
-
-
-def _verdict(result: Score | MinimumScore) -> list[str]:
-    return [f"{result.error:+.2%}", f"{result.in_widths:+.2f}", "yes" if result.covered else "no"]
 
 
 def score_summary(scored: Sequence[ScoredForecast]) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from analysis.advice.forecast.frozen_forecast import FrozenForecast
+    from analysis.advice.forecast.score import ScoredForecast
     from orchestrator.cli.tables.listing import Listing
     from orchestrator.records.forecasts import Asked, Frozen
     from orchestrator.records.revisions import Sweep
@@ -138,8 +139,9 @@ def _laws(forecasts: "Sequence[FrozenForecast]") -> "Listing":
 
 
 def _score(sweep: str | None, results: Path, as_json: bool) -> None:
-    """Every forecast of the sweep, none left out."""
-    from analysis.report.forecasts import score_summary, scores_as_json, tabulate_scores
+    """Every forecast of the sweep: those that answered a row each, all others in what their law achieved."""
+    from analysis.report.forecasts import score_summary, scores_as_json
+    from orchestrator.cli.tables.listing import output_console, show
     from orchestrator.records.forecasts import score_forecasts
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.upstream.upstream import open_store
@@ -151,6 +153,24 @@ def _score(sweep: str | None, results: Path, as_json: bool) -> None:
         print_json(SCORES_SCHEMA, {"sweep": loaded.name, "forecasts": scores_as_json(scored)})
         return
     if scored:
-        typer.echo(tabulate_scores(scored), nl=False)
+        show(output_console(), *_scores(scored))
     typer.echo(f"{score_summary(scored)}" if scored else f"sweep {loaded.name} has no forecast yet")
     say_next(["plot", "forecasts", loaded.name], ["report", loaded.name], results=results)
+
+
+def _scores(scored: "Sequence[ScoredForecast]") -> "list[Listing | str]":
+    """A row a forecast that answered, then a row a law. A narrow window leaves out N* and the reach first."""
+    from analysis.report.forecasts import RECORD_HEAD, RECORD_TITLE, SCORE_HEAD, answering, record_rows, score_rows
+    from orchestrator.cli.tables.listing import Column, Listing
+
+    spare = {"N*": 4, "reach": 3, "runs inside": 2, "law": 1}
+    columns = tuple(
+        Column(name=name, is_text=name in ("arm", "law", "of"), spare=spare.get(name, 0)) for name in SCORE_HEAD
+    )
+    answers = Listing(columns=columns, rows=tuple(map(tuple, score_rows(answering(scored)))))
+    laws = Listing(
+        columns=tuple(Column(name=name, is_text=name == "law") for name in RECORD_HEAD),
+        rows=tuple(map(tuple, record_rows(scored))),
+        title=RECORD_TITLE,
+    )
+    return [answers, "", laws] if laws.rows else [answers]

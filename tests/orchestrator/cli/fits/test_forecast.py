@@ -60,7 +60,11 @@ def test_every_approach_is_frozen_and_scored_by_what_is_trained_afterwards(sweep
     assert all(cell["of_run"] and cell["covered"] and abs(cell["error"]) < 0.01 for cell in surface["cells"])
     assert {minimum["quantity"] for minimum in surface["minima"]} == {"params", "tokens", "loss"}
     table = ask(sweep, "--score").stdout
-    assert "| N* |" in table
+    answer, *laws = [line.split() for line in table.splitlines() if line.startswith(("vanilla", *APPROACHES, COMBINED))]
+    assert answer[0] == "vanilla"
+    assert answer[3:5] == [COMBINED, "L*"]
+    assert answer[-3:] == ["5", "of", "5"]
+    assert {law[0] for law in laws} == {*APPROACHES, COMBINED}
     assert "5 forecasts, " in table
     assert "0 waiting" in table
 
@@ -70,6 +74,9 @@ def test_one_more_run_without_a_minimum_is_scored_at_what_was_trained(sweep: Pla
     (cell,) = {each["approach"]: each for each in scores(sweep)}[COMBINED]["cells"]
     assert cell["predicted"]["value"] == pytest.approx(cell["measured"], rel=0.02)
     assert all(each["minima"] == [] for each in scores(sweep))
+    (answer,) = [line for line in ask(sweep, "--score").stdout.splitlines() if line.startswith("vanilla")]
+    assert f"{cell['measured']:.4f}" in answer
+    assert "a run" in answer
 
 
 def test_json_is_one_document_that_holds_no_draws(sweep: PlantedSweep):
