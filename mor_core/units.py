@@ -1,6 +1,7 @@
-"""Numbers as people write and read them: budgets, counts, bytes, durations and money. Budgets are exact: "16.5e18" is
-16500000000000000000, never a rounded float."""
+"""Numbers and lists as people write and read them: budgets, counts, bytes, durations and money. Budgets are exact:
+"16.5e18" is 16500000000000000000, never a rounded float."""
 
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
 LARGEST_BUDGET = 10**40
@@ -90,6 +91,12 @@ def money_text(amount: float) -> str:
 def counted_text(count: int, noun: str) -> str:
     """1 seed, 2 seeds."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """ "a", "a and b" or "a, b and c", of one name or more."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def duration_text(seconds: float) -> str:

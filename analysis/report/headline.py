@@ -7,7 +7,7 @@ from analysis.frontier.study import Frontier, Optimum, Study
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.power_law import FittedPowerLaw
 from analysis.surface.fit import SurfaceFit
-from mor_core.units import budget_label, count_text
+from mor_core.units import budget_label, count_text, listed
 
 NO_NUMBER = "**No number is supported by these runs.** What each arm lacks is said below."
 REFUSED = "refused"
@@ -23,27 +23,30 @@ def headline(study: Study, *, small: bool) -> str:
 
 
 def surface_misses(study: Study) -> list[str]:
-    """A sentence for each arm whose surface and parabolas do not agree on L*, with the rows to use."""
-    return [line for arm in study.points.arms if (line := _surface_miss(study, arm))]
+    """A sentence for the arms whose surface and parabolas do not agree on L* at the same budgets."""
+    missed: dict[tuple[str, ...], dict[str, float]] = {}
+    for arm in study.points.arms:
+        if gaps := _surface_gaps(study, arm):
+            missed.setdefault(tuple(gaps), {})[arm] = max(gaps.values(), key=abs)
+    return [
+        f"The surface misses the measured minima of {listed(worst)} at {listed(budgets)} FLOPs, L* by up to "
+        f"{max(worst.values(), key=abs):+.3f} {study.points.loss_unit}: use the rows of the parabola there."
+        for budgets, worst in missed.items()
+    ]
 
 
-def _surface_miss(study: Study, arm: str) -> str:
+def _surface_gaps(study: Study, arm: str) -> dict[str, float]:
+    """Budget -> L* by the surface less that by the parabola, where their intervals do not overlap."""
     measured, fitted = _of(study, arm, "parabola"), _of(study, arm, "surface")
     if measured is None or fitted is None:
-        return ""
+        return {}
     by_budget = {optimum.budget: optimum.loss for optimum in fitted.optima}
     gaps: dict[str, float] = {}
     for optimum in measured.optima:
         surface = by_budget.get(optimum.budget)
         if isinstance(optimum.loss, Estimate) and isinstance(surface, Estimate) and _apart(optimum.loss, surface):
             gaps[budget_label(optimum.budget)] = surface.value - optimum.loss.value
-    if not gaps:
-        return ""
-    worst = max(gaps.values(), key=abs)
-    return (
-        f"The surface of {arm} misses the measured minima at {', '.join(gaps)} FLOPs, L* by up to {worst:+.3f} "
-        f"{study.points.loss_unit}: use the rows of the parabola there."
-    )
+    return gaps
 
 
 def _apart(one: Estimate, other: Estimate) -> bool:
@@ -157,7 +160,7 @@ def _trust(study: Study, chosen: list[Frontier], *, small: bool) -> str:
     reasons = [
         f"refused {refused} of {len(optima)} optima, for reasons below" if refused else "",
         f"such intervals held the truth in only {span} of simulated studies" if span else "",
-        f"the surface is doubted for {' and '.join(doubted)}, and believed within its runs only" if doubted else "",
+        f"the surface is doubted for {listed(doubted)}, and believed within its runs only" if doubted else "",
         "all budgets are below 1e17 FLOPs" if small else "",
     ]
     caution = "; ".join(reason for reason in reasons if reason)

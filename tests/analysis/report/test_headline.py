@@ -77,8 +77,18 @@ def test_a_surface_that_misses_the_measured_minima_is_told_where_and_by_how_much
     largest = str(max(map(int, table["budget"].unique())))
     above = pl.when(pl.col("budget") == largest).then(pl.col("loss") * 1.05).otherwise(pl.col("loss"))
     (line,) = surface_misses(fit_study(table.with_columns(loss=above), BOTH))
-    assert "misses the measured minima at" in line
+    assert "misses the measured minima of" in line
     assert line.endswith("use the rows of the parabola there.")
+
+
+def test_arms_whose_surfaces_miss_the_same_minima_share_a_sentence(planted, truths):
+    table = planted(truths["chinchilla"], sizes=9, step=0.2, cell_noise=0.002)
+    largest = str(max(map(int, table["budget"].unique())))
+    above = pl.when(pl.col("budget") == largest).then(pl.col("loss") * 1.05).otherwise(pl.col("loss"))
+    (arm,) = table["arm"].unique()
+    both = pl.concat([table, table.with_columns(arm=pl.lit("twin"), cell_id=pl.col("cell_id") + "-twin")])
+    (line,) = surface_misses(fit_study(both.with_columns(loss=above), BOTH))
+    assert line.startswith(f"The surface misses the measured minima of {' and '.join(sorted([arm, 'twin']))} at")
 
 
 def test_a_surface_that_goes_through_the_minima_is_not_spoken_of(planted, truths):
