@@ -13,12 +13,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.figures.drawing import REASONS, WARN, budget_ticks, loss_name, plain_text, shortened, style_at
 from analysis.figures.layout import legend_below, make_panels, save, style_for
-from analysis.frontier.compare import Comparison
+from analysis.frontier.compare import REFERENCE, Comparison
 from analysis.frontier.study import Study
 from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Estimate, Refusal
 
-REFERENCE = "vanilla"
 PANEL_INCHES = (4.0, 3.1)
 DODGE = 0.06
 WIDE = 3.0

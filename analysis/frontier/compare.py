@@ -14,6 +14,9 @@ from analysis.statistics.bootstrap import Sample, interval
 from analysis.surface.fit import SurfaceFit
 from mor_core.units import budget_label
 
+REFERENCE = "vanilla"
+"""The arm that people ask about first, where a study has it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.frontier.compare import Comparison
+from analysis.frontier.compare import REFERENCE, Comparison
 from analysis.frontier.coverage import coverage_notes, coverage_sentence
 from analysis.frontier.study import Frontier, Optimum, Study
 from analysis.report.headline import REFUSED, headline
@@ -269,12 +269,14 @@ def count_text(answer: Estimate | Refusal) -> str:
 
 
 def comparison_lines(study: Study) -> list[str]:
-    """The findings budget by budget, then over budgets, then one line for each pair of arms that could not be compared
-    somewhere."""
-    findings = [_comparison_line(pair) for pair in study.comparisons if isinstance(pair.gap, Estimate)]
-    findings += [sentence for pair in study.over_budgets for sentence in pair.sentences]
+    """The findings over budgets, which single ones are too noisy to show, then those at each budget, then one line for
+    each pair of arms that could not be compared somewhere. Pairs with the reference come first."""
+    pairs = sorted(study.comparisons, key=lambda pair: REFERENCE not in (pair.arm, pair.other))
+    whole = sorted(study.over_budgets, key=lambda pair: REFERENCE not in (pair.arm, pair.other))
+    findings = [sentence for pair in whole for sentence in pair.sentences]
+    findings += [_comparison_line(pair) for pair in pairs if isinstance(pair.gap, Estimate)]
     missing: dict[str, list[str]] = {}
-    for pair in study.comparisons:
+    for pair in pairs:
         if isinstance(pair.gap, Refusal):
             missing.setdefault(f"{pair.arm} against {pair.other}", []).append(budget_label(pair.budget))
     return findings + [

@@ -18,10 +18,10 @@ import polars as pl
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
+from analysis.frontier.compare import REFERENCE
 from analysis.statistics.quadratic import Floats
 from analysis.surface.extended.repetition import OVERFIT_POWERS, repeats, worth_of
 
-REFERENCE = "vanilla"
 FRESH_EPOCHS = 1.0
 """Runs that saw their text fewer times are the fresh ones."""
 MEAN_OVER = 3
