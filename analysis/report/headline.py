@@ -68,7 +68,8 @@ def _preferred(study: Study, arm: str) -> Frontier:
 def _arms_table(chosen: list[Frontier], study: Study) -> str:
     """A row an arm: a, and N* and L* at the largest budget where they are supported."""
     usual = study.settings.approaches[0]
-    budget = max((optimum.budget for frontier in chosen for optimum in frontier.optima), key=int)
+    supported = [optimum.budget for frontier in chosen if (optimum := _largest_supported(frontier)) is not None]
+    budget = max(supported or (optimum.budget for frontier in chosen for optimum in frontier.optima), key=int)
     head = [f"| by {usual} | a in N* ∝ C^a | N* at {budget_label(budget)} | L* ({study.points.loss_unit}) |"]
     return "\n".join([*head, "|---|---|---|---|", *(_arm_row(frontier, budget, usual) for frontier in chosen)])
 
