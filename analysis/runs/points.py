@@ -25,6 +25,8 @@ REQUIRED_COLUMNS = (
     "trunk_id",
 )
 CELL_KEY = ("arm", "size", "budget", "seed")
+SAME_CORPUS = 0.01
+"""Step of ln U within which two corpora are of one size."""
 
 
 class TableError(UserError):
@@ -95,7 +97,8 @@ def read_points(
     """Keep the finished cells of `table` whose numbers are usable; say why for the others.
 
     Seeds are kept as separate points. Two rows of one (arm, size, budget, seed) that agree count once; two that
-    disagree are both left out, because choosing between them would be a guess.
+    disagree are both left out, because choosing between them would be a guess. Rows whose `epochs` say that they drew
+    from corpora of different sizes are different runs.
 
     Raises:
         TableError: a column is missing, a budget is not a decimal integer, a seed has a fraction, or budget conventions
@@ -170,7 +173,12 @@ def _plain_rows(table: pl.DataFrame) -> list[dict]:
         pl.col(name).cast(pl.Utf8) if name in table.columns else pl.lit(None, dtype=pl.Utf8).alias(name)
         for name in ("reason", "flags")
     ]
-    flops = pl.col("flops").cast(pl.Float64) if "flops" in table.columns else pl.lit(None, pl.Float64).alias("flops")
+    numbers = [
+        pl.col(name).cast(pl.Float64, strict=name == "flops")
+        if name in table.columns
+        else pl.lit(None, dtype=pl.Float64).alias(name)
+        for name in ("flops", "epochs")
+    ]
     columns = table.select(
         pl.col("cell_id", "status", "arm", "size", "budget", "trunk_id").cast(pl.Utf8),
         pl.col("seed").cast(pl.Int64),
@@ -178,10 +186,19 @@ def _plain_rows(table: pl.DataFrame) -> list[dict]:
         pl.col("tokens").cast(pl.Float64),
         pl.col("loss").cast(pl.Float64),
         *optional,
-        flops,
+        *numbers,
         _cooled(table),
     )
-    return sorted(columns.to_dicts(), key=_row_order)
+    return sorted((row | {"corpus": _corpus(row)} for row in columns.to_dicts()), key=_row_order)
+
+
+def _corpus(row: dict) -> str:
+    """A name for the size of the corpus that a run drew from, the same within `SAME_CORPUS`; empty where the table does
+    not say it."""
+    tokens, epochs = row["tokens"], row["epochs"]
+    if not (tokens and epochs and tokens > 0 and epochs > 0 and math.isfinite(tokens / epochs)):
+        return ""
+    return f"{math.exp(round(math.log(tokens / epochs) / SAME_CORPUS) * SAME_CORPUS):.0f}"
 
 
 def _cooled(table: pl.DataFrame) -> pl.Expr:
@@ -221,7 +238,7 @@ def _row_reason(row: dict, loss: Loss, flags: tuple[str, ...], cells: tuple[str,
 def _duplicate_reasons(rows: list[dict]) -> dict[str, str]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in CELL_KEY), []).append(row)
+        groups.setdefault((*(row[name] for name in CELL_KEY), row["corpus"]), []).append(row)
     reasons: dict[str, str] = {}
     for group in groups.values():
         first, *others = sorted(group, key=lambda row: row["cell_id"])
@@ -264,13 +281,16 @@ def _frame(rows: list[dict]) -> pl.DataFrame:
 def _trunk_keys(rows: list[dict]) -> dict[tuple[str, str], str]:
     """A name for each trunk that two arms share when they trained the same size with the same seed (the same data in
     the same order), so that resampling can pair them. Where an (arm, size, seed) has several trunks, they are numbered
-    by budget."""
-    trunks: dict[tuple[str, str, int], dict[str, None]] = {}  # keys in order, each once
+    by budget. Where cells differ in their corpus alone, it is part of the name: numbers would pair different ones."""
+    cells = {tuple(row[name] for name in CELL_KEY) for row in rows}
+    has_corpora = len(cells) < len(rows)
+    trunks: dict[tuple[str, str, int, str], dict[str, None]] = {}  # keys in order, each once
     for row in rows:
-        trunks.setdefault((row["arm"], row["size"], row["seed"]), {})[row["trunk_id"]] = None
+        corpus = row["corpus"] if has_corpora else ""
+        trunks.setdefault((row["arm"], row["size"], row["seed"], corpus), {})[row["trunk_id"]] = None
     return {
-        (arm, trunk): f"{size}/{seed}/{number}"
-        for (arm, size, seed), trunk_ids in trunks.items()
+        (arm, trunk): f"{size}/{seed}/{number}{'/' if corpus else ''}{corpus}"
+        for (arm, size, seed, corpus), trunk_ids in trunks.items()
         for number, trunk in enumerate(trunk_ids)
     }
 

@@ -12,8 +12,9 @@ FLAG = "repeated-data"
 def repeated_frame(
     table: pl.DataFrame, *, loss_column: str, leave_out_flags: tuple[str, ...], leave_out_cells: tuple[str, ...]
 ) -> pl.DataFrame | None:
-    """`analysis.runs.points.Points.frame` of the rows whose passes over the text are known, with `epochs` beside them;
-    None where the table says nothing of passes. Raises as `read_points` does."""
+    """`analysis.runs.points.Points.frame` of the rows whose passes over the text are known, with `epochs` and
+    `unrolled_params` (null where the table does not say them) beside them; None where the table says nothing of passes.
+    Raises as `read_points` does."""
     if "epochs" not in table.columns or table["epochs"].null_count() == table.height:
         return None
     status = pl.col("status")
@@ -26,7 +27,10 @@ def repeated_frame(
         leave_out_flags=tuple(flag for flag in leave_out_flags if flag != FLAG),
         leave_out_cells=leave_out_cells,
     )
-    passes = table.select("cell_id", pl.col("epochs").cast(pl.Float64))
-    return points.frame.join(passes, on="cell_id", how="left", maintain_order="left").filter(
+    unrolled = pl.col("unrolled_params") if "unrolled_params" in table.columns else pl.lit(None)
+    beside = table.select(
+        "cell_id", pl.col("epochs").cast(pl.Float64), unrolled.cast(pl.Float64).alias("unrolled_params")
+    )
+    return points.frame.join(beside, on="cell_id", how="left", maintain_order="left").filter(
         pl.col("epochs").is_not_null()
     )

@@ -123,3 +123,24 @@ def test_an_empty_table_has_no_arms(planted):
 )
 def test_a_budget_label_is_exact(budget, label):
     assert budget_label(budget) == label
+
+
+def test_cells_that_differ_in_their_corpus_alone_are_all_kept_and_paired_between_arms_by_it(planted):
+    fresh = planted(arms=("mor-2", "vanilla")).with_columns(epochs=pl.lit(0.5))
+    small = fresh.with_columns(cell_id=pl.col("cell_id") + " small", trunk_id=pl.col("trunk_id") + " small", epochs=3.0)
+    points = read_points(pl.concat([fresh, small.filter(pl.col("arm") == "vanilla"), small.filter(arm="mor-2")]))
+    assert points.exclusions == ()
+    assert points.frame.height == 2 * fresh.height
+    keys = {arm: set(points.of_arm(arm)["trunk_key"]) for arm in points.arms}
+    assert keys["mor-2"] == keys["vanilla"]
+    alone = read_points(fresh)
+    assert set(alone.frame["trunk_key"]) & keys["vanilla"] == set(), "a table of one corpus keeps its names"
+    assert read_points(fresh.drop("epochs")).frame["trunk_key"].equals(alone.frame["trunk_key"])
+
+
+def test_one_cell_on_one_corpus_is_still_a_contradiction_where_its_losses_differ(planted):
+    table = planted().with_columns(epochs=pl.lit(0.5))
+    other = table.head(1).with_columns(cell_id=pl.lit("again"), loss=pl.col("loss") + 0.1)
+    found = reasons(read_points(pl.concat([table, other])))
+    assert len(found) == 2
+    assert all("disagree" in reason for reason in found.values())
