@@ -22,8 +22,11 @@ from analysis.statistics.bootstrap import Resampling, Sample, interval
 from analysis.statistics.pairing import shared_between_arms
 from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
 from analysis.surface.approach import SurfaceApproachFit, fit_surface_approach
+from analysis.surface.extended.excess import ArmExcess, fit_excess
+from analysis.surface.extended.passes_ahead import PassesAhead, roll_passes
 from analysis.surface.extended.recursion import RecursionFit, fit_recursion
 from analysis.surface.extended.repeated import RepeatedFit, fit_repeated
+from analysis.surface.extended.repeated_arms import RepetitionGap, compare_repetition
 from analysis.surface.fit import SurfaceFit
 from analysis.surface.optimum import SurfaceRules
 
@@ -131,6 +134,11 @@ class Study:
     repeated: dict[str, RepeatedFit | Refusal] = field(default_factory=dict)
     """By arm that saw some text more than four times, the law of all its runs, those that repeat their text included;
     empty without the surface approach."""
+    excess: dict[str, ArmExcess | Refusal] = field(default_factory=dict)
+    """By arm with runs that repeat their text beside the same runs on fresh text, what repetition costs it; empty
+    without the surface approach."""
+    repetition: tuple[RepetitionGap, ...] = ()
+    """Arms against each other: what repetition costs them."""
     on_small_corpus: bool = False
     """Whether this tool trained the runs on a small corpus; nothing is known of the corpus of a foreign table."""
     reading: Reading | None = None
@@ -140,6 +148,11 @@ class Study:
     def refused(self) -> bool:
         """True where not one number is supported in any arm."""
         return all(frontier.refused for frontier in self.frontiers)
+
+    @property
+    def says_of_repetition(self) -> bool:
+        """True where a number of what repetition costs is supported in some arm."""
+        return any(not isinstance(answer, Refusal) for answer in (*self.repeated.values(), *self.excess.values()))
 
     @property
     def exclusions(self) -> tuple[Exclusion, ...]:
@@ -199,6 +212,9 @@ def fit_study(
     }
     first = settings.approaches[0]
     losses = {arm: {optimum.budget: optimum.loss for optimum in fits[arm, first].optima} for arm in points.arms}
+    runs = _runs_with_repeats(table, settings) if "surface" in settings.approaches else None
+    repeated = {} if runs is None else _repeated(runs, points, settings)
+    excess = {} if runs is None else fit_excess(runs, settings.resampling.level)
     return Study(
         settings=settings,
         points=points,
@@ -206,7 +222,9 @@ def fit_study(
         comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits), unit=points.loss_unit),
         over_budgets=compare_over_budgets(losses, settings.resampling.level, unit=points.loss_unit),
         recursion=_recursion(table, points, settings),
-        repeated=_repeated(table, points, settings),
+        repeated=repeated,
+        excess=excess,
+        repetition=compare_repetition(repeated, excess, settings.resampling.level),
         on_small_corpus=on_small_corpus,
         reading=reading,
     )
@@ -236,19 +254,26 @@ def _recursion(table: pl.DataFrame, points: Points, settings: FitSettings) -> Re
     return fit_recursion(table, points, settings.surface, settings.resampling)
 
 
-def _repeated(table: pl.DataFrame, points: Points, settings: FitSettings) -> dict[str, RepeatedFit | Refusal]:
-    if "surface" not in settings.approaches:
-        return {}
-    frame = repeated_frame(
+def _runs_with_repeats(table: pl.DataFrame, settings: FitSettings) -> pl.DataFrame | None:
+    """The points with those that repeat their text; None where nothing is said of passes."""
+    return repeated_frame(
         table,
         loss_column=settings.loss_column,
         leave_out_flags=settings.leave_out_flags,
         leave_out_cells=settings.leave_out_cells,
     )
-    if frame is None:
-        return {}
+
+
+def backtest_repeats(table: pl.DataFrame, settings: FitSettings) -> dict[str, tuple[PassesAhead, ...] | Refusal]:
+    """By arm that saw some text more than four times, how laws fitted to its runs of few passes would have predicted
+    those of more. Raises as `fit_study` does."""
+    runs = _runs_with_repeats(table, settings)
+    return {} if runs is None else roll_passes(runs, settings.surface)
+
+
+def _repeated(runs: pl.DataFrame, points: Points, settings: FitSettings) -> dict[str, RepeatedFit | Refusal]:
     fits = {
-        arm: fit_repeated(frame.filter(pl.col("arm") == arm), arm, settings.surface, settings.resampling)
+        arm: fit_repeated(runs.filter(pl.col("arm") == arm), arm, settings.surface, settings.resampling)
         for arm in points.arms
     }
     return {arm: fit for arm, fit in fits.items() if fit is not None}

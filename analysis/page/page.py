@@ -42,13 +42,13 @@ from analysis.report.text import (
     params_label,
     plain,
     refusals_of,
+    repetition_lines,
     with_cell_names,
 )
 from analysis.runs.curves import CellCurve
 from analysis.runs.losses import loss_values, parse_loss
 from analysis.statistics.answers import Refusal
 from analysis.surface.extended.recursion import recursion_lines
-from analysis.surface.extended.repeated_words import repeated_lines
 from mor_core.units import budget_label, short_count
 
 SCHEMA = "mor-sweep.report/1"
@@ -110,7 +110,7 @@ def render_page(
             if frontier.surface is not None
         ],
         recursion=recursion_lines(study.recursion) if study.recursion is not None else [],
-        repeated=repeated_lines(study.repeated),
+        repeated=repetition_lines(study),
         comparisons=comparison_lines(study),
         unsaid=[
             (f"{frontier.arm} ({frontier.approach})", [with_cell_names(line, study) for line in lines])

@@ -13,7 +13,10 @@ from analysis.advice.forecast.record import (
 )
 from analysis.report.tables import as_markdown
 from analysis.report.text import plain
+from analysis.statistics.answers import Refusal
 from analysis.statistics.approach import SYMBOLS
+from analysis.surface.extended.passes_ahead import PassesAhead
+from analysis.surface.extended.repeated_words import ahead_lines
 from mor_core.units import short_budget
 
 DIGITS = {"loss": 2, "params": 0}
@@ -31,6 +34,12 @@ def backtests_as_markdown(histories: Histories) -> str:
         if isinstance(record, History):
             sections += [_section(arm, quantity, record) for quantity in DIGITS]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def repeats_as_markdown(rolled: dict[str, tuple[PassesAhead, ...] | Refusal]) -> str:
+    """How laws of repeated text fared over passes: a line for each step of an arm; empty where no arm repeats."""
+    lines = [f"- {line}" for line in ahead_lines(rolled)]
+    return "\n".join(["## Repeated text: more passes predicted from fewer", "", *lines]) + "\n" if lines else ""
 
 
 def _section(arm: str, quantity: str, record: History) -> str:

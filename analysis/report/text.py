@@ -19,9 +19,10 @@ from analysis.runs.points import Exclusion
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import QUANTITIES, SYMBOLS
 from analysis.statistics.power_law import FittedPowerLaw
+from analysis.surface.extended.excess import ArmExcess
 from analysis.surface.extended.recursion import RecursionFit, recursion_as_json, recursion_lines
 from analysis.surface.extended.repeated import RepeatedFit
-from analysis.surface.extended.repeated_words import repeated_as_json, repeated_lines
+from analysis.surface.extended.repeated_words import excess_as_json, excess_lines, repeated_as_json, repeated_lines
 from analysis.surface.fit import SurfaceFit
 from mor_core.units import budget_label, short_count, short_power
 
@@ -60,6 +61,8 @@ def study_as_json(study: Study) -> dict[str, Any]:
         "frontiers": [plain(frontier) | {"refused": frontier.refused} for frontier in study.frontiers],
         "recursion": plain(study.recursion),
         "repeated": plain(study.repeated),
+        "excess": plain(study.excess),
+        "repetition": plain(study.repetition),
         "comparisons": [comparison_as_json(comparison) for comparison in study.comparisons],
         "over_budgets": plain(study.over_budgets),
         "exclusions": plain(study.exclusions),
@@ -89,6 +92,8 @@ def plain(value: Any) -> Any:
         return plain(recursion_as_json(value))
     if isinstance(value, RepeatedFit):
         return plain(repeated_as_json(value))
+    if isinstance(value, ArmExcess):
+        return plain(excess_as_json(value))
     if isinstance(value, FittedPowerLaw):
         return {name: plain(getattr(value, name)) for name in ("law", "exponent", "budgets", "scatter")}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -113,7 +118,7 @@ def study_as_markdown(study: Study, own_record: Sequence[str] = ()) -> str:
         headline(study, small=caveat_of(study) is not None),
         *(_frontier_section(frontier, study.points.loss_unit) for frontier in study.frontiers),
         _list_section("Recursion", recursion_lines(study.recursion) if study.recursion is not None else []),
-        _list_section("Repeated text", repeated_lines(study.repeated)),
+        _list_section("Repeated text", repetition_lines(study)),
         _list_section("Arms at equal FLOPs", comparison_lines(study)),
         _list_section("Had it predicted itself", list(own_record)),
         _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),
@@ -266,6 +271,16 @@ def loss_text(answer: Estimate | Refusal) -> str:
 def count_text(answer: Estimate | Refusal) -> str:
     """Parameters or tokens with their interval; an end cut at the sizes measured is shown as ≤ or ≥."""
     return f"refused ({answer.kind})" if isinstance(answer, Refusal) else answer.shown(short_count)
+
+
+def repetition_lines(study: Study) -> list[str]:
+    """The laws of repeated text, what repetition costs run by run, and whether it costs one arm more than another."""
+    return [*repeated_lines(study.repeated), *excess_lines(study.excess), *repetition_gaps(study)]
+
+
+def repetition_gaps(study: Study) -> list[str]:
+    """Whether repetition costs one arm more than another, a sentence a pair and measure."""
+    return [gap.sentence for gap in study.repetition]
 
 
 def comparison_lines(study: Study) -> list[str]:

@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 import polars as pl
 
+from analysis.runs.points import SAME_CORPUS
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling, Sample, interval
 from analysis.statistics.quadratic import Floats
@@ -27,14 +28,14 @@ from analysis.surface.profile import Profile, profiles
 
 MANY_PASSES = 4.0
 """Passes beyond which a table has something to say of repetition (Muennighoff et al. 2023, arXiv:2305.16264)."""
-SAME_CORPUS = 0.01
-"""Step of ln U within which two corpora are of one size."""
 MOST_DRAWS = 400
 """Redrawn studies behind the intervals, at most: each has derivatives by differences."""
 STARTS: dict[str, tuple[float, ...]] = {"kappa": (-5.0, -2.0), "R_D": (1.0, 3.0), "R_N": (1.0, 4.0)}
 """ln of each constant at which searches start, with every start of the law of fresh text."""
 FRESH = "fresh"
 """The law of fresh text: no effect of repetition."""
+THOUSANDTHS = 1000
+"""Passes are named in thousandths, so that none is 0."""
 NO_EFFECT = {"kappa": "κ = 0", "R_D": "R_D* = ∞", "R_N": "R_N* = ∞"}
 
 
@@ -74,6 +75,13 @@ class RepeatedOptimum:
     """D* over the tokens of the corpus."""
     loss: Sample
     """L*, units of loss."""
+    most_passes: float
+    """The most that a run fitted made."""
+
+    @property
+    def beyond(self) -> bool:
+        """True where it passes more often over its text than any run fitted."""
+        return self.epochs.estimate.value > self.most_passes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,6 +112,13 @@ class RepeatedFit:
     """The largest run fitted."""
     resampling: Resampling
     """How studies were redrawn."""
+
+    @property
+    def most_passes(self) -> float:
+        """The most passes of a run."""
+        points = self.best.problem.points
+        assert isinstance(points, RepeatedPoints)
+        return float(np.exp((points.log_tokens - points.log_unique).max()))
 
     @property
     def fitted(self) -> RepeatedLaw:
@@ -138,6 +153,7 @@ class RepeatedFit:
             tokens=sample("tokens_k"),
             epochs=sample("tokens_k", 1 / unique_tokens),
             loss=sample("loss_k"),
+            most_passes=self.most_passes,
         )
 
     def _refuse(self, flops: float, unique_tokens: float, forced: bool) -> Refusal | None:
@@ -156,13 +172,13 @@ def fit_repeated(
 ) -> RepeatedFit | Refusal | None:
     """Fit one arm's points with their `epochs` (`analysis.runs.repeated.repeated_frame`), or say why not; None where
     no run saw its text more than `MANY_PASSES` times."""
-    if frame.is_empty() or float(frame["epochs"].to_numpy().max()) <= MANY_PASSES:
+    if not repeats_much(frame):
         return None
     few = replace(resampling, draws=min(resampling.draws, MOST_DRAWS))
-    refusal = refuse_few(_points(frame, "overfitting"), rules) or _refuse_one_corpus(frame)
+    refusal = refuse_repeated(frame, rules)
     if refusal:
         return refusal
-    fits: dict[Form, SurfaceOptimum] = {form: _fit(frame, form, rules) for form in CONSTANTS}
+    fits: dict[Form, SurfaceOptimum] = {form: fit_form(frame, form, rules) for form in CONSTANTS}
     scores = [_fresh_score(frame, rules), *(_score(frame, form, best, few) for form, best in fits.items())]
     form = _chosen(scores)
     if isinstance(form, Refusal):
@@ -186,6 +202,16 @@ def fit_repeated(
     )
 
 
+def repeats_much(frame: pl.DataFrame) -> bool:
+    """Whether some run saw its text more than `MANY_PASSES` times."""
+    return not frame.is_empty() and float(frame["epochs"].to_numpy().max()) > MANY_PASSES
+
+
+def refuse_repeated(frame: pl.DataFrame, rules: SurfaceRules) -> Refusal | None:
+    """The refusal of runs that are too few or too much alike for a law of repeated text, or None."""
+    return refuse_few(_points(frame, "overfitting"), rules) or _refuse_one_corpus(frame)
+
+
 def _points(frame: pl.DataFrame, form: Form) -> RepeatedPoints:
     log_tokens = np.log(frame["tokens"].to_numpy())
     return RepeatedPoints(
@@ -197,7 +223,8 @@ def _points(frame: pl.DataFrame, form: Form) -> RepeatedPoints:
     )
 
 
-def _fit(frame: pl.DataFrame, form: Form, rules: SurfaceRules) -> SurfaceOptimum:
+def fit_form(frame: pl.DataFrame, form: Form, rules: SurfaceRules) -> SurfaceOptimum:
+    """The optimum of one form over the runs of `frame`."""
     points = _points(frame, form)
     fresh = plain_points(*(frame[name].to_numpy() for name in ("params", "tokens", "loss")))
     beyond = list(product(*(STARTS[name] for name in CONSTANTS[form])))
@@ -238,13 +265,13 @@ def _held_out(frame: pl.DataFrame, best: SurfaceOptimum) -> tuple[float | None, 
     passes_n = np.maximum(frame["epochs"].to_numpy(), 1.0)
     unique_n = frame["tokens"].to_numpy() / passes_n
     # Whole numbers, by which `hold_out` puts groups in order; thousandths of a pass, so that none is 0.
-    labels = [_labels(unique_n), _labels(passes_n * 1000)]
+    labels = [size_labels(unique_n), size_labels(passes_n * THOUSANDTHS)]
     keys = tuple(frame["trunk_key"].to_list())
     held_out = [hold_out(best, "", np.zeros(frame.height), names, keys, Resampling()) for names in labels]
     return _mean_size(held_out[0]), _mean_size(held_out[1])
 
 
-def _labels(value_n: Floats) -> list[str]:
+def size_labels(value_n: Floats) -> list[str]:
     """A decimal integer for each run, the same within `SAME_CORPUS`."""
     return [f"{np.exp(place * SAME_CORPUS):.0f}" for place in np.round(np.log(value_n) / SAME_CORPUS)]
 
@@ -256,7 +283,7 @@ def _mean_size(groups: tuple[HeldOut, ...]) -> float | None:
 
 def _corpora(frame: pl.DataFrame) -> list[float]:
     unique_n = frame["tokens"].to_numpy() / np.maximum(frame["epochs"].to_numpy(), 1.0)
-    return sorted({float(label) for label in _labels(unique_n)})
+    return sorted({float(label) for label in size_labels(unique_n)})
 
 
 def _refuse_one_corpus(frame: pl.DataFrame) -> Refusal | None:

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+
 from analysis.statistics.answers import Estimate, Refusal
+from analysis.surface.extended.excess import ArmExcess
+from analysis.surface.extended.passes_ahead import PassesAhead
 from analysis.surface.extended.repeated import FormScore, RepeatedFit, RepeatedOptimum
 from analysis.surface.extended.repetition import FORMULAS
 from mor_core.units import short_count
@@ -28,6 +32,60 @@ def _lines(arm: str, fit: RepeatedFit | Refusal) -> list[str]:
     ]
 
 
+def excess_lines(excesses: dict[str, ArmExcess | Refusal]) -> list[str]:
+    """What repetition costs run by run, in words, one line an arm."""
+    return [f"{arm}: {_excess_text(excess)}" for arm, excess in excesses.items()]
+
+
+def _excess_text(excess: ArmExcess | Refusal) -> str:
+    if isinstance(excess, Refusal):
+        return f"excess over fresh text: refused: {excess.sentence}"
+    kappas = {"exist": excess.kappa, "a token goes through": excess.kappa_unrolled}
+    shown = [
+        f"κ {_number(kappa.estimate(excess.level))} with N the parameters that {words}"
+        for words, kappa in kappas.items()
+        if kappa is not None
+    ]
+    noise = excess.noise
+    scatter = "" if noise is None else f"; seeds of a cell scatter by {np.sqrt(noise.variance):.4f}"
+    return (
+        f"loss less that of the same run on fresh text, {excess.pairs.height} runs: κ R^(1/3) (N / U)^(2/3), "
+        f"{', '.join(shown)}{scatter}"
+    )
+
+
+def excess_as_json(excess: ArmExcess) -> dict[str, Any]:
+    """Everything but arrays; estimates and dataclasses are left for the caller to make plain."""
+    unrolled = excess.kappa_unrolled
+    columns = ("cell_id", "size", "seed", "params", "tokens", "unique", "epochs", "loss", "fresh_loss", "excess")
+    return {
+        "kappa": excess.kappa.estimate(excess.level),
+        "kappa_unrolled": None if unrolled is None else unrolled.estimate(excess.level),
+        "noise": excess.noise,
+        "pairs": excess.pairs.select(columns).to_dicts(),
+    }
+
+
+def ahead_lines(rolled: dict[str, tuple[PassesAhead, ...] | Refusal]) -> list[str]:
+    """The back-test over passes, in words."""
+    lines = []
+    for arm, steps in rolled.items():
+        if isinstance(steps, Refusal):
+            lines.append(f"{arm}: not rolled over its passes: {steps.sentence}")
+        else:
+            lines += [f"{arm}: {_ahead_text(step)}" for step in steps]
+    return lines
+
+
+def _ahead_text(step: PassesAhead) -> str:
+    fewest, most = step.passes
+    errors = ", ".join(f"{form} {size:.2%} ({mean:+.2%})" for form, (mean, size) in step.errors.items())
+    return (
+        f"{step.fitted} runs of up to {step.most_passes:.3g} passes, asked for {step.predicted} of {fewest:.3g} to "
+        f"{most:.3g}: off by {errors}"
+    )
+
+
 def _score_text(score: FormScore) -> str:
     parts = [f"{SYMBOLS[name]} {_number(interval)}" for name, interval in score.constants.items()]
     errors = ((score.by_corpus, "corpora"), (score.by_passes, "passes"))
@@ -42,20 +100,30 @@ def _number(estimate: Estimate) -> str:
     return f"{estimate.value:.4g} [{low}, {high}]"
 
 
+def corpus_lines(answers: dict[str, RepeatedOptimum | Refusal]) -> list[str]:
+    """What to train with a budget and a corpus, one line an arm."""
+    return [
+        f"{arm}: refused: {answer.sentence}" if isinstance(answer, Refusal) else f"{arm}: {optimum_text(answer)}"
+        for arm, answer in answers.items()
+    ]
+
+
 def optimum_text(answer: RepeatedOptimum) -> str:
     """What to train with a budget and a corpus."""
     epochs, loss = answer.epochs.estimate, answer.loss.estimate
+    beyond = f"; no run passed over its text more than {answer.most_passes:.3g} times" if answer.beyond else ""
     return (
         f"N* {answer.params.estimate.shown(short_count)}, D* {answer.tokens.estimate.shown(short_count)} in "
         f"{epochs.value:.3g} [{epochs.low:.3g}, {epochs.high:.3g}] passes, "
-        f"L* {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]"
+        f"L* {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]{beyond}"
     )
 
 
 def optimum_as_json(answer: RepeatedOptimum) -> dict[str, Any]:
     """Everything but the draws; estimates are left for the caller to make plain."""
     numbers = {name: getattr(answer, name).estimate for name in ("params", "tokens", "epochs", "loss")}
-    return {"arm": answer.arm, "budget": answer.budget, "unique_tokens": answer.unique_tokens, **numbers}
+    place = {"arm": answer.arm, "budget": answer.budget, "unique_tokens": answer.unique_tokens}
+    return place | numbers | {"most_passes": answer.most_passes}
 
 
 def repeated_as_json(fit: RepeatedFit) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def _predict_corpus(
     from analysis.advice.predict import predict_corpus
     from analysis.report.text import plain, reading_as_json
     from analysis.statistics.answers import Refusal
-    from analysis.surface.extended.repeated_words import optimum_as_json, optimum_text
+    from analysis.surface.extended.repeated_words import corpus_lines, optimum_as_json
     from mor_core.units import budget_text, short_count
 
     study = fitted.study
@@ -183,10 +183,9 @@ def _predict_corpus(
             f"budget {budget_text(flops)} FLOPs ({study.points.budget_convention}), a corpus of "
             f"{short_count(unique_tokens)} tokens; L* is {study.points.loss_column} in {study.points.loss_unit}"
         )
-        for arm, answer in answers.items():
-            refused = isinstance(answer, Refusal)
-            typer.echo(f"{arm}: refused: {answer.sentence}" if refused else f"{arm}: {optimum_text(answer)}")
-        say_next_of(source, fitted.name, "fit --approach surface")
+        for line in corpus_lines(answers):
+            typer.echo(line)
+        say_next_of(source, fitted.name, f"plot repeated --budget {budget_text(flops)}")
     _end_refused_all(isinstance(answer, Refusal) for answer in answers.values())
 
 
@@ -233,7 +232,7 @@ def compare(source: Runs, other: Other = None, loss: LossesOption = None, as_jso
     """
     from analysis.frontier.conventions import recount, recount_lines
     from analysis.frontier.wall_time import at_equal_time
-    from analysis.report.text import comparison_as_json, comparison_lines, plain, reading_as_json
+    from analysis.report.text import comparison_as_json, comparison_lines, plain, reading_as_json, repetition_gaps
     from analysis.statistics.answers import Estimate
 
     any_gap, content, name, routed, foreign = False, {}, "", True, {}
@@ -246,12 +245,13 @@ def compare(source: Runs, other: Other = None, loss: LossesOption = None, as_jso
         study, name = fitted.study, fitted.name
         foreign = reading_as_json(study.reading)
         recounted, timed = recount(study, fitted.runs), at_equal_time(study, fitted.runs)
-        any_gap |= any(isinstance(comparison.gap, Estimate) for comparison in study.comparisons)
+        any_gap |= any(isinstance(pair.gap, Estimate) for pair in (*study.comparisons, *study.repetition))
         if as_json:
             pairs = [comparison_as_json(comparison) for comparison in study.comparisons]
             content[study.points.loss_column] = {
                 "comparisons": pairs,
                 "over_budgets": plain(study.over_budgets),
+                "repetition": plain(study.repetition),
                 "recounted": plain(recounted),
                 "at_equal_time": plain(timed),
             }
@@ -259,7 +259,7 @@ def compare(source: Runs, other: Other = None, loss: LossesOption = None, as_jso
         typer.echo(f"{study.points.loss_column}:")
         for line in comparison_lines(study) or ["fewer than two arms: nothing to compare"]:
             typer.echo(f"  {line}")
-        for line in (*(pair.sentence for pair in timed), *recount_lines(recounted)):
+        for line in (*repetition_gaps(study), *(pair.sentence for pair in timed), *recount_lines(recounted)):
             typer.echo(f"  {line}")
     if as_json:
         print_json("mor-sweep.compare/1", {"source": name, "with": other, "losses": content, **foreign})

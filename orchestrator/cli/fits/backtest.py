@@ -27,22 +27,28 @@ def backtest(
     Says how far off each law was. Exit code 5 where none can be fitted.
     """
     from analysis.advice.forecast.record import histories
-    from analysis.report.backtests import backtests_as_json, backtests_as_markdown
+    from analysis.frontier.study import backtest_repeats
+    from analysis.report.backtests import backtests_as_json, backtests_as_markdown, repeats_as_markdown
+    from analysis.report.text import plain
     from analysis.statistics.answers import Refusal
 
     fitted = fit_of(source, loss, ("parabola",), tied=tied)
     records = histories(fitted.study, asymptote)
+    repeats = backtest_repeats(fitted.runs, fitted.study.settings)
     reasons = [f"{arm}: {record.sentence}" for arm, record in records.items() if isinstance(record, Refusal)]
     points = fitted.study.points
     if as_json:
         content = {"source": fitted.name, "budget_convention": points.budget_convention}
         content |= {"loss_column": points.loss_column, "loss_unit": points.loss_unit, "asymptote": asymptote}
-        print_json("mor-sweep.backtest/1", content | backtests_as_json(records))
-    if len(reasons) == len(records):
+        print_json("mor-sweep.backtest/1", content | backtests_as_json(records) | {"repeats": plain(repeats)})
+    if len(reasons) == len(records) and all(isinstance(steps, Refusal) for steps in repeats.values()):
+        reasons += [f"{arm}: {steps.sentence}" for arm, steps in repeats.items() if isinstance(steps, Refusal)]
         end_refused(reasons or ["the table has no run that a fit can use"])
     if as_json:
         return
     for reason in reasons:
         say(f"refused: {reason}")
-    typer.echo(backtests_as_markdown(records), nl=False)
+    if len(reasons) < len(records):
+        typer.echo(backtests_as_markdown(records), nl=False)
+    typer.echo(repeats_as_markdown(repeats), nl=False)
     say_next_of(source, fitted.name, "plot backtest")

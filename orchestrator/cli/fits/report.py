@@ -55,6 +55,6 @@ def report(
         replace_text(path, page)
     typer.echo(f"{fitted.name}: {path}", err=True)
     typer.echo(f"next: open {path} in a browser", err=True)
-    if fitted.study.refused:
+    if fitted.study.refused and not fitted.study.says_of_repetition:
         typer.echo("refused: no number is supported by these runs; the page says why", err=True)
         raise typer.Exit(FIT_REFUSED)
