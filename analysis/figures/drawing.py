@@ -140,12 +140,13 @@ def count_ticks(axis: Axis, ratio: float) -> None:
     fine, usual, coarse, decades = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)
     subs = fine if ratio < 5 else usual if ratio < 60 else coarse if ratio < 1500 else decades
     axis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda count, _: _tick_text(count)))
+    axis.set_major_formatter(FuncFormatter(lambda count, _: tick_text(count)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
 
-def _tick_text(count: float) -> str:
+def tick_text(count: float) -> str:
+    """A count as short as it can be: 100M."""
     text = short_count(count)
     number, unit = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
     return f"{float(number):g}{unit}"

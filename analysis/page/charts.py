@@ -8,6 +8,7 @@ import numpy as np
 import seaborn
 from matplotlib.colors import to_hex
 
+from analysis.figures.advice.repeated import ArmRepetition, arms_of_repetition
 from analysis.figures.curves import SHOWN_FROM, mean_over_seeds, smoothed
 from analysis.figures.drawing import ARM_COLOURS, arm_style, budget_colours
 from analysis.figures.figure_data import frontier_data, isoflop_data, residuals_data, surface_data
@@ -16,8 +17,9 @@ from analysis.frontier.study import Study
 from analysis.isoflop.parabola import Parabola
 from analysis.report.text import count_text, loss_text, params_label
 from analysis.runs.curves import CellCurve
-from analysis.statistics.answers import Estimate
+from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import QUANTITIES, SYMBOLS
+from analysis.surface.extended.repeated import RepeatedOptimum
 from analysis.surface.fit import SurfaceFit
 from mor_core.units import budget_label, short_count
 
@@ -42,6 +44,7 @@ def charts_of(study: Study, curves: Sequence[CellCurve]) -> list[Chart]:
         *_isoflop_charts(study),
         *_surface_charts(study),
         *_residual_charts(study),
+        *_repeated_charts(study),
         *_compare_charts(study),
         *_curve_charts(curves),
     ]
@@ -224,6 +227,67 @@ def _residual_charts(study: Study) -> list[Chart]:
                  "series": [_series(entry["arm"], entry["arm"], colour, SHAPES[marker], points=points, legend="")]}
             )  # fmt: skip
     return charts
+
+
+def _repeated_charts(study: Study) -> list[Chart]:
+    """By arm: loss by passes with the law, and what to train from a corpus."""
+    charts = []
+    for shown in arms_of_repetition(study):
+        common = {"section": "surface", "arm": shown.arm}
+        if shown.tracks:
+            loss = _axis(f"{study.points.loss_column} ({study.points.loss_unit})", "number", log=False)
+            charts.append(
+                {"id": f"passes-{len(charts)}", "title": f"{shown.arm}: {shown.source}", "starts_row": True,
+                 "x": _axis("passes over the text (D / U)", "number"), "y": loss,
+                 "series": _track_series(shown)} | common
+            )  # fmt: skip
+        if not isinstance(shown.optima, Refusal):
+            charts.append(
+                {"id": f"corpus-{len(charts)}",
+                 "title": f"{shown.arm}: optimum at {budget_label(shown.optima[0].budget)} by corpus",
+                 "x": _axis("U, tokens of the corpus", "count"), "y": _axis("N*, D*", "count"),
+                 "series": _corpus_series(shown.arm, shown.optima)} | common
+            )  # fmt: skip
+    return charts
+
+
+def _track_series(shown: ArmRepetition) -> list[Chart]:
+    names = list(dict.fromkeys(track.name for track in sorted(shown.tracks, key=lambda track: track.rank)))
+    colours = {name: to_hex(colour) for name, colour in budget_colours(names).items()}
+    shapes = list(SHAPES.values())
+    return [
+        _series(
+            track.name,
+            shown.arm,
+            colours[track.name],
+            shapes[names.index(track.name) % len(shapes)],
+            points=[
+                {"x": float(x), "y": float(y), "text": [track.name, f"N = {short_count(track.params)}",
+                                                        f"{x:.3g} passes", f"loss {y:.4f}"]}
+                for x, y in zip(track.passes_n, track.loss_n, strict=True)
+            ],
+            line=[[float(x), float(y)] for x, y in zip(track.line_passes_m, track.line_loss_m, strict=True)],
+        )
+        for track in shown.tracks
+    ]  # fmt: skip
+
+
+def _corpus_series(arm: str, optima: Sequence[RepeatedOptimum]) -> list[Chart]:
+    series = []
+    for quantity, symbol, colour in (("params", "N*", ARM_COLOURS[0]), ("tokens", "D*", ARM_COLOURS[1])):
+        places = [(optimum.unique_tokens, getattr(optimum, quantity).estimate) for optimum in optima]
+        points = [
+            {
+                "x": corpus,
+                "y": answer.value,
+                "text": [f"corpus {short_count(corpus)}", f"{symbol} {count_text(answer)}"],
+            }
+            for corpus, answer in places
+        ]
+        line = [[corpus, answer.value] for corpus, answer in places]
+        band = [[corpus, answer.low, answer.high] for corpus, answer in places]
+        series.append(_series(symbol, arm, colour, "none", points=points, line=line, band=band))
+    return series
 
 
 def _compare_charts(study: Study) -> list[Chart]:

@@ -87,6 +87,24 @@ def compare(source: FigureRuns, look: Look, other: Other = None, loss: LossesOpt
     _draw("compare", source, look, other=other, loss=loss)
 
 
+@plot.verb("repeated", "mor-sweep plot repeated --table runs.csv")
+@options_from_dataclass
+def repeated(
+    source: FigureRuns,
+    look: Look,
+    loss: LossOption = CAUSAL,
+    budget: Annotated[
+        str | None, typer.Option(help="Training FLOPs of the optima; the largest that an arm has by default.")
+    ] = None,
+    tied: Tied = False,
+) -> None:
+    """Loss by passes over the text, and what to train from a corpus.
+
+    With the law of repeated text of each arm. Exit code 5 where there is none.
+    """
+    _draw("repeated", source, look, loss=loss, budget=budget, tied=tied)
+
+
 @plot.verb("forecasts", "mor-sweep plot forecasts isoflop-cpu")
 @options_from_dataclass
 def forecasts(look: Look, sweep: SweepName = None, results: Results = Path("results")) -> None:

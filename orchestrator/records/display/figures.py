@@ -24,6 +24,7 @@ PARABOLA, SURFACE = ("parabola",), ("surface",)
 """Approaches of a fit."""
 
 NO_RUN = "the table has no run that a fit can use"
+NO_REPEATS = "no run saw its text more than four times, or the table does not say how often (epochs or unique_tokens)"
 
 
 class NoFigure(UserError):
@@ -179,6 +180,32 @@ def _compare(runs: DrawnRuns, *, other: str | None = None, loss: str | None = No
     )
 
 
+def _repeated(
+    runs: DrawnRuns, *, budget: str | float | None = None, loss: str = "loss", tied: bool = False
+) -> RunsFigure:
+    from analysis.figures.advice.repeated import arms_of_repetition, plot_repeated, repeated_data
+    from mor_core.units import parse_budget
+
+    try:
+        flops = None if budget is None else str(parse_budget(str(budget)))
+    except ValueError as error:
+        raise NoFigure(f"budget: {error}") from error
+    fitted = runs.fit(loss, SURFACE, tied)
+    study = fitted.study
+    arms = arms_of_repetition(study, flops)
+    provenance = replace(fitted.provenance, method="loss by N, D and the passes over the text")
+    refused = {arm: answer for arm, answer in {**study.repeated, **study.excess}.items() if isinstance(answer, Refusal)}
+    reasons = tuple(f"{arm}: {answer.sentence}" for arm, answer in refused.items()) or (NO_REPEATS,)
+    return RunsFigure(
+        name="repeated",
+        fitted=fitted,
+        provenance=provenance,
+        draw=lambda paths, width: plot_repeated(study, arms, paths, provenance, width=width),
+        data=lambda: repeated_data(arms),
+        refusals=() if study.says_of_repetition else reasons,
+    )
+
+
 def _task(
     runs: DrawnRuns,
     *,
@@ -317,6 +344,7 @@ FIGURES: dict[str, Callable[..., RunsFigure]] = {
     "surface": _surface,
     "residuals": _residuals,
     "compare": _compare,
+    "repeated": _repeated,
     "task": _task,
     "backtest": _backtest,
     "lifetime": _lifetime,
