@@ -32,7 +32,7 @@ from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Refusal
 from mor_core.errors import Fix, UserError
 from mor_core.units import parse_budget
-from orchestrator.records.display.figures import FIGURES, PARABOLA, DrawnRuns, NoFigure, by_losses
+from orchestrator.records.display.figures import FIGURES, PARABOLA, SURFACE, DrawnRuns, NoFigure, by_losses
 from orchestrator.records.display.values import Answer, Drawing, PlannedCells, SweepFit, SweepStatus
 from orchestrator.records.fits import (
     Fitted,
@@ -56,7 +56,17 @@ if TYPE_CHECKING:
 
 
 FigureName = Literal[
-    "isoflop", "frontier", "surface", "residuals", "compare", "task", "backtest", "lifetime", "forecasts", "curves"
+    "isoflop",
+    "frontier",
+    "surface",
+    "residuals",
+    "compare",
+    "repeated",
+    "task",
+    "backtest",
+    "lifetime",
+    "forecasts",
+    "curves",
 ]
 """What `mor-sweep plot` draws."""
 
@@ -79,15 +89,29 @@ class Runs(ABC):
         fitted = self._fitted(loss, approaches, tied)
         return SweepFit(name=fitted.name, study=fitted.study)
 
-    def predict(self, budget: str | float, *, loss: str = "loss", force: bool = False, tied: bool = False) -> Answer:
+    def predict(
+        self,
+        budget: str | float,
+        *,
+        unique_tokens: str | float | None = None,
+        loss: str = "loss",
+        force: bool = False,
+        tied: bool = False,
+    ) -> Answer:
         """What to train with a budget of FLOPs, as `mor-sweep predict` says it; the values are
-        `analysis.advice.predict.Advice`, one an arm and approach.
+        `analysis.advice.predict.Advice`, one an arm and approach. With the size of a corpus they are arm ->
+        `analysis.surface.extended.repeated.RepeatedOptimum`, or why there is none.
 
-        Raises TableError, also for what is no amount of FLOPs, and LossError.
+        Raises TableError, also for what is no amount of FLOPs or tokens, and LossError.
         """
-        from analysis.advice.predict import predict_budget
+        from analysis.advice.predict import predict_budget, predict_corpus
+        from analysis.surface.extended.repeated_words import corpus_lines
 
         flops = _flops(budget)
+        if unique_tokens is not None:
+            corpus, study = _corpus(unique_tokens), self._fitted(loss, SURFACE, tied).study
+            optima = predict_corpus(study, str(flops), corpus, forced=force)
+            return Answer(values=optima, text="\n".join(corpus_lines(optima)))
         fitted = self._fitted(loss, BOTH, tied)
         answers = predict_budget(fitted.study, str(flops), forced=force)
         shapes = nearest_shapes(fitted, answers, flops)
@@ -99,12 +123,13 @@ class Runs(ABC):
         the studies compared, one a loss. Raises NoSuchSweep, TableError and LossError."""
         from analysis.frontier.conventions import recount, recount_lines
         from analysis.frontier.wall_time import at_equal_time
-        from analysis.report.text import comparison_lines
+        from analysis.report.text import comparison_lines, repetition_gaps
 
         lines, compared = [], self._compared(other, loss)
         for fitted in compared:
             study = fitted.study
             sentences = comparison_lines(study) or ["fewer than two arms: nothing to compare"]
+            sentences += repetition_gaps(study)
             sentences += [pair.sentence for pair in at_equal_time(study, fitted.runs)]
             sentences += recount_lines(recount(study, fitted.runs))
             lines += [f"{study.points.loss_column}:", *(f"  {sentence}" for sentence in sentences)]
@@ -114,12 +139,16 @@ class Runs(ABC):
         """The later budgets predicted from the first ones, as `mor-sweep backtest` says it; the values are arm ->
         `analysis.advice.forecast.record.History`, or why there is none. Raises TableError and LossError."""
         from analysis.advice.forecast.record import histories
-        from analysis.report.backtests import backtests_as_markdown
+        from analysis.frontier.study import backtest_repeats
+        from analysis.report.backtests import backtests_as_markdown, repeats_as_markdown
 
-        records = histories(self._fitted(loss, PARABOLA, tied).study, asymptote)
+        fitted = self._fitted(loss, PARABOLA, tied)
+        records = histories(fitted.study, asymptote)
+        repeats = backtest_repeats(fitted.runs, fitted.study.settings)
         refusals = {arm: record for arm, record in records.items() if isinstance(record, Refusal)}
         refused = [f"refused: {arm}: {refusal.sentence}" for arm, refusal in refusals.items()]
-        return Answer(values=records, text="\n".join([*refused, backtests_as_markdown(records)]).strip())
+        texts = [*refused, backtests_as_markdown(records), repeats_as_markdown(repeats)]
+        return Answer(values=records, text="\n".join(texts).strip())
 
     def figure(self, name: FigureName, **options: Any) -> Drawing:
         """A figure as `mor-sweep plot` draws it; its options are those of that verb, such as `loss="loss_topk"`,
@@ -355,6 +384,14 @@ def _flops(budget: str | float) -> int:
         return parse_budget(str(budget))
     except ValueError as error:
         raise TableError(f"budget: {error}") from error
+
+
+def _corpus(tokens: str | float) -> int:
+    """Raises TableError for what is no number of tokens."""
+    try:
+        return parse_budget(str(tokens))
+    except ValueError as error:
+        raise TableError(f"unique_tokens: found {tokens!r}, expected a number of tokens such as 1e9.") from error
 
 
 def check_model(model: Any, *, vocab_size: int = 512, context_length: int = 64) -> "ModelCheck":

@@ -2,6 +2,7 @@
 refused where their losses do not mean the same. A note says where a few validation windows decide how cells differ."""
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -104,6 +105,33 @@ def pair_sweeps(store: Store, one: str | None, other: str, loss_column: str) -> 
         loss_column=loss.name,
         pairs=tuple((f"{a} ({first.name})", f"{b} ({second.name})") for a, b in names),
     )
+
+
+def join_sweeps(store: Store, names: Sequence[str]) -> pl.DataFrame:
+    """The run tables of several sweeps as one, arms as they are, and a cell that several have once.
+
+    Raises:
+        NoSuchSweep: there is none of a name.
+        TableError: one is named twice, or they count budgets differently or were evaluated on different texts.
+    """
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise TableError(f"{name} is named twice: name each sweep once.")
+    first, *others = [load_sweep(store, name) for name in names]
+    tables = [table(store, first)]
+    for other in others:
+        _check_losses(store, first, other, parse_loss("loss"))
+        texts, of_other = sweep_texts(store, first.name), sweep_texts(store, other.name)
+        for name in sorted(texts.keys() & of_other.keys()):
+            _check_texts(store, (first, other), parse_loss(f"{TEXT}:{name}"))
+        tables.append(table(store, other))
+    joined = pl.concat(tables, how="diagonal").unique("cell_id", keep="first", maintain_order=True)
+    conventions = sorted(set(joined["budget_convention"].to_list()))
+    if len(conventions) > 1:
+        raise TableError(
+            f"the sweeps count budgets as {' and as '.join(conventions)} FLOPs, which one table cannot mix."
+        )
+    return joined
 
 
 def _check_losses(store: Store, first: Sweep, second: Sweep, loss: Loss) -> None:

@@ -29,11 +29,12 @@ from analysis.advice.forecast.score import ScoredForecast, TrainedCell, score_fo
 from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.report.forecasts import run_refusals
 from analysis.runs.points import read_points
+from analysis.runs.quality import MOST_EPOCHS
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.approach import QUANTITIES
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, create_bytes, parse_json_object, read_regular_file
-from mor_core.units import budget_text
+from mor_core.units import budget_text, short_count
 from orchestrator.records.fits import Fitted, nearest_shapes
 from orchestrator.records.revisions import Sweep, package_version
 from orchestrator.records.table import table
@@ -157,7 +158,7 @@ def freeze(store: Store, fitted: Fitted, request: Asked) -> Frozen:
         frame = study.points.of_arm(arm)
         predictions = forecasts(frame, rolled[arm], str(request.flops), forced=request.forced)
         for forecast, shape in zip(predictions, _shapes(fitted, predictions, request.flops), strict=True):
-            frozen = _frozen(fitted, forecast, shape, request, finished, now)
+            frozen = _refuse_repeats(fitted, forecast) or _frozen(fitted, forecast, shape, request, finished, now)
             if isinstance(frozen, Refusal):
                 refused.append(NotFrozen(arm=arm, approach=forecast.approach, sentence=frozen.sentence))
             else:
@@ -203,6 +204,24 @@ def _shapes(fitted: Fitted, predictions: tuple[Forecast, ...], flops: int) -> li
         )
         for shape in nearest_shapes(fitted, predictions, flops)
     ]
+
+
+def _refuse_repeats(fitted: Fitted, forecast: Forecast) -> Refusal | None:
+    """The refusal of a forecast that would pass over the text of a sweep as often as runs do that no law of fresh text
+    is fitted to; None for a sweep without such runs."""
+    runs = fitted.runs.filter(pl.col("epochs") > 0)
+    if isinstance(forecast.tokens, Refusal) or runs.filter(pl.col("epochs") > MOST_EPOCHS).is_empty():
+        return None
+    corpus = float((runs["tokens"] / runs["epochs"]).to_numpy().mean())
+    passes = forecast.tokens.value / corpus
+    if passes <= MOST_EPOCHS:
+        return None
+    return Refusal(
+        kind=RefusalKind.EXTRAPOLATION,
+        sentence=f"its D* of {short_count(forecast.tokens.value)} tokens is {passes:.3g} passes over the "
+        f"{short_count(corpus)} of this sweep, and what is frozen holds for fresh text: ask `predict` what a corpus of "
+        "that size is worth.",
+    )
 
 
 def _frozen(

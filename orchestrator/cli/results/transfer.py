@@ -8,12 +8,22 @@ import typer
 from orchestrator.cli.options import Results, SweepOption, say_next
 
 BUNDLE_SUFFIX = ".tar"
+TABLE_SUFFIXES = (".csv", ".parquet")
 
 
 def export(
     what: Annotated[str, typer.Argument(metavar="SWEEP|CELL", help="A sweep's name; or arm/size/budget of a cell.")],
-    target: Annotated[Path, typer.Argument(metavar="BUNDLE.tar|FOLDER", help="A new .tar file; or a new folder.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE.tar|TABLE|FOLDER", help="A new .tar, .csv or .parquet file; or a new folder for a cell."
+        ),
+    ],
     sweep: SweepOption = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="Another sweep whose runs stand in the same TABLE; repeat for several."),
+    ] = None,
     without_checkpoints: Annotated[
         bool, typer.Option("--without-checkpoints", help="A bundle for tables and fits only, far smaller.")
     ] = False,
@@ -21,9 +31,17 @@ def export(
 ) -> None:
     """Write a sweep as one file, or a cell as a Hugging Face model.
 
-    A sweep becomes a BUNDLE.tar for `mor-sweep import` on another machine. Where the target is no .tar, a vanilla or
-    recursive cell becomes a Llama FOLDER, which transformers loads.
+    A sweep becomes a BUNDLE.tar for `mor-sweep import` on another machine, or, with others, one TABLE of runs (.csv or
+    .parquet) that is fitted as a sweep is. A vanilla or recursive cell becomes a Llama FOLDER, which transformers
+    loads.
     """
+    if target.suffix in TABLE_SUFFIXES:
+        if sweep is not None or without_checkpoints:
+            raise typer.BadParameter("a table of runs takes neither --sweep nor --without-checkpoints")
+        _export_table([what, *(others or ())], target, results)
+        return
+    if others:
+        raise typer.BadParameter("--with is for a table of runs, whose name ends in .csv or .parquet")
     if target.suffix == BUNDLE_SUFFIX:
         if sweep is not None:
             raise typer.BadParameter("--sweep says whose CELL is meant: a bundle holds the sweep that it names")
@@ -38,6 +56,27 @@ def export(
     if what in sweep_names(open_store(results)):
         raise BundleError(f"{target}: {what} is a sweep, and the bundle of a sweep is a file whose name ends in .tar")
     _export_cell(what, target, sweep, results)
+
+
+def _export_table(names: list[str], target: Path, results: Path) -> None:
+    from analysis.runs.points import TableError
+    from mor_core.files import replacing
+    from orchestrator.records.fits import join_sweeps
+    from orchestrator.records.table import parquet_bytes
+    from orchestrator.records.terminal import command_line
+    from orchestrator.store.folder import writing
+    from orchestrator.store.upstream.upstream import open_store
+
+    if target.exists():
+        raise TableError(f"{target} exists already: name a new file.")
+    if not target.parent.is_dir():
+        raise TableError(f"{target.parent} is not a folder: name a file in one that exists.")
+    runs = join_sweeps(open_store(results), names)
+    content = runs.write_csv().encode() if target.suffix == ".csv" else parquet_bytes(runs)
+    with writing(target), replacing(target) as temporary:
+        temporary.write_bytes(content)
+    typer.echo(f"{target}: {runs.height} cells of {', '.join(names)}", err=True)
+    typer.echo(f"next: {command_line('fit', '--table', str(target))}", err=True)
 
 
 def _export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> None:
