@@ -14,10 +14,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
 import mor_sweep as ms
 from analysis.runs.points import TableError
 from analysis.statistics.answers import Estimate
+from orchestrator.cli.main import app
 from orchestrator.notebook import FIGURES, OF_A_SWEEP, NoFigure, Sweep
 from orchestrator.store.sweep_document import NoSuchSweep
 from tests.helpers.paths import ROOT
@@ -129,6 +131,17 @@ def test_a_table_of_others_is_fitted_asked_and_drawn_as_a_sweep_is(tmp_path: Pat
     assert "<svg" in runs.figure("isoflop")._repr_html_()
     assert "columns:" not in capfd.readouterr().err, "what was said once is not said again"
     assert "fewer than two arms" in repr(runs.compare())
+
+
+def test_a_corpus_is_asked_about_as_on_the_command_line():
+    path = ROOT / "results" / "published" / "repeated" / "planted.csv"
+    runs = ms.open_table(path)
+    answer = runs.predict("1e19", unique_tokens="3e8")
+    assert answer.values["vanilla"].epochs.estimate.value > answer.values["looped"].epochs.estimate.value > 20
+    shown = CliRunner().invoke(app, ["predict", "--table", str(path), "--budget", "1e19", "--unique-tokens", "3e8"])
+    assert answer.text in shown.stdout
+    with pytest.raises(TableError, match="unique_tokens: found 'many', expected a number of tokens such as 1e9"):
+        runs.predict("1e19", unique_tokens="many")
 
 
 @pytest.mark.parametrize("question", OF_A_SWEEP)

@@ -48,7 +48,6 @@ def backtest(
         return
     for reason in reasons:
         say(f"refused: {reason}")
-    if len(reasons) < len(records):
-        typer.echo(backtests_as_markdown(records), nl=False)
-    typer.echo(repeats_as_markdown(repeats), nl=False)
+    texts = [backtests_as_markdown(records)] if len(reasons) < len(records) else []
+    typer.echo("\n".join([*texts, *([repeats_as_markdown(repeats)] if repeats else [])]), nl=False)
     say_next_of(source, fitted.name, "plot backtest")

@@ -187,6 +187,15 @@ def test_one_budget_is_refused_with_the_reason_of_every_approach(tmp_path: Path)
     assert all(name in refused.stderr for name in (*APPROACHES, COMBINED))
 
 
+def test_a_forecast_of_fresh_text_is_not_frozen_where_the_sweep_would_repeat_its_text(tmp_path: Path):
+    sweep = PlantedSweep(store=Store(root=tmp_path))
+    train(sweep, BUDGETS, SIZES, data__unique_tokens=250_000)
+    refused = ask(sweep, "--budget", "3e12")
+    assert refused.exit_code == 5
+    assert "passes over the 250.0k of this sweep, and what is frozen holds for fresh text" in refused.stderr
+    assert documents(sweep) == {}
+
+
 def test_without_a_second_seed_the_interval_is_the_means_under_that_name(tmp_path: Path):
     sweep = PlantedSweep(store=Store(root=tmp_path))
     train(sweep, BUDGETS, SIZES)
