@@ -22,6 +22,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from mor_core.config import ModelConfig
 from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.model.transformer import build_model
@@ -327,6 +328,7 @@ def durability_seconds(cell: Cell, planned: Plan, rounds: int) -> tuple[float, f
     torch.set_num_threads(1)
     of_model = [segment for segment in planned.segments if segment.trunk.model == cell.model]
     segment = next(segment for segment in of_model if segment.kind == "stable")
+    assert isinstance(cell.model, ModelConfig)  # The preset has no model of one's own.
     model = build_model(cell.model, 0)
     optimizer = build_optimizer(model, cell.train)
     shape = (cell.train.batch_size, cell.model.context_length + 1)

@@ -144,18 +144,22 @@ def _nats(loss: float) -> str:
 
 
 def pair_rows(findings: Found) -> list[list[str]]:
-    """A row a pair of arms under `PAIR_HEAD`: the gap in the pilot, and what would show it."""
+    """A row a pair of arms under `PAIR_HEAD`: which has the lower loss in the pilot, by how much, and what would show
+    it."""
     return [_pair_row(pair) for pair in findings.advice]
 
 
 def _pair_row(pair: PairAdvice) -> list[str]:
     gap, slope = pair.gap.gap, pair.gap.slope
-    measured = UNKNOWN
+    lower, higher, measured = pair.gap.arm, pair.gap.other, UNKNOWN
     if isinstance(gap, Estimate):
-        growth = "" if slope is None else f", {slope.value:+.4f} per ln C"
-        measured = gap.shown(lambda loss: f"{loss:+.4f}") + growth
+        sign = 1 if gap.value >= 0 else -1
+        lower, higher = (lower, higher)[::sign]
+        low, high = sorted((sign * gap.low, sign * gap.high))
+        growth = "" if slope is None else f", {sign * slope.value:+.4f} per ln C"
+        measured = f"{sign * gap.value:.4f} [{low:+.4f}, {high:+.4f}]{growth}"
     seen = UNKNOWN if isinstance(pair.detectable, Refusal) else _nats(pair.detectable.value)
-    return [f"{pair.gap.arm} below {pair.gap.other}", measured, seen, *_shown_by(pair)]
+    return [f"{lower} below {higher}", measured, seen, *_shown_by(pair)]
 
 
 def _shown_by(pair: PairAdvice) -> tuple[str, str]:

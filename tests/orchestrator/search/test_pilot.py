@@ -66,9 +66,11 @@ def test_four_arms_are_shown_in_eighty_columns_with_the_advice_first(tmp_path: P
     assert all(len(line) <= 80 for line in lines)
     assert len(findings.advice) == 6
     for pair in findings.advice:
-        (row,) = (line for line in lines if line.startswith(f"{pair.gap.arm} below {pair.gap.other} "))
-        assert isinstance(pair.gap.gap, Estimate)
-        assert f"{pair.gap.gap.value:+.4f} [" in row
+        gap = pair.gap.gap
+        assert isinstance(gap, Estimate)
+        lower, higher = (pair.gap.arm, pair.gap.other) if gap.value >= 0 else (pair.gap.other, pair.gap.arm)
+        (row,) = (line for line in lines if line.startswith(f"{lower} below {higher} "))
+        assert f" {abs(gap.value):.4f} [" in row
         assert row.endswith(f" {pair.seeds}") or isinstance(pair.seeds, Refusal)
     assert sum(line.split()[0] in findings.fit.noise for line in lines if line and " below " not in line) == 4
     assert len(lines) < 30
