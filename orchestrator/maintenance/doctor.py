@@ -1,16 +1,13 @@
 """What this machine has and lacks for a sweep, one line each. Heavy libraries are asked in processes of their own."""
 
 import importlib.metadata
-import importlib.resources
 import json
-import locale
 import os
 import platform
 import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +22,6 @@ from mor_core.data.spec import DataError, cache_folder
 from mor_core.files import file_sha256
 from mor_core.units import bytes_text
 from orchestrator.planning.costs.machine import machine_memory
-from orchestrator.planning.spec.sweep_file import SpecError
-from orchestrator.planning.spec.sweep_spec import load_spec
 from orchestrator.running.ray.connection import SHARED_MEMORY, ClusterUnreachable, check_shared_memory
 from orchestrator.store.folder import ResultsError, check_writable
 from orchestrator.store.published import StoreError
@@ -38,7 +33,6 @@ from orchestrator.tracking.server import TrackingServerUnreachable, check_answer
 Level = Literal["ok", "warn", "bad"]
 
 DISTRIBUTION = "mor-sweep"
-SWEEPS = Path(str(importlib.resources.files("sweeps")))
 PROBE_SECONDS = 240.0
 LITTLE_DISK_BYTES = 2 * 10**9
 LITTLE_MEMORY_BYTES = 2 * 10**9
@@ -47,8 +41,6 @@ LITTLE_SHARED_MEMORY_BYTES = 2 * 10**8
 FEW_OPEN_FILES = 256
 PAPER_GIGABYTES = 120
 """Of the paper's 1.7B model with its batch, as its plan says."""
-CLOCK_SECONDS = 5.0
-"""How far the disk's clock may be from this machine's before that is worth a line."""
 
 TORCH_PROBE = """
 import json, torch
@@ -92,9 +84,6 @@ def examine(store: Store, *, deep: bool) -> Iterator[Line]:
         yield _ray_line()
     yield _tracking_line(store)
     yield from _data_lines(store)
-    yield _presets_line()
-    yield _clock_line()
-    yield _encoding_line()
 
 
 def _machine_lines(store: Store) -> Iterator[Line]:
@@ -262,31 +251,6 @@ def _snapshot_line(folder: Path) -> Line:
         )
     tokens = sum(entry["tokens"] for entry in shards)
     return Line(level="ok", name="data", found=f"{manifest['name']}, {tokens:,} tokens verified in {folder}")
-
-
-def _presets_line() -> Line:
-    presets = sorted(path for path in SWEEPS.iterdir() if path.suffix == ".toml")
-    for path in presets:
-        try:
-            load_spec(str(path))
-        except SpecError as error:
-            return Line(level="bad", name="sweep files", found=str(error))
-    return Line(level="ok", name="sweep files", found=f"{len(presets)} shipped ones are valid")
-
-
-def _clock_line() -> Line:
-    with tempfile.NamedTemporaryFile() as file:
-        gap = abs(Path(file.name).stat().st_mtime - time.time())
-    if gap > CLOCK_SECONDS:
-        return Line(level="warn", name="clock", found=f"{gap:.0f} s away from the disk's: nothing depends on it")
-    return Line(level="ok", name="clock", found="in step with the disk's; no decision depends on it")
-
-
-def _encoding_line() -> Line:
-    encoding = locale.getpreferredencoding(False)
-    if encoding.lower().replace("-", "") == "utf8":
-        return Line(level="ok", name="locale", found="UTF-8")
-    return Line(level="warn", name="locale", found=f"text is read as {encoding}: set PYTHONUTF8=1")
 
 
 def _probe(code: str) -> tuple[Any, str]:

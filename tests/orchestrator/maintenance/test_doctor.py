@@ -25,9 +25,6 @@ LINES = {
     "compiler",
     "mlflow",
     "data",
-    "sweep files",
-    "clock",
-    "locale",
 }
 
 
