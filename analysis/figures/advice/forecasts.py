@@ -11,9 +11,10 @@ from matplotlib.lines import Line2D
 from analysis.advice.forecast.score import ScoredForecast
 from analysis.figures.drawing import FAINT, WARN, arm_style, plain_text, shortened
 from analysis.figures.layout import legend_below, save, style_for
+from analysis.report.forecasts import answering
 from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Estimate, Refusal
-from mor_core.units import budget_label
+from mor_core.units import amount_text, budget_label
 
 ROW_INCHES = 0.34
 DASHES = (0, (2, 1.5))
@@ -35,10 +36,11 @@ def plot_forecasts(
     provenance: Provenance | None = None,
     width: float | None = None,
 ) -> None:
-    """A row a forecast: every cell that was trained for it since, against the interval that it predicts for that very
-    (N, D); while it waits, the interval of its own shape. Intervals of the law's mean, which a run may leave by its
-    noise, are dashed.
+    """A row a forecast that answered (the laws behind it are in the data): every cell that was trained for it since,
+    against the interval that it predicts for that very (N, D); while it waits, the interval of its own shape. Intervals
+    of the law's mean, which a run may leave by its noise, are dashed.
     """
+    scored = answering(scored)
     arms = sorted({record.forecast.key.arm for record in scored})
     with matplotlib.rc_context(style_for(width)):
         figure = Figure(figsize=(width or 8.0, 1.3 + ROW_INCHES * max(len(scored), 1)), layout="constrained")
@@ -59,7 +61,8 @@ def plot_forecasts(
 def _label(scored: ScoredForecast, width: float | None) -> str:
     """One line; in a narrow figure two, so that names leave room to what they name."""
     key = scored.forecast.key
-    budget, law = budget_label(key.budget), [key.approach, *([] if key.loss_column == "loss" else [key.loss_column])]
+    budget = f"{budget_label(key.budget)} ({amount_text(scored.forecast.reach)} times)"
+    law = [key.approach, *([] if key.loss_column == "loss" else [key.loss_column])]
     if width is None or width > NARROW_INCHES:
         return plain_text(shortened(", ".join([key.arm, budget, *law]), MOST_LABEL))
     most = int(LABEL_SHARE * width * LABEL_CHARACTERS_PER_INCH)

@@ -7,6 +7,7 @@ from analysis.frontier.study import FitSettings, Study, fit_study
 from analysis.report.headline import headline, surface_misses
 from analysis.report.text import study_as_markdown, with_cell_names
 from analysis.statistics.answers import Estimate
+from mor_core.units import budget_label
 
 BOTH = FitSettings(approaches=("parabola", "surface"))
 
@@ -63,7 +64,8 @@ def test_what_is_refused_is_a_word_in_the_tables_and_a_sentence_below(planted):
     assert not any("refused (" in line for line in rows)
     assert text.count("refused: N*") == 1
     assert f"refused 1 of {len(study.frontiers[0].optima)} optima" in headline(study, small=False)
-    assert "(at " in headline(study, small=False)
+    answered = sorted(study.frontiers[0].optima, key=lambda optimum: int(optimum.budget))[-2].budget
+    assert f"N* at {budget_label(answered)} |" in headline(study, small=False)
 
 
 def test_a_study_without_a_number_says_so_first(planted):
