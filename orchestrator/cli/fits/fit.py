@@ -129,6 +129,7 @@ def _end_fit(study: "Study", source: Runs, name: str, as_json: bool) -> None:
     """The next step, and the exit code of a refusal."""
     if not as_json:
         figure = "plot frontier" if "parabola" in study.settings.approaches else "plot surface"
+        figure = "plot repeated" if study.refused and study.says_of_repetition else figure
         say_next_of(source, name, "report", figure, *(() if source.table is not None else ("suggest",)))
     if study.refused and not study.says_of_repetition:
         raise typer.Exit(FIT_REFUSED)

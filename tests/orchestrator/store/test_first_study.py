@@ -60,9 +60,9 @@ def test_its_files_are_those_that_the_first_version_wrote() -> None:
     assert not any("sha256" in result for result in results)
 
 
-LATER = {"doubts", "interval", "over_budgets", "repeated"}
+LATER = {"doubts", "interval", "over_budgets", "repeated", "excess", "repetition"}
 """What later versions say besides: why a surface may not be the law, the interval of a budget left out, arms over all
-budgets, and laws of repeated text."""
+budgets, laws of repeated text, what repetition costs run by run, and that of arms beside each other."""
 UNDETERMINED = {"low", "high", "held_out", "relative_gradient", "share_reached"}
 """What the last bits of a CPU decide about a law of which E went to nothing: such fits end anywhere near 0, and so do
 those to redrawn losses, to fewer budgets and with one parameter held."""
