@@ -20,6 +20,8 @@ FamilyArchitecture = Literal["vanilla", "recursive", "mor"]
 """Of our family."""
 Architecture = Literal["vanilla", "recursive", "mor", "own"]
 """Three of our family; own is a user's model (`OwnModel`)."""
+OwnTraining = Literal["adamw", "steps", "whole-runs"]
+"""How a user's own model is trained (see `OwnModel.training`)."""
 CausalRule = Literal["threshold", "half"]
 """How an expert-choice token goes on when later tokens are unknown (see `mor_core.model.transformer.RoutingRule`)."""
 
@@ -376,6 +378,9 @@ class OwnModel:
     """FLOPs of the forward pass of it."""
     activation_bytes: int = fact_field()
     """Bytes that the backward pass of one sequence keeps, in fp32."""
+    training: OwnTraining = later_field("adamw", since="0.1.0")
+    """adamw, by the loop of this program; steps, by its object's own, at whatever rate they are given, so that budgets
+    can share a trunk; whole-runs, by its object's own, which have to know where their run ends."""
 
     def __post_init__(self) -> None:
         counts = ("vocab_size", "context_length", "unique_params", "total_params", "training_flops", "forward_flops")

@@ -15,7 +15,7 @@ from mor_core.files import is_folder_name, is_plain_name
 NATS_PER_TOKEN = "nats/token"
 BITS_PER_BYTE = "bits/byte"
 ERROR_RATE = "error rate"
-TEXT, TASK, BPB = "text", "task", "bpb"
+TEXT, TASK, BPB, OWN = "text", "task", "bpb", "own"
 OF_VALIDATION = {
     "loss": NATS_PER_TOKEN,
     "loss_topk": NATS_PER_TOKEN,
@@ -24,7 +24,7 @@ OF_VALIDATION = {
 }
 """What every evaluation of a cell measures, on validation text -> its unit; results/README.md explains each."""
 
-NAMES = (*OF_VALIDATION, f"{TEXT}:NAME", f"{TASK}:NAME", f"{BPB}:NAME")
+NAMES = (*OF_VALIDATION, f"{TEXT}:NAME", f"{TASK}:NAME", f"{BPB}:NAME", f"{OWN}:NAME")
 FORMER_NAMES = {"causal": "loss", "topk": "loss_topk"}
 """What two of them were once called on the command line."""
 
@@ -44,13 +44,14 @@ class Loss:
 
     @property
     def kind(self) -> str:
-        """`text`, `task` or `bpb` where it is measured apart from the cell's own evaluation; else empty."""
+        """`text`, `task` or `bpb` where it is measured apart from the cell's own evaluation, `own` where a user's own
+        model names it; else empty."""
         kind, mark, _ = self.name.partition(":")
         return kind if mark else ""
 
     @property
     def subject(self) -> str:
-        """The text's or the task's name; else empty."""
+        """The text's, the task's or the own loss's name; else empty."""
         return self.name.partition(":")[2]
 
     @property
@@ -71,6 +72,8 @@ def parse_loss(words: str) -> Loss:
         if not is_plain_name(subject):
             raise LossError(f"task {subject!r:.80}: expected a plain name, such as that of its file")
         return Loss(name=name, unit=ERROR_RATE if kind == TASK else BITS_PER_BYTE)
+    if mark and kind == OWN and is_folder_name(subject):
+        return Loss(name=name, unit=NATS_PER_TOKEN)
     near = get_close_matches(name, NAMES, n=1)
     meant = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(NAMES)}"
     raise LossError(f"loss {words!r:.80} is unknown: {meant}")
@@ -115,6 +118,8 @@ def no_cell_has(table: pl.DataFrame, loss: Loss) -> LossError:
     subjects = [name.partition(":")[2] for name in measured if name.startswith(f"{loss.kind}:")]
     near = get_close_matches(loss.subject, subjects, n=1)
     meant = f" (did you mean {loss.kind}:{near[0]}?)" if near else ""
+    if loss.kind == OWN:
+        return LossError(f"no cell has {loss.name}{meant}: it is one that a model of your own gives in named_losses")
     fix = {
         TEXT: Fix(verb="eval", setting="text", value=f"{loss.subject}=FILE", words="measure it with {}"),
         TASK: Fix(verb="eval", setting="tasks", value=loss.subject, words="score it with {}"),
@@ -127,7 +132,7 @@ def no_cell_has(table: pl.DataFrame, loss: Loss) -> LossError:
 
 def _measured(table: pl.DataFrame) -> list[str]:
     """Names of the losses that some row has."""
-    columns = [name for name in table.columns if name in OF_VALIDATION or name.startswith(f"{TEXT}:")]
+    columns = [name for name in table.columns if name in OF_VALIDATION or name.startswith((f"{TEXT}:", f"{OWN}:"))]
     texts = table["tasks"].drop_nulls().unique().to_list() if "tasks" in table.columns else []
     tasks = [json.loads(text) for text in texts]
     measured = [name for name in columns if table[name].null_count() < table.height]

@@ -82,6 +82,11 @@ class LanguageModel(nn.Module, Generic[Config]):
     def update_router_state(self, statistics_R: Tensor) -> None:
         """Told of `Routed.statistics_R` over the global batch, once an optimiser step."""
 
+    def named_losses(self, tokens_BT: Tensor) -> dict[str, Tensor]:
+        """Losses that an evaluation measures beside the cross-entropy: name -> mean of each sequence, [B], nats/token.
+        `tokens_BT` are the inputs and, one later, the targets: [B, T + 1]."""
+        return {}
+
     def checkpoint_in_backward(self) -> None:
         """Keep a layer's input only and compute the rest again in the backward pass. Raises ValueError where the
         model cannot."""

@@ -95,6 +95,7 @@ def counted(definition: Definition, size: str, *, vocab_size: int, context_lengt
         training_flops=training,
         forward_flops=took.forward_flops if training == took.training_flops else max(1, round(training / 3)),
         activation_bytes=took.activation_bytes,
+        training=definition.training,
     )
     return Counted(model=model, warnings=tuple(warnings))
 
@@ -167,6 +168,7 @@ def _shape(definition: Definition, size: str, vocab_size: int, context_length: i
         training_flops=1,
         forward_flops=1,
         activation_bytes=0,
+        training=definition.training,
     )
 
 

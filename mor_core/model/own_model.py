@@ -20,6 +20,7 @@ AdamW, schedule, trunks, accumulation, evaluation, checkpoints, FLOPs by PyTorch
     unrolled_params(**size)            each parameter once per application; else by counting calls of modules
     training_flops_per_token(**size)   exact; else PyTorch's counter over forward and backward
     flops_reason = "why"               why its count is far from PyTorch's
+    training_step(...) and others      how it is trained and evaluated: see OptionalParts
 
 The three functions take what `build` takes. Weights are drawn by `build`, under a seed that we set: they are a pure
 function of (settings, seed). So is a step, dropout included: the seed is set anew before each.
@@ -44,7 +45,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mor_core.config import Model, ModelConfig, OwnModel
+from mor_core.config import Model, ModelConfig, OwnModel, OwnTraining, TrainConfig
+from mor_core.files import is_folder_name
 from mor_core.model.language_model import LanguageModel, Routed, RoutingRule
 from mor_core.model.own_code import CodeFingerprint, OwnImportError, OwnModelError, fingerprint, parts_of_name
 from mor_core.model.transformer import build_model
@@ -59,6 +61,57 @@ class OwnModelObject(Protocol):
     """The ladder: name of a size -> keyword arguments of `build`, plain values."""
     build: Callable[..., nn.Module]
     """build(vocab_size=..., context_length=..., **size): a module from token ids [B, T] to logits [B, T, V]."""
+
+
+class OptionalParts(Protocol):
+    """What an object may have where the defaults do not fit. Each is found by its name.
+
+    `module` is what `build` made. `tokens_BT` are token ids [B, T + 1], int64: the inputs [:, :-1] and, one later, the
+    targets [:, 1:]. `train` is the sweep's TrainConfig (mor_core.config), to follow as far as the model can.
+    """
+
+    supports_cooldown: bool
+    """Whether training steps follow any `learning_rate`: a constant one, then a linear fall to 0. Budgets can then
+    share a trunk. Without it each run is trained as a whole: `train.cosine_steps` says how many steps it has, and the
+    rates are a cosine over them."""
+
+    def training_step(
+        self,
+        module: nn.Module,
+        state: Any,
+        tokens_BT: Tensor,
+        *,
+        step: int,
+        learning_rate: float,
+        train: TrainConfig,
+    ) -> Tensor:
+        """Take one optimiser step (`step` counts from 0) on the whole batch, which the seed and the step decide, and
+        change `module` and `state` in place. In place of AdamW, clipping, accumulation and mixed precision.
+
+        Returns the mean cross-entropy of the batch before the step, nats/token, a scalar. torch's generator is seeded
+        anew before each step.
+        """
+        ...
+
+    def training_state(self, module: nn.Module, train: TrainConfig) -> Any:
+        """What steps keep beside the weights, such as an optimiser, as it is before the first step. Without this method
+        `state` is None, and a step needs nothing but the weights."""
+        ...
+
+    def state_tensors(self, state: Any) -> dict[str, Tensor]:
+        """All of the state by name, for a safetensors file. No two tensors share memory."""
+        ...
+
+    def load_state(self, state: Any, tensors: dict[str, Tensor]) -> None:
+        """Put back, in place and bit for bit, what `state_tensors` gave; `state` is new, `tensors` are on the module's
+        device."""
+        ...
+
+    def named_losses(self, module: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
+        """Losses that an evaluation measures beside the cross-entropy: name -> mean of each sequence, [B], nats/token,
+        above 0, less is better. The module is in evaluation mode and gradients are off. The mean over all validation
+        sequences becomes the column own:NAME of the run table."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +131,13 @@ class Definition:
     files: tuple[Path, ...]
     """That it names."""
 
+    @property
+    def training(self) -> OwnTraining:
+        """How it is trained."""
+        if not hasattr(self.target, "training_step"):
+            return "adamw"
+        return "steps" if getattr(self.target, "supports_cooldown", False) else "whole-runs"
+
     def build(self, size: str, *, vocab_size: int, context_length: int) -> nn.Module:
         """A module of a size, as the object makes it. Raises OwnModelError."""
         module = self.call("build", size, vocab_size=vocab_size, context_length=context_length)
@@ -90,7 +150,7 @@ class Definition:
         try:
             return getattr(self.target, method)(**settings, **self.sizes[size])
         except Exception as error:  # Whatever it is, it is the user's to mend.
-            raise OwnModelError(f"{self.name}: {method} of {size} failed: {_one_line(error)}") from error
+            raise OwnModelError(f"{self.name}: {method} of {size} failed: {one_line(error)}") from error
 
     def settings_text(self, size: str) -> str:
         """The keyword arguments of a size, as an id holds them."""
@@ -110,9 +170,9 @@ def load_definition(name: str) -> Definition:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise OwnModelError(f"model {name}: there is no module {error.name} on Python's path") from None
-        raise OwnImportError(f"model {name}: its import failed: {_one_line(error)}") from error
+        raise OwnImportError(f"model {name}: its import failed: {one_line(error)}") from error
     except Exception as error:  # Code of the user's runs here.
-        raise OwnImportError(f"model {name}: its import failed: {_one_line(error)}") from error
+        raise OwnImportError(f"model {name}: its import failed: {one_line(error)}") from error
     try:
         target = reduce(getattr, place.split("."), module)
     except AttributeError:
@@ -145,6 +205,7 @@ def _missing(target: Any) -> list[str]:
         sentences.append('version is missing: add version = "1", and raise it when losses change')
     if not callable(getattr(target, "build", None)):
         sentences.append("build is missing: add build(self, *, vocab_size, context_length, ...) that returns a module")
+    sentences += _missing_methods(target)
     sizes = getattr(target, "sizes", None)
     if not isinstance(sizes, Mapping) or not sizes:
         sentences.append('sizes is missing: add sizes = {"small": {...}, ...}, the keyword arguments of build')
@@ -156,6 +217,43 @@ def _missing(target: Any) -> list[str]:
             json.dumps(dict(settings), allow_nan=False)
         except (TypeError, ValueError):
             sentences.append(f"size {size!r:.60} has settings that are not plain numbers, texts and lists")
+    return sentences
+
+
+SIGNATURES = {
+    "training_step": "training_step(self, module, state, tokens_BT, *, step, learning_rate, train) -> loss",
+    "training_state": "training_state(self, module, train) -> state",
+    "state_tensors": "state_tensors(self, state) -> {name: tensor}",
+    "load_state": "load_state(self, state, tensors)",
+    "named_losses": "named_losses(self, module, tokens_BT) -> {name: losses_B}",
+}
+"""Of OptionalParts, as sentences name them."""
+
+NEEDED_BY = {
+    "training_state": ("training_step", "state_tensors", "load_state"),
+    "state_tensors": ("training_state",),
+    "load_state": ("training_state",),
+    "supports_cooldown": ("training_step",),
+}
+"""By part, the methods without which it is of no use."""
+
+
+def _missing_methods(target: Any) -> list[str]:
+    """A sentence for each optional part that is no method, or lacks another."""
+    sentences = [
+        f"{method} is no method: write {signature}"
+        for method, signature in SIGNATURES.items()
+        if hasattr(target, method) and not callable(getattr(target, method))
+    ]
+    needed = {method: part for part, methods in NEEDED_BY.items() if hasattr(target, part) for method in methods}
+    sentences += [
+        f"{method} is missing, which {part} needs: add {SIGNATURES[method]}"
+        for method, part in needed.items()
+        if not hasattr(target, method)
+    ]
+    supports_cooldown = getattr(target, "supports_cooldown", False)
+    if not isinstance(supports_cooldown, bool):
+        sentences.append(f"supports_cooldown is {supports_cooldown!r:.40}: expected True or False")
     return sentences
 
 
@@ -171,7 +269,8 @@ def _file_of(target: Any, name: str) -> Path:
     return Path(file)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """An exception of the user's code: its kind, and the first line of what it says."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -179,9 +278,9 @@ def _one_line(error: BaseException) -> str:
 class PlainModel(LanguageModel[OwnModel]):
     """Any module from token ids [B, T] to logits [B, T, V] as a model that can be trained here."""
 
-    def __init__(self, config: OwnModel, module: nn.Module, seed: int) -> None:
+    def __init__(self, config: OwnModel, definition: Definition, module: nn.Module, seed: int) -> None:
         super().__init__()
-        self.config, self.module, self.seed = config, module, seed
+        self.config, self.definition, self.module, self.seed = config, definition, module, seed
         outer = {id(parameter) for parameter in outer_parameters(module, config.vocab_size)}
         self._outer = {name for name, parameter in self.named_parameters() if id(parameter) in outer}
 
@@ -199,6 +298,29 @@ class PlainModel(LanguageModel[OwnModel]):
         """Seed what the module draws in this step, such as dropout."""
         digest = hashlib.sha256(f"{self.seed} {step} {rank}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def named_losses(self, tokens_BT: Tensor) -> dict[str, Tensor]:
+        """Those of the object. Raises OwnModelError where they are no named losses of sequences."""
+        if not hasattr(self.definition.target, "named_losses"):
+            return {}
+        losses = self.definition.target.named_losses(self.module, tokens_BT)
+        if not isinstance(losses, Mapping):
+            raise OwnModelError(
+                f"{self.config.object}: named_losses gave {type(losses).__name__}, expected {{name: losses_B}}"
+            )
+        for name, losses_B in losses.items():
+            if not isinstance(name, str) or not is_folder_name(name):
+                raise OwnModelError(
+                    f"{self.config.object}: named_losses called a loss {name!r:.110}: expected up to 100 letters, "
+                    "digits, dots, dashes and underscores"
+                )
+            if not isinstance(losses_B, Tensor) or tuple(losses_B.shape) != (len(tokens_BT),):
+                shape = list(losses_B.shape) if isinstance(losses_B, Tensor) else type(losses_B).__name__
+                raise OwnModelError(
+                    f"{self.config.object}: named_losses gave {shape} for {name}, expected [{len(tokens_BT)}], the "
+                    "mean of each sequence"
+                )
+        return dict(losses)
 
     def compile_for_training(self) -> None:
         """See LanguageModel."""
@@ -232,10 +354,10 @@ def build(config: Model, seed: int, device: torch.device | str = "cpu") -> Langu
         return build_model(config, seed, device)
     definition = load_definition(config.object)
     settings = definition.settings_text(config.size) if config.size in definition.sizes else None
-    if (definition.version, settings) != (config.version, config.settings):
+    if (definition.version, settings, definition.training) != (config.version, config.settings, config.training):
         raise OwnModelError(
             f"{config.object} is no longer what was planned (version {config.version}, size {config.size} with "
-            f"{config.settings}): run the same command again to plan anew"
+            f"{config.settings}, training {config.training}): run the same command again to plan anew"
         )
     return build_own(definition, config, seed, device)
 
@@ -245,4 +367,4 @@ def build_own(definition: Definition, config: OwnModel, seed: int, device: torch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = definition.build(config.size, vocab_size=config.vocab_size, context_length=config.context_length)
-    return PlainModel(config, module.float(), seed).to(device)
+    return PlainModel(config, definition, module.float(), seed).to(device)

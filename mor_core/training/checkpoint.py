@@ -1,8 +1,8 @@
 """Checkpoints: safetensors and JSON, never pickle. A manifest of sha256 sums is verified before anything is loaded.
 
-A checkpoint folder holds `weights.safetensors` (parameters and router thresholds), `optimizer.safetensors` (absent
-where only weights were kept) and `manifest.json`. It appears by one rename, so a folder with the final name is whole;
-the sums catch what happens to it later.
+A checkpoint folder holds `weights.safetensors` (parameters and router thresholds), `optimizer.safetensors` (AdamW's
+moments, or the state of an own model's steps; absent where only weights were kept) and `manifest.json`. It appears by
+one rename, so a folder with the final name is whole; the sums catch what happens to it later.
 """
 
 import errno
@@ -29,9 +29,10 @@ from mor_core.training.manifest import (
     Manifest,
     verify_checkpoint,
 )
+from mor_core.training.optim import Optimizer, OwnSteps
 
 
-def save_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None, step: int) -> Manifest:
+def save_checkpoint(folder: Path, model: LanguageModel, optimizer: Optimizer | None, step: int) -> Manifest:
     """Write a checkpoint and make it appear at `folder` by one rename; replaces a folder already there.
 
     Raises OSError where it cannot be written; for a full disk it says how many bytes are needed.
@@ -52,9 +53,7 @@ def save_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.O
 
 
 @contextmanager
-def _saying_what_is_needed(
-    folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None
-) -> Iterator[None]:
+def _saying_what_is_needed(folder: Path, model: LanguageModel, optimizer: Optimizer | None) -> Iterator[None]:
     """A full disk in the body is an OSError that names the checkpoint and its size."""
     try:
         yield
@@ -75,7 +74,7 @@ def _saying_what_is_needed(
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def _write(folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None, step: int) -> Manifest:
+def _write(folder: Path, model: LanguageModel, optimizer: Optimizer | None, step: int) -> Manifest:
     """The files of a checkpoint, on disk for certain."""
     _save(folder / WEIGHTS, model.stored_tensors())
     if optimizer is not None:
@@ -88,7 +87,7 @@ def _write(folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer 
     return manifest
 
 
-def load_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None) -> int:
+def load_checkpoint(folder: Path, model: LanguageModel, optimizer: Optimizer | None) -> int:
     """Verify a checkpoint and load it into a model of the same shape; returns its step. Raises CheckpointError.
 
     With optimizer=None only the weights are read.
@@ -103,10 +102,12 @@ def load_checkpoint(folder: Path, model: LanguageModel, optimizer: torch.optim.O
     moments = {} if optimizer is None else load_file(folder / OPTIMIZER, device=device)
     # Everything is compared before anything is copied: a refused checkpoint leaves the model as it was.
     _check_shapes(folder / WEIGHTS, weights, {name: value.shape for name, value in model.stored_tensors().items()})
-    if optimizer is not None:
+    if optimizer is not None and not isinstance(optimizer, OwnSteps):
         _check_shapes(folder / OPTIMIZER, moments, _optimizer_shapes(model))
         _restore_optimizer(model, optimizer, moments)
     model.load_state_dict(weights, strict=False)  # What is tied to another tensor is stored once.
+    if isinstance(optimizer, OwnSteps):
+        optimizer.restore(moments)
     return manifest.step
 
 
@@ -130,8 +131,10 @@ def _optimizer_shapes(model: LanguageModel) -> dict[str, torch.Size]:
     return shapes
 
 
-def _optimizer_tensors(model: LanguageModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state by parameter name: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
+def _optimizer_tensors(model: LanguageModel, optimizer: Optimizer) -> dict[str, Tensor]:
+    """AdamW's state by parameter name: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`; that of own steps by theirs."""
+    if isinstance(optimizer, OwnSteps):
+        return optimizer.tensors()
     return {
         f"{name}/{key}": value
         for name, parameter in model.trained_parameters().items()

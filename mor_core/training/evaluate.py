@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import ExpertChoice, Model, TrainConfig
+from mor_core.config import ExpertChoice, Model, TrainConfig, later_field
 from mor_core.flops import RecursionWork, evaluated_flops, planned_work
 from mor_core.model.language_model import LanguageModel, Routed, RoutingRule
 from mor_core.training.loop import autocast
@@ -51,6 +51,8 @@ class Evaluation:
     """Exact forward FLOPs per token under the rule of `loss`, averaged over the sequences."""
     sequence_losses: tuple[float, ...]
     """Mean cross-entropy of each sequence under the rule of `loss`, nats per token, in the order of the batches."""
+    own_losses: dict[str, float] | None = later_field(None, since="0.1.0")
+    """Losses that a user's own model names, each the mean over sequences, nats per token; None where it names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,22 @@ def evaluate(
         planned_capacity=tuple(k / length for k in model.config.tokens_per_recursion(length)),
         forward_flops_per_token=_mean_flops(model.config, causal, length) / length,
         sequence_losses=tuple((causal.nats_S / length).tolist()),
+        own_losses=_own_losses(model, train, batches),
     )
+
+
+def _own_losses(model: LanguageModel, train: TrainConfig, batches: list[np.ndarray]) -> dict[str, float] | None:
+    sums: dict[str, float] = {}
+    for batch in batches:
+        tokens_BT = torch.from_numpy(batch).to(model.device)
+        with autocast(model, train):
+            losses = model.named_losses(tokens_BT)
+        if not losses:
+            return None
+        for name, losses_B in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(losses_B.double().sum())
+    num_sequences = sum(map(len, batches))
+    return {name: total / num_sequences for name, total in sums.items()}
 
 
 def _capacity(run: _Pass, length: int) -> tuple[float, ...]:

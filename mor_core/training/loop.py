@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from mor_core.config import TrainConfig
 from mor_core.model.language_model import LanguageModel
 from mor_core.training.distributed import World
 from mor_core.training.loss import linear_cross_entropy
-from mor_core.training.optim import learning_rate
+from mor_core.training.optim import Optimizer, OwnSteps, learning_rate
 
 BatchOfStep = Callable[[int], np.ndarray]
 """step -> token ids [batch_size, context_length + 1]; a pure function."""
@@ -42,31 +43,34 @@ class StepMetrics:
     """Mean cross-entropy over the global batch before the update, nats per token."""
     aux_loss: Tensor
     """The routers' auxiliary or balancing loss, unweighted; 0 without routing."""
-    gradient_norm: Tensor
-    """Global norm before clipping, auxiliary routers left out."""
+    norm: Tensor
+    """See `norm_of`."""
+    norm_of: Literal["gradient", "weight"] = "gradient"
+    """gradient: the global norm before clipping, auxiliary routers left out. weight: that of the weights after a step
+    of an own model's, whose gradients are not seen here."""
 
     def to_floats(self) -> dict[str, float]:
-        """The numbers, brought from the device. Raises Diverged where the loss or the gradient is not finite."""
-        loss, norm = float(self.loss), float(self.gradient_norm)
+        """The numbers, brought from the device. Raises Diverged where the loss or the norm is not finite."""
+        loss, norm = float(self.loss), float(self.norm)
         if not math.isfinite(loss):
             raise Diverged(self.step, loss)
         if not math.isfinite(norm):
-            raise Diverged(self.step, norm, "gradient norm")
+            raise Diverged(self.step, norm, f"{self.norm_of} norm")
         return {
             "loss": loss,
             "aux_loss": float(self.aux_loss),
-            "gradient_norm": norm,
+            f"{self.norm_of}_norm": norm,
             "learning_rate": self.learning_rate,
         }
 
     def is_finite(self) -> bool:
         """Whether the state after this step is worth keeping."""
-        return bool(torch.isfinite(self.loss) & torch.isfinite(self.gradient_norm))
+        return bool(torch.isfinite(self.loss) & torch.isfinite(self.norm))
 
 
 def train_steps(
     model: LanguageModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     config: TrainConfig,
     batch_of_step: BatchOfStep,
     *,
@@ -80,8 +84,15 @@ def train_steps(
 
     micro_batch (sequences) divides the global batch for memory and changes rounding only: every loss is a mean over
     sequences, and routers' state follows the global batch. Each rank of `world` computes its rows of the batch, with
-    the same effect. Raises ValueError where either does not divide the batch, PeerLost where a rank is gone.
+    the same effect. Steps of an own model's take the whole batch, on one rank. Raises ValueError where a number does
+    not divide the batch or own steps have several ranks, PeerLost where a rank is gone.
     """
+    if isinstance(optimizer, OwnSteps):
+        if world.size > 1:
+            raise ValueError(f"{optimizer.name}: its own training steps are taken by 1 worker, found {world.size}")
+        for step in range(start_step, stop_step):
+            yield _own_step(model, optimizer, batch_of_step, step, learning_rate(step, config, cooldown))
+        return
     share = config.batch_size // world.size
     micro_batch = share if micro_batch is None else min(micro_batch, share)
     if config.batch_size % world.size or share % micro_batch:
@@ -107,7 +118,25 @@ def train_steps(
             torch.nn.utils.clip_grad_norm_(apart, config.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield StepMetrics(step=step + 1, learning_rate=rate, loss=loss, aux_loss=aux_loss, gradient_norm=norm)
+        yield StepMetrics(step=step + 1, learning_rate=rate, loss=loss, aux_loss=aux_loss, norm=norm)
+
+
+def _own_step(
+    model: LanguageModel, optimizer: OwnSteps, batch_of_step: BatchOfStep, step: int, rate: float
+) -> StepMetrics:
+    """One step of an own model's, which does all that the loop does for others."""
+    model.train()
+    model.before_step(step, 0)
+    tokens_BT = torch.from_numpy(batch_of_step(step)).to(model.device, non_blocking=True)
+    loss = optimizer.take(tokens_BT, step, rate)
+    return StepMetrics(
+        step=step + 1,
+        learning_rate=rate,
+        loss=loss,
+        aux_loss=torch.zeros_like(loss),
+        norm=optimizer.weight_norm(),
+        norm_of="weight",
+    )
 
 
 def _accumulate_gradients(

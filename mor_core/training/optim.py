@@ -1,19 +1,84 @@
-"""AdamW and the learning-rate schedules."""
+"""AdamW, or the steps of a user's own model that come in its place; and the learning-rate schedules.
+
+Shapes: B sequences, T tokens.
+"""
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mor_core.config import TrainConfig
 from mor_core.model.language_model import LanguageModel
+from mor_core.model.own_code import OwnModelError
+from mor_core.model.own_model import PlainModel, one_line
 
 AUX_ROUTER_RATE = 10.0
 """Learning rate of auxiliary routers over that of the rest (paper appendix G; the released code)."""
 
 
-def build_optimizer(model: LanguageModel, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay as `config.decay_on` says, norms do not. A group's `rate_scale` multiplies its rate."""
+class OwnSteps:
+    """The training steps of an own model's object, and the state that they keep (see
+    `mor_core.model.own_model.OptionalParts`). What the object raises is let through."""
+
+    def __init__(self, model: PlainModel, config: TrainConfig) -> None:
+        self.model, self.config = model, config
+        self.target, self.name = model.definition.target, model.config.object
+        self.keeps_state = hasattr(self.target, "training_state")
+        model.before_step(0, 0)  # What the state draws is a function of the seed, too.
+        self.state = self.target.training_state(model.module, config) if self.keeps_state else None
+
+    def take(self, tokens_BT: Tensor, step: int, rate: float) -> Tensor:
+        """Take a step (from 0) on a batch [B, T + 1]; the loss before it, a scalar. Raises OwnModelError where it gives
+        none."""
+        loss = self.target.training_step(
+            self.model.module, self.state, tokens_BT, step=step, learning_rate=rate, train=self.config
+        )
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise OwnModelError(
+                f"{self.name}: training_step gave {shape}, expected the loss before the step, a scalar tensor"
+            )
+        return loss.detach().float().reshape(())
+
+    @torch.no_grad()
+    def weight_norm(self) -> Tensor:
+        """Global norm of the weights."""
+        return torch.nn.utils.get_total_norm(list(self.model.parameters()))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name. Raises OwnModelError where it is no tensors."""
+        tensors = self.target.state_tensors(self.state) if self.keeps_state else {}
+        if not isinstance(tensors, Mapping):
+            raise OwnModelError(f"{self.name}: state_tensors gave {type(tensors).__name__}, expected {{name: tensor}}")
+        for name, tensor in tensors.items():
+            if not isinstance(name, str) or not isinstance(tensor, Tensor):
+                raise OwnModelError(
+                    f"{self.name}: state_tensors gave {type(tensor).__name__} for {name!r:.60}, expected a tensor by "
+                    "its name"
+                )
+        return dict(tensors)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put the state back. Raises OwnModelError where the object cannot: no earlier checkpoint would do better."""
+        if not self.keeps_state:
+            return
+        try:
+            self.target.load_state(self.state, tensors)
+        except Exception as error:  # Whatever it is, it is the user's to mend.
+            raise OwnModelError(f"{self.name}: load_state failed: {one_line(error)}") from error
+
+
+Optimizer = torch.optim.Optimizer | OwnSteps
+"""What takes the steps of training and keeps state between them."""
+
+
+def build_optimizer(model: LanguageModel, config: TrainConfig) -> torch.optim.AdamW | OwnSteps:
+    """The steps of an own model that has its own, else AdamW: matrices decay as `config.decay_on` says, norms do not.
+    A group's `rate_scale` multiplies its rate."""
+    if isinstance(model, PlainModel) and model.config.training != "adamw":
+        return OwnSteps(model, config)
     apart = {id(parameter) for parameter in model.apart_parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.trained_parameters().items():

@@ -138,7 +138,7 @@ CellsOrAll = Annotated[
 ]
 
 
-LOSSES = ("loss", "loss_topk", "loss_half", "bits_per_byte", "text:", "task:", "bpb:")
+LOSSES = ("loss", "loss_topk", "loss_half", "bits_per_byte", "text:", "task:", "bpb:", "own:")
 """What --loss takes, as the shell offers it."""
 
 
@@ -153,7 +153,8 @@ _LOSS = typer.Option(
     "--loss",
     metavar="LOSS",
     help="What is fitted: loss (what inference can do), loss_topk (the paper's evaluation), loss_half, bits_per_byte, "
-    "text:NAME, task:NAME, or bpb:NAME for bits per byte of a task's right answers (see eval).",
+    "text:NAME, task:NAME, bpb:NAME for bits per byte of a task's right answers (see eval), or own:NAME of a model of "
+    "your own.",
     callback=_loss_name,
     autocompletion=lambda incomplete: [name for name in LOSSES if name.startswith(incomplete)],
 )

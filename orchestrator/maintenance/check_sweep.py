@@ -9,7 +9,7 @@ from typing import get_args
 
 import polars as pl
 
-from analysis.runs.losses import TEXT
+from analysis.runs.losses import OWN, TEXT
 from analysis.runs.points import TableError, read_points
 from orchestrator.maintenance.check_segment import CheckedSegment
 from orchestrator.maintenance.findings import Finding, note, problem
@@ -137,8 +137,9 @@ def _table_finding(path: Path, written: pl.DataFrame, current: pl.DataFrame, key
 
 
 def _planned_columns(frame: pl.DataFrame) -> dict[str, pl.DataType]:
-    """Names and types of the columns that every table has: those of texts come as texts are measured."""
-    return {name: kind for name, kind in frame.schema.items() if not name.startswith(f"{TEXT}:")}
+    """Names and types of the columns that every table has: those of texts and of own models' losses come as they are
+    measured."""
+    return {name: kind for name, kind in frame.schema.items() if not name.startswith((f"{TEXT}:", f"{OWN}:"))}
 
 
 def fit_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from mor_core.flops import (
 )
 from mor_core.sizes import Size
 from mor_core.units import budget_text
-from orchestrator.planning.recipe import batch_size, resolve_model, train_config
+from orchestrator.planning.recipe import batch_size, resolve_model, train_config, trains_whole_runs
 from orchestrator.planning.spec.arms import Arm
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 
@@ -185,7 +185,7 @@ def _length(spec: SweepSpec, column: _Column, goal: int) -> _Length:
     return _Length(
         budget=budget,
         steps=steps,
-        decay_start=steps if spec.schedule.kind == "cosine" else steps - max(1, round(cooldown * steps)),
+        decay_start=steps if trains_whole_runs(spec, column.model) else steps - max(1, round(cooldown * steps)),
         warmup_steps=_warmup_steps(spec, column, steps),
     )
 
@@ -195,7 +195,7 @@ def _warmup_steps(spec: SweepSpec, column: _Column, steps: int) -> int:
     schedule = spec.schedule
     if schedule.warmup_steps is not None:
         return schedule.warmup_steps
-    if schedule.warmup_budget is not None and spec.shares_trunks:
+    if schedule.warmup_budget is not None and spec.shares_trunks and not trains_whole_runs(spec, column.model):
         steps = nearest_steps(column.model, column.batch_size, schedule.warmup_budget, spec.budget_convention)
     return round(_exact(schedule.warmup_fraction) * steps)
 
@@ -211,7 +211,7 @@ def _reason_to_drop(spec: SweepSpec, column: _Column, length: _Length) -> str | 
             f"{length.steps} steps of {column.tokens_per_step:,} tokens fit, {FEWEST_STEPS} are needed: "
             f"use a smaller size or {'a larger budget' if spec.tokens is None else 'more tokens'}"
         )
-    if spec.schedule.kind == "cosine" and length.warmup_steps >= length.steps:
+    if trains_whole_runs(spec, column.model) and length.warmup_steps >= length.steps:
         return (
             f"the warm-up of {length.warmup_steps} steps would leave none of {length.steps} for the cosine: "
             "lower schedule.warmup_steps or warmup_fraction"

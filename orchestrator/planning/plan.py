@@ -29,7 +29,7 @@ from orchestrator.planning.identity import (
     trunk_id,
 )
 from orchestrator.planning.ladder import num_sizes, windows
-from orchestrator.planning.recipe import own_ladder_of, pretrained, raised_depth_note
+from orchestrator.planning.recipe import own_ladder_of, own_steps_note, pretrained, raised_depth_note
 from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 
@@ -131,7 +131,10 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
         if note := raised_depth_note(arm, models):
             notes.append(note)
         if arm.own is not None:
-            notes += own_ladder_of(spec, arm).warnings
+            ladder = own_ladder_of(spec, arm)
+            notes += ladder.warnings
+            if note := own_steps_note(spec, arm, ladder.models[0]):
+                notes.append(note)
     cells = [row for row in rows if isinstance(row, Cell)]
     dropped = tuple(row for row in rows if isinstance(row, Dropped))
     if not cells and lost is not None:

@@ -118,6 +118,30 @@ def raised_depth_note(arm: Arm, models: Mapping[Size | OwnModel, Model]) -> str 
     )
 
 
+def takes_own_steps(model: Model) -> bool:
+    """Whether it is trained by steps of its own, in place of AdamW."""
+    return isinstance(model, OwnModel) and model.training != "adamw"
+
+
+def trains_whole_runs(spec: SweepSpec, model: Model) -> bool:
+    """Whether each cell is a run of its own under a cosine over its steps: as the sweep says, or because the model has
+    training steps of its own that support no constant rate with a cooldown."""
+    return spec.schedule.kind == "cosine" or (isinstance(model, OwnModel) and model.training == "whole-runs")
+
+
+def own_steps_note(spec: SweepSpec, arm: Arm, model: Model) -> str | None:
+    """Which runs a model with training steps of its own gets; None for others."""
+    if not takes_own_steps(model):
+        return None
+    if trains_whole_runs(spec, model) and spec.schedule.kind != "cosine":
+        return (
+            f"{arm.label}: its own training steps do not say supports_cooldown = True, so each of its cells is a run "
+            "of its own, under a cosine over its steps, and no trunk is shared"
+        )
+    runs = "on trunks that budgets share" if spec.shares_trunks else "a run of its own for each budget"
+    return f"{arm.label}: trained by its own steps, {runs}"
+
+
 def _depth(arm: Arm, size: Size) -> int:
     """Layers before they are fitted to the recursions."""
     if isinstance(arm.num_layers, Fraction):
@@ -131,6 +155,11 @@ def batch_size(spec: SweepSpec, arm: Arm, model: Model) -> int:
     if spec.train.batch_law is not None:
         batch = _power_of_two(arm.entry(spec.train.batch_law), unrolled_params(model))
     workers = spec.execution.workers_per_segment
+    if workers > 1 and takes_own_steps(model):
+        raise SpecError(
+            f"execution.workers_per_segment {workers}: the training steps of arms.{arm.label} are its own, and one "
+            "worker takes them: leave it out"
+        )
     if batch % workers:
         raise SpecError(
             f"execution.workers_per_segment {workers} does not divide the batch of {batch} sequences: use a divisor"
@@ -184,7 +213,7 @@ def _rate(law: LearningRateLaw, params: int, budget: int) -> float:
 def train_config(spec: SweepSpec, arm: Arm, model: Model, *, budget: int, steps: int, warmup_steps: int) -> TrainConfig:
     """Optimiser and schedule of a trunk: the recipe with the sweep's changes. `steps` matters to a cosine only."""
     changes = {name: getattr(spec.train, name) for name in OPTIMISER_FIELDS}
-    if spec.schedule.kind == "cosine":
+    if trains_whole_runs(spec, model):
         changes |= {"cosine_steps": steps, "cosine_floor": spec.schedule.cosine_floor}
     return TrainConfig(
         batch_size=batch_size(spec, arm, model),

@@ -20,7 +20,7 @@ from analysis.report.text import count_text, loss_text
 from analysis.runs.column_map import columns_text, parse_columns
 from analysis.runs.column_names import complete_columns, is_own, own_runs
 from analysis.runs.import_table import ImportedTable, import_table
-from analysis.runs.losses import BPB, TASK, TEXT, Loss, LossError, parse_loss
+from analysis.runs.losses import BPB, OWN, TASK, TEXT, Loss, LossError, parse_loss
 from analysis.runs.points import TableError
 from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Estimate, Refusal
@@ -49,7 +49,7 @@ MEASURED: dict[str, Callable[[Segment], str | int | None]] = {
 }
 """What makes losses of two sweeps comparable, and how an evaluation says it."""
 
-DECIDING = {"": tuple(MEASURED), TEXT: ("tokenizer", "context length"), TASK: (), BPB: ()}
+DECIDING = {"": tuple(MEASURED), OWN: tuple(MEASURED), TEXT: ("tokenizer", "context length"), TASK: (), BPB: ()}
 """Which of these decide, by the kind of the loss. A text, and the items of a task, are compared by themselves; a task's
 score, and bits of its answers per byte, depend on no tokenizer."""
 

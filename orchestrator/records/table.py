@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from analysis.runs.curves import CellCurve
-from analysis.runs.losses import TEXT, parse_loss
+from analysis.runs.losses import OWN, TEXT, parse_loss
 from mor_core.config import Model, ModelConfig
 from mor_core.files import replacing
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token
@@ -118,7 +118,8 @@ def table(store: Store, sweep: Sweep) -> pl.DataFrame:
     rows = [
         vars(_record(store, sweep, cell, chains, states[str(cell.evaluate_segment)].result)) for cell in sweep.cells
     ]
-    return pl.DataFrame(rows, schema=_schema(RunRecord), orient="row").with_columns(_text_losses(store, sweep))
+    losses = [*_text_losses(store, sweep), *_own_losses(sweep, states)]
+    return pl.DataFrame(rows, schema=_schema(RunRecord), orient="row").with_columns(losses)
 
 
 def _text_losses(store: Store, sweep: Sweep) -> list[pl.Series]:
@@ -132,6 +133,14 @@ def _text_losses(store: Store, sweep: Sweep) -> list[pl.Series]:
         losses = [text_loss.loss if text_loss else None for text_loss in measured]
         columns.append(pl.Series(f"{TEXT}:{name}", losses, dtype=pl.Float64))
     return columns
+
+
+def _own_losses(sweep: Sweep, states: dict[str, SegmentState]) -> list[pl.Series]:
+    """A column for each loss that a user's own model names; null where a cell was not measured by it."""
+    results = [states[str(cell.evaluate_segment)].result for cell in sweep.cells]
+    measured = [(result.evaluation.own_losses or {}) if result and result.evaluation else {} for result in results]
+    names = sorted({name for losses in measured for name in losses})
+    return [pl.Series(f"{OWN}:{name}", [losses.get(name) for losses in measured], dtype=pl.Float64) for name in names]
 
 
 def segment_table(store: Store, sweep: Sweep) -> pl.DataFrame:

@@ -114,6 +114,8 @@ class PublishedEvaluation:
     """As realised_capacity, under the rule of `loss_half`."""
     forward_flops_per_token: float | None = None
     """Exact forward FLOPs."""
+    own_losses: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], float] | None = None
+    """What a user's own model names, nats per token."""
 
 
 @with_config(_STRICT)

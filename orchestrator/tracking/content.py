@@ -179,9 +179,9 @@ def _task_values(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _text_values(row: dict[str, Any]) -> dict[str, float]:
-    """text/NAME of every text that the cell was measured on."""
-    texts = {name: value for name, value in row.items() if name.startswith("text:") and value is not None}
-    return {name.replace(":", "/", 1): value for name, value in texts.items()}
+    """text/NAME of every text that the cell was measured on, and own/NAME of every loss that its own model names."""
+    losses = {name: value for name, value in row.items() if name.startswith(("text:", "own:")) and value is not None}
+    return {name.replace(":", "/", 1): value for name, value in losses.items()}
 
 
 def thinned(curve: Sequence[dict[str, Any]], steps: int) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
 """Own models for tests: one that is right, and some that are wrong in one way each."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mor_core.config import OwnModel
+from mor_core.config import OwnModel, TrainConfig
 
 
 class Bigram(nn.Module):
@@ -105,6 +105,179 @@ class Reasoned(Halved):
     flops_reason = "its products are of numbers of which half are zero"
 
 
+class Momentum(Right):
+    """Trained by its own steps: descent with momentum, which is kept beside the weights. It names a loss."""
+
+    supports_cooldown: Any = True
+
+    def training_state(self, module: nn.Module, train: TrainConfig) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(weight) for name, weight in module.named_parameters()}
+
+    def training_step(
+        self,
+        module: nn.Module,
+        state: dict[str, Tensor],
+        tokens_BT: Tensor,
+        *,
+        step: int,
+        learning_rate: float,
+        train: TrainConfig,
+    ) -> Tensor:
+        loss = torch.nn.functional.cross_entropy(module(tokens_BT[:, :-1]).flatten(0, 1), tokens_BT[:, 1:].flatten())
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+        with torch.no_grad():
+            for (name, weight), gradient in zip(module.named_parameters(), gradients, strict=True):
+                state[name].mul_(0.9).add_(gradient)
+                weight.sub_(state[name], alpha=learning_rate)
+        return loss
+
+    def state_tensors(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return state
+
+    def load_state(self, state: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+        state.update(tensors)
+
+    def named_losses(self, module: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
+        losses_BT = torch.nn.functional.cross_entropy(
+            module(tokens_BT[:, :-1]).transpose(1, 2), tokens_BT[:, 1:], reduction="none"
+        )
+        return {"last": losses_BT[:, -1]}
+
+
+class WholeRuns(Momentum):
+    """The same, and it does not say that it supports a cooldown."""
+
+    supports_cooldown = False
+
+
+class Stateless(Right):
+    """Plain gradient descent keeps nothing."""
+
+    def training_step(
+        self, module: nn.Module, state: None, tokens_BT: Tensor, *, step: int, learning_rate: float, train: TrainConfig
+    ) -> Tensor:
+        weights = dict.fromkeys(name for name, _ in module.named_parameters())
+        state_of_no_use = {name: torch.zeros_like(module.get_parameter(name)) for name in weights}
+        return Momentum().training_step(
+            module, state_of_no_use, tokens_BT, step=step, learning_rate=learning_rate, train=train
+        )
+
+
+class SeesNoRate(Momentum):
+    """Its rate is its own, whatever it is given."""
+
+    def training_step(self, module: nn.Module, state: Any, tokens_BT: Tensor, **settings: Any) -> Tensor:
+        return super().training_step(module, state, tokens_BT, **settings | {"learning_rate": 0.001})
+
+
+class Idle(Momentum):
+    """Its steps compute a loss and change nothing."""
+
+    def training_step(self, module: nn.Module, state: Any, tokens_BT: Tensor, **settings: Any) -> Tensor:
+        return super().training_step(module, state, tokens_BT, **settings | {"learning_rate": 0.0})
+
+
+class LossIsNotANumber(Momentum):
+    """NaN at its first step."""
+
+    def training_step(self, module: nn.Module, state: Any, tokens_BT: Tensor, **settings: Any) -> Tensor:
+        return super().training_step(module, state, tokens_BT, **settings) * float("nan")
+
+
+class WeightsAreNotNumbers(Momentum):
+    """Its first step has a finite loss and leaves weights that are no numbers."""
+
+    def training_step(self, module: nn.Module, state: Any, tokens_BT: Tensor, **settings: Any) -> Tensor:
+        return super().training_step(module, state, tokens_BT, **settings | {"learning_rate": float("inf")})
+
+
+class GivesNoLoss(Momentum):
+    """Its steps return nothing."""
+
+    def training_step(self, module: nn.Module, state: Any, tokens_BT: Tensor, **settings: Any) -> Any:
+        super().training_step(module, state, tokens_BT, **settings)
+
+
+class LosesItsState(Momentum):
+    """Its state is saved and not put back."""
+
+    def load_state(self, state: Any, tensors: dict[str, Tensor]) -> None:
+        pass
+
+
+class SavesNoState(Momentum):
+    """Its state is not saved."""
+
+    def state_tensors(self, state: Any) -> dict[str, Tensor]:
+        return {}
+
+
+class StateIsNoTensors(Momentum):
+    """Its state is saved as what it is."""
+
+    def state_tensors(self, state: Any) -> Any:
+        return {"momentum": state}
+
+
+class CannotLoad(Momentum):
+    """It looks for a tensor that was not saved."""
+
+    def load_state(self, state: Any, tensors: dict[str, Tensor]) -> None:
+        state["momentum"] = tensors["momentum"]
+
+
+class TakesNoRate(Momentum):
+    """Its step has not the arguments that it is called with."""
+
+    def training_step(self, module: nn.Module, state: Any, tokens_BT: Tensor) -> Any:
+        return tokens_BT.float().mean()
+
+
+class NamesNaN(Momentum):
+    """A loss that is no number."""
+
+    def named_losses(self, module: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
+        return {"last": torch.full((len(tokens_BT),), float("nan"))}
+
+
+class NamesAMean(Momentum):
+    """One number for all sequences."""
+
+    def named_losses(self, module: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
+        return {"last": torch.zeros(())}
+
+
+class NamesAPath(Momentum):
+    """A name that could be no column."""
+
+    def named_losses(self, module: nn.Module, tokens_BT: Tensor) -> dict[str, Tensor]:
+        return {"../last": torch.zeros(len(tokens_BT))}
+
+
+class MaybeCools(Momentum):
+    """Neither yes nor no."""
+
+    supports_cooldown = "yes"
+
+
+class StateAlone(Right):
+    """A state, and nothing else that it needs."""
+
+    training_state: Any = Momentum.training_state
+
+
+class CoolsAlone(Right):
+    """A claim about training steps that it does not have."""
+
+    supports_cooldown = True
+
+
+class StepIsNoMethod(Right):
+    """A number in the place of a method."""
+
+    training_step = 3
+
+
 class NoVersion:
     """Lacks version and build."""
 
@@ -119,6 +292,8 @@ def of(module: type[nn.Module]) -> Right:
 
 
 right = Right()
+momentum, whole_runs, stateless = Momentum(), WholeRuns(), Stateless()
+names_nan = NamesNaN()
 
 
 def planned_own_model(name: str, *, version: str) -> OwnModel:

@@ -1,13 +1,13 @@
 """Whether a user's own model can be trained here: what is wrong with it, a sentence each, found on its smallest size.
 
-Parameters and FLOPs against PyTorch's counters, weights that the seed decides, causality, gradients, and training that
-goes on from a checkpoint bit for bit.
+Parameters and FLOPs against PyTorch's counters, weights that the seed decides, causality, gradients or what training
+steps of its own do, training that goes on from a checkpoint bit for bit, and the losses that it names.
 """
 
 import math
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import OwnModel, TrainConfig
+from mor_core.config import OwnModel, OwnTraining, TrainConfig
 from mor_core.model.language_model import LanguageModel
 from mor_core.model.own_code import OwnModelError
 from mor_core.model.own_counts import counted
-from mor_core.model.own_model import Definition, build_own, definition_of, load_definition
+from mor_core.model.own_model import Definition, PlainModel, build_own, definition_of, load_definition, one_line
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.loop import Diverged, train_steps
 from mor_core.training.manifest import CheckpointError
-from mor_core.training.optim import build_optimizer
+from mor_core.training.optim import Optimizer, OwnSteps, build_optimizer
 
 VOCAB_SIZE, CONTEXT_LENGTH = 512, 64
 """Of a check that belongs to no sweep."""
@@ -37,6 +37,13 @@ SAME_LOGITS = 1e-4
 
 NAMED = 3
 """Parameters that a sentence names."""
+
+TRAINED_BY: dict[OwnTraining, str] = {
+    "adamw": "",
+    "steps": " by its own steps, on trunks that budgets share",
+    "whole-runs": " by its own steps, each run as a whole",
+}
+"""What a verdict adds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,7 @@ class ModelCheck:
 
     def __str__(self) -> str:
         sizes = [f"{model.size}: N {model.unique_params:,}, {model.total_params:,} in all" for model in self.models]
-        verdict = [] if self.problems else ["it can be trained"]
+        verdict = [] if self.problems else [f"it can be trained{TRAINED_BY[self.models[0].training]}"]
         return "\n".join((*self.problems, *(f"warning: {warning}" for warning in self.warnings), *sizes, *verdict))
 
 
@@ -82,17 +89,22 @@ def _trained(definition: Definition, config: OwnModel) -> Iterator[str]:
     """What goes wrong when a size is built and trained for some steps."""
     where = f"{definition.name} {config.size}"
     model, again = (build_own(definition, config, seed=0) for _ in range(2))
-    if _differing(model, again):
+    if _differing(model.stored_tensors(), again.stored_tensors()):
         yield f"{where}: two builds under one seed differ: draw weights with torch's generator, and nothing before"
         return
     if (place := _looks_ahead(model)) is not None:
         yield f"{where}: the logits before token {place} change with that token: expected a causal model"
     try:
-        yield from _gradients(model, where)
+        yield from _gradients(model, where) if config.training == "adamw" else _own_steps(definition, config, where)
         with tempfile.TemporaryDirectory() as folder:
             yield from _resumed(definition, config, where, Path(folder))
+        yield from _named_losses(model, where)
     except Diverged as error:
         yield f"{where}: {error} of random tokens: expected finite numbers at a learning rate of 0.001"
+    except OwnModelError:
+        raise
+    except Exception as error:  # Code of the user's runs here.
+        yield f"{where}: it could not be trained: {one_line(error)}"
 
 
 def _tokens(config: OwnModel, step: int) -> np.ndarray:
@@ -133,22 +145,48 @@ def _gradients(model: LanguageModel, where: str) -> Iterator[str]:
         )
 
 
+def _own_steps(definition: Definition, config: OwnModel, where: str) -> Iterator[str]:
+    """Whether training steps of its own train, and follow the rate that they are given where they say so."""
+    first = build_own(definition, config, seed=0)
+    trained, _ = _steps(build_own(definition, config, seed=0), 0, STEPS, None)
+    if not _differing(first.stored_tensors(), trained.stored_tensors()):
+        yield f"{where}: {STEPS} training steps leave every weight as it was: training_step changes `module` in place"
+        return
+    if config.training == "steps":
+        cooled, _ = _steps(build_own(definition, config, seed=0), 0, STEPS, None, cooldown=(0, STEPS))
+        if not _differing(trained.stored_tensors(), cooled.stored_tensors()):
+            yield (
+                f"{where}: supports_cooldown is True, and a falling rate ends with the weights of a constant one: use "
+                "learning_rate in training_step, or leave supports_cooldown out"
+            )
+
+
+@torch.no_grad()
+def _named_losses(model: LanguageModel, where: str) -> Iterator[str]:
+    """Losses by name that are not finite. Raises OwnModelError where they are no losses of sequences."""
+    model.eval()
+    for name, losses_B in model.named_losses(torch.from_numpy(_tokens(model.config, 0))).items():
+        if not torch.isfinite(losses_B).all():
+            yield f"{where}: named_losses gave {losses_B.tolist()} for {name} of random tokens: expected finite numbers"
+
+
 def _resumed(definition: Definition, config: OwnModel, where: str, folder: Path) -> Iterator[str]:
     """Whether training that goes on from a checkpoint has the bits of training that was never interrupted."""
-    whole, _ = _steps(build_own(definition, config, seed=0), 0, STEPS, None)
+    whole, whole_optimizer = _steps(build_own(definition, config, seed=0), 0, STEPS, None)
     half, optimizer = _steps(build_own(definition, config, seed=0), 0, STEPS // 2, None)
     try:
         save_checkpoint(folder / "half", half, optimizer, STEPS // 2)
         other = build_own(definition, config, seed=0)
         _spoil(other)
-        resumed, _ = _steps(other, STEPS // 2, STEPS, folder / "half")
+        resumed, resumed_optimizer = _steps(other, STEPS // 2, STEPS, folder / "half")
     except (CheckpointError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         yield f"{where}: its weights do not load back: {str(error).strip().partition(chr(10))[0]}"
         return
-    if names := _differing(whole, resumed):
+    if names := _differing(_state(whole, whole_optimizer), _state(resumed, resumed_optimizer)):
+        places = "parameters and buffers" if config.training == "adamw" else "parameters, buffers and state_tensors"
         yield (
             f"{where}: training that went on from a checkpoint differs in {', '.join(names[:NAMED])}: keep all state "
-            "in parameters and buffers, and draw nothing but from torch's generator"
+            f"in {places}, and draw nothing but from torch's generator"
         )
 
 
@@ -159,29 +197,41 @@ def _spoil(model: LanguageModel) -> None:
         parameter.add_(1.0)
 
 
-def _steps(model: LanguageModel, start: int, stop: int, checkpoint: Path | None) -> tuple[LanguageModel, Any]:
-    """The model after steps from `start`. Raises Diverged."""
-    optimizer = build_optimizer(model, TRAIN)
+def _steps(
+    model: PlainModel, start: int, stop: int, checkpoint: Path | None, cooldown: tuple[int, int] | None = None
+) -> tuple[LanguageModel, Optimizer]:
+    """The model after steps from `start`, and what took them. Raises Diverged."""
+    train = replace(TRAIN, cosine_steps=STEPS) if model.config.training == "whole-runs" else TRAIN
+    optimizer = build_optimizer(model, train)
     if checkpoint is not None:
         load_checkpoint(checkpoint, model, optimizer)
     steps = train_steps(
         model,
         optimizer,
-        TRAIN,
+        train,
         lambda step: _tokens(model.config, step),
         start_step=start,
         stop_step=stop,
-        cooldown=None,
+        cooldown=cooldown,
     )
     for metrics in steps:
         metrics.to_floats()
     return model, optimizer
 
 
-def _differing(one: LanguageModel, other: LanguageModel) -> list[str]:
-    """Names of the stored tensors that are not the same bits."""
-    left, right = one.stored_tensors(), other.stored_tensors()
-    return [name for name in left if name not in right or not _equal(left[name], right[name])]
+def _state(model: LanguageModel, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What a checkpoint keeps that the user's code decides, by name."""
+    tensors = optimizer.tensors() if isinstance(optimizer, OwnSteps) else {}
+    return model.stored_tensors() | {f"{name} of state_tensors": tensor for name, tensor in tensors.items()}
+
+
+def _differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not the same bits in both."""
+    return [
+        name
+        for name in dict.fromkeys((*one, *other))
+        if name not in one or name not in other or not _equal(one[name], other[name])
+    ]
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -22,7 +22,7 @@ from mor_core.files import write_json
 from mor_core.model.own_code import CodeFingerprint, OwnImportError, OwnModelError, fingerprint, may_import, module_file
 from orchestrator.planning.canonical import content_id, from_jsonable
 
-SCHEMA = "mor-sweep.own-model/1"
+SCHEMA = "mor-sweep.own-model/2"
 
 TIMEOUT_SECONDS = 600.0
 """For one model, all its sizes and the check included."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from mor_core.model.language_model import LanguageModel
+from mor_core.model.own_code import OwnModelError
 from mor_core.model.transformer import Transformer
 from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.evaluate import evaluate as evaluate_model
@@ -50,6 +51,9 @@ def evaluate(run: SegmentRun) -> dict[str, Any]:
     shards.check()
     if not math.isfinite(evaluation.loss):
         raise Diverged(segment.stop_step, evaluation.loss)
+    for name, loss in (evaluation.own_losses or {}).items():
+        if not math.isfinite(loss):
+            raise OwnModelError(f"named_losses gave {loss} for {name}, expected a finite number: mend it")
     published = to_jsonable(evaluation)
     # A file of their own: `status` reads every result.json of a sweep.
     write_sequence_losses(run.attempt.sequence_losses, published.pop("sequence_losses"))

@@ -24,7 +24,7 @@ from mor_core.model.transformer import Transformer
 from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.distributed import current_world
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
-from mor_core.training.optim import build_optimizer
+from mor_core.training.optim import Optimizer, OwnSteps, build_optimizer
 from orchestrator.planning.identity import trunk_id
 from orchestrator.running.segment.job import SegmentRun, numerics
 from orchestrator.store.attempts import Attempt
@@ -39,8 +39,8 @@ class StartState:
 
     model: LanguageModel
     """With the weights of `step`."""
-    optimizer: torch.optim.AdamW
-    """With the moments of `step`."""
+    optimizer: Optimizer
+    """With the moments of `step`, or what an own model's steps keep."""
     step: int
     """Steps that led to it; 0 where training begins."""
 
@@ -94,7 +94,9 @@ def start_state(run: SegmentRun, model: LanguageModel) -> StartState:
             run.attempt.note(f"{again} steps after step {step} were taken again: gc had pruned the state they led to")
         if step == 0:
             _initialise(run, model)
-    return StartState(model=model, optimizer=optimizer, step=world.share_state(model, optimizer, step))
+    if not isinstance(optimizer, OwnSteps):  # Which one worker takes.
+        step = world.share_state(model, optimizer, step)
+    return StartState(model=model, optimizer=optimizer, step=step)
 
 
 def first_step(run: SegmentRun) -> int:
@@ -102,7 +104,7 @@ def first_step(run: SegmentRun) -> int:
     return max((step for step, _ in _trunk_states(run) if step <= run.segment.stop_step), default=0)
 
 
-def _restore(run: SegmentRun, model: LanguageModel, optimizer: torch.optim.Optimizer) -> int:
+def _restore(run: SegmentRun, model: LanguageModel, optimizer: Optimizer) -> int:
     """Load the furthest state that verifies, of any attempt or of the trunk; returns its step."""
     states: list[tuple[int, Path, Attempt | None]] = [(step, path, None) for step, path in _trunk_states(run)]
     for attempt in run.store.attempts(run.segment.id):

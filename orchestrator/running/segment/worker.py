@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from mor_core.config import OwnModel
 from mor_core.data.spec import DataError
 from mor_core.errors import UserError
 from mor_core.files import remove_folder
@@ -193,7 +194,10 @@ def _compute_and_publish(segment: Segment, job: Job, store: Store, attempt: Atte
 
 def half_micro_batch(segment: Segment, job: Job, workers: int = 1) -> int | None:
     """The largest micro-batch of at most half the sequences that divides a worker's share of the global batch; None
-    below one."""
+    below one, and where an own model's steps take the whole batch."""
+    model = segment.trunk.model
+    if isinstance(model, OwnModel) and model.training != "adamw" and segment.kind != "evaluate":
+        return None
     share, half = segment.trunk.train.batch_size // workers, job.sequences(segment, workers) // 2
     return next((size for size in range(half, 0, -1) if share % size == 0), None)
 

@@ -35,6 +35,7 @@ def with_tasks(table, rates, fingerprints=("a" * 64,)):
         ("bits_per_byte", "bits_per_byte", "bits/byte"),
         ("text:wiki-1.a", "text:wiki-1.a", "nats/token"),
         ("task:arc_easy", "task:arc_easy", "error rate"),
+        ("own:late-1.a", "own:late-1.a", "nats/token"),
         ("causal", "loss", "nats/token"),
         ("topk", "loss_topk", "nats/token"),
     ],
@@ -55,6 +56,8 @@ def test_a_loss_has_the_name_of_its_column_and_a_unit(words, name, unit):
         ("text:two words", "expected a name"),
         ("task:", "expected a plain name"),
         ("task:a/b", "expected a plain name"),
+        ("own:", "is unknown"),
+        ("own:a/b", "is unknown"),
         ("", "is unknown"),
     ],
 )
@@ -65,7 +68,9 @@ def test_another_name_is_one_sentence(words, said):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "scale"), [("text:wiki", 1.3), ("bits_per_byte", 0.4), ("task:piqa", 0.2)])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("text:wiki", 1.3), ("own:late", 1.1), ("bits_per_byte", 0.4), ("task:piqa", 0.2)]
+)
 def test_the_optimum_of_the_chosen_loss_is_found_in_its_unit(planted, truths, name, scale):
     bowl = truths["bowl"]
     losses = scale * planted(bowl)["loss"]
@@ -113,11 +118,14 @@ def test_cells_that_were_not_measured_and_what_is_no_number_are_left_out_with_th
         ("text:books2", "no cell has text:books2 (did you mean text:books?)"),
         ("task:lambada", "no cell has task:lambada; score it with eval with tasks = lambada"),
         ("task:piqua", "no cell has task:piqua (did you mean task:piqa?)"),
-        ("loss_half", "no cell has loss_half: choose one of loss, loss_topk, text:books, task:piqa"),
+        ("own:lat", "no cell has own:lat (did you mean own:late?)"),
+        ("own:x", "no cell has own:x: it is one that a model of your own gives in named_losses"),
+        ("loss_half", "no cell has loss_half: choose one of loss, loss_topk, text:books, own:late, task:piqa"),
     ],
 )
 def test_a_loss_that_no_cell_has_is_one_sentence_with_what_to_do(planted, name, said):
-    table = planted().with_columns(pl.lit(2.0).alias("text:books"), pl.lit(None, dtype=pl.Float64).alias("loss_half"))
+    others = {"text:books": 2.0, "own:late": 2.0, "loss_half": None}
+    table = planted().with_columns(pl.lit(value, dtype=pl.Float64).alias(column) for column, value in others.items())
     with pytest.raises(LossError) as caught:
         read_points(with_tasks(table, [0.5] * table.height), loss_column=name)
     assert said in str(caught.value)

@@ -15,7 +15,17 @@ from orchestrator.planning.own_models.check import check_model
 from tests.helpers import own_models as samples
 
 
-@pytest.mark.parametrize("target", [samples.right, samples.of(samples.Tied), samples.Reasoned()])
+@pytest.mark.parametrize(
+    "target",
+    [
+        samples.right,
+        samples.of(samples.Tied),
+        samples.Reasoned(),
+        samples.momentum,
+        samples.whole_runs,
+        samples.stateless,
+    ],
+)
 def test_a_model_that_is_right_has_no_problem(target: Any) -> None:
     found = check_model(target, vocab_size=64, context_length=16)
     assert found.problems == ()
@@ -40,6 +50,52 @@ def test_what_is_wrong_is_said_in_one_sentence(target: Any, sentence: str) -> No
     assert [problem for problem in found.problems if sentence in problem], found.problems
     assert not any("\n" in problem or "Traceback" in problem for problem in found.problems)
     assert not found.passed
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (samples.SeesNoRate(), "supports_cooldown is True, and a falling rate ends with the weights of a constant one"),
+        (samples.Idle(), "4 training steps leave every weight as it was"),
+        (samples.LossIsNotANumber(), "loss nan at step 1"),
+        (samples.WeightsAreNotNumbers(), "weight norm nan at step 1"),
+        (samples.GivesNoLoss(), "training_step gave NoneType, expected the loss before the step"),
+        (samples.LosesItsState(), "keep all state in parameters, buffers and state_tensors"),
+        (samples.SavesNoState(), "keep all state in parameters, buffers and state_tensors"),
+        (samples.StateIsNoTensors(), "state_tensors gave dict for 'momentum', expected a tensor"),
+        (samples.CannotLoad(), "load_state failed: KeyError: 'momentum'"),
+        (samples.TakesNoRate(), "it could not be trained: TypeError"),
+        (samples.NamesNaN(), "named_losses gave [nan, nan] for last"),
+        (samples.NamesAMean(), "named_losses gave [] for last, expected [2]"),
+        (samples.NamesAPath(), "named_losses called a loss '../last'"),
+        (samples.MaybeCools(), "supports_cooldown is 'yes': expected True or False"),
+        (samples.CoolsAlone(), "training_step is missing, which supports_cooldown needs"),
+        (samples.StepIsNoMethod(), "training_step is no method"),
+    ],
+)
+def test_what_is_wrong_with_training_steps_of_its_own_is_said_in_one_sentence(target: Any, sentence: str) -> None:
+    (problem,) = check_model(target, vocab_size=64, context_length=16).problems
+    assert sentence in problem
+    assert "\n" not in problem
+
+
+def test_each_method_that_a_state_needs_is_named() -> None:
+    problems = check_model(samples.StateAlone()).problems
+    assert [problem.split()[1] for problem in problems] == ["training_step", "state_tensors", "load_state"]
+
+
+@pytest.mark.parametrize(
+    ("target", "training", "verdict"),
+    [
+        (samples.right, "adamw", "it can be trained"),
+        (samples.momentum, "steps", "it can be trained by its own steps, on trunks that budgets share"),
+        (samples.stateless, "whole-runs", "it can be trained by its own steps, each run as a whole"),
+    ],
+)
+def test_the_verdict_says_how_it_is_trained(target: Any, training: str, verdict: str) -> None:
+    check = check_model(target, vocab_size=64, context_length=16)
+    assert {model.training for model in check.models} == {training}
+    assert str(check).splitlines()[-1] == verdict
 
 
 def test_every_part_that_is_missing_has_its_own_sentence() -> None:
