@@ -9,7 +9,13 @@ from typing import Any, Literal
 
 from analysis.runs.losses import NATS_PER_TOKEN
 from mor_core.data.remote import origin_of
-from orchestrator.inference.trained_cell import NotTrained, family_model, finished_weights, weights_id
+from orchestrator.inference.trained_cell import (
+    NotTrained,
+    cells_of_family,
+    family_model,
+    finished_weights,
+    weights_id,
+)
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.limits import NO_LIMIT, HourLimit
 from orchestrator.planning.identity import Evaluation, Segment, evaluate_segment, evaluation_id
@@ -68,14 +74,14 @@ class Asked:
 def paired(
     store: Store, sweep: Sweep, cells: Sequence[Cell], evaluations: Callable[[Cell], Mapping[str, Evaluation]]
 ) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    """A pair for every evaluation, by its subject, of every cell named, or else of every cell that has weights here or
-    needs none any more; and the names of the other cells.
+    """A pair for every evaluation, by its subject, of every cell named, or else of every cell of our family that has
+    weights here or needs none any more; and the names of the family's other cells.
 
-    Raises NotTrained for a named cell without weights, and where no cell of the sweep has any.
+    Raises NotTrained for a named cell without weights or of an own model, and where no cell of the sweep has any.
     """
     pairs: list[Pair] = []
     left_out: list[str] = []
-    for cell in cells or sweep.cells:
+    for cell in cells or cells_of_family(sweep):
         specs_by_subject, weights = evaluations(cell), weights_id(sweep, cell)
         if not all(store.is_done(evaluation_id(weights, evaluation)) for evaluation in specs_by_subject.values()):
             try:

@@ -20,7 +20,7 @@ from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
 from mor_core.inference.request import Request, Sampling
 from orchestrator.inference.generate import number_bytes, whole_memory
-from orchestrator.inference.trained_cell import NotTrained, TrainedCell
+from orchestrator.inference.trained_cell import NotTrained, TrainedCell, cells_of_family
 from orchestrator.planning.cells import Cell
 from orchestrator.records.revisions import Sweep
 from orchestrator.store.store import Store
@@ -268,11 +268,12 @@ def parse_batches(text: str) -> list[int | None]:
 
 
 def arms_to_measure(store: Store, sweep: Sweep, size: str | None) -> list[Cell]:
-    """One finished cell of each arm, vanilla first, of one size and one budget: of those at which all arms of the sweep
-    are finished the largest. Raises NotTrained where there is none."""
-    arms = {cell.arm for cell in sweep.cells}
+    """One finished cell of each arm of our family, vanilla first, of one size and one budget: of those at which all
+    these arms of the sweep are finished the largest. Raises NotTrained where there is none."""
+    cells = cells_of_family(sweep)
+    arms = {cell.arm for cell in cells}
     groups: dict[tuple[str, int], dict[str, Cell]] = {}
-    for cell in sweep.cells:
+    for cell in cells:
         if store.is_done(str(cell.evaluate_segment)) and size in (None, cell.size):
             groups.setdefault((cell.size, cell.budget), {}).setdefault(cell.arm, cell)
     whole = [group for group in groups.values() if group.keys() == arms and "vanilla" in group]

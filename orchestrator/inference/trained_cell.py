@@ -79,6 +79,19 @@ def family_model(cell: Cell) -> ModelConfig:
     return cell.model
 
 
+def cells_of_family(sweep: Sweep) -> list[Cell]:
+    """A sweep's cells without those of the user's own models. Raises NotTrained where all are of such models."""
+    cells = [cell for cell in sweep.cells if not isinstance(cell.model, OwnModel)]
+    if sweep.cells and not cells:
+        family_model(sweep.cells[0])
+    return cells
+
+
+def own_arms(sweep: Sweep) -> list[str]:
+    """Labels of a sweep's arms that are models of the user's own."""
+    return sorted({cell.arm for cell in sweep.cells if cell.architecture == "own"})
+
+
 def weights_id(sweep: Sweep, cell: Cell) -> str:
     """Id of the segment that ends with a cell's weights, trained or not."""
     return next(segment.id for segment in reversed(sweep.chain(cell)) if segment.kind != "evaluate")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from mor_core.config import ModelConfig, OwnModel
+from mor_core.errors import Fix
 from mor_core.flops import Convention, training_flops_per_token, unique_params
 from mor_core.interop.llama_folder import PretrainedLlama
 from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, Size, model_config
@@ -118,8 +119,7 @@ def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
         return dict.fromkeys(spec.goals, Window(sizes=(_pretrained_size(weights),)))
     auto = spec.sizes.auto
     if auto is None:
-        named = Window(sizes=tuple(SIZES[name] for name in spec.sizes.names or ()))
-        return dict.fromkeys(spec.goals, named)
+        return dict.fromkeys(spec.goals, Window(sizes=sizes_named(spec, arm, spec.sizes.names or ())))
     ladder = LADDERS[auto.ladder]
     params = {size: unique_params(resolve_model(spec, arm, size)) for size in ladder}
     rungs = sorted(ladder, key=params.__getitem__)
@@ -127,11 +127,49 @@ def windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
     return {budget: _window(auto, arm, budget, rungs, rung_params) for budget in spec.goals}
 
 
+def own_rungs(spec: SweepSpec, arm: Arm) -> dict[str, OwnModel]:
+    """The ladder of an own model by the names of its sizes, smallest first. Raises what asking it raises."""
+    return {model.size: model for model in own_ladder_of(spec, arm).models}
+
+
+def sizes_named(spec: SweepSpec, arm: Arm, names: Sequence[str]) -> tuple[Size | OwnModel, ...]:
+    """Those on an arm's ladder among some names: base shapes, or sizes of its own model, of which there may be none.
+
+    Raises SpecError where an arm of our family gets no base shape, and of an own model what asking it raises.
+    """
+    if arm.own is not None:
+        rungs = own_rungs(spec, arm)
+        return tuple(rungs[name] for name in names if name in rungs)
+    shapes = tuple(SIZES[name] for name in names if name in SIZES)
+    if not shapes:
+        raise SpecError(
+            f"none of {', '.join(names)} is a base shape, which arm {arm.label} needs: name one beside them, or leave "
+            "the arm out",
+            fix=Fix(setting="sizes"),
+        )
+    return shapes
+
+
+def check_named_sizes(spec: SweepSpec, names: Sequence[str]) -> None:
+    """Raises SpecError for a name that is no base shape and on the ladder of no own model, and of own models what
+    asking them raises."""
+    others = [name for name in names if name not in SIZES]
+    own_sizes = [name for arm in spec.members if arm.own and others for name in own_rungs(spec, arm)]
+    for name in others:
+        if name not in own_sizes:
+            raise SpecError(
+                f"size {name!r} is unknown: {did_you_mean(name, [*own_sizes, *SIZES])}", fix=Fix(setting="sizes")
+            )
+
+
 def _own_windows(spec: SweepSpec, arm: Arm) -> dict[int, Window]:
-    """Sizes of an own model: those that its arm names, else rungs of its ladder as of ours."""
+    """Sizes of an own model: those of its ladder that the sweep names, else that its arm names, else rungs of its
+    ladder as of ours."""
     assert arm.own is not None
     assert spec.sizes is not None
-    rungs = {model.size: model for model in own_ladder_of(spec, arm).models}
+    if named := sizes_named(spec, arm, spec.sizes.names or ()):
+        return dict.fromkeys(spec.goals, Window(sizes=named))
+    rungs = own_rungs(spec, arm)
     for name in arm.own.sizes or ():
         if name not in rungs:
             raise SpecError(

@@ -3,6 +3,7 @@
 Segments are named by what they compute, so a plan with more budgets, seeds or arms contains those of the smaller one.
 """
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from orchestrator.planning.identity import (
     stable_segment,
     trunk_id,
 )
-from orchestrator.planning.ladder import num_sizes, windows
+from orchestrator.planning.ladder import check_named_sizes, num_sizes, windows
 from orchestrator.planning.recipe import own_ladder_of, own_steps_note, pretrained, raised_depth_note
 from orchestrator.planning.spec.sweep_file import SpecError
 from orchestrator.planning.spec.sweep_spec import SweepSpec
@@ -107,6 +108,8 @@ def num_combinations(spec: SweepSpec) -> int:
 def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
     if data is not None:
         _check_data(spec, data)
+    with contextlib.suppress(OwnImportError):  # Its arm is left out below, and what sizes it has is not known.
+        check_named_sizes(spec, (spec.sizes.names if spec.sizes else None) or ())
     rows: list[Cell | Dropped] = []
     notes = [COSINE_NOTE] if spec.schedule.kind == "cosine" and spec.trunks == "shared" else []
     lost: OwnImportError | None = None

@@ -13,7 +13,9 @@ from mor_core.data.snapshot import DataSnapshot
 from mor_core.units import short_budget
 from orchestrator.planning.costs.limits import Allowance
 from orchestrator.planning.identity import Segment
+from orchestrator.planning.own_models.code_files import code_files
 from orchestrator.planning.plan import Plan, lost_arm_lines
+from orchestrator.planning.recipe import own_ladder_of
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records.console import Console
 from orchestrator.records.revisions import Sweep, share_revision
@@ -54,9 +56,11 @@ def run_sweep(
     Without `mlflow` nothing is mirrored: `mor-sweep mlflow sync` does that later.
 
     Raises ClusterUnreachable where a Ray address does not answer, StoreError where the results cannot be read, and
-    ResultsGone where their folder was moved away meanwhile, TrackingUriError where MLflow could never be reached.
+    ResultsGone where their folder was moved away meanwhile, TrackingUriError where MLflow could never be reached,
+    OwnModelError where code of an own model cannot be shipped to Ray's workers.
     """
     uri = tracking_uri(store, plan.name) if mlflow else ""  # Said before anything is written, let alone trained.
+    code = {} if executor == "in-process" else _code_of_own_models(plan, spec)
     sweep = share_revision(store, plan, data)
     published = _published(store, plan.segments)
     allowance = allowance or Allowance(segments=frozenset(segment.id for segment in plan.segments))
@@ -75,7 +79,7 @@ def run_sweep(
                 plan,
                 store,
                 pending,
-                _job(store, plan, spec, data, on_this_host=address is None),
+                _job(store, plan, spec, data, code, on_this_host=address is None),
                 published,
                 on_this_host=address is None,
                 allowance=allowance,
@@ -87,7 +91,17 @@ def run_sweep(
     return _report(console, plan, runs, store, published)
 
 
-def _job(store: Store, plan: Plan, spec: SweepSpec, data: DataSnapshot, *, on_this_host: bool) -> Job:
+def _code_of_own_models(plan: Plan, spec: SweepSpec) -> dict[str, Path]:
+    """The files of the user's own models that the plan has cells of. Raises OwnModelError where they cannot be
+    shipped."""
+    arms = {cell.arm for cell in plan.cells}
+    own_arms = [arm for arm in spec.members if arm.label in arms and arm.own]
+    return code_files({arm.own.model: own_ladder_of(spec, arm).files for arm in own_arms if arm.own})
+
+
+def _job(
+    store: Store, plan: Plan, spec: SweepSpec, data: DataSnapshot, code: Mapping[str, Path], *, on_this_host: bool
+) -> Job:
     """How the plan's segments are executed."""
     return Job(
         results=store.location,
@@ -97,6 +111,7 @@ def _job(store: Store, plan: Plan, spec: SweepSpec, data: DataSnapshot, *, on_th
         micro_batch=spec.execution.micro_batch,
         init_folder=Path(spec.init_from.folder).absolute() if spec.init_from else None,
         import_from=Path.cwd() if any(arm.own for arm in spec.members) else None,
+        code_files=code,
         compile=spec.execution.compile,
         checkpoint_activations=spec.execution.activation_checkpointing,
         deterministic=spec.execution.deterministic,

@@ -11,9 +11,10 @@ from analysis.runs.points import Points
 from analysis.statistics.answers import Refusal, RefusalKind
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import MorSweepError
+from mor_core.model.own_code import OwnModelError
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.speeds import measured_flops_per_second
-from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND, ladder_of
+from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND, ladder_of, own_rungs
 from orchestrator.planning.plan import Plan, flops_by_segment, plan
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records.fits import Fitted
@@ -119,24 +120,54 @@ def wide_plan(sweep: Sweep, spec: SweepSpec, data: DataSnapshot) -> Plan:
     """The grid of `spec` with the sizes around those that the sweep has tried and one more seed. Raises NoAdvice where
     there is none."""
     seeds = sorted({cell.seed for cell in sweep.cells})
-    names = _sizes_around(list(dict.fromkeys(cell.size for cell in sweep.cells)))
     changes: dict[str, Any] = {"seeds": (*seeds, seeds[-1] + 1)}
     if spec.sizes is None:
         raise NoAdvice(f"sweep {sweep.name!r} starts from pretrained weights of one size: there is none to add")
+    names = dict.fromkeys((*_sizes_around(_tried_shapes(sweep)), *_own_sizes_around(sweep, spec)))
+    arms = {cell.arm for cell in sweep.cells}
+    changes["only"] = tuple(arm.label for arm in spec.members if arm.label in arms) or spec.only
     changes["sizes"] = spec.sizes.model_copy(update={"names": tuple(names), "auto": None})
     if spec.budgets is None:
         raise NoAdvice(f"sweep {sweep.name!r} asks for tokens, not for budgets: there is no N*(C) to know better")
     return plan(spec.model_copy(update=changes), data)
 
 
+def _tried_shapes(sweep: Sweep) -> list[str]:
+    """The base shapes that the sweep has cells of."""
+    return list(dict.fromkeys(cell.size for cell in sweep.cells if cell.architecture != "own"))
+
+
 def _sizes_around(tried: Sequence[str]) -> list[str]:
     """Those tried and the rungs around them, by the ladder that holds them; as they are where none does."""
     ladder = ladder_of(tried)
-    if ladder is None:
+    if not tried or ladder is None:
         return list(tried)
-    names = [size.name for size in LADDERS[ladder]]
-    places = sorted(names.index(name) for name in tried)
-    return names[max(0, places[0] - RUNGS_BEYOND) : places[-1] + RUNGS_BEYOND + 1]
+    return _around(tried, [size.name for size in LADDERS[ladder]])
+
+
+def _own_sizes_around(sweep: Sweep, spec: SweepSpec) -> list[str]:
+    """The same of each own model that the sweep has cells of, by its own ladder. Raises NoAdvice where its sizes are
+    not known here."""
+    names: list[str] = []
+    for arm in spec.members:
+        tried = {cell.size for cell in sweep.cells if cell.arm == arm.label}
+        if arm.own is None or not tried:
+            continue
+        try:
+            rungs = list(own_rungs(spec, arm))
+        except OwnModelError as error:
+            raise NoAdvice(
+                f"the sizes of arm {arm.label}, a model of your own, are not known ({error}): in the folder of its "
+                "sweep file, `mor-sweep isoflop --preset FILE --dry-run` asks for them"
+            ) from error
+        names += _around([name for name in rungs if name in tried], rungs)
+    return names
+
+
+def _around(tried: Sequence[str], rungs: Sequence[str]) -> list[str]:
+    """The rungs from RUNGS_BEYOND below those tried to as many above; none where none was tried."""
+    places = sorted(rungs.index(name) for name in tried)
+    return list(rungs[max(0, places[0] - RUNGS_BEYOND) : places[-1] + RUNGS_BEYOND + 1]) if places else []
 
 
 def _speed(planned: Plan, arm: str, finished: dict[str, SegmentResult]) -> float | None:

@@ -40,7 +40,8 @@ class Pilot:
     budgets: tuple[int, ...]
     """FLOPs in the sweep's convention, ascending."""
     sizes: tuple[str, ...] | None
-    """Base shapes; None for the SIZES rungs around each expected optimum, or those that the sweep names."""
+    """Base shapes, or sizes of own models; None for the SIZES rungs around each expected optimum, or those that the
+    sweep names."""
     replicates: int
     """Seeds of the middle sizes, at least 2."""
     wanted: Wanted
@@ -51,8 +52,8 @@ class Pilot:
         """The sweep with the pilot's grid: the same settings, so that segments are shared."""
         assert self.spec.sizes is not None
         sizes = self.spec.sizes
-        if self.sizes is not None:
-            sizes = SizesSection(names=self.sizes)
+        if self.sizes is not None:  # They are checked: a section made anew would know no sizes of own models.
+            sizes = sizes.model_copy(update={"names": self.sizes, "auto": None})
         elif sizes.auto is not None:
             sizes = SizesSection(auto=sizes.auto.model_copy(update={"count": SIZES}))
         grid = {"name": self.name, "budgets": self.budgets, "seeds": tuple(range(self.replicates)), "sizes": sizes}

@@ -1,7 +1,7 @@
 """The sweep file and data that a recorded sweep was planned from, and the commands that add cells to it."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,6 @@ def spec_of_sweep(sweep: Sweep) -> SpecOfSweep:
     SpecError where this version does not know what is recorded."""
     if sweep.spec is None:
         raise NoAdvice(f"sweep {sweep.name!r} has no sweep file: {RECORD_IT}")
-    if own_arm := next((cell.arm for cell in sweep.cells if cell.architecture == "own"), None):
-        raise NoAdvice(
-            f"arm {own_arm} of sweep {sweep.name!r} is a model of your own, whose sizes are known to its code alone: "
-            "add sizes or budgets to the sweep file"
-        )
     file = SweepFile(source=f"sweep.json of {sweep.name}", document=sweep.spec)
     spec = parse_spec(with_overrides(file, _grid_of_cells(sweep, sweep.spec)))
     data = _snapshot(sweep)
@@ -87,8 +82,8 @@ def _grid_of_cells(sweep: Sweep, document: Mapping[str, Any]) -> list[Override]:
 
 
 def _is_of_grid(cell: Cell) -> bool:
-    """Whether its label is that of the grid of [arms], not of a named variant."""
-    return cell.arm in (cell.architecture, f"{cell.architecture}-{cell.recursions}")
+    """Whether its label is that of the grid of [arms], not of a named variant or of an own model."""
+    return cell.architecture != "own" and cell.arm in (cell.architecture, f"{cell.architecture}-{cell.recursions}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,30 +95,31 @@ class Grid:
     seed: int
     """Their seed."""
     sizes: tuple[str, ...]
-    """Base shapes, by the ladder."""
+    """Base shapes, or sizes of an own model, by the ladder."""
     budgets: tuple[str, ...]
     """As people write them, ascending."""
 
 
 def grids(suggestions: Iterable[Suggestion]) -> list[Grid]:
     """The suggested cells and no others, as grids."""
-    cells: dict[tuple[str, int], dict[str, set[str]]] = {}
+    cells: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
     for suggestion in suggestions:
         cell = suggestion.candidate
-        cells.setdefault((cell.arm, cell.seed), {}).setdefault(cell.budget, set()).add(cell.size)
+        cells.setdefault((cell.arm, cell.seed), {}).setdefault(cell.budget, {})[cell.size] = cell.params
     all_grids: list[Grid] = []
     for (arm, seed), by_budget in cells.items():
         budgets_of: dict[tuple[str, ...], list[str]] = {}
-        for budget, sizes in sorted(by_budget.items(), key=lambda item: int(item[0])):
-            budgets_of.setdefault(tuple(_ascending(sizes)), []).append(budget_text(int(budget)))
+        for budget, params_of in sorted(by_budget.items(), key=lambda item: int(item[0])):
+            sizes = tuple(_ascending(sorted(params_of, key=params_of.__getitem__)))
+            budgets_of.setdefault(sizes, []).append(budget_text(int(budget)))
         all_grids += [
             Grid(arm=arm, seed=seed, sizes=sizes, budgets=tuple(budgets)) for sizes, budgets in budgets_of.items()
         ]
     return all_grids
 
 
-def _ascending(sizes: set[str]) -> list[str]:
-    """By the ladder that has them all, since ladders share rungs; else ladder by ladder."""
+def _ascending(sizes: Collection[str]) -> list[str]:
+    """By the ladder that has them all, since ladders share rungs; else ladder by ladder, and those of none as given."""
     ladder = ladder_of(sizes)
     names = [size.name for name, rungs in LADDERS.items() if ladder in (name, None) for size in rungs]
     return sorted(sizes, key=lambda size: names.index(size) if size in names else len(names))
@@ -140,7 +136,7 @@ def command_at(arm: str, sizes: Sequence[str], flops: int, sweep: Sweep, results
     if sweep.spec is None or not sizes or not {"budgets", "sizes"} <= sweep.spec.keys():
         return None
     seed = min(cell.seed for cell in sweep.cells if cell.arm == arm)
-    grid = Grid(arm=arm, seed=seed, sizes=tuple(_ascending(set(sizes))), budgets=(budget_text(flops),))
+    grid = Grid(arm=arm, seed=seed, sizes=tuple(_ascending(dict.fromkeys(sizes))), budgets=(budget_text(flops),))
     return _command(grid, sweep, results)
 
 

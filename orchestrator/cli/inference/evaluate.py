@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mor_core.errors import Fix, UserError
-from orchestrator.cli.inference.text import Rule, RuleChoice, Threads, figure_name, load_cell, progress, show_rows
+from orchestrator.cli.inference.text import (
+    Rule,
+    RuleChoice,
+    Threads,
+    figure_name,
+    load_cell,
+    progress,
+    say_own_arms,
+    show_rows,
+)
 from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, print_json, say_next
 from orchestrator.cli.train.launch import ExecutorChoice, ExecutorName, Launch, RayAddress, machine_of
 from orchestrator.cli.train.spending import MaxHours
@@ -74,6 +83,8 @@ def evaluate(
     how = Launch(results=results, executor=executor, address=address, workers=workers)
     store = how.store
     loaded = load_sweep(store, sweep)
+    if not cells:
+        say_own_arms(loaded)
     if name is None or file is None:
         request = _asked_tasks(store, loaded, cells or [], str(tasks), task_files, limit, rule)
     else:

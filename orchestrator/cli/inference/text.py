@@ -154,6 +154,7 @@ def throughput(
 
     keep_freed_memory()
     store, loaded = _sweep(results, sweep)
+    say_own_arms(loaded)
     sizes = parse_batches(batches)
     cells = [load_cell(store, loaded, cell, threads, precision) for cell in arms_to_measure(store, loaded, size)]
     load = Load(
@@ -283,6 +284,15 @@ def load_cell(
     if threads:
         torch.set_num_threads(threads)
     return load_trained_cell(store, sweep, cell, precision.value)
+
+
+def say_own_arms(sweep: "Sweep") -> None:
+    """That arms which are models of the user's own are left out, where there are any beside others."""
+    from orchestrator.inference.trained_cell import own_arms
+
+    arms = own_arms(sweep)
+    if arms and any(cell.arm not in arms for cell in sweep.cells):
+        typer.echo(f"left out, since this is for vanilla, recursive and mor: {', '.join(arms)}", err=True)
 
 
 def figure_name(figure: str, trained: "TrainedCell") -> str:

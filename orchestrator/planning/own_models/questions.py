@@ -38,6 +38,8 @@ class OwnLadder:
     """What a reader of its numbers should know."""
     code: CodeFingerprint
     """What its losses depend on beside its settings, as it is now."""
+    files: tuple[Path, ...] = ()
+    """That its object names, absolute."""
 
 
 def own_ladder(model: str, vocab_size: int, context_length: int) -> OwnLadder:
@@ -97,6 +99,7 @@ def _ladder_of(reply: Mapping[str, Any]) -> OwnLadder:
         models=tuple(from_jsonable(OwnModel, model) for model in reply["models"]),
         warnings=tuple(reply["warnings"]),
         code=CodeFingerprint(sha256=reply["sha256"], versions=dict(reply["versions"])),
+        files=tuple(Path(name) for name in reply["files"]),
     )
 
 

@@ -195,7 +195,7 @@ class OwnArmSection(Section):
     model: Annotated[str, AfterValidator(_object_name)]
     """Its object, package.module:object; what that must have is said in docs/guides/own_model.md."""
     sizes: Annotated[tuple[str, ...], NotEmpty, Merged] | None = None
-    """Of its ladder; left out, all of them, or a window of them where sizes.auto chooses."""
+    """Of its ladder; left out, all of them, or a window of them where sizes.auto chooses. --sizes goes before it."""
 
     def member(self, label: str) -> Arm:
         """The arm."""

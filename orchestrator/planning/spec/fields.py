@@ -18,6 +18,7 @@ from pydantic import (
     FiniteFloat,
     PlainSerializer,
     PlainValidator,
+    ValidationInfo,
 )
 from pydantic.fields import FieldInfo
 
@@ -81,6 +82,14 @@ def _known_size(name: str) -> str:
     if name not in SIZES:
         raise ValueError(f"size {name!r} is unknown: {did_you_mean(name, SIZES)}")
     return name
+
+
+OWN_LADDERS = "own ladders"
+"""In the context of a validation: whether the file has models of the user's own, whose sizes only a plan knows."""
+
+
+def _size_of_a_ladder(name: str, info: ValidationInfo) -> str:
+    return name if (info.context or {}).get(OWN_LADDERS) else _known_size(name)
 
 
 def folder_name(name: str) -> str:
@@ -159,6 +168,7 @@ Depth = Annotated[
 PaperNLL = Annotated[float | str, PlainValidator(_paper_nll, json_schema_input_type=float | Literal["diverged"])]
 """A loss that the paper prints, or "diverged" where it has none to print."""
 FolderName = Annotated[str, AfterValidator(folder_name)]
+LadderSize = Annotated[str, AfterValidator(_size_of_a_ladder), Field(json_schema_extra={"enum": [*SIZES]})]
 SizeName = Annotated[str, AfterValidator(_known_size), Field(json_schema_extra={"enum": [*SIZES]})]
 ProperFraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
 Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]

@@ -8,6 +8,7 @@ from mor_core.config import LayerSelection, ModelConfig, OutputInit, Precision
 from mor_core.data.spec import PINNED_PYTHON
 from orchestrator.planning.spec.fields import (
     Budget,
+    LadderSize,
     LaterKey,
     Merged,
     NotEmpty,
@@ -16,7 +17,6 @@ from orchestrator.planning.spec.fields import (
     ProperFraction,
     Section,
     Share,
-    SizeName,
     TokenCount,
 )
 
@@ -48,8 +48,8 @@ class AutoSizes(Section):
 class SizesSection(Section):
     """Either explicit names or automatic windows."""
 
-    names: Annotated[tuple[SizeName, ...], NotEmpty, Merged] | None = None
-    """Base shapes that every arm and budget uses."""
+    names: Annotated[tuple[LadderSize, ...], NotEmpty, Merged] | None = None
+    """Base shapes that every arm and budget uses. Where some are sizes of an own model, its arm trains those."""
     auto: AutoSizes | None = None
     """Windows around the expected optimum of each budget."""
 

@@ -24,7 +24,16 @@ from orchestrator.planning.spec.arms import (
     with_choices,
 )
 from orchestrator.planning.spec.base import BASE
-from orchestrator.planning.spec.fields import Ascending, Budget, FolderName, Merged, NotEmpty, Section, TokenCount
+from orchestrator.planning.spec.fields import (
+    OWN_LADDERS,
+    Ascending,
+    Budget,
+    FolderName,
+    Merged,
+    NotEmpty,
+    Section,
+    TokenCount,
+)
 from orchestrator.planning.spec.sections import (
     DataSection,
     EvaluationSection,
@@ -220,7 +229,8 @@ def load_spec(preset: str = "paper", overrides: Sequence[Override] = (), study: 
 def parse_spec(file: SweepFile) -> SweepSpec:
     """The checked content of a sweep file. Raises SpecError with a sentence for each problem."""
     try:
-        spec = SweepSpec.model_validate_json(json.dumps(with_choices(file.document), default=str))
+        written = json.dumps(with_choices(file.document), default=str)
+        spec = SweepSpec.model_validate_json(written, context={OWN_LADDERS: _has_own_arms(file.document)})
         if file.is_written and spec.arms is not None:
             allow_import(section.model for section in spec.arms.own.values())
         return spec
@@ -230,6 +240,12 @@ def parse_spec(file: SweepFile) -> SweepSpec:
         sentences = [_sentence(problem, file) for problem in problems if not _is_absent_table(problem)]
         sentences += [_absent_sentence(absent, file)] if absent else []
         raise SpecError("\n".join(sentences)) from None
+
+
+def _has_own_arms(document: Mapping[str, Any]) -> bool:
+    """Whether a sweep file names models of the user's own."""
+    arms = document.get("arms")
+    return isinstance(arms, Mapping) and any(isinstance(table, Mapping) and "model" in table for table in arms.values())
 
 
 def _is_absent_table(problem: Any) -> bool:

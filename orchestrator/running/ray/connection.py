@@ -4,12 +4,15 @@ By default Ray is a cluster of its own on this machine, on 127.0.0.1 only, witho
 """
 
 import contextlib
+import json
 import logging
 import os
+import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from mor_core.errors import Fix, Unreachable
@@ -50,16 +53,26 @@ CHILDREN_ENVIRONMENT = {
 }
 
 
+SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Where Ray tells a driver that `ray job submit` has started what that command asked for, as JSON."""
+
+
 class ClusterUnreachable(Unreachable):
     """No Ray cluster answers at the address, or it answers no longer; the message says what was tried."""
 
 
 @contextlib.contextmanager
-def connected(address: str | None, cpus: int, results: Path | None = None) -> Iterator[ModuleType]:
+def connected(
+    address: str | None,
+    cpus: int,
+    results: Path | None = None,
+    code_files: Mapping[str, Path] = MappingProxyType({}),
+) -> Iterator[ModuleType]:
     """Ray, connected to the cluster at `address` (`host:port`), or to a local one with so many CPUs.
 
     `results` is the folder that the work is for: what is left of a local one after a kill is found from there.
-    Whatever was started or submitted ends with it. Raises ClusterUnreachable.
+    `code_files`, by their relative paths, are what each worker starts in a copy of and can import; without them it
+    starts where Ray was started. Whatever was started or submitted ends with it. Raises ClusterUnreachable.
     """
     if address is None:
         check_shared_memory()
@@ -73,11 +86,11 @@ def connected(address: str | None, cpus: int, results: Path | None = None) -> It
     with folder as local:
         try:
             # Cut short, Ray would leave processes or crash; and it puts handlers of its own in the command's place.
-            with deferred_signals("Ray has started"):
+            with deferred_signals("Ray has started"), working_folder(code_files) as settings:
                 if local is not None:
-                    _start_local(ray, cpus, local)
+                    _start_local(ray, cpus, local, settings)
                 else:
-                    _connect(ray, str(address))
+                    _connect(ray, str(address), settings)
             yield ray
         except ClusterUnreachable:
             if local is not None:
@@ -98,7 +111,33 @@ def check_shared_memory() -> None:
         )
 
 
-def _start_local(ray: ModuleType, cpus: int, folder: Path) -> None:
+@contextlib.contextmanager
+def working_folder(code_files: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
+    """Settings of `ray.init` by which every worker starts in a folder of these files alone, and can import them.
+
+    Ray packs the folder once, when it connects, and keeps the package under the hash of its content. A folder of the
+    user's own would bring all that lies in it, and leave out what its .gitignore names.
+
+    https://docs.ray.io/en/latest/ray-core/handling-dependencies.html (working_dir)
+    """
+    if not code_files or "working_dir" in _submitted_environment():
+        # A job submitted with a working folder has the code in it, and Ray takes one working folder only.
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="mor-sweep-code-") as folder:
+        for name, file in code_files.items():
+            copy = Path(folder) / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+        yield {"runtime_env": {"working_dir": folder}}
+
+
+def _submitted_environment() -> Mapping[str, Any]:
+    """The runtime environment that the job of this process was submitted with; empty outside a job."""
+    return json.loads(os.environ.get(SUBMITTED_JOB, "{}")).get("runtime_env") or {}
+
+
+def _start_local(ray: ModuleType, cpus: int, folder: Path, settings: Mapping[str, Any]) -> None:
     try:
         with _environment_of_children(ray):
             ray.init(
@@ -110,6 +149,7 @@ def _start_local(ray: ModuleType, cpus: int, folder: Path) -> None:
                 logging_level=logging.ERROR,
                 # Ray opens its folder to everybody; the one above it belongs to this user alone.
                 _temp_dir=str(folder / "ray"),
+                **settings,
             )
     except Exception as error:  # Ray raises a bare Exception where one of its processes does not come up.
         cause = str(error).strip().partition("\n")[0]
@@ -144,9 +184,13 @@ def _forget(variables: Iterable[str]) -> None:
         os.environ.pop(name, None)
 
 
-def _connect(ray: ModuleType, address: str) -> None:
+def _connect(ray: ModuleType, address: str, settings: Mapping[str, Any]) -> None:
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
+    except ray.exceptions.RuntimeEnvSetupError as error:
+        raise ClusterUnreachable(
+            f"the Ray cluster at {address} did not take the code of your own models: {error}"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterUnreachable(f"the Ray cluster at {address} refused the connection: {error}") from error
 

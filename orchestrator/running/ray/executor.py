@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from psutil import Process
@@ -75,7 +75,9 @@ class RayExecutor:
         """See orchestrator.running.executor.Executor. Raises ClusterUnreachable, and Infeasible before anything is
         started."""
         store = open_store(job.results)
-        with self._connected(store.root) as ray:
+        with self._connected(store.root, job.code_files) as ray:
+            if job.code_files:  # Each worker starts in a copy of them.
+                job = replace(job, import_from=None, code_files={})
             request = self._request(ray)
             shared = self.gpu_shares if request.gpus and request.workers == 1 else {}
             run = _Run(ray=ray, store=store, job=job, request=request, shares=shared, cluster=self._cluster(ray))
@@ -113,8 +115,11 @@ class RayExecutor:
                 for reference in ready:
                     yield _mapped(ray, reference)
 
-    def _connected(self, results: Path | None = None) -> contextlib.AbstractContextManager[ModuleType]:
-        return connected(self.address, self.workers * self.workers_per_segment * CPUS_PER_WORKER, results)
+    def _connected(
+        self, results: Path | None = None, code_files: Mapping[str, Path] = MappingProxyType({})
+    ) -> contextlib.AbstractContextManager[ModuleType]:
+        cpus = self.workers * self.workers_per_segment * CPUS_PER_WORKER
+        return connected(self.address, cpus, results, code_files)
 
     def _cluster(self, ray: ModuleType) -> "_Cluster":
         central = central_processes() if self.address is None else {}

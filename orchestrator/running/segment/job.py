@@ -5,8 +5,8 @@ are promised equal between equal numerics only.
 """
 
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class Job:
     """The text, where its loss is measured."""
     import_from: Path | None = None
     """Folder that the code of a user's own models is imported from, if there are any."""
+    code_files: Mapping[str, Path] = field(default_factory=dict)
+    """Their files by the paths that they have below such a folder, for workers that do not see it."""
     compile: bool = False
     """Whether the model goes through torch.compile: up to a minute on a CPU core, for cells that take far longer."""
     checkpoint_activations: bool = False

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.tuning.response import Trial
-from mor_core.config import Model, TrainConfig
+from mor_core.config import Model, OwnModel, TrainConfig
 from mor_core.data.snapshot import DataSnapshot
-from mor_core.errors import Fix
 from mor_core.flops import unique_params, unrolled_params
-from mor_core.sizes import SIZES
+from mor_core.sizes import Size
 from orchestrator.planning.cells import Cell
-from orchestrator.planning.ladder import windows
+from orchestrator.planning.ladder import check_named_sizes, sizes_named, windows
 from orchestrator.planning.plan import plan
 from orchestrator.planning.recipe import batch_size, peak_learning_rate, resolve_model
 from orchestrator.planning.spec.arms import Arm
-from orchestrator.planning.spec.sweep_file import SpecError, SweepFile, did_you_mean
+from orchestrator.planning.spec.sweep_file import SweepFile
 from orchestrator.planning.spec.sweep_spec import SweepSpec, parse_spec
 
 LEARNING_RATE, BATCH_SIZE, WEIGHT_DECAY, WARMUP = "learning_rate", "batch_size", "weight_decay", "warmup"
@@ -73,7 +72,7 @@ class Rung:
     arm: Arm
     """The architecture."""
     size: str
-    """Base shape."""
+    """Base shape, or size of an own model."""
     model: Model
     """Both resolved."""
     tokens: int
@@ -105,27 +104,33 @@ class Rung:
 def rungs_of(
     spec: SweepSpec, sizes: Sequence[str] | None, space: SearchSpace, tokens_per_param: float
 ) -> tuple[Rung, ...]:
-    """The rungs of a sweep's arms: the sizes named, or the ends and the middle of what the sweep would train.
+    """The rungs of a sweep's arms: the sizes named, or the ends and the middle of what the sweep would train, also for
+    an own model of which none is named.
 
     Raises SpecError for a size that there is not.
     """
-    for name in sizes or ():
-        if name not in SIZES:
-            raise SpecError(f"{name!r} is no base shape: {did_you_mean(name, list(SIZES))}", fix=Fix(setting="sizes"))
+    check_named_sizes(spec, sizes or ())
     return tuple(
-        _rung(spec, arm, name, space, tokens_per_param) for arm in spec.members for name in sizes or _spread(spec, arm)
+        _rung(spec, arm, size, space, tokens_per_param)
+        for arm in spec.members
+        for size in _sizes_to_tune(spec, arm, sizes or ())
     )
 
 
-def _spread(spec: SweepSpec, arm: Arm) -> list[str]:
+def _sizes_to_tune(spec: SweepSpec, arm: Arm, names: Sequence[str]) -> Sequence[Size | OwnModel]:
+    named = sizes_named(spec, arm, names) if names else ()
+    return named or _spread(spec, arm)
+
+
+def _spread(spec: SweepSpec, arm: Arm) -> list[Size | OwnModel]:
     sizes = {size for window in windows(spec, arm).values() for size in window.sizes}
     ordered = sorted(sizes, key=lambda size: unique_params(resolve_model(spec, arm, size)))
     places = sorted({0, len(ordered) // 2, len(ordered) - 1})[:RUNGS]
-    return [ordered[place].name for place in places]
+    return [ordered[place] for place in places]
 
 
-def _rung(spec: SweepSpec, arm: Arm, name: str, space: SearchSpace, tokens_per_param: float) -> Rung:
-    model = resolve_model(spec, arm, SIZES[name])
+def _rung(spec: SweepSpec, arm: Arm, size: Size | OwnModel, space: SearchSpace, tokens_per_param: float) -> Rung:
+    model = resolve_model(spec, arm, size)
     recipe_rate = peak_learning_rate(spec, arm, model, budget=spec.goals[0])
     ranges = {
         LEARNING_RATE: space.learning_rate or Range(low=recipe_rate / AROUND_RECIPE, high=recipe_rate * AROUND_RECIPE),
@@ -136,7 +141,7 @@ def _rung(spec: SweepSpec, arm: Arm, name: str, space: SearchSpace, tokens_per_p
     step = batch_size(spec, arm, model) * model.context_length
     return Rung(
         arm=arm,
-        size=name,
+        size=size.name,
         model=model,
         tokens=max(step, round(tokens_per_param * unique_params(model))),
         ranges={key: limits for key, limits in ranges.items() if limits is not None},
@@ -156,10 +161,6 @@ def rounded(values: Values) -> dict[str, float]:
 def tune_spec(file: SweepFile, name: str, seeds: Sequence[int]) -> SweepSpec:
     """What all trials of a tuning have in common, with its settings: the tuned values of no trial in particular."""
     spec = parse_spec(file)
-    if own_arm := next((arm.label for arm in spec.members if arm.own), None):
-        raise SpecError(
-            f"tune is for vanilla, recursive and mor, and arm {own_arm} is a model of your own: leave it out"
-        )
     batch = batch_size(spec, spec.members[0], resolve_model(spec, spec.members[0], _any_size(spec)))
     document = _document(file, name, seeds) | {"tokens": ["1e9"], "sizes": {"names": [_any_size(spec).name]}}
     document["schedule"]["warmup_steps"] = 1
