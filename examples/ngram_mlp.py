@@ -33,7 +33,7 @@ class Ngram:
     """A ladder of widths."""
 
     version = "1"
-    sizes: ClassVar = {f"w{width}": {"width": width} for width in (4, 6, 8, 12, 16, 24, 32, 48)}
+    sizes: ClassVar = {f"w{width}": {"width": width} for width in (3, 4, 6, 8, 12, 16, 24, 32)}
 
     def build(self, *, vocab_size: int, context_length: int, width: int) -> nn.Module:
         return NgramMLP(vocab_size, width)
