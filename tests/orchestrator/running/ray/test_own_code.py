@@ -79,7 +79,7 @@ def run(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": f"{library}{os.pathsep}{ROOT}", "MOR_SWEEP_CACHE": str(cache)}
     command = [*MOR_SWEEP, "isoflop", "--preset", "sweep.toml", "--yes", "--no-mlflow", "--no-probe", *flags]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
 
 
@@ -89,6 +89,7 @@ def imports(folder: Path) -> list[list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_workers_elsewhere_import_what_only_the_driver_has(user: Path, elsewhere: Any) -> None:
     done = run(user, "--address", elsewhere.address)
     assert done.returncode == 0, done.stderr
@@ -104,6 +105,7 @@ def test_workers_elsewhere_import_what_only_the_driver_has(user: Path, elsewhere
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_local_ray_has_the_code_as_it_was_when_the_command_began(user: Path) -> None:
     done = run(user, "--workers", "1")
     assert done.returncode == 0, done.stderr
