@@ -25,7 +25,7 @@ from mor_core.config import ExpertChoice, ModelConfig, Recursion
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
 from mor_core.inference.request import FinishedEvent, Request, TokenEvent
-from mor_core.inference.trace import trace
+from mor_core.inference.stages import trace
 from mor_core.interop.hugging_face import export_llama
 from mor_core.model.device import keep_freed_memory
 from mor_core.model.transformer import Transformer, build_model

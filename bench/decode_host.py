@@ -19,7 +19,7 @@ from mor_core.config import ModelConfig
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.cuda_graphs import Result
 from mor_core.inference.engine import Engine, EngineOptions
-from mor_core.inference.ragged import Shape
+from mor_core.inference.ragged import COLUMNS, Shape
 from mor_core.inference.request import Request
 from mor_core.model.transformer import Transformer
 
@@ -44,13 +44,11 @@ class StandIn:
 
     def answer(self, work: Any, numbers: Tensor, shapes: Sequence[Shape]) -> Result:
         """By the tables."""
-        lengths = shapes[0].lengths
-        rows, positions, notes = (
-            numbers[start : start + length]
-            for start, length in ((0, lengths[0]), (lengths[0], lengths[1]), (sum(lengths[:-1]), lengths[-1]))
-        )
-        if work.__name__ == "_next_tokens":
-            return Result(self.tokens_QT[rows, positions], None)
+        count = shapes[0].count
+        rows, positions = numbers[:count], numbers[count : 2 * count]
+        if work.__name__ == "next_tokens":
+            return Result(self.tokens_QT[rows, positions] if count else None, None)
+        notes = numbers[COLUMNS * count :]
         return Result(self.goes_on_QTR[rows, positions, notes], None)
 
     @torch.inference_mode()

@@ -211,6 +211,41 @@ def forward_flops(config: ModelConfig, length: int, work: Sequence[RecursionWork
     return Fraction(unshared + shared + head + _routers_forward(config, length, work))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenFlops:
+    """Exact forward FLOPs by what is done to single tokens: what `forward_flops` is a sum of."""
+
+    unshared_token: int
+    """Of a token in all that is outside the block, but for the head."""
+    unshared_pair: int
+    """Of a query with a key there."""
+    head: int
+    """Of a token's logits."""
+    pass_token: tuple[int, ...]
+    """Of a token in the block, at each recursion."""
+    pass_pair: tuple[int, ...]
+    """Of a query with a key there."""
+
+
+def token_flops(config: ModelConfig) -> TokenFlops:
+    """What one more token and one more pair add."""
+    recursions = range(config.recursion.count)
+
+    def of(length: int, tokens_at: int | None = None, pairs_at: int | None = None) -> int:
+        work = [RecursionWork(tokens=int(i == tokens_at), pairs=int(i == pairs_at)) for i in recursions]
+        return int(forward_flops(config, length, work))
+
+    one, two = of(1), of(2)  # One token and one pair; two tokens and three pairs.
+    head = 2 * config.d_model * config.vocab_size
+    return TokenFlops(
+        unshared_token=3 * one - two - head,
+        unshared_pair=two - 2 * one,
+        head=head,
+        pass_token=tuple(of(0, tokens_at=i) for i in recursions),
+        pass_pair=tuple(of(0, pairs_at=i) for i in recursions),
+    )
+
+
 def _layer_forward(config: ModelConfig, work: RecursionWork, *, own_kv: bool) -> Fraction | int:
     """Exact forward FLOPs of one layer."""
     matrices = layer_params(config) - 2 * config.d_model - (0 if own_kv else kv_params(config))

@@ -6,12 +6,13 @@ repeated, which does the same to memory again, and more entries of the tables ar
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.inference.ragged import Part, Shape, on_device
+from mor_core.inference.ragged import HostPart, Part, Shape, unpacked
 
 SHORTEST = 64
 """Entries of a table that are read at least: below it, attention costs a GPU the same."""
@@ -26,38 +27,24 @@ class Result(NamedTuple):
     """What it may ask for: logits of tokens that were chosen, or of routers."""
 
 
-class Work(Protocol):
-    """The device's part of a run: a function of numbers."""
-
-    @property
-    def __name__(self) -> str: ...
-
-    def __call__(self, parts: Sequence[Part[Tensor]], carried: Any = None) -> Result: ...
-
+Work = Callable[[Sequence[Part]], Result]
+"""The device's part of a run: a function of numbers."""
 
 Record = Callable[[Callable[[Tensor], Result], Tensor], tuple[Callable[[], None], Result]]
 """Records what a function of numbers does on a device: returns what does it again, and where that leaves its result.
 Before it is done again, nothing has been done."""
 
 
-def few_tokens(count: int) -> int:
-    """Up to how many tokens a run is filled: a power of two, from 16 on also the middle between two."""
-    power = 1 << (count - 1).bit_length()
+def with_few_shapes(part: HostPart, context_length: int) -> HostPart:
+    """Single tokens brought to one of few shapes: a power of two tokens, above 16 also the middle between two."""
+    numbers_CN, shape = part
+    power = 1 << (shape.count - 1).bit_length()
     middle = power * 3 // 4
-    return middle if power > 16 and count <= middle else power
-
-
-def few_entries(longest: int, context_length: int) -> int:
-    """Up to how many entries of tables are read."""
-    return min(context_length, max(SHORTEST, 1 << (longest - 1).bit_length()))
-
-
-class _Recording(NamedTuple):
-    repeat: Callable[[], None]
-    numbers: Tensor
-    """What it reads."""
-    result: Result
-    """Where it leaves it."""
+    count = middle if power > 16 and shape.count <= middle else power
+    if count > shape.count:
+        numbers_CN = numbers_CN[:, np.minimum(np.arange(count), shape.count - 1)]
+    longest = min(context_length, max(SHORTEST, 1 << (shape.longest - 1).bit_length()))
+    return HostPart(numbers_CN, Shape(count, shape.notes, longest))
 
 
 class Recorder:
@@ -65,25 +52,26 @@ class Recorder:
 
     def __init__(self, device: torch.device, record: Record) -> None:
         self._device, self._record = device, record
-        self._recordings: dict[tuple[str, tuple[Shape, ...]], _Recording | None] = {}
+        self._recordings: dict[tuple[Work, tuple[Shape, ...]], tuple[Callable[[], None], Tensor, Result] | None] = {}
+        """What repeats each, the numbers that it reads, and where it leaves its result; None before it is recorded."""
 
     def __call__(self, work: Work, numbers: Tensor, shapes: tuple[Shape, ...]) -> Result:
         """What the work returns, given numbers in memory that the device can fetch them from."""
-        key = (work.__name__, shapes)
+        key = (work, shapes)
         if key not in self._recordings:
             # Done for what it does to memory, which cannot be done twice; and libraries make their plans.
             self._recordings[key] = None
-            return work(on_device(numbers.to(self._device, non_blocking=True), shapes))
+            return work(unpacked(numbers.to(self._device, non_blocking=True), shapes))
         recording = self._recordings[key]
         if recording is None:
-            fixed = torch.empty_like(numbers, device=self._device)
-            fixed.copy_(numbers, non_blocking=True)
-            repeat, result = self._record(lambda numbers: work(on_device(numbers, shapes)), fixed)
-            recording = self._recordings[key] = _Recording(repeat=repeat, numbers=fixed, result=result)
+            fixed = torch.empty_like(numbers, device=self._device).copy_(numbers, non_blocking=True)
+            repeat, result = self._record(lambda numbers: work(unpacked(numbers, shapes)), fixed)
+            self._recordings[key] = (repeat, fixed, result)
         else:
-            recording.numbers.copy_(numbers, non_blocking=True)
-        recording.repeat()
-        return recording.result
+            repeat, fixed, result = recording
+            fixed.copy_(numbers, non_blocking=True)
+        repeat()
+        return result
 
 
 def cuda_graphs() -> Record:

@@ -26,13 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import CausalRule
+from mor_core.config import CausalRule, ModelConfig
 from mor_core.flops import kv_bytes_per_token
-from mor_core.inference.in_flight import NOBODY, InFlight, Pending
-from mor_core.inference.kv_cache import NONE, KeyValueCache, SlotPool, pool_sizes
-from mor_core.inference.request import Event, FinishedEvent, FinishReason, Request, RequestError, TokenEvent
-from mor_core.inference.stages import Stages
-from mor_core.inference.trace import check_depth
+from mor_core.inference.in_flight import InFlight, Pending
+from mor_core.inference.kv_cache import KeyValueCache, SlotPool, pool_sizes
+from mor_core.inference.request import Event, FinishedEvent, Request, RequestError, TokenEvent
+from mor_core.inference.stages import NONE, FlopCount, Stages, check_depth
 from mor_core.model.transformer import Transformer
 
 PROMPT_TOKENS_PER_RUN = 4096
@@ -74,7 +73,7 @@ class EngineTotals:
     exit_runs: int = 0
     """Runs of the exit."""
     forward_flops: float = 0.0
-    """Exact FLOPs of the sequences that are over; a prompt's LM head at its last token only."""
+    """Exact FLOPs of all runs until a sequence last ended; a prompt's LM head at its last token only."""
     preemptions: int = 0
     """Times that a sequence gave back its memory to start again."""
     peak_sequences: int = 0
@@ -94,18 +93,19 @@ class Engine:
     """Serves requests with one model. Not thread-safe: one caller steps it."""
 
     def __init__(self, model: Transformer, options: EngineOptions) -> None:
-        check_depth(model, options.max_depth)
+        check_depth(model.config, options.max_depth)
         self.options, self.config, self.totals = options, model.config, EngineTotals()
         sequences = options.max_sequences or options.max_batch
         weight = model.embedding.weight
         sizes = pool_sizes(model.config, options.kv_bytes, weight.element_size(), sequences)
         self.cache = KeyValueCache(model.config, sizes, sequences, weight.dtype, weight.device)
-        self.stages = Stages(model, self.cache, options.rule, options.max_depth)
-        self._rows = InFlight(model.config, sequences, self.stages.passes)
+        prompt_tokens = PROMPT_TOKENS_PER_RUN + model.config.context_length
+        self.stages = Stages(model, self.cache, options.rule, options.max_depth, prompt_tokens)
+        self._rows = InFlight(sequences, model.config.context_length)
         self._planned_passes = float(sum(model.config.capacities))
         self._waiting: deque[Pending] = deque()
-        self._running: dict[int, int] = {}
-        """Request -> row, in the order of admission."""
+        self._running: dict[int, Pending] = {}
+        """Row -> request, in the order of admission."""
         self._promised = 0
         """Tokens that running sequences may have to keep keys of."""
         self._in_block = self._between = NONE
@@ -113,7 +113,9 @@ class Engine:
         self._asked: deque[_Outcome] = deque()
         self._ahead = 1 if weight.device.type == "cuda" else 0
         """Runs that are asked for before the outcome of one is waited for."""
-        self._next_id = self._admissions = self._stops = 0
+        self._events: list[Event] = []
+        """Still to be told."""
+        self._next_id = 0
         self._admission_open = True
 
     def warm_up(self, requests: Sequence[Request]) -> None:
@@ -121,22 +123,21 @@ class Engine:
         once in its life, so whoever times it does this first."""
         if self.stages.recorder is not None:
             deque(self.run(requests[: 2 * self.cache.sequences]), maxlen=0)
-            self.totals = EngineTotals()
+            self.totals, self.stages.flops = EngineTotals(), FlopCount(self.config)
 
     def submit(self, request: Request) -> int:
         """Queue a request; returns its id. Raises RequestError where it can never be served."""
-        self._check(request)
+        check_request(request, self.config, self.cache, self.options.kv_bytes)
         self._next_id += 1
         self._waiting.append(Pending(self._next_id, request, request.prompt))
         return self._next_id
 
     def cancel(self, request_id: int) -> FinishedEvent | None:
         """End a request now; None where it is over already."""
-        row = self._running.get(request_id)
+        self._catch_up()
+        row = next((row for row, pending in self._running.items() if pending.request_id == request_id), None)
         if row is not None:
-            (cancelled,) = self._finish(np.array([row]), ["cancelled"])
-            self._leave_queues()
-            return cancelled
+            return self._stop_waiting(row).finished("cancelled")
         pending = next((pending for pending in self._waiting if pending.request_id == request_id), None)
         if pending is None:
             return None
@@ -145,8 +146,8 @@ class Engine:
 
     @property
     def num_unfinished(self) -> int:
-        """Requests that run or wait."""
-        return len(self._running) + len(self._waiting)
+        """Requests that run or wait, and events that are still to be told."""
+        return len(self._running) + len(self._waiting) + len(self._events)
 
     def run(self, requests: Iterable[Request]) -> Iterator[Event]:
         """Serve requests to their end; events come as they happen. Ids count up from the first request's."""
@@ -162,43 +163,19 @@ class Engine:
         outcome = self._next_run()
         if outcome is not None:
             self._asked.append(outcome)
-        events: list[Event] = []
         if self._asked and (outcome is None or len(self._asked) > self._ahead):
-            events = self._asked.popleft()()
+            self._events += self._asked.popleft()()
             self._admit()
+        events, self._events = self._events, []
         return events
 
-    def _check(self, request: Request) -> None:
-        length, vocabulary = len(request.prompt) + request.max_new_tokens, self.config.vocab_size
-        if not request.prompt or request.max_new_tokens < 1:
-            raise RequestError(
-                f"a prompt of {len(request.prompt)} tokens and {request.max_new_tokens} to generate: "
-                "expected at least 1 of each"
-            )
-        if not all(0 <= token < vocabulary for token in request.prompt):
-            raise RequestError(f"the prompt has token ids beyond the model's vocabulary of {vocabulary}")
-        if length > self.config.context_length:
-            raise RequestError(
-                f"{len(request.prompt)} tokens of prompt and {request.max_new_tokens} to generate are {length}: the "
-                f"model's context is {self.config.context_length}; shorten the prompt or ask for fewer"
-            )
-        longest = length - 1
-        if longest > self._unshared_slots or longest * self.cache.passes > self.cache.block.num_slots:
-            number = self.cache.block.kv_LS2GC.element_size()
-            needed = longest * kv_bytes_per_token(self.config, number, self.cache.passes)
-            raise RequestError(
-                f"{length} tokens may need {needed:.0f} bytes of keys and values, more than the budget of "
-                f"{self.options.kv_bytes} holds: raise it (twice as much is certain to do), or ask for fewer tokens"
-            )
-
-    @property
-    def _unshared_slots(self) -> float:
-        return self.cache.unshared.num_slots if self.cache.has_unshared else float("inf")
+    def _catch_up(self) -> None:
+        """Take note of all runs that were asked for: nobody is stopped in the middle of one."""
+        while self._asked:
+            self._events += self._asked.popleft()()
 
     def _expected_passes(self) -> float:
-        """Slots of the block that a token takes: planned at first, then as measured."""
-        if self.cache.passes == 1:
-            return 1.0
+        """Passes of a token: planned at first, then as measured."""
         prior = self._planned_passes * PRIOR_TOKENS
         return (prior + self.totals.block_passes) / (PRIOR_TOKENS + self.totals.computed_tokens)
 
@@ -206,38 +183,35 @@ class Engine:
         """Let waiting sequences in, first come first served, while they are expected to fit."""
         if not self._waiting or not self.cache.num_free_rows or not (self._admission_open or not self._running):
             return
-        expected, tokens = self._expected_passes(), 0
+        unshared, block, passes = self.cache.unshared, self.cache.block, self.cache.passes
+        expected, tokens = min(self._expected_passes(), passes), 0
         admitted: dict[int, Pending] = {}
-        free = self.cache.block.num_free // self.cache.passes
-        if self.cache.has_unshared:
-            free = min(free, self.cache.unshared.num_free)
         while self._waiting and self.cache.num_free_rows and tokens < PROMPT_TOKENS_PER_RUN:
             pending = self._waiting[0]
             promised, tokens = self._promised + pending.longest, tokens + len(pending.tokens) - 1
-            fits = promised <= self._unshared_slots and promised * expected <= self.cache.block.num_slots
+            fits = promised <= unshared.num_slots and promised * expected <= block.num_slots
             # All of a prompt is read before anybody can give memory back.
-            if self._running and not (fits and tokens <= free):
+            fits = fits and tokens <= unshared.num_free and tokens * passes <= block.num_free
+            if self._running and not fits:
                 break
             row = self.cache.open()
             admitted[row] = self._waiting.popleft()
-            self._running[pending.request_id], self._promised = row, promised
+            self._running[row], self._promised = pending, promised
         if admitted:
             rows = np.array([*admitted])
-            first, self._admissions = self._admissions + 1, self._admissions + len(admitted)
-            self._rows.begin(rows, [*admitted.values()], range(first, self._admissions + 1), self.stages.max_depth - 1)
+            self._rows.begin(rows, [*admitted.values()])
             self.totals.peak_sequences = max(self.totals.peak_sequences, len(self._running))
-            self._read_prompts(rows)
+            self._prefill(rows)
             self._between = np.concatenate((self._between, rows))
 
-    def _read_prompts(self, rows: np.ndarray) -> None:
+    def _prefill(self, rows: np.ndarray) -> None:
         """All tokens of new rows but the last."""
         counts = self._rows.length_Q[rows] - 1
         if not counts.any():
             return
-        is_read = np.arange(counts.max()) < counts[:, None]
-        tokens_N = self._rows.tokens_QT[rows, : counts.max()][is_read]
-        depth_N = self.stages.read(rows, counts, tokens_N).depth_N
-        self._rows.note_prompts(np.repeat(rows, counts), is_read.nonzero()[1], depth_N)
+        tokens_QT = self._rows.tokens_QT
+        tokens_N = np.concatenate([tokens_QT[row, :count] for row, count in zip(rows, counts, strict=True)])
+        depth_N = self.stages.prefill(rows, counts, tokens_N).depth_N
         self.totals.computed_tokens += len(tokens_N)
         self.totals.block_passes += int(depth_N.sum())
         self.totals.block_runs += int(depth_N.max())
@@ -260,26 +234,21 @@ class Engine:
         rows = self._make_room(self.cache.block, rows, self._writes)
         if not len(rows):
             return None
-        depth, stays = table.depth_Q[rows], self._still_there(rows)
+        depth = table.depth_Q[rows]
         wait = self.stages.begin_pass(rows, depth, table.length_Q[rows] - 1)
         self.totals.block_runs += 1
 
         def outcome() -> list[Event]:
-            going, is_there = wait(), stays()
-            goes_on = depth < table.last_Q[rows]
-            goes_on = (goes_on if going is None else goes_on & going)[is_there]
-            stayed = rows[is_there]
-            table.depth_Q[stayed] = depth[is_there] + 1
-            self._in_block = np.concatenate((self._in_block, stayed[goes_on]))
-            self._between = np.concatenate((self._between, stayed[~goes_on]))
+            going = wait()
+            table.depth_Q[rows] = depth + 1
+            goes_on = depth + 1 < self.stages.max_depth
+            if going is not None:
+                goes_on &= going[: len(rows)]
+            self._in_block = np.concatenate((self._in_block, rows[goes_on]))
+            self._between = np.concatenate((self._between, rows[~goes_on]))
             return []
 
         return outcome
-
-    def _still_there(self, rows: np.ndarray) -> Callable[[], np.ndarray | slice]:
-        """What tells, once a run is done, which of its rows have not been stopped meanwhile."""
-        stops, admissions = self._stops, self._rows.admission_Q[rows]
-        return lambda: slice(None) if stops == self._stops else self._rows.admission_Q[rows] == admissions
 
     def _writes(self, rows: np.ndarray) -> np.ndarray:
         """Whether the tokens of rows leave keys in their next pass."""
@@ -287,10 +256,8 @@ class Engine:
 
     def _next_tokens(self, rows: np.ndarray) -> _Outcome | None:
         """The tokens after those of rows; the outcome is which rows end there. New rows enter."""
-        table, cache = self._rows, self.cache
-        pools = [cache.unshared] if cache.has_unshared else []
-        for pool in [*pools, cache.block] if self.stages.passes == 1 else pools:
-            rows = self._make_room(pool, rows, table.enters)
+        table = self._rows
+        rows = self._make_room(self.cache.unshared, rows, table.enters)
         if not len(rows):
             return None
         is_new, enters = table.is_new_Q[rows], table.enters(rows)
@@ -304,25 +271,23 @@ class Engine:
         )
         table.is_new_Q[entering] = False
         kept: dict[int, Tensor] = {}
-        if logits_EV is not None and table.some_keep_logits:
+        if logits_EV is not None and table.keeps_logits_Q[leaving].any():
             kept = {row: logits_EV[i].clone() for i, row in enumerate(leaving.tolist()) if table.keeps_logits_Q[row]}
+        has_block = self.cache.passes > 0
         self.totals.exit_runs += len(leaving) > 0
-        self.totals.block_runs += self.stages.passes == 1 and len(entering) > 0
-        leaving_stays, entering_stays = self._still_there(leaving), self._still_there(entering)
+        self.totals.block_runs += not has_block and len(entering) > 0
 
         def outcome() -> list[Event]:
-            tokens, last = wait()
-            is_there = leaving_stays()
-            events = self._take_note(leaving[is_there], tokens[is_there], kept)
-            is_there = entering_stays()
-            going = entering[is_there]
-            if last is not None:
-                table.last_Q[going] = last[is_there]
-            table.depth_Q[going] = self.stages.passes == 1
-            if self.stages.passes == 1:
-                self._between = np.concatenate((self._between, going))
-            else:
+            tokens = wait()
+            events = [] if tokens is None else self._take_note(leaving, tokens[: len(leaving)], kept)
+            going = entering[table.length_Q[entering] > 0]  # Those whose texts have not ended.
+            if has_block:
+                table.depth_Q[going] = 0
                 self._in_block = np.concatenate((self._in_block, going))
+            else:
+                # All layers of a model of one pass are first ones.
+                table.depth_Q[going] = 1
+                self._between = np.concatenate((self._between, going))
             return events
 
         return outcome
@@ -330,56 +295,72 @@ class Engine:
     def _take_note(self, rows: np.ndarray, tokens: np.ndarray, kept: dict[int, Tensor]) -> list[Event]:
         """Go on after tokens that were chosen for rows."""
         table, depth = self._rows, self._rows.depth_Q[rows]
-        length = table.length_Q[rows]
-        table.note_work(rows, length, depth)
         self.totals.computed_tokens += len(rows)
         self.totals.block_passes += int(depth.sum())
-        table.tokens_QT[rows, length] = tokens
-        ends, stops = length + 1 == table.limit_Q[rows], np.zeros(len(rows), np.bool_)
-        if table.some_stop:
-            stops = (table.stops_QS[rows] == tokens[:, None]).any(axis=1)
-            ends |= stops
-        table.length_Q[rows] = length + ~stops
+        ends, stops = table.append(rows, tokens)
         events: list[Event] = []
-        if table.some_stream:
-            for i in (table.streams_Q[rows] & ~stops).nonzero()[0].tolist():
-                recursions = int(depth[i]) if self.stages.passes > 1 else self.config.recursion.count
+        streams = table.streams_Q[rows] & ~stops
+        if streams.any():
+            for i in streams.nonzero()[0].tolist():
+                recursions = int(depth[i]) if self.cache.passes else self.config.recursion.count
                 row = int(rows[i])
-                events.append(TokenEvent(table.request_of(row), int(tokens[i]), recursions, kept.get(row)))
+                events.append(TokenEvent(self._running[row].request_id, int(tokens[i]), recursions, kept.get(row)))
         if ends.any():
-            reasons: list[FinishReason] = ["stop" if stop else "length" for stop in stops[ends].tolist()]
-            finished = self._finish(rows[ends], reasons)
+            stopped = zip(self._stop(rows[ends]), stops[ends].tolist(), strict=True)
+            finished = [pending.finished("stop" if by_token else "length") for pending, by_token in stopped]
             self.totals.generated_tokens += sum(len(event.tokens) for event in finished)
             events += finished
         return events
 
-    def _finish(self, rows: np.ndarray, reasons: Sequence[FinishReason]) -> list[FinishedEvent]:
-        return [pending.finished(reason) for pending, reason in zip(self._stop(rows), reasons, strict=True)]
-
     def _stop(self, rows: np.ndarray) -> list[Pending]:
         """End sequences; their memory is free."""
-        self.totals.forward_flops += self._rows.flops(rows)
         self.cache.close(rows)
-        stopped = self._rows.end(rows)
-        for pending in stopped:
-            del self._running[pending.request_id]
-            self._promised -= pending.longest
-        self._admission_open, self._stops = True, self._stops + 1
+        stopped = [self._running.pop(row)._replace(tokens=self._rows.text(row)) for row in rows.tolist()]
+        self._rows.length_Q[rows] = 0
+        self._promised -= sum(pending.longest for pending in stopped)
+        self._admission_open = True
+        self.totals.forward_flops = float(self.stages.flops.total)
         return stopped
 
-    def _leave_queues(self) -> None:
-        """Forget rows that were stopped before their turn."""
-        admission_Q = self._rows.admission_Q
-        self._in_block = self._in_block[admission_Q[self._in_block] != NOBODY]
-        self._between = self._between[admission_Q[self._between] != NOBODY]
+    def _stop_waiting(self, row: int) -> Pending:
+        """End a sequence that is in a queue."""
+        (stopped,) = self._stop(np.array([row]))
+        self._in_block, self._between = self._in_block[self._in_block != row], self._between[self._between != row]
+        return stopped
 
     def _make_room(self, pool: SlotPool, rows: np.ndarray, needs: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Those rows that can go on, with a slot for each that needs one: the youngest sequences give theirs back."""
         while len(rows) > pool.num_free and needs(rows).sum() > pool.num_free:
-            youngest = next(reversed(self._running.values()))
-            self._waiting.extendleft(self._stop(np.array([youngest])))
-            self._leave_queues()
+            if self._asked:
+                self._catch_up()
+                continue
+            youngest = next(reversed(self._running))
+            self._waiting.appendleft(self._stop_waiting(youngest))
             rows = rows[rows != youngest]
             self._admission_open = False
             self.totals.preemptions += 1
         return rows
+
+
+def check_request(request: Request, config: ModelConfig, cache: KeyValueCache, kv_bytes: int) -> None:
+    """Raises RequestError where an engine can never serve a request."""
+    length = len(request.prompt) + request.max_new_tokens
+    if not request.prompt or request.max_new_tokens < 1:
+        raise RequestError(
+            f"a prompt of {len(request.prompt)} tokens and {request.max_new_tokens} to generate: "
+            "expected at least 1 of each"
+        )
+    if not all(0 <= token < config.vocab_size for token in request.prompt):
+        raise RequestError(f"the prompt has token ids beyond the model's vocabulary of {config.vocab_size}")
+    if length > config.context_length:
+        raise RequestError(
+            f"{len(request.prompt)} tokens of prompt and {request.max_new_tokens} to generate are {length}: the "
+            f"model's context is {config.context_length}; shorten the prompt or ask for fewer"
+        )
+    longest = length - 1
+    if longest > cache.unshared.num_slots or longest * cache.passes > cache.block.num_slots:
+        needed = longest * kv_bytes_per_token(config, cache.block.kv_LS2GC.element_size(), max(1, cache.passes))
+        raise RequestError(
+            f"{length} tokens may need {needed:.0f} bytes of keys and values, more than the budget of "
+            f"{kv_bytes} holds: raise it (twice as much is certain to do), or ask for fewer tokens"
+        )

@@ -15,8 +15,7 @@ from mor_core.data.prepare import open_tokens
 from mor_core.errors import UserError
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import Request, Sampling
-from mor_core.inference.stages import num_passes
-from mor_core.inference.trace import trace
+from mor_core.inference.stages import num_passes, trace
 from orchestrator.inference.generate import whole_memory
 from orchestrator.inference.trained_cell import TrainedCell
 

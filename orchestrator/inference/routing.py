@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from mor_core.config import CausalRule, ExpertChoice, TokenChoice
 from mor_core.data.prepare import open_tokens
 from mor_core.errors import UserError
-from mor_core.inference.trace import Trace, trace
+from mor_core.inference.stages import Trace, trace
 from orchestrator.inference.trained_cell import TrainedCell
 
 TokenClass = Literal[

@@ -11,7 +11,7 @@ from torch import Tensor
 from mor_core.config import ExpertChoice, Precision, Recursion, Routing, TrainConfig
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import Request, TokenEvent
-from mor_core.inference.trace import trace
+from mor_core.inference.stages import trace
 from mor_core.model.attention import prefix_attention, prefix_of
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.sizes import SIZES, model_config

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import FinishedEvent, Request, Sampling
-from mor_core.inference.stages import inference_model
-from mor_core.inference.trace import trace
+from mor_core.inference.stages import inference_model, trace
 from tests.helpers.models.variants import VARIANTS
 from tests.mor_core.inference.test_causal_routing import model_of, random_tokens, rules
 

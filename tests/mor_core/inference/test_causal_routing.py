@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mor_core.inference.trace import trace
+from mor_core.inference.stages import trace
 from mor_core.model.transformer import Transformer, build_model
 from tests.helpers.models.variants import EXPERT, ROUTED, VARIANTS, spread_routers, variant
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mor_core.inference.request import RequestError, Sampling
-from mor_core.inference.sampling import choose, draw_settings, starts_of_draws, uniforms
+from mor_core.inference.forward import choose
+from mor_core.inference.request import RequestError, Sampling, draw_settings, starts_of_draws, uniforms
 
 
 def logits(*probabilities: float) -> torch.Tensor:

@@ -14,7 +14,7 @@ from mor_core.config import ExpertChoice, TokenChoice
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import FinishedEvent, Request, Sampling
-from mor_core.inference.trace import trace
+from mor_core.inference.stages import trace
 from mor_core.model.transformer import Transformer
 from tests.mor_core.inference.test_causal_routing import model_of, random_tokens
 from tests.mor_core.inference.test_engine import PLENTY
