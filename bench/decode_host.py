@@ -44,7 +44,7 @@ class StandIn:
 
     def answer(self, work: Any, numbers: Tensor, shapes: Sequence[Shape]) -> Result:
         """By the tables."""
-        count = shapes[0].count
+        count = shapes[0].tokens
         rows, positions = numbers[:count], numbers[count : 2 * count]
         if work.__name__ == "next_tokens":
             return Result(self.tokens_QT[rows, positions] if count else None, None)

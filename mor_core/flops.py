@@ -213,22 +213,22 @@ def forward_flops(config: ModelConfig, length: int, work: Sequence[RecursionWork
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFlops:
-    """Exact forward FLOPs by what is done to single tokens: what `forward_flops` is a sum of."""
+    """Exact forward FLOPs by what is done to single tokens: `forward_flops` is a sum of these."""
 
     unshared_token: int
-    """Of a token in all that is outside the block, but for the head."""
+    """Of a token in all that is outside the block, but for the head. In a model of one pass that is all layers."""
     unshared_pair: int
+    """Of a query with a key there."""
+    block_token: tuple[int, ...]
+    """Of a token in a pass through the block, at each recursion."""
+    block_pair: int
     """Of a query with a key there."""
     head: int
     """Of a token's logits."""
-    pass_token: tuple[int, ...]
-    """Of a token in the block, at each recursion."""
-    pass_pair: tuple[int, ...]
-    """Of a query with a key there."""
 
 
 def token_flops(config: ModelConfig) -> TokenFlops:
-    """What one more token and one more pair add."""
+    """What one more token, and one more pair of a query and a key, add to `forward_flops`."""
     recursions = range(config.recursion.count)
 
     def of(length: int, tokens_at: int | None = None, pairs_at: int | None = None) -> int:
@@ -237,12 +237,13 @@ def token_flops(config: ModelConfig) -> TokenFlops:
 
     one, two = of(1), of(2)  # One token and one pair; two tokens and three pairs.
     head = 2 * config.d_model * config.vocab_size
+    token, pair = 3 * one - two - head, two - 2 * one
+    block_token, block_pair = [of(0, tokens_at=i) for i in recursions], of(0, pairs_at=0)
+    if len(recursions) == 1 or not config.recursion.sharing.endswith("cycle"):
+        token, pair = token + sum(block_token), pair + len(recursions) * block_pair
+        block_token, block_pair = [], 0
     return TokenFlops(
-        unshared_token=3 * one - two - head,
-        unshared_pair=two - 2 * one,
-        head=head,
-        pass_token=tuple(of(0, tokens_at=i) for i in recursions),
-        pass_pair=tuple(of(0, pairs_at=i) for i in recursions),
+        unshared_token=token, unshared_pair=pair, block_token=tuple(block_token), block_pair=block_pair, head=head
     )
 
 

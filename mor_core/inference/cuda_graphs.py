@@ -38,13 +38,13 @@ Before it is done again, nothing has been done."""
 def with_few_shapes(part: HostPart, context_length: int) -> HostPart:
     """Single tokens brought to one of few shapes: a power of two tokens, above 16 also the middle between two."""
     numbers_CN, shape = part
-    power = 1 << (shape.count - 1).bit_length()
+    power = 1 << (shape.tokens - 1).bit_length()
     middle = power * 3 // 4
-    count = middle if power > 16 and shape.count <= middle else power
-    if count > shape.count:
-        numbers_CN = numbers_CN[:, np.minimum(np.arange(count), shape.count - 1)]
+    tokens = middle if power > 16 and shape.tokens <= middle else power
+    if tokens > shape.tokens:
+        numbers_CN = np.concatenate((numbers_CN, numbers_CN[:, -1:].repeat(tokens - shape.tokens, axis=1)), axis=1)
     longest = min(context_length, max(SHORTEST, 1 << (shape.longest - 1).bit_length()))
-    return HostPart(numbers_CN, Shape(count, shape.notes, longest))
+    return HostPart(numbers_CN, Shape(tokens, shape.notes, longest))
 
 
 class Recorder:

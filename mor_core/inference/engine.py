@@ -10,7 +10,7 @@ All that the host does for a run is done to arrays, in a number of operations th
 there are. Python looks at single sequences only where they begin or end, or where somebody reads tokens as they come.
 
 A GPU is asked for the next run before it is done with the one before, as long as there are sequences enough to fill
-both: what the host does meanwhile takes no time then.
+both: what the host does meanwhile takes no time then. It takes note of all such runs before it stops a sequence.
 
 Memory for keys and values is taken once. A sequence is admitted when what those running and it are expected to need
 fits, and its prompt at any depth; a prompt is read at once, but for its last token, which goes on as those do that
@@ -31,7 +31,7 @@ from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.in_flight import InFlight, Pending
 from mor_core.inference.kv_cache import KeyValueCache, SlotPool, pool_sizes
 from mor_core.inference.request import Event, FinishedEvent, Request, RequestError, TokenEvent
-from mor_core.inference.stages import NONE, FlopCount, Stages, check_depth
+from mor_core.inference.stages import NONE, Stages, check_depth
 from mor_core.model.transformer import Transformer
 
 PROMPT_TOKENS_PER_RUN = 4096
@@ -123,7 +123,7 @@ class Engine:
         once in its life, so whoever times it does this first."""
         if self.stages.recorder is not None:
             deque(self.run(requests[: 2 * self.cache.sequences]), maxlen=0)
-            self.totals, self.stages.flops = EngineTotals(), FlopCount(self.config)
+            self.totals, self.stages.forward_flops = EngineTotals(), 0
 
     def submit(self, request: Request) -> int:
         """Queue a request; returns its id. Raises RequestError where it can never be served."""
@@ -137,7 +137,7 @@ class Engine:
         self._catch_up()
         row = next((row for row, pending in self._running.items() if pending.request_id == request_id), None)
         if row is not None:
-            return self._stop_waiting(row).finished("cancelled")
+            return self._stop_queued(row).finished("cancelled")
         pending = next((pending for pending in self._waiting if pending.request_id == request_id), None)
         if pending is None:
             return None
@@ -176,8 +176,8 @@ class Engine:
 
     def _expected_passes(self) -> float:
         """Passes of a token: planned at first, then as measured."""
-        prior = self._planned_passes * PRIOR_TOKENS
-        return (prior + self.totals.block_passes) / (PRIOR_TOKENS + self.totals.computed_tokens)
+        passes = self._planned_passes * PRIOR_TOKENS + self.totals.block_passes
+        return passes / (PRIOR_TOKENS + self.totals.computed_tokens)
 
     def _admit(self) -> None:
         """Let waiting sequences in, first come first served, while they are expected to fit."""
@@ -231,7 +231,9 @@ class Engine:
     def _pass_block(self, rows: np.ndarray) -> _Outcome | None:
         """A pass of rows through the block; the outcome is who goes where."""
         table = self._rows
-        rows = self._make_room(self.cache.block, rows, self._writes)
+        rows = self._make_room(
+            self.cache.block, rows, lambda rows: (table.depth_Q[rows] == 0) | (self.cache.passes > 1)
+        )
         if not len(rows):
             return None
         depth = table.depth_Q[rows]
@@ -240,8 +242,8 @@ class Engine:
 
         def outcome() -> list[Event]:
             going = wait()
-            table.depth_Q[rows] = depth + 1
-            goes_on = depth + 1 < self.stages.max_depth
+            table.depth_Q[rows] = made = depth + 1
+            goes_on = made < self.stages.max_depth
             if going is not None:
                 goes_on &= going[: len(rows)]
             self._in_block = np.concatenate((self._in_block, rows[goes_on]))
@@ -249,10 +251,6 @@ class Engine:
             return []
 
         return outcome
-
-    def _writes(self, rows: np.ndarray) -> np.ndarray:
-        """Whether the tokens of rows leave keys in their next pass."""
-        return (self._rows.depth_Q[rows] == 0) | (self.cache.passes > 1)
 
     def _next_tokens(self, rows: np.ndarray) -> _Outcome | None:
         """The tokens after those of rows; the outcome is which rows end there. New rows enter."""
@@ -271,7 +269,7 @@ class Engine:
         )
         table.is_new_Q[entering] = False
         kept: dict[int, Tensor] = {}
-        if logits_EV is not None and table.keeps_logits_Q[leaving].any():
+        if logits_EV is not None and np.count_nonzero(table.keeps_logits_Q[leaving]):
             kept = {row: logits_EV[i].clone() for i, row in enumerate(leaving.tolist()) if table.keeps_logits_Q[row]}
         has_block = self.cache.passes > 0
         self.totals.exit_runs += len(leaving) > 0
@@ -296,16 +294,16 @@ class Engine:
         """Go on after tokens that were chosen for rows."""
         table, depth = self._rows, self._rows.depth_Q[rows]
         self.totals.computed_tokens += len(rows)
-        self.totals.block_passes += int(depth.sum())
+        self.totals.block_passes += int(np.add.reduce(depth))
         ends, stops = table.append(rows, tokens)
         events: list[Event] = []
         streams = table.streams_Q[rows] & ~stops
-        if streams.any():
+        if np.count_nonzero(streams):
             for i in streams.nonzero()[0].tolist():
                 recursions = int(depth[i]) if self.cache.passes else self.config.recursion.count
                 row = int(rows[i])
                 events.append(TokenEvent(self._running[row].request_id, int(tokens[i]), recursions, kept.get(row)))
-        if ends.any():
+        if np.count_nonzero(ends):
             stopped = zip(self._stop(rows[ends]), stops[ends].tolist(), strict=True)
             finished = [pending.finished("stop" if by_token else "length") for pending, by_token in stopped]
             self.totals.generated_tokens += sum(len(event.tokens) for event in finished)
@@ -319,10 +317,10 @@ class Engine:
         self._rows.length_Q[rows] = 0
         self._promised -= sum(pending.longest for pending in stopped)
         self._admission_open = True
-        self.totals.forward_flops = float(self.stages.flops.total)
+        self.totals.forward_flops = float(self.stages.forward_flops)
         return stopped
 
-    def _stop_waiting(self, row: int) -> Pending:
+    def _stop_queued(self, row: int) -> Pending:
         """End a sequence that is in a queue."""
         (stopped,) = self._stop(np.array([row]))
         self._in_block, self._between = self._in_block[self._in_block != row], self._between[self._between != row]
@@ -330,12 +328,12 @@ class Engine:
 
     def _make_room(self, pool: SlotPool, rows: np.ndarray, needs: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Those rows that can go on, with a slot for each that needs one: the youngest sequences give theirs back."""
-        while len(rows) > pool.num_free and needs(rows).sum() > pool.num_free:
+        while len(rows) > pool.num_free and np.count_nonzero(needs(rows)) > pool.num_free:
             if self._asked:
                 self._catch_up()
                 continue
             youngest = next(reversed(self._running))
-            self._waiting.appendleft(self._stop_waiting(youngest))
+            self._waiting.appendleft(self._stop_queued(youngest))
             rows = rows[rows != youngest]
             self._admission_open = False
             self.totals.preemptions += 1

@@ -73,14 +73,14 @@ class Forward:
         """Tokens' exit and the entry of the next. The answer is which were chosen, with the logits of all."""
         leaving, entering = parts
         tokens_E = logits_EV = None
-        if leaving.shape.count:
+        if leaving.shape.tokens:
             logits_EV = self.head(self.leave(leaving))
             draws_E4 = torch.stack(leaving.notes, dim=1).view(torch.float64) if leaving.notes else None
             tokens_E = choose(logits_EV, draws_E4)
             self.token_Q.index_copy_(0, leaving.rows, tokens_E)
-        if entering.shape.count:
-            (given_M,) = entering.notes
-            self.enter(entering, torch.where(given_M < 0, self.token_Q.index_select(0, entering.rows), given_M))
+        if entering.shape.tokens:
+            given_M, chosen_M = entering.notes[0], self.token_Q.index_select(0, entering.rows)
+            self.enter(entering, torch.where(given_M < 0, chosen_M, given_M))
         return Result(tokens_E, logits_EV)
 
     def enter(self, part: Part, tokens_N: Tensor) -> Tensor | None:
@@ -137,11 +137,8 @@ class Forward:
                 gates_N1 = activated(routing, self.routed[rows_N, recursion_N].unsqueeze(1)).to(y_ND.dtype)
                 x_ND = torch.addcmul(x_ND, gates_N1, y_ND, value=routing.alpha)
         self.x_QD.index_copy_(0, rows_N, x_ND)
-        if self._logits is None:
-            logits_NR = self.routed.index_select(0, rows_N)
-        else:
-            logits_NR = self._logits(x_ND)
-            self.routed.index_copy_(0, rows_N, logits_NR)
+        logits_NR = self.routed.index_select(0, rows_N) if self._logits is None else self._logits(x_ND)
+        self.routed.index_copy_(0, rows_N, logits_NR)
         return self._decided(x_ND, logits_NR, recursion_N + 1)
 
     def _decided(self, x_ND: Tensor, logits_NR: Tensor, recursion_N: Tensor) -> Result:

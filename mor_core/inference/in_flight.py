@@ -95,7 +95,7 @@ class InFlight:
     def draws(self, rows_N: np.ndarray) -> np.ndarray:
         """How the next tokens of rows are drawn: settings and a number in [0, 1), the bits of which are [4, N] whole
         numbers; [0, N] where each is the most likely one."""
-        if not self._is_drawn_Q[rows_N].any():
+        if not np.count_nonzero(self._is_drawn_Q[rows_N]):
             return np.empty((0, len(rows_N)), np.int64)
         numbers_N = uniforms(self._start_Q[rows_N], self.length_Q[rows_N])
         return np.vstack((self._table["settings"][rows_N].T, numbers_N)).view(np.int64)
@@ -105,6 +105,8 @@ class InFlight:
         the text."""
         length_N = self.length_Q[rows_N]
         self.tokens_QT[rows_N, length_N] = tokens_N
-        stops_N = (self._stops_QS[rows_N] == tokens_N[:, None]).any(axis=1)
+        stops_N = np.zeros(len(rows_N), np.bool_)
+        if self._stops_QS.size:
+            stops_N = (self._stops_QS[rows_N] == tokens_N[:, None]).any(axis=1)
         self.length_Q[rows_N] = length_N + ~stops_N
         return stops_N | (length_N + 1 == self._limit_Q[rows_N]), stops_N

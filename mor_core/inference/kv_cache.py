@@ -37,11 +37,8 @@ class SlotPool:
         self.num_slots = num_slots
         self._free = np.arange(num_slots, dtype=np.int64)
         self.num_free = num_slots
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the keys and values that it can hold."""
-        return self.kv_LS2GC[:, : self.num_slots].nbytes
+        self.num_bytes = self.kv_LS2GC[:, :num_slots].nbytes
+        """Of the keys and values that it can hold."""
 
     def take(self, count: int) -> np.ndarray:
         """Free slots, now taken. Whoever asks has made sure that there are as many."""
@@ -78,9 +75,7 @@ def pool_sizes(config: ModelConfig, kv_bytes: int, bytes_per_number: int, sequen
     # A slot of each pool is nobody's.
     kv_bytes = max(0, kv_bytes - layer * (layout.unshared + layout.block))
     tokens = min(most, int(kv_bytes / (layer * (layout.unshared + layout.block * mean_passes))))
-    if not layout.block:
-        return tokens, 0
-    block = (kv_bytes - tokens * layout.unshared * layer) // (layout.block * layer)
+    block = (kv_bytes - tokens * layout.unshared * layer) // (max(1, layout.block) * layer)
     # Without layers a pool's slots take no memory.
     return tokens if layout.unshared else most, min(block, most * layout.passes)
 
@@ -113,6 +108,8 @@ class KeyValueCache:
         self.sequences, self.context_length = sequences, config.context_length
         self.unshared = SlotPool(layout.unshared, unshared, config, dtype, device)
         self.block = SlotPool(layout.block, block, config, dtype, device)
+        self.num_bytes = self.unshared.num_bytes + self.block.num_bytes
+        """Of keys and values, taken or free."""
         # A sequence has one table for the unshared layers, and after it one for each pass. The last is nobody's.
         self._per_row = 1 + self.passes
         shape = (sequences * self._per_row + 1, config.context_length)
@@ -121,11 +118,6 @@ class KeyValueCache:
         self._slots = self._slots_PT.reshape(-1)
         self._lengths_P = np.zeros(len(self._slots_PT), np.int64)
         self._free_rows = list(range(sequences))[::-1]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of keys and values, taken or free."""
-        return self.unshared.num_bytes + self.block.num_bytes
 
     @property
     def num_free_rows(self) -> int:

@@ -43,8 +43,8 @@ class Prompt(NamedTuple):
 class Shape(NamedTuple):
     """What decides the operations of layers. Runs of one shape differ in their numbers alone."""
 
-    count: int
-    """Tokens."""
+    tokens: int
+    """How many."""
     notes: int
     """Of each."""
     longest: int = 0
@@ -94,8 +94,8 @@ def packed(parts: Sequence[HostPart]) -> np.ndarray:
 
 def unpacked(numbers: Tensor, shapes: Sequence[Shape]) -> list[Part]:
     """What `packed` put together, on the device."""
-    columns = iter(numbers.split([shape.count for shape in shapes for _ in range(COLUMNS + shape.notes)]))
-    return [Part(*islice(columns, COLUMNS), tuple(islice(columns, shape.notes)), shape) for shape in shapes]
+    columns = iter(numbers.split([shape.tokens for shape in shapes for _ in range(COLUMNS + shape.notes)]))
+    return [Part._make((*islice(columns, COLUMNS), tuple(islice(columns, shape.notes)), shape)) for shape in shapes]
 
 
 class Application(NamedTuple):

@@ -42,39 +42,12 @@ def inference_model(model: Transformer, precision: Precision) -> Transformer:
 def check_depth(config: ModelConfig, max_depth: int | None) -> None:
     """Raises RequestError where tokens of a model cannot be kept to `max_depth` recursions."""
     recursion = config.recursion
-    if max_depth is None:
-        return
-    if not recursion.sharing.endswith("cycle"):
+    if max_depth is not None and not recursion.sharing.endswith("cycle"):
         raise RequestError(
             f"depth {max_depth} under {recursion.sharing} sharing: its block is not a recursion to stop at"
         )
-    if not 1 <= max_depth <= recursion.count:
+    if max_depth is not None and not 1 <= max_depth <= recursion.count:
         raise RequestError(f"depth {max_depth}: expected 1 to the model's {recursion.count} recursions")
-
-
-class FlopCount:
-    """Exact forward FLOPs of runs."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        self.total = 0
-        flops = token_flops(config)
-        self._head, self._token, self._pair = flops.head, flops.unshared_token, flops.unshared_pair
-        self._token_R, self._pair_R = np.array(flops.pass_token), np.array(flops.pass_pair)
-        if num_passes(config) == 1:  # The layers of all recursions are first ones.
-            self._token, self._pair = self._token + sum(flops.pass_token), self._pair + sum(flops.pass_pair)
-
-    def enter(self, positions_N: np.ndarray) -> None:
-        """Tokens that go through the unshared layers."""
-        pairs = len(positions_N) + int(positions_N.sum())
-        self.total += self._token * len(positions_N) + self._pair * pairs
-
-    def leave(self, count: int) -> None:
-        """Tokens that go through the head."""
-        self.total += self._head * count
-
-    def pass_block(self, recursions_N: np.ndarray, at_N: np.ndarray) -> None:
-        """Tokens that make a pass, each at its own place in a table of keys."""
-        self.total += int(self._token_R[recursions_N].sum() + self._pair_R[recursions_N] @ (at_N + 1))
 
 
 class Prefilled(NamedTuple):
@@ -104,7 +77,9 @@ class Stages:
         self.cache, self.device = cache, model.embedding.weight.device
         self.max_depth = num_passes(model.config) if max_depth is None else max_depth
         self.forward = Forward(model, cache, rule, self.max_depth, cache.sequences + prompt_tokens)
-        self.flops = FlopCount(model.config)
+        self.forward_flops, self._flops = 0, token_flops(model.config)
+        """Exact, of all runs so far; and of what they are made of."""
+        self._block_token_R = np.array(self._flops.block_token)
         self.recorder = Recorder(self.device, cuda_graphs()) if self.device.type == "cuda" else None
         """Records runs of single tokens. None on a CPU."""
 
@@ -119,7 +94,7 @@ class Stages:
     def begin_next_tokens(
         self,
         leaving: tuple[np.ndarray, np.ndarray],
-        draws_4E: Sequence[np.ndarray],
+        draws_4E: np.ndarray,
         entering: tuple[np.ndarray, np.ndarray],
         given_M: np.ndarray,
     ) -> tuple[Callable[[], np.ndarray | None], Tensor | None]:
@@ -138,8 +113,7 @@ class Stages:
         (rows_E, positions_E), (rows_M, positions_M) = leaving, entering
         entries_E = self.cache.unshared_entries(rows_E, positions_E) if self.forward.last else None
         entries_M = self.cache.add_unshared(rows_M, positions_M)
-        self.flops.leave(len(rows_E))
-        self.flops.enter(positions_M)
+        self.forward_flops += self._flops.head * len(rows_E) + self._entry_flops(positions_M)
         parts = [
             self._part(rows_E, positions_E, entries_E, draws_4E),
             self._part(rows_M, positions_M, entries_M, (given_M,)),
@@ -171,7 +145,7 @@ class Stages:
             active_A = active_A[goes_on_A]
         entries = self.cache.unshared_entries(rows_N, positions_N)
         part = self._on_device([self._part(rows_N, positions_N, entries, (), places_N)])[0]
-        self.flops.enter(positions_N)
+        self.forward_flops += self._entry_flops(positions_N)
         return Prefilled(depth_N, forward.leave(part), scores)
 
     def _part(
@@ -179,7 +153,7 @@ class Stages:
         rows_N: np.ndarray,
         positions_N: np.ndarray,
         entries: Entries | None,
-        notes: Sequence[np.ndarray],
+        notes: Sequence[np.ndarray] | np.ndarray,
         places_N: np.ndarray | None = None,
         *,
         writes: bool = True,
@@ -208,9 +182,15 @@ class Stages:
         """Tokens in a pass through the block."""
         ranks_N = 0 if places_N is None else _ranks(rows_N)
         entries = self.cache.add_to_block(rows_N, recursions_N, positions_N, ranks_N)
-        self.flops.pass_block(recursions_N, entries.at)
-        writes = self.cache.passes > 1 or bool((recursions_N == 0).any())
+        pairs = len(rows_N) + int(np.add.reduce(entries.at))
+        self.forward_flops += int(np.add.reduce(self._block_token_R[recursions_N])) + self._flops.block_pair * pairs
+        writes = bool(self.cache.passes > 1 or np.count_nonzero(recursions_N) < len(recursions_N))
         return self._part(rows_N, positions_N, entries, (recursions_N,), places_N, writes=writes)
+
+    def _entry_flops(self, positions_N: np.ndarray) -> int:
+        """Of tokens at the unshared layers."""
+        pairs = len(positions_N) + int(np.add.reduce(positions_N))
+        return self._flops.unshared_token * len(positions_N) + self._flops.unshared_pair * pairs
 
     def _on_device(self, parts: Sequence[HostPart]) -> list[Part]:
         numbers = to_device(packed(parts), np.int64, self.device)

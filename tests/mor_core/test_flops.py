@@ -16,11 +16,14 @@ from mor_core.config import ExpertChoice, ModelConfig, Recursion, TokenChoice
 from mor_core.flops import (
     CONVENTIONS,
     Convention,
+    RecursionWork,
+    forward_flops,
     kv_bytes_per_layer,
     kv_bytes_read_per_token,
     layer_params,
     planned_work,
     router_params,
+    token_flops,
     total_params,
     training_flops,
     training_flops_per_token,
@@ -30,6 +33,7 @@ from mor_core.flops import (
 )
 from mor_core.model.transformer import build_model
 from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, model_config
+from tests.helpers.models.variants import VARIANTS, variant
 
 ARMS = {
     "vanilla": (Recursion(), None),
@@ -211,3 +215,17 @@ def test_a_shallower_depth_reads_fewer_keys_and_values():
     config = arm("mor-2")
     assert kv_bytes_read_per_token(config, 2, [1.0, 0.25]) < kv_bytes_read_per_token(config, 2, [1.0, 0.5])
     assert kv_bytes_read_per_token(config, 2, [1.0, 0.5]) == kv_bytes_read_per_token(config, 2)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_flops_of_single_tokens_sum_up_to_those_of_a_sequence(name: str):
+    config, length = variant(name), 7
+    flops, whole = token_flops(config), length * (length + 1) // 2
+    tokens = [length - i if flops.block_token else length for i in range(config.recursion.count)]
+    pairs = [whole - 2 * i if flops.block_token else whole for i in range(config.recursion.count)]
+    summed = length * (flops.unshared_token + flops.head) + whole * flops.unshared_pair
+    if flops.block_token:
+        summed += sum(count * of_one for count, of_one in zip(tokens, flops.block_token, strict=True))
+        summed += sum(pairs) * flops.block_pair
+    work = [RecursionWork(tokens=count, pairs=seen) for count, seen in zip(tokens, pairs, strict=True)]
+    assert summed == forward_flops(config, length, work)
