@@ -95,13 +95,13 @@ class Engine:
     def __init__(self, model: Transformer, options: EngineOptions) -> None:
         check_depth(model.config, options.max_depth)
         self.options, self.config, self.totals = options, model.config, EngineTotals()
-        sequences = options.max_sequences or options.max_batch
-        weight = model.embedding.weight
+        sequences, weight = options.max_sequences or options.max_batch, model.embedding.weight
         sizes = pool_sizes(model.config, options.kv_bytes, weight.element_size(), sequences)
         self.cache = KeyValueCache(model.config, sizes, sequences, weight.dtype, weight.device)
-        prompt_tokens = PROMPT_TOKENS_PER_RUN + model.config.context_length
-        self.stages = Stages(model, self.cache, options.rule, options.max_depth, prompt_tokens)
-        self._rows = InFlight(sequences, model.config.context_length)
+        context_length = model.config.context_length
+        most = min(PROMPT_TOKENS_PER_RUN + context_length, sequences * context_length)
+        self.stages = Stages(model, self.cache, options.rule, options.max_depth, prompt_tokens=most)
+        self._rows = InFlight(sequences, context_length)
         self._planned_passes = float(sum(model.config.capacities))
         self._waiting: deque[Pending] = deque()
         self._running: dict[int, Pending] = {}
@@ -209,10 +209,9 @@ class Engine:
         counts = self._rows.length_Q[rows] - 1
         if not counts.any():
             return
-        tokens_QT = self._rows.tokens_QT
-        tokens_N = np.concatenate([tokens_QT[row, :count] for row, count in zip(rows, counts, strict=True)])
-        depth_N = self.stages.prefill(rows, counts, tokens_N).depth_N
-        self.totals.computed_tokens += len(tokens_N)
+        prompts = [self._rows.tokens_QT[row, :count] for row, count in zip(rows, counts, strict=True)]
+        depth_N = self.stages.prefill(rows, counts, np.concatenate(prompts)).depth_N
+        self.totals.computed_tokens += len(depth_N)
         self.totals.block_passes += int(depth_N.sum())
         self.totals.block_runs += int(depth_N.max())
         self.totals.exit_runs += 1
@@ -313,7 +312,8 @@ class Engine:
     def _stop(self, rows: np.ndarray) -> list[Pending]:
         """End sequences; their memory is free."""
         self.cache.close(rows)
-        stopped = [self._running.pop(row)._replace(tokens=self._rows.text(row)) for row in rows.tolist()]
+        texts = [(self._running.pop(row), self._rows.text(row)) for row in rows.tolist()]
+        stopped = [Pending(pending.request_id, pending.request, text) for pending, text in texts]
         self._rows.length_Q[rows] = 0
         self._promised -= sum(pending.longest for pending in stopped)
         self._admission_open = True
