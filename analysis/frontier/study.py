@@ -5,6 +5,7 @@ Every approach answers with the same `ApproachFit`; what follows from it (laws, 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import polars as pl
 
@@ -27,6 +28,7 @@ from analysis.surface.extended.passes_ahead import PassesAhead, roll_passes
 from analysis.surface.extended.recursion import RecursionFit, fit_recursion
 from analysis.surface.extended.repeated import RepeatedFit, fit_repeated
 from analysis.surface.extended.repeated_arms import RepetitionGap, compare_repetition
+from analysis.surface.extended.shared_exponents.fit import SharedExponentsFit, fit_shared_exponents
 from analysis.surface.fit import SurfaceFit
 from analysis.surface.optimum import SurfaceRules
 
@@ -143,6 +145,14 @@ class Study:
     """Whether this tool trained the runs on a small corpus; nothing is known of the corpus of a foreign table."""
     reading: Reading | None = None
     """What a foreign table calls N, D, C and the loss; None for runs of this tool, whose counts are known."""
+
+    @cached_property
+    def shared_exponents(self) -> SharedExponentsFit | Refusal | None:
+        """The law of arms with shared exponents; None without the surface approach. Fitted when first asked for, since
+        few questions need it."""
+        if "surface" not in self.settings.approaches:
+            return None
+        return fit_shared_exponents(self.points, self.settings.surface, self.settings.resampling)
 
     @property
     def refused(self) -> bool:

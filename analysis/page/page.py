@@ -43,6 +43,7 @@ from analysis.report.text import (
     plain,
     refusals_of,
     repetition_lines,
+    sharing_lines,
     with_cell_names,
 )
 from analysis.runs.curves import CellCurve
@@ -111,6 +112,7 @@ def render_page(
         ],
         recursion=recursion_lines(study.recursion) if study.recursion is not None else [],
         repeated=repetition_lines(study),
+        sharing=sharing_lines(study),
         comparisons=comparison_lines(study),
         unsaid=[
             (f"{frontier.arm} ({frontier.approach})", [with_cell_names(line, study) for line in lines])

@@ -23,6 +23,12 @@ from analysis.surface.extended.excess import ArmExcess
 from analysis.surface.extended.recursion import RecursionFit, recursion_as_json, recursion_lines
 from analysis.surface.extended.repeated import RepeatedFit
 from analysis.surface.extended.repeated_words import excess_as_json, excess_lines, repeated_as_json, repeated_lines
+from analysis.surface.extended.shared_exponents.fit import SharedExponentsFit
+from analysis.surface.extended.shared_exponents.words import (
+    shared_exponents_as_json,
+    shared_exponents_lines,
+    worth_lines,
+)
 from analysis.surface.fit import SurfaceFit
 from mor_core.units import budget_label, short_count, short_power
 
@@ -63,6 +69,7 @@ def study_as_json(study: Study) -> dict[str, Any]:
         "repeated": plain(study.repeated),
         "excess": plain(study.excess),
         "repetition": plain(study.repetition),
+        "shared_exponents": plain(study.shared_exponents),
         "comparisons": [comparison_as_json(comparison) for comparison in study.comparisons],
         "over_budgets": plain(study.over_budgets),
         "exclusions": plain(study.exclusions),
@@ -94,6 +101,8 @@ def plain(value: Any) -> Any:
         return plain(repeated_as_json(value))
     if isinstance(value, ArmExcess):
         return plain(excess_as_json(value))
+    if isinstance(value, SharedExponentsFit):
+        return plain(shared_exponents_as_json(value))
     if isinstance(value, FittedPowerLaw):
         return {name: plain(getattr(value, name)) for name in ("law", "exponent", "budgets", "scatter")}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -119,6 +128,7 @@ def study_as_markdown(study: Study, own_record: Sequence[str] = ()) -> str:
         *(_frontier_section(frontier, study.points.loss_unit) for frontier in study.frontiers),
         _list_section("Recursion", recursion_lines(study.recursion) if study.recursion is not None else []),
         _list_section("Repeated text", repetition_lines(study)),
+        _list_section("Arms with shared exponents", sharing_lines(study)),
         _list_section("Arms at equal FLOPs", comparison_lines(study)),
         _list_section("Had it predicted itself", list(own_record)),
         _list_section("Rows left out", [_exclusion_line(exclusion) for exclusion in study.exclusions]),
@@ -283,12 +293,20 @@ def repetition_gaps(study: Study) -> list[str]:
     return [gap.sentence for gap in study.repetition]
 
 
+def sharing_lines(study: Study) -> list[str]:
+    """The law of arms with shared exponents, or why there is none; nothing of a study of one arm."""
+    if study.shared_exponents is None or len(study.points.arms) < 2:
+        return []
+    return shared_exponents_lines(study.shared_exponents)
+
+
 def comparison_lines(study: Study) -> list[str]:
-    """The findings over budgets, which single ones are too noisy to show, then those at each budget, then one line for
-    each pair of arms that could not be compared somewhere. Pairs with the reference come first."""
+    """The findings over budgets, which single ones are too noisy to show, then what arms with shared exponents
+    are worth, then those at each budget, then one line for each pair of arms that could not be compared somewhere. Pairs with the reference come first."""
     pairs = sorted(study.comparisons, key=lambda pair: REFERENCE not in (pair.arm, pair.other))
     whole = sorted(study.over_budgets, key=lambda pair: REFERENCE not in (pair.arm, pair.other))
     findings = [sentence for pair in whole for sentence in pair.sentences]
+    findings += worth_lines(study.shared_exponents)
     findings += [_comparison_line(pair) for pair in pairs if isinstance(pair.gap, Estimate)]
     missing: dict[str, list[str]] = {}
     for pair in pairs:

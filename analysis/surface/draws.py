@@ -88,10 +88,10 @@ def _parametric(
     best: SurfaceOptimum, noise: TrunkNoise, trunk_keys: tuple[str, ...], arm: str, resampling: Resampling
 ) -> Problem:
     names = [("point", arm, str(index)) for index in range(len(trunk_keys))]
-    return _relossed(best, mixed_noise(noise, names, trunk_keys, arm, resampling))
+    return relossed(best, mixed_noise(noise, names, trunk_keys, arm, resampling))
 
 
-def _relossed(best: SurfaceOptimum, offset_kn: Floats) -> Problem:
+def relossed(best: SurfaceOptimum, offset_kn: Floats) -> Problem:
     """The same places with the fitted losses, moved by `offset_kn` on the scale of the residual."""
     problem = best.problem
     residual_1n = problem.residuals(best.theta[None])

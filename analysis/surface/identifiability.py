@@ -168,7 +168,12 @@ def _kept(fold: SurfaceOptimum, kept_n: NDArray[np.bool_]) -> SurfaceOptimum:
 
 
 def _noise(best: SurfaceOptimum, keys: tuple[str, ...]) -> TrunkNoise:
-    return split_noise(best.problem.residuals(best.theta[None])[0], _unit_slopes(best)[0], keys)
+    return split_noise(*residuals_around(best), keys)
+
+
+def residuals_around(best: SurfaceOptimum) -> tuple[Floats, Floats]:
+    """(n,) residuals of the law, and (n, Q) the directions along which its fit has absorbed noise, each of length 1."""
+    return best.problem.residuals(best.theta[None])[0], _unit_slopes(best)[0]
 
 
 def _unit_slopes(best: SurfaceOptimum) -> tuple[Floats, Floats]:

@@ -162,6 +162,13 @@ class SurfaceLaw:
         """These laws and after them others about the same centre."""
         return SurfaceLaw(theta_kp=np.concatenate([self.theta_kp, others.theta_kp]), centre=self.centre)
 
+    def about(self, centre: tuple[float, float]) -> "SurfaceLaw":
+        """The same laws with their terms taken at another ln N₀ and ln D₀."""
+        theta_kp = self.theta_kp.copy()
+        theta_kp[:, A] -= self.alpha * (centre[0] - self.centre[0])
+        theta_kp[:, B] -= self.beta * (centre[1] - self.centre[1])
+        return SurfaceLaw(theta_kp=theta_kp, centre=centre)
+
     def loss(self, params: Floats | float, tokens: Floats | float) -> Floats:
         """(K, ...) units of loss at `params` and `tokens`."""
         return self._loss(np.log(params), np.log(tokens))

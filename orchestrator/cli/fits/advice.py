@@ -252,6 +252,7 @@ def compare(source: Runs, other: Other = None, loss: LossesOption = None, as_jso
                 "comparisons": pairs,
                 "over_budgets": plain(study.over_budgets),
                 "repetition": plain(study.repetition),
+                "shared_exponents": plain(study.shared_exponents),
                 "recounted": plain(recounted),
                 "at_equal_time": plain(timed),
             }

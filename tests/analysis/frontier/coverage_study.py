@@ -90,12 +90,12 @@ GRIDS = (
 )
 
 
-def table(grid: Grid, study: int) -> pl.DataFrame:
-    """A run table of three arms; runs of a trunk have a part of their noise in common, and arms a part of that."""
+def table(grid: Grid, study: int, families: tuple[Family, ...] = FAMILIES) -> pl.DataFrame:
+    """A run table of all arms; runs of a trunk have a part of their noise in common, and arms a part of that."""
     rng = np.random.default_rng([study, len(grid.name)])
     trunk: dict[tuple, float] = defaultdict(rng.normal)
     rows = []
-    for family in FAMILIES:
+    for family in families:
         for budget in grid.budgets:
             for width in grid.sizes_about(family.best(budget)[0]):
                 tokens = budget / family.flops_per_token(width)
