@@ -301,8 +301,11 @@ def sharing_lines(study: Study) -> list[str]:
 
 
 def comparison_lines(study: Study) -> list[str]:
-    """The findings over budgets, which single ones are too noisy to show, then what arms with shared exponents
-    are worth, then those at each budget, then one line for each pair of arms that could not be compared somewhere. Pairs with the reference come first."""
+    """The findings over budgets, which single ones are too noisy to show, then what arms with shared exponents are
+    worth, then those at each budget, then one line for each pair of arms that could not be compared somewhere.
+
+    Pairs with the reference come first.
+    """
     pairs = sorted(study.comparisons, key=lambda pair: REFERENCE not in (pair.arm, pair.other))
     whole = sorted(study.over_budgets, key=lambda pair: REFERENCE not in (pair.arm, pair.other))
     findings = [sentence for pair in whole for sentence in pair.sentences]
