@@ -27,7 +27,7 @@ from mor_core.model.device import keep_freed_memory
 from mor_core.model.transformer import RoutingRule, Transformer, build_model
 from mor_core.training.loop import Diverged, train_steps
 from mor_core.training.loss import token_losses
-from mor_core.training.optim import build_optimizer
+from mor_core.training.optim import build_adamw
 
 VOCABULARY, CONTEXT = 512, 64
 MEGABYTES = 48
@@ -144,7 +144,7 @@ def run(trial: Trial, score: Callable[[Transformer], dict[str, Any]] | None = No
     )
     model = build_model(model_config, trial.seed)
     rescale(model, trial.init)
-    optimizer = build_optimizer(model, config)
+    optimizer = build_adamw(model, config)
     read = reader().read_ahead(trial.order, trial.batch, CONTEXT)
     rows, step, began = [], 0, time.process_time()
     for budget, steps in zip(trial.budgets, steps_of, strict=True):
@@ -155,7 +155,7 @@ def run(trial: Trial, score: Callable[[Transformer], dict[str, Any]] | None = No
             _take(model, optimizer, config, read, step, branch, None)
             step = branch
             cooled = copy.deepcopy(model)
-            moments = build_optimizer(cooled, config)
+            moments = build_adamw(cooled, config)
             moments.load_state_dict(copy.deepcopy(optimizer.state_dict()))
             _take(cooled, moments, config, read, branch, steps, (branch, steps))
         except Diverged:

@@ -75,10 +75,14 @@ Optimizer = torch.optim.Optimizer | OwnSteps
 
 
 def build_optimizer(model: LanguageModel, config: TrainConfig) -> torch.optim.AdamW | OwnSteps:
-    """The steps of an own model that has its own, else AdamW: matrices decay as `config.decay_on` says, norms do not.
-    A group's `rate_scale` multiplies its rate."""
+    """The steps of an own model that has its own, else AdamW."""
     if isinstance(model, PlainModel) and model.config.training != "adamw":
         return OwnSteps(model, config)
+    return build_adamw(model, config)
+
+
+def build_adamw(model: LanguageModel, config: TrainConfig) -> torch.optim.AdamW:
+    """Matrices decay as `config.decay_on` says, norms do not. A group's `rate_scale` multiplies its rate."""
     apart = {id(parameter) for parameter in model.apart_parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.trained_parameters().items():
