@@ -16,7 +16,7 @@ from mor_core.config import ModelConfig, TrainConfig
 from mor_core.model.device import keep_freed_memory
 from mor_core.model.transformer import build_model
 from mor_core.training.loop import train_steps
-from mor_core.training.optim import build_optimizer
+from mor_core.training.optim import build_adamw
 
 Library = Literal["mor-sweep", "transformers"]
 
@@ -110,7 +110,7 @@ def _trainer(contender: Contender) -> tuple[Callable[[], object], Callable[[], l
         return _transformers_trainer(contender)
     keep_freed_memory()
     model = build_model(contender.model, seed=0, device=torch.device(contender.device))
-    optimizer = build_optimizer(model, contender.train)
+    optimizer = build_adamw(model, contender.train)
     if contender.compiled:
         model.compile_for_training()
     batches = _batches(contender)
