@@ -95,7 +95,7 @@ def _below(folder: Path, file: Path, model: str) -> str:
     except ValueError:
         raise OwnModelError(
             f"model {model}: {file}, which its object names in files, is not below {folder}, of which Ray's workers "
-            "get a copy: move it there, or use --executor in-process"
+            "get a copy: move it there, or choose the executor in-process"
         ) from None
 
 

@@ -24,6 +24,7 @@ WITHOUT_DATA = {
             "isoflop",
             "frontier",
             "surface",
+            "repeated",
             "residuals",
             "backtest",
             "compare",

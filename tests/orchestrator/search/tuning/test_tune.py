@@ -125,7 +125,7 @@ def test_a_search_space_that_diverges_ends_with_a_verdict(toy: ToySweep):
         (["--learning-rate", "fast"], "expected a number above 0"),
         (["--batch-size", "8"], "two numbers or more"),
         (["--warmup", "0.1:1.5"], "both below 1"),
-        (["--sizes", "13q"], "no base shape"),
+        (["--sizes", "13q"], "size '13q' is unknown"),
         (["--seeds", "-1"], "whole numbers"),
     ],
 )
