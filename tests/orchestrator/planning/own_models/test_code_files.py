@@ -64,7 +64,7 @@ def test_a_named_file_elsewhere_is_refused_with_what_to_do(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     elsewhere = write(tmp_path_factory.mktemp("elsewhere"), "table.json", "[]")
-    with pytest.raises(OwnModelError, match="move it there, or use --executor in-process"):
+    with pytest.raises(OwnModelError, match="move it there, or choose the executor in-process"):
         code_files({"mine:ladder": [elsewhere]})
 
 
