@@ -137,15 +137,16 @@ def tune(store: Store, tuning: Tuning, data: DataSnapshot, train: Train, report:
     while True:
         earlier = known_cells(store, tuning, data)
         new = _new_cells(store, tuning, earlier, data)
-        unfinished = not earlier or any(row["status"] not in ("finished", "diverged") for row in _rows(store, tuning))
-        if not new and not unfinished:
+        if not new and not _is_unfinished(store, tuning):
             return 0
         for rung in tuning.rungs:
             count = len({cell.train for cell in new if rung.holds(cell)})
             if count:
                 report(f"{rung.name}: {count} more settings, at {rung.tokens:,} tokens")
         code = train(plan_of_cells(spec, data, (*earlier, *new)))
-        if code or not new:
+        # Where a call before was killed, its trials are finished first, and only then are more asked for. A call that
+        # may not finish them, as by a limit of hours, ends here.
+        if code or (not new and _is_unfinished(store, tuning)):
             return code
 
 
@@ -174,6 +175,11 @@ def _new_cells(store: Store, tuning: Tuning, earlier: Sequence[Cell], data: Data
             )
             new += [cell for cell in cells if cell.cell_id not in ids]
     return tuple(new)
+
+
+def _is_unfinished(store: Store, tuning: Tuning) -> bool:
+    """Whether a trial that was asked for has no result yet."""
+    return any(row["status"] not in ("finished", "diverged") for row in _rows(store, tuning))
 
 
 def _rows(store: Store, tuning: Tuning) -> list[dict[str, Any]]:
