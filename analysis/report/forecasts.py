@@ -167,7 +167,7 @@ def _score_row(record: ScoredForecast) -> list[str]:
         return [*name, "L*", number_text(loss.predicted), number_text(loss.measured), *verdict, optimum, inside]
     predictions = {cell.predicted.value for cell in record.cells}
     first = record.cells[0]
-    of = f"{_kind(first.of_run)}" if len(predictions) == 1 else "runs"
+    of = _kind(first.of_run) if len(predictions) == 1 else "runs"
     predicted = number_text(first.predicted) if len(predictions) == 1 else ""
     measured = ", ".join(f"{cell.measured:.4f}" for cell in record.cells)
     covered = "yes" if all(cell.covered for cell in record.cells) else "no"

@@ -241,8 +241,8 @@ class Engine:
 
         def outcome() -> list[Event]:
             going = wait()
-            table.depth_Q[rows] = made = depth + 1
-            goes_on = made < self.stages.max_depth
+            table.depth_Q[rows] = num_passes = depth + 1
+            goes_on = num_passes < self.stages.max_depth
             if going is not None:
                 goes_on &= going[: len(rows)]
             self._in_block = np.concatenate((self._in_block, rows[goes_on]))

@@ -113,8 +113,8 @@ def _optima(law: RepeatedFit | Refusal | None, budget: str | None) -> tuple[Repe
         return law
     corpora = np.geomspace(law.corpora[0] / BEYOND, law.corpora[-1] * BEYOND, NUM_CORPORA)
     answers = [law.optimum(budget or _largest(law), float(corpus)) for corpus in corpora]
-    given = tuple(answer for answer in answers if isinstance(answer, RepeatedOptimum))
-    return given or next(answer for answer in answers if isinstance(answer, Refusal))
+    optima = tuple(answer for answer in answers if isinstance(answer, RepeatedOptimum))
+    return optima or next(answer for answer in answers if isinstance(answer, Refusal))
 
 
 def _tracks_of_law(law: RepeatedFit) -> tuple[Track, ...]:

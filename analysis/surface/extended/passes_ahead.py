@@ -66,30 +66,30 @@ def _roll(runs: pl.DataFrame, rules: SurfaceRules) -> tuple[PassesAhead, ...] | 
     groups = neighbouring(names)
     rolled, refusal = [], NOTHING_AHEAD
     for number in range(1, len(groups)):
-        known = runs.filter(np.isin(names, [name for group in groups[:number] for name in group]))
-        if float(known["epochs"].to_numpy().max()) <= 1:
+        earlier = runs.filter(np.isin(names, [name for group in groups[:number] for name in group]))
+        if float(earlier["epochs"].to_numpy().max()) <= 1:
             continue
-        refused = refuse_repeated(known, rules)
+        refused = refuse_repeated(earlier, rules)
         if refused:
             refusal = refused
         else:
-            rolled.append(_ahead(known, runs.filter(np.isin(names, groups[number])), rules))
+            rolled.append(_ahead(earlier, runs.filter(np.isin(names, groups[number])), rules))
     return tuple(rolled) or refusal
 
 
-def _ahead(known: pl.DataFrame, later: pl.DataFrame, rules: SurfaceRules) -> PassesAhead:
+def _ahead(earlier: pl.DataFrame, later: pl.DataFrame, rules: SurfaceRules) -> PassesAhead:
     params, tokens, loss = (later[name].to_numpy() for name in ("params", "tokens", "loss"))
     passes = np.maximum(later["epochs"].to_numpy(), 1.0)
-    fresh = fit_optimum(plain_points(*(known[name].to_numpy() for name in ("params", "tokens", "loss"))), rules)
+    fresh = fit_optimum(plain_points(*(earlier[name].to_numpy() for name in ("params", "tokens", "loss"))), rules)
     errors = {FRESH: _errors(fresh.law.loss(params, tokens), loss)}
     for form in CONSTANTS:
-        best = fit_form(known, form, rules)
+        best = fit_form(earlier, form, rules)
         law = RepeatedLaw(form=form, theta_kp=best.theta[None], centre=best.problem.centre)
         errors[form] = _errors(law.loss(params, tokens, tokens / passes)[0], loss)
-    known_passes = np.maximum(known["epochs"].to_numpy(), 1.0)
+    earlier_passes = np.maximum(earlier["epochs"].to_numpy(), 1.0)
     return PassesAhead(
-        fitted=known.height,
-        most_passes=float(known_passes.max()),
+        fitted=earlier.height,
+        most_passes=float(earlier_passes.max()),
         predicted=later.height,
         passes=(float(passes.min()), float(passes.max())),
         errors=errors,

@@ -8,6 +8,7 @@ from analysis.statistics.bootstrap import Resampling
 from analysis.surface.extended.recursion import RecursionFit, fit_recursion
 from analysis.surface.optimum import SurfaceRules
 from analysis.surface.problem import Problem, SurfacePoints
+from tests.helpers.runs.derivatives import assert_derivatives_are_those_of_differences
 
 FEW = Resampling(draws=200)
 
@@ -119,11 +120,4 @@ def test_the_derivatives_of_the_law_agree_with_differences():
             delta=delta,
             residual=residual,
         )
-        _, gradient, hessian, _ = problem.derivatives(theta)
-        for index in range(7):
-            # Central differences: error of order step² against rounding of order 1e-16 / step.
-            move = np.zeros((1, 7))
-            move[0, index] = 1e-5
-            up, down = problem.derivatives(theta + move), problem.derivatives(theta - move)
-            assert gradient[0, index] == pytest.approx((up[0] - down[0])[0] / 2e-5, rel=1e-6, abs=1e-8)
-            assert hessian[0, index] == pytest.approx((up[1] - down[1])[0] / 2e-5, rel=1e-4, abs=1e-6)
+        assert_derivatives_are_those_of_differences(problem, theta)

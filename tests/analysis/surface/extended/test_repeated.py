@@ -15,6 +15,7 @@ from analysis.surface.extended.repeated import RepeatedFit
 from analysis.surface.extended.repeated_law import RepeatedPoints, log_called_for
 from analysis.surface.extended.repetition import CONSTANTS
 from analysis.surface.problem import Problem
+from tests.helpers.runs.derivatives import assert_derivatives_are_those_of_differences
 from tests.helpers.runs.repeated_runs import planted_law, repeated_table
 
 SETTINGS = FitSettings(approaches=("surface",), resampling=Resampling(draws=100))
@@ -138,10 +139,4 @@ def test_the_derivatives_agree_with_differences(form, residual, delta):
         delta=delta,
         residual=residual,
     )
-    _, gradient, hessian, _ = problem.derivatives(theta)
-    for index in range(theta.shape[1]):
-        move = np.zeros_like(theta)
-        move[0, index] = 1e-5
-        up, down = problem.derivatives(theta + move), problem.derivatives(theta - move)
-        assert gradient[0, index] == pytest.approx((up[0] - down[0])[0] / 2e-5, rel=1e-6, abs=1e-8)
-        assert hessian[0, index] == pytest.approx((up[1] - down[1])[0] / 2e-5, rel=1e-4, abs=1e-6)
+    assert_derivatives_are_those_of_differences(problem, theta)

@@ -24,6 +24,7 @@ from tests.analysis.frontier.sharing_study import (
     shared_fit,
     with_odd,
 )
+from tests.helpers.runs.derivatives import assert_derivatives_are_those_of_differences
 from tests.helpers.runs.planted_runs import Truth, planted_table
 
 FEW = Resampling(draws=100)
@@ -217,14 +218,7 @@ def test_the_derivatives_agree_with_differences(residual, delta):
         delta=delta,
         residual=residual,
     )
-    _, gradient, hessian, _ = problem.derivatives(theta)
-    for index in range(theta.shape[1]):
-        # Central differences: error of order step² against rounding of order 1e-16 / step.
-        move = np.zeros_like(theta)
-        move[0, index] = 1e-5
-        up, down = problem.derivatives(theta + move), problem.derivatives(theta - move)
-        assert gradient[0, index] == pytest.approx((up[0] - down[0])[0] / 2e-5, rel=1e-6, abs=1e-8)
-        assert hessian[0, index] == pytest.approx((up[1] - down[1])[0] / 2e-5, rel=1e-4, abs=1e-6)
+    assert_derivatives_are_those_of_differences(problem, theta)
 
 
 @pytest.mark.slow
