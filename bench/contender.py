@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bench.live_memory import LiveMemory, training_state
-from mor_core.config import ModelConfig, TrainConfig
+from mor_core.config.model import ModelConfig
+from mor_core.config.training import TrainConfig
 from mor_core.model.device import keep_freed_memory
 from mor_core.model.transformer import build_model
 from mor_core.training.loop import train_steps

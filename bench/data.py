@@ -200,9 +200,9 @@ def beside(lines: Path, scratch: Path, steps: int) -> None:
     """The loader's share of the wall time of small steps on one core of a CPU, as one process takes them in turn."""
     import torch
 
-    from mor_core.config import TrainConfig
+    from mor_core.config.sizes import SIZES, model_config
+    from mor_core.config.training import TrainConfig
     from mor_core.model.transformer import build_model
-    from mor_core.sizes import SIZES, model_config
     from mor_core.training.loop import train_steps
     from mor_core.training.optim import build_optimizer
 

@@ -21,7 +21,8 @@ import torch
 
 from bench import decode_host
 from bench.train_step import BUSY_LOAD
-from mor_core.config import ExpertChoice, ModelConfig, Recursion
+from mor_core.config.model import ExpertChoice, ModelConfig, Recursion
+from mor_core.config.sizes import SIZES, model_config
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions, EngineTotals
 from mor_core.inference.request import FinishedEvent, Request, TokenEvent
@@ -29,7 +30,6 @@ from mor_core.inference.stages import trace
 from mor_core.interop.hugging_face import export_llama
 from mor_core.model.device import keep_freed_memory
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.sizes import SIZES, model_config
 from orchestrator.inference.throughput import IN_FLIGHT, served, take_turns
 from orchestrator.inference.throughput import lengths as drawn_lengths
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import ModelConfig
+from mor_core.config.model import ModelConfig
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.cuda_graphs import Result
 from mor_core.inference.engine import Engine, EngineOptions

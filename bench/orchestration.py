@@ -22,11 +22,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from mor_core.config import ModelConfig
+from mor_core.config.model import ModelConfig
+from mor_core.config.sizes import SMALL_LADDER
 from mor_core.data.prepare import prepare
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.model.transformer import build_model
-from mor_core.sizes import SMALL_LADDER
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from bench.contender import Contender, Runner, Timing
-from mor_core.config import ExpertChoice, ModelConfig, Precision, Recursion, TrainConfig
+from mor_core.config.model import ExpertChoice, ModelConfig, Precision, Recursion
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.flops import training_flops_per_token
-from mor_core.sizes import SIZES, model_config
 from mor_core.training.memory import Device, training_memory_bytes
 
 BUSY_LOAD = 0.5

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from examples.ngram_mlp import ORDER, Ngram
-from mor_core.config import TrainConfig
+from mor_core.config.training import TrainConfig
 
 BETA1, BETA2 = 0.9, 0.99
 RATE = 1 / 3

@@ -25,7 +25,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-from mor_core.config import ExpertChoice, Model, ModelConfig, OwnModel, RouterKind, TokenChoice
+from mor_core.config.model import ExpertChoice, ModelConfig, RouterKind, TokenChoice
+from mor_core.config.own_model import Model, OwnModel
 
 Convention = Literal["exact", "paper", "6nd"]
 CONVENTIONS: tuple[Convention, ...] = ("exact", "paper", "6nd")

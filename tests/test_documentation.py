@@ -170,7 +170,7 @@ def test_every_page_of_the_navigation_is_there_or_made():
     ("page", "target", "path"),
     [
         ("index.md", "../results/README.md", "results/README.md"),
-        ("guides/fit.md", "../../mor_core/sizes.py", "mor_core/sizes.py"),
+        ("guides/fit.md", "../../mor_core/config/sizes.py", "mor_core/config/sizes.py"),
         ("guides/fit.md", "../concepts/trunks.md", None),
         ("guides/fit.md", "../../no/such/file.md", None),
         ("guides/fit.md", "../../../elsewhere", None),

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from mor_core.config import ModelConfig
+from mor_core.config.model import ModelConfig
 from mor_core.data.prepare import open_tokens, prepare
 from mor_core.data.snapshot import load_snapshot
 from mor_core.data.spec import DataError, DataSpec

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from analysis.statistics.quadratic import Floats
-from mor_core.config import ModelConfig
+from mor_core.config.model import ModelConfig
 from mor_core.flops import Convention, training_flops_per_token, unique_params
 
 STRAIGHT = 0.02

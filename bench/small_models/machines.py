@@ -19,11 +19,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from mor_core.config import ExpertChoice, Recursion, TrainConfig
+from mor_core.config.model import ExpertChoice, Recursion
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.data.prepare import open_tokens, prepare
 from mor_core.data.spec import PINNED_PYTHON, DataSpec
 from mor_core.flops import nearest_steps
-from mor_core.sizes import SIZES, model_config
 from mor_core.units import budget_text, parse_budget
 
 KERNELS: Mapping[str, Mapping[str, str]] = {

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mor_core.config import ExpertChoice, ModelConfig, Recursion, TrainConfig
+from mor_core.config.model import ExpertChoice, ModelConfig, Recursion
+from mor_core.config.training import TrainConfig
 from mor_core.data.batches import TokenReader
 from mor_core.data.prepare import open_tokens, prepare
 from mor_core.data.spec import PINNED_PYTHON, DataSpec

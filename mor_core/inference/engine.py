@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import CausalRule, ModelConfig
+from mor_core.config.model import CausalRule, ModelConfig
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.in_flight import InFlight, Pending
 from mor_core.inference.kv_cache import KeyValueCache, SlotPool, pool_sizes

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mor_core.config import CausalRule, ExpertChoice, TokenChoice
+from mor_core.config.model import CausalRule, ExpertChoice, TokenChoice
 from mor_core.inference.cuda_graphs import Result
 from mor_core.inference.kv_cache import KeyValueCache
 from mor_core.inference.ragged import Part, applications, run_layers

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import ModelConfig
+from mor_core.config.model import ModelConfig
 from mor_core.flops import KeyValueLayout, kv_bytes_per_layer, kv_layout
 
 NO_SLOT = -1

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import CausalRule, ModelConfig, Precision
+from mor_core.config.model import CausalRule, ModelConfig, Precision
 from mor_core.flops import token_flops
 from mor_core.inference.cuda_graphs import Recorder, Work, cuda_graphs, with_few_shapes
 from mor_core.inference.forward import Forward

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mor_core.config import LayerSelection, ModelConfig
+from mor_core.config.model import LayerSelection, ModelConfig
 from mor_core.data.tokens.tokenizer import GivenTokenizer, read_tokenizer
 from mor_core.interop.layer_selection import source_layers
 from mor_core.interop.llama_config import CONFIG, PretrainedError, written_config

@@ -16,7 +16,7 @@ round is numpy's and Python's, half to even; half-way points are ones of the unr
 
 import numpy as np
 
-from mor_core.config import LayerSelection, ModelConfig
+from mor_core.config.model import LayerSelection, ModelConfig
 from mor_core.interop.llama_config import PretrainedError
 
 

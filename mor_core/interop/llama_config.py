@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mor_core.config import LARGEST, ModelConfig
+from mor_core.config.model import LARGEST, ModelConfig
 from mor_core.errors import UserError
 
 CONFIG = "config.json"

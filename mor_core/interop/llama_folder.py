@@ -13,10 +13,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from mor_core.config import ModelConfig, Recursion, Routing
+from mor_core.config.model import ModelConfig, Recursion, Routing
+from mor_core.config.sizes import DepthFit, fitted_depth
 from mor_core.interop.llama_config import CONFIG, PretrainedError, read_config, read_object
 from mor_core.interop.llama_names import EMBEDDING, HEAD, OLD_BUFFER, tensor_shapes
-from mor_core.sizes import DepthFit, fitted_depth
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

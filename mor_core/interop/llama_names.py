@@ -5,7 +5,7 @@ Sizes: V vocabulary, D width, H query heads, G key and value heads, C head width
 
 import re
 
-from mor_core.config import ModelConfig
+from mor_core.config.model import ModelConfig
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mor_core.config import CausalRule, Precision
+from mor_core.config.model import CausalRule, Precision
 from mor_core.model.transformer import Transformer
 
 BATCH_TOKENS = 8192

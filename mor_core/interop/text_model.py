@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mor_core.config import CausalRule, Precision
+from mor_core.config.model import CausalRule, Precision
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import FinishedEvent, Request, Sampling, TokenEvent

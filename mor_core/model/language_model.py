@@ -1,7 +1,7 @@
 """What training and evaluation ask of a model: our family and a user's own answer through one class.
 
     Transformer (mor_core.model.transformer)    our family; its head is fused with the loss
-    PlainModel (mor_core.model.own_model)       any torch.nn.Module from token ids to logits
+    PlainModel (mor_core.model.own.model)       any torch.nn.Module from token ids to logits
 
 The loop, checkpoints, evaluation and rehearsed faults know this class only. What it leaves to its subclasses has the
 default that a plain module needs.
@@ -15,7 +15,7 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mor_core.config import Model
+from mor_core.config.own_model import Model
 from mor_core.model.router import Selection
 
 RoutingRule = Literal["top-k", "threshold", "half"]

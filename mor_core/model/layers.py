@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import BlockMask
 
-from mor_core.config import ModelConfig
+from mor_core.config.model import ModelConfig
 from mor_core.model.attention import Prefix, as_read, causal_attention, prefix_attention
 
 

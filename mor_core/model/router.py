@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mor_core.config import RouterKind
+from mor_core.config.model import RouterKind
 from mor_core.flops import ROUTER_EXPANSION
 
 

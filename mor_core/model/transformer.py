@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mor_core.config import ExpertChoice, ModelConfig, TokenChoice
+from mor_core.config.model import ExpertChoice, ModelConfig, TokenChoice
 from mor_core.model.attention import compute_dtype, prefix_of
 from mor_core.model.language_model import LanguageModel, Routed, RoutingRule
 from mor_core.model.layers import KeySource, KeyValues, Layer, RMSNorm, rotary_table

@@ -16,7 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import ExpertChoice, Model, TrainConfig, later_field
+from mor_core.config.fields import later_field
+from mor_core.config.model import ExpertChoice
+from mor_core.config.own_model import Model
+from mor_core.config.training import TrainConfig
 from mor_core.flops import RecursionWork, evaluated_flops, planned_work
 from mor_core.model.language_model import LanguageModel, Routed, RoutingRule
 from mor_core.training.loop import autocast

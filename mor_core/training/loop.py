@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import TrainConfig
+from mor_core.config.training import TrainConfig
 from mor_core.model.language_model import LanguageModel
 from mor_core.training.distributed import World
 from mor_core.training.loss import linear_cross_entropy

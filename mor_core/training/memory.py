@@ -8,7 +8,9 @@ code, which keeps less.
 
 from typing import Literal
 
-from mor_core.config import Model, ModelConfig, OwnModel, TrainConfig
+from mor_core.config.model import ModelConfig
+from mor_core.config.own_model import Model, OwnModel
+from mor_core.config.training import TrainConfig
 from mor_core.flops import total_params
 
 Device = Literal["cpu", "cuda"]

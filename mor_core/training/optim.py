@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mor_core.config import TrainConfig
+from mor_core.config.training import TrainConfig
 from mor_core.model.language_model import LanguageModel
-from mor_core.model.own_code import OwnModelError
-from mor_core.model.own_model import PlainModel, one_line
+from mor_core.model.own.code import OwnModelError
+from mor_core.model.own.model import PlainModel, one_line
 
 AUX_ROUTER_RATE = 10.0
 """Learning rate of auxiliary routers over that of the rest (paper appendix G; the released code)."""
@@ -20,7 +20,7 @@ AUX_ROUTER_RATE = 10.0
 
 class OwnSteps:
     """The training steps of an own model's object, and the state that they keep (see
-    `mor_core.model.own_model.OptionalParts`). What the object raises is let through."""
+    `mor_core.model.own.model.OptionalParts`). What the object raises is let through."""
 
     def __init__(self, model: PlainModel, config: TrainConfig) -> None:
         self.model, self.config = model, config

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mor_core.config import TrainConfig
+from mor_core.config.training import TrainConfig
 from mor_core.model.language_model import LanguageModel, RoutingRule
 from mor_core.training.evaluate import computed_tokens
 from mor_core.training.loop import autocast

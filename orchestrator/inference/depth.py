@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mor_core.config import CausalRule
+from mor_core.config.model import CausalRule
 from mor_core.data.prepare import open_tokens
 from mor_core.errors import UserError
 from mor_core.inference.engine import Engine, EngineOptions

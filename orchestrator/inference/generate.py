@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mor_core.config import CausalRule
+from mor_core.config.model import CausalRule
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import Request, Sampling, TokenEvent

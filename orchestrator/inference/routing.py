@@ -13,7 +13,7 @@ import polars as pl
 import torch
 import torch.nn.functional as F
 
-from mor_core.config import CausalRule, ExpertChoice, TokenChoice
+from mor_core.config.model import CausalRule, ExpertChoice, TokenChoice
 from mor_core.data.prepare import open_tokens
 from mor_core.errors import UserError
 from mor_core.inference.stages import Trace, trace

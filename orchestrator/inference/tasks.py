@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mor_core.config import CausalRule, ExpertChoice
+from mor_core.config.model import CausalRule, ExpertChoice
 from mor_core.interop.tasks import read_task
 from orchestrator.inference.evaluations import Asked, first_trained, paired
 from orchestrator.inference.trained_cell import data_of

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mor_core.config import ExpertChoice
+from mor_core.config.model import ExpertChoice
 from mor_core.data.snapshot import TOKENIZER_FILE
 from mor_core.data.tokens.tokenizer import token_bytes
 from mor_core.model.transformer import RoutingRule

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mor_core.config import CausalRule
+from mor_core.config.model import CausalRule
 from mor_core.errors import Fix, UserError
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions, EngineTotals

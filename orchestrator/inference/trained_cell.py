@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mor_core.config import ModelConfig, OwnModel, Precision
+from mor_core.config.model import ModelConfig, Precision
+from mor_core.config.own_model import OwnModel
 from mor_core.data.prepare import find_by_fingerprint
 from mor_core.data.snapshot import TOKENIZER_FILE, DataSnapshot
 from mor_core.data.tokens.tokenizer import load_tokenizer, read_tokenizer

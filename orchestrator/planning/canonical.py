@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
-from mor_core.config import FACT, SINCE
+from mor_core.config.fields import FACT, SINCE
 from mor_core.errors import MorSweepError
 
 
@@ -51,7 +51,7 @@ def is_content_id(value: object) -> bool:
 
 def canonical_json(value: object) -> str:
     """One text for one value: sorted keys, no spaces, floats by their shortest exact form, no NaN or infinity. Facts
-    (`mor_core.config.fact_field`) are left out: equal work has one text."""
+    (`mor_core.config.fields.fact_field`) are left out: equal work has one text."""
     return _ENCODER.encode(to_jsonable(value, facts=False))
 
 
@@ -64,8 +64,8 @@ _PLAIN = frozenset({str, bool, int, float, type(None)})
 def to_jsonable(value: object, *, facts: bool = True) -> Any:
     """Frozen dataclasses, tuples and plain values as JSON types; raises TypeError for anything else.
 
-    A field that came later (`mor_core.config.later_field`) is left out at its default, and without `facts` those that
-    are no part of an id.
+    A field that came later (`mor_core.config.fields.later_field`) is left out at its default, and without `facts` those
+    that are no part of an id.
     """
     if type(value) in _PLAIN:
         return value

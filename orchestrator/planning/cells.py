@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from mor_core.config import Architecture, Model, OwnModel, TrainConfig
+from mor_core.config.model import Architecture
+from mor_core.config.own_model import Model, OwnModel
+from mor_core.config.sizes import Size
+from mor_core.config.training import TrainConfig
 from mor_core.flops import (
     CONVENTIONS,
     Convention,
@@ -18,7 +21,6 @@ from mor_core.flops import (
     unique_params,
     unrolled_params,
 )
-from mor_core.sizes import Size
 from mor_core.units import budget_text
 from orchestrator.planning.recipe import batch_size, resolve_model, train_config, trains_whole_runs
 from orchestrator.planning.spec.arms import Arm

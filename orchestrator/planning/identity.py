@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from mor_core.config import CausalRule, LayerSelection, Model, TrainConfig, later_field
+from mor_core.config.fields import later_field
+from mor_core.config.model import CausalRule, LayerSelection
+from mor_core.config.own_model import Model
+from mor_core.config.training import TrainConfig
 from orchestrator.planning.canonical import content_id
 
 SegmentKind = Literal["stable", "decay", "evaluate"]
@@ -40,7 +43,7 @@ class TrunkRecipe:
     seed: int
     """Seeds the initial weights and the order of the data."""
     numerics_version: int
-    """mor_core.config.NUMERICS_VERSION at planning time."""
+    """mor_core.config.training.NUMERICS_VERSION at planning time."""
     init: Initialisation | None = None
     """Where the weights come from; None draws them from the seed, which draws what pretrained weights lack too."""
     unique_tokens: int | None = later_field(None, since="0.1.0")

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from mor_core.config import ModelConfig, OwnModel
+from mor_core.config.model import ModelConfig
+from mor_core.config.own_model import OwnModel
+from mor_core.config.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, Size, model_config
 from mor_core.errors import Fix
 from mor_core.flops import Convention, training_flops_per_token, unique_params
 from mor_core.interop.llama_folder import PretrainedLlama
-from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, Size, model_config
 from mor_core.units import budget_text, count_text
 from orchestrator.planning.recipe import own_ladder_of, pretrained, resolve_model
 from orchestrator.planning.spec.arms import Arm

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from mor_core.config import NUMERICS_VERSION, Model, OwnModel
+from mor_core.config.own_model import Model, OwnModel
+from mor_core.config.sizes import Size
+from mor_core.config.training import NUMERICS_VERSION
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import Refused
 from mor_core.flops import Convention, training_cost
-from mor_core.model.own_code import OwnImportError
-from mor_core.sizes import Size
+from mor_core.model.own.code import OwnImportError
 from mor_core.units import budget_text
 from orchestrator.planning.canonical import content_id, cycle_collection_paused
 from orchestrator.planning.cells import Cell, Dropped, cells_of

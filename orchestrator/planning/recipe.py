@@ -10,12 +10,14 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
-from mor_core.config import Model, ModelConfig, OwnModel, Recursion, TrainConfig
+from mor_core.config.model import ModelConfig, Recursion
+from mor_core.config.own_model import Model, OwnModel
+from mor_core.config.sizes import Size, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.flops import unrolled_params
 from mor_core.interop.layer_selection import source_layers
 from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import PretrainedLlama, read_llama
-from mor_core.sizes import Size, model_config
 from orchestrator.planning.own_models.questions import OwnLadder, own_ladder
 from orchestrator.planning.spec.arms import Arm
 from orchestrator.planning.spec.sections import BatchLaw, LearningRateLaw

@@ -26,7 +26,7 @@ from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.concentration import EVEN_CONCENTRATION, FEW_WINDOWS, concentration
 from analysis.surface.optimum import SurfaceRules
-from mor_core.config import OwnModel
+from mor_core.config.own_model import OwnModel
 from mor_core.errors import Fix
 from mor_core.units import amount_text, budget_label, parse_budget, short_count
 from orchestrator.planning.cells import Cell

@@ -13,7 +13,8 @@ import polars as pl
 
 from analysis.runs.curves import CellCurve
 from analysis.runs.losses import OWN, TEXT, parse_loss
-from mor_core.config import Model, ModelConfig
+from mor_core.config.model import ModelConfig
+from mor_core.config.own_model import Model
 from mor_core.files import replacing
 from mor_core.flops import Convention, kv_bytes_per_token, kv_bytes_read_per_token
 from mor_core.interop.tasks import task_average

@@ -11,7 +11,7 @@ from analysis.runs.points import Points
 from analysis.statistics.answers import Refusal, RefusalKind
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.errors import MorSweepError
-from mor_core.model.own_code import OwnModelError
+from mor_core.model.own.code import OwnModelError
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.speeds import measured_flops_per_second
 from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND, ladder_of, own_rungs

@@ -131,7 +131,7 @@ def test_a_hundred_thousand_configurations_have_as_many_names_whatever_the_hash_
     """Learning rates, batches and seeds at random; the names of the first ones in processes with other hash seeds."""
     script = (
         "import random\n"
-        "from mor_core.config import TrainConfig\n"
+        "from mor_core.config.training import TrainConfig\n"
         "from orchestrator.planning.identity import content_id\n"
         "import sys\n"
         "chance, names, asked = random.Random(0), set(), set()\n"

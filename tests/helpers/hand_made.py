@@ -2,9 +2,9 @@
 
 import torch
 
-from mor_core.config import TrainConfig
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.model.transformer import build_model
-from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import save_checkpoint
 from mor_core.training.optim import build_optimizer
 from orchestrator.planning.identity import Segment, TrunkRecipe

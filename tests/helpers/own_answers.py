@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mor_core.model import own_code
+from mor_core.model.own import code as own_code
 from orchestrator.planning.own_models import questions
 from orchestrator.planning.own_models.answer import answer
 

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mor_core.config import OwnModel, TrainConfig
+from mor_core.config.own_model import OwnModel
+from mor_core.config.training import TrainConfig
 
 
 class Bigram(nn.Module):

@@ -4,8 +4,9 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from mor_core.config import ExpertChoice, ModelConfig, Recursion, TokenChoice, TrainConfig
-from mor_core.sizes import SIZES, model_config
+from mor_core.config.model import ExpertChoice, ModelConfig, Recursion, TokenChoice
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 
 weights = st.floats(0, 1, allow_nan=False)
 scales = st.floats(1e-3, 10, allow_nan=False)

@@ -11,9 +11,9 @@ import resource
 import sys
 from pathlib import Path
 
-from mor_core.config import TrainConfig
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
-from mor_core.sizes import SIZES, model_config
 from orchestrator.planning.identity import Segment, TrunkRecipe, stable_segment
 from orchestrator.running.segment.job import Job
 from orchestrator.running.segment.worker import run_segment

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mor_core.config import ExpertChoice, Precision, Recursion, Routing, TrainConfig
+from mor_core.config.model import ExpertChoice, Precision, Recursion, Routing
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import Request, TokenEvent
 from mor_core.inference.stages import trace
 from mor_core.model.attention import prefix_attention, prefix_of
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import train_steps

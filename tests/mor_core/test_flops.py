@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mor_core.config import ExpertChoice, ModelConfig, Recursion, TokenChoice
+from mor_core.config.model import ExpertChoice, ModelConfig, Recursion, TokenChoice
+from mor_core.config.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, model_config
 from mor_core.flops import (
     CONVENTIONS,
     Convention,
@@ -32,7 +33,6 @@ from mor_core.flops import (
     warmup_surplus,
 )
 from mor_core.model.transformer import build_model
-from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, SIX_LAYER_LADDER, SIZES, SMALL_LADDER, model_config
 from tests.helpers.models.variants import VARIANTS, variant
 
 ARMS = {

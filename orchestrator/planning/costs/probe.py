@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mor_core.config import NUMERICS_VERSION, TrainConfig
+from mor_core.config.training import NUMERICS_VERSION, TrainConfig
 from mor_core.data.spec import cache_folder
 from mor_core.files import write_json
 from mor_core.flops import training_flops_per_token

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mor_core.config import Model, TrainConfig
+from mor_core.config.own_model import Model
+from mor_core.config.training import TrainConfig
 from mor_core.model.device import keep_freed_memory, peak_memory_bytes
-from mor_core.model.own_code import import_from
-from mor_core.model.own_model import build
+from mor_core.model.own.code import import_from
+from mor_core.model.own.model import build
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer
 from mor_core.training.rehearsal import rehearse

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mor_core.config import ExpertChoice, Model, OwnModel, Precision
+from mor_core.config.model import ExpertChoice, Precision
+from mor_core.config.own_model import Model, OwnModel
 from mor_core.flops import FORWARD_AND_BACKWARD, training_flops_per_token
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, SegmentKind

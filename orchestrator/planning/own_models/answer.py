@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mor_core.model.own_code import OwnImportError, OwnModelError, import_from
-from mor_core.model.own_model import load_definition
+from mor_core.model.own.code import OwnImportError, OwnModelError, import_from
+from mor_core.model.own.model import load_definition
 from orchestrator.planning.canonical import to_jsonable
 from orchestrator.planning.own_models.check import check_model
 

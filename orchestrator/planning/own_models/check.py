@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.config import OwnModel, OwnTraining, TrainConfig
+from mor_core.config.own_model import OwnModel, OwnTraining
+from mor_core.config.training import TrainConfig
 from mor_core.model.language_model import LanguageModel
-from mor_core.model.own_code import OwnModelError
-from mor_core.model.own_counts import counted
-from mor_core.model.own_model import Definition, PlainModel, build_own, definition_of, load_definition, one_line
+from mor_core.model.own.code import OwnModelError
+from mor_core.model.own.counts import counted
+from mor_core.model.own.model import Definition, PlainModel, build_own, definition_of, load_definition, one_line
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.loop import Diverged, train_steps
 from mor_core.training.manifest import CheckpointError

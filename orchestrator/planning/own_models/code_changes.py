@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from mor_core.config import OwnModel
+from mor_core.config.own_model import OwnModel
 from mor_core.errors import Fix, Refused
-from mor_core.model.own_code import CodeFingerprint
+from mor_core.model.own.code import CodeFingerprint
 from orchestrator.planning.identity import Segment
 
 SHA256, VERSIONS = "own_model", "own_model_versions"

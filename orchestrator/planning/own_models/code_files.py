@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from mor_core.model.own_code import OwnModelError, module_file, parts_of_name
+from mor_core.model.own.code import OwnModelError, module_file, parts_of_name
 from mor_core.units import bytes_text
 
 MOST_BYTES = 500 * 10**6

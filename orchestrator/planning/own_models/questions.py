@@ -16,10 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mor_core.config import NUMERICS_VERSION, OwnModel
+from mor_core.config.own_model import OwnModel
+from mor_core.config.training import NUMERICS_VERSION
 from mor_core.data.spec import cache_folder
 from mor_core.files import write_json
-from mor_core.model.own_code import CodeFingerprint, OwnImportError, OwnModelError, fingerprint, may_import, module_file
+from mor_core.model.own.code import CodeFingerprint, OwnImportError, OwnModelError, fingerprint, may_import, module_file
 from orchestrator.planning.canonical import content_id, from_jsonable
 
 SCHEMA = "mor-sweep.own-model/2"

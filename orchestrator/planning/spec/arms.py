@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from mor_core.config import (
+from mor_core.config.model import (
     Architecture,
     ExpertChoice,
     FamilyArchitecture,
@@ -27,9 +27,9 @@ from mor_core.config import (
     SharingStrategy,
     TokenChoice,
 )
+from mor_core.config.sizes import DepthFit
 from mor_core.files import is_folder_name
-from mor_core.model.own_code import NAME
-from mor_core.sizes import DepthFit
+from mor_core.model.own.code import NAME
 from orchestrator.planning.spec.fields import (
     Ascending,
     Depth,
@@ -82,7 +82,7 @@ class Arm:
 
 
 class RoutingSection(Section):
-    """[routing] with the keys that are given; those left out are the paper's recipe, see mor_core.config."""
+    """[routing] with the keys that are given; those left out are the paper's recipe, see mor_core.config.model."""
 
     @property
     def given(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class RoutingSection(Section):
 
 
 class ExpertSection(RoutingSection):
-    """Expert choice; see mor_core.config.ExpertChoice for the keys and their defaults."""
+    """Expert choice; see mor_core.config.model.ExpertChoice for the keys and their defaults."""
 
     choice: Literal["expert"] = "expert"
     router: RouterKind | None = None
@@ -115,7 +115,7 @@ class ExpertSection(RoutingSection):
 
 
 class TokenSection(RoutingSection):
-    """Token choice; see mor_core.config.TokenChoice for the keys and their defaults."""
+    """Token choice; see mor_core.config.model.TokenChoice for the keys and their defaults."""
 
     choice: Literal["token"] = "token"
     router: RouterKind | None = None
@@ -215,7 +215,7 @@ class ArmsSection(Section):
     sharing: SharingStrategy = "middle-cycle"
     """Which unrolled layers share weights."""
     kv: KVStrategy = "recursion-wise"
-    """Where the keys and values of a recursion come from; see mor_core.config.Recursion."""
+    """Where the keys and values of a recursion come from; see mor_core.config.model.Recursion."""
     fit_depth: DepthFit = "raise"
     """What happens to a depth that does not divide into the recursions."""
 

@@ -22,8 +22,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from mor_core.config.sizes import SIZES
 from mor_core.files import is_folder_name
-from mor_core.sizes import SIZES
 from mor_core.units import parse_budget
 from orchestrator.planning.spec.sweep_file import did_you_mean
 
@@ -44,7 +44,7 @@ class LaterKey:
     """Marks a key that sweep files did not have at first: `Annotated[int, LaterKey(since="0.3.0")] = 0`.
 
     At its default, which must mean what the code did before, it is no part of any id; see
-    `mor_core.config.later_field`, which says the same of a dataclass.
+    `mor_core.config.fields.later_field`, which says the same of a dataclass.
     """
 
     since: str

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from mor_core.config import LayerSelection, ModelConfig, OutputInit, Precision
+from mor_core.config.model import LayerSelection, ModelConfig, OutputInit, Precision
 from mor_core.data.spec import PINNED_PYTHON
 from orchestrator.planning.spec.fields import (
     Budget,

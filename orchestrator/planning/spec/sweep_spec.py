@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from mor_core.config import Architecture
+from mor_core.config.model import Architecture
 from mor_core.data.spec import DataSpec
-from mor_core.model.own_code import allow_import
+from mor_core.model.own.code import allow_import
 from orchestrator.planning.spec.arms import (
     DEFAULT,
     ROUTING_SECTIONS,
@@ -75,7 +75,7 @@ class SweepSpec(Section):
     schedule: ScheduleSection
     model: ModelSection
     routing: RoutingTable = ExpertSection()
-    """How the tokens of mor choose their depth; see mor_core.config."""
+    """How the tokens of mor choose their depth; see mor_core.config.model."""
     train: TrainSection
     data: DataSection = DataSection()
     evaluation: EvaluationSection

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from mor_core.model.language_model import LanguageModel
-from mor_core.model.own_code import OwnModelError
+from mor_core.model.own.code import OwnModelError
 from mor_core.model.transformer import Transformer
 from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.evaluate import evaluate as evaluate_model

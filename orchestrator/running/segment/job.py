@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from mor_core.config import OwnModel
+from mor_core.config.own_model import OwnModel
 from mor_core.model.device import default_device
-from mor_core.model.own_model import load_definition
+from mor_core.model.own.model import load_definition
 from mor_core.training.distributed import current_world
 from orchestrator.planning.identity import Segment
 from orchestrator.store.attempts import Attempt

@@ -18,8 +18,8 @@ from mor_core.interop.hugging_face import initialise
 from mor_core.interop.llama_folder import read_llama
 from mor_core.model.device import default_device, keep_freed_memory
 from mor_core.model.language_model import LanguageModel
-from mor_core.model.own_code import import_from
-from mor_core.model.own_model import build
+from mor_core.model.own.code import import_from
+from mor_core.model.own.model import build
 from mor_core.model.transformer import Transformer
 from mor_core.training.checkpoint import load_checkpoint
 from mor_core.training.distributed import current_world

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from mor_core.config import OwnModel
+from mor_core.config.own_model import OwnModel
 from mor_core.data.spec import DataError
 from mor_core.errors import UserError
 from mor_core.files import remove_folder

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.tuning.response import Trial
-from mor_core.config import Model, OwnModel, TrainConfig
+from mor_core.config.own_model import Model, OwnModel
+from mor_core.config.sizes import Size
+from mor_core.config.training import TrainConfig
 from mor_core.data.snapshot import DataSnapshot
 from mor_core.flops import unique_params, unrolled_params
-from mor_core.sizes import Size
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.ladder import check_named_sizes, sizes_named, windows
 from orchestrator.planning.plan import plan

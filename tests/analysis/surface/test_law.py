@@ -14,7 +14,7 @@ from analysis.surface.law import (
     free_directions,
     parameter_vector,
 )
-from mor_core.sizes import SMALL_LADDER, model_config
+from mor_core.config.sizes import SMALL_LADDER, model_config
 
 CENTRE = (np.log(3e8), np.log(2e10))
 SHAPES = contour_of_shapes([model_config(size, vocab_size=4096, context_length=256) for size in SMALL_LADDER], "exact")

@@ -8,8 +8,8 @@ from analysis.statistics.bootstrap import Resampling
 from analysis.surface.contour import contour_of_runs, contour_of_shapes, proportional_contour
 from analysis.surface.fit import SurfaceFit, refuse_reach
 from analysis.surface.law import LossSurface
+from mor_core.config.sizes import SMALL_LADDER, model_config
 from mor_core.flops import training_flops_per_token, unique_params
-from mor_core.sizes import SMALL_LADDER, model_config
 
 LAW = LossSurface(E=1.8172, A=482.0, alpha=0.3478, B=2085.0, beta=0.3658)
 SURFACE = FitSettings(approaches=("surface",), resampling=Resampling(draws=300))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mor_core.config import ExpertChoice, TokenChoice
+from mor_core.config.model import ExpertChoice, TokenChoice
 from mor_core.model.layers import Layer
 from mor_core.model.router import random_logits
 from mor_core.model.transformer import Transformer

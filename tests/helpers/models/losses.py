@@ -1,6 +1,6 @@
 """The training losses of a few steps: what tests compare with recorded numbers."""
 
-from mor_core.config import TrainConfig
+from mor_core.config.training import TrainConfig
 from mor_core.model.transformer import Transformer
 from mor_core.training.loop import BatchOfStep, train_steps
 from mor_core.training.optim import build_optimizer

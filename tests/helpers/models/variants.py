@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mor_core.config import ExpertChoice, ModelConfig, Recursion, Routing, TokenChoice
+from mor_core.config.model import ExpertChoice, ModelConfig, Recursion, Routing, TokenChoice
+from mor_core.config.sizes import SIZES, model_config
 from mor_core.model.transformer import Transformer
-from mor_core.sizes import SIZES, model_config
 
 VARIANTS: dict[str, tuple[Recursion, Routing | None]] = {
     "vanilla": (Recursion(), None),

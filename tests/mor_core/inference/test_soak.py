@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mor_core.config import ExpertChoice, TokenChoice
+from mor_core.config.model import ExpertChoice, TokenChoice
 from mor_core.flops import kv_bytes_per_token
 from mor_core.inference.engine import Engine, EngineOptions
 from mor_core.inference.request import FinishedEvent, Request, Sampling

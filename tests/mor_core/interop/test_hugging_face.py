@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mor_core.config import ExpertChoice, Recursion, SharingStrategy, TokenChoice
+from mor_core.config.model import ExpertChoice, Recursion, SharingStrategy, TokenChoice
 from mor_core.data.tokens.tokenizer import train_tokenizer
 from mor_core.interop.hugging_face import export_llama, initialise, llama_tensors
 from mor_core.interop.llama_config import PretrainedError

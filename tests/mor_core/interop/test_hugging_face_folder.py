@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mor_core.config import ModelConfig, Recursion
+from mor_core.config.model import ModelConfig, Recursion
 from mor_core.interop.hugging_face import export_llama, initialise
 from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import PretrainedLlama, read_llama

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mor_core.config import (
+from mor_core.config.model import (
     ExpertChoice,
     LayerSelection,
     ModelConfig,
@@ -17,12 +17,12 @@ from mor_core.config import (
     TokenChoice,
     raised_depth,
 )
+from mor_core.config.sizes import shrunk_depth
 from mor_core.interop.hugging_face import export_llama, initialise
 from mor_core.interop.layer_selection import source_layers
 from mor_core.interop.llama_config import PretrainedError
 from mor_core.interop.llama_folder import PretrainedLlama, read_llama
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.sizes import shrunk_depth
 
 SELECTIONS = get_args(LayerSelection)
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from mor_core.config.sizes import SIZES, model_config
 from mor_core.data.tokens.tokenizer import END_OF_TEXT_ID, load_tokenizer, train_tokenizer
 from mor_core.inference.request import Sampling
 from mor_core.interop.hugging_face import export_llama
@@ -20,7 +21,6 @@ from mor_core.interop.task_scores import score_task
 from mor_core.interop.tasks import read_task
 from mor_core.interop.text_model import Prompt, TextModel, cut_at
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.sizes import SIZES, model_config
 
 WORDS = "the model reads a token, the router keeps one layer; a token drops what the model repeats. " * 30
 PAIRS = [

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mor_core.config import ExpertChoice, Recursion, TokenChoice, TrainConfig
+from mor_core.config.model import ExpertChoice, Recursion, TokenChoice
+from mor_core.config.training import TrainConfig
 from mor_core.model.router import (
     balancing_loss,
     random_logits,
@@ -291,7 +292,7 @@ def test_the_loss_after_five_steps_is_the_recorded_one_or_numerics_version_must_
     generator = torch.Generator().manual_seed(0)
     batches = torch.randint(0, 64, (6, 4, 25), generator=generator).numpy()
     loss = training_losses(model, config, batches.__getitem__, 6, cooldown=(4, 6))[-1]
-    message = "the losses of a given configuration changed: raise NUMERICS_VERSION in mor_core/config.py"
+    message = "the losses of a given configuration changed: raise NUMERICS_VERSION in mor_core/config/training.py"
     assert loss == pytest.approx(GOLDEN[name], abs=1e-6), message
 
 

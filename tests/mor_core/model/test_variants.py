@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mor_core.config import ExpertChoice, ModelConfig, TrainConfig
+from mor_core.config.model import ExpertChoice, ModelConfig
+from mor_core.config.training import TrainConfig
 from mor_core.flops import FORWARD_AND_BACKWARD, RecursionWork, forward_flops, planned_work, total_params
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from mor_core.config import TrainConfig
+from mor_core.config.training import TrainConfig
 from mor_core.model.layers import rotary_table, rotate
 from mor_core.model.transformer import Transformer, build_model
 from mor_core.training.loop import train_steps

@@ -11,9 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mor_core.config import ExpertChoice, ModelConfig, Recursion, TokenChoice, TrainConfig
+from mor_core.config.model import ExpertChoice, ModelConfig, Recursion, TokenChoice
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.sizes import SIZES, model_config
 from mor_core.training import distributed
 from mor_core.training.distributed import PeerLost, World, current_world, leave_world
 from mor_core.training.loop import train_steps

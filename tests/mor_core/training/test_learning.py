@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mor_core.config import TrainConfig
+from mor_core.config.training import TrainConfig
 from mor_core.data.batches import TokenReader
 from mor_core.data.prepare import open_tokens, prepare
 from mor_core.data.spec import PYTHON_SOURCES, DataSpec

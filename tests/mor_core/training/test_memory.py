@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from bench.live_memory import LiveMemory, training_state
-from mor_core.config import ExpertChoice, Precision, Recursion, Routing, TrainConfig
+from mor_core.config.model import ExpertChoice, Precision, Recursion, Routing
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.model.transformer import build_model
-from mor_core.sizes import SIZES, model_config
 from mor_core.training.loop import train_steps
 from mor_core.training.memory import training_memory_bytes
 from mor_core.training.optim import build_optimizer

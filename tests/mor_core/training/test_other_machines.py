@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from mor_core.config import ExpertChoice, Recursion, TrainConfig
+from mor_core.config.model import ExpertChoice, Recursion
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.data.batches import TokenReader
 from mor_core.data.prepare import note_on, open_tokens, prepare
 from mor_core.data.spec import PINNED_PYTHON, DataSpec
 from mor_core.model.transformer import build_model
-from mor_core.sizes import SIZES, model_config
 from mor_core.training.loop import BatchOfStep
 from tests.helpers.models.losses import training_losses
 

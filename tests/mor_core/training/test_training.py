@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.config import ExpertChoice, ModelConfig, Recursion, TrainConfig
+from mor_core.config.model import ExpertChoice, ModelConfig, Recursion
+from mor_core.config.sizes import SIZES, model_config
+from mor_core.config.training import TrainConfig
 from mor_core.flops import training_flops_per_token
 from mor_core.model.transformer import Transformer, build_model
-from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mor_core.training.evaluate import evaluate
 from mor_core.training.loop import Diverged, train_steps

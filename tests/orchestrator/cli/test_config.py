@@ -143,5 +143,5 @@ def test_every_key_of_the_schema_says_what_it_is_for():
         for key, field in table.get("properties", {}).items()
         if "description" not in field and "$ref" not in field
     ]
-    # Keys of [routing] are explained where their values are, in mor_core/config.py.
+    # Keys of [routing] are explained where their values are, in mor_core/config/model.py.
     assert [each for each in silent if not each.startswith(("ExpertSection.", "TokenSection."))] == []

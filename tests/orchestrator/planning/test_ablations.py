@@ -6,7 +6,7 @@ tokens, in steps of 2,097,152.
 
 import pytest
 
-from mor_core.config import ExpertChoice, TokenChoice
+from mor_core.config.model import ExpertChoice, TokenChoice
 from mor_core.flops import router_params
 from orchestrator.planning.costs.estimate import estimate
 from orchestrator.planning.costs.machine import assumed_throughput

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mor_core.sizes import SMALL_LADDER
+from mor_core.config.sizes import SMALL_LADDER
 from orchestrator.planning import plan as planning
 from orchestrator.planning.plan import PlanError, plan
 from orchestrator.planning.spec.sweep_file import Override, SpecError

@@ -6,7 +6,8 @@ import json
 import pytest
 from hypothesis import given
 
-from mor_core.config import ExpertChoice, ModelConfig, TokenChoice, TrainConfig
+from mor_core.config.model import ExpertChoice, ModelConfig, TokenChoice
+from mor_core.config.training import TrainConfig
 from orchestrator.cli.main import exit_code_of
 from orchestrator.planning.canonical import OtherVersion, content_id, from_jsonable, to_jsonable
 from orchestrator.planning.cells import Cell

@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import pytest
 from pydantic import create_model
 
-from mor_core.config import ExpertChoice, ModelConfig, Recursion, TokenChoice, TrainConfig, later_field
+from mor_core.config.fields import later_field
+from mor_core.config.model import ExpertChoice, ModelConfig, Recursion, TokenChoice
+from mor_core.config.training import TrainConfig
 from mor_core.data.snapshot import DataSnapshot, load_snapshot
 from orchestrator.planning.canonical import OtherVersion, content_id, from_jsonable, to_jsonable
 from orchestrator.planning.identity import (
@@ -181,7 +183,7 @@ def test_a_field_that_was_always_there_is_missed_and_an_unknown_one_refused(diff
 @pytest.fixture
 def later_spec(monkeypatch: pytest.MonkeyPatch) -> type[SweepSpec]:
     """The sweep file with a later key in every table, and models and routings that have the same."""
-    monkeypatch.setattr("mor_core.sizes.ModelConfig", extended(ModelConfig))
+    monkeypatch.setattr("mor_core.config.sizes.ModelConfig", extended(ModelConfig))
     for name, kind in ROUTING_KINDS.items():
         monkeypatch.setitem(ROUTING_KINDS, name, extended(kind))
     kind = extended(SweepSpec)

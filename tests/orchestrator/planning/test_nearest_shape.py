@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from mor_core.config.sizes import PAPER_SIZES, SHALLOW_LADDER, model_config
 from mor_core.flops import unique_params
-from mor_core.sizes import PAPER_SIZES, SHALLOW_LADDER, model_config
 from orchestrator.cli.main import app
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.ladder import ladder_of, nearest_shape

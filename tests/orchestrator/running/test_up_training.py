@@ -8,11 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from mor_core.config.sizes import SIZES, model_config
 from mor_core.data.prepare import prepare
 from mor_core.data.spec import DataSpec
 from mor_core.interop.hugging_face import export_llama
 from mor_core.model.transformer import build_model
-from mor_core.sizes import SIZES, model_config
 from mor_core.training.checkpoint import load_checkpoint
 from orchestrator.planning.canonical import from_jsonable
 from orchestrator.records.revisions import load_sweep

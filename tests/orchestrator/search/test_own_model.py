@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mor_core.config import OwnModel
+from mor_core.config.own_model import OwnModel
 from mor_core.data.prepare import prepare
 from mor_core.data.spec import cache_folder
 from orchestrator.cli.main import app

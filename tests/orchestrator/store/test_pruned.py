@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mor_core.config.sizes import SIZES
 from mor_core.data.snapshot import DataSnapshot
-from mor_core.sizes import SIZES
 from orchestrator.cli.main import app, exit_code_of
 from orchestrator.maintenance.fsck import check_results
 from orchestrator.running.outcomes import FailureClass

@@ -6,11 +6,11 @@ import pytest
 
 from examples.llama_of_transformers import llama
 from examples.ngram_mlp import ngram
+from mor_core.config.sizes import SIZES, model_config
 from mor_core.flops import total_params, training_flops_per_token, unique_params, unrolled_params
-from mor_core.model.own_code import OwnModelError
-from mor_core.model.own_counts import counted
-from mor_core.model.own_model import definition_of
-from mor_core.sizes import SIZES, model_config
+from mor_core.model.own.code import OwnModelError
+from mor_core.model.own.counts import counted
+from mor_core.model.own.model import definition_of
 from orchestrator.planning.own_models.check import check_model
 from tests.helpers import own_models as samples
 

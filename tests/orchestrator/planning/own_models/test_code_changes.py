@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from mor_core.config import TrainConfig
-from mor_core.model.own_code import CodeFingerprint
+from mor_core.config.training import TrainConfig
+from mor_core.model.own.code import CodeFingerprint
 from orchestrator.planning.identity import TrunkRecipe, stable_segment
 from orchestrator.planning.own_models.code_changes import OtherCode, check_same_code
 from tests.helpers.own_models import planned_own_model

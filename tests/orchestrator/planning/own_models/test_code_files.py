@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mor_core.model.own_code import OwnModelError
+from mor_core.model.own.code import OwnModelError
 from orchestrator.planning.own_models import code_files as shipping
 from orchestrator.planning.own_models.code_files import code_files
 from tests.helpers.paths import ROOT

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mor_core.model import own_code
-from mor_core.model.own_code import OwnModelError
+from mor_core.model.own import code as own_code
+from mor_core.model.own.code import OwnModelError
 from orchestrator.planning.own_models import questions
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import SpecError, SweepFile, read_sweep_file

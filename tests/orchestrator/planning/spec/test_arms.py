@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from mor_core.config import ExpertChoice, TokenChoice
+from mor_core.config.model import ExpertChoice, TokenChoice
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.arms import ROUTING_KINDS, ROUTING_SECTIONS
 from orchestrator.planning.spec.sweep_file import SpecError, preset_names

@@ -7,8 +7,8 @@ import pytest
 
 from examples.ngram_mlp import ngram
 from mor_core.data.snapshot import DataSnapshot
-from mor_core.model.own_counts import counted
-from mor_core.model.own_model import load_definition
+from mor_core.model.own.counts import counted
+from mor_core.model.own.model import load_definition
 from mor_core.training.rehearsal import VARIABLE
 from orchestrator.planning.canonical import from_jsonable, to_jsonable
 from orchestrator.planning.identity import EvaluationSpec, Segment, decay_segment, evaluate_segment, stable_segment

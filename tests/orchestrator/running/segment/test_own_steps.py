@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from mor_core.data.snapshot import DataSnapshot
-from mor_core.model.own_counts import counted
-from mor_core.model.own_model import build, load_definition
+from mor_core.model.own.counts import counted
+from mor_core.model.own.model import build, load_definition
 from mor_core.training.distributed import World
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_optimizer

@@ -25,8 +25,8 @@ AdamW, schedule, trunks, accumulation, evaluation, checkpoints, FLOPs by PyTorch
 The three functions take what `build` takes. Weights are drawn by `build`, under a seed that we set: they are a pure
 function of (settings, seed). So is a step, dropout included: the seed is set anew before each.
 
-Identity is the object's import path, its version and the settings of a size (`mor_core.config.OwnModel`). Our family
-goes the same way: `build` gives a `LanguageModel` of either kind, and nothing behind it asks which.
+Identity is the object's import path, its version and the settings of a size (`mor_core.config.own_model.OwnModel`).
+Our family goes the same way: `build` gives a `LanguageModel` of either kind, and nothing behind it asks which.
 
 Shapes: B sequences, T tokens, V vocabulary.
 """
@@ -45,10 +45,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mor_core.config import Model, ModelConfig, OwnModel, OwnTraining, TrainConfig
+from mor_core.config.model import ModelConfig
+from mor_core.config.own_model import Model, OwnModel, OwnTraining
+from mor_core.config.training import TrainConfig
 from mor_core.files import is_folder_name
 from mor_core.model.language_model import LanguageModel, Routed, RoutingRule
-from mor_core.model.own_code import CodeFingerprint, OwnImportError, OwnModelError, fingerprint, parts_of_name
+from mor_core.model.own.code import CodeFingerprint, OwnImportError, OwnModelError, fingerprint, parts_of_name
 from mor_core.model.transformer import build_model
 
 
@@ -67,7 +69,7 @@ class OptionalParts(Protocol):
     """What an object may have where the defaults do not fit. Each is found by its name.
 
     `module` is what `build` made. `tokens_BT` are token ids [B, T + 1], int64: the inputs [:, :-1] and, one later, the
-    targets [:, 1:]. `train` is the sweep's TrainConfig (mor_core.config), to follow as far as the model can.
+    targets [:, 1:]. `train` is the sweep's TrainConfig (mor_core.config.training), to follow as far as the model can.
     """
 
     supports_cooldown: bool

@@ -6,7 +6,7 @@ A size is the vanilla shape; `model_config` turns it into an arm by sharing and 
 from dataclasses import dataclass
 from typing import Literal
 
-from mor_core.config import ModelConfig, Recursion, Routing, SharingStrategy, num_unshared_layers, raised_depth
+from mor_core.config.model import ModelConfig, Recursion, Routing, SharingStrategy, num_unshared_layers, raised_depth
 
 DepthFit = Literal["raise", "shrink"]
 """What happens to a depth that does not divide into recursions."""

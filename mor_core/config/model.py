@@ -1,6 +1,6 @@
-"""What a run is: the model, its recursion and routing, and how it is trained. Frozen, validated, hashable; no torch.
+"""A model of our family: its shape, its recursion and its routing. Frozen, validated, hashable; no torch.
 
-Every value is resolved: nothing that reads these recomputes a depth, a batch or a learning rate.
+Every value is resolved: nothing that reads these recomputes a depth.
 
 Layer maps say which unique layer each unrolled layer of a recursive transformer uses. Source: Bae et al.,
 Mixture-of-Recursions (NeurIPS 2025, arXiv 2507.10524v3), Table 5. With L unrolled layers and Nr recursions, the shared
@@ -12,32 +12,30 @@ released code does.
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args
+
+from mor_core.config.fields import check_choices, check_not_negative, check_positive, later_field
 
 FamilyArchitecture = Literal["vanilla", "recursive", "mor"]
 """Of our family."""
 Architecture = Literal["vanilla", "recursive", "mor", "own"]
-"""Three of our family; own is a user's model (`OwnModel`)."""
-OwnTraining = Literal["adamw", "steps", "whole-runs"]
-"""How a user's own model is trained (see `OwnModel.training`)."""
+"""Three of our family; own is a user's model (`mor_core.config.own_model`)."""
 CausalRule = Literal["threshold", "half"]
 """How an expert-choice token goes on when later tokens are unknown (see `mor_core.model.transformer.RoutingRule`)."""
 
 Precision = Literal["fp32", "bf16"]
+"""What matrix products are computed in; weights are fp32 under both."""
 OutputInit = Literal["constant", "depth-scaled"]
-
-
+"""How the matrices that write into the residual stream begin (see `ModelConfig.output_init`)."""
+SharingStrategy = Literal["cycle", "sequence", "middle-cycle", "middle-sequence"]
+"""Which unrolled layers share weights (paper, Table 5)."""
 KVStrategy = Literal["recursion-wise", "shared", "hybrid"]
 """Which keys and values a recursion attends to (paper sections 2.2.2 and 4.3; see `Recursion.kv`)."""
 LayerSelection = Literal["stepwise", "average", "lower", "upper", "random"]
 """Which pretrained layers fill a shared block (see `mor_core.interop.layer_selection`)."""
 RouterKind = Literal["linear", "mlp", "wide-mlp", "random"]
 """The network that scores tokens (see `mor_core.model.router`)."""
-
-NUMERICS_VERSION = 2
-"""Raised whenever a change of code changes the losses that a given configuration trains to: part of every identity."""
 
 LARGEST = {
     "vocab_size": 2**24,
@@ -54,33 +52,6 @@ what is made for each layer or token of one that is beyond all bounds would fill
 
 MOST_CAPACITY_WARMUP_STEPS = 100_000
 """The FLOPs of each of them are counted one by one."""
-
-SINCE = "since"
-"""In the metadata of a dataclass field: the version that brought it (see `later_field`)."""
-
-
-def later_field(default: Any, *, since: str) -> Any:
-    """A field of a dataclass that files and ids did not have before version `since`.
-
-    At its default, which must mean what the code did before, it is left out of canonical JSON: every id stays, and
-    earlier versions can read the file. Where a file lacks it, readers take the default.
-    """
-    return field(default=default, metadata={SINCE: since})
-
-
-FACT = "fact"
-"""In the metadata of a dataclass field: it is written in files and no part of any id (see `fact_field`)."""
-
-
-def fact_field() -> Any:
-    """A field of a dataclass that follows from its other fields, yet cannot be computed from them here.
-
-    It is written in files, so that readers need not ask again. It is in no id: a corrected count is not other work.
-    """
-    return field(metadata={FACT: True})
-
-
-SharingStrategy = Literal["cycle", "sequence", "middle-cycle", "middle-sequence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +75,7 @@ class Recursion:
         if self.count < 1:
             raise ValueError(f"recursion count {self.count}: expected a whole number of at least 1")
         num_unshared_layers(self.sharing)
-        _check_choices(self)
+        check_choices(self)
         if self.count == 1 and self.kv != "recursion-wise":
             raise ValueError(f"kv {self.kv} with 1 recursion: nothing is applied twice, use recursion-wise")
 
@@ -143,10 +114,10 @@ class ExpertChoice:
     """Decay per optimiser step of the running mean of the top-k cut-off, the threshold of causal evaluation."""
 
     def __post_init__(self) -> None:
-        _check_choices(self, "routing.")
-        _check_positive("routing.alpha", self.alpha)
+        check_choices(self, "routing.")
+        check_positive("routing.alpha", self.alpha)
         for name in ("aux_loss_weight", "z_loss_weight", "capacity_warmup_steps"):
-            _check_not_negative(f"routing.{name}", getattr(self, name))
+            check_not_negative(f"routing.{name}", getattr(self, name))
         if self.capacity_warmup_steps > MOST_CAPACITY_WARMUP_STEPS:
             raise ValueError(
                 f"routing.capacity_warmup_steps {self.capacity_warmup_steps}: expected at most "
@@ -187,35 +158,13 @@ class TokenChoice:
     """Weight of the mean squared log-sum-exp of the router logits."""
 
     def __post_init__(self) -> None:
-        _check_choices(self, "routing.")
-        _check_positive("routing.alpha", self.alpha)
+        check_choices(self, "routing.")
+        check_positive("routing.alpha", self.alpha)
         for name in ("balancing_loss_weight", "bias_update_rate", "z_loss_weight"):
-            _check_not_negative(f"routing.{name}", getattr(self, name))
+            check_not_negative(f"routing.{name}", getattr(self, name))
 
 
 Routing = ExpertChoice | TokenChoice
-
-
-@lru_cache
-def _choices(kind: type) -> dict[str, tuple[str, ...]]:
-    """The fields of a class that hold one of a few words, each with its words."""
-    return {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
-
-
-def _check_choices(config: object, table: str = "") -> None:
-    for name, words in _choices(type(config)).items():
-        if getattr(config, name) not in words:
-            raise ValueError(f"{table}{name} {getattr(config, name)!r}: expected one of {', '.join(words)}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} {value}: expected a number above 0")
-
-
-def _check_not_negative(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} {value}: expected 0 or more")
 
 
 def _check_capacities(capacities: tuple[Fraction, ...]) -> None:
@@ -268,7 +217,7 @@ class ModelConfig:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
         if self.d_head % 2:
             raise ValueError(f"d_head {self.d_head} must be even, for rotary positions")
-        _check_choices(self)
+        check_choices(self)
         block_depth(self.num_layers, self.recursion.count, self.recursion.sharing)
         self._check_routing()
 
@@ -344,126 +293,6 @@ class ModelConfig:
             open_share = (1 + math.cos(math.pi * step / self.capacity_warmup_steps)) / 2
             shares = tuple(float(share + (1 - share) * open_share) for share in shares)
         return tuple(max(1, int(share * length)) for share in shares)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnModel:
-    """One size of a user's model, as planning sees it: what it is, and what its object said when it was asked.
-
-    Its code is at `object`, and nothing here imports it (see `mor_core.model.own_model`). What it is makes its id; what
-    was counted does not. No layer of it is known to be shared and no token to be routed.
-    """
-
-    object: str
-    """Where its object is: package.module:object."""
-    version: str
-    """What the object calls its version: raised by its author when losses change."""
-    size: str
-    """Its name on the object's ladder."""
-    settings: str
-    """The keyword arguments of that size, as canonical JSON."""
-    vocab_size: int
-    """Number of token ids."""
-    context_length: int
-    """T, tokens in a training sequence."""
-    unique_params: int = fact_field()
-    """N: parameters that exist, without embeddings and the output head."""
-    unrolled_params: int = fact_field()
-    """The same, each parameter counted once per application."""
-    total_params: int = fact_field()
-    """Parameters that exist."""
-    training_flops: int = fact_field()
-    """FLOPs to train on one sequence of full length: forward and backward."""
-    forward_flops: int = fact_field()
-    """FLOPs of the forward pass of it."""
-    activation_bytes: int = fact_field()
-    """Bytes that the backward pass of one sequence keeps, in fp32."""
-    training: OwnTraining = later_field("adamw", since="0.1.0")
-    """adamw, by the loop of this program; steps, by its object's own, at whatever rate they are given, so that budgets
-    can share a trunk; whole-runs, by its object's own, which have to know where their run ends."""
-
-    def __post_init__(self) -> None:
-        counts = ("vocab_size", "context_length", "unique_params", "total_params", "training_flops", "forward_flops")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{self.object} {self.size}: {name} {getattr(self, name)}: expected at least 1")
-
-    @property
-    def name(self) -> str:
-        """Of its size."""
-        return self.size
-
-    @property
-    def architecture(self) -> Architecture:
-        """own."""
-        return "own"
-
-    @property
-    def recursion(self) -> Recursion:
-        """Each layer is applied once, as far as is known."""
-        return Recursion()
-
-    @property
-    def routing(self) -> None:
-        """No token is routed, as far as is known."""
-        return
-
-    @property
-    def capacity_warmup_steps(self) -> int:
-        """See ModelConfig."""
-        return 0
-
-    def tokens_per_recursion(self, length: int | None = None, step: int | None = None) -> tuple[int, ...]:
-        """Every token takes the one pass."""
-        return (self.context_length if length is None else length,)
-
-
-Model = ModelConfig | OwnModel
-"""What can be planned and trained: our family, or a user's own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a trunk is trained. Nothing here depends on a budget, so that budgets can share the trunk."""
-
-    batch_size: int
-    """Sequences per optimiser step, over all workers and micro-batches."""
-    peak_learning_rate: float
-    """Learning rate after warm-up, constant until the cooldown."""
-    warmup_steps: int
-    """Steps of linear warm-up from 0."""
-    beta1: float = 0.9
-    """AdamW's decay of the first moment."""
-    beta2: float = 0.95
-    """AdamW's decay of the second moment."""
-    adam_eps: float = 1e-8
-    """AdamW's denominator offset."""
-    weight_decay: float = 0.1
-    """AdamW's decay towards 0, on what `decay_on` names."""
-    decay_on: Literal["all-matrices", "hidden-matrices"] = "all-matrices"
-    """all-matrices decays the embedding and the routers too, as the paper does; norms never decay."""
-    gradient_clip: float = 1.0
-    """Largest global gradient norm."""
-    precision: Precision = "fp32"
-    """Compute precision; the weights and the optimiser are fp32 under both."""
-    cosine_steps: int | None = None
-    """Steps over which the rate falls along half a cosine after warm-up, the paper's schedule of its ablations; such a
-    trunk ends there and has no cooldown. None keeps the rate constant until a cooldown."""
-    cosine_floor: float = 0.0
-    """Share of the peak at which the cosine ends. Not published; the released code would fall back to 0.1."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size {self.batch_size}: expected at least 1 sequence")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps {self.warmup_steps}: expected 0 or more")
-        if not self.peak_learning_rate > 0:
-            raise ValueError(f"peak_learning_rate {self.peak_learning_rate}: expected a number above 0")
-        _check_choices(self)
-        if self.cosine_steps is not None and self.cosine_steps <= self.warmup_steps:
-            raise ValueError(f"cosine_steps {self.cosine_steps}: expected more than the {self.warmup_steps} of warm-up")
-        if not 0 <= self.cosine_floor < 1:
-            raise ValueError(f"cosine_floor {self.cosine_floor}: expected 0 or more and below 1")
 
 
 def num_unshared_layers(strategy: SharingStrategy) -> int:

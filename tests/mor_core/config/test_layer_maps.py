@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mor_core.config import block_depth, layer_map, num_unshared_layers, raised_depth
-from mor_core.sizes import shrunk_depth
+from mor_core.config.model import block_depth, layer_map, num_unshared_layers, raised_depth
+from mor_core.config.sizes import shrunk_depth
 
 STRATEGIES = ["cycle", "sequence", "middle-cycle", "middle-sequence"]
 

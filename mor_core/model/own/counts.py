@@ -19,9 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mor_core.config import OwnModel
-from mor_core.model.own_code import OwnModelError
-from mor_core.model.own_model import Definition, logits_of, outer_parameters
+from mor_core.config.own_model import OwnModel
+from mor_core.model.own.code import OwnModelError
+from mor_core.model.own.model import Definition, logits_of, outer_parameters
 
 FEWEST_FLOPS_PER_WEIGHT = 6
 """A token's forward pass multiplies and adds each weight of a matrix once, and the backward pass does so twice."""
