@@ -25,6 +25,7 @@ from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import SweepSpec, load_spec
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.table import table
+from orchestrator.running.executor import InProcessExecutor
 from orchestrator.running.run import run_sweep
 from orchestrator.search.refine import Goal, Machine, device_hours, refine
 from orchestrator.store.store import Store
@@ -35,7 +36,7 @@ FIRST, REFINED, GRID = "first", "refined", "grid"
 
 def train(store: Store, planned: Plan, spec: SweepSpec, data: DataSnapshot) -> int:
     """What a plan lacks, one segment after the other."""
-    return run_sweep(store, planned, spec, data, executor="in-process", workers=1, address=None, mlflow=False)
+    return run_sweep(store, planned, spec, data, InProcessExecutor(), mlflow=False)
 
 
 def flops_of(planned: Plan) -> int:

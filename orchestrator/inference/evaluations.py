@@ -131,13 +131,12 @@ def evaluate_all(
     executor: Executor,
     report: Callable[[str], None],
     *,
-    on_this_host: bool,
     hours: HourLimit = NO_LIMIT,
 ) -> Evaluated:
     """Compute what is not published, write the sweep's tables, mirror them. Raises what stops a sweep's run.
 
     Nothing more is started once the segments have taken their `hours`.
-    `on_this_host` says whether the executor's workers see this process's folder and locks."""
+    """
     segments = {pair.segment.id: pair.segment for pair in request.pairs}
     outcomes = {name: published_outcome(store, name) for name in segments if store.is_done(name)}
     pending = tuple(segment for name, segment in segments.items() if name not in outcomes)
@@ -147,7 +146,7 @@ def evaluate_all(
             return Evaluated(outcomes=outcomes, computed=0, warning="")
     with holding(store.root), driving(store, sweep.name), following(store, sweep.name) as mirror:
         if pending:
-            outcomes |= _run(store, sweep, request, pending, executor, report, hours, on_this_host=on_this_host)
+            outcomes |= _run(store, sweep, request, pending, executor, report, hours)
         write_tables(store, sweep.name)
     return Evaluated(outcomes=outcomes, computed=len(pending), warning=mirror.warning)
 
@@ -160,8 +159,6 @@ def _run(
     executor: Executor,
     report: Callable[[str], None],
     hours: HourLimit,
-    *,
-    on_this_host: bool,
 ) -> dict[str, Outcome]:
     """Outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop, and
     ResultsGone."""
@@ -172,12 +169,12 @@ def _run(
         task_folder=request.task_folder,
         text_file=request.text_file,
         checkpoint_every_steps=MEASURING.checkpoint_every_steps,
-        stop=store.new_stop_file(sweep.name, on_this_host=on_this_host),
+        stop=store.new_stop_file(sweep.name, on_this_host=executor.on_this_host),
         run=secrets.token_hex(4),
     )
     needed = {need: published_outcome(store, need) for segment in pending for need in segment.needs}
     lines = _Lines(store=store, request=request, pending=pending, report=report)
-    run_segments(executor, store, pending, job, needed, lines.add, report, hours=hours, on_this_host=on_this_host)
+    run_segments(executor, store, pending, job, needed, lines.add, report, hours)
     return lines.outcomes
 
 

@@ -17,6 +17,11 @@ is."""
 class Executor(Protocol):
     """Runs segments in an order that respects what they need."""
 
+    @property
+    def on_this_host(self) -> bool:
+        """Whether its workers see the folders and the locks of this process."""
+        ...
+
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """Run segments given in topological order; `published` has the outcomes of needed segments already done.
 
@@ -27,6 +32,9 @@ class Executor(Protocol):
 
 class InProcessExecutor:
     """One segment after the other in this process: for a debugger, a test, a single small cell."""
+
+    on_this_host = True
+    """See Executor."""
 
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See Executor."""

@@ -21,10 +21,10 @@ from orchestrator.records.console import Console
 from orchestrator.records.revisions import Sweep, share_revision
 from orchestrator.records.table import table, write_tables
 from orchestrator.records.terminal import command_line
-from orchestrator.running.executor import Executor
+from orchestrator.running.executor import Executor, InProcessExecutor
 from orchestrator.running.outcomes import Outcome, published_outcome
 from orchestrator.running.progress import Progress, settings_tried
-from orchestrator.running.run_loop import chosen_executor, run_segments
+from orchestrator.running.run_loop import run_segments
 from orchestrator.running.segment.job import Job
 from orchestrator.store.drivers import driving
 from orchestrator.store.folder import holding
@@ -43,10 +43,8 @@ def run_sweep(
     plan: Plan,
     spec: SweepSpec,
     data: DataSnapshot,
+    executor: Executor,
     *,
-    executor: str,
-    workers: int,
-    address: str | None,
     mlflow: bool = True,
     allowance: Allowance | None = None,
 ) -> int:
@@ -60,7 +58,7 @@ def run_sweep(
     OwnModelError where code of an own model cannot be shipped to Ray's workers.
     """
     uri = tracking_uri(store, plan.name) if mlflow else ""  # Said before anything is written, let alone trained.
-    code = {} if executor == "in-process" else _code_of_own_models(plan, spec)
+    code = {} if isinstance(executor, InProcessExecutor) else _code_of_own_models(plan, spec)
     sweep = share_revision(store, plan, data)
     published = _published(store, plan.segments)
     allowance = allowance or Allowance(segments=frozenset(segment.id for segment in plan.segments))
@@ -74,16 +72,8 @@ def run_sweep(
     mirroring = following(store, sweep.name) if mlflow else nullcontext()
     with holding(store.root), driving(store, sweep.name), mirroring as mirror:
         if pending:
-            published |= _run(
-                chosen_executor(executor, workers, address, spec.execution, allowance),
-                plan,
-                store,
-                pending,
-                _job(store, plan, spec, data, code, on_this_host=address is None),
-                published,
-                on_this_host=address is None,
-                allowance=allowance,
-            )
+            job = _job(store, plan, spec, data, code, on_this_host=executor.on_this_host)
+            published |= _run(executor, plan, store, pending, job, published, allowance)
         runs = write_own_tables(store, sweep, console)
         store.upstream.push()
     if mirror and mirror.warning:
@@ -189,8 +179,6 @@ def _run(
     pending: tuple[Segment, ...],
     job: Job,
     published: dict[str, Outcome],
-    *,
-    on_this_host: bool,
     allowance: Allowance,
 ) -> dict[str, Outcome]:
     """The outcomes of the pending segments. Raises KeyboardInterrupt or SystemExit where it was told to stop, and
@@ -208,17 +196,7 @@ def _run(
     if allowance.canaries:
         report(f"first {_canary_text(plan, allowance)} alone: the other cells start when it has finished")
     with progress:
-        run_segments(
-            executor,
-            store,
-            pending,
-            job,
-            published,
-            on_event,
-            report,
-            hours=allowance.hours,
-            on_this_host=on_this_host,
-        )
+        run_segments(executor, store, pending, job, published, on_event, report, allowance.hours)
     return progress.outcomes
 
 

@@ -51,15 +51,12 @@ def run_segments(
     published: dict[str, Outcome],
     on_event: Callable[[Outcome | None], None],
     report: Callable[[str], None],
-    *,
     hours: HourLimit = NO_LIMIT,
-    on_this_host: bool,
 ) -> None:
     """Compute the pending segments, of which `published` has the outcomes of what they need.
 
     `on_event` gets each outcome, once its result is in `store`, and None now and then. No other segment is started once
     the first two failed alike, or the segments of this run have taken their `hours`; `report` gets the sentence.
-    Without `on_this_host` the workers may see other folders and locks.
 
     Raises KeyboardInterrupt or SystemExit where it was told to stop, after running segments have kept a checkpoint, and
     ResultsGone where the results folder was moved away.
@@ -82,7 +79,7 @@ def run_segments(
                     report(reason)
                     job.stop.ask("launch no more")
                 job.stop.announce()
-                if stopping.number is not None and _may_leave(stopping, store, pending, on_this_host):
+                if stopping.number is not None and _may_leave(stopping, store, pending, executor.on_this_host):
                     break
     except (KeyboardInterrupt, SystemExit):
         report("stopped: the same command goes on from the last checkpoints")

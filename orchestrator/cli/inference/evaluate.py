@@ -93,7 +93,7 @@ def evaluate(
         typer.echo(f"left out, not finished or without weights: {', '.join(request.left_out)}", err=True)
     hours = _hours(how, max_hours)
     chosen = chosen_executor(executor.value, this_machine(workers, MEASURING).workers, address, MEASURING)
-    measured = evaluate_all(store, loaded, request, chosen, _say, on_this_host=address is None, hours=hours)
+    measured = evaluate_all(store, loaded, request, chosen, _say, hours=hours)
     if measured.warning:
         typer.echo(measured.warning, err=True)
     _show(loaded.name, request, rows(store, request, measured), as_json)

@@ -199,20 +199,12 @@ def train(
     """Train what a plan lacks, or what `allowance` lets start of it. Returns the exit code."""
     from orchestrator.planning.costs.cost_plan import remember_speeds
     from orchestrator.running.run import run_sweep
+    from orchestrator.running.run_loop import chosen_executor
 
     store = how.store
     check_code(planned, spec, how)
-    code = run_sweep(
-        store,
-        planned,
-        spec,
-        data,
-        executor=how.executor.value,
-        workers=workers,
-        address=how.address,
-        mlflow=how.mlflow,
-        allowance=allowance,
-    )
+    executor = chosen_executor(how.executor.value, workers, how.address, spec.execution, allowance)
+    code = run_sweep(store, planned, spec, data, executor, mlflow=how.mlflow, allowance=allowance)
     if how.is_here:
         remember_speeds(planned, spec, store.readable_results(segment.id for segment in planned.segments), say)
     return code

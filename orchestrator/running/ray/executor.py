@@ -71,6 +71,11 @@ class RayExecutor:
     canaries: tuple[tuple[str, ...], ...] = ()
     """See orchestrator.running.schedule.Schedule."""
 
+    @property
+    def on_this_host(self) -> bool:
+        """See orchestrator.running.executor.Executor."""
+        return self.address is None
+
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See orchestrator.running.executor.Executor. Raises ClusterUnreachable, and Infeasible before anything is
         started."""
