@@ -120,8 +120,7 @@ def _trainer(contender: Contender) -> tuple[Callable[[], object], Callable[[], l
         optimizer,
         contender.train,
         lambda step: next(batches),
-        start_step=0,
-        stop_step=1_000_000,
+        steps=range(1_000_000),
         cooldown=None,
     )
     return lambda: next(steps), lambda: training_state(model, optimizer)

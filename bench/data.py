@@ -230,7 +230,7 @@ def beside(lines: Path, scratch: Path, steps: int) -> None:
 
         ends = [time.perf_counter()]
         optimizer = build_optimizer(model, train)
-        for _ in train_steps(model, optimizer, train, timed, start_step=0, stop_step=steps, cooldown=None):
+        for _ in train_steps(model, optimizer, train, timed, steps=range(steps), cooldown=None):
             ends.append(time.perf_counter())
         whole = (ends[-1] - ends[0]) / steps
         # Sums and not medians: steps are read together, so most wait for nothing and some for many.

@@ -337,8 +337,7 @@ def durability_seconds(cell: Cell, planned: Plan, rounds: int) -> tuple[float, f
         optimizer,
         cell.train,
         lambda step: np.random.default_rng(step).integers(0, cell.model.vocab_size, size=shape),
-        start_step=0,
-        stop_step=10**6,
+        steps=range(10**6),
         cooldown=None,
     )
     seconds: list[tuple[float, float, float]] = []

@@ -73,8 +73,7 @@ def validation_loss(arm: str, seed: int, budget: int) -> float:
         build_optimizer(model, config),
         config,
         reader.read_ahead(seed, BATCH, shape.context_length),
-        start_step=0,
-        stop_step=steps,
+        steps=range(steps),
         cooldown=(steps - round(COOLDOWN_SHARE * steps), steps),
     ):
         metrics.to_floats()

@@ -176,7 +176,7 @@ def _take(
     stop: int,
     cooldown: tuple[int, int] | None,
 ) -> None:
-    for metrics in train_steps(model, optimizer, config, read, start_step=start, stop_step=stop, cooldown=cooldown):
+    for metrics in train_steps(model, optimizer, config, read, steps=range(start, stop), cooldown=cooldown):
         if metrics.step % 100 == 0 or metrics.step == stop:
             metrics.to_floats()
 

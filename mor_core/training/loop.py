@@ -74,13 +74,12 @@ def train_steps(
     config: TrainConfig,
     batch_of_step: BatchOfStep,
     *,
-    start_step: int,
-    stop_step: int,
+    steps: range,
     cooldown: tuple[int, int] | None,
     micro_batch: int | None = None,
     world: World = ALONE,
 ) -> Iterator[StepMetrics]:
-    """Take the steps start_step..stop_step - 1, yielding after each update; the caller may stop at any yield.
+    """Take the steps of these numbers (a run begins with 0), yielding after each update; the caller may stop at any yield.
 
     micro_batch (sequences) divides the global batch for memory and changes rounding only: every loss is a mean over
     sequences, and routers' state follows the global batch. Each rank of `world` computes its rows of the batch, with
@@ -90,7 +89,7 @@ def train_steps(
     if isinstance(optimizer, OwnSteps):
         if world.size > 1:
             raise ValueError(f"{optimizer.name}: its own training steps are taken by 1 worker, found {world.size}")
-        for step in range(start_step, stop_step):
+        for step in steps:
             yield _own_step(model, optimizer, batch_of_step, step, learning_rate(step, config, cooldown))
         return
     share = config.batch_size // world.size
@@ -106,7 +105,7 @@ def train_steps(
         if not any(parameter is apart_parameter for apart_parameter in apart)
     ]
     model.train()
-    for step in range(start_step, stop_step):
+    for step in steps:
         rate = learning_rate(step, config, cooldown)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["rate_scale"]

@@ -60,7 +60,7 @@ def patterned_batch(step: int) -> np.ndarray:
 
 def losses(model: Transformer, train: TrainConfig, *, steps: int) -> list[float]:
     optimizer = build_optimizer(model, train)
-    taken = train_steps(model, optimizer, train, patterned_batch, start_step=0, stop_step=steps, cooldown=None)
+    taken = train_steps(model, optimizer, train, patterned_batch, steps=range(steps), cooldown=None)
     return [float(metrics.loss) for metrics in taken]
 
 
@@ -100,7 +100,7 @@ def test_shapes_of_many_attention_blocks_give_the_same_bits_twice_too(name: str)
     def taken() -> list[Tensor]:
         model = build_model(shape, 0, torch.device("cuda"))
         optimizer = build_optimizer(model, training())
-        list(train_steps(model, optimizer, training(), lambda _: batch, start_step=0, stop_step=3, cooldown=None))
+        list(train_steps(model, optimizer, training(), lambda _: batch, steps=range(3), cooldown=None))
         return list(model.parameters())
 
     assert all(torch.equal(one, other) for one, other in zip(taken(), taken(), strict=True))
@@ -111,7 +111,7 @@ def test_a_run_that_was_interrupted_has_the_bits_of_one_that_was_not(name: str, 
     train, device = training(), torch.device("cuda")
 
     def run(model: Transformer, optimizer: torch.optim.AdamW, start: int, stop: int) -> None:
-        list(train_steps(model, optimizer, train, patterned_batch, start_step=start, stop_step=stop, cooldown=None))
+        list(train_steps(model, optimizer, train, patterned_batch, steps=range(start, stop), cooldown=None))
 
     whole = build_model(variant(name), 0, device)
     run(whole, build_optimizer(whole, train), 0, 8)
@@ -211,7 +211,7 @@ def test_the_host_never_waits_for_the_device_within_a_step(name: str):
     train = training()
     model = build_model(variant(name), 0, torch.device("cuda"))
     optimizer = build_optimizer(model, train)
-    steps = train_steps(model, optimizer, train, patterned_batch, start_step=0, stop_step=6, cooldown=None)
+    steps = train_steps(model, optimizer, train, patterned_batch, steps=range(6), cooldown=None)
     for _ in range(3):
         next(steps)
     torch.cuda.set_sync_debug_mode("error")
@@ -235,7 +235,7 @@ def test_the_allocators_peak_is_within_15_percent_of_the_estimate(
     model.checkpoint_activations = checkpoint_activations
     optimizer = build_optimizer(model, train)
     batch = random_tokens(0, 8, 1025, vocab_size=49152).numpy()
-    steps = train_steps(model, optimizer, train, lambda _: batch, start_step=0, stop_step=2, cooldown=None)
+    steps = train_steps(model, optimizer, train, lambda _: batch, steps=range(2), cooldown=None)
     next(steps)  # makes the optimiser's state
     torch.cuda.reset_peak_memory_stats()
     next(steps)

@@ -63,8 +63,7 @@ def measure(request: dict[str, Any]) -> dict[str, float]:
         build_optimizer(model, train),
         train,
         batch_of_step,
-        start_step=0,
-        stop_step=WARM_UP_STEPS + MOST_STEPS,
+        steps=range(WARM_UP_STEPS + MOST_STEPS),
         cooldown=None,
         micro_batch=request["micro_batch"],
     )

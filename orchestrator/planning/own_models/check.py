@@ -211,8 +211,7 @@ def _steps(
         optimizer,
         train,
         lambda step: _tokens(model.config, step),
-        start_step=start,
-        stop_step=stop,
+        steps=range(start, stop),
         cooldown=cooldown,
     )
     for metrics in steps:

@@ -19,8 +19,7 @@ def training_losses(
         build_optimizer(model, config),
         config,
         batch_of_step,
-        start_step=0,
-        stop_step=steps,
+        steps=range(steps),
         cooldown=cooldown,
     )
     return [metrics.to_floats()["loss"] for metrics in steps_metrics]

@@ -175,8 +175,7 @@ def trained(config: ModelConfig, stop: int, micro_batch: int | None = None) -> t
         build_optimizer(model, TRAIN),
         TRAIN,
         batch_of_step,
-        start_step=0,
-        stop_step=stop,
+        steps=range(stop),
         cooldown=None,
         micro_batch=micro_batch,
     )
@@ -189,14 +188,14 @@ def test_the_same_configuration_gives_the_same_bits_and_resumes_to_them(name: st
     undisturbed, losses = trained(config, 8)
     model = build_model(config, seed=0)
     optimizer = build_optimizer(model, TRAIN)
-    for metrics in train_steps(model, optimizer, TRAIN, batch_of_step, start_step=0, stop_step=8, cooldown=None):
+    for metrics in train_steps(model, optimizer, TRAIN, batch_of_step, steps=range(8), cooldown=None):
         if metrics.step == 4:
             save_checkpoint(tmp_path / "at-4", model, optimizer, 4)
             break
     resumed = build_model(config, seed=99)
     resumed_optimizer = build_optimizer(resumed, TRAIN)
     step = load_checkpoint(tmp_path / "at-4", resumed, resumed_optimizer)
-    rest = train_steps(resumed, resumed_optimizer, TRAIN, batch_of_step, start_step=step, stop_step=8, cooldown=None)
+    rest = train_steps(resumed, resumed_optimizer, TRAIN, batch_of_step, steps=range(step, 8), cooldown=None)
     assert [metrics.to_floats()["loss"] for metrics in rest] == losses[4:]
     for key, value in undisturbed.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
@@ -217,9 +216,7 @@ def test_keeping_fewer_activations_changes_no_bit(name: str):
     for keep in (True, False):
         model = build_model(variant(name), seed=0)
         model.checkpoint_activations = not keep
-        steps = train_steps(
-            model, build_optimizer(model, TRAIN), TRAIN, batch_of_step, start_step=0, stop_step=3, cooldown=None
-        )
+        steps = train_steps(model, build_optimizer(model, TRAIN), TRAIN, batch_of_step, steps=range(3), cooldown=None)
         losses.append([metrics.to_floats()["gradient_norm"] for metrics in steps])
     assert losses[0] == losses[1]
 

@@ -22,7 +22,7 @@ def steps(model: Transformer) -> Iterator[float]:
     """The losses of one step after another, on one batch."""
     batch = np.random.default_rng(0).integers(0, 64, (4, 25))
     optimizer = build_optimizer(model, TRAIN)
-    taken = train_steps(model, optimizer, TRAIN, lambda _: batch, start_step=0, stop_step=12, cooldown=None)
+    taken = train_steps(model, optimizer, TRAIN, lambda _: batch, steps=range(12), cooldown=None)
     return (float(metrics.loss) for metrics in taken)
 
 

@@ -52,8 +52,7 @@ def trained(config: ModelConfig, world: World, micro_batch: int | None = None) -
         optimizer,
         TRAIN,
         batch_of_step,
-        start_step=start,
-        stop_step=STEPS,
+        steps=range(start, STEPS),
         cooldown=None,
         micro_batch=micro_batch,
         world=world,
@@ -85,12 +84,10 @@ def resume(rank: int, size: int, port: int, pipe: Connection) -> None:
     optimizer = build_optimizer(model, TRAIN)
     start = 0
     if rank == 0:
-        for metrics in train_steps(model, optimizer, TRAIN, batch_of_step, start_step=0, stop_step=10, cooldown=None):
+        for metrics in train_steps(model, optimizer, TRAIN, batch_of_step, steps=range(10), cooldown=None):
             start = metrics.step
     start = world.share_state(model, optimizer, start)
-    steps = train_steps(
-        model, optimizer, TRAIN, batch_of_step, start_step=start, stop_step=STEPS, cooldown=None, world=world
-    )
+    steps = train_steps(model, optimizer, TRAIN, batch_of_step, steps=range(start, STEPS), cooldown=None, world=world)
     pipe.send([metrics.to_floats()["loss"] for metrics in steps])
     leave_world()
 
@@ -100,9 +97,7 @@ def lose_a_peer(rank: int, size: int, port: int, pipe: Connection) -> None:
     world = join(rank, size, port)
     model = build_model(CONFIGS["vanilla"], seed=0)
     optimizer = build_optimizer(model, TRAIN)
-    steps = train_steps(
-        model, optimizer, TRAIN, batch_of_step, start_step=0, stop_step=10**6, cooldown=None, world=world
-    )
+    steps = train_steps(model, optimizer, TRAIN, batch_of_step, steps=range(10**6), cooldown=None, world=world)
     leave = pipe.recv()
     try:
         for metrics in steps:
@@ -212,8 +207,7 @@ def test_a_batch_that_the_workers_cannot_share_evenly_is_refused():
         build_optimizer(model, TRAIN),
         TRAIN,
         batch_of_step,
-        start_step=0,
-        stop_step=1,
+        steps=range(1),
         cooldown=None,
         world=World(size=3),
     )

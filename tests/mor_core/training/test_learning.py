@@ -52,8 +52,7 @@ def test_every_variant_learns_more_of_real_text_than_its_bigrams(name: str, read
         build_optimizer(model, TRAIN),
         TRAIN,
         lambda step: reader.train_batch(0, step, BATCH, CONTEXT),
-        start_step=0,
-        stop_step=STEPS,
+        steps=range(STEPS),
         cooldown=(STEPS - STEPS // 5, STEPS),
     ):
         assert metrics.is_finite()

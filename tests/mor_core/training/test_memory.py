@@ -46,7 +46,7 @@ def test_the_bytes_of_live_tensors_are_within_15_percent_of_the_estimate(
     model.checkpoint_activations = checkpoint_activations
     optimizer = build_optimizer(model, train)
     batch = torch.randint(0, 2048, (2, 129), generator=torch.Generator().manual_seed(0)).numpy()
-    steps = train_steps(model, optimizer, train, lambda _: batch, start_step=0, stop_step=2, cooldown=None)
+    steps = train_steps(model, optimizer, train, lambda _: batch, steps=range(2), cooldown=None)
     next(steps)  # makes the optimiser's state
     with LiveMemory(training_state(model, optimizer)) as memory:
         next(steps)

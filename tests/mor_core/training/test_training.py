@@ -37,7 +37,7 @@ def trained(config: ModelConfig, stop: int, micro_batch: int | None = None) -> t
     model = build_model(config, seed=0)
     optimizer = build_optimizer(model, TRAIN)
     steps = train_steps(
-        model, optimizer, TRAIN, batch_of_step, start_step=0, stop_step=stop, cooldown=None, micro_batch=micro_batch
+        model, optimizer, TRAIN, batch_of_step, steps=range(stop), cooldown=None, micro_batch=micro_batch
     )
     return model, [metrics.to_floats()["loss"] for metrics in steps]
 
@@ -78,14 +78,14 @@ def test_a_run_resumed_from_its_checkpoint_is_the_undisturbed_run_bit_for_bit(co
     undisturbed, losses = trained(config, 12)
     model = build_model(config, seed=0)
     optimizer = build_optimizer(model, TRAIN)
-    for metrics in train_steps(model, optimizer, TRAIN, batch_of_step, start_step=0, stop_step=12, cooldown=None):
+    for metrics in train_steps(model, optimizer, TRAIN, batch_of_step, steps=range(12), cooldown=None):
         if metrics.step == 5:
             save_checkpoint(tmp_path / "at-5", model, optimizer, 5)
             break
     resumed = build_model(config, seed=99)
     resumed_optimizer = build_optimizer(resumed, TRAIN)
     step = load_checkpoint(tmp_path / "at-5", resumed, resumed_optimizer)
-    rest = train_steps(resumed, resumed_optimizer, TRAIN, batch_of_step, start_step=step, stop_step=12, cooldown=None)
+    rest = train_steps(resumed, resumed_optimizer, TRAIN, batch_of_step, steps=range(step, 12), cooldown=None)
     assert [metrics.to_floats()["loss"] for metrics in rest] == losses[5:]
     for name, value in undisturbed.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -106,9 +106,7 @@ def test_a_micro_batch_that_does_not_divide_the_batch_is_refused():
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step():
     model = build_model(VANILLA, seed=0)
     model.embedding.weight.data[:] = float("nan")
-    steps = train_steps(
-        model, build_optimizer(model, TRAIN), TRAIN, batch_of_step, start_step=0, stop_step=3, cooldown=None
-    )
+    steps = train_steps(model, build_optimizer(model, TRAIN), TRAIN, batch_of_step, steps=range(3), cooldown=None)
     with pytest.raises(Diverged, match="nan at step 1"):
         next(steps).to_floats()
 
@@ -116,9 +114,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step():
 def test_a_gradient_that_is_not_finite_ends_the_run_though_the_loss_still_is():
     model = build_model(VANILLA, seed=0)
     model.embedding.weight.register_hook(lambda gradient: gradient * float("inf"))
-    steps = train_steps(
-        model, build_optimizer(model, TRAIN), TRAIN, batch_of_step, start_step=0, stop_step=3, cooldown=None
-    )
+    steps = train_steps(model, build_optimizer(model, TRAIN), TRAIN, batch_of_step, steps=range(3), cooldown=None)
     first = next(steps)
     assert not first.is_finite()
     with pytest.raises(Diverged, match="gradient norm"):

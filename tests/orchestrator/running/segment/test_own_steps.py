@@ -223,8 +223,7 @@ def test_several_workers_and_half_a_micro_batch_are_not_for_steps_that_take_the_
         build_optimizer(model, train),
         train,
         lambda _: torch.zeros((4, 33), dtype=torch.int64).numpy(),
-        start_step=0,
-        stop_step=1,
+        steps=range(1),
         cooldown=None,
         world=World(rank=0, size=2),
     )
