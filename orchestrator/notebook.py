@@ -15,14 +15,13 @@ No torch, Ray or MLflow is imported, and nothing is written to the results folde
 value is as the files are when it is asked for.
 """
 
-import inspect
 import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -32,20 +31,16 @@ from analysis.runs.table_file import read_table
 from analysis.statistics.answers import Refusal
 from mor_core.errors import Fix, UserError
 from mor_core.units import parse_budget
-from orchestrator.records.display.figures import FIGURES, PARABOLA, SURFACE, DrawnRuns, NoFigure, by_losses
+from orchestrator.records.curves import cell_curves
+from orchestrator.records.display.figures import FIGURES, FigureName, options_of
+from orchestrator.records.display.runs_figure import PARABOLA, SURFACE, DrawnRuns, NoFigure, by_losses
 from orchestrator.records.display.values import Answer, Drawing, PlannedCells, SweepFit, SweepStatus
-from orchestrator.records.fits import (
-    Fitted,
-    fit_of_sweep,
-    fit_of_sweeps,
-    fit_of_table,
-    nearest_shapes,
-    predicted_lines,
-)
+from orchestrator.records.fits.fitted import Fitted, TableFile, fit_of_sweep, fit_of_sweeps, fit_of_table
+from orchestrator.records.fits.predictions import nearest_shapes, predicted_lines
 from orchestrator.records.revisions import Sweep as StoredSweep
 from orchestrator.records.revisions import load_sweep
 from orchestrator.records.status.sweep_status import counted, read_status
-from orchestrator.records.table import cell_curves, segment_table, table
+from orchestrator.records.table import segment_table, table
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import address_in, open_store
 
@@ -53,22 +48,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from orchestrator.planning.own_models.check import ModelCheck
-
-
-FigureName = Literal[
-    "isoflop",
-    "frontier",
-    "surface",
-    "residuals",
-    "compare",
-    "repeated",
-    "task",
-    "backtest",
-    "lifetime",
-    "forecasts",
-    "curves",
-]
-"""What `mor-sweep plot` draws."""
 
 BOTH = ("parabola", "surface")
 """Approaches of a fit that compares arms."""
@@ -155,7 +134,7 @@ class Runs(ABC):
         `tied=True`, or `other="NAME"` of `compare`. Raises NoFigure, TableError and LossError."""
         if name not in FIGURES:
             raise NoFigure(f"figure {name!r}: expected one of {', '.join(FIGURES)}")
-        possible = list(inspect.signature(FIGURES[name]).parameters)[1:]
+        possible = options_of(name)
         if unknown := [option for option in options if option not in possible]:
             raise NoFigure(f"figure {name!r} takes no {unknown[0]}: it takes {', '.join(possible)}")
         drawn = DrawnRuns(fit=self._fitted, compare=self._compared, store=self._results())
@@ -267,7 +246,7 @@ class Sweep(Runs):
         Raises NoForecast, UnreadableForecast, StoreError and TableError.
         """
         from analysis.report.forecasts import forecast_lines, score_lines
-        from orchestrator.records.forecasts import Asked, freeze, score_forecasts
+        from orchestrator.records.fits.forecasts import Asked, freeze, score_forecasts
 
         if budget is None:
             scored = score_forecasts(self.store, self._load())
@@ -344,10 +323,7 @@ class RunTable(Runs):
 
     def _fitted(self, loss: str, approaches: tuple[str, ...], tied: bool = False) -> Fitted:
         return fit_of_table(
-            self.path,
-            columns=self.columns,
-            convention=self.convention,
-            budgets=self.budgets,
+            TableFile(path=self.path, columns=self.columns, convention=self.convention, budgets=self.budgets),
             loss_column=loss,
             approaches=() if approaches == BOTH else approaches,
             tied=tied,

@@ -21,7 +21,7 @@ from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.quadratic import Floats
 from analysis.surface.extended.excess import ArmExcess, Contrast, fit_excess, overfitting_term
 from analysis.surface.extended.repetition import repeats, worth_of
-from orchestrator.records.fits import runs_of_table
+from orchestrator.records.fits.fitted import TableFile, runs_of_table
 
 MEAN_OVER = 3
 """The plan's mean is over the corpora that repeat most: those of 8, 16 and 32 passes at the middle size."""
@@ -181,9 +181,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="run table of all sweeps together")
     parser.add_argument("fits", type=Path, help="fits.json with a surface for each arm on fresh text")
     paths = parser.parse_args()
-    table, _ = runs_of_table(
-        paths.runs, columns=None, convention=None, budgets=None, loss="loss", report=lambda line, _: print(line)
-    )
+    table, _ = runs_of_table(TableFile(path=paths.runs), "loss", lambda line, _: print(line))
     runs = repeated_frame(table, loss_column="loss", leave_out_flags=(), leave_out_cells=())
     if runs is None:
         raise SystemExit(f"{paths.runs}: no column says how often runs saw their text (epochs)")

@@ -79,7 +79,7 @@ def train_steps(
     micro_batch: int | None = None,
     world: World = ALONE,
 ) -> Iterator[StepMetrics]:
-    """Take the steps of these numbers (a run begins with 0), yielding after each update; the caller may stop at any yield.
+    """Take the steps of these numbers, the first of a run being 0. Yields after each update; the caller may stop there.
 
     micro_batch (sequences) divides the global batch for memory and changes rounding only: every loss is a mean over
     sequences, and routers' state follows the global batch. Each rank of `world` computes its rows of the batch, with

@@ -35,7 +35,7 @@ from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.identity import Segment, TaskEvaluation, trunk_id
 from orchestrator.planning.plan import cell_identity
-from orchestrator.records.forecasts import read_forecasts
+from orchestrator.records.fits.forecasts import read_forecasts
 from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.table import segment_table, table, write_tables
 from orchestrator.store.attempts import SCRATCH

@@ -16,7 +16,7 @@ from orchestrator.maintenance.findings import Finding, note, problem
 from orchestrator.planning.canonical import OtherVersion
 from orchestrator.planning.plan import cell_identity
 from orchestrator.records.cell_names import cell_name
-from orchestrator.records.forecasts import MOVE_AWAY, UnreadableForecast, read_forecast
+from orchestrator.records.fits.forecasts import MOVE_AWAY, UnreadableForecast, read_forecast
 from orchestrator.records.revisions import Sweep, load_sweep
 from orchestrator.records.status.states import CellStatus
 from orchestrator.records.status.verified_cells import VerifiedCells

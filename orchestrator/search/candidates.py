@@ -17,7 +17,7 @@ from orchestrator.planning.costs.speeds import measured_flops_per_second
 from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND, ladder_of, own_rungs
 from orchestrator.planning.plan import Plan, flops_by_segment, plan
 from orchestrator.planning.spec.sweep_spec import SweepSpec
-from orchestrator.records.fits import Fitted
+from orchestrator.records.fits.fitted import Fitted
 from orchestrator.records.revisions import Sweep
 from orchestrator.search.spec_of_sweep import NoAdvice, spec_of_sweep
 from orchestrator.store.published import SegmentResult

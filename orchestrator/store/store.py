@@ -217,7 +217,7 @@ class Store:
         return self.sweep_folder(name) / FORECASTS
 
     def forecast_files(self, name: str) -> list[Path]:
-        """The files of a sweep's forecasts, by key; `orchestrator.records.forecasts` reads them."""
+        """The files of a sweep's forecasts, by key; `orchestrator.records.fits.forecasts` reads them."""
         return sorted(self.forecasts_folder(name).glob("*.json"))
 
     def is_done(self, segment_id: str) -> bool:

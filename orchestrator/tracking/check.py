@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.records.curves import curve
 from orchestrator.records.revisions import Sweep
 from orchestrator.records.status.verified_cells import VerifiedCells
-from orchestrator.records.table import curve, table
+from orchestrator.records.table import table
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.tracking.connection import reading, runs_of

@@ -124,7 +124,7 @@ class RunContent:
 def run_content(
     row: dict[str, Any], curve: Sequence[dict[str, Any]], lineage: dict[str, str], gap: float | None
 ) -> RunContent:
-    """The run of a cell from its row of the results table, its curve (`orchestrator.records.table.curve`), the tags
+    """The run of a cell from its row of the results table, its curve (`orchestrator.records.curves.curve`), the tags
     that say what it was made of, and its residual from a fitted parabola."""
     shown = {f"mor.{name}": str(row[name]) for name in TAGS if row[name] not in (None, "")}
     shown |= {"mor.budget": budget_text(int(row["budget"])), "mor.order": _order(row)}

@@ -18,9 +18,10 @@ from filelock import FileLock, Timeout
 
 from mor_core.files import file_sha256
 from orchestrator.planning.cells import Cell
+from orchestrator.records.curves import curve
 from orchestrator.records.revisions import Sweep
 from orchestrator.records.status.verified_cells import VerifiedCells, fault_lines
-from orchestrator.records.table import curve, table
+from orchestrator.records.table import table
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store
 from orchestrator.tracking.connection import (
@@ -285,7 +286,7 @@ class _Pass:
         if not paths:
             return
         from analysis.report.forecasts import forecast_sentence
-        from orchestrator.records.forecasts import read_forecast
+        from orchestrator.records.fits.forecasts import read_forecast
 
         for path in paths:
             with contextlib.suppress(StoreError):

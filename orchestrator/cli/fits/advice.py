@@ -34,7 +34,7 @@ from orchestrator.cli.options import (
 
 if TYPE_CHECKING:
     from analysis.report.tables import Format
-    from orchestrator.records.fits import Fitted
+    from orchestrator.records.fits.fitted import Fitted
 
 TableFormat = Annotated[str, typer.Option("--format", help="markdown, latex (booktabs), csv or json.")]
 Force = Annotated[
@@ -119,7 +119,7 @@ def _predict_budget(source: Runs, fitted: "Fitted", flops: int, *, force: bool, 
     from analysis.advice.predict import predict_budget
     from analysis.report.text import plain, reading_as_json
     from mor_core.units import amount_text, budget_text
-    from orchestrator.records.fits import nearest_shapes, predicted_lines
+    from orchestrator.records.fits.predictions import nearest_shapes, predicted_lines
 
     study = fitted.study
     answers = predict_budget(study, str(flops), forced=force)

@@ -22,7 +22,7 @@ from orchestrator.cli.options import AsJson, LossOption, options_from_dataclass,
 if TYPE_CHECKING:
     from analysis.frontier.study import Study
     from orchestrator.cli.tables.listing import Listing
-    from orchestrator.records.fits import Fitted
+    from orchestrator.records.fits.fitted import Fitted
     from orchestrator.store.store import Store
 
 SPARE = "D*"
@@ -77,7 +77,8 @@ def fit(
             _write_fit(study, out, "fit written to")
         _end_fit(study, source, source.table.name, as_json)
         return
-    from orchestrator.records.fits import concentration_note, fit_of_sweep
+    from orchestrator.records.fits.concentration import concentration_note
+    from orchestrator.records.fits.fitted import fit_of_sweep
     from orchestrator.store.upstream.upstream import open_store
 
     store = open_store(source.results)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from analysis.advice.forecast.frozen_forecast import FrozenForecast
     from analysis.advice.forecast.score import ScoredForecast
     from orchestrator.cli.tables.listing import Listing
-    from orchestrator.records.forecasts import Asked, Frozen
+    from orchestrator.records.fits.forecasts import Asked, Frozen
     from orchestrator.records.revisions import Sweep
 
 SCHEMA = "mor-sweep.forecast/1"
@@ -44,8 +44,8 @@ def forecast(
 
     It is scored once that budget is trained. Exit code 5 where refused.
     """
-    from orchestrator.records.fits import fit_of_sweep
-    from orchestrator.records.forecasts import Asked, NoForecast, freeze
+    from orchestrator.records.fits.fitted import fit_of_sweep
+    from orchestrator.records.fits.forecasts import Asked, NoForecast, freeze
     from orchestrator.store.upstream.upstream import open_store
 
     if score or budget is None:
@@ -142,7 +142,7 @@ def _score(sweep: str | None, results: Path, as_json: bool) -> None:
     """Every forecast of the sweep: those that answered a row each, all others in what their law achieved."""
     from analysis.report.forecasts import score_summary, scores_as_json
     from orchestrator.cli.tables.listing import output_console, show
-    from orchestrator.records.forecasts import score_forecasts
+    from orchestrator.records.fits.forecasts import score_forecasts
     from orchestrator.records.revisions import load_sweep
     from orchestrator.store.upstream.upstream import open_store
 

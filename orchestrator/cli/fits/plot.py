@@ -26,8 +26,8 @@ from orchestrator.cli.options import LossesOption, LossOption, Results, above_ze
 from orchestrator.cli.tables.help import Verbs
 
 if TYPE_CHECKING:
-    from orchestrator.records.display.figures import DrawnRuns
-    from orchestrator.records.fits import Fitted
+    from orchestrator.records.display.runs_figure import DrawnRuns
+    from orchestrator.records.fits.fitted import Fitted
 
 plot = Verbs("Draw a figure of a sweep or of any run table.")
 
@@ -181,7 +181,8 @@ def curves(look: Look, sweep: SweepName = None, results: Results = Path("results
 def _draw(name: str, source: FigureRuns, look: Look, **options: Any) -> None:
     """Write a figure and the JSON beside it, and say the next step. Exit code 5, with the reasons, where it shows no
     number."""
-    from orchestrator.records.display.figures import FIGURES, RefusedFigure
+    from orchestrator.records.display.figures import FIGURES
+    from orchestrator.records.display.runs_figure import RefusedFigure
 
     try:
         figure = FIGURES[name](_drawn_runs(source), **options)
@@ -197,7 +198,7 @@ def _draw(name: str, source: FigureRuns, look: Look, **options: Any) -> None:
 
 def _drawn_runs(source: FigureRuns) -> "DrawnRuns":
     """The runs asked for, as figures need them."""
-    from orchestrator.records.display.figures import DrawnRuns, by_losses
+    from orchestrator.records.display.runs_figure import DrawnRuns, by_losses
     from orchestrator.store.upstream.upstream import open_store
 
     def fit(loss: str, approaches: tuple[str, ...], tied: bool = False) -> "Fitted":

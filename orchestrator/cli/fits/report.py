@@ -33,8 +33,8 @@ def report(
     from analysis.page.page import render_page
     from analysis.report.backtests import self_prediction_lines
     from mor_core.files import replace_text
-    from orchestrator.records.forecasts import score_forecasts
-    from orchestrator.records.table import cell_curves
+    from orchestrator.records.curves import cell_curves
+    from orchestrator.records.fits.forecasts import score_forecasts
     from orchestrator.store.folder import writing
     from orchestrator.store.upstream.upstream import open_store
 

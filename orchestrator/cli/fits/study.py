@@ -11,7 +11,7 @@ from orchestrator.cli.options import Results, SweepArgument, above_zero, fix_in_
 
 if TYPE_CHECKING:
     from mor_core.errors import Fix
-    from orchestrator.records.fits import Fitted
+    from orchestrator.records.fits.fitted import Fitted
 
 FIT_REFUSED = 5
 FIGURES = Path("figures")
@@ -101,7 +101,7 @@ def say_next_of(source: Runs, name: str, *verbs: str) -> None:
 
 def fit_of(source: Runs, loss: str, approaches: tuple[str, ...], *, tied: bool = False) -> "Fitted":
     """Fit the runs asked for. Raises NoSuchSweep and TableError."""
-    from orchestrator.records.fits import fit_of_sweep
+    from orchestrator.records.fits.fitted import fit_of_sweep
     from orchestrator.store.upstream.upstream import open_store
 
     if source.table is not None:
@@ -132,13 +132,10 @@ def fit_of_asked_table(
     leave_out: tuple[str, ...] = (),
 ) -> "Fitted":
     """Fit anyone's table; assumptions and suspicions go to stderr. Raises TableError."""
-    from orchestrator.records.fits import fit_of_table
+    from orchestrator.records.fits.fitted import TableFile, fit_of_table
 
     return fit_of_table(
-        table,
-        columns=source.columns,
-        convention=source.convention,
-        budgets=source.budgets,
+        TableFile(path=table, columns=source.columns, convention=source.convention, budgets=source.budgets),
         loss_column=loss,
         approaches=approaches,
         tied=tied,
@@ -155,7 +152,7 @@ def report_reading(line: str, fix: "Fix | None") -> None:
 def compared(source: Runs, other: str | None, loss: str) -> "Fitted":
     """The arms of one sweep or table, or those of two sweeps. Raises NoSuchSweep and TableError."""
     from analysis.runs.points import TableError
-    from orchestrator.records.fits import fit_of_sweeps
+    from orchestrator.records.fits.fitted import fit_of_sweeps
     from orchestrator.store.upstream.upstream import open_store
 
     if other is None:

@@ -34,7 +34,7 @@ def suggest(
 
     from analysis.statistics.answers import Refusal
     from orchestrator.cli.tables.listing import output_console, show
-    from orchestrator.records.fits import fit_of_sweep
+    from orchestrator.records.fits.fitted import fit_of_sweep
     from orchestrator.search.candidates import next_cells
     from orchestrator.search.spec_of_sweep import commands
     from orchestrator.store.upstream.upstream import open_store

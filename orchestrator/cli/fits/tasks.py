@@ -9,7 +9,7 @@ from orchestrator.cli.options import above_zero, print_json
 
 if TYPE_CHECKING:
     from analysis.advice.tasks.task_study import TaskStudy
-    from orchestrator.records.fits import Fitted
+    from orchestrator.records.fits.fitted import Fitted
 
 Place = tuple[float, float] | int
 """N and D of a model, or FLOPs."""

@@ -61,7 +61,7 @@ def export(
 def _export_table(names: list[str], target: Path, results: Path) -> None:
     from analysis.runs.points import TableError
     from mor_core.files import replacing
-    from orchestrator.records.fits import join_sweeps
+    from orchestrator.records.fits.sweep_pair import join_sweeps
     from orchestrator.records.table import parquet_bytes
     from orchestrator.records.terminal import command_line
     from orchestrator.store.folder import writing

@@ -26,8 +26,8 @@ from analysis.runs.curves import CellCurve
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling
 from orchestrator.cli.main import app
+from orchestrator.records.curves import cell_curves
 from orchestrator.records.revisions import load_sweep
-from orchestrator.records.table import cell_curves
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 

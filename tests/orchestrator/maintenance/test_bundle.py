@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.maintenance.bundle import export_bundle
-from orchestrator.records.forecasts import keep_forecast, read_forecasts
+from orchestrator.records.fits.forecasts import keep_forecast, read_forecasts
 from orchestrator.store.store import Store
 from tests.helpers.runs.forecast_sweep import made_up_forecast
 from tests.helpers.toy_sweep import MOR_SWEEP, ToySweep, run_here

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mor_core.files import write_json
 from orchestrator.cli.main import app
 from orchestrator.maintenance.fsck import check_results
-from orchestrator.records.forecasts import keep_forecast
+from orchestrator.records.fits.forecasts import keep_forecast
 from orchestrator.records.revisions import load_sweep
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.drivers import driving

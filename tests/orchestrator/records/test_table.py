@@ -15,8 +15,9 @@ from rich.console import Console
 
 from mor_core.flops import training_cost
 from orchestrator.planning.canonical import OtherVersion
+from orchestrator.records.curves import curve
 from orchestrator.records.revisions import Sweep, load_sweep
-from orchestrator.records.table import RunRecord, SegmentRecord, curve, segment_table, table, write_tables
+from orchestrator.records.table import RunRecord, SegmentRecord, segment_table, table, write_tables
 from orchestrator.running.run import write_own_tables
 from orchestrator.store.published import StoreError
 from orchestrator.store.store import Store

@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from orchestrator.records.curves import curve
 from orchestrator.records.revisions import load_sweep
-from orchestrator.records.table import curve
 from orchestrator.store.store import Store
 from tests.faults.disturbances import ONE_CELL, SIX_CELLS, TWO_CELLS, assert_as_undisturbed
 from tests.helpers.paths import TOY_PRESET

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.maintenance.check_segment import check_segment
-from orchestrator.records.fits import concentration_note, fit_of_sweep
+from orchestrator.records.fits.concentration import concentration_note
+from orchestrator.records.fits.fitted import fit_of_sweep
 from orchestrator.store.losses import read_sequence_losses, write_sequence_losses
 from orchestrator.store.published import (
     CHECKPOINT_MANIFEST,

@@ -12,7 +12,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from orchestrator.records.table import curve
+from orchestrator.records.curves import curve
 from orchestrator.tracking.cursor import is_current
 from orchestrator.tracking.process import bring_up_to_date, following
 from tests.faults.misbehaving import misbehaving

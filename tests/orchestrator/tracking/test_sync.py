@@ -16,9 +16,10 @@ from mor_core.files import file_sha256
 from mor_core.units import budget_text
 from orchestrator.cli.main import app, exit_code_of
 from orchestrator.maintenance.fsck import check_results
-from orchestrator.records.forecasts import keep_forecast
+from orchestrator.records.curves import curve
+from orchestrator.records.fits.forecasts import keep_forecast
 from orchestrator.records.status.verified_cells import VerifiedCells, shown_lines
-from orchestrator.records.table import curve, table
+from orchestrator.records.table import table
 from orchestrator.store.losses import LOG_EVERY_STEPS
 from orchestrator.store.store import Store
 from orchestrator.tracking import cursor

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from mor_core.units import budget_text
 from orchestrator.cli.main import exit_code_of
 from orchestrator.cli.results import tracking
-from orchestrator.records.table import curve
+from orchestrator.records.curves import curve
 from orchestrator.tracking.connection import engine_uri
 from orchestrator.tracking.cursor import is_current, sqlite_uri, store_text
 from orchestrator.tracking.mirror import sync

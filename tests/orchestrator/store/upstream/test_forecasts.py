@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.records.forecasts import keep_forecast, read_forecasts
+from orchestrator.records.fits.forecasts import keep_forecast, read_forecasts
 from orchestrator.store.store import Store
 from orchestrator.store.upstream.upstream import open_store
 from tests.helpers.remote_machine import Machine, objects_of

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from orchestrator.cli.main import app
 from orchestrator.planning.identity import Segment
 from orchestrator.records import fits
-from orchestrator.records.fits import concentration_note, fit_of_sweep
+from orchestrator.records.fits.concentration import concentration_note
+from orchestrator.records.fits.fitted import fit_of_sweep
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, PlantedSweep, overrides
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from analysis.runs.points import TableError
 from orchestrator.cli.main import app, exit_code_of
-from orchestrator.records.fits import fit_pair, pair_sweeps
+from orchestrator.records.fits.sweep_pair import fit_pair, pair_sweeps
 from orchestrator.store.store import Store
 from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep, overrides
 from tests.helpers.runs.planted_texts import plant_text

@@ -35,7 +35,8 @@ from analysis.statistics.approach import QUANTITIES
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, create_bytes, parse_json_object, read_regular_file
 from mor_core.units import budget_text, short_count
-from orchestrator.records.fits import Fitted, nearest_shapes
+from orchestrator.records.fits.fitted import Fitted
+from orchestrator.records.fits.predictions import nearest_shapes
 from orchestrator.records.revisions import Sweep, package_version
 from orchestrator.records.table import table
 from orchestrator.store.folder import writing

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.maintenance.check_sweep import forecast_findings
-from orchestrator.records.forecasts import UnreadableForecast, keep_forecast, read_forecasts
+from orchestrator.records.fits.forecasts import UnreadableForecast, keep_forecast, read_forecasts
 from orchestrator.store.folder import ResultsError
 from orchestrator.store.published import summed_content
 from orchestrator.store.store import Store
