@@ -100,25 +100,9 @@ def render_page(
         ],
         caveats=[line for line in (provenance.assumed, caveat_of(study), *coverage_notes(study)) if line],
         sections=sections,
-        arms=study.points.arms,
-        params_label=params_label(study),
         statuses=_statuses(runs, study),
         cells=_cell_rows(runs, study),
-        frontiers=[_frontier_rows(frontier) for frontier in study.frontiers],
-        surfaces=[
-            (frontier.arm, [with_cell_names(line, study) for line in surface_lines(frontier.surface)])
-            for frontier in study.frontiers
-            if frontier.surface is not None
-        ],
-        recursion=recursion_lines(study.recursion) if study.recursion is not None else [],
-        repeated=repetition_lines(study),
-        sharing=sharing_lines(study),
-        comparisons=comparison_lines(study),
-        unsaid=[
-            (f"{frontier.arm} ({frontier.approach})", [with_cell_names(line, study) for line in lines])
-            for frontier in study.frontiers
-            if (lines := refusals_of(frontier))
-        ],
+        **_words(study),
         own_record=own_record,
         on_tasks=on_tasks,
         forecast_tables=[
@@ -127,6 +111,29 @@ def render_page(
         ],
         forecast_summary=score_summary(forecasts),
     )
+
+
+def _words(study: Study) -> dict[str, Any]:
+    """What the fits say, and what they refuse, by the template's names."""
+    return {
+        "arms": study.points.arms,
+        "params_label": params_label(study),
+        "frontiers": [_frontier_rows(frontier) for frontier in study.frontiers],
+        "surfaces": [
+            (frontier.arm, [with_cell_names(line, study) for line in surface_lines(frontier.surface)])
+            for frontier in study.frontiers
+            if frontier.surface is not None
+        ],
+        "recursion": recursion_lines(study.recursion) if study.recursion is not None else [],
+        "repeated": repetition_lines(study),
+        "sharing": sharing_lines(study),
+        "comparisons": comparison_lines(study),
+        "unsaid": [
+            (f"{frontier.arm} ({frontier.approach})", [with_cell_names(line, study) for line in lines])
+            for frontier in study.frontiers
+            if (lines := refusals_of(frontier))
+        ],
+    }
 
 
 def _sections(charts: Sequence[Chart]) -> list[tuple[str, str, int, list[Chart]]]:
