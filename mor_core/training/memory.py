@@ -1,4 +1,4 @@
-"""Peak memory of training a model: bytes of tensors alive at the same time. Pure, no torch; bench/train_step.py
+"""Peak memory of training a model: bytes of tensors alive at the same time. Pure, no torch; bench/train_step
 measures it.
 
 The formula follows what one step of `mor_core` keeps, and how much of the loss is computed at a time, which is chosen

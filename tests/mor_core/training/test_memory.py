@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.live_memory import LiveMemory, training_state
+from bench.train_step.live_memory import LiveMemory, training_state
 from mor_core.config.model import ExpertChoice, Precision, Recursion, Routing
 from mor_core.config.sizes import SIZES, model_config
 from mor_core.config.training import TrainConfig

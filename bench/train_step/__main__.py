@@ -13,15 +13,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from bench.contender import Contender, Runner, Timing
+from bench.train_step.contender import BUSY_LOAD, Contender, Runner, Timing
 from mor_core.config.model import ExpertChoice, ModelConfig, Precision, Recursion
 from mor_core.config.sizes import SIZES, model_config
 from mor_core.config.training import TrainConfig
 from mor_core.flops import training_flops_per_token
 from mor_core.training.memory import Device, training_memory_bytes
-
-BUSY_LOAD = 0.5
-"""One-minute load average from which timings mean little."""
 
 WARM_UP_STEPS = 2
 """Untimed: compilation, the optimiser's state, the allocator's first blocks."""

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench import decode_host
-from bench.train_step import BUSY_LOAD
+from bench.decode import host
+from bench.train_step.contender import BUSY_LOAD
 from mor_core.config.model import ExpertChoice, ModelConfig, Recursion
 from mor_core.config.sizes import SIZES, model_config
 from mor_core.flops import kv_bytes_per_token
@@ -316,16 +316,13 @@ def main() -> None:
 
     if options.host:
         fresh = {name: build_model(config, seed=0).eval() for name, config in configs.items()}
-        decode_host.report(fresh, _numbers(options.batches), texts_of, options)
+        host.report(fresh, _numbers(options.batches), texts_of, options)
         return
     models = {name: calibrated(config, options.device) for name, config in configs.items()}
     if options.split:
-        pairs = {
-            name: (model, calibrated(decode_host.narrow(model.config), options.device))
-            for name, model in models.items()
-        }
+        pairs = {name: (model, calibrated(host.narrow(model.config), options.device)) for name, model in models.items()}
         for batch in _numbers(options.batches):
-            decode_host.report_split(pairs, batch, texts_of(batch), options)
+            host.report_split(pairs, batch, texts_of(batch), options)
         return
     contenders = [ours(name, model) for name, model in models.items()]
     vanilla = contenders[0]

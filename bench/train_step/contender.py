@@ -11,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.live_memory import LiveMemory, training_state
+from bench.train_step.live_memory import LiveMemory, training_state
 from mor_core.config.model import ModelConfig
 from mor_core.config.training import TrainConfig
 from mor_core.model.device import keep_freed_memory
 from mor_core.model.transformer import build_model
 from mor_core.training.loop import train_steps
 from mor_core.training.optim import build_adamw
+
+BUSY_LOAD = 0.5
+"""One-minute load average from which timings mean little."""
 
 Library = Literal["mor-sweep", "transformers"]
 
