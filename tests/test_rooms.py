@@ -1,8 +1,9 @@
-"""The check that keeps every folder of the packages small enough to be looked over."""
+"""The check that keeps folders, modules, functions and calls small enough to be looked over."""
 
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,46 @@ def test_a_folder_with_an_eleventh_room_is_named_with_what_it_holds(tmp_path: Pa
     assert ("analysis/surface/ holds 11 rooms, at most 10 are wanted: laws, module_0" in checked.stderr) == (
         rooms == 11
     )
+
+
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize(
+    ("path", "text", "sentence"),
+    [
+        ("mor_core/long.py", lambda more: "x = 1\n" * (400 + more), "mor_core/long.py has 401 lines, at most 400"),
+        (
+            "bench/slow.py",
+            lambda more: "def main():\n" + "    x = 1\n" * (59 + more),
+            "bench/slow.py:1 main has 61 lines, at most 60",
+        ),
+        (
+            "analysis/law.py",
+            lambda more: "class Law:\n" + "    x = 1\n" * (249 + more),
+            "analysis/law.py:1 Law has 251 lines, at most 250",
+        ),
+        (
+            "docs/page.py",
+            lambda more: "class Page:\n    def show(self, a, b, c, d, e, f, *, g" + ", h" + ", i" * more + "): ...\n",
+            "docs/page.py:2 show takes 9 parameters, at most 8",
+        ),
+    ],
+    ids=["module", "function", "class", "parameters"],
+)
+def test_what_is_one_line_or_parameter_too_large_is_named(
+    tmp_path: Path, path: str, text: Callable[[int], str], sentence: str, more: int
+) -> None:
+    (tmp_path / path).parent.mkdir()
+    (tmp_path / path).write_text(text(more))
+    checked = subprocess.run([sys.executable, ROOT / ".ci" / "rooms", tmp_path], capture_output=True, text=True)
+    assert (checked.returncode, sentence in checked.stderr) == ((1, True) if more else (0, False))
+
+
+def test_a_verb_may_have_more_flags_and_its_helpers_no_more_parameters(tmp_path: Path) -> None:
+    (tmp_path / "orchestrator" / "cli").mkdir(parents=True)
+    text = "".join(f"def {name}(a, b, c, d, e, f, g, h, i): ...\n" for name in ("verb", "_helper"))
+    (tmp_path / "orchestrator" / "cli" / "verbs.py").write_text(text)
+    checked = subprocess.run([sys.executable, ROOT / ".ci" / "rooms", tmp_path], capture_output=True, text=True)
+    assert checked.stderr == "orchestrator/cli/verbs.py:2 _helper takes 9 parameters, at most 8 are wanted\n"
 
 
 @pytest.mark.parametrize("package", ["mor_core", "analysis", "orchestrator"])
