@@ -171,12 +171,6 @@ class Attention(nn.Module):
         q = F.linear(x_BKD, self.qkv.weight[: self.num_heads * self.d_head]).unflatten(-1, (-1, self.d_head))
         return rotate(q, rotary).transpose(1, 2)
 
-    def keys_values(self, x_BKD: Tensor, rotary: tuple[Tensor, Tensor]) -> KeyValues:
-        """Keys and values alone."""
-        kv = F.linear(x_BKD, self.qkv.weight[self.num_heads * self.d_head :]).unflatten(-1, (-1, self.d_head))
-        k_BKGC, v_BKGC = kv.chunk(2, dim=2)
-        return KeyValues(rotate(k_BKGC, rotary).transpose(1, 2), v_BKGC.transpose(1, 2))
-
     def _attend(self, q_BHKC: Tensor, kv: KeyValues, prefix: Prefix | BlockMask | None) -> Tensor:
         if prefix is None:
             return causal_attention(q_BHKC, *kv)

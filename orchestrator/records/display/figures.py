@@ -275,12 +275,11 @@ def options_of(name: FigureName) -> list[str]:
     """The options of a figure: those that its maker names, and those that it passes on."""
     from analysis.advice.serving import Demand
 
-    named, passes_on = [], False
-    for parameter in list(inspect.signature(FIGURES[name]).parameters.values())[1:]:
-        passes_on = parameter.kind is parameter.VAR_KEYWORD
-        named += [] if passes_on else [parameter.name]
-    others = [field.name for field in fields(Demand) if field.name not in ("tokens", *named)]
-    return named + others if passes_on else named
+    parameters = inspect.signature(FIGURES[name]).parameters.values()
+    options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        options += [field.name for field in fields(Demand) if field.name not in ("tokens", *options)]
+    return options
 
 
 def _beside_paper(fitted: Fitted, approach: str, is_shown: bool) -> tuple[Any, str]:
