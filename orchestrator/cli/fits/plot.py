@@ -26,6 +26,7 @@ from orchestrator.cli.options import LossesOption, LossOption, Results, above_ze
 from orchestrator.cli.tables.help import Verbs
 
 if TYPE_CHECKING:
+    from orchestrator.records.display.figures import FigureName
     from orchestrator.records.display.runs_figure import DrawnRuns
     from orchestrator.records.fits.fitted import Fitted
 
@@ -178,7 +179,7 @@ def curves(look: Look, sweep: SweepName = None, results: Results = Path("results
     _draw("curves", FigureRuns(sweep=sweep, results=results), look, loss=loss)
 
 
-def _draw(name: str, source: FigureRuns, look: Look, **options: Any) -> None:
+def _draw(name: "FigureName", source: FigureRuns, look: Look, **options: Any) -> None:
     """Write a figure and the JSON beside it, and say the next step. Exit code 5, with the reasons, where it shows no
     number."""
     from orchestrator.records.display.figures import FIGURES
