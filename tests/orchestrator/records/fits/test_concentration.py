@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.planning.identity import Segment
-from orchestrator.records import fits
+from orchestrator.records.fits import concentration
 from orchestrator.records.fits.concentration import concentration_note
 from orchestrator.records.fits.fitted import fit_of_sweep
 from orchestrator.store.store import Store
@@ -89,5 +89,5 @@ def test_cells_without_losses_of_windows_are_passed_over_and_so_are_damaged_ones
 
 
 def test_of_a_large_sweep_a_bounded_number_of_pairs_is_read(uneven: PlantedSweep, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fits, "MOST_PAIRS", 4)
+    monkeypatch.setattr(concentration, "MOST_PAIRS", 4)
     assert "(median of 4 pairs;" in note(uneven)
