@@ -82,7 +82,7 @@ def test_a_failing_write_leaves_nothing_and_is_a_sentence(store: Store, call: st
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from orchestrator.records.forecasts import keep_forecast
+from orchestrator.records.fits.forecasts import keep_forecast
 from orchestrator.store.store import Store
 from tests.helpers.runs.forecast_sweep import made_up_forecast
 setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
