@@ -8,7 +8,6 @@ from pathlib import Path
 import psutil
 
 from orchestrator.records.terminal import printable_label
-from orchestrator.running.ray.local_cluster import abandoned_folders, processes_of
 from orchestrator.store.attempts import LOCK
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.store import Store
@@ -44,12 +43,7 @@ def note(path: Path, what: str, remedy: str) -> Finding:
 
 
 def process_findings(store: Store) -> Iterator[Finding]:
-    """What is left of a Ray whose driver was killed; a worker that holds a segment's lock, or a mirror, while no driver
-    runs."""
-    for folder in abandoned_folders(store.root.absolute()):
-        for pid, name in sorted((process.pid, process.name()) for process in processes_of(folder)):
-            fault = f"process {pid} ({name}) is left of a Ray whose command is gone"
-            yield problem(folder, fault, f"kill {pid}, or run a sweep: it ends them and removes the folder")
+    """A worker that holds a segment's lock, or a mirror, while no driver runs."""
     if running_drivers(store):
         return
     for lock in sorted((store.root / "attempts").glob(f"*/{LOCK}")):

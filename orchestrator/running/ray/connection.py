@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -44,15 +44,6 @@ LOCAL_ENVIRONMENT = DRIVER_ENVIRONMENT | {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
-CHILDREN_ENVIRONMENT = {
-    # A worker that is just being started when the command is killed looks for Ray: for 70 seconds by default, for four
-    # with these whole seconds. The part of Ray in the command itself must not read them: it would end the command
-    # after two seconds without an answer, natively and without a word.
-    "RAY_gcs_rpc_server_connect_timeout_s": "1",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "2",
-}
-
-
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Where Ray tells a driver that `ray job submit` has started what that command asked for, as JSON."""
 
@@ -65,12 +56,10 @@ class ClusterUnreachable(Unreachable):
 def connected(
     address: str | None,
     cpus: int,
-    results: Path | None = None,
     code_files: Mapping[str, Path] = MappingProxyType({}),
 ) -> Iterator[ModuleType]:
     """Ray, connected to the cluster at `address` (`host:port`), or to a local one with so many CPUs.
 
-    `results` is the folder that the work is for: what is left of a local one after a kill is found from there.
     `code_files`, by their relative paths, are what each worker starts in a copy of and can import; without them it
     starts where Ray was started. Whatever was started or submitted ends with it. Raises ClusterUnreachable.
     """
@@ -82,7 +71,7 @@ def connected(
         os.environ.update(DRIVER_ENVIRONMENT)
     import ray
 
-    folder = ray_folder(results) if address is None else contextlib.nullcontext()
+    folder = ray_folder() if address is None else contextlib.nullcontext()
     with folder as local:
         try:
             # Cut short, Ray would leave processes or crash; and it puts handlers of its own in the command's place.
@@ -139,49 +128,20 @@ def _submitted_environment() -> Mapping[str, Any]:
 
 def _start_local(ray: ModuleType, cpus: int, folder: Path, settings: Mapping[str, Any]) -> None:
     try:
-        with _environment_of_children(ray):
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                # Ray opens its folder to everybody; the one above it belongs to this user alone.
-                _temp_dir=str(folder / "ray"),
-                **settings,
-            )
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # Ray opens its folder to everybody; the one above it belongs to this user alone.
+            _temp_dir=str(folder / "ray"),
+            **settings,
+        )
     except Exception as error:  # Ray raises a bare Exception where one of its processes does not come up.
         cause = str(error).strip().partition("\n")[0]
         raise ClusterUnreachable(f"Ray did not start on this machine ({cause}): try again", fix=WITHOUT_RAY) from error
-
-
-@contextlib.contextmanager
-def _environment_of_children(ray: ModuleType) -> Iterator[None]:
-    """CHILDREN_ENVIRONMENT for the processes that Ray starts in the body, and not for this one.
-
-    `ray.init` starts its processes, which inherit the environment, and then connects this process, which reads it.
-    Ray has no place for a word in between.
-    """
-    worker = ray._private.worker
-    connect = worker.connect
-
-    def connect_without(*arguments: Any, **settings: Any) -> Any:
-        _forget(CHILDREN_ENVIRONMENT)
-        return connect(*arguments, **settings)
-
-    os.environ.update(CHILDREN_ENVIRONMENT)
-    worker.connect = connect_without
-    try:
-        yield
-    finally:
-        worker.connect = connect
-        _forget(CHILDREN_ENVIRONMENT)
-
-
-def _forget(variables: Iterable[str]) -> None:
-    for name in variables:
-        os.environ.pop(name, None)
 
 
 def _connect(ray: ModuleType, address: str, settings: Mapping[str, Any]) -> None:

@@ -80,7 +80,7 @@ class RayExecutor:
         """See orchestrator.running.executor.Executor. Raises ClusterUnreachable, and Infeasible before anything is
         started."""
         store = open_store(job.results)
-        with self._connected(store.root, job.code_files) as ray:
+        with self._connected(job.code_files) as ray:
             if job.code_files:  # Each worker starts in a copy of them.
                 job = replace(job, import_from=None, code_files={})
             request = self._request(ray)
@@ -121,10 +121,10 @@ class RayExecutor:
                     yield _mapped(ray, reference)
 
     def _connected(
-        self, results: Path | None = None, code_files: Mapping[str, Path] = MappingProxyType({})
+        self, code_files: Mapping[str, Path] = MappingProxyType({})
     ) -> contextlib.AbstractContextManager[ModuleType]:
         cpus = self.workers * self.workers_per_segment * CPUS_PER_WORKER
-        return connected(self.address, cpus, results, code_files)
+        return connected(self.address, cpus, code_files)
 
     def _cluster(self, ray: ModuleType) -> "_Cluster":
         central = central_processes() if self.address is None else {}

@@ -1,68 +1,65 @@
 """The folder and the processes of a local Ray. None of them outlives the command that started it (I8).
 
-/tmp/mor-sweep-XXXXXXXX/owner    locked by the process that made the folder, for as long as it lives; says for which
-                                 results folder
+/tmp/mor-sweep-XXXXXXXX/owner    locked by the process that made the folder, for as long as it lives
 /tmp/mor-sweep-XXXXXXXX/ray/     Ray's own files
 
-Only this user can read the folder. The command removes it at its end; after a kill -9 the next command does. Its
-processes are known by the folder: their command lines name it, or they hold its files open.
+Only this user can read the folder. The command removes it at its end; after a kill -9 its reaper does, a small process
+that waits for the lock, or the next command. Its processes are known by the folder: their command lines name it, or
+they hold its files open.
 
-Ray ends its workers itself, but for one that is just being started, which looks for the others for some seconds. Where
-one of its two central processes was killed, Ray ends nothing.
+Ray ends its processes itself, but one that is just being started may look for the others for a minute. Where one of its
+two central processes was killed, Ray ends nothing.
 """
 
 import contextlib
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
-from orchestrator.store.folder import is_held
-
 PREFIX = "mor-sweep-"
 OWNER = "owner"
+
+REAPER = "orchestrator.running.ray.local_cluster"
+"""The module that a reaper runs: this one, with the folder as its argument."""
 
 LONGEST_PARENT = 30
 """Characters: Ray's sockets live under the folder, and a socket's path may have 107 bytes at most."""
 
 
 @contextlib.contextmanager
-def ray_folder(results: Path | None = None) -> Iterator[Path]:
+def ray_folder() -> Iterator[Path]:
     """A fresh folder for the length of the body; removes those whose owner was killed, and ends what runs there."""
     parent = _parent()
-    _remove_abandoned(parent)
-    folder, lock = _make(parent, results)
+    for abandoned in filter(_is_ours, parent.glob(f"{PREFIX}*")):
+        _reap(abandoned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    folder, lock = _make(parent)
+    # A session of its own: what a terminal or a scheduler sends to the command's processes does not reach it.
+    reaper = subprocess.Popen(
+        [sys.executable, "-m", REAPER, str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+        reaper.wait()
 
 
 def _parent() -> Path:
     """The usual folder for temporary files, or /tmp where Ray cannot use that: it takes short ASCII paths only."""
     usual = tempfile.gettempdir()
     return Path(usual if len(usual) < LONGEST_PARENT and usual.isascii() else "/tmp")
-
-
-def abandoned_folders(results: Path) -> list[Path]:
-    """This user's folders of runs for a results folder whose owner is gone."""
-    return [
-        folder
-        for folder in sorted(_parent().glob(f"{PREFIX}*"))
-        if _is_ours(folder) and not is_held(folder / OWNER) and _results_of(folder) == str(results)
-    ]
-
-
-def _results_of(folder: Path) -> str:
-    try:
-        return (folder / OWNER).read_text()
-    except (OSError, ValueError):
-        return ""
 
 
 def _is_ours(folder: Path) -> bool:
@@ -72,28 +69,27 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _make(parent: Path, results: Path | None) -> tuple[Path, int]:
+def _make(parent: Path) -> tuple[Path, int]:
     """The folder and the descriptor that holds its lock. It gets its name when it is locked: nobody sees it free."""
     hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
     lock = os.open(hidden / OWNER, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    os.write(lock, os.fsencode(str(results or "")))
     folder = hidden.with_name(hidden.name.removeprefix("."))
     hidden.rename(folder)
     return folder, lock
 
 
-def _remove_abandoned(parent: Path) -> None:
-    """Remove this user's folders whose owner is gone: its lock, which the kernel lets go with the process, is free."""
-    for folder in filter(_is_ours, parent.glob(f"{PREFIX}*")):
-        with contextlib.suppress(OSError):
-            lock = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                end_processes_of(folder)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
+def _reap(folder: Path, operation: int) -> None:
+    """End the processes of a folder whose owner is gone and remove it, once this process has its lock, which the kernel
+    lets go with the owner. `operation` is that of flock: whether to wait for the lock."""
+    with contextlib.suppress(OSError):
+        lock = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, operation)
+            end_processes_of(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 LEAVE_SECONDS = 3.0
@@ -163,3 +159,7 @@ def _end(processes: set[psutil.Process], patience: float) -> None:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(left, timeout=LEAVE_SECONDS)
+
+
+if __name__ == "__main__":
+    _reap(Path(sys.argv[1]), fcntl.LOCK_EX)

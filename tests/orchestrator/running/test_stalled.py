@@ -21,7 +21,7 @@ from orchestrator.planning.costs.machine import Node, Request
 from orchestrator.planning.identity import Segment
 from orchestrator.records.status.sweep_status import SILENT_SECONDS, SILENT_STEPS, UnderWay, silent_seconds, state_text
 from orchestrator.running.outcomes import FailureClass, Outcome
-from orchestrator.running.ray.connection import CHILDREN_ENVIRONMENT, ClusterUnreachable, _environment_of_children
+from orchestrator.running.ray.connection import ClusterUnreachable
 from orchestrator.running.ray.executor import _Cluster, _Run
 from orchestrator.running.ray.local_cluster import central_processes
 from orchestrator.running.segment import train
@@ -409,22 +409,3 @@ def wait_until_raised(look: Callable[[], None]) -> None:
     while time.monotonic() < deadline:
         look()
         time.sleep(0.01)
-
-
-def test_rays_processes_inherit_what_the_command_itself_does_not_read():
-    seen: dict[str, dict[str, str | None]] = {}
-
-    def variables() -> dict[str, str | None]:
-        return {name: os.environ.get(name) for name in CHILDREN_ENVIRONMENT}
-
-    def connect() -> str:
-        seen["the command"] = variables()
-        return "connected"
-
-    ray: Any = SimpleNamespace(_private=SimpleNamespace(worker=SimpleNamespace(connect=connect)))
-    with _environment_of_children(ray):
-        seen["its children"] = variables()
-        assert ray._private.worker.connect() == "connected"
-    assert seen["its children"] == CHILDREN_ENVIRONMENT
-    assert seen["the command"] == variables() == dict.fromkeys(CHILDREN_ENVIRONMENT)
-    assert ray._private.worker.connect is connect

@@ -170,4 +170,6 @@ def test_a_gpu_that_this_machine_does_not_have_is_refused_and_nothing_waits_for_
     assert said in done.stderr
     attempts = list(toy.results.glob("attempts/*/*"))
     assert not attempts
-    figures("F15", f"exit code {done.returncode}, {len(attempts)} attempts begun: 0.25 GPUs asked for where there are none")
+    figures(
+        "F15", f"exit code {done.returncode}, {len(attempts)} attempts begun: 0.25 GPUs asked for where there are none"
+    )

@@ -1,4 +1,4 @@
-"""Ray's folder ends with its owner, or with the next one after a kill -9; others' folders are never touched."""
+"""Ray's folder ends with its owner, and by its reaper or the next one after a kill -9; others' are never touched."""
 
 import contextlib
 import shutil
@@ -9,21 +9,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.cli.main import exit_code_of
 from orchestrator.maintenance import doctor
-from orchestrator.maintenance.findings import process_findings
 from orchestrator.running.ray import connection
 from orchestrator.running.ray.connection import ClusterUnreachable, connected
-from orchestrator.running.ray.local_cluster import ray_folder
+from orchestrator.running.ray.local_cluster import REAPER, ray_folder
 from orchestrator.store.store import Store
+from tests.faults.disturbances import wait_for
 
 OWNER = """
 import sys, time
-from pathlib import Path
-from orchestrator.running.ray.local_cluster import ray_folder
-with ray_folder(Path(sys.argv[1])) as folder:
+from orchestrator.running.ray.local_cluster import REAPER, ray_folder
+with ray_folder() as folder:
     (folder / "ray").mkdir()
     print(folder, flush=True)
     time.sleep(600)
@@ -42,9 +42,9 @@ def parent(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
 
 
 @contextlib.contextmanager
-def owner(results: str = "results") -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """Another process with a folder of its own, for a run in a results folder."""
-    with subprocess.Popen([sys.executable, "-c", OWNER, results], stdout=subprocess.PIPE, text=True) as process:
+def owner() -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Another process with a folder of its own."""
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process, Path(process.stdout.readline().strip())
@@ -52,32 +52,59 @@ def owner(results: str = "results") -> Iterator[tuple[subprocess.Popen[str], Pat
             process.kill()
 
 
-def test_the_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(parent: Path):
-    with owner() as (killed, abandoned), owner() as (_, used):
+@contextlib.contextmanager
+def left_in(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the Ray in a folder, by its command line."""
+    command = [sys.executable, "-c", "import time; time.sleep(600)", f"--temp-dir={folder}/ray"]
+    with subprocess.Popen(command) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def is_reaper_of(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process waits for the end of a folder's owner."""
+    with contextlib.suppress(psutil.Error):
+        return REAPER in process.cmdline() and str(folder) in process.cmdline()
+    return False
+
+
+def reaper_of(folder: Path) -> psutil.Process:
+    """The process that waits for the end of a folder's owner."""
+    (reaper,) = (process for process in psutil.process_iter() if is_reaper_of(process, folder))
+    return reaper
+
+
+@pytest.mark.faults("F1", invariants=("I8",))
+def test_what_a_killed_process_left_is_ended_by_its_reaper_and_that_of_a_living_one_stays(parent: Path):
+    with owner() as (killed, abandoned), owner() as (_, used), left_in(abandoned) as left, left_in(used) as at_work:
         killed.kill()
         killed.wait()
-        assert {abandoned, used} == set(parent.iterdir())
-        with ray_folder() as mine:
-            assert {mine, used} == set(parent.iterdir())
+        assert left.wait(10) is not None
+        wait_for(lambda: set(parent.iterdir()) == {used}, seconds=10)
+        assert at_work.poll() is None
+        wait_for(lambda: not any(is_reaper_of(process, abandoned) for process in psutil.process_iter()), seconds=10)
+
+
+@pytest.mark.faults("F1", invariants=("I8",))
+def test_where_the_reaper_was_killed_too_the_next_one_ends_what_is_left(parent: Path):
+    with owner() as (killed, abandoned), owner() as (_, used), left_in(abandoned) as left:
+        reaper_of(abandoned).kill()
+        killed.kill()
+        killed.wait()
+        assert set(parent.iterdir()) == {abandoned, used}
+        with ray_folder() as folder:
+            assert left.wait(10) is not None
+            assert set(parent.iterdir()) == {folder, used}
             assert (used / "ray").is_dir()
         assert set(parent.iterdir()) == {used}
 
 
-@pytest.mark.faults("F13", invariants=("I8",))
-def test_what_a_killed_process_left_running_is_found_by_fsck_and_ended_by_the_next_one(parent: Path, tmp_path: Path):
-    with owner(str(tmp_path)) as (killed, abandoned):
-        command = [sys.executable, "-c", "import time; time.sleep(600)", f"--temp-dir={abandoned}/ray"]
-        with subprocess.Popen(command) as left:
-            assert not list(process_findings(Store(root=tmp_path))), "its owner lives"
-            killed.kill()
-            killed.wait()
-            (finding,) = process_findings(Store(root=tmp_path))
-            assert f"problem: {abandoned}: process {left.pid} (" in finding.line()
-            assert f"kill {left.pid}, or run a sweep" in finding.line()
-            assert not list(process_findings(Store(root=tmp_path / "other"))), "of another results folder"
-            with ray_folder():
-                assert left.wait(10) is not None
-            assert not list(process_findings(Store(root=tmp_path)))
+def test_no_reaper_outlives_a_folder_that_was_removed(parent: Path):
+    with ray_folder() as folder:
+        reaper = reaper_of(folder)
+    assert not reaper.is_running()
 
 
 def test_a_folder_of_the_same_name_that_is_not_ours_stays(parent: Path):
