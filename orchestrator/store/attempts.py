@@ -8,8 +8,6 @@ Once a segment is published, the checkpoints of its attempts are removed; their 
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from mor_core.files import remove_folder, replace_text, write_json
-from orchestrator.store.published import METRICS, SEQUENCE_LOSSES
+from orchestrator.store.folder import is_held
+from orchestrator.store.published import METRICS, SEQUENCE_LOSSES, InFolder
 from orchestrator.store.workers.sign_of_life import Sign, read_sign
 
 LOCK = "lock"
@@ -72,7 +71,7 @@ class SegmentProgress:
 class Attempt:
     """One try at a segment: its files, of which any may not be there, and what is read from them and written to them.
 
-    A property is the path of a file or folder.
+    Each attribute from `log` on is the path of a file or folder.
     """
 
     folder: Path
@@ -88,80 +87,50 @@ class Attempt:
         """Whether a process of this host made it, as far as its name tells."""
         return re.fullmatch(rf"\d+-{re.escape(socket.gethostname())}-\d+", self.name) is not None
 
-    @property
-    def log(self) -> Path:
-        """What its process printed, warned and logged while it ran."""
-        return self.folder / "log.txt"
+    log = InFolder("log.txt")
+    """What its process printed, warned and logged while it ran."""
 
-    @property
-    def metrics(self) -> Path:
-        """Its curve from the start of the trunk: a line of JSON for each logged step, or for each batch of a task."""
-        return self.folder / METRICS
+    metrics = InFolder(METRICS)
+    """Its curve from the start of the trunk: a line of JSON for each logged step, or for each batch of a task."""
 
-    @property
-    def sequence_losses(self) -> Path:
-        """What each validation sequence lost, until it is published."""
-        return self.folder / SEQUENCE_LOSSES
+    sequence_losses = InFolder(SEQUENCE_LOSSES)
+    """What each validation sequence lost, until it is published."""
 
-    @property
-    def numerics(self) -> Path:
-        """How it, and the attempts whose state it took over, were computed."""
-        return self.folder / NUMERICS
+    numerics = InFolder(NUMERICS)
+    """How it, and the attempts whose state it took over, were computed."""
 
-    @property
-    def notes(self) -> Path:
-        """What the result is to say beside its numbers, one note a line."""
-        return self.folder / "notes.txt"
+    notes = InFolder("notes.txt")
+    """What the result is to say beside its numbers, one note a line."""
 
-    @property
-    def progress(self) -> Path:
-        """How far it is, written anew about once a second."""
-        return self.folder / "progress.json"
+    progress = InFolder("progress.json")
+    """How far it is, written anew about once a second."""
 
-    @property
-    def sign(self) -> Path:
-        """While it is at work: the sign of life of its watchdog, written anew with its steps."""
-        return self.folder / "watchdog.json"
+    sign = InFolder("watchdog.json")
+    """While it is at work: the sign of life of its watchdog, written anew with its steps."""
 
-    @property
-    def stacks(self) -> Path:
-        """What its threads were doing when the watchdog, or the driver, ended it."""
-        return self.folder / "stacks.txt"
+    stacks = InFolder("stacks.txt")
+    """What its threads were doing when the watchdog, or the driver, ended it."""
 
-    @property
-    def failure(self) -> Path:
-        """Why it failed."""
-        return self.folder / FAILURE
+    failure = InFolder(FAILURE)
+    """Why it failed."""
 
-    @property
-    def cleared_failure(self) -> Path:
-        """Why it failed, once the segment may be tried again."""
-        return self.folder / "failure.retried.json"
+    cleared_failure = InFolder("failure.retried.json")
+    """Why it failed, once the segment may be tried again."""
 
-    @property
-    def shared_failure(self) -> Path:
-        """An empty file beside a failure that the bucket has."""
-        return self.folder / "failure.shared"
+    shared_failure = InFolder("failure.shared")
+    """An empty file beside a failure that the bucket has."""
 
-    @property
-    def shared_name(self) -> Path:
-        """Its name in the bucket."""
-        return self.folder / "remote-name.txt"
+    shared_name = InFolder("remote-name.txt")
+    """Its name in the bucket."""
 
-    @property
-    def interrupted(self) -> Path:
-        """At which step it stopped because it was told to, and by what."""
-        return self.folder / "interrupted.json"
+    interrupted = InFolder("interrupted.json")
+    """At which step it stopped because it was told to, and by what."""
 
-    @property
-    def final(self) -> Path:
-        """The checkpoint of the segment's last step, until it is published."""
-        return self.folder / "final"
+    final = InFolder("final")
+    """The checkpoint of the segment's last step, until it is published."""
 
-    @property
-    def publication(self) -> Path:
-        """The published segment, until it appears whole in its place."""
-        return self.folder / "publish"
+    publication = InFolder("publish")
+    """The published segment, until it appears whole in its place."""
 
     def checkpoint(self, step: int) -> Path:
         """The checkpoint of a step on the way."""
@@ -310,16 +279,9 @@ class Attempts:
     def is_locked(self) -> bool:
         """Whether a process is at work on the segment, as far as this host can see its lock."""
         try:
-            lock = os.open(self.folder / LOCK, os.O_RDONLY)
-        except OSError:
+            return is_held(self.folder / LOCK)
+        except OSError:  # A disk without locks.
             return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.errno == errno.EWOULDBLOCK
-        finally:
-            os.close(lock)
-        return False
 
     def abandon_lock(self) -> None:
         """Let others at a segment whose lock is held by a process that cannot be ended: the next lock is another

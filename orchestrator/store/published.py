@@ -53,6 +53,17 @@ Numerics = dict[str, str | int | float | bool | None]
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
+@dataclass(frozen=True)
+class InFolder:
+    """A file or folder by its name in the folder of whatever has this attribute; its path, when it is asked for."""
+
+    name: str
+    """Within that folder."""
+
+    def __get__(self, owner: Any, kind: type) -> Path:
+        return owner.folder / self.name
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublishedSegment:
     """The files of a published segment, or of one that is about to be."""
@@ -60,31 +71,21 @@ class PublishedSegment:
     folder: Path
     """Where they lie."""
 
-    @property
-    def spec(self) -> Path:
-        """What was computed: a Segment."""
-        return self.folder / SPEC
+    spec = InFolder(SPEC)
+    """What was computed: a Segment."""
 
-    @property
-    def metrics(self) -> Path:
-        """Its curve; an evaluation by validation loss has none."""
-        return self.folder / METRICS
+    metrics = InFolder(METRICS)
+    """Its curve; an evaluation by validation loss has none."""
 
-    @property
-    def sequence_losses(self) -> Path:
-        """What each validation sequence lost, of an evaluation by validation loss: see `read_sequence_losses`. Those
-        that were published before this was kept have none."""
-        return self.folder / SEQUENCE_LOSSES
+    sequence_losses = InFolder(SEQUENCE_LOSSES)
+    """What each validation sequence lost, of an evaluation by validation loss: see `read_sequence_losses`. Those
+    that were published before this was kept have none."""
 
-    @property
-    def checkpoint(self) -> Path:
-        """The folder of its last state, where it finished and nothing took it away."""
-        return self.folder / CHECKPOINT
+    checkpoint = InFolder(CHECKPOINT)
+    """The folder of its last state, where it finished and nothing took it away."""
 
-    @property
-    def result(self) -> Path:
-        """What came of it: a SegmentResult. With it the segment is done."""
-        return self.folder / RESULT
+    result = InFolder(RESULT)
+    """What came of it: a SegmentResult. With it the segment is done."""
 
 
 @with_config(_STRICT)

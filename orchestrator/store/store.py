@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mor_core.errors import Unreachable
 from mor_core.files import (
@@ -56,130 +56,69 @@ FORECASTS = "forecasts"
 """The folder of a sweep whose files are written once."""
 
 
-class Upstream(Protocol):
+@dataclass(frozen=True)
+class Upstream:
     """A second place that results are shared through, as a git clone has a remote. What it holds wins over what this
     host has.
 
-    Where it cannot be used, or does not answer for as long as is worth a wait, its methods raise StoreError.
+    This one is none: the folder is all there is, and every host that works on the results sees it. Where a place cannot
+    be used, or does not answer for as long as is worth a wait, its methods raise StoreError.
     """
 
     @property
     def address(self) -> str:
         """Of the place, for people and for workers on other hosts; empty where the folder is all there is."""
-        ...
+        return ""
 
     def pull(self) -> None:
         """Bring the folder up to date, but for checkpoints."""
-        ...
 
     def push(self) -> None:
         """Share what commands wrote of sweeps, and failures that could not be shared when they happened."""
-        ...
 
     def create(self, sweep: str, inside: str, content: bytes) -> bytes:
         """Share a file of a sweep's folder that is written once, before it appears in this one. What counts from then
         on: another host's bytes where it was first."""
-        ...
-
-    def pull_revisions(self, sweep: str) -> None:
-        """Bring a sweep's plan revisions."""
-        ...
-
-    def append_revision(self, sweep: str) -> bool:
-        """Share a sweep's latest revision. False where another host has appended one of that number meanwhile: pull,
-        and number again."""
-        ...
-
-    def shared_stop(self, stop: StopFile, sweep: str) -> StopFile:
-        """A driver's stop file as its workers on other hosts see it."""
-        ...
-
-    def fetch(self, segment: Segment) -> None:
-        """Bring what an attempt at the segment, which begins now, may start from; or its result, if it has one."""
-        ...
-
-    def fetch_outcome(self, segment_id: str) -> None:
-        """Bring the result of a segment that ended on another host, or why it failed there."""
-        ...
-
-    def fetch_checkpoint(self, segment_id: str) -> None:
-        """Bring the checkpoint of a published segment."""
-        ...
-
-    def keep(self, segment: Segment, attempt: Attempt, step: int) -> None:
-        """Share an attempt's checkpoint, so that another host can go on from there."""
-        ...
-
-    def publish(self, segment: Segment, folder: Path) -> bool:
-        """Share a finished segment's folder, before it appears in this one. False where another attempt was first."""
-        ...
-
-    def last_step(self, segment_id: str) -> int:
-        """The furthest step of which an attempt has shared a checkpoint; 0 without one."""
-        ...
-
-    def record_failure(self, segment_id: str) -> None:
-        """Share why the newest attempt at a segment failed."""
-        ...
-
-    def withdraw(self, segment_ids: Sequence[str]) -> None:
-        """Take results and failures back, so that the segments are computed again."""
-        ...
-
-
-@dataclass(frozen=True)
-class NoUpstream:
-    """The folder is all there is: every host that works on the results sees it."""
-
-    address: str = ""
-    """None."""
-
-    def pull(self) -> None:
-        """Nothing is elsewhere."""
-
-    def push(self) -> None:
-        """Nobody else is to be told."""
-
-    def create(self, sweep: str, inside: str, content: bytes) -> bytes:
-        """The link in the folder decides."""
         return content
 
     def pull_revisions(self, sweep: str) -> None:
-        """They are here."""
+        """Bring a sweep's plan revisions."""
 
     def append_revision(self, sweep: str) -> bool:
-        """A lock in the folder has kept others from that number."""
+        """Share a sweep's latest revision. False where another host has appended one of that number meanwhile: pull,
+        and number again. In a folder alone a lock has kept others from that number."""
         return True
 
     def shared_stop(self, stop: StopFile, sweep: str) -> StopFile:
-        """Every worker sees the file."""
+        """A driver's stop file as its workers on other hosts see it."""
         return stop
 
     def fetch(self, segment: Segment) -> None:
-        """All of it is here."""
+        """Bring what an attempt at the segment, which begins now, may start from; or its result, if it has one."""
 
     def fetch_outcome(self, segment_id: str) -> None:
-        """It is here."""
+        """Bring the result of a segment that ended on another host, or why it failed there."""
 
     def fetch_checkpoint(self, segment_id: str) -> None:
-        """It is here."""
+        """Bring the checkpoint of a published segment."""
 
     def keep(self, segment: Segment, attempt: Attempt, step: int) -> None:
-        """Others see the attempt's folder."""
+        """Share an attempt's checkpoint, so that another host can go on from there."""
 
     def publish(self, segment: Segment, folder: Path) -> bool:
-        """The rename in the folder decides."""
+        """Share a finished segment's folder, before it appears in this one. False where another attempt was first: of
+        a folder alone its rename decides."""
         return True
 
     def last_step(self, segment_id: str) -> int:
-        """What attempts have kept is in the folder."""
+        """The furthest step of which an attempt has shared a checkpoint; 0 without one."""
         return 0
 
     def record_failure(self, segment_id: str) -> None:
-        """It is in the attempt."""
+        """Share why the newest attempt at a segment failed."""
 
     def withdraw(self, segment_ids: Sequence[str]) -> None:
-        """The folder has no copies."""
+        """Take results and failures back, so that the segments are computed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +127,7 @@ class Store:
 
     root: Path
     """Usually `results/`."""
-    upstream: Upstream = NoUpstream()
+    upstream: Upstream = Upstream()
     """Where the results are shared beyond this folder."""
 
     @property

@@ -15,7 +15,7 @@ from pathlib import Path
 from orchestrator.planning.identity import Segment
 from orchestrator.store.attempts import Attempt
 from orchestrator.store.published import RESULT
-from orchestrator.store.store import Store
+from orchestrator.store.store import Store, Upstream
 from orchestrator.store.upstream.clone import Clone, clone_in, make_clone
 from orchestrator.store.upstream.failures import fetch_failures, upload_failures, withdraw_failures
 from orchestrator.store.upstream.objects import BucketRefused, BucketUnreachable
@@ -58,7 +58,7 @@ def address_in(results: str | Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bucket:
+class Bucket(Upstream):
     """Results on object storage; see `orchestrator.store.store.Upstream` for what each method promises.
 
     Methods raise BucketRefused and BucketUnreachable where they do not say otherwise.
