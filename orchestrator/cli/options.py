@@ -16,6 +16,8 @@ from mor_core.errors import Fix
 
 if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_file import Override
+    from orchestrator.records.revisions import Sweep
+    from orchestrator.store.store import Store
 
 
 def _folder(context: typer.Context, results: Path) -> Path:
@@ -331,7 +333,20 @@ def _reworded(option: inspect.Parameter, words: str) -> inspect.Parameter:
     return option.replace(annotation=Annotated[kind, reworded])
 
 
-def _store(context: typer.Context):
+def open_results(results: Path) -> "Store":
+    """The results in a folder, or in the bucket that it stands for."""
     from orchestrator.store.upstream.upstream import open_store
 
-    return open_store(Path(context.params.get("results") or "results"))
+    return open_store(results)
+
+
+def open_sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":
+    """The same with a sweep of them, the last one used where none is named. Raises NoSuchSweep and OtherVersion."""
+    from orchestrator.records.revisions import load_sweep
+
+    store = open_results(results)
+    return store, load_sweep(store, name)
+
+
+def _store(context: typer.Context) -> "Store":
+    return open_results(Path(context.params.get("results") or "results"))

@@ -27,6 +27,7 @@ from orchestrator.cli.options import (
     LossOption,
     above_zero,
     not_below_zero,
+    opened_sweep,
     options_from_dataclass,
     print_json,
     say_next,
@@ -59,12 +60,9 @@ def table(
     layout = _format(form, as_json)
     if tasks:
         from analysis.report.tasks import tabulate_tasks
-        from orchestrator.records.revisions import load_sweep
         from orchestrator.records.table import table as run_table_of
-        from orchestrator.store.upstream.upstream import open_store
 
-        store = open_store(source.results)
-        sweep = load_sweep(store, source.sweep)
+        store, sweep = opened_sweep(source.results, source.sweep)
         typer.echo(tabulate_tasks(run_table_of(store, sweep), layout), nl=False)
         if layout is not Format.json:
             say_next(["table", sweep.name], results=source.results)

@@ -17,7 +17,7 @@ from orchestrator.cli.fits.study import (
     say_next_of,
 )
 from orchestrator.cli.fits.tasks import Chance, TaskName, fit_task
-from orchestrator.cli.options import AsJson, LossOption, options_from_dataclass, print_json, say
+from orchestrator.cli.options import AsJson, LossOption, open_results, options_from_dataclass, print_json, say
 
 if TYPE_CHECKING:
     from analysis.frontier.study import Study
@@ -79,9 +79,8 @@ def fit(
         return
     from orchestrator.records.fits.concentration import concentration_note
     from orchestrator.records.fits.fitted import fit_of_sweep
-    from orchestrator.store.upstream.upstream import open_store
 
-    store = open_store(source.results)
+    store = open_results(source.results)
     fitted = fit_of_sweep(store, source.sweep, loss, names, tied, tuple(leave_out or ()))
     study, name = fitted.study, fitted.name
     if note := concentration_note(store, fitted):

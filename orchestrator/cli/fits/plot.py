@@ -22,7 +22,7 @@ from orchestrator.cli.fits.study import (
     say_next_of,
 )
 from orchestrator.cli.fits.tasks import Chance, Params, Tokens
-from orchestrator.cli.options import LossesOption, LossOption, Results, above_zero, options_from_dataclass
+from orchestrator.cli.options import LossesOption, LossOption, Results, above_zero, open_results, options_from_dataclass
 from orchestrator.cli.tables.help import Verbs
 
 if TYPE_CHECKING:
@@ -200,7 +200,6 @@ def _draw(name: "FigureName", source: FigureRuns, look: Look, **options: Any) ->
 def _drawn_runs(source: FigureRuns) -> "DrawnRuns":
     """The runs asked for, as figures need them."""
     from orchestrator.records.display.runs_figure import DrawnRuns, by_losses
-    from orchestrator.store.upstream.upstream import open_store
 
     def fit(loss: str, approaches: tuple[str, ...], tied: bool = False) -> "Fitted":
         return fit_of(source, loss, approaches, tied=tied)
@@ -210,4 +209,4 @@ def _drawn_runs(source: FigureRuns) -> "DrawnRuns":
             return [compared(source, other, loss or CAUSAL)]
         return by_losses(lambda one_loss: compared(source, other, one_loss), loss)
 
-    return DrawnRuns(fit=fit, compare=compare, store=None if source.table is not None else open_store(source.results))
+    return DrawnRuns(fit=fit, compare=compare, store=None if source.table is not None else open_results(source.results))

@@ -8,7 +8,7 @@ import typer
 
 from orchestrator.cli.fits.study import BOTH, CAUSAL, FIT_REFUSED, Runs, Tied, fit_of
 from orchestrator.cli.fits.tasks import Chance, lines_of_task
-from orchestrator.cli.options import LossOption, options_from_dataclass
+from orchestrator.cli.options import LossOption, open_results, options_from_dataclass
 
 
 @options_from_dataclass
@@ -36,13 +36,12 @@ def report(
     from orchestrator.records.curves import cell_curves
     from orchestrator.records.fits.forecasts import score_forecasts
     from orchestrator.store.folder import writing
-    from orchestrator.store.upstream.upstream import open_store
 
     fitted = fit_of(source, loss, BOTH, tied=tied)
     if fitted.sweep is None:
         curves, forecasts, path = [], [], out or Path("report.html")
     else:
-        store = open_store(source.results)
+        store = open_results(source.results)
         curves = cell_curves(store, fitted.sweep, fitted.study.points.loss_column)
         forecasts = score_forecasts(store, fitted.sweep)
         path = out or store.sweep_folder(fitted.name) / "report.html"

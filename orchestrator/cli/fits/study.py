@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from orchestrator.cli.figures import Look, announced_paths, figure_paths
-from orchestrator.cli.options import Results, SweepArgument, above_zero, fix_in_flags, say, say_next
+from orchestrator.cli.options import Results, SweepArgument, above_zero, fix_in_flags, open_results, say, say_next
 
 if TYPE_CHECKING:
     from mor_core.errors import Fix
@@ -102,13 +102,12 @@ def say_next_of(source: Runs, name: str, *verbs: str) -> None:
 def fit_of(source: Runs, loss: str, approaches: tuple[str, ...], *, tied: bool = False) -> "Fitted":
     """Fit the runs asked for. Raises NoSuchSweep and TableError."""
     from orchestrator.records.fits.fitted import fit_of_sweep
-    from orchestrator.store.upstream.upstream import open_store
 
     if source.table is not None:
         return fit_of_asked_table(
             source, source.table, loss, approaches=() if approaches == BOTH else approaches, tied=tied
         )
-    return fit_of_sweep(open_store(source.results), source.sweep, loss, approaches, tied)
+    return fit_of_sweep(open_results(source.results), source.sweep, loss, approaches, tied)
 
 
 def flops_of(budget: str) -> int:
@@ -153,21 +152,19 @@ def compared(source: Runs, other: str | None, loss: str) -> "Fitted":
     """The arms of one sweep or table, or those of two sweeps. Raises NoSuchSweep and TableError."""
     from analysis.runs.points import TableError
     from orchestrator.records.fits.fitted import fit_of_sweeps
-    from orchestrator.store.upstream.upstream import open_store
 
     if other is None:
         return fit_of(source, loss, BOTH)
     if source.table is not None:
         raise TableError("--with names a sweep, to be compared with a sweep: leave --table out.")
-    return fit_of_sweeps(open_store(source.results), source.sweep, other, loss)
+    return fit_of_sweeps(open_results(source.results), source.sweep, other, loss)
 
 
 def paths_of(fitted: "Fitted", source: FigureRuns, figure: str, look: Look) -> list[Path]:
     """Where a figure of fitted runs goes, which can be written; says so on stderr."""
-    from orchestrator.store.upstream.upstream import open_store
 
     if source.table is None:
-        return figure_paths(open_store(source.results), fitted.name, figure, look)
+        return figure_paths(open_results(source.results), fitted.name, figure, look)
     return announced_paths(fitted.name, source.out, look.names(figure))
 
 

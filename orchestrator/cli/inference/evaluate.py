@@ -16,7 +16,7 @@ from orchestrator.cli.inference.text import (
     say_own_arms,
     show_rows,
 )
-from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, print_json, say_next
+from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, opened_sweep, print_json, say_next
 from orchestrator.cli.train.launch import ExecutorChoice, ExecutorName, Launch, RayAddress, machine_of
 from orchestrator.cli.train.spending import MaxHours
 
@@ -193,11 +193,8 @@ def _evaluate_text(
     from orchestrator.cli.figures import figure_paths
     from orchestrator.inference.text_loss import text_loss
     from orchestrator.records.cell_names import find_cell
-    from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.upstream.upstream import open_store
 
-    store = open_store(results)
-    loaded = load_sweep(store, sweep)
+    store, loaded = opened_sweep(results, sweep)
     chosen_cells = [find_cell(loaded, name) for name in cells]
     measured: dict[str, TextLoss] = {}
     for trained in (load_cell(store, loaded, cell, threads) for cell in chosen_cells):

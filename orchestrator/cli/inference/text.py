@@ -15,6 +15,7 @@ from orchestrator.cli.options import (
     Results,
     SweepArgument,
     SweepOption,
+    open_sweep,
     print_json,
     say_next,
 )
@@ -153,7 +154,7 @@ def throughput(
     )
 
     keep_freed_memory()
-    store, loaded = _sweep(results, sweep)
+    store, loaded = open_sweep(results, sweep)
     say_own_arms(loaded)
     sizes = parse_batches(batches)
     cells = [load_cell(store, loaded, cell, threads, precision) for cell in arms_to_measure(store, loaded, size)]
@@ -252,20 +253,12 @@ def routing(
     say_next(["depth", trained.name, "--sweep", loaded.name], results=results)
 
 
-def _sweep(results: Path, name: str | None) -> "tuple[Store, Sweep]":
-    from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.upstream.upstream import open_store
-
-    store = open_store(results)
-    return store, load_sweep(store, name)
-
-
 def _trained(
     results: Path, sweep: str | None, cell: str, threads: int | None, precision: InferencePrecision
 ) -> "tuple[Store, Sweep, TrainedCell]":
     from orchestrator.records.cell_names import find_cell
 
-    store, loaded = _sweep(results, sweep)
+    store, loaded = open_sweep(results, sweep)
     return store, loaded, load_cell(store, loaded, find_cell(loaded, cell), threads, precision)
 
 

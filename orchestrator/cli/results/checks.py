@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, Results, print_json, say_next
+from orchestrator.cli.options import AsJson, Results, open_results, print_json, say_next
 
 FOUND_PROBLEMS = 1
 
@@ -27,11 +27,10 @@ def fsck(
     from orchestrator.maintenance.findings import problem
     from orchestrator.maintenance.fsck import check_results
     from orchestrator.store.folder import check_exists
-    from orchestrator.store.upstream.upstream import open_store
 
     check_exists(results)
     started = time.monotonic()
-    store = open_store(results)
+    store = open_results(results)
     unreadable = [
         problem(Path(store.upstream.address, "segments", name), fault, "see there")
         for name, fault in store.fetch_checkpoints()
@@ -75,10 +74,9 @@ def doctor(
     Exit code 1 where a sweep would fail.
     """
     from orchestrator.maintenance.doctor import examine
-    from orchestrator.store.upstream.upstream import open_store
 
     lines = []
-    for line in examine(open_store(results), deep=deep):
+    for line in examine(open_results(results), deep=deep):
         lines.append(line)
         if not as_json:
             typer.echo(f"{line.level:5s}{line.name:18s}{line.found}")

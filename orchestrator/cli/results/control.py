@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mor_core.errors import MorSweepError
-from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepArgument, SweepOption, print_json, say_next
+from orchestrator.cli.options import (
+    AsJson,
+    CellsOrAll,
+    Results,
+    SweepArgument,
+    SweepOption,
+    open_results,
+    open_sweep,
+    print_json,
+    say_next,
+)
 
 if TYPE_CHECKING:
     from orchestrator.maintenance.gc import Garbage
@@ -29,13 +39,11 @@ def cancel(sweep: SweepArgument = None, results: Results = Path("results"), as_j
 
     It stops as Ctrl-C would stop it; the sweep's own command goes on later.
     """
-    from orchestrator.records.revisions import load_sweep
     from orchestrator.records.status.sweep_status import counts_text, read_status
     from orchestrator.store.drivers import ask_to_stop, running_drivers, wait_until_gone
-    from orchestrator.store.upstream.upstream import open_store
 
-    store = open_store(results)
-    name = load_sweep(store, sweep).name
+    store, loaded = open_sweep(results, sweep)
+    name = loaded.name
     drivers = running_drivers(store, name)
     stopping = [driver for driver in drivers if driver.is_local and ask_to_stop(driver)]
     for driver in stopping:
@@ -80,12 +88,9 @@ def retry(
     """
     from orchestrator.maintenance.retry import RetryRefused, apply_retry, plan_retry
     from orchestrator.records.cell_names import cell_name, find_cell
-    from orchestrator.records.revisions import load_sweep
     from orchestrator.store.folder import writing
-    from orchestrator.store.upstream.upstream import open_store
 
-    store = open_store(results)
-    loaded = load_sweep(store, sweep)
+    store, loaded = open_sweep(results, sweep)
     clearing = plan_retry(store, loaded, [find_cell(loaded, cell) for cell in cells] if cells else loaded.cells)
     if not clearing.cells:
         where = ", ".join(cells) if cells else f"sweep {loaded.name}"
@@ -131,10 +136,9 @@ def gc(
     from mor_core.units import bytes_text
     from orchestrator.maintenance.gc import GcRefused, collect, find_garbage
     from orchestrator.store.folder import check_exists, writing
-    from orchestrator.store.upstream.upstream import open_store
 
     check_exists(results)
-    store = open_store(results)
+    store = open_results(results)
     if address := store.upstream.address:
         raise GcRefused(
             f"gc deletes nothing in {address}: delete segments/<id>/ there by hand for sweeps that nobody needs; "

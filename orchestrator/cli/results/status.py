@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import AsJson, CellArgument, Results, SweepArgument, SweepOption, print_json, say_next
+from orchestrator.cli.options import (
+    AsJson,
+    CellArgument,
+    Results,
+    SweepArgument,
+    SweepOption,
+    open_results,
+    open_sweep,
+    print_json,
+    say_next,
+)
 
 if TYPE_CHECKING:
     from orchestrator.records.status.sweep_status import Status
@@ -32,11 +42,10 @@ def status(
     from orchestrator.cli.tables.listing import output_console, show
     from orchestrator.cli.tables.status import cell_lines, status_view
     from orchestrator.records.status.sweep_status import read_status
-    from orchestrator.store.upstream.upstream import open_store
 
     if as_json and (follow or cells):
         raise typer.BadParameter(f"--json prints the table once: leave {'--watch' if follow else '--cells'} out")
-    store = open_store(results)
+    store = open_results(results)
     if as_json:
         print_json("mor-sweep.runs/1", _status_data(store, sweep, every=every))
         return
@@ -122,13 +131,10 @@ def logs(
     """
     from orchestrator.records.cell_names import find_cell
     from orchestrator.records.logs import cell_lines, cell_record, follow_cell
-    from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.upstream.upstream import open_store
 
     if as_json and follow:
         raise typer.BadParameter("--json prints what is there once: leave --follow out")
-    store = open_store(results)
-    loaded = load_sweep(store, sweep)
+    store, loaded = open_sweep(results, sweep)
     recorded_cell = find_cell(loaded, cell)
     if as_json:
         print_json("mor-sweep.logs/1", cell_record(store, loaded, recorded_cell))

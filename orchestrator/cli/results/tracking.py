@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, Results, SweepArgument, print_json, say_next
+from orchestrator.cli.options import AsJson, Results, SweepArgument, opened_sweep, print_json, say_next
 from orchestrator.cli.tables.help import Verbs
 
 if TYPE_CHECKING:
@@ -38,15 +38,12 @@ def sync(
 
     What is missing there is built anew.
     """
-    from orchestrator.records.revisions import load_sweep
     from orchestrator.records.status.verified_cells import shown_lines
-    from orchestrator.store.upstream.upstream import open_store
     from orchestrator.tracking.cursor import public_uri, store_text, tracking_uri
     from orchestrator.tracking.mirror import sync as sync_sweep
     from orchestrator.tracking.server import check_answers
 
-    store = open_store(results)
-    loaded = load_sweep(store, sweep)
+    store, loaded = opened_sweep(results, sweep)
     uri = tracking_uri(store, loaded.name)
     check_answers(uri)
     if check:
@@ -125,12 +122,9 @@ def ui(
 
     Fits, figures and the report are brought there first. The page is served to this machine only, until Ctrl-C.
     """
-    from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.upstream.upstream import open_store
     from orchestrator.tracking.server import check_answers, running_server, serving
 
-    store = open_store(results)
-    loaded = load_sweep(store, sweep)
+    store, loaded = opened_sweep(results, sweep)
     name, server = loaded.name, running_server(store, loaded.name)
     if server:
         check_answers(server)

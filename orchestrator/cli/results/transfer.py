@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Results, SweepOption, say_next
+from orchestrator.cli.options import Results, SweepOption, open_results, open_sweep, say_next
 
 BUNDLE_SUFFIX = ".tar"
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -51,9 +51,8 @@ def export(
         raise typer.BadParameter("--without-checkpoints is for a bundle, whose name ends in .tar")
     from orchestrator.maintenance.bundle import BundleError
     from orchestrator.store.sweep_document import sweep_names
-    from orchestrator.store.upstream.upstream import open_store
 
-    if what in sweep_names(open_store(results)):
+    if what in sweep_names(open_results(results)):
         raise BundleError(f"{target}: {what} is a sweep, and the bundle of a sweep is a file whose name ends in .tar")
     _export_cell(what, target, sweep, results)
 
@@ -65,13 +64,12 @@ def _export_table(names: list[str], target: Path, results: Path) -> None:
     from orchestrator.records.table import parquet_bytes
     from orchestrator.records.terminal import command_line
     from orchestrator.store.folder import writing
-    from orchestrator.store.upstream.upstream import open_store
 
     if target.exists():
         raise TableError(f"{target} exists already: name a new file.")
     if not target.parent.is_dir():
         raise TableError(f"{target.parent} is not a folder: name a file in one that exists.")
-    runs = join_sweeps(open_store(results), names)
+    runs = join_sweeps(open_results(results), names)
     content = runs.write_csv().encode() if target.suffix == ".csv" else parquet_bytes(runs)
     with writing(target), replacing(target) as temporary:
         temporary.write_bytes(content)
@@ -82,11 +80,8 @@ def _export_table(names: list[str], target: Path, results: Path) -> None:
 def _export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> None:
     from orchestrator.inference.trained_cell import export_cell
     from orchestrator.records.cell_names import find_cell
-    from orchestrator.records.revisions import load_sweep
-    from orchestrator.store.upstream.upstream import open_store
 
-    store = open_store(results)
-    loaded = load_sweep(store, sweep)
+    store, loaded = open_sweep(results, sweep)
     exported = export_cell(store, loaded, find_cell(loaded, cell), folder)
     typer.echo(f"{exported.name} of sweep {loaded.name} written to {folder}", err=True)
     typer.echo(f'next, in Python: transformers.AutoModelForCausalLM.from_pretrained("{folder}")', err=True)
@@ -96,9 +91,8 @@ def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) 
     from mor_core.units import bytes_text
     from orchestrator.maintenance.bundle import export_bundle
     from orchestrator.records.terminal import command_line
-    from orchestrator.store.upstream.upstream import open_store
 
-    bundle = export_bundle(open_store(results), name, target, checkpoints=checkpoints)
+    bundle = export_bundle(open_results(results), name, target, checkpoints=checkpoints)
     omission = "" if checkpoints else " without checkpoints"
     typer.echo(
         f"{bundle.sweep}: {bundle.segments} segments{omission}, {bytes_text(bundle.num_bytes)} in {target}", err=True
@@ -117,9 +111,8 @@ def import_(
     from orchestrator.maintenance.bundle import BundleError
     from orchestrator.maintenance.bundle_import import import_bundle
     from orchestrator.store.folder import check_writable, writing
-    from orchestrator.store.upstream.upstream import open_store
 
-    store = open_store(results)
+    store = open_results(results)
     if address := store.upstream.address:
         raise BundleError(
             f"a bundle is not imported into {address}: import it into a folder, such as --results results"

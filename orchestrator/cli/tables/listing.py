@@ -5,8 +5,9 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -107,6 +108,19 @@ class Listing:
             GAP.join(f"{value:{side}{size}}" for value, (side, size) in zip(row, layout, strict=True)).rstrip()
             for row in rows
         ]
+
+
+def listing_of(
+    names: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    words: Container[str] = (),
+    spare: Mapping[str, int] = MappingProxyType({}),
+    title: str = "",
+) -> Listing:
+    """A table of columns of these names, of which those of `words` hold words; `spare` as in Column."""
+    columns = tuple(Column(name=name, is_text=name in words, spare=spare.get(name, 0)) for name in names)
+    return Listing(columns=columns, rows=tuple(map(tuple, rows)), title=title)
 
 
 def output_width() -> int:

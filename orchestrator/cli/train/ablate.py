@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mor_core.errors import Fix
-from orchestrator.cli.options import (
-    DEFAULT_PRESET,
-    AsJson,
-    options_from_dataclass,
-    print_json,
-    say_next,
-)
+from orchestrator.cli.options import DEFAULT_PRESET, AsJson, open_results, options_from_dataclass, print_json, say_next
 from orchestrator.cli.train.launch import Launch, machine_of, print_plan, run
 from orchestrator.cli.train.spending import Spending
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
@@ -95,9 +89,8 @@ def _variant_rows(spec: "SweepSpec", results: Path) -> list[dict[str, Any]]:
 
     from orchestrator.records.revisions import load_sweep
     from orchestrator.records.table import table
-    from orchestrator.store.upstream.upstream import open_store
 
-    store = open_store(results)
+    store = open_results(results)
     rows = table(store, load_sweep(store, spec.name)).filter(pl.col("arm").is_in([arm.label for arm in spec.members]))
     return rows.sort("loss", nulls_last=True).to_dicts()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Results, print_json, say
+from orchestrator.cli.options import Results, open_results, print_json, say
 from orchestrator.cli.train.objections import Objection, check, holds, needs_preparation, objections, show
 from orchestrator.cli.train.spending import HOW_MUCH, PLAN_REFUSED, Spending, allowed, ask_if_expensive, costed
 
@@ -90,9 +90,8 @@ class Launch:
     @property
     def store(self) -> "Store":
         """The results, at a place that stays where it is if the working directory changes."""
-        from orchestrator.store.upstream.upstream import open_store
 
-        return open_store(self.results.absolute())
+        return open_results(self.results.absolute())
 
 
 def check_address(executor: ExecutorName, address: str | None) -> None:
@@ -114,7 +113,6 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
     from orchestrator.planning.costs.speeds import WORTH_A_PROBE
     from orchestrator.planning.plan import plan
     from orchestrator.records.revisions import cells_leaving
-    from orchestrator.store.upstream.upstream import open_store
 
     data = find(spec.data_spec)
     planned = plan(spec, data)
@@ -128,7 +126,7 @@ def print_plan(spec: "SweepSpec", how: Launch, machine: "Throughput", spending: 
         plan_tables.print_plan(planned, cost, spending.price)
         if limited:
             say(f"note: {limited}")
-        if data is not None and (leaving := cells_leaving(open_store(how.results), planned)):
+        if data is not None and (leaving := cells_leaving(open_results(how.results), planned)):
             say(f"note: {len(leaving)} finished cells of other settings would leave the table of {planned.name}")
         show(raised)
     tip = (
@@ -273,9 +271,8 @@ def settle_name(spec: "SweepSpec", planned: "Plan", data: "DataSnapshot", result
     from mor_core.units import counted_text
     from orchestrator.planning.plan import PlanError, plan
     from orchestrator.records.revisions import cells_leaving
-    from orchestrator.store.upstream.upstream import open_store
 
-    while leaving := cells_leaving(open_store(results), planned):
+    while leaving := cells_leaving(open_results(results), planned):
         count = counted_text(len(leaving), "finished cell")
         leave = f"{count} would leave the table of `{planned.name}`, which had other settings"
         if not sys.stdin.isatty():

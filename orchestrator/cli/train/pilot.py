@@ -61,7 +61,7 @@ def pilot(
     from mor_core.data.prepare import find
     from mor_core.files import replace_text
     from orchestrator.cli.tables.listing import output_console
-    from orchestrator.cli.tables.pilot import print_pilot
+    from orchestrator.cli.tables.search import print_pilot
     from orchestrator.search.pilot import pilot_plan, read_pilot, result
     from orchestrator.search.pilot_file import document, sweep_text
     from orchestrator.store.folder import writing

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import above_zero, say
+from orchestrator.cli.options import above_zero, open_results, say
 
 if TYPE_CHECKING:
     from orchestrator.planning.costs.cost_plan import Costed
@@ -97,9 +97,8 @@ def costed(
 ) -> "Costed":
     """The cost of a plan, of which a results folder may hold segments already; what a probe does goes to stderr."""
     from orchestrator.planning.costs.cost_plan import cost_of
-    from orchestrator.store.upstream.upstream import open_store
 
-    finished = open_store(results).readable_results(segment.id for segment in planned.segments)
+    finished = open_results(results).readable_results(segment.id for segment in planned.segments)
     report = partial(typer.echo, err=True)
     return cost_of(planned, spec, finished, machine, measures=measures, is_here=is_here, report=report)
 

@@ -63,7 +63,7 @@ def tune(
     Of each arm. The same command goes on where it stopped.
     """
     from orchestrator.cli.tables.listing import output_console
-    from orchestrator.cli.tables.tuning import print_tuned
+    from orchestrator.cli.tables.search import print_tuned
     from orchestrator.search.tuning.findings import document
     from orchestrator.search.tuning.tune import first_plan, result
     from orchestrator.search.tuning.tune import tune as run_trials

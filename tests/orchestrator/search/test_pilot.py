@@ -7,7 +7,7 @@ import pytest
 
 from analysis.advice.pilot import FoundOptimum
 from analysis.statistics.answers import Estimate, Refusal
-from orchestrator.cli.tables.pilot import print_pilot
+from orchestrator.cli.tables.search import print_pilot
 from orchestrator.planning.ladder import expected_optimum
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file

@@ -1,12 +1,39 @@
-"""The best trials of a hyper-parameter search as a table on a terminal."""
+"""What a pilot and a hyper-parameter search found, as tables on a terminal."""
 
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.tuning.law import HyperparameterLaw
 from analysis.tuning.response import Response
 from mor_core.units import short_count
-from orchestrator.cli.tables.listing import Column, Listing, show
+from orchestrator.cli.tables.listing import Column, Listing, listing_of, show, show_text
 from orchestrator.records.console import Console
+from orchestrator.search.pilot import Found
+from orchestrator.search.pilot_file import (
+    ARM_HEAD,
+    ASSUMED,
+    PAIR_HEAD,
+    advice_line,
+    arm_rows,
+    pair_note,
+    pair_rows,
+    unknown_lines,
+)
 from orchestrator.search.tuning.tune import Shared, Tuned
+
+WORDS = ("arm", "arms")
+"""Columns that hold names."""
+SPARE = {"degrees of freedom": 3, "tokens/s": 2, "exponent": 1}
+"""What a narrow window leaves out, the highest first."""
+
+
+def print_pilot(findings: Found, console: Console) -> None:
+    """What is advised, the tables, and what is not known."""
+    show_text(console, advice_line(findings))
+    for head, rows in ((ARM_HEAD, arm_rows(findings)), (PAIR_HEAD, pair_rows(findings))):
+        if rows:
+            show(console, "", listing_of(head, rows, words=WORDS, spare=SPARE))
+    for line in (*([pair_note(findings.wanted)] if findings.advice else []), *unknown_lines(findings), ASSUMED):
+        show_text(console, line)
+
 
 COLUMNS = (
     Column(name="arm", is_text=True),
