@@ -118,8 +118,6 @@ class Evaluated:
 
     outcomes: dict[str, Outcome]
     """By segment id."""
-    computed: int
-    """Segments that were not published before."""
     warning: str
     """One line where MLflow could not be brought up to date; else empty."""
 
@@ -143,12 +141,12 @@ def evaluate_all(
     if not pending:
         write_tables(store, sweep.name)
         if is_current(store, sweep, tracking_uri(store, sweep.name)):
-            return Evaluated(outcomes=outcomes, computed=0, warning="")
+            return Evaluated(outcomes=outcomes, warning="")
     with holding(store.root), driving(store, sweep.name), following(store, sweep.name) as mirror:
         if pending:
             outcomes |= _run(store, sweep, request, pending, executor, report, hours)
         write_tables(store, sweep.name)
-    return Evaluated(outcomes=outcomes, computed=len(pending), warning=mirror.warning)
+    return Evaluated(outcomes=outcomes, warning=mirror.warning)
 
 
 def _run(

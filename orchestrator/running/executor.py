@@ -27,7 +27,6 @@ class Executor(Protocol):
 
         Closing the generator ends everything that it started.
         """
-        ...
 
 
 class InProcessExecutor:

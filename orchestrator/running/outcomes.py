@@ -12,7 +12,7 @@
 | preempted | the process was asked to leave | as often as the executor retries | yes |
 | error | anything else: a defect | never | yes |
 
-`RULES` is that table. A failure lives in its attempt; only a divergence is a result.
+`RULES` has what a run asks of that table. A failure lives in its attempt; only a divergence is a result.
 """
 
 from dataclasses import dataclass, replace
@@ -47,22 +47,20 @@ class Rule:
 
     retries: int
     """Further attempts at the segment within the same run."""
-    by_command: bool
-    """Whether the same command tries the segment again."""
     shared: bool
     """Whether two segments that fail alike, at the start of a run, say that all the others would too."""
 
 
 RULES = {
-    FailureClass.diverged: Rule(retries=0, by_command=False, shared=False),
-    FailureClass.oom: Rule(retries=1, by_command=True, shared=False),
-    FailureClass.data: Rule(retries=0, by_command=True, shared=True),
-    FailureClass.user: Rule(retries=0, by_command=True, shared=True),
-    FailureClass.store: Rule(retries=0, by_command=True, shared=True),
-    FailureClass.infrastructure: Rule(retries=LOST_PROCESS_RETRIES, by_command=True, shared=False),
-    FailureClass.stalled: Rule(retries=1, by_command=True, shared=False),
-    FailureClass.preempted: Rule(retries=LOST_PROCESS_RETRIES, by_command=True, shared=False),
-    FailureClass.error: Rule(retries=0, by_command=True, shared=True),
+    FailureClass.diverged: Rule(retries=0, shared=False),
+    FailureClass.oom: Rule(retries=1, shared=False),
+    FailureClass.data: Rule(retries=0, shared=True),
+    FailureClass.user: Rule(retries=0, shared=True),
+    FailureClass.store: Rule(retries=0, shared=True),
+    FailureClass.infrastructure: Rule(retries=LOST_PROCESS_RETRIES, shared=False),
+    FailureClass.stalled: Rule(retries=1, shared=False),
+    FailureClass.preempted: Rule(retries=LOST_PROCESS_RETRIES, shared=False),
+    FailureClass.error: Rule(retries=0, shared=True),
 }
 
 

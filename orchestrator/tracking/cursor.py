@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import polars as pl
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, file_sha256, read_json_object, replace_text
@@ -42,11 +43,14 @@ _OR_UNSET = f", or unset {VARIABLE} to use the store in the sweep's own folder"
 MOST_SEGMENTS = 60
 """Of a chain that a tag shows, its last: MLflow refuses tags of more than a few thousand characters."""
 
+_STRICT = ConfigDict(strict=True)
+
 
 class TrackingUriError(UserError):
     """MLFLOW_TRACKING_URI names no store that MLflow could use; the message names it without its password."""
 
 
+@with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class SentRun:
     """What has been sent of one cell."""
@@ -61,6 +65,7 @@ class SentRun:
     """Of those rows."""
 
 
+@with_config(_STRICT)
 @dataclass(kw_only=True)
 class Cursor:
     """What has been sent of a sweep to one MLflow store."""
@@ -74,7 +79,11 @@ class Cursor:
     summary: str = ""
     """The run that holds them; empty where there is none."""
     database: str = ""
-    """`database_state` of an SQLite store after the last whole pass; empty for any other store."""
+    """`database_state` of an SQLite store after the last whole pass; empty for any other store. Absent in what earlier
+    versions wrote: MLflow is then asked once."""
+
+
+_CURSOR = TypeAdapter(Cursor)
 
 
 def tracking_uri(store: Store, name: str) -> str:
@@ -160,26 +169,9 @@ def store_text(uri: str) -> str:
 def read_cursor(store: Store, name: str, uri: str) -> Cursor:
     """What has been sent to this tracking URI; an empty cursor where that is not known."""
     try:
-        return _cursor(_read(_path(store, name))[public_uri(uri)])
-    except (KeyError, TypeError, AttributeError):
+        return _CURSOR.validate_python(_read(_path(store, name)).get(public_uri(uri), {}))
+    except ValidationError:
         return Cursor()
-
-
-def _cursor(data: dict[str, Any]) -> Cursor:
-    """Raises KeyError, TypeError or AttributeError for what this program did not write."""
-    runs = {cell_id: SentRun(**sent) for cell_id, sent in data["runs"].items()}
-    cursor = Cursor(
-        experiment_id=data["experiment_id"],
-        runs=runs,
-        files=data["files"],
-        summary=data.get("summary", ""),
-        database=data.get("database", ""),  # Absent in what earlier versions wrote: MLflow is then asked once.
-    )
-    texts = [cursor.experiment_id, cursor.files, cursor.summary, cursor.database]
-    texts += [text for run in runs.values() for text in (run.run_id, run.state, run.rows_sha256)]
-    if not all(isinstance(text, str) for text in texts) or not all(isinstance(run.rows, int) for run in runs.values()):
-        raise TypeError("a cursor holds text, and whole numbers of rows")
-    return cursor
 
 
 def write_cursor(store: Store, name: str, uri: str, cursor: Cursor) -> None:

@@ -174,28 +174,11 @@ def free_port(port: int | None) -> int:
     fix = Fix(setting="port", value=str(port))
     if port in REFUSED_PORTS:
         raise UiError(f"browsers refuse to open this port; choose another, such as {USUAL_PORT}", fix=fix)
-    if port is None:
-        return USUAL_PORT if _is_free(USUAL_PORT) else _any_port()
-    if not _is_free(port):
-        raise UiError("this port is taken; choose another, or none for a free one", fix=fix)
-    return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def _any_port() -> int:
-    """One that the operating system gives; it draws from far above the refused ones."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+    # For 0 the operating system gives one; it draws from far above the refused ones.
+    for candidate in (USUAL_PORT, 0) if port is None else (port,):
+        with contextlib.suppress(OSError), socket.create_server((HOST, candidate)) as probe:
+            return probe.getsockname()[1]
+    raise UiError("this port is taken; choose another, or none for a free one", fix=fix)
 
 
 def _start(uri: str, port: int, folder: Path) -> subprocess.Popen[bytes]:

@@ -157,8 +157,8 @@ def _print_markdown(text: str) -> None:
 
 def _listing(table: str) -> "Listing":
     """A Markdown table that fits the window."""
-    from orchestrator.cli.tables.listing import Column, Listing
+    from orchestrator.cli.tables.listing import listing_of
 
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
-    columns = tuple(Column(name=name, is_text=True, spare=int(name.startswith(SPARE))) for name in head)
-    return Listing(columns=columns, rows=tuple(map(tuple, rows)))
+    spare = {name: int(name.startswith(SPARE)) for name in head}
+    return listing_of(head, rows, words=head, spare=spare)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mor_core.units import amount_text, bytes_text, counted_text, duration_text, money_text, short_budget, short_power
-from orchestrator.cli.tables.listing import Column, Listing
+from orchestrator.cli.tables.listing import Column, Listing, listing_of
 from orchestrator.planning.costs.estimate import LIBRARY_BYTES, MOST_EVALUATION_PERCENT, CellCost, Estimate
 from orchestrator.planning.costs.gpu_shares import share_text
 from orchestrator.planning.plan import Plan
@@ -112,10 +112,6 @@ def cost_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Li
     money = [] if price is None else ["money"]
     shared = ["GPU"] if estimate.sharing else []
     names = ("arm", "size", "budget", *(["seed"] if seeds else []), "hours", "alone", *money, *shared)
-    columns = tuple(
-        Column(name=name, is_text=name in ("arm", "size", "speed"), spare=SPARE.get(name, 0))
-        for name in (*names, "memory", "disk", "speed")
-    )
     rows: list[tuple[str, ...]] = []
     previous = None
     for cell, cost in zip(plan.cells, estimate.cells, strict=True):
@@ -127,7 +123,7 @@ def cost_table(plan: Plan, estimate: Estimate, price: float | None = None) -> Li
         row += [share_text(cost.devices)] if shared else []
         row += [bytes_text(cost.memory_bytes), bytes_text(cost.disk_bytes), str(cost.basis)]
         rows.append(tuple(row))
-    return Listing(columns=columns, rows=tuple(rows))
+    return listing_of((*names, "memory", "disk", "speed"), rows, words=("arm", "size", "speed"), spare=SPARE)
 
 
 def _checkpoints_text(plan: Plan) -> str:

@@ -46,38 +46,33 @@ def first_paragraph(text: str) -> str:
     return " ".join(inspect.cleandoc(text).split("\n\n")[0].split())
 
 
-class _Verb(TyperCommand):
-    """A verb, its options by panel."""
+class _InPanels:
+    """What a verb and a group of verbs have in common: their help, by panel."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Laid out on a terminal, plain elsewhere."""
+        if sys.stdout.isatty():
+            _print_panels(self, ctx)
+        else:
+            super().format_help(ctx, formatter)  # type: ignore[misc]  # Of the class that it is laid over.
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, verbs, the named panels, and the other options."""
+        for heading, rows in panels_of(self, ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+class _Verb(_InPanels, TyperCommand):
+    """A verb."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """`mor-sweep logs [OPTIONS] CELL`: without braces around what has to be there."""
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Laid out on a terminal, plain elsewhere."""
-        if sys.stdout.isatty():
-            _print_panels(self, ctx)
-        else:
-            super().format_help(ctx, formatter)
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, the named panels, and the other options."""
-        _write_panels(self, ctx, formatter)
-
-
-class _Group(TyperGroup):
+class _Group(_InPanels, TyperGroup):
     """Verbs by panel."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Laid out on a terminal, plain elsewhere."""
-        if sys.stdout.isatty():
-            _print_panels(self, ctx)
-        else:
-            super().format_help(ctx, formatter)
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """The verbs, and the options of the group."""
-        _write_panels(self, ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Without a verb the help is the answer."""
@@ -116,12 +111,6 @@ def _with_plain_type(name: str) -> str:
 
 def _plain_type(kind: str) -> str:
     return kind if "|" in kind else TYPES.get(kind, kind.upper())
-
-
-def _write_panels(command: Any, ctx: Any, formatter: Any) -> None:
-    for heading, rows in panels_of(command, ctx).items():
-        with formatter.section(heading):
-            formatter.write_dl(rows)
 
 
 def _print_panels(command: Any, ctx: Any) -> None:

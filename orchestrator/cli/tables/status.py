@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.text import Text
 
 from mor_core.units import budget_text, count_text, counted_text
-from orchestrator.cli.tables.listing import Column, Listing
+from orchestrator.cli.tables.listing import Column, Listing, listing_of
 from orchestrator.records.status.states import CellState
 from orchestrator.records.status.sweep_status import Status, counted, counts_text, is_running, state_text, work_text
 from orchestrator.records.terminal import command_line, printable_label
@@ -87,8 +87,7 @@ def summary_table(status: Status) -> Listing:
         best = ("", "") if part.best is None else (_number(part.best.loss, 4), part.best.size)
         rows.append((part.arm, part.budget, str(part.states.total()), *counts, *best))
     names = ("arm", "budget", "cells", *shown, "best loss", "at size")
-    columns = tuple(Column(name=name, is_text=name in ("arm", "at size")) for name in names)
-    return Listing(columns=columns, rows=tuple(rows), title=_title(status))
+    return listing_of(names, rows, words=("arm", "at size"), title=_title(status))
 
 
 def summary_lines(status: Status, results: Path) -> Iterator[str]:

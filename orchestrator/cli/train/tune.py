@@ -108,7 +108,6 @@ def _tuning(flags: SweepFlags, space: "SearchSpace", trials: int, multiples: str
         file=file,
         name=flags.name or f"tune-{spec.name}",
         rungs=rungs_of(spec, items_of(flags.sizes), space, tokens_per_param),
-        space=space,
         trials=trials,
         seeds=tuple(whole),
         multiples=tuple(sorted({1.0, *_numbers("--multiples", multiples)})),

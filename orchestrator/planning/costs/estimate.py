@@ -249,31 +249,15 @@ def _cell_costs(
 
 def _by_column(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Cells that could share a trunk: they differ in their budget only, and are no cosines."""
-    return _grouped(cells, [(cell.arm, cell.size, cell.seed, cell.train.cosine_steps) for cell in cells])
-
-
-def _grouped(cells: Sequence[Cell], keys: Sequence[object]) -> list[list[Cell]]:
-    groups: dict[object, list[Cell]] = defaultdict(list)
-    for key, cell in zip(keys, cells, strict=True):
-        groups[key].append(cell)
-    return list(groups.values())
-
-
-def _stops(members: Sequence[Cell]) -> set[int]:
-    return {cell.decay_start for cell in members}
-
-
-def _branches(members: Sequence[Cell]) -> set[tuple[int, int]]:
-    return {(cell.decay_start, cell.steps) for cell in members}
-
-
-def _cooldowns(members: Sequence[Cell]) -> set[tuple[int, int]]:
-    return {(start, stop) for start, stop in _branches(members) if start < stop}
+    columns: dict[object, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        columns[cell.arm, cell.size, cell.seed, cell.train.cosine_steps].append(cell)
+    return list(columns.values())
 
 
 def _trunk_flops(members: Sequence[Cell]) -> int:
     """One trunk up to its last branch, and each cooldown once; rounded part by part, as segments are."""
     model, batch_size = members[0].model, members[0].train.batch_size
-
-    parts = [*pairwise([0, *sorted(_stops(members))]), *_cooldowns(members)]
-    return sum(flops_between(model, batch_size, start, stop) for start, stop in parts)
+    stops = sorted({cell.decay_start for cell in members})
+    cooldowns = {(cell.decay_start, cell.steps) for cell in members if cell.decay_start < cell.steps}
+    return sum(flops_between(model, batch_size, start, stop) for start, stop in (*pairwise([0, *stops]), *cooldowns))

@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -119,28 +120,35 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         raise SpecError(f"{source} is nested too deeply: expected a table or two, one in the other") from None
 
 
+def _shipped(folder: Traversable, prefix: str = "") -> dict[str, Traversable]:
+    """By name, the TOML files of a folder of this program."""
+    files = [file for file in folder.iterdir() if file.name.startswith(prefix) and file.name.endswith(".toml")]
+    return {file.name.removeprefix(prefix).removesuffix(".toml"): file for file in files}
+
+
+def _text(name: str, shipped: Mapping[str, Traversable], noun: str, setting: str) -> str:
+    """Of a shipped file by its name, or of the user's by its path. Raises SpecError."""
+    fix = Fix(setting=setting)
+    if not is_path(name):
+        if name not in shipped:
+            raise SpecError(f"{name!r} is no shipped {noun}: {did_you_mean(name, sorted(shipped))}", fix=fix)
+        return shipped[name].read_text(encoding="utf-8")
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = why_unreadable(error)
+        raise SpecError(f"{name} cannot be read ({reason}): expected a TOML file or a name", fix=fix) from None
+
+
 def preset_names(study: str = "isoflop") -> list[str]:
     """The shipped sweeps of a study: sweeps/STUDY_NAME.toml."""
-    names = [entry.name for entry in resources.files("sweeps").iterdir()]
-    return sorted(name[len(study) + 1 : -len(".toml")] for name in names if name.startswith(f"{study}_"))
+    return sorted(_shipped(resources.files("sweeps"), f"{study}_"))
 
 
 def sweep_text(preset: str, study: str = "isoflop") -> tuple[str, str]:
     """What to call a sweep file, shipped or by its path, and its text. Raises SpecError."""
-    if is_path(preset):
-        try:
-            return preset, Path(preset).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(
-                f"{preset} cannot be read ({why_unreadable(error)}): expected a TOML file or a name",
-                fix=Fix(setting="preset"),
-            ) from None
-    if preset not in preset_names(study):
-        raise SpecError(
-            f"{preset!r} is no shipped sweep: {did_you_mean(preset, preset_names(study))}", fix=Fix(setting="preset")
-        )
-    name = f"{study}_{preset}.toml"
-    return f"sweeps/{name}", (resources.files("sweeps") / name).read_text(encoding="utf-8")
+    text = _text(preset, _shipped(resources.files("sweeps"), f"{study}_"), "sweep", "preset")
+    return preset if is_path(preset) else f"sweeps/{study}_{preset}.toml", text
 
 
 def own_text(preset: str, name: str) -> str:
@@ -214,14 +222,10 @@ KEYS = ("learning_rate", "batch_law")
 """Of [train]: what a recipe may hold."""
 
 
-def recipe_names() -> list[str]:
-    """The recipes that ship: sweeps/recipes/NAME.toml."""
-    return sorted(entry.name.removesuffix(".toml") for entry in (resources.files("sweeps") / "recipes").iterdir())
-
-
 def recipe_overrides(recipe: str, flag: str = "recipe") -> list[Override]:
     """What a recipe, by name or path, changes in a sweep file, where errors call it `flag`. Raises SpecError."""
-    document = parse_toml(_text(recipe), f"{flag}: {recipe}")
+    shipped = _shipped(resources.files("sweeps") / "recipes")
+    document = parse_toml(_text(recipe, shipped, "recipe", "recipe"), f"{flag}: {recipe}")
     laws = document.get("train", {})
     unknown = [*(f"[{key}]" for key in document if key != "train"), *(key for key in laws if key not in KEYS)]
     if unknown or not laws:
@@ -236,19 +240,3 @@ def recipe_overrides(recipe: str, flag: str = "recipe") -> list[Override]:
             overrides.append(Override(flag=flag, path=("train", key), value=laws[key]))
             overrides.append(Override(flag=flag, path=("train", replaced), value=None))
     return overrides
-
-
-def _text(recipe: str) -> str:
-    if is_path(recipe):
-        try:
-            return Path(recipe).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(
-                f"{recipe} cannot be read ({why_unreadable(error)}): expected a TOML file or a name",
-                fix=Fix(setting="recipe"),
-            ) from None
-    if recipe not in recipe_names():
-        raise SpecError(
-            f"{recipe!r} is no shipped recipe: {did_you_mean(recipe, recipe_names())}", fix=Fix(setting="recipe")
-        )
-    return (resources.files("sweeps") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")

@@ -89,12 +89,6 @@ class RayExecutor:
             check_feasible(run.request, _nodes(ray), self._name)
             yield from run.events(Schedule(segments, published, self.canaries))
 
-    def parallel_segments(self) -> int:
-        """How many segments the cluster at `address` holds at a time. Raises ClusterUnreachable and Infeasible."""
-        with self._connected() as ray:
-            check_feasible(self._request(ray), _nodes(ray), self._name)
-            return parallel_segments(self._request(ray), _nodes(ray))
-
     def nodes(self) -> list[Node]:
         """The machines of the cluster, of which one at least holds a segment. Raises ClusterUnreachable and
         Infeasible."""

@@ -24,7 +24,6 @@ from orchestrator.search.tuning.trials import (
     BATCH_SIZE,
     LEARNING_RATE,
     Rung,
-    SearchSpace,
     TriedRung,
     trial_cells,
     tried,
@@ -52,9 +51,7 @@ class Tuning:
     name: str
     """Of the sweep that holds the trials."""
     rungs: tuple[Rung, ...]
-    """Where."""
-    space: SearchSpace
-    """What."""
+    """Where, and what is varied there."""
     trials: int
     """Settings per rung."""
     seeds: tuple[int, ...]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mor_core.data.prepare import prepare
+from orchestrator.planning.costs.machine import Request, parallel_segments
 from orchestrator.planning.plan import plan
 from orchestrator.planning.spec.sweep_file import Override
 from orchestrator.planning.spec.sweep_spec import load_spec
@@ -43,9 +44,9 @@ def preset(folder: Path, execution: str) -> tuple[str, ...]:
 @pytest.mark.slow
 @pytest.mark.faults("F15")
 def test_a_share_of_a_gpu_is_what_each_task_takes_and_what_the_cluster_is_filled_by(two_gpus: Any, toy: ToySweep):
-    assert RayExecutor(workers=1, address=two_gpus.address).parallel_segments() == 2
     executor = RayExecutor(workers=1, address=two_gpus.address, gpus_per_segment=0.5)
-    assert executor.parallel_segments() == 4
+    assert parallel_segments(Request(gpus=1.0), executor.nodes()) == 2
+    assert parallel_segments(Request(gpus=0.5), executor.nodes()) == 4
     spec = load_spec(str(TOY_PRESET), [Override(flag="--data", path=("data", "corpus"), value=str(toy.text))])
     data = prepare(spec.data_spec, toy.cache)
     segments = plan(spec, data).segments

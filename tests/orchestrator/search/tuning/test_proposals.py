@@ -1,5 +1,6 @@
 """What `tune` asks for: settings inside their ranges, never twice, and cells like any other."""
 
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,15 @@ from hypothesis import strategies as st
 
 from analysis.tuning.response import Trial
 from orchestrator.planning.plan import plan, plan_of_cells
-from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file, recipe_names, recipe_overrides
+from orchestrator.planning.spec.sweep_file import Override, SpecError, read_sweep_file, recipe_overrides
 from orchestrator.planning.spec.sweep_spec import load_spec, parse_spec
 from orchestrator.search.tuning.proposals import propose
 from orchestrator.search.tuning.trials import Range, SearchSpace, rungs_of, trial_cells, tried, tune_spec
 from tests.helpers.made_up_data import MADE_UP_DATA
 from tests.helpers.paths import SMALL_PRESET
+
+RECIPES = sorted(path.stem for path in Path(str(resources.files("sweeps"))).glob("recipes/*.toml"))
+"""Those that ship."""
 
 RATE = {"learning_rate": Range(low=1e-3, high=1e-1)}
 BOTH = RATE | {"batch_size": Range(low=4, high=16, choices=(4, 8, 16))}
@@ -118,13 +122,13 @@ def test_a_recipe_lays_its_laws_over_a_sweep(small: Path, tmp_path: Path):
     assert len(set(batches.values())) > 1
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", RECIPES)
 def test_shipped_recipes_give_rates_and_batches_that_a_large_model_can_use(name: str):
     spec = load_spec("paper", recipe_overrides(name))
     for cell in plan(spec, None).cells:
         assert 1e-4 < cell.train.peak_learning_rate < 1e-2
         assert 16 <= cell.train.batch_size <= 2048
-    assert {"step-law", "porian"} <= set(recipe_names())
+    assert {"step-law", "porian"} <= set(RECIPES)
 
 
 @pytest.mark.parametrize(
