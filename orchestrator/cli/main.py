@@ -14,7 +14,7 @@ import typer
 
 from mor_core.errors import MorSweepError, Refused, Unreachable, UserError
 from orchestrator.cli import config, data
-from orchestrator.cli.fits import advice, backtest, fit, forecast, plot, report, suggest
+from orchestrator.cli.fits import advice, fit, forecast, plot, report, suggest
 from orchestrator.cli.inference import evaluate, text
 from orchestrator.cli.options import fix_in_flags
 from orchestrator.cli.results import checks, control, status, tracking, transfer
@@ -67,7 +67,7 @@ PANELS: dict[str, dict[str, tuple[Callable[..., Any] | Verbs, str]]] = {
         "compare": (advice.compare, "mor-sweep compare isoflop-cpu"),
         "predict": (advice.predict, "mor-sweep predict isoflop-cpu --budget 1e12"),
         "forecast": (forecast.forecast, "mor-sweep forecast isoflop-cpu --budget 4e11"),
-        "backtest": (backtest.backtest, "mor-sweep backtest --table runs.csv"),
+        "backtest": (forecast.backtest, "mor-sweep backtest --table runs.csv"),
         "lifetime": (advice.lifetime, "mor-sweep lifetime --target-loss 3.9 --served-tokens 1e9"),
         "plot": (plot.plot, "mor-sweep plot frontier isoflop-cpu"),
     },

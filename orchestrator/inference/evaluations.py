@@ -1,27 +1,36 @@
-"""Measure trained cells on tasks or texts. Each pair of the two is a segment, computed only where it is missing."""
+"""Measure trained cells on tasks or texts: which cells, on what, by which rule.
+
+Each pair is a segment, computed only where it is missing.
+"""
 
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.runs.losses import NATS_PER_TOKEN
+from analysis.runs.losses import NATS_PER_TOKEN, text_name
+from mor_core.config.model import CausalRule, ExpertChoice
 from mor_core.data.remote import origin_of
+from mor_core.data.snapshot import TOKENIZER_FILE
+from mor_core.data.tokens.text_tokens import read_tokens, tokens_sha256
+from mor_core.errors import UserError
+from mor_core.interop.tasks import read_task
 from orchestrator.inference.trained_cell import (
     NotTrained,
     cells_of_family,
+    data_of,
     family_model,
     finished_weights,
     weights_id,
 )
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.limits import NO_LIMIT, HourLimit
-from orchestrator.planning.identity import Evaluation, Segment, evaluate_segment, evaluation_id
+from orchestrator.planning.identity import Evaluation, Segment, TaskEvaluation, evaluate_segment, evaluation_id
 from orchestrator.planning.spec.sections import ExecutionSection
 from orchestrator.records.cell_names import cell_name
-from orchestrator.records.revisions import Sweep
+from orchestrator.records.revisions import Sweep, plans_locked
 from orchestrator.records.table import write_tables
 from orchestrator.running.executor import Executor
 from orchestrator.running.outcomes import Outcome, published_outcome
@@ -31,14 +40,22 @@ from orchestrator.store.drivers import driving
 from orchestrator.store.folder import holding
 from orchestrator.store.published import PublishedScore, PublishedTextLoss, read_spec
 from orchestrator.store.store import Store
+from orchestrator.store.sweep_document import SweepText, sweep_texts, write_sweep_texts
 from orchestrator.tracking.cursor import is_current, tracking_uri
 from orchestrator.tracking.process import following
 
 MEASURING = ExecutionSection(checkpoint_every_steps=1)
 """How cells are measured: that keeps no checkpoints."""
 
+MEASURES = 2
+"""What is measured of a task today (`TaskEvaluation.measures`)."""
+
 PROGRESS_SECONDS = 10.0
 """Between two lines about how far segments are."""
+
+
+class OtherText(UserError):
+    """A name that the sweep has for another text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +127,75 @@ def first_trained(store: Store, sweep: Sweep, cells: Sequence[Cell]) -> str:
     if segment_id is None:
         raise NotTrained(f"no cell of sweep {sweep.name} is trained: `mor-sweep status` shows what is")
     return segment_id
+
+
+def ask_tasks(
+    store: Store,
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    tasks: Sequence[str],
+    task_folder: Path,
+    *,
+    limit: int | None,
+    rule: CausalRule,
+) -> Asked:
+    """The segments that score cells on tasks; without cells all of the sweep's that have weights here.
+
+    Raises NotTrained, and TaskError for a task that cannot be read.
+    """
+    read = {name: read_task(name, task_folder, limit) for name in tasks}
+    planned = {
+        name: TaskEvaluation(
+            task=name, fingerprint=task.fingerprint(), limit=limit, rule="threshold", measures=MEASURES
+        )
+        for name, task in read.items()
+    }
+
+    def evaluations(cell: Cell) -> dict[str, TaskEvaluation]:
+        own_rule: CausalRule = rule if isinstance(cell.model.routing, ExpertChoice) else "threshold"
+        return {name: replace(evaluation, rule=own_rule) for name, evaluation in planned.items()}
+
+    pairs, left_out = paired(store, sweep, cells, evaluations)
+    return Asked(
+        kind="task",
+        pairs=pairs,
+        left_out=left_out,
+        data_folder=data_of(store, first_trained(store, sweep, cells)).folder,
+        task_folder=task_folder.absolute(),
+    )
+
+
+def ask_text(store: Store, sweep: Sweep, cells: Sequence[Cell], name: str, path: Path) -> Asked:
+    """The segments that measure cells on a text; without cells all of the sweep's that have weights here. The sweep
+    knows the text by this name from now on.
+
+    Raises NotTrained, LossError for a name that is none, DataError for a text that cannot be read or has nothing to
+    predict, and OtherText where cells of the sweep were measured on another text of that name.
+    """
+    text_name(name)
+    weights = first_trained(store, sweep, cells)
+    data, model = data_of(store, weights), read_spec(store.published(weights).spec).trunk.model
+    tokens = read_tokens(path, data.folder / TOKENIZER_FILE, model.vocab_size)
+    text = SweepText(sha256=tokens_sha256(tokens), tokens=len(tokens) - 1, file=str(path))
+    pairs, left_out = paired(store, sweep, cells, lambda _: {name: text.evaluation})
+    _name_text(store, sweep, name, text)
+    return Asked(kind="text", pairs=pairs, left_out=left_out, data_folder=data.folder, text_file=path.absolute())
+
+
+def _name_text(store: Store, sweep: Sweep, name: str, text: SweepText) -> None:
+    """Record what the sweep calls a text. A name under which nothing was measured is free. Raises OtherText."""
+    with plans_locked(store, sweep.name):
+        texts = sweep_texts(store, sweep.name)
+        entry = texts.get(name)
+        if entry is not None and entry.sha256 == text.sha256:
+            return
+        if entry is not None and any(store.is_done(entry.segment_id(weights_id(sweep, cell))) for cell in sweep.cells):
+            raise OtherText(
+                f"text {name!r} of sweep {sweep.name} is another one ({entry.file}, {entry.tokens:,} tokens, "
+                f"{entry.sha256[:12]}) than {text.file} ({text.tokens:,} tokens, {text.sha256[:12]}): give this one "
+                "another name"
+            )
+        write_sweep_texts(store, sweep.name, texts | {name: text})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.fits.serving_flags import Memory, arms_served, demand_of
 from orchestrator.cli.fits.study import (
     BOTH,
     CAUSAL,
     FIT_REFUSED,
     TOP_K,
+    Memory,
     Other,
     Runs,
     Tied,
+    arms_served,
     compared,
+    demand_of,
     fit_of,
     flops_of,
     say_next_of,

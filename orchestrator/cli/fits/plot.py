@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.figures import Look, write_figure_data
-from orchestrator.cli.fits.serving_flags import Memory
 from orchestrator.cli.fits.study import (
     CAUSAL,
     FigureRuns,
+    Memory,
     Other,
     Pinned,
     SweepName,
@@ -135,7 +135,7 @@ def lifetime(
 
     All at one loss.
     """
-    serving = asdict(memory) | {"per": memory.per.value, "served_tokens": served_tokens or 0.0}
+    serving = asdict(memory) | {"served_tokens": served_tokens or 0.0}
     _draw("lifetime", source, look, loss=loss, target_loss=target_loss, tied=tied, **serving)
 
 

@@ -17,7 +17,7 @@ from orchestrator.cli.inference.text import (
     show_rows,
 )
 from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, opened_sweep, print_json, say_next
-from orchestrator.cli.train.launch import ExecutorChoice, ExecutorName, Launch, RayAddress, machine_of
+from orchestrator.cli.train.launch import ExecutorChoice, Launch, RayAddress, machine_of
 from orchestrator.cli.train.spending import MaxHours
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def evaluate(
     text: MeasuredText = None,
     sweep: SweepOption = None,
     results: Results = Path("results"),
-    rule: RuleChoice = Rule.threshold,
-    executor: ExecutorChoice = ExecutorName.ray,
+    rule: RuleChoice = "threshold",
+    executor: ExecutorChoice = "ray",
     address: RayAddress = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time; one a GPU, else one a core.")] = None,
     threads: Threads = None,
@@ -92,7 +92,7 @@ def evaluate(
     if request.left_out:
         typer.echo(f"left out, not finished or without weights: {', '.join(request.left_out)}", err=True)
     hours = _hours(how, max_hours)
-    chosen = chosen_executor(executor.value, this_machine(workers, MEASURING).workers, address, MEASURING)
+    chosen = chosen_executor(executor, this_machine(workers, MEASURING).workers, address, MEASURING)
     measured = evaluate_all(store, loaded, request, chosen, _say, hours=hours)
     if measured.warning:
         typer.echo(measured.warning, err=True)
@@ -132,7 +132,7 @@ def _asked_tasks(
 ) -> "Asked":
     """What the flags mean. Raises NoSuchCell, NotTrained and TaskError."""
     from mor_core.interop.tasks import PACKAGE, TASKS, TaskError
-    from orchestrator.inference.tasks import ask_tasks
+    from orchestrator.inference.evaluations import ask_tasks
 
     if task_files is None:
         raise TaskError(
@@ -141,14 +141,14 @@ def _asked_tasks(
         )
     names = list(TASKS) if tasks == ALL else [name.strip() for name in tasks.split(",")]
     distinct, chosen_cells = list(dict.fromkeys(names)), _cells_named(sweep, cells)
-    return ask_tasks(store, sweep, chosen_cells, distinct, task_files, limit=limit, rule=rule.value)
+    return ask_tasks(store, sweep, chosen_cells, distinct, task_files, limit=limit, rule=rule)
 
 
 def _asked_text(store: "Store", sweep: "Sweep", cells: list[str], name: str, path: Path, rule: Rule) -> "Asked":
     """What --text NAME=FILE means. Raises NoSuchCell and what `ask_text` raises."""
-    from orchestrator.inference.texts import ask_text
+    from orchestrator.inference.evaluations import ask_text
 
-    if rule is not Rule.threshold:
+    if rule != "threshold":
         raise typer.BadParameter(f"text:{name} is measured under the rule of `loss`: leave --rule out, or the name")
     return ask_text(store, sweep, _cells_named(sweep, cells), name, path)
 

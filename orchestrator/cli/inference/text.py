@@ -2,9 +2,8 @@
 
 import sys
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -51,19 +50,11 @@ SPARE = (
 """Columns that a narrow window leaves out, the last first."""
 
 
-class Rule(StrEnum):
-    """How expert-choice tokens go on."""
+Rule = Literal["threshold", "half"]
+"""How expert-choice tokens go on."""
 
-    threshold = "threshold"
-    half = "half"
-
-
-class InferencePrecision(StrEnum):
-    """What a cell computes in."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
+InferencePrecision = Literal["fp32", "bf16"]
+"""What a cell computes in."""
 
 RuleChoice = Annotated[
     Rule, typer.Option(help="When expert-choice tokens go on: calibrated threshold, or sigmoid 0.5.")
@@ -89,8 +80,8 @@ def generate(
     depth: Annotated[
         int | None, typer.Option(help="The deepest recursion of any token; the model's by default.")
     ] = None,
-    rule: RuleChoice = Rule.threshold,
-    precision: PrecisionChoice = InferencePrecision.fp32,
+    rule: RuleChoice = "threshold",
+    precision: PrecisionChoice = "fp32",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -101,7 +92,7 @@ def generate(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     _, loaded, trained = _trained(results, sweep, cell, threads, precision)
     generation = Generation()
-    for number, piece in enumerate(generation.of(generate_text(trained, prompt, sampling, tokens, rule.value, depth))):
+    for number, piece in enumerate(generation.of(generate_text(trained, prompt, sampling, tokens, rule, depth))):
         # The prompt comes with the first piece: a request that is refused prints nothing.
         if not as_json:
             typer.echo(piece.text if number else prompt + piece.text, nl=False)
@@ -132,8 +123,8 @@ def throughput(
         float | None, typer.Option(help="Sequences in memory per place in a batch; 2, and 3 on a GPU.", min=1.0)
     ] = None,
     rounds: Annotated[int, typer.Option(help="Timed repetitions.", min=1)] = 3,
-    rule: RuleChoice = Rule.threshold,
-    precision: PrecisionChoice = InferencePrecision.fp32,
+    rule: RuleChoice = "threshold",
+    precision: PrecisionChoice = "fp32",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -163,7 +154,7 @@ def throughput(
         mean_length=mean_length or default_mean_length(cells),
         rounds=rounds,
         in_flight=in_flight,
-        rule=rule.value,
+        rule=rule,
     )
     budget = kv_budget or default_kv_budget(cells[0], load)
     speeds = with_losses(store, cells, measure(cells, sizes, load, budget, progress))
@@ -184,8 +175,8 @@ def depth(
     sweep: SweepOption = None,
     results: Results = Path("results"),
     sequences: Annotated[int, typer.Option(help="Validation sequences.", min=1)] = 64,
-    rule: RuleChoice = Rule.threshold,
-    precision: PrecisionChoice = InferencePrecision.fp32,
+    rule: RuleChoice = "threshold",
+    precision: PrecisionChoice = "fp32",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -199,7 +190,7 @@ def depth(
     from orchestrator.inference.depth import losses_by_depth
 
     store, loaded, trained = _trained(results, sweep, cell, threads, precision)
-    rows = [asdict(row) for row in losses_by_depth(trained, sequences, rule.value, progress)]
+    rows = [asdict(row) for row in losses_by_depth(trained, sequences, rule, progress)]
     path = figure_paths(store, loaded.name, figure_name("depth", trained))
     plot_depth(pl.DataFrame(rows), trained.name, path)
     if as_json:
@@ -218,8 +209,8 @@ def routing(
         typer.Option(help="A text file to colour; validation text by default.", exists=True, dir_okay=False),
     ] = None,
     sequences: Annotated[int, typer.Option(help="Validation sequences for the tables.", min=1)] = 64,
-    rule: RuleChoice = Rule.threshold,
-    precision: PrecisionChoice = InferencePrecision.fp32,
+    rule: RuleChoice = "threshold",
+    precision: PrecisionChoice = "fp32",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -233,8 +224,8 @@ def routing(
 
     passage = None if text is None else text.read_text(encoding="utf-8", errors="replace")
     store, loaded, trained = _trained(results, sweep, cell, threads, precision)
-    seen = view.seen_validation(trained, sequences, rule.value, progress) if passage is None else []
-    seen = seen if passage is None else view.seen_text(trained, passage, rule.value)
+    seen = view.seen_validation(trained, sequences, rule, progress) if passage is None else []
+    seen = seen if passage is None else view.seen_text(trained, passage, rule)
     frame = view.frame_of(seen)
     classes, positions = view.by_class(frame), view.by_position(frame)
     path = figure_paths(store, loaded.name, figure_name("routing", trained))
@@ -267,7 +258,7 @@ def load_cell(
     sweep: "Sweep",
     cell: Any,
     threads: int | None,
-    precision: InferencePrecision = InferencePrecision.fp32,
+    precision: InferencePrecision = "fp32",
 ) -> "TrainedCell":
     """A trained cell for inference on so many threads. Raises NotTrained and CheckpointError."""
     import torch
@@ -276,7 +267,7 @@ def load_cell(
 
     if threads:
         torch.set_num_threads(threads)
-    return load_trained_cell(store, sweep, cell, precision.value)
+    return load_trained_cell(store, sweep, cell, precision)
 
 
 def say_own_arms(sweep: "Sweep") -> None:

@@ -3,9 +3,8 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,12 +23,8 @@ if TYPE_CHECKING:
     from orchestrator.store.store import Store
 
 
-class ExecutorName(StrEnum):
-    """Where segments run."""
-
-    ray = "ray"
-    in_process = "in-process"
-
+ExecutorName = Literal["ray", "in-process"]
+"""Where segments run."""
 
 WHERE = "Where it runs"
 """The panel of such flags in the help of a verb."""
@@ -55,7 +50,7 @@ class Launch:
         bool, typer.Option("--yes", help="Start without asking, whatever it costs.", rich_help_panel=HOW_MUCH)
     ] = False
     """Whether much may be spent without a question."""
-    executor: ExecutorChoice = ExecutorName.ray
+    executor: ExecutorChoice = "ray"
     """Where segments run."""
     address: RayAddress = None
     """A Ray cluster; None for one of this command's own."""
@@ -96,7 +91,7 @@ class Launch:
 
 def check_address(executor: ExecutorName, address: str | None) -> None:
     """Raises BadParameter for a cluster that would not be used."""
-    if address and executor is ExecutorName.in_process:
+    if address and executor == "in-process":
         raise typer.BadParameter("--address names a Ray cluster: leave it out with --executor in-process")
 
 
@@ -201,7 +196,7 @@ def train(
 
     store = how.store
     check_code(planned, spec, how)
-    executor = chosen_executor(how.executor.value, workers, how.address, spec.execution, allowance)
+    executor = chosen_executor(how.executor, workers, how.address, spec.execution, allowance)
     code = run_sweep(store, planned, spec, data, executor, mlflow=how.mlflow, allowance=allowance)
     if how.is_here:
         remember_speeds(planned, spec, store.readable_results(segment.id for segment in planned.segments), say)

@@ -1,8 +1,7 @@
 """The flags that change settings of a sweep file. `isoflop` has all of them, other verbs some."""
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,12 +12,8 @@ if TYPE_CHECKING:
     from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 
-class TrunksName(StrEnum):
-    """Whether budgets branch from one trunk."""
-
-    shared = "shared"
-    per_budget = "per-budget"
-
+TrunksName = Literal["shared", "per-budget"]
+"""Whether budgets branch from one trunk."""
 
 WHAT = "What is trained"
 """The panel of these flags in the help of a verb."""
@@ -90,7 +85,7 @@ class SweepFlags:
             Override(flag="--seeds", path=("seeds",), value=whole_items_of(self.seeds)),
             *corpus_override(self.data),
             Override(flag="--name", path=("name",), value=self.name),
-            Override(flag="--trunks", path=("trunks",), value=self.trunks and self.trunks.value),
+            Override(flag="--trunks", path=("trunks",), value=self.trunks),
         ]
         laid = [flag for flag in flags if flag.value is not None]
         return laid if self.recipe is None else [*laid, *recipe_overrides(self.recipe, "--recipe")]

@@ -64,8 +64,7 @@ def tune(
     """
     from orchestrator.cli.tables.listing import output_console
     from orchestrator.cli.tables.search import print_tuned
-    from orchestrator.search.tuning.findings import document
-    from orchestrator.search.tuning.tune import first_plan, result
+    from orchestrator.search.tuning.tune import document, first_plan, result
     from orchestrator.search.tuning.tune import tune as run_trials
 
     space = _space(learning_rate, batch_size, weight_decay, warmup)
@@ -167,9 +166,8 @@ def _write(store: "Store", tuned: "Tuned") -> None:
     from analysis.figures.cells.tuning import Panel, plot_response, plot_response_surface
     from mor_core.files import replace_text
     from orchestrator.cli.figures import figure_paths, write_figure_data
-    from orchestrator.search.tuning.findings import document, provenance
     from orchestrator.search.tuning.trials import LEARNING_RATE
-    from orchestrator.search.tuning.tune import recipe_text
+    from orchestrator.search.tuning.tune import document, provenance, recipe_text
 
     folder = store.sweep_folder(tuned.name)
     panels = [

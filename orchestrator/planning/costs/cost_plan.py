@@ -9,8 +9,14 @@ from orchestrator.planning.costs.estimate import Estimate, estimate, unit_second
 from orchestrator.planning.costs.gpu_shares import card_of, parts_of, segments_at_a_time, shares_of, sharing_text
 from orchestrator.planning.costs.limits import Allowance, Limits, allowance_of
 from orchestrator.planning.costs.machine import Throughput, driver_memories
-from orchestrator.planning.costs.probe import ProbeSetting, cached_probes, probe, this_setting
-from orchestrator.planning.costs.remembered import remember, remembered
+from orchestrator.planning.costs.probe import (
+    ProbeSetting,
+    cached_probes,
+    probe,
+    remember,
+    remembered,
+    this_setting,
+)
 from orchestrator.planning.costs.speeds import WORTH_A_PROBE, FinishedTraining, Rate, rates_of
 from orchestrator.planning.costs.work import Shape, work_of
 from orchestrator.planning.plan import Plan

@@ -1,9 +1,12 @@
-"""A throughput probe: a few real training steps of some shapes of a plan, each in a process of its own, remembered.
+"""How fast this machine trains, kept in the cache: what a probe measured, and what earlier sweeps reached.
 
-    <cache>/probes/<sha256 of shape and numerics>.json
+    <cache>/probes/<sha256 of shape and numerics>.json    measured by a few real training steps of some shapes of a
+                                                          plan, each in a process of its own
+    <cache>/speeds/<sha256 of the setting>.json           of sweeps in whichever results folder; by exact FLOPs of a
+                                                          step: exact FLOPs per second of one worker
 
-It measures one worker that has the machine to itself. This module loads no torch, and reading the cache starts no
-process.
+A probe measures one worker that has the machine to itself; a sweep's other workers ran beside it, so that a worker
+alone may be faster. This module loads no torch, and reading the cache starts no process.
 """
 
 import importlib.metadata
@@ -14,9 +17,9 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mor_core.config.training import NUMERICS_VERSION, TrainConfig
 from mor_core.data.spec import cache_folder
@@ -25,11 +28,17 @@ from mor_core.flops import training_flops_per_token
 from mor_core.training.memory import Device, training_memory_bytes
 from orchestrator.planning.canonical import content_id, to_jsonable
 from orchestrator.planning.costs.machine import ASSUMED_FLOPS_PER_SECOND, asked_of_driver, machine_memory
-from orchestrator.planning.costs.speeds import Measured, shapes_of
+from orchestrator.planning.costs.speeds import Basis, FinishedTraining, Measured, rates_of, shapes_of, step_flops
 from orchestrator.planning.costs.work import Shape, family_of, shape_of
 from orchestrator.planning.plan import Plan
 
+Value = TypeVar("Value")
+
 SCHEMA = "mor-sweep.probe/1"
+SPEEDS_SCHEMA = "mor-sweep.speeds/1"
+
+MOST_SPEEDS = 200
+"""In one file; sweeps have some tens of shapes. The oldest go first."""
 
 SHAPES_PER_FAMILY = 3
 """Measured of the shapes with equal recursions and routing: the smallest, the largest, and one between."""
@@ -87,20 +96,43 @@ def this_setting(
 def cached_probes(plan: Plan, setting: ProbeSetting, report: Callable[[str], None]) -> dict[Shape, Measured]:
     """What has been measured of a plan's shapes. A file that cannot be read is reported and counts as none."""
     measurements = {}
+    consequence = "not measured: another probe measures it again"
     for shape in shapes_of(plan):
-        path = probe_file(shape, setting)
-        try:
-            document = json.loads(path.read_text())
-            if document["schema"] != SCHEMA:
-                raise ValueError(f"schema {document['schema']!r}, expected {SCHEMA!r}")
-            measurements[shape] = Measured(
-                tokens_per_second=_positive(document["tokens_per_second"]), memory_bytes=document["memory_bytes"]
-            )
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            report(f"note: {path} cannot be read ({error}) and counts as not measured: another probe measures it again")
+        measurement = _cached(probe_file(shape, setting), SCHEMA, _measurement, report, consequence)
+        if measurement is not None:
+            measurements[shape] = measurement
     return measurements
+
+
+def _measurement(document: dict[str, Any]) -> Measured:
+    speed = _positive(document["tokens_per_second"])
+    return Measured(tokens_per_second=speed, memory_bytes=document["memory_bytes"])
+
+
+def _cached(
+    path: Path, schema: str, decode: Callable[[dict[str, Any]], Value], report: Callable[[str], None], consequence: str
+) -> Value | None:
+    """What a file of the cache holds; None where there is none. One that cannot be read is reported, and counts as what
+    `consequence` says."""
+    try:
+        document = json.loads(path.read_text())
+        if document["schema"] != schema:
+            raise ValueError(f"schema {document['schema']!r}, expected {schema!r}")
+        return decode(document)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        report(f"note: {path} cannot be read ({error}) and counts as {consequence}")
+        return None
+
+
+def _keep(path: Path, document: dict[str, Any], report: Callable[[str], None], consequence: str) -> None:
+    """Write a file of the cache; what cannot be written is reported with what follows."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, document)
+    except OSError as error:
+        report(f"note: {path} cannot be written ({error.strerror}): {consequence}")
 
 
 def to_probe(plan: Plan, setting: ProbeSetting, measurements: Mapping[Shape, Measured]) -> list[Shape]:
@@ -127,13 +159,8 @@ def probe(plan: Plan, setting: ProbeSetting, report: Callable[[str], None]) -> d
         if measurement is None:
             continue
         measurements[shape] = measurement
-        path = probe_file(shape, setting)
         document = {"schema": SCHEMA, **asdict(measurement), "shape": to_jsonable(shape), "setting": asdict(setting)}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, document)
-        except OSError as error:
-            report(f"note: {path} cannot be written ({error.strerror}): the next command measures this again")
+        _keep(probe_file(shape, setting), document, report, "the next command measures this again")
     return measurements
 
 
@@ -223,6 +250,38 @@ def _positive(value: Any) -> float:
     if not 0 < number < float("inf"):
         raise ValueError(f"{value!r} is no speed")
     return number
+
+
+def remember(
+    plan: Plan, setting: ProbeSetting, results: Mapping[str, FinishedTraining], report: Callable[[str], None]
+) -> None:
+    """Keep the speeds of the shapes of which segments are finished. What cannot be written is reported."""
+    rates = rates_of(plan, setting.device, results, {})
+    speeds = {
+        step_flops(shape): rate.flops_per_second for shape, rate in rates.items() if rate.basis is Basis.earlier_runs
+    }
+    earlier = remembered(setting, report)
+    if not speeds or speeds.items() <= earlier.items():
+        return
+    kept = list(({speed: earlier[speed] for speed in earlier if speed not in speeds} | speeds).items())[-MOST_SPEEDS:]
+    document = {"schema": SPEEDS_SCHEMA, "speeds": kept}
+    _keep(speeds_file(setting), document, report, "the speeds of this sweep are not remembered")
+
+
+def remembered(setting: ProbeSetting, report: Callable[[str], None]) -> dict[float, float]:
+    """Exact FLOPs of a step -> exact FLOPs per second of one worker. A file that cannot be read is reported and counts
+    as empty."""
+    consequence = "empty: the next sweep writes it again"
+    return _cached(speeds_file(setting), SPEEDS_SCHEMA, _speeds, report, consequence) or {}
+
+
+def _speeds(document: dict[str, Any]) -> dict[float, float]:
+    return {_positive(flops): _positive(speed) for flops, speed in document["speeds"]}
+
+
+def speeds_file(setting: ProbeSetting) -> Path:
+    """Where the speeds of a machine are kept. What is computed at a time is told by the FLOPs."""
+    return cache_folder() / "speeds" / f"{content_id(replace(setting, micro_batch=None))[:32]}.json"
 
 
 def _processor_name() -> str:

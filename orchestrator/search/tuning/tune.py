@@ -5,19 +5,22 @@ for and then asks for the rest; two drivers at once share segments, and a trial 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from analysis.report.provenance import Provenance
+from analysis.report.text import plain
+from analysis.runs.losses import NATS_PER_TOKEN
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.tuning.law import HyperparameterLaw, TunedRung, fit_law, loss_of_sharing
-from analysis.tuning.response import Response, fit_responses
+from analysis.tuning.response import DRAWS, LEVEL, Response, fit_responses
 from mor_core.data.snapshot import DataSnapshot
 from orchestrator.planning.canonical import content_id
 from orchestrator.planning.cells import Cell
 from orchestrator.planning.plan import Plan, plan_of_cells
 from orchestrator.planning.spec.sweep_file import SweepFile
 from orchestrator.planning.spec.sweep_spec import SweepSpec
-from orchestrator.records.revisions import load_sweep
+from orchestrator.records.revisions import data_label, load_sweep, package_version
 from orchestrator.records.table import table
 from orchestrator.search.tuning.proposals import propose
 from orchestrator.search.tuning.trials import (
@@ -250,3 +253,47 @@ def _source(tuned: Tuned, law: HyperparameterLaw) -> str:
     if isinstance(law.exponent, Refusal):
         return f"mor-sweep tune {tuned.name}: {base}; {law.exponent.sentence}"
     return f"mor-sweep tune {tuned.name}: {base}, exponent {law.exponent.low:.3g} to {law.exponent.high:.3g} (95 %)"
+
+
+def document(tuned: Tuned) -> dict[str, Any]:
+    """Everything that was found, as plain values."""
+    return {
+        "sweep": tuned.name,
+        "rungs": [_rung(rung, tried_rung) for rung, tried_rung in zip(tuned.rungs, tuned.tried, strict=True)],
+        "laws": [plain(law) for law in tuned.laws],
+        "shared": [plain(shared) for shared in tuned.shared],
+    }
+
+
+def provenance(store: Store, tuned: Tuned) -> Provenance:
+    """What a figure of a tuning says about its origin."""
+    sweep = load_sweep(store, tuned.name)
+    trials = [trial for tried_rung in tuned.tried for trial in tried_rung.trials]
+    diverged = sum(trial.diverged for trial in trials)
+    return Provenance(
+        source=tuned.name,
+        data=data_label(sweep),
+        version=package_version(),
+        budget_convention=sweep.cells[0].budget_convention,
+        loss_column="loss",
+        loss_unit=NATS_PER_TOKEN,
+        num_used=sum(len(trial.losses) for trial in trials),
+        left_out={"diverged": diverged} if diverged else {},
+        method=f"quadratics in the logarithms, {LEVEL:.0%} intervals of {DRAWS} redrawings of the losses",
+        inputs_sha256=content_id([asdict(trial) for trial in trials]),
+    )
+
+
+def _rung(rung: TunedRung, tried_rung: TriedRung) -> dict[str, Any]:
+    response = rung.response
+    best = plain(response)
+    if isinstance(response, Response):
+        best = {name: plain(response.optimum(name)) for name in response.names} | {"loss": response.loss({})}
+    return {
+        "arm": rung.arm,
+        "size": rung.size,
+        "unrolled_params": rung.params,
+        "tokens": rung.tokens,
+        "trials": [asdict(trial) for trial in tried_rung.trials],
+        "optimum": best,
+    }
