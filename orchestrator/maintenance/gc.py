@@ -118,15 +118,13 @@ def _needed(store: Store, work: PlannedWork, finished: set[str], *, weights: boo
         unfinished = planned[0].kind == "stable" and planned[0].id not in finished
         ends.setdefault(planned[0].trunk_id, []).extend([planned[0].stop_step] if unfinished else [])
     for trunk, stop_steps in ends.items():
-        states = [(step, name) for step, name in store.published_trunk_steps(trunk) if _holds_checkpoint(store, name)]
+        states = [
+            (step, name) for step, name in store.published_trunk_steps(trunk) if store.checkpoint_folder(name).is_dir()
+        ]
         needed |= {name for _, name in states[:1]}
         for stop_step in stop_steps:  # An unfinished stretch starts from the furthest state before its end.
             needed |= {name for _, name in [state for state in states if state[0] <= stop_step][:1]}
     return needed
-
-
-def _holds_checkpoint(store: Store, segment_id: str) -> bool:
-    return store.checkpoint_folder(segment_id).is_dir()
 
 
 def _is_final(work: PlannedWork, segment_id: str) -> bool:

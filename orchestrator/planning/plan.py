@@ -144,11 +144,12 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
     if not cells and lost is not None:
         raise lost
     if not cells:
-        raise PlanError(f"none of the {len(dropped)} cells can be trained; the first: {_dropped_text(dropped[0])}")
+        first = dropped[0]
+        where = f"{first.arm} {first.size} at {budget_text(first.budget)}"
+        raise PlanError(f"none of the {len(dropped)} cells can be trained; the first: {where}: {first.reason}")
     segments: list[Segment] = []
     if data is not None:
-        evaluation = EvaluationSpec(num_sequences=spec.evaluation.num_sequences)
-        cells, segments = _with_segments(cells, data, _initialisation(spec), evaluation, spec.data.unique_tokens)
+        cells, segments = _with_segments(spec, cells, data)
     return Plan(
         name=spec.name,
         spec=spec,
@@ -171,8 +172,7 @@ def plan_of_cells(spec: SweepSpec, data: DataSnapshot, cells: Sequence[Cell]) ->
     """
     _check_data(spec, data)
     with cycle_collection_paused():
-        evaluation = EvaluationSpec(num_sequences=spec.evaluation.num_sequences)
-        named, segments = _with_segments(cells, data, _initialisation(spec), evaluation, spec.data.unique_tokens)
+        named, segments = _with_segments(spec, cells, data)
     return Plan(
         name=spec.name,
         spec=spec,
@@ -241,56 +241,41 @@ def _settings_id(spec: SweepSpec, data: DataSnapshot | None) -> str:
     )
 
 
-def _dropped_text(dropped: Dropped) -> str:
-    return f"{dropped.arm} {dropped.size} at {budget_text(dropped.budget)}: {dropped.reason}"
-
-
-def _with_segments(
-    cells: Sequence[Cell],
-    data: DataSnapshot,
-    init: Initialisation | None,
-    evaluation: EvaluationSpec,
-    unique_tokens: int | None,
-) -> tuple[list[Cell], list[Segment]]:
-    """The cells with their ids, and every segment once: longest trunks first, each after what it needs."""
+def _with_segments(spec: SweepSpec, cells: Sequence[Cell], data: DataSnapshot) -> tuple[list[Cell], list[Segment]]:
+    """The cells with their ids, and every segment once: longest trunks first, by the exact FLOPs of their longest cell,
+    which is what the schedule waits for; each after what it needs."""
+    init = _initialisation(spec)
+    evaluation = EvaluationSpec(num_sequences=spec.evaluation.num_sequences)
     trunks: dict[object, list[Cell]] = defaultdict(list)
     for cell in cells:
         trunks[cell.trunk_key].append(cell)
     named: dict[int, Cell] = {}
     segments: list[Segment] = []
-    for members in sorted(trunks.values(), key=_longest_flops, reverse=True):
-        trunk = _trunk_recipe(members[0], data, init, unique_tokens)
+    longest_first = sorted(trunks.values(), key=lambda cells: max(cell.flops["exact"] for cell in cells), reverse=True)
+    for members in longest_first:
+        trunk = TrunkRecipe(
+            model=members[0].model,
+            train=members[0].train,
+            data_fingerprint=data.fingerprint,
+            tokenizer_fingerprint=data.tokenizer_fingerprint,
+            seed=members[0].seed,
+            numerics_version=NUMERICS_VERSION,
+            init=init,
+            unique_tokens=spec.data.unique_tokens,
+        )
         stables = _stable_chain(trunk, sorted({cell.decay_start for cell in members}))
         branches = {branch: _branch(trunk, stables, branch, evaluation) for branch in map(_branch_of, members)}
         segments += [*stables.values(), *(segment for branch in branches.values() for segment in branch)]
         identity = trunk_id(trunk)
         for cell in members:
-            named[id(cell)] = _named(cell, identity, branches[_branch_of(cell)][-1].id)
+            evaluate = branches[_branch_of(cell)][-1].id
+            ids = {"trunk_id": identity, "evaluate_segment": evaluate, "cell_id": cell_identity(cell, evaluate)}
+            named[id(cell)] = cell.but(**ids)
     return [named[id(cell)] for cell in cells], segments
-
-
-def _longest_flops(members: Sequence[Cell]) -> int:
-    """Exact FLOPs of the longest cell of a trunk: what the schedule waits for."""
-    return max(cell.flops["exact"] for cell in members)
 
 
 def _branch_of(cell: Cell) -> tuple[int, int]:
     return cell.decay_start, cell.steps
-
-
-def _trunk_recipe(
-    cell: Cell, data: DataSnapshot, init: Initialisation | None, unique_tokens: int | None
-) -> TrunkRecipe:
-    return TrunkRecipe(
-        model=cell.model,
-        train=cell.train,
-        data_fingerprint=data.fingerprint,
-        tokenizer_fingerprint=data.tokenizer_fingerprint,
-        seed=cell.seed,
-        numerics_version=NUMERICS_VERSION,
-        init=init,
-        unique_tokens=unique_tokens,
-    )
 
 
 def _stable_chain(trunk: TrunkRecipe, stop_steps: Sequence[int]) -> dict[int, Segment]:
@@ -312,10 +297,6 @@ def _branch(
         return (evaluate_segment(stables[steps], evaluation),)
     decay = decay_segment(trunk, decay_start, steps, needs=(stables[decay_start].id,))
     return decay, evaluate_segment(decay, evaluation)
-
-
-def _named(cell: Cell, trunk: str, evaluate: str) -> Cell:
-    return cell.but(trunk_id=trunk, evaluate_segment=evaluate, cell_id=cell_identity(cell, evaluate))
 
 
 def cell_identity(cell: Cell, evaluate: str) -> str:

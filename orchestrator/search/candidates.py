@@ -123,18 +123,14 @@ def wide_plan(sweep: Sweep, spec: SweepSpec, data: DataSnapshot) -> Plan:
     changes: dict[str, Any] = {"seeds": (*seeds, seeds[-1] + 1)}
     if spec.sizes is None:
         raise NoAdvice(f"sweep {sweep.name!r} starts from pretrained weights of one size: there is none to add")
-    names = dict.fromkeys((*_sizes_around(_tried_shapes(sweep)), *_own_sizes_around(sweep, spec)))
+    shapes = list(dict.fromkeys(cell.size for cell in sweep.cells if cell.architecture != "own"))
+    names = dict.fromkeys((*_sizes_around(shapes), *_own_sizes_around(sweep, spec)))
     arms = {cell.arm for cell in sweep.cells}
     changes["only"] = tuple(arm.label for arm in spec.members if arm.label in arms) or spec.only
     changes["sizes"] = spec.sizes.model_copy(update={"names": tuple(names), "auto": None})
     if spec.budgets is None:
         raise NoAdvice(f"sweep {sweep.name!r} asks for tokens, not for budgets: there is no N*(C) to know better")
     return plan(spec.model_copy(update=changes), data)
-
-
-def _tried_shapes(sweep: Sweep) -> list[str]:
-    """The base shapes that the sweep has cells of."""
-    return list(dict.fromkeys(cell.size for cell in sweep.cells if cell.architecture != "own"))
 
 
 def _sizes_around(tried: Sequence[str]) -> list[str]:

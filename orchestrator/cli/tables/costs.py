@@ -38,7 +38,7 @@ def total_lines(plan: Plan, estimate: Estimate, price: float | None = None) -> l
             (
                 "",
                 f"shared trunks would take {short_power(estimate.flops_shared)}: "
-                f"per-budget runs cost {_surcharge(estimate)}",
+                f"per-budget runs cost {estimate.flops / estimate.flops_shared - 1:+.0%}",
             )
         )
     if estimate.flops_remaining != estimate.flops:
@@ -141,10 +141,6 @@ def _saving(estimate: Estimate) -> str:
         return "each cell trained on its own"
     saving = 1 - estimate.flops / estimate.flops_separate
     return f"{saving:.0%} less than the {short_power(estimate.flops_separate)} of separate runs"
-
-
-def _surcharge(estimate: Estimate) -> str:
-    return f"{estimate.flops / estimate.flops_shared - 1:+.0%}"
 
 
 def totals_json(estimate: Estimate, price: float | None) -> dict[str, Any]:

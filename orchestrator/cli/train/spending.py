@@ -115,15 +115,15 @@ def allowed(planned: "Plan", spec: "SweepSpec", cost: "Costed", spending: Spendi
 def ask_if_expensive(cost: "Estimate", spending: Spending) -> None:
     """Raises PlanError unless the sweep is cheap, limited, or someone at the terminal agrees."""
     from mor_core.units import amount_text, duration_text, money_text
-    from orchestrator.planning.costs.cost_plan import outlay_of
+    from orchestrator.planning.costs.cost_plan import EXPENSIVE_SECONDS, outlay_of
     from orchestrator.planning.plan import PlanError
 
-    outlay = outlay_of(cost, spending.max_hours)
-    if not outlay.is_expensive:
+    seconds, hours = outlay_of(cost, spending.max_hours)
+    if seconds <= EXPENSIVE_SECONDS:
         return
-    price = "" if spending.price is None else f", {money_text(outlay.hours * spending.price)}"
-    hours = f"{amount_text(outlay.hours)} {cost.throughput.hours_unit}"
-    takes = f"the sweep will take about {duration_text(outlay.seconds)} ({hours}{price})"
+    price = "" if spending.price is None else f", {money_text(hours * spending.price)}"
+    hours_text = f"{amount_text(hours)} {cost.throughput.hours_unit}"
+    takes = f"the sweep will take about {duration_text(seconds)} ({hours_text}{price})"
     if not sys.stdin.isatty():
         raise PlanError(f"{takes}, and there is no terminal to ask: add --yes to start it")
     if not typer.confirm(f"{takes[0].upper()}{takes[1:]}. Start it?", err=True):

@@ -39,27 +39,13 @@ class Costed:
     """Ids of the published segments."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outlay:
-    """What one command will take of what a plan costs."""
-
-    seconds: float
-    """Wall time."""
-    hours: float
-    """Device-hours."""
-
-    @property
-    def is_expensive(self) -> bool:
-        """Whether to ask before it is spent."""
-        return self.seconds > EXPENSIVE_SECONDS
-
-
-def outlay_of(cost: Estimate, max_hours: float | None) -> Outlay:
-    """What remains to be trained; no more than `max_hours` device-hours of it where there is such a limit."""
+def outlay_of(cost: Estimate, max_hours: float | None) -> tuple[float, float]:
+    """Seconds and device-hours of what remains to be trained; no more than `max_hours` of it where there is such a
+    limit."""
     hours = cost.hours_remaining
     if max_hours is None or hours <= max_hours:
-        return Outlay(seconds=cost.seconds, hours=hours)
-    return Outlay(seconds=cost.seconds * max_hours / hours, hours=max_hours)
+        return cost.seconds, hours
+    return cost.seconds * max_hours / hours, max_hours
 
 
 def cost_of(

@@ -80,10 +80,10 @@ class ProbeSetting:
 def this_setting(
     device: Device, *, micro_batch: int | None, compiled: bool, activation_checkpointing: bool, deterministic: bool
 ) -> ProbeSetting:
-    """How this machine would train."""
+    """How this machine would train; it is taken to have equal GPUs."""
     return ProbeSetting(
         device=device,
-        device_name=_gpu_name() if device == "cuda" else _processor_name(),
+        device_name=(asked_of_driver("name") or ["unknown GPU"])[0] if device == "cuda" else _processor_name(),
         torch=importlib.metadata.version("torch"),
         threads=1 if device == "cpu" else 0,
         micro_batch=micro_batch,
@@ -292,8 +292,3 @@ def _processor_name() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or platform.machine()
-
-
-def _gpu_name() -> str:
-    """The first GPU's; a machine is taken to have equal ones."""
-    return (asked_of_driver("name") or ["unknown GPU"])[0]

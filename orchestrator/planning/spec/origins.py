@@ -35,7 +35,8 @@ class Setting:
 
     def line(self) -> str:
         """A line of a sweep file; a comment where nothing is set."""
-        return f"# {self.key} is not set" if self.value is None else f"{self.key} = {_toml(self.value)}"
+        # Numbers, booleans, texts and lists of them are written in TOML as in JSON.
+        return f"# {self.key} is not set" if self.value is None else f"{self.key} = {json.dumps(self.value)}"
 
 
 def settings_of(spec: SweepSpec, file: SweepFile) -> list[Setting]:
@@ -87,8 +88,3 @@ def _origin(path: tuple[str, ...], file: SweepFile) -> str:
     layers = (layer for layer in file.layers if holds(layer.document, path))
     layer = next(layers, Layer(source=file.source, document={}))
     return f"{'preset' if layer.is_preset else 'file'} {layer.source}"
-
-
-def _toml(value: Any) -> str:
-    """Numbers, booleans, texts and lists of them are written in TOML as in JSON."""
-    return json.dumps(value)

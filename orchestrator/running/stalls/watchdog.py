@@ -12,13 +12,13 @@ import faulthandler
 import json
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import TextIO
 
 from mor_core.files import replace_text
 from orchestrator.store.attempts import Attempt
-from orchestrator.store.workers.sign_of_life import this_process
+from orchestrator.store.workers.sign_of_life import Sign, this_process
 
 FIRED = "Timeout ("
 """How faulthandler begins when its timer has run out."""
@@ -105,14 +105,14 @@ class Watchdog:
             faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
 
     def _sign(self, seconds: float) -> None:
-        sign = {
-            "run": self.run,
-            "process": this_process().to_json(),
-            "steps": self._steps,
-            "limit_seconds": seconds,
-            "slowest_step_seconds": self._slowest,
-        }
-        replace_text(self.attempt.sign, json.dumps(sign))
+        sign = Sign(
+            run=self.run,
+            process=this_process(),
+            steps=self._steps,
+            limit_seconds=seconds,
+            slowest_step_seconds=self._slowest,
+        )
+        replace_text(self.attempt.sign, json.dumps(asdict(sign)))
 
 
 def stalled_run(attempt: Attempt) -> str | None:

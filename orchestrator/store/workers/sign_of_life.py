@@ -5,9 +5,8 @@ import json
 import os
 import socket
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -35,10 +34,6 @@ class ProcessIdentity:
     def is_of_this_host(self) -> bool:
         """Whether this machine can see it."""
         return self.host == socket.gethostname()
-
-    def to_json(self) -> dict[str, Any]:
-        """As a file holds it."""
-        return asdict(self)
 
     def running(self) -> psutil.Process | None:
         """The process; None where it has ended. Only on its own host."""
@@ -75,7 +70,7 @@ class ProcessIdentity:
         """What the kernel says that it is doing: its state, and where each of its threads waits."""
         lines = [f"process {self.pid} on {self.host}"]
         for thread in sorted(Path(f"/proc/{self.pid}/task").glob("*")):
-            waits = [_line(thread / name) for name in ("comm", "wchan")]
+            waits = [_text(thread / name).strip() for name in ("comm", "wchan")]
             state = next((line for line in _text(thread / "status").splitlines() if line.startswith("State:")), "")
             lines.append(" ".join([f"thread {thread.name}", *waits, state, *_text(thread / "stack").splitlines()]))
         return "\n".join(lines)
@@ -84,10 +79,6 @@ class ProcessIdentity:
 def this_process() -> ProcessIdentity:
     """The process that asks."""
     return ProcessIdentity(host=socket.gethostname(), pid=os.getpid(), started=started(os.getpid()))
-
-
-def _line(path: Path) -> str:
-    return _text(path).strip()
 
 
 def _text(path: Path) -> str:

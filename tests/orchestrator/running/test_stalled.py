@@ -64,7 +64,7 @@ def sign_of(run: str = RUN, *, steps: int = 1, limit: float = 4.0, process: Proc
 
 def write_sign(attempt: Attempt, sign: Sign) -> None:
     attempt.folder.mkdir(parents=True, exist_ok=True)
-    write_json(attempt.sign, vars(sign) | {"process": sign.process.to_json()})
+    write_json(attempt.sign, vars(sign) | {"process": vars(sign.process)})
 
 
 def seconds_until_too_long(watch: StallWatch, names: list[str], tick: float, most: float) -> float | None:

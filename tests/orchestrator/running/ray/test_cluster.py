@@ -129,7 +129,7 @@ def test_a_frozen_process_is_ended_by_a_task_on_its_own_node(two_gpus: Any, tmp_
         attempt.stacks.write_text("run a run\n")
         process = replace(this_process(), pid=frozen.pid, started=started(frozen.pid))
         sign = Sign(run="a run", process=process, steps=1, limit_seconds=4.0, slowest_step_seconds=0.1)
-        attempt.sign.write_text(json.dumps(vars(sign) | {"process": process.to_json()}))
+        attempt.sign.write_text(json.dumps(vars(sign) | {"process": vars(process)}))
         arguments = (end_frozen, attempt, sign, 75.0)
         assert run_on_host(ray, "no such node", *arguments, seconds=60.0) is None
         assert frozen.poll() is None
