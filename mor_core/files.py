@@ -91,6 +91,15 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
+def rename_unless_there(folder: Path, target: Path) -> None:
+    """Give a folder its place, unless another process was first: then it stays where it is."""
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+
+
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

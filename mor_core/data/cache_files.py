@@ -3,7 +3,6 @@ whole or not at all. A file that is missing, damaged or of the wrong size is nam
 
 import errno
 import json
-import os
 import shutil
 import time
 import uuid
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mor_core.data.spec import CACHE_VARIABLE, DataError
+from mor_core.files import fsync, rename_unless_there
 
 PARTIAL = ".partial"
 ABANDONED_AFTER = 24 * 3600.0
@@ -64,10 +64,10 @@ def published_folder(target: Path, replace: bool = False) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             yield temporary
             for path in temporary.iterdir():
-                _flush_to_disk(path)
+                fsync(path)
             if replace and target.exists():
                 target.rename(temporary.with_name(f".{target.name}.{uuid.uuid4().hex}.old{PARTIAL}"))
-            _rename_unless_present(temporary, target)
+            rename_unless_there(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_leftovers(target)
@@ -86,19 +86,6 @@ def naming_what_cannot_be_written(path: Path) -> Iterator[None]:
             f"{'free some space there, or ' if error.errno in FULL else ''}"
             f"set {CACHE_VARIABLE} to a folder that can be written."
         ) from error
-
-
-def _rename_unless_present(temporary: Path, target: Path) -> None:
-    try:
-        temporary.rename(target)
-    except OSError:
-        if not target.exists():
-            raise
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _remove_leftovers(target: Path) -> None:

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from mor_core.files import replace_text
 from orchestrator.cli.options import DEFAULT_PRESET, AsJson, Taken, options_from_dataclass, print_json, say, say_next
 from orchestrator.cli.tables.help import Verbs
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
+from orchestrator.planning.spec.sweep_file import Override, SpecError, own_text, read_sweep_file
+from orchestrator.store.folder import writing
 
 config = Verbs("Show what a sweep file resolves to, and what it may hold.")
 
@@ -40,7 +43,6 @@ def show(
     """
     from orchestrator.cli.train.ablate import ablation_file
     from orchestrator.planning.spec.origins import changed_settings, settings_of
-    from orchestrator.planning.spec.sweep_file import Override, read_sweep_file
     from orchestrator.planning.spec.sweep_spec import parse_spec
     from orchestrator.records.terminal import command_line
 
@@ -75,9 +77,6 @@ def init(
 
     The sweep is named as the file is.
     """
-    from mor_core.files import replace_text
-    from orchestrator.planning.spec.sweep_file import SpecError, own_text
-    from orchestrator.store.folder import writing
 
     if file.suffix != ".toml":
         raise SpecError(f"{file}: a sweep file's name ends in .toml: write it to {file.with_suffix('.toml')}")
@@ -97,9 +96,7 @@ def schema(
 
     A first line `#:schema FILE` in a sweep file makes editors complete and check it.
     """
-    from mor_core.files import replace_text
     from orchestrator.planning.spec.schema import schema_text
-    from orchestrator.store.folder import writing
 
     if out is None:
         typer.echo(schema_text(), nl=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mor_core.data.spec import DataError
 from orchestrator.cli.options import (
     DEFAULT_PRESET,
     PART_MEGABYTES,
@@ -156,7 +157,6 @@ def publish(
     For machines that share no disk; prints the URL to train on.
     """
     from mor_core.data.remote import publish_folder
-    from mor_core.data.spec import DataError
 
     if "://" not in url:
         raise DataError(f"{url} is no URL, expected one like s3://bucket/prefix: a shared folder needs no publishing")
@@ -171,7 +171,6 @@ def publish(
 
 def _prepared(spec: "SweepSpec") -> "DataSnapshot":
     from mor_core.data.prepare import find, note_on
-    from mor_core.data.spec import DataError
 
     snapshot = find(spec.data_spec)
     if snapshot is None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from mor_core.errors import Fix
+from orchestrator.planning.spec.sweep_file import Override, SpecError
+from orchestrator.records.terminal import command_line, printable_label
 
 if TYPE_CHECKING:
-    from orchestrator.planning.spec.sweep_file import Override
     from orchestrator.records.revisions import Sweep
     from orchestrator.store.store import Store
 
@@ -112,7 +113,6 @@ def complete_cell(context: typer.Context, incomplete: str) -> list[tuple[str, st
     """Cells of the sweep that is named on the line, or of the last one used: arm/size/budget/seed, and their ids where
     one has been begun."""
     from mor_core.units import budget_text
-    from orchestrator.records.terminal import printable_label
     from orchestrator.store.published import StoreError
     from orchestrator.store.sweep_document import NoSuchSweep, current_revisions, find_document
 
@@ -224,7 +224,6 @@ def fix_in_flags(fix: Fix) -> str:
 
 def say_next(*commands: Sequence[str], results: Path = Path("results")) -> None:
     """What one may do now, to stderr: each command as its arguments."""
-    from orchestrator.records.terminal import command_line
 
     typer.echo("next: " + ", ".join(command_line(*command, results=results) for command in commands), err=True)
 
@@ -241,7 +240,6 @@ def corpus_override(corpus: str | None) -> "list[Override]":
     """What --data changes in a sweep: its text, and whether rules of quality hold for it. A sweep file asks for these
     of the text that it names, so they do not hold for files of one's own. Raises SpecError where it is empty."""
     from mor_core.data.spec import PYTHON_CORPORA
-    from orchestrator.planning.spec.sweep_file import Override, SpecError
 
     if corpus is None:
         return []

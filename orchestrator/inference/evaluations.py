@@ -198,16 +198,6 @@ def _name_text(store: Store, sweep: Sweep, name: str, text: SweepText) -> None:
         write_sweep_texts(store, sweep.name, texts | {name: text})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """What became of it."""
-
-    outcomes: dict[str, Outcome]
-    """By segment id."""
-    warning: str
-    """One line where MLflow could not be brought up to date; else empty."""
-
-
 def evaluate_all(
     store: Store,
     sweep: Sweep,
@@ -216,8 +206,9 @@ def evaluate_all(
     report: Callable[[str], None],
     *,
     hours: HourLimit = NO_LIMIT,
-) -> Evaluated:
-    """Compute what is not published, write the sweep's tables, mirror them. Raises what stops a sweep's run.
+) -> tuple[dict[str, Outcome], str]:
+    """Compute what is not published, write the sweep's tables, mirror them. Returns what became of the segments, by
+    id, and a line where MLflow could not be brought up to date, else nothing. Raises what stops a sweep's run.
 
     Nothing more is started once the segments have taken their `hours`.
     """
@@ -227,12 +218,12 @@ def evaluate_all(
     if not pending:
         write_tables(store, sweep.name)
         if is_current(store, sweep, tracking_uri(store, sweep.name)):
-            return Evaluated(outcomes=outcomes, warning="")
+            return outcomes, ""
     with holding(store.root), driving(store, sweep.name), following(store, sweep.name) as mirror:
         if pending:
             outcomes |= _run(store, sweep, request, pending, executor, report, hours)
         write_tables(store, sweep.name)
-    return Evaluated(outcomes=outcomes, warning=mirror.warning)
+    return outcomes, mirror.warning
 
 
 def _run(
@@ -315,9 +306,9 @@ def measurement(store: Store, pair: Pair) -> PublishedScore | PublishedTextLoss:
     return measured
 
 
-def rows(store: Store, request: Asked, done: Evaluated) -> list[dict[str, Any]]:
+def rows(store: Store, request: Asked, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     """One row a cell and task or text: what it measured where it is finished, else why not."""
-    return [_row(store, request.kind, pair, done.outcomes.get(pair.segment.id)) for pair in request.pairs]
+    return [_row(store, request.kind, pair, outcomes.get(pair.segment.id)) for pair in request.pairs]
 
 
 def _row(store: Store, kind: str, pair: Pair, outcome: Outcome | None) -> dict[str, Any]:

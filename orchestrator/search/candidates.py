@@ -44,8 +44,7 @@ def next_cells(
     `points` are those of its run table `runs` that were fitted. Raises NoAdvice where no cell could join the sweep, or
     its sweep file is not recorded.
     """
-    recorded = spec_of_sweep(sweep)
-    planned = wide_plan(sweep, recorded.spec, recorded.data)
+    planned = wide_plan(sweep, *spec_of_sweep(sweep))
     if planned.settings_id != sweep.settings_id:
         raise NoAdvice(
             f"sweep {sweep.name!r} was planned by another version of mor-sweep, which trains other losses: new cells "

@@ -23,18 +23,9 @@ class NoAdvice(UserError):
     """A sweep for which no command can be given; the message says what is missing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpecOfSweep:
-    """How a sweep was asked for."""
-
-    spec: SweepSpec
-    """Its sweep file, with all arms, sizes and budgets that it has cells of."""
-    data: DataSnapshot
-    """What it trained on."""
-
-
-def spec_of_sweep(sweep: Sweep) -> SpecOfSweep:
-    """What a sweep's plan records. Raises NoAdvice where that is nothing, or where its data are not here any more,
+def spec_of_sweep(sweep: Sweep) -> tuple[SweepSpec, DataSnapshot]:
+    """How a sweep was asked for: its sweep file, with all arms, sizes and budgets that it has cells of, and what it
+    trained on. Raises NoAdvice where its plan records no file, or where its data are not here any more,
     SpecError where this version does not know what is recorded."""
     if sweep.spec is None:
         raise NoAdvice(f"sweep {sweep.name!r} has no sweep file: {RECORD_IT}")
@@ -42,7 +33,7 @@ def spec_of_sweep(sweep: Sweep) -> SpecOfSweep:
     spec = parse_spec(with_overrides(file, _grid_of_cells(sweep, sweep.spec)))
     data = _snapshot(sweep)
     _check_data(spec, data)
-    return SpecOfSweep(spec=spec, data=data)
+    return spec, data
 
 
 def _snapshot(sweep: Sweep) -> DataSnapshot:

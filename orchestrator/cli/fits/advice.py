@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.statistics.answers import Estimate, Refusal
+from mor_core.units import amount_text, budget_text, parse_budget, short_count
 from orchestrator.cli.fits.study import (
     BOTH,
     CAUSAL,
@@ -29,7 +31,7 @@ from orchestrator.cli.options import (
     LossOption,
     above_zero,
     not_below_zero,
-    opened_sweep,
+    open_sweep,
     options_from_dataclass,
     print_json,
     say_next,
@@ -64,7 +66,7 @@ def table(
         from analysis.report.tasks import tabulate_tasks
         from orchestrator.records.table import table as run_table_of
 
-        store, sweep = opened_sweep(source.results, source.sweep)
+        store, sweep = open_sweep(source.results, source.sweep)
         typer.echo(tabulate_tasks(run_table_of(store, sweep), layout), nl=False)
         if layout is not Format.json:
             say_next(["table", sweep.name], results=source.results)
@@ -118,7 +120,6 @@ def _predict_budget(source: Runs, fitted: "Fitted", flops: int, *, force: bool, 
     """What to train with a budget, for people or as JSON."""
     from analysis.advice.predict import predict_budget
     from analysis.report.text import plain, reading_as_json
-    from mor_core.units import amount_text, budget_text
     from orchestrator.records.fits.predictions import nearest_shapes, predicted_lines
 
     study = fitted.study
@@ -151,7 +152,6 @@ def _predict_budget(source: Runs, fitted: "Fitted", flops: int, *, force: bool, 
 def _corpus_tokens(text: str | None) -> int | None:
     """Raises TableError for what is no number of tokens."""
     from analysis.runs.points import TableError
-    from mor_core.units import parse_budget
 
     try:
         return None if text is None else parse_budget(text)
@@ -165,9 +165,7 @@ def _predict_corpus(
     """What to train from a corpus of given size, for people or as JSON."""
     from analysis.advice.predict import predict_corpus
     from analysis.report.text import plain, reading_as_json
-    from analysis.statistics.answers import Refusal
     from analysis.surface.extended.repeated_words import corpus_lines, optimum_as_json
-    from mor_core.units import budget_text, short_count
 
     study = fitted.study
     answers = predict_corpus(study, str(flops), unique_tokens, forced=force)
@@ -210,7 +208,6 @@ def lifetime(
     from analysis.advice.lifetime import lifetime_study
     from analysis.report.lifetimes import lifetime_notes, tabulate_lifetime
     from analysis.report.tables import Format
-    from analysis.statistics.answers import Refusal
 
     layout = _format(form, as_json)
     fitted = fit_of(source, loss, ("surface",), tied=tied)
@@ -233,7 +230,6 @@ def compare(source: Runs, other: Other = None, loss: LossesOption = None, as_jso
     from analysis.frontier.conventions import recount, recount_lines
     from analysis.frontier.wall_time import at_equal_time
     from analysis.report.text import comparison_as_json, comparison_lines, plain, reading_as_json, repetition_gaps
-    from analysis.statistics.answers import Estimate
 
     any_gap, content, name, routed, foreign = False, {}, "", True, {}
     for column in [loss] if loss else [CAUSAL, TOP_K] if source.table is None else [CAUSAL]:

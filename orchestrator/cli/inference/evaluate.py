@@ -16,7 +16,7 @@ from orchestrator.cli.inference.text import (
     say_own_arms,
     show_rows,
 )
-from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, opened_sweep, print_json, say_next
+from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, open_sweep, print_json, say_next
 from orchestrator.cli.train.launch import ExecutorChoice, Launch, RayAddress, machine_of
 from orchestrator.cli.train.spending import MaxHours
 
@@ -93,14 +93,14 @@ def evaluate(
         typer.echo(f"left out, not finished or without weights: {', '.join(request.left_out)}", err=True)
     hours = _hours(how, max_hours)
     chosen = chosen_executor(executor, this_machine(workers, MEASURING).workers, address, MEASURING)
-    measured = evaluate_all(store, loaded, request, chosen, _say, hours=hours)
-    if measured.warning:
-        typer.echo(measured.warning, err=True)
-    _show(loaded.name, request, rows(store, request, measured), as_json)
+    outcomes, warning = evaluate_all(store, loaded, request, chosen, _say, hours=hours)
+    if warning:
+        typer.echo(warning, err=True)
+    _show(loaded.name, request, rows(store, request, outcomes), as_json)
     if not as_json:
         verb = ["table", loaded.name, "--tasks"] if name is None else ["fit", loaded.name, "--loss", f"text:{name}"]
         say_next(verb, results=results)
-    if any(outcome.status != "finished" for outcome in measured.outcomes.values()):
+    if any(outcome.status != "finished" for outcome in outcomes.values()):
         raise typer.Exit(FAILED_SEGMENTS)
 
 
@@ -194,7 +194,7 @@ def _evaluate_text(
     from orchestrator.inference.text_loss import text_loss
     from orchestrator.records.cell_names import find_cell
 
-    store, loaded = opened_sweep(results, sweep)
+    store, loaded = open_sweep(results, sweep)
     chosen_cells = [find_cell(loaded, name) for name in cells]
     measured: dict[str, TextLoss] = {}
     for trained in (load_cell(store, loaded, cell, threads) for cell in chosen_cells):

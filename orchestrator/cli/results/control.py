@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mor_core.errors import MorSweepError
+from mor_core.units import bytes_text
 from orchestrator.cli.options import (
     AsJson,
     CellsOrAll,
@@ -19,6 +20,7 @@ from orchestrator.cli.options import (
     print_json,
     say_next,
 )
+from orchestrator.store.folder import check_exists, writing
 
 if TYPE_CHECKING:
     from orchestrator.maintenance.gc import Garbage
@@ -88,7 +90,6 @@ def retry(
     """
     from orchestrator.maintenance.retry import RetryRefused, apply_retry, plan_retry
     from orchestrator.records.cell_names import cell_name, find_cell
-    from orchestrator.store.folder import writing
 
     store, loaded = open_sweep(results, sweep)
     clearing = plan_retry(store, loaded, [find_cell(loaded, cell) for cell in cells] if cells else loaded.cells)
@@ -133,9 +134,7 @@ def gc(
     there), the final weights of cells (unless --weights), and segments that no sweep of this folder has planned.
     A budget added later below the largest takes its trunk's steps again; the run says how many.
     """
-    from mor_core.units import bytes_text
     from orchestrator.maintenance.gc import GcRefused, collect, find_garbage
-    from orchestrator.store.folder import check_exists, writing
 
     check_exists(results)
     store = open_results(results)
@@ -178,7 +177,6 @@ def _garbage_json(store: "Store", garbage: "Garbage", *, freed: int) -> dict[str
 
 
 def _say(store: "Store", garbage: "Garbage") -> None:
-    from mor_core.units import bytes_text
     from orchestrator.records.cell_names import segment_names
 
     names = segment_names(store)

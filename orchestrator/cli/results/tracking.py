@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, Results, SweepArgument, opened_sweep, print_json, say_next
+from orchestrator.cli.options import AsJson, Results, SweepArgument, open_sweep, print_json, say_next
 from orchestrator.cli.tables.help import Verbs
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def sync(
     from orchestrator.tracking.mirror import sync as sync_sweep
     from orchestrator.tracking.server import check_answers
 
-    store, loaded = opened_sweep(results, sweep)
+    store, loaded = open_sweep(results, sweep)
     uri = tracking_uri(store, loaded.name)
     check_answers(uri)
     if check:
@@ -124,7 +124,7 @@ def ui(
     """
     from orchestrator.tracking.server import check_answers, running_server, serving
 
-    store, loaded = opened_sweep(results, sweep)
+    store, loaded = open_sweep(results, sweep)
     name, server = loaded.name, running_server(store, loaded.name)
     if server:
         check_answers(server)

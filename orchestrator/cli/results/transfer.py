@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import Results, SweepOption, open_results, open_sweep, say_next
+from orchestrator.records.terminal import command_line
+from orchestrator.store.folder import check_writable, writing
 
 BUNDLE_SUFFIX = ".tar"
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -62,8 +64,6 @@ def _export_table(names: list[str], target: Path, results: Path) -> None:
     from mor_core.files import replacing
     from orchestrator.records.fits.sweep_pair import join_sweeps
     from orchestrator.records.table import parquet_bytes
-    from orchestrator.records.terminal import command_line
-    from orchestrator.store.folder import writing
 
     if target.exists():
         raise TableError(f"{target} exists already: name a new file.")
@@ -90,7 +90,6 @@ def _export_cell(cell: str, folder: Path, sweep: str | None, results: Path) -> N
 def _export_sweep(name: str, target: Path, results: Path, *, checkpoints: bool) -> None:
     from mor_core.units import bytes_text
     from orchestrator.maintenance.bundle import export_bundle
-    from orchestrator.records.terminal import command_line
 
     bundle = export_bundle(open_results(results), name, target, checkpoints=checkpoints)
     omission = "" if checkpoints else " without checkpoints"
@@ -110,7 +109,6 @@ def import_(
     """
     from orchestrator.maintenance.bundle import BundleError
     from orchestrator.maintenance.bundle_import import import_bundle
-    from orchestrator.store.folder import check_writable, writing
 
     store = open_results(results)
     if address := store.upstream.address:

@@ -11,6 +11,7 @@ from orchestrator.cli.options import DEFAULT_PRESET, AsJson, open_results, optio
 from orchestrator.cli.train.launch import Launch, machine_of, print_plan, run
 from orchestrator.cli.train.spending import Spending
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of
+from orchestrator.planning.spec.sweep_file import Override, SpecError, did_you_mean, is_path, preset_names
 
 if TYPE_CHECKING:
     from orchestrator.cli.tables.listing import Listing
@@ -42,7 +43,6 @@ def ablate(
 
     All variants are trained on the same number of tokens.
     """
-    from orchestrator.planning.spec.sweep_file import Override
     from orchestrator.planning.spec.sweep_spec import load_spec
 
     flags = SweepFlags(sizes=sizes, only=only, seeds=seeds, data=data, name=sweep_name).overrides()
@@ -66,7 +66,6 @@ def ablate(
 def ablation_file(name: str, preset: str) -> str:
     """The shipped sweep of an ablation at the scale of a preset, paper or cpu, or the path as given. Raises SpecError
     for an unknown name."""
-    from orchestrator.planning.spec.sweep_file import SpecError, did_you_mean, is_path, preset_names
 
     if is_path(name):
         if preset != DEFAULT_PRESET:

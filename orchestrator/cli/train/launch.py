@@ -75,7 +75,8 @@ class Launch:
     """Whether the sweep is mirrored."""
 
     def __post_init__(self) -> None:
-        check_address(self.executor, self.address)
+        if self.address and self.executor == "in-process":
+            raise typer.BadParameter("--address names a Ray cluster: leave it out with --executor in-process")
 
     @property
     def is_here(self) -> bool:
@@ -87,12 +88,6 @@ class Launch:
         """The results, at a place that stays where it is if the working directory changes."""
 
         return open_results(self.results.absolute())
-
-
-def check_address(executor: ExecutorName, address: str | None) -> None:
-    """Raises BadParameter for a cluster that would not be used."""
-    if address and executor == "in-process":
-        raise typer.BadParameter("--address names a Ray cluster: leave it out with --executor in-process")
 
 
 def check_json(as_json: bool, how: Launch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mor_core.units import bytes_text, count_text
 from orchestrator.cli.options import say
 
 if TYPE_CHECKING:
@@ -77,7 +78,6 @@ def needs_preparation(spec: "SweepSpec") -> str | None:
 def _repeated(planned: "Plan", spec: "SweepSpec") -> Iterator[Objection]:
     """Where most cells would pass over the text so often that every fit leaves them out."""
     from mor_core.data.tokens.expected_tokens import expected_train_tokens
-    from mor_core.units import count_text
     from orchestrator.planning.cells import MANY_EPOCHS
 
     if spec.data.unique_tokens is not None:  # Repetition is what is studied.
@@ -105,8 +105,6 @@ def _repeated(planned: "Plan", spec: "SweepSpec") -> Iterator[Objection]:
 
 def _memory(cost: "Estimate", spec: "SweepSpec", *, is_here: bool) -> Iterator[Objection]:
     """Where the largest cell, or as many as would train at a time on a CPU, need more than there is."""
-    from mor_core.units import bytes_text
-
     capacity, where = _available_memory(cost, spec, is_here=is_here)
     if capacity is None:
         return

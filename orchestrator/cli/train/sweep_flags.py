@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from orchestrator.cli.options import DEFAULT_PRESET, corpus_override
+from orchestrator.planning.spec.sweep_file import Override, SweepFile, read_sweep_file, recipe_overrides
 
 if TYPE_CHECKING:
-    from orchestrator.planning.spec.sweep_file import Override, SweepFile
     from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 
@@ -72,7 +72,6 @@ class SweepFlags:
 
     def overrides(self) -> "list[Override]":
         """What the flags lay over the sweep file. Raises SpecError where the corpus is empty or the recipe unknown."""
-        from orchestrator.planning.spec.sweep_file import Override, recipe_overrides
 
         flags = [
             Override(flag="--budgets", path=("budgets",), value=items_of(self.budgets)),
@@ -99,7 +98,6 @@ class SweepFlags:
     def file_to_search(self) -> "SweepFile":
         """The sweep file with its arms and its corpus chosen, for a verb that makes cells of its own. Raises
         SpecError."""
-        from orchestrator.planning.spec.sweep_file import read_sweep_file
 
         chosen = replace(self, budgets=None, sizes=None, seeds=None, name=None)
         return read_sweep_file(self.preset, chosen.overrides())

@@ -10,6 +10,7 @@ from orchestrator.cli.train.launch import Launch, prepared
 from orchestrator.cli.train.search import NOTHING_FOUND, open_search
 from orchestrator.cli.train.spending import Priced
 from orchestrator.cli.train.sweep_flags import SweepFlags, items_of, whole_items_of
+from orchestrator.planning.spec.sweep_file import SpecError
 
 if TYPE_CHECKING:
     from orchestrator.search.tuning.trials import Range, SearchSpace
@@ -91,7 +92,6 @@ def tune(
 
 
 def _tuning(flags: SweepFlags, space: "SearchSpace", trials: int, multiples: str, tokens_per_param: float) -> "Tuning":
-    from orchestrator.planning.spec.sweep_file import SpecError
     from orchestrator.planning.spec.sweep_spec import parse_spec
     from orchestrator.search.tuning.trials import rungs_of
     from orchestrator.search.tuning.tune import Tuning
@@ -114,7 +114,6 @@ def _tuning(flags: SweepFlags, space: "SearchSpace", trials: int, multiples: str
 
 
 def _space(learning_rate: str | None, batch_size: str | None, weight_decay: str | None, warmup: str | None):
-    from orchestrator.planning.spec.sweep_file import SpecError
     from orchestrator.search.tuning.trials import Range, SearchSpace
 
     batches = None
@@ -132,7 +131,6 @@ def _space(learning_rate: str | None, batch_size: str | None, weight_decay: str 
 
 
 def _range(flag: str, text: str | None, below: float | None = None) -> "Range | None":
-    from orchestrator.planning.spec.sweep_file import SpecError
     from orchestrator.search.tuning.trials import Range
 
     if text is None:
@@ -147,8 +145,6 @@ def _range(flag: str, text: str | None, below: float | None = None) -> "Range | 
 def _numbers(flag: str, text: str) -> list[float]:
     """Positive numbers. Raises SpecError."""
     import math
-
-    from orchestrator.planning.spec.sweep_file import SpecError
 
     numbers: list[float] = []
     for number in (items_of(text) if text else None) or []:

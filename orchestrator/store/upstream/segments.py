@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mor_core.files import file_sha256, is_plain_name, write_bytes
+from mor_core.files import file_sha256, is_plain_name, rename_unless_there, write_bytes
 from mor_core.training.manifest import CheckpointError, verify_checkpoint
 from orchestrator.planning.identity import Segment, trunk_id
 from orchestrator.store.attempts import SCRATCH, STATE_FILES, Attempt, checkpoint_name, checkpoint_step
@@ -114,7 +114,7 @@ class BucketSegments:
             for path, digest in digests.items():
                 self._download(_file(f"segments/{segment_id}", digest), digest, incoming / path)
             if not target.exists():
-                _rename_unless_there(incoming / CHECKPOINT, target)
+                rename_unless_there(incoming / CHECKPOINT, target)
 
     def publish(self, segment: Segment, folder: Path) -> bool:
         """Upload a finished segment's folder, then create its result.json in the bucket. False where another attempt
@@ -246,7 +246,7 @@ class BucketSegments:
         self.clone.store.hint(read_spec(files.spec), _readable(segment_id, files.result.read_bytes()))
         target = self.clone.store.segment_folder(segment_id)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _rename_unless_there(folder, target)
+        rename_unless_there(folder, target)
 
     @contextlib.contextmanager
     def _incoming(self, segment_id: str) -> Iterator[Path]:
@@ -318,11 +318,3 @@ def _listed_step(name: str) -> int | None:
 
 def _file(top: str, digest: str) -> str:
     return f"{top}/files/{digest}"
-
-
-def _rename_unless_there(folder: Path, target: Path) -> None:
-    try:
-        folder.rename(target)
-    except OSError:
-        if not target.exists():
-            raise

@@ -114,7 +114,7 @@ def test_where_no_answer_is_remembered_suggest_says_how_to_ask(sweep: PlantedSwe
         forget(patch)
         loaded = load_sweep(sweep.store, sweep.name)
         with pytest.raises(NoAdvice, match=r"arm ngram, a model of your own, are not known .*--dry-run` asks for them"):
-            wide_plan(loaded, spec_of_sweep(loaded).spec, MADE_UP_DATA)
+            wide_plan(loaded, spec_of_sweep(loaded)[0], MADE_UP_DATA)
         done = suggested(sweep)
     assert done.exit_code != 0
     assert isinstance(done.exception, NoAdvice)
