@@ -282,7 +282,8 @@ class _Lines:
     def _tell_progress(self) -> None:
         if time.monotonic() - self.progress_at > PROGRESS_SECONDS:
             self.progress_at = time.monotonic()
-            self.report(_progress_line(self.store, self.request, self.pending, self.outcomes))
+            if line := _progress_line(self.store, self.request, self.pending, self.outcomes):
+                self.report(line)
 
 
 def outcome_line(store: Store, request: Asked, outcome: Outcome) -> str:

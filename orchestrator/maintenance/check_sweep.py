@@ -89,7 +89,7 @@ def _start_findings(store: Store, sweep: Sweep) -> Iterator[Finding]:
         if segment.kind == "stable" or store.is_done(segment.id):
             continue
         for need in segment.needs:
-            if store.is_done(need) and not store.checkpoint_folder(need).is_dir() and _finished(store, need):
+            if store.is_done(need) and not store.checkpoint_folder(need).is_dir() and store.has_finished(need):
                 use = f"a planned {segment.kind} to step {segment.stop_step} starts from it"
                 yield _start_finding(store, sweep.segments[need], use)
 
@@ -100,11 +100,6 @@ def _start_finding(store: Store, need: PlannedSegment, use: str) -> Finding:
     if need.kind == "stable" and is_pruned(store, need.id):
         return note(checkpoint, f"was pruned, and {use}", "nothing: the sweep's command takes its steps again")
     return problem(checkpoint, f"is gone, and {use}", f"move {folder} away and run the command again")
-
-
-def _finished(store: Store, segment_id: str) -> bool:
-    result = store.readable_results([segment_id]).get(segment_id)
-    return result is not None and result.is_finished
 
 
 def _table_findings(store: Store, sweep: Sweep, runs: pl.DataFrame) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from orchestrator.maintenance.idle import check_idle
 from orchestrator.store.attempts import SCRATCH
 from orchestrator.store.drivers import running_drivers
 from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA
-from orchestrator.store.published import CHECKPOINT, StoreError
+from orchestrator.store.published import CHECKPOINT
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedWork, planned_work
 
@@ -78,7 +78,7 @@ class Garbage:
 def find_garbage(store: Store, *, weights: bool = False) -> Garbage:
     """What may go; changes nothing. Raises StoreError where a plan cannot be read."""
     work = planned_work(store)
-    finished = {name for name in work.segments if _is_finished(store, name)}
+    finished = {name for name in work.segments if store.has_finished(name)}
     needed = _needed(store, work, finished, weights=weights)
     with_checkpoint = sorted(path.parent.name for path in store.root.glob(f"segments/*/{CHECKPOINT}") if path.is_dir())
     prunable = [name for name in with_checkpoint if name in finished and name not in needed]
@@ -97,15 +97,6 @@ def collect(store: Store, garbage: Garbage) -> int:
     for path, _ in garbage.leftovers:
         remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
     return garbage.num_bytes
-
-
-def _is_finished(store: Store, segment_id: str) -> bool:
-    """Published with status finished. What diverged may be retried, and then starts from its parent again."""
-    try:
-        result = store.result(segment_id)
-    except StoreError:
-        return False
-    return result is not None and result.is_finished
 
 
 def _needed(store: Store, work: PlannedWork, finished: set[str], *, weights: bool) -> set[str]:

@@ -5,7 +5,6 @@ step and leaves. A worker that is itself sent SIGTERM does the same. What must n
 runs to its end first.
 """
 
-import contextlib
 import os
 import signal
 import sys
@@ -145,7 +144,7 @@ DEFERRED = (signal.SIGINT, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
-@contextlib.contextmanager
+@contextmanager
 def deferred_signals(doing: str) -> Iterator[None]:
     """SIGINT and SIGTERM in the body are acted on when it has ended, by the handlers from before it.
 
@@ -172,7 +171,7 @@ def deferred_signals(doing: str) -> Iterator[None]:
             signal.raise_signal(signal.Signals(received[0]))
 
 
-@contextlib.contextmanager
+@contextmanager
 def _handled_by(handler: Handler) -> Iterator[None]:
     """The deferred signals go to `handler` alone: in the body, `signal.signal` leaves them as they are."""
     install = signal.signal

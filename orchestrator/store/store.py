@@ -194,6 +194,11 @@ class Store:
                     results[segment_id] = result
         return results
 
+    def has_finished(self, segment_id: str) -> bool:
+        """Whether a result that can be read says that the segment reached its end. What diverged may be retried."""
+        result = self.readable_results([segment_id]).get(segment_id)
+        return result is not None and result.is_finished
+
     def checkpoint_folder(self, segment_id: str) -> Path:
         """The published checkpoint of a segment."""
         return self.published(segment_id).checkpoint

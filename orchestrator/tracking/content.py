@@ -136,6 +136,8 @@ def run_content(
         else {}
     )
     routed = row["architecture"] == "mor"
+    # The axes of every chart: N and D, and C counted as the budget is.
+    axes = {"N": row["unique_params"], "D": row["tokens"], "C": row[f"flops_{row['budget_convention']}"]}
     return RunContent(
         cell_id=row["cell_id"],
         name=f"{row['arm']} {row['size']} {budget_text(int(row['budget']))} seed {row['seed']}",
@@ -147,7 +149,7 @@ def run_content(
         | {"mor.cell": row["cell_id"], "mor.kind": "cell", "mlflow.source.name": "mor-sweep"},
         params={name: str(row[name]) for name in PARAMS},
         final=(
-            *_finite({name: float(value) for name, value in _planned(row).items()}, NO_STEP),
+            *_finite({name: float(value) for name, value in axes.items()}, NO_STEP),
             *_finite({name: float(value) for name, value in values.items()}, row["steps"]),
         ),
         gap=gap,
@@ -161,11 +163,6 @@ def run_content(
 def _order(row: dict[str, Any]) -> str:
     """What sorts runs by arm, size, budget and seed, as text: MLflow sorts by one column."""
     return f"{row['arm']} {row['unique_params']:015d} {int(row['budget']):040d} {row['seed']:06d}"
-
-
-def _planned(row: dict[str, Any]) -> dict[str, float]:
-    """The axes of every chart: N and D, and C counted as the budget is."""
-    return {"N": row["unique_params"], "D": row["tokens"], "C": row[f"flops_{row['budget_convention']}"]}
 
 
 def _task_values(row: dict[str, Any]) -> dict[str, float]:

@@ -167,6 +167,7 @@ def _prepared(
                 return number + 1
         return len(jobs)
 
+    most = str(len(jobs)) if source.max_bytes is None else f"at most {len(jobs)}"
     results: Iterator[PartResult] = spread(prepare_part, (job for job in jobs if needed() is None))
     for result in results:
         if result.problem is not None:
@@ -175,12 +176,8 @@ def _prepared(
         records[result.number] = result.record
         if report:
             tokens = sum(shard["tokens"] for record in records.values() for shard in record["shards"].values())
-            report(f"Part {len(records)} of {_at_most(source, len(jobs))}: {tokens:,} tokens so far")
+            report(f"Part {len(records)} of {most}: {tokens:,} tokens so far")
     return [records[number] for number in range(needed() or 0)]
-
-
-def _at_most(source: Source, parts: int) -> str:
-    return str(parts) if source.max_bytes is None else f"at most {parts}"
 
 
 def _manifest(source: Source, records: Sequence[dict[str, Any]], left_out: Counter[str]) -> dict[str, Any]:

@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from orchestrator.records.fits.forecasts import Asked, Frozen
     from orchestrator.records.revisions import Sweep
 
-SCHEMA = "mor-sweep.forecast/1"
-SCORES_SCHEMA = "mor-sweep.forecast-scores/1"
-
 
 def forecast(
     sweep: SweepName = None,
@@ -88,7 +85,7 @@ def forecast(
             "refused": [asdict(refusal) for refusal in frozen.refused],
             "commands": commands,
         }
-        print_json(SCHEMA, content)
+        print_json("mor-sweep.forecast/1", content)
     else:
         print_frozen(frozen, request.flops, commands.values())
         say_next(["forecast", fitted.name, "--score"], results=results)
@@ -116,7 +113,7 @@ def _score(sweep: str | None, results: Path, as_json: bool) -> None:
     store, loaded = open_sweep(results, sweep)
     scored = score_forecasts(store, loaded)
     if as_json:
-        print_json(SCORES_SCHEMA, {"sweep": loaded.name, "forecasts": scores_as_json(scored)})
+        print_json("mor-sweep.forecast-scores/1", {"sweep": loaded.name, "forecasts": scores_as_json(scored)})
         return
     if scored:
         print_scores(scored)

@@ -9,8 +9,6 @@ import typer
 from orchestrator.cli.fits.study import CAUSAL, FIT_REFUSED, SweepName
 from orchestrator.cli.options import AsJson, LossOption, Results, open_results, print_json, say_next
 
-SCHEMA = "mor-sweep.suggest/1"
-
 
 def suggest(
     sweep: SweepName = None,
@@ -39,7 +37,7 @@ def suggest(
     lines = commands([suggestion for suggestion, _ in suggested], fitted.sweep, results)
     if as_json:
         cells = [asdict(suggestion) | {"flops": cost.flops, "seconds": cost.seconds} for suggestion, cost in suggested]
-        print_json(SCHEMA, {"sweep": fitted.name, "suggestions": cells, "commands": lines})
+        print_json("mor-sweep.suggest/1", {"sweep": fitted.name, "suggestions": cells, "commands": lines})
         return
     print_suggestions(suggested, lines)
     say_next(["fit", fitted.name], results=results)

@@ -16,7 +16,7 @@ from orchestrator.cli.inference.text import (
     say_own_arms,
     show_rows,
 )
-from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, open_sweep, print_json, say_next
+from orchestrator.cli.options import AsJson, CellsOrAll, Results, SweepOption, open_sweep, print_json, say, say_next
 from orchestrator.cli.train.launch import ExecutorChoice, Launch, RayAddress, machine_of
 from orchestrator.cli.train.spending import MaxHours
 
@@ -93,7 +93,7 @@ def evaluate(
         typer.echo(f"left out, not finished or without weights: {', '.join(request.left_out)}", err=True)
     hours = _hours(how, max_hours)
     chosen = chosen_executor(executor, this_machine(workers, MEASURING).workers, address, MEASURING)
-    outcomes, warning = evaluate_all(store, loaded, request, chosen, _say, hours=hours)
+    outcomes, warning = evaluate_all(store, loaded, request, chosen, say, hours=hours)
     if warning:
         typer.echo(warning, err=True)
     _show(loaded.name, request, rows(store, request, outcomes), as_json)
@@ -216,9 +216,3 @@ def _evaluate_text(
         show_rows(f"{where}: loss by position in the window", by_rule.to_dicts())
         show_rows(f"{where}: loss by recursions", cell_loss.depths.to_dicts())
     say_next(*(["depth", name, "--sweep", loaded.name] for name in measured), results=results)
-
-
-def _say(line: str) -> None:
-    """Progress, on stderr."""
-    if line:
-        typer.echo(line, err=True)

@@ -22,8 +22,6 @@ from orchestrator.planning.identity import trunk_id
 from orchestrator.planning.plan import Plan, flops_by_segment, lost_arm_lines
 from orchestrator.records.console import Console
 
-PLAN_SCHEMA = "mor-sweep.plan/1"
-
 UNRESOLVED = "unresolved: data"
 """In the place of ids, while no data is prepared."""
 
@@ -181,36 +179,34 @@ def flag_lines(plan: Plan) -> list[str]:
 
 
 def plan_json(plan: Plan, estimate: Estimate, price: float | None = None) -> dict[str, Any]:
-    """The plan as JSON values; counts of FLOPs are exact integers, those of segments by the exact convention."""
+    """The plan as JSON values, what the document mor-sweep.plan/1 holds; counts of FLOPs are exact integers, those of
+    segments by the exact convention."""
     flops = flops_by_segment(plan.segments)
     trunk_ids = {trunk: trunk_id(trunk) for trunk in {segment.trunk for segment in plan.segments}}
     return {
-        "schema": PLAN_SCHEMA,
-        "data": {
-            "name": plan.name,
-            "budget_convention": plan.budget_convention,
-            "trunks": plan.trunks,
-            "data_snapshot": plan.data_name or UNRESOLVED,
-            "cells": [
-                _cell_json(cell) | {"cost": cost_json(cost, price)}
-                for cell, cost in zip(plan.cells, estimate.cells, strict=True)
-            ],
-            "segments": [
-                {
-                    "id": segment.id,
-                    "kind": segment.kind,
-                    "stop_step": segment.stop_step,
-                    "decay_start": segment.decay_start,
-                    "needs": list(segment.needs),
-                    "trunk_id": trunk_ids[segment.trunk],
-                    "flops": flops[segment.id],
-                }
-                for segment in plan.segments
-            ],
-            "dropped": [asdict(dropped) for dropped in plan.dropped],
-            "notes": [*plan.notes, *evaluation_notes(estimate)],
-            "estimate": totals_json(estimate, price),
-        },
+        "name": plan.name,
+        "budget_convention": plan.budget_convention,
+        "trunks": plan.trunks,
+        "data_snapshot": plan.data_name or UNRESOLVED,
+        "cells": [
+            _cell_json(cell) | {"cost": cost_json(cost, price)}
+            for cell, cost in zip(plan.cells, estimate.cells, strict=True)
+        ],
+        "segments": [
+            {
+                "id": segment.id,
+                "kind": segment.kind,
+                "stop_step": segment.stop_step,
+                "decay_start": segment.decay_start,
+                "needs": list(segment.needs),
+                "trunk_id": trunk_ids[segment.trunk],
+                "flops": flops[segment.id],
+            }
+            for segment in plan.segments
+        ],
+        "dropped": [asdict(dropped) for dropped in plan.dropped],
+        "notes": [*plan.notes, *evaluation_notes(estimate)],
+        "estimate": totals_json(estimate, price),
     }
 
 

@@ -139,7 +139,7 @@ def end_dry_run(
     from orchestrator.cli.tables.plan import plan_json
 
     if as_json:
-        document = plan_json(planned, cost, price)["data"]
+        document = plan_json(planned, cost, price)
         print_json(
             "mor-sweep.plan/1",
             document | {"notes": [*document["notes"], *(objection.sentence for objection in raised)]},
@@ -276,7 +276,7 @@ def settle_name(spec: "SweepSpec", planned: "Plan", data: "DataSnapshot", result
             raise typer.Exit(PLAN_REFUSED)
         if answer == "replace":
             break
-        spec = _renamed(spec)
+        spec = spec.model_copy(update={"name": typer.prompt("name", value_proc=_sweep_name, err=True)})
         planned = plan(spec, data)
     return spec, planned
 
@@ -288,11 +288,6 @@ def _answer(text: str) -> str:
         if (start := text.strip().lower()) and word.startswith(start):
             return word
     raise typer.BadParameter(f"found {text!r}, expected name, replace or cancel")
-
-
-def _renamed(spec: "SweepSpec") -> "SweepSpec":
-    """Under a name from the terminal."""
-    return spec.model_copy(update={"name": typer.prompt("name", value_proc=_sweep_name, err=True)})
 
 
 def _sweep_name(text: str) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from mor_core.errors import Fix
 from mor_core.units import amount_text, budget_text
-from orchestrator.planning.cells import Cell
 from orchestrator.planning.costs.estimate import HOUR_SECONDS, Estimate
 from orchestrator.planning.costs.machine import Throughput
 from orchestrator.planning.costs.work import Unit
@@ -161,12 +160,9 @@ def _refuse(
         return sum(hours[number] for number in parts[place])
 
     least = min(open_cells, key=cell_hours)
+    cell = plan.cells[least]
     raise PlanError(
-        f"less than any cell takes: the cheapest, {_name(plan.cells[least])}, is estimated at "
-        f"{amount_text(cell_hours(least))} {throughput.hours_unit}; give more, or use smaller budgets",
+        f"less than any cell takes: the cheapest, {cell.arm} {cell.size} at {budget_text(cell.budget)}, is estimated "
+        f"at {amount_text(cell_hours(least))} {throughput.hours_unit}; give more, or use smaller budgets",
         fix=Fix(setting="max_hours", value=f"{limits.max_hours:g}"),
     )
-
-
-def _name(cell: Cell) -> str:
-    return f"{cell.arm} {cell.size} at {budget_text(cell.budget)}"

@@ -139,14 +139,6 @@ def _paper_nll(value: object) -> float | str:
     raise ValueError(f'{value!r}: expected the loss that the paper prints, or "diverged"')
 
 
-def _merged(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(values))
-
-
-def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(sorted(set(values)))
-
-
 def _not_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values:
         raise ValueError("the list is empty: give at least one")
@@ -174,6 +166,6 @@ ProperFraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
 Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
-Merged = AfterValidator(_merged)
-Ascending = AfterValidator(_ascending)
+Merged = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
+Ascending = AfterValidator(lambda values: tuple(sorted(set(values))))
 NotEmpty = AfterValidator(_not_empty)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mor_core.units import budget_text
-from orchestrator.planning.spec.base import Layer, holds
-from orchestrator.planning.spec.sweep_file import SweepFile, is_bare_key
+from orchestrator.planning.spec.sweep_file import Layer, SweepFile, holds, is_bare_key
 from orchestrator.planning.spec.sweep_spec import SweepSpec, parse_spec
 
 DEFAULT = "default"

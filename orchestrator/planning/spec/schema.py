@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator.planning.spec import arms, sections
-from orchestrator.planning.spec.base import BASE
+from orchestrator.planning.spec.sweep_file import BASE
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 
 BASE_MEANS = (
@@ -30,7 +30,12 @@ def sweep_schema() -> dict[str, Any]:
     """The schema as JSON values."""
     schema = SweepSpec.model_json_schema(mode="validation")
     modules = (sections, arms)
-    tables = {name: kind for module in modules for name, kind in vars(module).items() if _is_section(kind)}
+    tables = {
+        name: kind
+        for module in modules
+        for name, kind in vars(module).items()
+        if inspect.isclass(kind) and issubclass(kind, BaseModel)
+    }
     for name, definition in ((SweepSpec.__name__, schema), *schema["$defs"].items()):
         descriptions = _field_docstrings(SweepSpec if name == SweepSpec.__name__ else tables[name])
         for key, field in definition.get("properties", {}).items():
@@ -44,10 +49,6 @@ def sweep_schema() -> dict[str, Any]:
 def schema_text() -> str:
     """What stands in sweeps/sweep.schema.json."""
     return json.dumps(sweep_schema(), indent=1, sort_keys=True) + "\n"
-
-
-def _is_section(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _field_docstrings(section: type[BaseModel]) -> dict[str, str]:

@@ -1,5 +1,8 @@
 """Sweep files as tables: the shipped presets, a user's own TOML, those that sweeps were recorded with, recipe files
-(laws of learning rate and batch; those of publications ship), and flags laid over any of them."""
+(laws of learning rate and batch; those of publications ship), and flags laid over any of them.
+
+Sweep files come in layers: `base = "cpu"` takes from a preset, or from another file, what a file leaves out.
+"""
 
 import re
 import tomllib
@@ -7,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import reduce
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -14,7 +18,22 @@ from typing import Any
 
 from mor_core.errors import Fix, UserError
 from mor_core.files import UnreadableFileError, is_folder_name, read_json_object, why_unreadable
-from orchestrator.planning.spec.base import BASE, Layer, laid_together
+
+BASE = "base"
+"""The key of a sweep file that names what lies under it."""
+
+ALTERNATIVES = (
+    (("budgets",), ("tokens",)),
+    (("sizes",), ("init_from",)),
+    (("sizes", "names"), ("sizes", "auto")),
+    (("schedule", "warmup_steps"), ("schedule", "warmup_budget")),
+    (("train", "batch_size"), ("train", "batch_law")),
+    (("train", "peak_learning_rate"), ("train", "learning_rate")),
+)
+"""Keys of which a sweep file has one: what a file gives takes the place of the other one under it."""
+
+WHOLE = (("data", "corpus"), ("routing", "choice"))
+"""Keys that say what the rest of their table is about: a file that gives one gives the table anew."""
 
 
 class SpecError(UserError):
@@ -39,6 +58,18 @@ class Override:
     """The key it replaces."""
     value: Any
     """As a TOML file would hold it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One sweep file as it was read."""
+
+    source: str
+    """What errors call it."""
+    document: dict[str, Any]
+    """Its tables, without `base`."""
+    is_preset: bool = False
+    """Whether it is a shipped one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,3 +271,45 @@ def recipe_overrides(recipe: str, flag: str = "recipe") -> list[Override]:
             overrides.append(Override(flag=flag, path=("train", key), value=laws[key]))
             overrides.append(Override(flag=flag, path=("train", replaced), value=None))
     return overrides
+
+
+def laid_together(layers: Sequence[Layer]) -> dict[str, Any]:
+    """The tables of all, the first on top."""
+    under = [layer.document for layer in reversed(layers)]
+    return deepcopy(reduce(laid_over, under))
+
+
+def laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables over tables, key by key; a list takes the place of a list."""
+    dropped = [
+        alternative for pair in ALTERNATIVES for chosen, alternative in (pair, pair[::-1]) if holds(upper, chosen)
+    ]
+    dropped += [path[:1] for path in WHOLE if holds(upper, path)]
+    return _merged(reduce(_without, dropped, dict(lower)), upper)
+
+
+def holds(document: Any, path: Sequence[str]) -> bool:
+    """Whether tables have a value at a path."""
+    for key in path:
+        if not isinstance(document, Mapping) or key not in document:
+            return False
+        document = document[key]
+    return True
+
+
+def _without(document: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    if not holds(document, path):
+        return dict(document)
+    first, *rest = path
+    if rest:
+        return {**document, first: _without(document[first], rest)}
+    return {key: value for key, value in document.items() if key != first}
+
+
+def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {key: _merged_value(lower[key], value) if key in lower else value for key, value in upper.items()}
+    return {**lower, **merged}
+
+
+def _merged_value(lower: Any, upper: Any) -> Any:
+    return _merged(lower, upper) if isinstance(lower, Mapping) and isinstance(upper, Mapping) else upper

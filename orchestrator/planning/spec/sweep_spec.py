@@ -23,7 +23,6 @@ from orchestrator.planning.spec.arms import (
     routing_from,
     with_choices,
 )
-from orchestrator.planning.spec.base import BASE
 from orchestrator.planning.spec.fields import (
     OWN_LADDERS,
     Ascending,
@@ -44,7 +43,7 @@ from orchestrator.planning.spec.sections import (
     SizesSection,
     TrainSection,
 )
-from orchestrator.planning.spec.sweep_file import Override, SpecError, SweepFile, did_you_mean, read_sweep_file
+from orchestrator.planning.spec.sweep_file import BASE, Override, SpecError, SweepFile, did_you_mean, read_sweep_file
 
 
 class SweepSpec(Section):

@@ -195,7 +195,10 @@ def result(store: Store, tuning: Tuning, data: DataSnapshot) -> Tuned:
     earlier = known_cells(store, tuning, data)
     tried_rungs = tuple(tried(rung, earlier, rows) for rung in tuning.rungs)
     responses = fit_responses([tried_rung.trials for tried_rung in tried_rungs])
-    rungs = tuple(_tuned(rung, response) for rung, response in zip(tuning.rungs, responses, strict=True))
+    rungs = tuple(
+        TunedRung(arm=rung.arm.label, size=rung.size, params=rung.params, tokens=rung.tokens, response=response)
+        for rung, response in zip(tuning.rungs, responses, strict=True)
+    )
     arms = list(dict.fromkeys(rung.arm for rung in rungs))
     varied = [name for name in LAWS if all(name in rung.ranges for rung in tuning.rungs)]
     return Tuned(
@@ -205,10 +208,6 @@ def result(store: Store, tuning: Tuning, data: DataSnapshot) -> Tuned:
         laws=tuple(fit_law(name, [rung for rung in rungs if rung.arm == arm]) for arm in arms for name in varied),
         shared=tuple(_shared(tried_rungs, responses)),
     )
-
-
-def _tuned(rung: Rung, response: Response | Refusal) -> TunedRung:
-    return TunedRung(arm=rung.arm.label, size=rung.size, params=rung.params, tokens=rung.tokens, response=response)
 
 
 def _shared(tried_rungs: Sequence[TriedRung], responses: Sequence[Response | Refusal]) -> list[Shared]:

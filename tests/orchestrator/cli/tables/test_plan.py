@@ -30,7 +30,7 @@ def drawn(table, width):
 
 def test_the_json_of_a_resolved_plan_names_every_segment_and_its_trunk(small_sweep, snapshot):
     planned = plan(small_sweep(), snapshot)
-    document = json.loads(json.dumps(plan_json(planned, cost(planned))))["data"]
+    document = json.loads(json.dumps(plan_json(planned, cost(planned))))
     segments = {segment["id"]: segment for segment in document["segments"]}
     assert len(segments) == len(planned.segments)
     for cell in document["cells"]:
@@ -86,7 +86,7 @@ def test_a_plan_says_what_share_evaluation_is_and_which_number_would_keep_it_wit
     (note,) = evaluation_notes(much)
     assert "adds 12.5%" in note
     assert "evaluation.num_sequences = 1000; at most 800 keep it within 10%" in note
-    document = plan_json(planned, much)["data"]
+    document = plan_json(planned, much)
     assert (document["estimate"]["evaluation_share"], document["estimate"]["most_evaluation_sequences"]) == (0.125, 800)
     assert document["notes"] == [*planned.notes, note]
 

@@ -237,7 +237,7 @@ def test_capacities_are_exact_in_the_plan_and_in_its_json(variants, snapshot):
     planned = plan(variants({"a": MOR | {"routing": {"capacities": [1, "0.7", "1/7"]}}}), snapshot)
     assert planned.cells[0].model.capacities == (1, Fraction(7, 10), Fraction(1, 7))
     cost = estimate(planned, assumed_throughput("cpu", 1), num_evaluation_sequences=8)
-    shown = json.loads(json.dumps(plan_json(planned, cost)))["data"]["cells"][0]
+    shown = json.loads(json.dumps(plan_json(planned, cost)))["cells"][0]
     assert shown["model"]["routing"]["capacities"] == ["1", "7/10", "1/7"]
 
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.planning.plan import plan
-from orchestrator.planning.spec.base import laid_over
-from orchestrator.planning.spec.sweep_file import Override, SpecError, preset_names, read_sweep_file
+from orchestrator.planning.spec.sweep_file import Override, SpecError, laid_over, preset_names, read_sweep_file
 from orchestrator.planning.spec.sweep_spec import load_spec, parse_spec
 
 CHANGES: dict[tuple[str, ...], list[Any]] = {
