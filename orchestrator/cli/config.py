@@ -77,7 +77,6 @@ def init(
 
     The sweep is named as the file is.
     """
-
     if file.suffix != ".toml":
         raise SpecError(f"{file}: a sweep file's name ends in .toml: write it to {file.with_suffix('.toml')}")
     if file.exists():

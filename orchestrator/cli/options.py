@@ -224,7 +224,6 @@ def fix_in_flags(fix: Fix) -> str:
 
 def say_next(*commands: Sequence[str], results: Path = Path("results")) -> None:
     """What one may do now, to stderr: each command as its arguments."""
-
     typer.echo("next: " + ", ".join(command_line(*command, results=results) for command in commands), err=True)
 
 

@@ -27,6 +27,7 @@ class Executor(Protocol):
 
         Closing the generator ends everything that it started.
         """
+        ...
 
 
 class InProcessExecutor:

@@ -371,8 +371,7 @@ def _own_sum(content: bytes) -> str:
 def _contradiction(result: SegmentResult) -> str:
     """What a result of right shapes says that cannot be; empty for nothing."""
     evaluation = result.evaluation
-    measured = (evaluation, result.task, result.text)
-    if result.kind == "evaluate" and result.is_finished and not any(measured):
+    if result.kind == "evaluate" and result.is_finished and not (evaluation or result.task or result.text):
         return "it is a finished evaluation without a loss or a score"
     if evaluation is not None and len(evaluation.realised_capacity) != len(evaluation.planned_capacity):
         return "its realised_capacity and planned_capacity are of different lengths"

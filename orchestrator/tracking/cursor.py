@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import polars as pl
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import TypeAdapter, ValidationError
 
 from mor_core.errors import UserError
 from mor_core.files import UnreadableFileError, file_sha256, read_json_object, replace_text
@@ -43,14 +43,11 @@ _OR_UNSET = f", or unset {VARIABLE} to use the store in the sweep's own folder"
 MOST_SEGMENTS = 60
 """Of a chain that a tag shows, its last: MLflow refuses tags of more than a few thousand characters."""
 
-_STRICT = ConfigDict(strict=True)
-
 
 class TrackingUriError(UserError):
     """MLFLOW_TRACKING_URI names no store that MLflow could use; the message names it without its password."""
 
 
-@with_config(_STRICT)
 @dataclass(frozen=True, kw_only=True)
 class SentRun:
     """What has been sent of one cell."""
@@ -65,7 +62,6 @@ class SentRun:
     """Of those rows."""
 
 
-@with_config(_STRICT)
 @dataclass(kw_only=True)
 class Cursor:
     """What has been sent of a sweep to one MLflow store."""

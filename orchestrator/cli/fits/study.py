@@ -168,7 +168,6 @@ def compared(source: Runs, other: str | None, loss: str) -> "Fitted":
 
 def paths_of(fitted: "Fitted", source: FigureRuns, figure: str, look: Look) -> list[Path]:
     """Where a figure of fitted runs goes, which can be written; says so on stderr."""
-
     if source.table is None:
         return figure_paths(open_results(source.results), fitted.name, figure, look)
     return announced_paths(fitted.name, source.out, look.names(figure))

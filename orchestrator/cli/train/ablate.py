@@ -66,7 +66,6 @@ def ablate(
 def ablation_file(name: str, preset: str) -> str:
     """The shipped sweep of an ablation at the scale of a preset, paper or cpu, or the path as given. Raises SpecError
     for an unknown name."""
-
     if is_path(name):
         if preset != DEFAULT_PRESET:
             raise typer.BadParameter("--preset chooses between shipped ablations: leave it out with a path")

@@ -86,7 +86,6 @@ class Launch:
     @property
     def store(self) -> "Store":
         """The results, at a place that stays where it is if the working directory changes."""
-
         return open_results(self.results.absolute())
 
 

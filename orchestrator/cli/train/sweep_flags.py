@@ -72,7 +72,6 @@ class SweepFlags:
 
     def overrides(self) -> "list[Override]":
         """What the flags lay over the sweep file. Raises SpecError where the corpus is empty or the recipe unknown."""
-
         flags = [
             Override(flag="--budgets", path=("budgets",), value=items_of(self.budgets)),
             Override(
@@ -98,7 +97,6 @@ class SweepFlags:
     def file_to_search(self) -> "SweepFile":
         """The sweep file with its arms and its corpus chosen, for a verb that makes cells of its own. Raises
         SpecError."""
-
         chosen = replace(self, budgets=None, sizes=None, seeds=None, name=None)
         return read_sweep_file(self.preset, chosen.overrides())
 

@@ -22,18 +22,22 @@ class FinishedTraining(Protocol):
     @property
     def train_seconds(self) -> float:
         """Of the steps that were executed."""
+        ...
 
     @property
     def steps_executed(self) -> int:
         """The last so many of the segment's steps."""
+        ...
 
     @property
     def peak_memory_bytes(self) -> int | None:
         """See Rate."""
+        ...
 
     @property
     def last_numerics(self) -> Mapping[str, Any]:
         """What it was computed on."""
+        ...
 
 
 class Basis(StrEnum):

@@ -15,7 +15,7 @@ from tests.helpers.command_line import run
         ("fit --approach parabol", "--approach: found 'parabol', expected parabola, surface, akima or envelope: did"),
         ("isoflop --workers x", "--workers: found 'x', expected a whole number"),
         ("isoflop --workers=0", "--workers: found '0', expected a number of at least 1"),
-        ("isoflop --target-ci abc", "--target-ci: found 'abc', expected a number"),
+        ("isoflop --max-gpu-hours abc", "--max-gpu-hours: found 'abc', expected a number"),
         ("ui --port 70000", "--port: found '70000', expected a number of at most 65535"),
         ("predict", "say FLOPs by --budget C, or ask for a score by --task TASK --params N --tokens D"),
         ("lifetime", "mor-sweep lifetime needs --target-loss: Loss to reach"),
