@@ -126,6 +126,9 @@ class FarAwayExecutor:
     answers: list[str | None] = field(default_factory=list)
     """Of each look."""
 
+    on_this_host = False
+    """See orchestrator.running.executor.Executor."""
+
     def run(self, segments: Sequence[Segment], job: Job, published: dict[str, Outcome]) -> Events:
         """See orchestrator.running.executor.Executor."""
         scratch_folder(self.results, job.run).mkdir(parents=True)
