@@ -62,3 +62,8 @@ class Refused(UserError):
 
 class Unreachable(MorSweepError):
     """A server or a folder that is needed does not answer, or is not there any more."""
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says in its first line, for a sentence of ours; its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mor_core.data.spec import CACHE_VARIABLE, DataError
+from mor_core.data.spec import CACHE_VARIABLE, REFRESH, DataError
 from mor_core.files import fsync, rename_unless_there
 
 PARTIAL = ".partial"
@@ -86,6 +86,18 @@ def naming_what_cannot_be_written(path: Path) -> Iterator[None]:
             f"{'free some space there, or ' if error.errno in FULL else ''}"
             f"set {CACHE_VARIABLE} to a folder that can be written."
         ) from error
+
+
+def read_frozen(path: Path, schema: int, noun: str) -> dict[str, Any]:
+    """The description of a frozen folder, without its schema. Raises `DataError`, which calls the folder by `noun`,
+    where it is missing, damaged or of another layout."""
+    try:
+        stored = read_json(path)
+    except FileNotFoundError as error:
+        raise DataError(f"The frozen {noun} {path.parent} is gone", fix=REFRESH) from error
+    if (layout := stored.pop("schema", None)) != schema:
+        raise DataError(f"The frozen {noun} {path.parent} has the layout {layout}, expected {schema}", fix=REFRESH)
+    return stored
 
 
 def _remove_leftovers(target: Path) -> None:

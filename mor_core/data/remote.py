@@ -20,6 +20,7 @@ from typing import IO, Any
 from mor_core.data.cache_files import PARTIAL, naming_what_cannot_be_written, read_json, write_json
 from mor_core.data.snapshot import MANIFEST, SPLITS, TOKENIZER_FILE, read_manifest
 from mor_core.data.spec import DataError
+from mor_core.errors import first_line
 from mor_core.files import file_sha256, is_plain_name
 
 ORIGIN_FILE = "origin.json"
@@ -89,12 +90,13 @@ def _fetch(url: str, folder: Path, report: Callable[[str], None] | None) -> None
         expected = _hashes(manifest) | {TOKENIZER_FILE: manifest["tokenizer_fingerprint"]}
         if foreign := [name for name in expected if not is_plain_name(name)]:
             raise DataError(f"{url}/{MANIFEST} names {foreign[0]!r}, expected a file of its own folder")
-        lacking = [name for name, sha256 in expected.items() if not _is_here(folder / name, sha256)]
+        files = {name: folder / name for name in expected}
+        lacking = [name for name, file in files.items() if not (file.is_file() and file_sha256(file) == expected[name])]
         if report and lacking:
             report(f"Fetching {len(lacking)} of {len(expected)} files from {url}")
 
         def get(name: str) -> None:
-            _get(system, f"{path}/{name}", folder / name, url, expected[name])
+            _get(system, f"{path}/{name}", files[name], url, expected[name])
 
         with ThreadPoolExecutor(TRANSFERS_AT_ONCE) as pool:
             list(pool.map(get, lacking))
@@ -122,10 +124,6 @@ def _get(system: Any, path: str, target: Path, url: str, sha256: str | None = No
         raise DataError(f"{url}/{name} is missing; publish it again with `mor-sweep data publish`.") from error
     finally:
         arriving.unlink(missing_ok=True)
-
-
-def _is_here(path: Path, sha256: str) -> bool:
-    return path.is_file() and file_sha256(path) == sha256
 
 
 def _hashes(manifest: dict[str, Any]) -> dict[str, str]:
@@ -164,8 +162,9 @@ def _storage(url: str) -> Iterator[tuple[Any, str]]:
     try:
         yield system, path.rstrip("/")
     except _refusals() as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{url} cannot be used ({reason}); check the URL, the network and the credentials.") from error
+        raise DataError(
+            f"{url} cannot be used ({first_line(error)}); check the URL, the network and the credentials."
+        ) from error
 
 
 def _refusals() -> tuple[type[Exception], ...]:

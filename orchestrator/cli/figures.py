@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,16 +22,11 @@ class FigureFormat(StrEnum):
     SVG = "svg"
 
 
-class FigureWidth(StrEnum):
-    """The widths of a paper of two columns."""
+FigureWidth = Literal["single", "double"]
+"""The widths of a paper of two columns."""
 
-    SINGLE = "single"
-    DOUBLE = "double"
-
-    @property
-    def inches(self) -> float:
-        """As the style of ICML has them: a column, and the whole text."""
-        return 3.25 if self is FigureWidth.SINGLE else 6.75
+INCHES: dict[FigureWidth, float] = {"single": 3.25, "double": 6.75}
+"""As the style of ICML has them: a column, and the whole text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +46,12 @@ class Look:
     @property
     def inches(self) -> float | None:
         """Its width on paper."""
-        return None if self.width is None else self.width.inches
+        return None if self.width is None else INCHES[self.width]
 
     def names(self, figure: str) -> list[str]:
         """The files of a figure, the PNG first; those of a paper's width have names of their own."""
         stem = figure if self.width is None else f"{figure}-{self.width}"
-        kinds = [FigureFormat.PNG, FigureFormat.SVG, *(self.formats or ())]
-        return [f"{stem}.{kind}" for kind in dict.fromkeys(kinds)]
+        return [f"{stem}.{kind}" for kind in dict.fromkeys(("png", "svg", *(self.formats or ())))]
 
 
 PLAIN = Look()

@@ -25,7 +25,7 @@ from mor_core.errors import UserError
 from mor_core.files import file_sha256
 from mor_core.training.manifest import MANIFEST, OPTIMIZER, WEIGHTS, CheckpointError, verify_checkpoint
 from orchestrator.planning.canonical import is_content_id
-from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA, read_pruned
+from orchestrator.store.pruned import PRUNED, pruned_document, read_pruned
 from orchestrator.store.published import CHECKPOINT, METRICS, RESULT, SEQUENCE_LOSSES, SPEC, StoreError
 from orchestrator.store.store import FORECASTS, Store
 from orchestrator.store.sweep_document import TEXTS, find_document, sweep_texts
@@ -169,7 +169,8 @@ def _segment_contents(store: Store, segment_id: str, *, checkpoints: bool) -> di
         names = (MANIFEST, *manifest.files)
         contents |= {f"{top}/{CHECKPOINT}/{name}": checkpoint / name for name in names}
     elif f"{top}/{PRUNED}" not in contents and _had_checkpoint(store, segment_id):
-        contents[f"{top}/{PRUNED}"] = _left_out(segment_id)
+        pruned = pruned_document(segment_id, "left out of a bundle")
+        contents[f"{top}/{PRUNED}"] = json.dumps(pruned, indent=1, sort_keys=True).encode()
     contents[f"{top}/{RESULT}"] = files.result  # Last, as it is published: with it the segment is done.
     return contents
 
@@ -179,11 +180,6 @@ def _had_checkpoint(store: Store, segment_id: str) -> bool:
     if result is None or not result.is_finished or result.kind == "evaluate":
         return False
     return read_pruned(store, segment_id) is None
-
-
-def _left_out(segment_id: str) -> bytes:
-    document = {"schema": PRUNED_SCHEMA, "segment_id": segment_id, "reason": "left out of a bundle"}
-    return json.dumps(document, indent=1, sort_keys=True).encode()
 
 
 def _described(content: Content) -> dict[str, Any]:

@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mor_core.files import file_sha256, is_folder_name, is_plain_name, parse_json_object, read_json_object, replace_text
+from mor_core.files import (
+    file_sha256,
+    is_folder_name,
+    is_plain_name,
+    parse_json_object,
+    read_json_object,
+    rename_unless_there,
+    replace_text,
+)
 from mor_core.flops import total_params, unique_params, unrolled_params
 from orchestrator.maintenance.bundle import (
     BUNDLE_MANIFEST,
@@ -360,11 +368,7 @@ def _appear(store: Store, staged: Store, name: str) -> None:
     target = store.segment_folder(name)
     store.hint(read_spec(staged.published(name).spec), staged.result(name))
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        staged.segment_folder(name).rename(target)
-    except OSError:
-        if not store.is_done(name):  # Another import was first with the same one.
-            raise
+    rename_unless_there(staged.segment_folder(name), target)  # Another import may be first with the same one.
 
 
 def _appear_sweep(store: Store, staged: Store, sweep: str, document: dict[str, Any]) -> None:

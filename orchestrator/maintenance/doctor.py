@@ -88,20 +88,19 @@ def examine(store: Store, *, deep: bool) -> Iterator[Line]:
 
 def _machine_lines(store: Store) -> Iterator[Line]:
     memory = machine_memory()
-    little = memory < LITTLE_MEMORY_BYTES
     summary = f"{os.cpu_count()} cores, {bytes_text(memory)} of memory, {platform.system()} {platform.machine()}"
-    yield Line(level="warn" if little else "ok", name="machine", found=summary + (": use one worker" if little else ""))
+    yield _judged("machine", summary, "use one worker" if memory < LITTLE_MEMORY_BYTES else "")
     for name, folder in (("results", store.root), ("cache", cache_folder())):
         yield _disk_line(name, folder)
     if SHARED_MEMORY.is_dir():
         yield _shared_memory_line()
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = files < FEW_OPEN_FILES
-    yield Line(
-        level="warn" if few else "ok",
-        name="open files",
-        found=f"at most {files}" + (f": ulimit -n {4 * FEW_OPEN_FILES}" if few else ""),
-    )
+    yield _judged("open files", f"at most {files}", f"ulimit -n {4 * FEW_OPEN_FILES}" if files < FEW_OPEN_FILES else "")
+
+
+def _judged(name: str, found: str, advice: str, level: Level = "warn") -> Line:
+    """What was found: of `level`, with what to do, where there is advice; ok without."""
+    return Line(level=level if advice else "ok", name=name, found=f"{found}: {advice}" if advice else found)
 
 
 def _shared_memory_line() -> Line:
@@ -110,9 +109,8 @@ def _shared_memory_line() -> Line:
     except ClusterUnreachable as error:
         return Line(level="bad", name="shared memory", found=str(error))
     free = shutil.disk_usage(SHARED_MEMORY).free
-    little = free < LITTLE_SHARED_MEMORY_BYTES
-    advice = f": Ray will use the disk; give {SHARED_MEMORY} more (docker: --shm-size 1g)" if little else ""
-    return Line(level="warn" if little else "ok", name="shared memory", found=f"{bytes_text(free)} free{advice}")
+    advice = f"Ray will use the disk; give {SHARED_MEMORY} more (docker: --shm-size 1g)"
+    return _judged("shared memory", f"{bytes_text(free)} free", advice if free < LITTLE_SHARED_MEMORY_BYTES else "")
 
 
 def _disk_line(name: str, folder: Path) -> Line:
@@ -122,11 +120,8 @@ def _disk_line(name: str, folder: Path) -> Line:
         return Line(level="bad", name=f"disk of {name}", found=error.message)
     nearest = next(ancestor for ancestor in (folder.absolute(), *folder.absolute().parents) if ancestor.exists())
     free = shutil.disk_usage(nearest).free
-    little = free < LITTLE_DISK_BYTES
-    advice = ": free some (mor-sweep gc), or name another folder" if little else ""
-    return Line(
-        level="warn" if little else "ok", name=f"disk of {name}", found=f"{bytes_text(free)} free at {folder}{advice}"
-    )
+    advice = "free some (mor-sweep gc), or name another folder" if free < LITTLE_DISK_BYTES else ""
+    return _judged(f"disk of {name}", f"{bytes_text(free)} free at {folder}", advice)
 
 
 def _package_lines() -> Iterator[Line]:
@@ -137,16 +132,13 @@ def _package_lines() -> Iterator[Line]:
         yield Line(level="warn", name="packages", found=f"{DISTRIBUTION} is not installed here: pip install -e .")
         return
     required, version = metadata["Requires-Python"], platform.python_version()
-    fits = version in SpecifierSet(required or "")
-    advice = f": needs {required}" if not fits else ""
-    yield Line(level="ok" if fits else "bad", name="python", found=f"{version} at {sys.executable}{advice}")
+    advice = "" if version in SpecifierSet(required or "") else f"needs {required}"
+    yield _judged("python", f"{version} at {sys.executable}", advice, "bad")
     requirements = [Requirement(text) for text in importlib.metadata.requires(DISTRIBUTION) or []]
     needed = [requirement for requirement in requirements if not requirement.marker or requirement.marker.evaluate()]
     complaints = [complaint for complaint in map(_wrong_version, needed) if complaint]
-    if complaints:
-        yield Line(level="bad", name="packages", found=f"{'; '.join(complaints)}: pip install -e . again")
-    else:
-        yield Line(level="ok", name="packages", found=f"{len(requirements)} in the versions asked for")
+    versions = "; ".join(complaints) or f"{len(requirements)} in the versions asked for"
+    yield _judged("packages", versions, "pip install -e . again" if complaints else "", "bad")
 
 
 def _wrong_version(requirement: Requirement) -> str:

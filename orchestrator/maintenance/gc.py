@@ -18,7 +18,7 @@ from mor_core.training.manifest import MANIFEST
 from orchestrator.maintenance.idle import check_idle
 from orchestrator.store.attempts import SCRATCH
 from orchestrator.store.drivers import running_drivers
-from orchestrator.store.pruned import PRUNED, PRUNED_SCHEMA
+from orchestrator.store.pruned import PRUNED, pruned_document
 from orchestrator.store.published import CHECKPOINT
 from orchestrator.store.store import Store
 from orchestrator.store.sweep_document import PlannedWork, planned_work
@@ -142,6 +142,6 @@ def _prune(checkpoint: PrunableCheckpoint) -> None:
     except (OSError, ValueError):
         manifest = {}
     kept = {name: manifest.get(name) for name in ("step", "files")} if isinstance(manifest, dict) else {}
-    document = {"schema": PRUNED_SCHEMA, "segment_id": checkpoint.segment_id, "reason": checkpoint.reason}
+    document = pruned_document(checkpoint.segment_id, checkpoint.reason)
     write_json(checkpoint.folder.parent / PRUNED, document | kept | {"bytes": checkpoint.num_bytes})
     remove_folder(checkpoint.folder)

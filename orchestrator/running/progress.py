@@ -112,7 +112,9 @@ class Progress:
         """Cells by state, and how fast the running segments go."""
         running = [segment for segment in self.pending if self._is_running(segment)]
         rate = self._flops_done(running) / max(time.monotonic() - self._started, 1e-9)
-        states = Counter(outcome.status for outcome in self._cell_outcomes())
+        states = Counter(
+            self.outcomes[name].status for name, cells in self._cells.items() if name in self.outcomes for _ in cells
+        )
         table = Table(
             title=f"{self.plan.name}: {self._done_cells()} of {len(self.plan.cells)} cells done", min_width=60
         )
@@ -158,9 +160,6 @@ class Progress:
     def _done_cells(self) -> int:
         waiting = ({segment.id for segment in self.pending} | self._left_out) - set(self.outcomes)
         return sum(str(cell.evaluate_segment) not in waiting for cell in self.plan.cells)
-
-    def _cell_outcomes(self) -> list[Outcome]:
-        return [self.outcomes[name] for name, cells in self._cells.items() if name in self.outcomes for _ in cells]
 
     def _is_running(self, segment: Segment) -> bool:
         """Started and not ended: it has an attempt, and what it needs is done."""

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from orchestrator.store.folder import is_held
 from orchestrator.store.store import Store
 
@@ -45,7 +47,8 @@ def driving(store: Store, name: str) -> Iterator[None]:
     """Be known as a driver of a sweep for the length of the body. Removes what killed drivers of this host left."""
     folder = store.make_folder(store.sweep_folder(name) / FOLDER)
     for path in folder.glob(f"{socket.gethostname()}-*"):
-        _remove_abandoned(path)
+        if not is_held(path):
+            path.unlink(missing_ok=True)
     path = folder / f"{socket.gethostname()}-{os.getpid()}"
     lock = _hold(path)
     try:
@@ -102,14 +105,9 @@ def wait_until_gone(driver: Driver, seconds: float) -> bool:
 def _is_alive(pid: int) -> bool:
     """Whether a process has the number; one that has ended and waits for its parent counts as gone."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
 
 
 def _hold(path: Path) -> int:
@@ -119,8 +117,3 @@ def _hold(path: Path) -> int:
     fcntl.flock(lock, fcntl.LOCK_EX)
     hidden.rename(path)
     return lock
-
-
-def _remove_abandoned(path: Path) -> None:
-    if not is_held(path):
-        path.unlink(missing_ok=True)

@@ -18,6 +18,11 @@ PRUNED = "pruned.json"
 PRUNED_SCHEMA = "mor-sweep.pruned/1"
 
 
+def pruned_document(segment_id: str, reason: str) -> dict[str, Any]:
+    """What pruned.json says of a checkpoint that went, at the least."""
+    return {"schema": PRUNED_SCHEMA, "segment_id": segment_id, "reason": reason}
+
+
 def read_pruned(store: Store, segment_id: str) -> dict[str, Any] | None:
     """What pruned.json says of a checkpoint that went; None where there is none. Raises StoreError for any other."""
     path = store.segment_folder(segment_id) / PRUNED

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from mor_core.errors import Unreachable
+from mor_core.errors import Unreachable, first_line
 from orchestrator.store.store import Store
 from orchestrator.tracking.content import MetricPoint
 from orchestrator.tracking.credentials import VARIABLE, use_credentials
@@ -67,7 +67,7 @@ def mlflow_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        cause = str(error).replace(uri, public_uri(uri)).strip().partition("\n")[0]
+        cause = first_line(error).replace(uri, public_uri(uri))
         if _REFUSED.search(cause):
             cause = (
                 "it refused the credentials: put others into ~/.mlflow/credentials, or into the file that "

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from mor_core.errors import UserError
+from mor_core.errors import UserError, first_line
 from mor_core.files import UnreadableFileError, file_sha256, read_json_object, replace_text
 from orchestrator.planning.cells import Cell
 from orchestrator.records.revisions import Sweep, package_version
@@ -116,7 +116,7 @@ def _check_driver(uri: str, source: str) -> None:
     try:
         make_url(uri).get_dialect().import_dbapi()
     except (ImportError, ArgumentError) as error:
-        cause = str(error).partition("\n")[0].replace(uri, public_uri(uri))
+        cause = first_line(error).replace(uri, public_uri(uri))
         raise TrackingUriError(
             f"{source}: MLflow cannot use {public_uri(uri)} ({cause}): install that driver beside MLflow"
             f"{_OR_UNSET if source == VARIABLE else ''}"

@@ -41,17 +41,15 @@ class Following:
     """The mirror."""
     log: Path
     """Its output."""
-    complete: bool | None = None
-    """Whether MLflow shows the whole sweep; None until the mirror has ended."""
     warning: str = ""
-    """One line for the user where it does not."""
+    """Once the mirror has ended: one line for the user where MLflow does not show the whole sweep."""
 
 
 @contextlib.contextmanager
 def following(store: Store, name: str) -> Iterator[Following]:
     """Mirror a sweep (whose sweep.json exists) into MLflow while the body runs; leaves no process.
 
-    Afterwards `complete` and `warning` say how it went. Nothing that goes wrong with MLflow raises, but for a tracking
+    Afterwards `warning` says how it went. Nothing that goes wrong with MLflow raises, but for a tracking
     URI that nobody could use: that is said before the body (TrackingUriError).
     """
     uri = tracking_uri(store, name)
@@ -62,8 +60,7 @@ def following(store: Store, name: str) -> Iterator[Following]:
         limit = LAST_PASS_SECONDS
     finally:
         code = _end(mirror.process, limit)
-        mirror.complete = code == 0 and _shows_everything(store, name, uri)
-        if not mirror.complete:
+        if code != 0 or not _shows_everything(store, name, uri):
             cause = _cause(code, limit, public_uri(uri), mirror.log)
             again = command_line("mlflow", "sync", name, results=store.root)
             mirror.warning = f"MLflow mirror incomplete: {cause}; run `{again}`"

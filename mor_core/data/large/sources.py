@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mor_core.data.cache_files import read_json
+from mor_core.data.cache_files import read_frozen, write_json
 from mor_core.data.spec import REFRESH, DataError
 from mor_core.data.text.documents import hash_order
 from mor_core.data.text.file_formats import (
@@ -172,19 +172,12 @@ def make_source(
 
 def write_source(source: Source, folder: Path) -> None:
     """Keep a frozen source, so that a resumed preparation reads the same parts."""
-    from mor_core.data.cache_files import write_json
-
     write_json(folder / SOURCE_FILE, {"schema": SCHEMA} | asdict(source))
 
 
 def load_source(folder: Path) -> Source:
     """A frozen source; `DataError` where it is missing, damaged or of another layout."""
-    try:
-        stored = read_json(folder / SOURCE_FILE)
-    except FileNotFoundError as error:
-        raise DataError(f"The frozen source {folder} is gone", fix=REFRESH) from error
-    if (schema := stored.pop("schema", None)) != SCHEMA:
-        raise DataError(f"The frozen source {folder} has the layout {schema}, expected {SCHEMA}", fix=REFRESH)
+    stored = read_frozen(folder / SOURCE_FILE, SCHEMA, "source")
     parts = tuple(tuple(_piece(piece) for piece in part) for part in stored.pop("parts"))
     return Source(parts=parts, content=tuple(stored.pop("content")), **stored)
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from mor_core.data.remote import opened_url, size_of_url
 from mor_core.data.spec import DataError
+from mor_core.errors import first_line
 
 TEXT_FILES = {".txt", ".text", ".md", ".rst", ".tex", ".py"}
 JSON_LINES_FILES = {".jsonl", ".ndjson"}
@@ -77,8 +78,7 @@ def opened(file: str) -> Iterator[IO[bytes]]:
         with _raw(file) as raw, _uncompressed(file, raw) as stream:
             yield stream
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{file} cannot be read to its end ({reason}); write or copy it again.") from error
+        raise DataError(f"{file} cannot be read to its end ({first_line(error)}); write or copy it again.") from error
 
 
 def json_documents(file: str, start: int, stop: int | None, skipped: Counter[str]) -> Iterator[str]:
@@ -148,8 +148,7 @@ def opened_parquet(file: str) -> Iterator[Any]:
                 )
             yield parquet
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{file} is not a whole Parquet file ({reason}); write or copy it again.") from error
+        raise DataError(f"{file} is not a whole Parquet file ({first_line(error)}); write or copy it again.") from error
 
 
 def _strings(column: Any, skipped: Counter[str]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mor_core.data.cache_files import published_folder, read_json, write_json
+from mor_core.data.cache_files import published_folder, read_frozen, read_json, write_json
 from mor_core.data.snapshot import SPLITS
 from mor_core.data.spec import PINNED_PYTHON, PYTHON_SOURCES, REFRESH, DataError, DataSpec
 from mor_core.data.text import python_sources
@@ -130,12 +130,7 @@ def prepare_corpus(
 
 def load_corpus(folder: Path) -> CorpusSnapshot:
     """Read what is known about a frozen corpus; `DataError` where its description is missing or damaged."""
-    try:
-        stored = read_json(folder / CORPUS_FILE)
-    except FileNotFoundError as error:
-        raise DataError(f"The frozen corpus {folder} is gone", fix=REFRESH) from error
-    if (schema := stored.pop("schema", None)) != SCHEMA:
-        raise DataError(f"The frozen corpus {folder} has the layout {schema}, expected {SCHEMA}", fix=REFRESH)
+    stored = read_frozen(folder / CORPUS_FILE, SCHEMA, "corpus")
     for field in ("validation_packages", "installed"):
         stored[field] = tuple(stored[field])
     return CorpusSnapshot(folder=folder, **stored)

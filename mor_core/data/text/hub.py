@@ -15,6 +15,7 @@ from typing import Any
 
 from mor_core.data.spec import FINEWEB_EDU, HUB_PREFIX, DataError
 from mor_core.data.text.file_formats import TEXT_KEY
+from mor_core.errors import first_line
 
 MIRROR_VARIABLE = "MOR_SWEEP_HF_MIRROR"
 
@@ -82,10 +83,9 @@ def find_files(corpus: str) -> HubFiles:
         builder = datasets.load_dataset_builder(address, name.config, revision=revision)
         files = (builder.config.data_files or {}).get("train")
     except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
         raise DataError(
-            f"The data set {corpus} cannot be looked up ({reason}); check its name and the connection, or set "
-            f"{MIRROR_VARIABLE} to a folder that holds {name.repository}."
+            f"The data set {corpus} cannot be looked up ({first_line(error)}); check its name and the connection, or "
+            f"set {MIRROR_VARIABLE} to a folder that holds {name.repository}."
         ) from error
     if not files:
         raise DataError(f"The data set {corpus} has no files for a split named train, which is what is prepared.")
@@ -114,8 +114,7 @@ def stream_documents(file: str, kind: str, skipped: Counter[str]) -> Iterator[st
             else:
                 skipped[f"no string under the key '{TEXT_KEY}'"] += 1
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{file} cannot be read to its end ({reason}); write or copy it again.") from error
+        raise DataError(f"{file} cannot be read to its end ({first_line(error)}); write or copy it again.") from error
 
 
 def hub_file(model: str, name: str, beside: Iterable[str] = ()) -> Path:
@@ -137,10 +136,9 @@ def hub_file(model: str, name: str, beside: Iterable[str] = ()) -> Path:
     try:
         return Path(hf_hub_download(model, name))
     except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
         raise DataError(
-            f"There is no file or folder {model}, and {name} of such a model cannot be fetched ({reason}); give "
-            "a tokenizer.json or a folder that holds one."
+            f"There is no file or folder {model}, and {name} of such a model cannot be fetched ({first_line(error)}); "
+            "give a tokenizer.json or a folder that holds one."
         ) from error
 
 

@@ -88,7 +88,7 @@ def fetch_wheels(folder: Path, report: Callable[[str], None] | None = None) -> d
     Raises `WheelsNotObtained`, and `DataError` where they cannot be written.
     """
     wheels = {pin: folder / f"{pin.sha256}.whl" for pin in pinned_wheels()}
-    missing = [pin for pin, path in wheels.items() if not _is_intact(path, pin)]
+    missing = [pin for pin, path in wheels.items() if not (path.is_file() and file_sha256(path) == pin.sha256)]
     if missing:
         if report:
             report(f"Fetching {len(missing)} wheels with pip, to read their Python files; none is installed")
@@ -105,10 +105,6 @@ def scan_pinned_python(
         archives = {package: opened.enter_context(zipfile.ZipFile(path)) for package, path in wheels.items()}
         files = (file for package, archive in archives.items() for file in _python_files(package, archive))
         return select_documents(files, max_bytes, admit)
-
-
-def _is_intact(path: Path, pin: PinnedWheel) -> bool:
-    return path.is_file() and file_sha256(path) == pin.sha256
 
 
 def _fetch(pins: Sequence[PinnedWheel], folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from mor_core.errors import Fix, Unreachable
+from mor_core.errors import Fix, Unreachable, first_line
 from orchestrator.planning.costs.machine import CPUS_PER_WORKER, Request
 from orchestrator.running.ray.local_cluster import end_processes_of, ended_with, ray_folder
 from orchestrator.running.stopping import deferred_signals
@@ -140,7 +140,7 @@ def _start_local(ray: ModuleType, cpus: int, folder: Path, settings: Mapping[str
             **settings,
         )
     except Exception as error:  # Ray raises a bare Exception where one of its processes does not come up.
-        cause = str(error).strip().partition("\n")[0]
+        cause = first_line(error)
         raise ClusterUnreachable(f"Ray did not start on this machine ({cause}): try again", fix=WITHOUT_RAY) from error
 
 
@@ -221,5 +221,5 @@ def run_group(
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        return str(error).strip().partition("\n")[0]
+        return first_line(error)
     return None

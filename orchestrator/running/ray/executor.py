@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from psutil import Process
 
+from mor_core.errors import first_line
 from orchestrator.planning.costs.machine import (
     CPUS_PER_WORKER,
     Node,
@@ -305,8 +306,7 @@ class _Run:
             # A long segment on machines that come and go may lose many processes and still arrive.
             if self._last_checkpoint(segment) > self.reached[segment.id]:
                 return None
-            cause = getattr(error, "cause", None) or error
-            reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+            reason = first_line(getattr(error, "cause", None) or error)
             out_of_memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
             kind = FailureClass.oom if out_of_memory else FailureClass.infrastructure
             return failed(segment, Failure(kind=kind, text=reason))
@@ -334,9 +334,8 @@ def _mapped(ray: ModuleType, reference: object) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ClusterUnreachable(
-            f"a task's process died again and again ({reason}); the same command goes on"
+            f"a task's process died again and again ({first_line(error)}); the same command goes on"
         ) from error
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from mor_core.config.own_model import OwnModel
 from mor_core.data.spec import DataError
-from mor_core.errors import UserError
+from mor_core.errors import UserError, first_line
 from mor_core.files import remove_folder
 from mor_core.model.device import give_back_freed_memory, peak_memory_bytes
 from mor_core.training.distributed import PeerLost, current_world, leave_world
@@ -85,7 +85,7 @@ def _run_once_locked(segment: Segment, job: Job, store: Store, folder: HeldFolde
 def failure_of(error: Exception, folder: Path) -> Failure:
     """An exception as a failure of one class, in one line. The folder is named where the system did not name a file."""
     kind = _failure_class(error)
-    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    text = first_line(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename or folder}: {error.strerror}; the same command goes on once that is mended"
     elif kind is FailureClass.error:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mor_core.errors import Fix, Unreachable, UserError
+from mor_core.errors import Fix, Unreachable, UserError, first_line
 from orchestrator.store.published import StoreError
 
 Answer = TypeVar("Answer")
@@ -133,15 +133,15 @@ class ObjectStore:
                     raise refusal from error
                 if time.monotonic() + pause > deadline:
                     raise BucketUnreachable(
-                        f"{self.url} does not answer as it should ({_one_line(error)}): check AWS_ENDPOINT_URL and the "
-                        "network; the same command goes on once it does"
+                        f"{self.url} does not answer as it should ({first_line(error)}): check AWS_ENDPOINT_URL and "
+                        "the network; the same command goes on once it does"
                     ) from error
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _refusal(self, error: Exception, name: str) -> StoreError | None:
         """What will be the same at the next try; None for a fault that may pass."""
-        text = _one_line(error)
+        text = first_line(error)
         if isinstance(error, FileNotFoundError):
             if type(error.__cause__).__name__ == "NoSuchBucket":
                 bucket = self.url.removeprefix("s3://").partition("/")[0]
@@ -201,7 +201,3 @@ def _connected() -> tuple[Any, tuple[type[Exception], ...]]:
             "results on object storage need s3fs, which is not installed: pip install 'mor-sweep[s3]'"
         ) from error
     return files, (OSError, ValueError, BotoCoreError, ClientError)
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

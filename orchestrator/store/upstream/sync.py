@@ -86,17 +86,13 @@ def _sent(clone: Clone, name: str, path: Path) -> bool:
     """Upload a file. False where the bucket has another that stays: the next pull brings it."""
     content = path.read_bytes()
     if name.split("/")[3] == FORECASTS:
-        return _created(clone, name, content) == content
+        return create_once(clone, name, content) == content
     clone.objects.replace(name, content)
     return True
 
 
-def create_file(clone: Clone, sweep: str, inside: str, content: bytes) -> bytes:
-    """Create a file of a sweep in the bucket. What counts: the bytes of another machine where it was first."""
-    return _created(clone, f"sweeps/{sweep}/files/{inside}", content)
-
-
-def _created(clone: Clone, name: str, content: bytes) -> bytes:
+def create_once(clone: Clone, name: str, content: bytes) -> bytes:
+    """Create an object of the bucket. What counts: the bytes of another machine where it was first."""
     if clone.objects.create(name, content):
         return content
     earlier = clone.objects.read(name)

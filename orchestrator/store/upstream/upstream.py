@@ -22,7 +22,7 @@ from orchestrator.store.upstream.objects import BucketRefused, BucketUnreachable
 from orchestrator.store.upstream.segments import KEEP_PATIENCE_SECONDS, BucketSegments
 from orchestrator.store.upstream.stop import SharedStop
 from orchestrator.store.upstream.sync import (
-    create_file,
+    create_once,
     pull,
     pull_revisions,
     push,
@@ -82,7 +82,7 @@ class Bucket(Upstream):
 
     def create(self, sweep: str, inside: str, content: bytes) -> bytes:
         """Create a file of a sweep in the bucket, whose bytes count."""
-        return create_file(self.clone, sweep, inside, content)
+        return create_once(self.clone, f"sweeps/{sweep}/files/{inside}", content)
 
     def pull_revisions(self, sweep: str) -> None:
         """The bucket's plan revisions of a sweep become the local ones. Raises BucketRefused where the server would let

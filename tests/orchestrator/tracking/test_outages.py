@@ -72,7 +72,6 @@ def test_a_server_that_fails_at_the_end_is_not_waited_for_long(small: Sample, mo
                 time.sleep(0.05)
             ended = time.monotonic()
         assert time.monotonic() - ended < 30
-        assert mirror.complete is False
         assert mirror.warning.startswith(f"MLflow mirror incomplete: {server.address} did not take everything")
 
 

@@ -77,8 +77,7 @@ def has_ended(pid: int, seconds: float) -> bool:
 def test_what_was_published_before_the_end_of_a_sweep_is_in_mlflow_after_it(small: Sample):
     with following(small.store, NAME) as mirror:
         small.publish_all()
-    assert mirror.complete, mirror.log.read_text()
-    assert mirror.warning == ""
+    assert mirror.warning == "", mirror.log.read_text()
     assert has_ended(mirror.process.pid, 0)
     assert is_current(small.store, small.sweep, small.uri)
     (small.folder / "tuned.json").write_text("{}")
@@ -142,7 +141,6 @@ def test_an_outage_costs_a_sweep_one_line(small: Sample, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
     with following(small.store, NAME) as mirror:
         small.publish_all()
-    assert mirror.complete is False
     assert mirror.warning.startswith("MLflow mirror incomplete: http://127.0.0.1:9 did not take everything")
     command = mirror.warning.partition("`")[2].rstrip("`")
     assert shlex.split(command) == ["mor-sweep", "mlflow", "sync", NAME, "--results", str(small.store.root)]
