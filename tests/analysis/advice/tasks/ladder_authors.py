@@ -12,6 +12,8 @@ The authors' procedure is that of Bhagia et al. 2024 (arXiv:2412.04403) as their
 - second step: `ladder_forms.AUTHORS`, at the rows of `ladder_forms.smoothed`
 - nothing is refused, and no interval is given
 
+It must give the relative errors that they print, or nothing is written.
+
 Ours is asked with its refusals set aside, so that all five tasks have numbers. An error has two parts: what the second
 step makes of the error in bits per byte, and what it misses at the bits per byte that were measured.
 """
@@ -48,6 +50,15 @@ TARGET_PARAMS, TARGET_TOKENS = 6_887_575_552, 3_945_065_873_408
 DELTA = 1e-3
 START = (3.0, 6.0, 0.1, 0.2, 1.0)
 """ln A, ln B, α, β and E that the authors search from."""
+PRINTED = {
+    "hellaswag": 0.014441533466868932,
+    "piqa": 0.01006155466577494,
+    "arc_challenge": 0.16868672599426734,
+    "winogrande": 0.0886030687973869,
+    "mmlu": 0.012842608791283672,
+}
+"""Sizes of the relative errors that they print for the 7B model (`src/scripts/paper/figures/variance.csv`)."""
+SAME = 1e-5
 
 Law = Callable[[float, float], float]
 
@@ -145,6 +156,9 @@ def main(logs: Path, out: Path) -> None:
         for procedure in fitted:
             numbers = steps_apart(procedure, target["bits"].item(), target["score"].item())
             rows.append({"task": task, "procedure": procedure.name} | numbers)
+            if procedure.name == "authors":
+                relative = abs(numbers["error"]) / target["score"].item()
+                assert abs(relative - PRINTED[task]) < SAME, f"{task}: {relative:.6f}, they print {PRINTED[task]:.6f}"
     out.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(rows).with_columns(pl.selectors.float().round(4)).write_csv(out / "steps.csv")
     print((out / "steps.csv").read_text())

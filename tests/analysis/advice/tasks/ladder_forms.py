@@ -158,15 +158,14 @@ def missed(form: Form, rows: dict[str, pl.DataFrame], left_out: Sequence[str], m
     return curve.score(out["bits"].to_numpy()) - out["score"].to_numpy()
 
 
-def block_rows(logs: Path) -> Iterator[dict[str, str | float]]:
+def block_rows(rows_by_task: dict[str, dict[str, pl.DataFrame]]) -> Iterator[dict[str, str | float]]:
     """One row a form, task and size left out: mean error and mean size of the errors, shares."""
     largest = SIZES[-1]
     places = [((size,), size) for size in SIZES] + [(SIZES[-2:], largest)]
-    for task, chance in CHANCES.items():
-        rows = ladder_rows(logs, task)
+    for task, rows in rows_by_task.items():
         for form in FORMS:
             for left_out, met in places:
-                error_n = missed(form, rows, left_out, met, chance)
+                error_n = missed(form, rows, left_out, met, CHANCES[task])
                 numbers = {"mean_error": float(error_n.mean()), "mean_size": float(np.abs(error_n).mean())}
                 yield {"form": form.name, "task": task, "left_out": " ".join(left_out), "met": met} | numbers
 
@@ -217,7 +216,7 @@ def chosen(forms: Sequence[Standing]) -> Standing | None:
 
 def main(logs: Path, out: Path) -> None:
     """Meet every size left out, and say which form the rule chooses."""
-    blocks = pl.DataFrame(list(block_rows(logs)))
+    blocks = pl.DataFrame(list(block_rows({task: ladder_rows(logs, task) for task in CHANCES})))
     out.mkdir(parents=True, exist_ok=True)
     blocks.with_columns(pl.col("mean_error", "mean_size").round(5)).write_csv(out / "forms.csv")
     forms = standings(blocks)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from analysis.statistics.quadratic import Floats
 from tests.analysis.advice.tasks.ladder_authors import PARAMS, Procedure, authors_law, steps_apart
 from tests.analysis.advice.tasks.ladder_forms import Sigmoid
 
 
-def planted(params: float, tokens: float) -> float:
+def planted(params: Floats, tokens: Floats) -> Floats:
     return 0.45 + np.exp(4.5) / params**0.3 + np.exp(5.0) / tokens**0.25
 
 
@@ -15,7 +16,8 @@ def test_the_authors_first_step_recovers_a_planted_law_far_beyond_its_runs() -> 
     params_n = np.repeat(np.array(list(PARAMS.values()), dtype=np.float64), 4)
     tokens_n = params_n * np.tile([20.0, 40.0, 100.0, 200.0], 4)
     bits = authors_law(params_n, tokens_n, planted(params_n, tokens_n))
-    assert bits(7e9, 4e12) == pytest.approx(planted(7e9, 4e12), rel=1e-3)
+    (expected,) = planted(np.array([7e9]), np.array([4e12]))
+    assert bits(7e9, 4e12) == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_law_that_is_right_leaves_an_error_to_the_second_step_alone() -> None:
