@@ -34,6 +34,8 @@ AVERAGED = 5
 LEAST_GAIN = 0.2
 FEWEST_TASKS = 4
 FEWEST_BLOCKS = 15
+TIE = 1e-6
+"""Difference of two mean errors that is one of arithmetic: a free top that ends at 1 is our form."""
 STEEPEST = 50.0
 LOWEST_FLOOR = -1.0
 """Of the authors' form: they bound the height of the step by 1, and the floor not at all."""
@@ -202,8 +204,8 @@ def standings(blocks: pl.DataFrame) -> list[Standing]:
             form=form.name,
             largest=float(last[form.name].to_numpy().mean()),
             gain=1 - float(last[form.name].to_numpy().mean()) / ours,
-            tasks=int((last[form.name] < last[OURS.name]).sum()),
-            blocks=int((wide[form.name] < wide[OURS.name]).sum()),
+            tasks=int((last[form.name] < last[OURS.name] - TIE).sum()),
+            blocks=int((wide[form.name] < wide[OURS.name] - TIE).sum()),
         )
         for form in FORMS
     ]
