@@ -142,7 +142,7 @@ def fit_form(form: Form, rows: pl.DataFrame, chance: float) -> Sigmoid:
     if form.is_top_free:
         low, high = [*low, 0.0], [*high, 1.0]
     edges = [chance] * form.is_floor_free + [0.9] * form.is_top_free
-    starts = [[midpoint, slope, *edges] for midpoint in (0.4, 0.9, 1.5) for slope in (3.0, 8.0)]
+    starts = [[midpoint, slope, *edges] for midpoint, slope in ((0.6, 4.0), (1.0, 8.0))]
     fits = [optimize.least_squares(residuals, start, bounds=(low, high), **EXACTLY) for start in starts]
     return _sigmoid(form, min(fits, key=lambda fit: float(fit.cost)).x, chance)
 
