@@ -110,7 +110,7 @@ def _contour(frontier: Frontier) -> list[dict[str, float]]:
     if not isinstance(frontier.surface, SurfaceFit):
         return []
     contour = frontier.surface.contour
-    params, cost = np.exp(contour.log_params), np.exp(contour.log_flops_per_token)
+    params, cost = np.exp(contour.log_params), np.exp(contour.log_value)
     return [{"params": float(x), "flops_per_token": float(y)} for x, y in zip(params, cost, strict=True)]
 
 

@@ -15,9 +15,10 @@ from analysis.isoflop.approach import NO_PARABOLA, curve_of, well_shaped
 from analysis.isoflop.parabola import ParabolaRules, mean_by_place, refuse_few_sizes
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.approach import ApproachFit, SampledOptimum, refused_optimum
-from analysis.statistics.bootstrap import Resampling, normals, sample, tails
+from analysis.statistics.bootstrap import Resampling, normals, refuse_unstable, sample, tails
 from analysis.statistics.quadratic import Axis, Curve, Floats, Noise, pool_noise
-from analysis.surface.contour import Contour, contour_of_runs
+from analysis.surface.contour import Contour
+from analysis.surface.fit import contour_of_points
 
 POINTS_PER_GAP = 25
 MIN_PLACES = 5
@@ -33,7 +34,7 @@ def fit_akima(
     if not fitted:
         return ApproachFit(optima=tuple(refused_optimum(budget, NO_PARABOLA) for budget in budgets))
     noise = pool_noise(fitted)
-    contour = contour_of_runs(*(frame[name].to_numpy() for name in ("params", "tokens", "flops")))
+    contour = contour_of_points(frame)
     return ApproachFit(
         optima=tuple(_optimum(curves[budget], budget, arm, noise, contour, rules, resampling) for budget in budgets)
     )
@@ -56,15 +57,9 @@ def _optimum(
             ),
         )
     drawn_place, drawn_lowest, drawn_inside = _minima(places, _redrawn(curve, arm, budget, noise, resampling))
-    if drawn_inside.mean() < resampling.min_interior_share:
-        return refused_optimum(
-            budget,
-            Refusal(
-                kind=RefusalKind.UNSTABLE_MINIMUM,
-                sentence=f"only {drawn_inside.mean():.0%} of {resampling.draws} redrawn splines have a minimum inside "
-                f"the sizes; an interval needs at least {resampling.min_interior_share:.0%}.",
-            ),
-        )
+    unstable = refuse_unstable(float(drawn_inside.mean()), resampling, "splines have a minimum inside the sizes")
+    if unstable:
+        return refused_optimum(budget, unstable)
     params, params_k = np.exp(place), np.exp(drawn_place)
     tokens, tokens_k = (contour.tokens(sizes, float(budget)) for sizes in (params, params_k))
     level = resampling.level

@@ -19,7 +19,6 @@ from analysis.statistics.approach import ApproachFit, SampledOptimum
 from analysis.statistics.bootstrap import MinimumDraws, Resampling, Sample, redraw_minima, refuse_unstable, sample
 from analysis.statistics.pairing import ArmResiduals, arm_residuals
 from analysis.statistics.quadratic import Axis, Curve, Quadratic, least_squares, pool_noise
-from analysis.statistics.trunk_noise import TrunkNoise
 
 NO_PARABOLA = Refusal(kind=RefusalKind.NOISE_UNKNOWN, sentence="no budget has a parabola from which to know the noise.")
 
@@ -46,23 +45,11 @@ class IsoflopFit(ApproachFit):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Minimum:
-    """A parabola that is believed, and the draws of its minimum."""
+    """What one budget says along one axis: each a refusal where there is none."""
 
-    parabola: Parabola
-    draws: MinimumDraws
-
-    def place(self, resampling: Resampling) -> Sample | Refusal:
-        """N* or D*."""
-        within = (self.parabola.lowest, self.parabola.highest)
-        return refuse_unstable(self.draws, resampling) or sample(
-            self.parabola.optimum, np.exp(self.draws.log_optimum), resampling.level, within=within
-        )
-
-    def loss(self, resampling: Resampling) -> Sample | Refusal:
-        """L*."""
-        return refuse_unstable(self.draws, resampling) or sample(
-            self.parabola.minimum_loss, self.draws.minimum_loss, resampling.level
-        )
+    parabola: Parabola | Refusal
+    place: Sample | Refusal
+    loss: Sample | Refusal
 
 
 def fit_isoflops(
@@ -71,10 +58,14 @@ def fit_isoflops(
     """Fit every budget of `arm`; `frame` holds that arm's points (see `analysis.runs.points.Points.frame`)."""
     params, tokens = (_fit_axis(frame, axis, arm, budgets, rules, resampling) for axis in Axis)
     return IsoflopFit(
-        optima=tuple(_optimum(budget, params[budget], tokens[budget], resampling) for budget in budgets),
-        isoflops=tuple(
-            Isoflop(budget=budget, params=_parabola(params[budget]), tokens=_parabola(tokens[budget]))
+        optima=tuple(
+            SampledOptimum(
+                budget=budget, params=params[budget].place, tokens=tokens[budget].place, loss=params[budget].loss
+            )
             for budget in budgets
+        ),
+        isoflops=tuple(
+            Isoflop(budget=budget, params=params[budget].parabola, tokens=tokens[budget].parabola) for budget in budgets
         ),
     )
 
@@ -86,22 +77,36 @@ def _fit_axis(
     budgets: tuple[str, ...],
     rules: ParabolaRules,
     resampling: Resampling,
-) -> dict[str, _Minimum | Refusal]:
+) -> dict[str, _Minimum]:
     """Budget -> its minimum along an axis."""
     curves = {budget: curve_of(frame.filter(pl.col("budget") == budget), axis) for budget in budgets}
     fits = {budget: first_fit(curve, rules) for budget, curve in curves.items()}
-    minima: dict[str, _Minimum | Refusal] = {
-        budget: refusal for budget, refusal in fits.items() if isinstance(refusal, Refusal)
-    }
     fitted = {budget: quadratic for budget, quadratic in fits.items() if isinstance(quadratic, Quadratic)}
+    minima = {budget: _refused(refusal) for budget, refusal in fits.items() if isinstance(refusal, Refusal)}
     if not fitted:
         return minima
     pooled = pool_noise(list(fitted.values()))
     noise = arm_residuals(list(fitted.values())).noise
     for budget, quadratic in fitted.items():
         parabola = judge_curvature(curves[budget], quadratic, pooled, rules)
-        minima[budget] = _with_draws(parabola, quadratic, noise, arm, budget, resampling)
+        if isinstance(parabola, Refusal):
+            minima[budget] = _refused(parabola)
+        else:
+            draws = redraw_minima(quadratic, noise=noise, arm=arm, budget=budget, resampling=resampling)
+            minima[budget] = _minimum(parabola, draws, resampling)
     return minima
+
+
+def _refused(refusal: Refusal) -> _Minimum:
+    return _Minimum(parabola=refusal, place=refusal, loss=refusal)
+
+
+def _minimum(parabola: Parabola, draws: MinimumDraws, resampling: Resampling) -> _Minimum:
+    unstable = refuse_unstable(draws.interior_share, resampling)
+    within = (parabola.lowest, parabola.highest)
+    place = sample(parabola.optimum, np.exp(draws.log_optimum), resampling.level, within=within)
+    loss = sample(parabola.minimum_loss, draws.minimum_loss, resampling.level)
+    return _Minimum(parabola=parabola, place=unstable or place, loss=unstable or loss)
 
 
 def first_fit(curve: Curve, rules: ParabolaRules) -> Quadratic | Refusal:
@@ -133,33 +138,4 @@ def curve_of(frame: pl.DataFrame, axis: Axis) -> Curve:
         loss=frame["loss"].to_numpy(),
         cell_ids=tuple(frame["cell_id"].to_list()),
         trunk_keys=tuple(frame["trunk_key"].to_list()),
-    )
-
-
-def _with_draws(
-    parabola: Parabola | Refusal,
-    quadratic: Quadratic,
-    noise: TrunkNoise,
-    arm: str,
-    budget: str,
-    resampling: Resampling,
-) -> _Minimum | Refusal:
-    if isinstance(parabola, Refusal):
-        return parabola
-    draws = redraw_minima(quadratic, noise=noise, arm=arm, budget=budget, resampling=resampling)
-    return _Minimum(parabola=parabola, draws=draws)
-
-
-def _parabola(minimum: _Minimum | Refusal) -> Parabola | Refusal:
-    return minimum if isinstance(minimum, Refusal) else minimum.parabola
-
-
-def _optimum(
-    budget: str, params: _Minimum | Refusal, tokens: _Minimum | Refusal, resampling: Resampling
-) -> SampledOptimum:
-    return SampledOptimum(
-        budget=budget,
-        params=params if isinstance(params, Refusal) else params.place(resampling),
-        tokens=tokens if isinstance(tokens, Refusal) else tokens.place(resampling),
-        loss=params if isinstance(params, Refusal) else params.loss(resampling),
     )

@@ -15,6 +15,7 @@ A parabola is given only when all of this holds, tested in this order:
    in all is refused.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,12 +153,38 @@ def judge_curvature(whole: Curve, quadratic: Quadratic, pooled: Noise, rules: Pa
     """
     noise = noise_of(quadratic, pooled)
     if noise.dof < MIN_NOISE_DOF:
-        return _refuse_unknown_noise(noise)
-    half_width = _curvature_half_width(quadratic, noise, rules.level)
-    curvature = float(quadratic.coefficients[2]) / quadratic.scale**2
+        return Refusal(
+            kind=RefusalKind.NOISE_UNKNOWN,
+            sentence=f"{noise.dof} degree of freedom over all budgets is left to tell noise from shape; "
+            f"at least {MIN_NOISE_DOF} are needed (one more size, seed or well-shaped budget).",
+        )
+    level, slope, bend = (float(c) for c in quadratic.coefficients)
+    curvature = bend / quadratic.scale**2
+    spread = noise.sd * float(np.linalg.norm(quadratic.solver_3n[2])) / quadratic.scale**2
+    half_width = float(stats.t.ppf(0.5 + rules.level / 2, noise.dof)) * spread
     if curvature - half_width <= 0:
-        return _refuse_flat(curvature, half_width, noise, rules.level)
-    return _parabola(quadratic, noise, half_width, _warnings(whole, quadratic, rules))
+        return Refusal(
+            kind=RefusalKind.CURVATURE_NOT_SIGNIFICANT,
+            sentence=f"the curvature, {curvature:.3g} ± {half_width:.2g} ({rules.level:.0%}, {noise.source} noise "
+            f"{noise.sd:.4f} with {noise.dof} degrees of freedom), is not distinguishable from zero.",
+        )
+    curve = quadratic.curve
+    order = np.argsort(curve.log_x, kind="stable")
+    return Parabola(
+        axis=curve.axis,
+        optimum=float(np.exp(quadratic.centre + quadratic.scale * quadratic.vertex_u)),
+        minimum_loss=level - slope**2 / (4 * bend),
+        curvature=curvature,
+        curvature_low=curvature - half_width,
+        curvature_high=curvature + half_width,
+        noise=noise,
+        residual_sd=float(np.sqrt(quadratic.sum_of_squares / quadratic.dof)),
+        lowest=float(np.exp(curve.log_x.min())),
+        highest=float(np.exp(curve.log_x.max())),
+        num_sizes=len(np.unique(curve.log_x)),
+        cell_ids=tuple(curve.cell_ids[index] for index in order),
+        warnings=tuple(_warnings(whole, quadratic, rules)),
+    )
 
 
 def refuse_few_sizes(curve: Curve, rules: ParabolaRules) -> Refusal | None:
@@ -177,11 +204,6 @@ def noise_of(quadratic: Quadratic, pooled: Noise) -> Noise:
     if quadratic.dof < OWN_NOISE_DOF:
         return pooled
     return Noise(sd=float(np.sqrt(quadratic.sum_of_squares / quadratic.dof)), dof=quadratic.dof, source="own")
-
-
-def _curvature_half_width(quadratic: Quadratic, noise: Noise, level: float) -> float:
-    spread = noise.sd * float(np.linalg.norm(quadratic.solver_3n[2])) / quadratic.scale**2
-    return float(stats.t.ppf(0.5 + level / 2, noise.dof)) * spread
 
 
 def _refuse_outlier(quadratic: Quadratic, rules: ParabolaRules) -> Refusal | None:
@@ -238,58 +260,16 @@ def _refuse_edge(whole: Curve, quadratic: Quadratic) -> Refusal | None:
     )
 
 
-def _refuse_unknown_noise(noise: Noise) -> Refusal:
-    return Refusal(
-        kind=RefusalKind.NOISE_UNKNOWN,
-        sentence=f"{noise.dof} degree of freedom over all budgets is left to tell noise from shape; "
-        f"at least {MIN_NOISE_DOF} are needed (one more size, seed or well-shaped budget).",
-    )
-
-
-def _refuse_flat(curvature: float, half: float, noise: Noise, level: float) -> Refusal:
-    return Refusal(
-        kind=RefusalKind.CURVATURE_NOT_SIGNIFICANT,
-        sentence=f"the curvature, {curvature:.3g} ± {half:.2g} ({level:.0%}, {noise.source} noise "
-        f"{noise.sd:.4f} with {noise.dof} degrees of freedom), is not distinguishable from zero.",
-    )
-
-
-def _parabola(quadratic: Quadratic, noise: Noise, half_width: float, warnings: tuple[str, ...]) -> Parabola:
-    level, slope, bend = (float(c) for c in quadratic.coefficients)
-    curve = quadratic.curve
-    curvature = bend / quadratic.scale**2
-    order = np.argsort(curve.log_x, kind="stable")
-    return Parabola(
-        axis=curve.axis,
-        optimum=float(np.exp(quadratic.centre + quadratic.scale * quadratic.vertex_u)),
-        minimum_loss=level - slope**2 / (4 * bend),
-        curvature=curvature,
-        curvature_low=curvature - half_width,
-        curvature_high=curvature + half_width,
-        noise=noise,
-        residual_sd=float(np.sqrt(quadratic.sum_of_squares / quadratic.dof)),
-        lowest=float(np.exp(curve.log_x.min())),
-        highest=float(np.exp(curve.log_x.max())),
-        num_sizes=len(np.unique(curve.log_x)),
-        cell_ids=tuple(curve.cell_ids[index] for index in order),
-        warnings=warnings,
-    )
-
-
-def _warnings(whole: Curve, quadratic: Quadratic, rules: ParabolaRules) -> tuple[str, ...]:
+def _warnings(whole: Curve, quadratic: Quadratic, rules: ParabolaRules) -> Iterator[str]:
     places = np.unique(quadratic.curve.log_x)
     vertex = quadratic.centre + quadratic.scale * quadratic.vertex_u
     noun = whole.axis.noun
     below, above = int((places < vertex).sum()), int((places > vertex).sum())
-    warnings = []
     if len(places) < rules.window_min_sizes:
-        warnings.append(f"only {len(places)} {noun}s")
+        yield f"only {len(places)} {noun}s"
     if min(below, above) < 2:
-        warnings.append(f"only one {noun} {'below' if below < above else 'above'} the minimum")
+        yield f"only one {noun} {'below' if below < above else 'above'} the minimum"
     if rules.window_decades is not None:
         reach = float(np.abs(places - vertex).max()) / LN10
         if reach > 1.5 * rules.window_decades:
-            warnings.append(
-                f"{noun}s up to {reach:.2f} decades from the minimum, where a parabola is a poor description"
-            )
-    return tuple(warnings)
+            yield f"{noun}s up to {reach:.2f} decades from the minimum, where a parabola is a poor description"

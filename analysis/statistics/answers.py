@@ -63,6 +63,18 @@ class Estimate:
         """True where zero lies inside the interval."""
         return self.low <= 0.0 <= self.high
 
+    @property
+    def rounded(self) -> str:
+        """The value and its interval to four digits."""
+        return f"{self.value:.4g} {self.rounded_ends}"
+
+    @property
+    def rounded_ends(self) -> str:
+        """Both ends to four digits; "open" in the place of one that nothing bounds."""
+        low = "open" if self.low_open else f"{self.low:.4g}"
+        high = "open" if self.high_open else f"{self.high:.4g}"
+        return f"[{low}, {high}]"
+
     def shown(self, text: Callable[[float], str]) -> str:
         """The value and its interval, each end as `text` writes it; an end cut at the sizes measured as ≤ or ≥."""
         low, high = "≤ " if self.low_open else "", "≥ " if self.high_open else ""

@@ -61,7 +61,11 @@ def fit_asymptotic_law(
     """Fit the minima (budget, decimal FLOPs -> sample of L*); `pinned` is E where it is pinned."""
     budgets = sorted(minima, key=int)
     if len(budgets) < fewest_budgets(asymptote):
-        return _refuse_few_budgets(len(budgets), asymptote)
+        return Refusal(
+            kind=RefusalKind.TOO_FEW_BUDGETS,
+            sentence=f"{counted_text(len(budgets), 'budget')} with a minimum; a loss law with its asymptote "
+            f"{asymptote} needs {fewest_budgets(asymptote)}.",
+        )
     log_c_b = np.array([float(Decimal(budget).ln()) for budget in budgets])
     centre = float(log_c_b.mean())
     value_1b = np.array([[minima[budget].estimate.value for budget in budgets]])
@@ -70,8 +74,12 @@ def fit_asymptotic_law(
         laws = [_free(losses_kb, log_c_b - centre) for losses_kb in (value_1b, draws_kb)]
     else:
         value_1, draws_k = (np.zeros(1), np.zeros(1)) if pinned is None else (pinned.estimate.value, pinned.draws)
-        if float(np.max(value_1)) > (1 - CLOSEST) * value_1b.min():
-            return _refuse_high_asymptote(float(np.max(value_1)), float(value_1b.min()))
+        floor, lowest = float(np.max(value_1)), float(value_1b.min())
+        if floor > (1 - CLOSEST) * lowest:
+            return Refusal(
+                kind=RefusalKind.DOES_NOT_FIT,
+                sentence=f"the asymptote, {floor:.4f}, is not below the lowest minimum, {lowest:.4f}.",
+            )
         laws = [
             _about(losses_kb, log_c_b - centre, floor_k)
             for losses_kb, floor_k in ((value_1b, value_1), (draws_kb, draws_k))
@@ -117,18 +125,3 @@ def _two_terms(one_kb: Floats, other_kb: Floats) -> tuple[Floats, Floats]:
     determinant = np.maximum(aa * bb - ab**2, 1e-300)
     first, second = (bb * a - ab * b) / determinant, (aa * b - ab * a) / determinant
     return np.maximum(first, 0.0), np.where(first > 0, second, b / bb)
-
-
-def _refuse_few_budgets(count: int, asymptote: Asymptote) -> Refusal:
-    return Refusal(
-        kind=RefusalKind.TOO_FEW_BUDGETS,
-        sentence=f"{counted_text(count, 'budget')} with a minimum; a loss law with its asymptote {asymptote} "
-        f"needs {fewest_budgets(asymptote)}.",
-    )
-
-
-def _refuse_high_asymptote(floor: float, lowest: float) -> Refusal:
-    return Refusal(
-        kind=RefusalKind.DOES_NOT_FIT,
-        sentence=f"the asymptote, {floor:.4f}, is not below the lowest minimum, {lowest:.4f}.",
-    )

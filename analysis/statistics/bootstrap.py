@@ -70,6 +70,11 @@ class Sample:
     """(draws,) the value in every redrawn study; draw i is the same study for every sample of a study."""
 
 
+def estimate_of(answer: Sample | Refusal) -> Estimate | Refusal:
+    """An answer without its draws."""
+    return answer if isinstance(answer, Refusal) else answer.estimate
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MinimumDraws:
     """Minima of one parabola in every redrawn study."""
@@ -171,12 +176,14 @@ def sample(value: float, draws: Floats, level: float, *, within: tuple[float, fl
     return Sample(estimate=interval(value, draws, level, within=within), draws=draws)
 
 
-def refuse_unstable(minima: MinimumDraws, resampling: Resampling) -> Refusal | None:
-    """The refusal of an interval whose draws mostly have no minimum inside the sizes, or None."""
-    if minima.interior_share >= resampling.min_interior_share:
+def refuse_unstable(
+    share: float, resampling: Resampling, what: str = "studies have a minimum inside the sizes"
+) -> Refusal | None:
+    """The refusal of an interval where a `share` of the draws too small has a minimum to be believed, or None."""
+    if share >= resampling.min_interior_share:
         return None
     return Refusal(
         kind=RefusalKind.UNSTABLE_MINIMUM,
-        sentence=f"only {minima.interior_share:.0%} of {resampling.draws} redrawn studies have a minimum inside the "
-        f"sizes; an interval needs at least {resampling.min_interior_share:.0%}.",
+        sentence=f"only {share:.0%} of {resampling.draws} redrawn {what}; an interval needs at least "
+        f"{resampling.min_interior_share:.0%}.",
     )

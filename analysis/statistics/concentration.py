@@ -16,10 +16,6 @@ FEW_WINDOWS = 0.06
 """Of trained cells: a concentration below this, half of that of even noise, is that of a text of which a few windows
 decide. Models that differ by their seed had 4 % on text with drawn tables and 11 % without (bench/results.md)."""
 
-FEW_WINDOWS_OF_COUNTS = 0.03
-"""The same of two count models, which differ on fewer windows: 1.6 % on that text as it was and 6.6 % without the
-tables; 7.8 and 8.7 % on a text with few of them."""
-
 
 def concentration(difference_S: NDArray[np.floating]) -> float | None:
     """The smallest share of windows, 0 to 1, whose squared differences make at least half of the sum of all. None where

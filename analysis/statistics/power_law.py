@@ -62,11 +62,14 @@ class FittedPowerLaw:
 def fit_power_law(samples: dict[str, Sample], level: float, *, fewest: int = MIN_BUDGETS) -> FittedPowerLaw | Refusal:
     """Fit y = k·C^a to the samples of one quantity, by budget (decimal FLOPs -> sample of a positive quantity).
 
-    `fewest` budgets are asked for, at least 2: of two, a line says nothing of its own misfit.
+    `fewest` budgets are asked for: of two, a line says nothing of its own misfit, and of one its exponent is 0.
     """
     budgets = tuple(sorted(samples, key=int))
     if len(budgets) < fewest:
-        return _refuse_few_budgets(len(budgets), fewest)
+        return Refusal(
+            kind=RefusalKind.TOO_FEW_BUDGETS,
+            sentence=f"{counted_text(len(budgets), 'budget')} with an optimum; an exponent needs {fewest} or more.",
+        )
     log_c_b = np.array([float(Decimal(budget).ln()) for budget in budgets])
     centre = float(log_c_b.mean())
     solver_2b = np.linalg.pinv(np.stack([np.ones_like(log_c_b), log_c_b - centre], axis=1)).astype(np.float64)
@@ -82,11 +85,4 @@ def fit_power_law(samples: dict[str, Sample], level: float, *, fewest: int = MIN
         scatter=float(np.sqrt(misfit_b @ misfit_b / max(len(budgets) - 2, 1))),
         centre=centre,
         draws_k2=draws_k2,
-    )
-
-
-def _refuse_few_budgets(count: int, fewest: int) -> Refusal:
-    return Refusal(
-        kind=RefusalKind.TOO_FEW_BUDGETS,
-        sentence=f"{counted_text(count, 'budget')} with an optimum; an exponent needs {fewest} or more.",
     )

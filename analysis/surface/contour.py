@@ -1,9 +1,8 @@
 """The contour of equal FLOPs of an arm: how many tokens a budget buys at a number of parameters.
 
-FLOPs per token are taken from the model shapes where they are known, otherwise from the runs themselves (budget over
-tokens), never assumed to be 6N: in small models the head and attention cost as much as the layers, and a shared or
-routed layer costs more or less than its parameters say. `SizeCurve` is any positive quantity as a smooth function of
-the parameters, from the sizes where it is known.
+FLOPs per token are taken from the runs themselves (budget over tokens), never assumed to be 6N: in small models the
+head and attention cost as much as the layers, and a shared or routed layer costs more or less than its parameters say.
+`SizeCurve` is any positive quantity as a smooth function of the parameters, from the sizes where it is known.
 """
 
 from collections.abc import Sequence
@@ -13,8 +12,6 @@ from functools import cached_property
 import numpy as np
 
 from analysis.statistics.quadratic import Floats
-from mor_core.config.model import ModelConfig
-from mor_core.flops import Convention, training_flops_per_token, unique_params
 
 STRAIGHT = 0.02
 """Spread of ln(quantity / N) up to which the quantity is taken as proportional to N."""
@@ -51,13 +48,6 @@ class SizeCurve:
         coefficients = np.polyfit(self.log_params, self.log_value, 2)
         return coefficients if self._misfit(coefficients) <= SMOOTH else None
 
-    @property
-    def smoothed_by(self) -> float | None:
-        """Largest misfit, in logarithms, of the quadratic that is drawn through the knots; None without one."""
-        if self.factor is not None or self.quadratic is None:
-            return None
-        return self._misfit(self.quadratic)
-
     def _misfit(self, quadratic: Floats) -> float:
         return float(np.abs(np.polyval(quadratic, self.log_params) - self.log_value).max())
 
@@ -93,32 +83,19 @@ def straight_curve(params_n: Floats, value_n: Floats) -> SizeCurve:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Contour:
-    """FLOPs per token of an arm as a function of its parameters (see `SizeCurve`)."""
+class Contour(SizeCurve):
+    """Training FLOPs per token of an arm as a function of its parameters; `factor` is k where FLOPs are k N D."""
 
-    log_params: Floats
-    """(m,) ln N of the knots, ascending."""
-    log_flops_per_token: Floats
-    """(m,) ln of training FLOPs per token there."""
     source: str
     """Where the knots come from, for people."""
-
-    @cached_property
-    def _curve(self) -> SizeCurve:
-        return SizeCurve(log_params=self.log_params, log_value=self.log_flops_per_token)
-
-    @property
-    def factor(self) -> float | None:
-        """k where FLOPs are k N D at every size, None where they are not."""
-        return self._curve.factor
 
     @property
     def described(self) -> str:
         """Where it comes from, and what stands between the knots."""
-        misfit = self._curve.smoothed_by
-        if misfit is None:
+        if self.factor is not None or self.quadratic is None:
             return self.source
-        return f"{self.source}, a quadratic in ln N through them (within {np.expm1(misfit):.1%})"
+        misfit = np.expm1(self._misfit(self.quadratic))
+        return f"{self.source}, a quadratic in ln N through them (within {misfit:.1%})"
 
     @property
     def lowest(self) -> float:
@@ -132,7 +109,7 @@ class Contour:
 
     def flops_per_token(self, params: Floats) -> Floats:
         """Training FLOPs per token at `params` (any shape)."""
-        return self._curve(params)
+        return self(params)
 
     def tokens(self, params: Floats, flops: float) -> Floats:
         """D that `flops` buy at `params` (any shape)."""
@@ -142,29 +119,12 @@ class Contour:
 def proportional_contour(params: Sequence[float] | Floats, factor: float = 6.0) -> Contour:
     """C = factor · N · D, over the sizes `params`: for tables whose stated convention is that."""
     log_params = np.unique(np.log(np.asarray(params, dtype=np.float64)))
-    return Contour(
-        log_params=log_params,
-        log_flops_per_token=log_params + np.log(factor),
-        source=f"C = {factor:g} N D",
-    )
+    return Contour(log_params=log_params, log_value=log_params + np.log(factor), source=f"C = {factor:g} N D")
 
 
 def contour_of_runs(params: Floats, tokens: Floats, flops: Floats) -> Contour:
     """The contour that the runs lie on; all (n,). Sizes trained at several budgets are averaged."""
     curve = size_curve(params, flops / tokens)
-    contour = Contour(
-        log_params=curve.log_params, log_flops_per_token=curve.log_value, source="the runs' FLOPs over tokens"
-    )
-    factor = contour.factor
-    return contour if factor is None else proportional_contour(np.exp(curve.log_params), round(factor, 3))
-
-
-def contour_of_shapes(configs: Sequence[ModelConfig], convention: Convention) -> Contour:
-    """The contour of model shapes of one arm, in a FLOP convention of `mor_core.flops`."""
-    cost = {unique_params(config): training_flops_per_token(config, convention) for config in configs}
-    params = sorted(cost)
-    return Contour(
-        log_params=np.log(np.array(params, dtype=np.float64)),
-        log_flops_per_token=np.log(np.array([float(cost[size]) for size in params])),
-        source=f"the shapes' FLOPs, convention {convention}",
-    )
+    if curve.factor is not None:
+        return proportional_contour(np.exp(curve.log_params), round(curve.factor, 3))
+    return Contour(log_params=curve.log_params, log_value=curve.log_value, source="the runs' FLOPs over tokens")

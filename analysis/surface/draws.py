@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.statistics.bootstrap import Resampling, generator, mixed_noise
+from analysis.statistics.bootstrap import SMALLEST_LOSS, Resampling, generator, mixed_noise
 from analysis.statistics.descent import descend
 from analysis.statistics.quadratic import Floats
-from analysis.statistics.trunk_noise import TrunkNoise, split_noise
+from analysis.statistics.trunk_noise import split_noise
 from analysis.surface.law import SurfaceLaw
 from analysis.surface.optimum import SurfaceOptimum
 from analysis.surface.problem import Problem
@@ -30,7 +30,6 @@ TOGETHER = 200
 """Draws fitted side by side: as many as stay in a core's cache."""
 TOLERANCE = 1e-8
 MOST_STEPS = 80
-SMALLEST_LOSS = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +57,8 @@ def redraw_surface(
     if len(set(trunk_keys)) >= resampling.min_trunks:
         method, problem = "weights", _weighted(best, trunk_keys, resampling)
     else:
-        method, problem = "parametric", _parametric(best, noise, trunk_keys, arm, resampling)
+        names = [("point", arm, str(index)) for index in range(len(trunk_keys))]
+        method, problem = "parametric", relossed(best, mixed_noise(noise, names, trunk_keys, arm, resampling))
     start_p = best.theta if start_p is None else start_p
     law = SurfaceLaw(theta_kp=refit(best, problem, resampling.draws, start_p), centre=best.problem.centre)
     return SurfaceDraws(law=law, method=method, noise=noise.sd)
@@ -82,13 +82,6 @@ def _weighted(best: SurfaceOptimum, trunk_keys: tuple[str, ...], resampling: Res
         for key in sorted(set(trunk_keys))
     }
     return replace(best.problem, weights_kn=np.stack([weight[key] for key in trunk_keys], axis=1))
-
-
-def _parametric(
-    best: SurfaceOptimum, noise: TrunkNoise, trunk_keys: tuple[str, ...], arm: str, resampling: Resampling
-) -> Problem:
-    names = [("point", arm, str(index)) for index in range(len(trunk_keys))]
-    return relossed(best, mixed_noise(noise, names, trunk_keys, arm, resampling))
 
 
 def relossed(best: SurfaceOptimum, offset_kn: Floats) -> Problem:

@@ -1,5 +1,6 @@
 """A fitted surface and how far to trust it: intervals, identifiability, residuals, errors on runs left out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,12 @@ from scipy import stats
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling, interval, normals
 from analysis.statistics.quadratic import Floats
-from analysis.surface.contour import Contour
+from analysis.surface.contour import Contour, contour_of_runs
 from analysis.surface.draws import SurfaceDraws, redraw_surface
 from analysis.surface.identifiability import Doubt, HeldOut, doubts_of, hold_out
 from analysis.surface.law import LossSurface
 from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_optimum
-from analysis.surface.problem import LawPoints, SurfacePoints, plain_points
+from analysis.surface.problem import SurfacePoints, plain_points
 from analysis.surface.profile import Profile, profiles
 from mor_core.units import counted_text, short_count, short_power
 
@@ -54,18 +55,6 @@ class Residuals:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prediction:
-    """The loss at one (N, D)."""
-
-    loss: Estimate
-    """Of the law: where the mean over seeds lies; in units of loss."""
-    run: Estimate
-    """Of one more run, its own noise included; in units of loss."""
-    reach: float
-    """N D over the largest N D fitted; above 1 this extrapolates."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class SurfaceFit:
     """A surface with everything that is known about its reliability."""
 
@@ -96,25 +85,6 @@ class SurfaceFit:
     doubts: tuple[Doubt, ...]
     """Why it may not be the law of these runs: with any, it is not read beyond them."""
 
-    def optimum_draws(self, flops: float) -> tuple[tuple[float, Floats], tuple[float, Floats], tuple[float, Floats]]:
-        """N*, D* and L* at `flops`: the value and (draws,) of each."""
-        fitted, drawn = (law.optimum(flops, self.contour) for law in (self.best.as_law, self.draws.law))
-        return (
-            (float(fitted.params_k[0]), drawn.params_k),
-            (float(fitted.tokens_k[0]), drawn.tokens_k),
-            (float(fitted.loss_k[0]), drawn.loss_k),
-        )
-
-    @property
-    def believed_sizes(self) -> tuple[float, float]:
-        """Parameters within which an optimum is believed: a factor of `FLAGGED_REACH` around the sizes trained."""
-        return self.contour.lowest / FLAGGED_REACH, self.contour.highest * FLAGGED_REACH
-
-    def interior_share(self, params_k: Floats) -> float:
-        """Share of the draws of N* within the believed sizes, α and β positive."""
-        low, high = self.believed_sizes
-        return float(np.mean(self.draws.law.falls & (params_k > low) & (params_k < high)))
-
     def refuse_beyond(self, params: float, tokens: float) -> Refusal | None:
         """The refusal of a doubted law at an N, a D or FLOPs that none of its runs reached, or None."""
         if not self.doubts:
@@ -129,37 +99,21 @@ class SurfaceFit:
         for noun, value, low, high in measured:
             if not low / MEASURED_MARGIN <= value <= high * MEASURED_MARGIN:
                 amount = short_power(value, 4) if noun == "FLOPs" else short_count(value)
-                return self._refuse_doubted(f"{amount} {noun}, {'above' if value > high else 'below'} all of its runs")
+                side = "above" if value > high else "below"
+                first, *others = self.doubts
+                more = f" ({counted_text(len(others), 'more reason')} with the fit)" if others else ""
+                return Refusal(
+                    kind=RefusalKind.EXTRAPOLATION,
+                    sentence=f"the surface is doubted and not read at {amount} {noun}, {side} all of its runs, unless "
+                    f"forced: {first.sentence}{more}",
+                )
         return None
-
-    def _refuse_doubted(self, place: str) -> Refusal:
-        rest = len(self.doubts) - 1
-        more = f" ({counted_text(rest, 'more reason')} with the fit)" if rest else ""
-        return Refusal(
-            kind=RefusalKind.EXTRAPOLATION,
-            sentence=f"the surface is doubted and not read at {place}, unless forced: {self.doubts[0].sentence}{more}",
-        )
 
     def loss_draws(self, params: float, tokens: float) -> tuple[Floats, Floats]:
         """(draws,) twice: the loss of the law and of one more run at `params` and `tokens` in every redrawn study."""
         drawn_k = self.draws.law.loss(params, tokens)
         noise_k = self.draws.noise * normals(self.resampling, "one more run", self.arm)
         return drawn_k, drawn_k * np.exp(noise_k) if self.best.problem.residual == "log" else drawn_k + noise_k
-
-    def predict(self, params: float, tokens: float, *, forced: bool = False) -> Prediction | Refusal:
-        """The loss at `params` and `tokens`, of the law and of one more run; refused where `refuse_beyond` does."""
-        refusal = None if forced else self.refuse_beyond(params, tokens)
-        if refusal:
-            return refusal
-        drawn_k, run_k = self.loss_draws(params, tokens)
-        value, level = float(self.law.loss(params, tokens)), self.resampling.level
-        points = self.best.problem.points
-        largest = float(np.exp((points.log_params + points.log_tokens).max()))
-        return Prediction(
-            loss=interval(value, drawn_k, level),
-            run=interval(value, run_k, level),
-            reach=params * tokens / largest,
-        )
 
 
 def _ends(log_x: Floats) -> tuple[float, float]:
@@ -184,6 +138,12 @@ def points_of(frame: pl.DataFrame) -> SurfacePoints:
     return plain_points(params, tokens, loss)
 
 
+def contour_of_points(frame: pl.DataFrame) -> Contour:
+    """The contour of equal FLOPs of an arm's points."""
+    params, tokens, flops = (frame[name].to_numpy() for name in ("params", "tokens", "flops"))
+    return contour_of_runs(params, tokens, flops)
+
+
 def fit_surface(
     frame: pl.DataFrame, arm: str, contour: Contour, rules: SurfaceRules, resampling: Resampling
 ) -> SurfaceFit | Refusal:
@@ -204,7 +164,7 @@ def fit_surface(
     held_out = hold_out(best, arm, flops_n, budgets, trunk_keys, resampling)
     return SurfaceFit(
         law=best.law,
-        parameters=_parameters(best, draws, resampling.level),
+        parameters=parameters_of(best, draws, resampling.level),
         profiles=bounds,
         best=best,
         residuals=residuals,
@@ -214,12 +174,12 @@ def fit_surface(
         resampling=resampling,
         arm=arm,
         largest_flops=float(flops_n.max()),
-        warnings=_warnings(best, bounds, residuals),
+        warnings=tuple(_warnings(best, bounds, residuals)),
         doubts=doubts_of(best, bounds, held_out, resampling.level),
     )
 
 
-def refuse_few(points: LawPoints, rules: SurfaceRules) -> Refusal | None:
+def refuse_few(points: SurfacePoints, rules: SurfaceRules) -> Refusal | None:
     """The refusal of runs that are too few, or too much alike, for the law that they are to obey; or None."""
     num_free = points.free_directions(rules.tied).shape[1]
     least = num_free + rules.min_spare
@@ -236,9 +196,8 @@ def refuse_few(points: LawPoints, rules: SurfaceRules) -> Refusal | None:
                 kind=RefusalKind.NOT_IDENTIFIED,
                 sentence=f"{counted_text(places, f'distinct {noun}')}: an exponent needs {MIN_PLACES}.",
             )
-    design_n3 = np.stack([np.ones(len(points)), points.log_params, points.log_tokens], axis=1)
-    design_n3[:, 1:] -= design_n3[:, 1:].mean(axis=0)
-    spread = np.linalg.svd(design_n3[:, 1:], compute_uv=False)
+    places_n2 = np.stack([points.log_params, points.log_tokens], axis=1)
+    spread = np.linalg.svd(places_n2 - places_n2.mean(axis=0), compute_uv=False)
     if spread[-1] < 0.05 * spread[0]:
         return Refusal(
             kind=RefusalKind.NOT_IDENTIFIED,
@@ -280,9 +239,9 @@ def refuse_unidentified(bounds: tuple[Profile, ...]) -> Refusal | None:
     )
 
 
-def _parameters(best: SurfaceOptimum, draws: SurfaceDraws, level: float) -> dict[str, Estimate]:
-    law, drawn = best.law, draws.law
-    return {name: interval(float(getattr(law, name)), getattr(drawn, name), level) for name in PARAMETERS}
+def parameters_of(best: SurfaceOptimum, draws: SurfaceDraws, level: float) -> dict[str, Estimate]:
+    """`PARAMETERS` with their intervals."""
+    return {name: interval(float(getattr(best.law, name)), getattr(draws.law, name), level) for name in PARAMETERS}
 
 
 def describe_residuals(best: SurfaceOptimum, cell_ids: tuple[str, ...]) -> Residuals:
@@ -316,19 +275,17 @@ def _rank_correlation(x_n: Floats, y_n: Floats) -> float:
     return float(np.corrcoef(stats.rankdata(x_n), stats.rankdata(y_n))[0, 1])
 
 
-def _warnings(best: SurfaceOptimum, bounds: tuple[Profile, ...], residuals: Residuals) -> tuple[str, ...]:
-    warnings = []
+def _warnings(best: SurfaceOptimum, bounds: tuple[Profile, ...], residuals: Residuals) -> Iterator[str]:
     if best.share_reached < 0.5:
-        warnings.append(f"only {best.share_reached:.0%} of {best.num_starts} starts reached the optimum")
+        yield f"only {best.share_reached:.0%} of {best.num_starts} starts reached the optimum"
     if best.condition > LARGE_CONDITION:
-        warnings.append(f"badly conditioned ({best.condition:.1e}): several sets of parameters fit about as well")
-    warnings += [f"{profile.name} is not bounded by these runs" for profile in bounds if not profile.bounded]
+        yield f"badly conditioned ({best.condition:.1e}): several sets of parameters fit about as well"
+    for profile in bounds:
+        if not profile.bounded:
+            yield f"{profile.name} is not bounded by these runs"
     trends = {"N": residuals.trend_params, "D": residuals.trend_tokens, "N D": residuals.trend_flops}
     # Under no trend the correlation has a standard deviation of about 1 / sqrt(n - 1).
     limit = max(0.3, 3 / np.sqrt(max(len(best.problem.points) - 1, 1)))
-    warnings += [
-        f"residuals follow {name} (rank correlation {value:+.2f})"
-        for name, value in trends.items()
-        if abs(value) > limit
-    ]
-    return tuple(warnings)
+    for name, value in trends.items():
+        if abs(value) > limit:
+            yield f"residuals follow {name} (rank correlation {value:+.2f})"

@@ -12,7 +12,7 @@ sides of 0. With OpenBLAS's kernels for Nehalem and Haswell, and NumPy without A
 then moved by 2e-7 and the interval of a budget left out by 5e-5, on 18 planted fits.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -116,7 +116,6 @@ def hold_out(
     for group, out_n, relative_n, theta in zip(groups, out_gn, relative_gn, refits.theta_kp, strict=True):
         extrapolates = bool(flops_n[out_n].min() > flops_n[~out_n].max())
         fold = replace(best, theta=theta)
-        bounds = _bound_error(fold, arm, out_n, trunk_keys, draw) if extrapolates else None
         held_out.append(
             HeldOut(
                 label=group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}",
@@ -124,7 +123,7 @@ def hold_out(
                 mean_error=float(relative_n[out_n].mean()),
                 mean_size=float(np.abs(relative_n[out_n]).mean()),
                 extrapolates=extrapolates,
-                interval=bounds,
+                interval=_bound_error(fold, arm, out_n, trunk_keys, draw) if extrapolates else None,
             )
         )
     return tuple(held_out)
@@ -140,35 +139,19 @@ def _bound_error(
 ) -> Estimate | None:
     """The interval of the mean error on the runs `out_n`; `fold` is the optimum of the others."""
     few = replace(draw, draws=min(draw.draws, HELD_OUT_DRAWS), level=1 - HELD_OUT_TAIL * (1 - draw.level))
-    kept = _kept(fold, ~out_n)
+    points = fold.problem.points.subset(~out_n)
+    kept = replace(fold, problem=fold.problem.at(points))
     if len(kept.problem.points) < kept.free_pq.shape[1] + 2:
         return None
     kept_keys = tuple(key for key, out in zip(trunk_keys, out_n, strict=True) if not out)
     law = redraw_surface(kept, kept_keys, arm, few, start_p=kept.seen_theta).law
-    noise = _noise(kept, kept_keys)
+    noise = split_noise(*residuals_around(kept), kept_keys)
     # The trunks of the runs held out are those that the law was redrawn from: what they share cancels.
     names = [("held out", arm, str(place)) for place in range(len(trunk_keys))]
     noise_kn = mixed_noise(noise, names, trunk_keys, arm, few)
     residual_kn = fold.problem.residuals(law.theta_kp) - noise_kn
     mean_error = float(_relative(fold, fold.problem.residuals(fold.theta[None]))[0, out_n].mean())
     return interval(mean_error, _relative(fold, residual_kn)[:, out_n].mean(axis=1), few.level)
-
-
-def _kept(fold: SurfaceOptimum, kept_n: NDArray[np.bool_]) -> SurfaceOptimum:
-    """The optimum as one of the runs `kept_n` alone."""
-    points = fold.problem.points.subset(kept_n)
-    problem = replace(
-        fold.problem,
-        points=points,
-        loss_kn=points.loss[None],
-        weights_kn=np.ones((1, len(points))),
-        centre=fold.problem.centre,
-    )
-    return replace(fold, problem=problem)
-
-
-def _noise(best: SurfaceOptimum, keys: tuple[str, ...]) -> TrunkNoise:
-    return split_noise(*residuals_around(best), keys)
 
 
 def residuals_around(best: SurfaceOptimum) -> tuple[Floats, Floats]:
@@ -207,7 +190,6 @@ def _exponents(best: SurfaceOptimum) -> dict[str, str]:
 
 def _loose_exponents(best: SurfaceOptimum, bounds: tuple[Profile, ...]) -> list[Doubt]:
     symbols = _exponents(best)
-    loose = [profile for profile in bounds if profile.name in symbols and not _is_bound(profile.interval)]
     return [
         Doubt(
             kind=DoubtKind.LOOSE_EXPONENT,
@@ -215,7 +197,8 @@ def _loose_exponents(best: SurfaceOptimum, bounds: tuple[Profile, ...]) -> list[
             f"{profile.interval.high:.3g} ({profile.interval.level:.0%} profile likelihood), more than a factor of "
             f"{LARGEST_RATIO:g}.",
         )
-        for profile in loose
+        for profile in bounds
+        if profile.name in symbols and not _is_bound(profile.interval)
     ]
 
 
@@ -223,21 +206,17 @@ def _is_bound(exponent: Estimate) -> bool:
     return not (exponent.low_open or exponent.high_open) and 0 < exponent.high <= LARGEST_RATIO * exponent.low
 
 
-def _narrow_ranges(best: SurfaceOptimum) -> list[Doubt]:
+def _narrow_ranges(best: SurfaceOptimum) -> Iterator[Doubt]:
     points = best.problem.points
-    doubts = []
     for log_x, letter, noun in ((points.log_params, "N", "sizes"), (points.log_tokens, "D", "token counts")):
         places, span = len(set(_places(log_x))), float(np.exp(np.ptp(log_x)))
         if places < FEWEST_PLACES or span < NARROWEST_SPAN:
-            doubts.append(
-                Doubt(
-                    kind=DoubtKind.NARROW_RANGE,
-                    sentence=f"{places} {noun} within a factor of {span:.3g} in {letter}: with fewer than "
-                    f"{FEWEST_PLACES}, or less than a factor of {NARROWEST_SPAN:g}, what else differs between the runs "
-                    f"passes for {letter}.",
-                )
+            yield Doubt(
+                kind=DoubtKind.NARROW_RANGE,
+                sentence=f"{places} {noun} within a factor of {span:.3g} in {letter}: with fewer than "
+                f"{FEWEST_PLACES}, or less than a factor of {NARROWEST_SPAN:g}, what else differs between the runs "
+                f"passes for {letter}.",
             )
-    return doubts
 
 
 def _places(log_x: Floats) -> tuple[str, ...]:
@@ -252,7 +231,7 @@ def _size_or_shape(best: SurfaceOptimum, level: float) -> list[Doubt]:
     `analysis.statistics.trunk_noise`); the errors of the exponents follow from both by the delta method.
     """
     sizes = _places(best.problem.points.log_params)
-    merit = _noise(best, sizes)
+    merit = split_noise(*residuals_around(best), sizes)
     if merit.shared == 0:
         return []
     errors = _errors(best, sizes, merit)

@@ -1,10 +1,8 @@
 """The law L(N, D) = E + A / N^α + B / D^β, and what it answers.
 
-Hoffmann et al. 2022 (arXiv:2203.15556, section 3.3, approach 3). Recursion-aware (arXiv:2604.21106): N is
-replaced by N_once + r^φ N_rec, where N_once is what every token passes once, N_rec the shared block, and r how often a
-token goes through it; r = 1 gives back N. One φ for every family of arms.
+Hoffmann et al. 2022 (arXiv:2203.15556, section 3.3, approach 3). `analysis.surface.extended` has laws with more to say.
 
-Legend: K fits side by side, n points, P = 5 + F parameters (a, b, e, α, β, φ_1 .. φ_F).
+Legend: K fits side by side, n points, P parameters: a, b, e, α, β, and what an extended law has beyond them.
 a = ln A - α ln N₀ and b = ln B - β ln D₀ are the terms at the geometric mean (N₀, D₀) of the points, and e = ln E:
 with a term at the middle of the data, and not at N = 1, the condition number of the problem falls by orders of
 magnitude. The place of each in the vector is known to this file alone; others ask a `SurfaceLaw`.
@@ -22,12 +20,12 @@ from analysis.surface.contour import Contour
 
 A, B, E, ALPHA, BETA = range(5)
 NUM_BASE = 5
-"""Parameters without any φ."""
+"""Parameters of the law itself."""
 LARGEST_LOG_LOSS = 50.0  # keeps exp finite on the way; no fit ends there
 LARGEST_LOG_TERM = 700.0
 """ln of what a term of a law is cut at, so that it stays finite."""
 LARGEST_LOG_COUNT = 200.0
-"""ln of the parameters or tokens beyond which a law counts as never reaching a loss."""
+"""ln of the parameters beyond which a law counts as never reaching a loss."""
 LEAST_LOGIT = -25.0
 """Where the share of D is as good as nothing."""
 SEARCH_DECADES = 4.0
@@ -99,7 +97,7 @@ class SurfaceLaw:
     """K laws side by side, such as one for every redrawn study: E + A / N^α + B / D^β (Hoffmann et al. 2022).
 
     Here each is e^e + e^(a - α (ln N - ln N₀)) + e^(b - β (ln D - ln D₀)): the same law, with A = e^a N₀^α and
-    B = e^b D₀^β. N is of unique parameters; where a φ was fitted, of N_once + r^φ N_rec.
+    B = e^b D₀^β. N is of unique parameters.
 
     N, D and losses are given as numbers, or as arrays of which the first axis is that of the laws (or of length 1), as
     (K,), (K, m) or (1, m). Answers are (K, ...).
@@ -144,11 +142,6 @@ class SurfaceLaw:
         return self.beta / (self.alpha + self.beta)
 
     @property
-    def phi_kf(self) -> Floats:
-        """(K, F) what a recursion is worth, by family."""
-        return self.theta_kp[:, NUM_BASE:]
-
-    @property
     def falls(self) -> NDArray[np.bool_]:
         """(K,) whether the loss falls with N and with D: α and β above 0."""
         return (self.alpha > 0) & (self.beta > 0)
@@ -173,17 +166,14 @@ class SurfaceLaw:
         """(K, ...) units of loss at `params` and `tokens`."""
         return self._loss(np.log(params), np.log(tokens))
 
-    def tokens_for(self, loss: Floats | float, params: Floats | float) -> Floats:
-        """(K, ...) D, tokens, on which models of `params` reach `loss`; inf where they do on no number of tokens."""
-        target, log_n, a, b, e, alpha, beta = _aligned(loss, np.log(params), *self._base)
-        left = target - np.exp(np.minimum(a - alpha * (log_n - self.centre[0]), LARGEST_LOG_TERM)) - np.exp(e)
-        return _count_for(left, b, beta, self.centre[1])
-
     def params_for(self, loss: Floats | float, tokens: Floats | float) -> Floats:
         """(K, ...) N, parameters, that reach `loss` on `tokens`; inf where no number of parameters does."""
         target, log_d, a, b, e, alpha, beta = _aligned(loss, np.log(tokens), *self._base)
         left = target - np.exp(np.minimum(b - beta * (log_d - self.centre[1]), LARGEST_LOG_TERM)) - np.exp(e)
-        return _count_for(left, a, alpha, self.centre[0])
+        reachable = (left > 0) & (alpha > 0)
+        log_n = self.centre[0] + (a - np.log(np.where(reachable, left, 1.0))) / np.where(reachable, alpha, 1.0)
+        within = reachable & (log_n < LARGEST_LOG_COUNT)
+        return np.where(within, np.exp(np.minimum(log_n, LARGEST_LOG_COUNT)), np.inf)
 
     def optimum(self, flops: float, contour: Contour) -> LawOptimum:
         """N*, D* and L* at `flops`: the least loss along the contour of equal FLOPs.
@@ -261,14 +251,6 @@ def _aligned(*values: Floats | float) -> list[Floats]:
     return [array.reshape(array.shape + (1,) * (most - array.ndim)) for array in arrays]
 
 
-def _count_for(left: Floats, log_top: Floats, power: Floats, log_centre: float) -> Floats:
-    """N or D at which e^(log_top - power (ln x - log_centre)) is `left` in units of loss; inf where it never is."""
-    reachable = (left > 0) & (power > 0)
-    log_count = log_centre + (log_top - np.log(np.where(reachable, left, 1.0))) / np.where(reachable, power, 1.0)
-    within = reachable & (log_count < LARGEST_LOG_COUNT)
-    return np.where(within, np.exp(np.minimum(log_count, LARGEST_LOG_COUNT)), np.inf)
-
-
 def golden(function: Callable[[Floats], Floats], count: int, low: Floats | float, high: Floats | float) -> Floats:
     """(count,) where functions side by side are least between `low` and `high`, by golden section."""
     left, right = np.full(count, low), np.full(count, high)
@@ -280,21 +262,11 @@ def golden(function: Callable[[Floats], Floats], count: int, low: Floats | float
     return (left + right) / 2
 
 
-def parameter_vector(a: float, b: float, e: float, alpha: float, beta: float, *phi: float) -> Floats:
+def parameter_vector(a: float, b: float, e: float, alpha: float, beta: float, *beyond: float) -> Floats:
     """(P,) the parameters of one law, as a `Problem` takes them."""
-    theta = np.empty(NUM_BASE + len(phi))
+    theta = np.concatenate([np.zeros(NUM_BASE), beyond])
     theta[[A, B, E, ALPHA, BETA]] = a, b, e, alpha, beta
-    theta[NUM_BASE:] = phi
     return theta
-
-
-def free_directions(num_families: int, tied: bool) -> Floats:
-    """(P, Q): every parameter for itself, or α and β as one."""
-    free_pq = np.eye(NUM_BASE + num_families)
-    if not tied:
-        return free_pq
-    free_pq[BETA, ALPHA] = 1.0
-    return np.delete(free_pq, BETA, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -302,7 +274,7 @@ class Constant:
     """One constant of a law, as a direction in the space of its parameters θ."""
 
     name: str
-    """E, A, alpha, B, beta, or phi with its family's number."""
+    """E, A, alpha, B, beta, or another of an extended law."""
     direction: Floats
     """(P,) the constant, or its logarithm, is direction · θ."""
     logarithmic: bool
@@ -313,9 +285,12 @@ class Constant:
         return float(np.exp(along)) if self.logarithmic else float(along)
 
 
-def constants_along(num_parameters: int, centre: tuple[float, float]) -> tuple[Constant, ...]:
-    """The constants of laws of so many parameters about `centre`."""
-    unit = np.eye(num_parameters)
+def constants_along(
+    centre: tuple[float, float], beyond: tuple[str, ...] = (), *, logarithmic: bool = True
+) -> tuple[Constant, ...]:
+    """The constants of a law about `centre`; `beyond` names those after the first five, whose logarithms are parameters
+    where `logarithmic`."""
+    unit = np.eye(NUM_BASE + len(beyond))
     base = (
         Constant(name="E", direction=unit[E], logarithmic=True),
         Constant(name="A", direction=unit[A] + centre[0] * unit[ALPHA], logarithmic=True),
@@ -324,6 +299,6 @@ def constants_along(num_parameters: int, centre: tuple[float, float]) -> tuple[C
         Constant(name="beta", direction=unit[BETA], logarithmic=False),
     )
     return base + tuple(
-        Constant(name=f"phi{index - NUM_BASE}", direction=unit[index], logarithmic=False)
-        for index in range(NUM_BASE, num_parameters)
+        Constant(name=name, direction=direction, logarithmic=logarithmic)
+        for name, direction in zip(beyond, unit[NUM_BASE:], strict=True)
     )

@@ -10,15 +10,15 @@ kinks slow every method down.
 """
 
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 
 from analysis.statistics.descent import Descent, descend
 from analysis.statistics.quadratic import Floats
 from analysis.surface.law import LossSurface, Residual, SurfaceLaw, parameter_vector
-from analysis.surface.problem import LawPoints, Problem, SurfacePoints
+from analysis.surface.problem import Problem, SurfacePoints
 
 SAME_OPTIMUM = 1e-6
 """Relative difference in the objective up to which two descents ended at the same optimum."""
@@ -73,7 +73,7 @@ class SurfaceOptimum:
 
     @property
     def law(self) -> LossSurface:
-        """The fitted law by its constants; where φ was fitted too, that of the effective parameters."""
+        """The fitted law by its constants; of an extended law, the part that is common to all."""
         return self.as_law.constants()
 
     @property
@@ -100,7 +100,7 @@ def fit_optimum(points: SurfacePoints, rules: SurfaceRules) -> SurfaceOptimum:
 
 
 def fit_from(
-    points: LawPoints, rules: SurfaceRules, starts_kp: Floats, free_pq: Floats | None = None
+    points: SurfacePoints, rules: SurfaceRules, starts_kp: Floats, free_pq: Floats | None = None
 ) -> SurfaceOptimum:
     """The best of descents from `starts_kp` (K, P), about the centre of the points, along `free_pq` (P, Q): every
     parameter by default."""
@@ -141,28 +141,14 @@ def _best(descent: Descent, met: NDArray[np.int64], problem: Problem, free_pq: F
 
 
 def projected_starts(points: SurfacePoints, centre: tuple[float, float], tied: bool) -> Floats:
-    """(K, P) starts on a grid of exponents (and of φ), with E, A and B solved for with none negative."""
+    """(K, 5) starts on a grid of exponents, with E, A and B solved for with none negative."""
+    x_n, y_n = points.log_params - centre[0], points.log_tokens - centre[1]
     starts = []
-    for phi in (0.2, 0.8) if points.num_families else (0.0,):
-        effective = np.logaddexp(points.log_once, points.log_recursive + phi * points.log_depth)
-        x_n, y_n = effective - centre[0], points.log_tokens - centre[1]
-        for alpha in START_EXPONENTS:
-            for beta in (alpha,) if tied else START_EXPONENTS:
-                terms_3n = np.stack([np.exp(-alpha * x_n), np.exp(-beta * y_n), np.ones_like(x_n)])
-                a, b, e = np.log(_nonnegative(terms_3n / points.loss) + SMALLEST_TERM * points.loss.min())
-                starts.append(parameter_vector(a, b, e, alpha, beta, *[phi] * points.num_families))
+    for alpha in START_EXPONENTS:
+        for beta in (alpha,) if tied else START_EXPONENTS:
+            terms_3n = np.stack([np.exp(-alpha * x_n), np.exp(-beta * y_n), np.ones_like(x_n)])
+            # Least squares of 1, relative to the losses.
+            coefficients_3, _ = optimize.nnls((terms_3n / points.loss).T, np.ones(len(points)), maxiter=100)
+            a, b, e = np.log(coefficients_3 + SMALLEST_TERM * points.loss.min())
+            starts.append(parameter_vector(a, b, e, alpha, beta))
     return np.array(starts)
-
-
-def _nonnegative(terms_mn: Floats) -> Floats:
-    """Least squares of 1 on three terms with no coefficient negative, by trying every subset."""
-    gram, target = terms_mn @ terms_mn.T, terms_mn.sum(axis=1)
-    best, least = np.zeros(len(terms_mn)), np.inf
-    for size in (1, 2, 3):
-        for chosen in map(list, combinations(range(len(terms_mn)), size)):
-            coefficients = np.linalg.lstsq(gram[np.ix_(chosen, chosen)], target[chosen], rcond=1e-12)[0]
-            misfit = -coefficients @ target[chosen]
-            if (coefficients >= 0).all() and misfit < least:
-                least, best = misfit, np.zeros(len(terms_mn))
-                best[chosen] = coefficients
-    return best

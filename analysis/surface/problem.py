@@ -1,11 +1,15 @@
 """The optimisation problem of a fit: the runs, the law with its derivatives at them, and the robust sum to minimise.
 
-Legend: K fits side by side, n points, P parameters (`analysis.surface.law`). A law with more parameters than
-L = E + A / N^α + B / D^β brings points of its own (`LawPoints`); search, profiles and redrawn studies are the same.
+A law is a sum of parts, each with the derivatives of its logarithm: all that a fit needs is computed from those. A law
+with more to it than L = E + A / N^α + B / D^β brings points of its own, which extend `SurfacePoints`; search, profiles
+and redrawn studies are the same.
+
+Legend: K fits side by side, n points, P parameters (`analysis.surface.law`).
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,172 +26,145 @@ from analysis.surface.law import (
     E,
     Residual,
     constants_along,
-    free_directions,
 )
 
 
-class Terms(Protocol):
-    """A law and its derivatives at every point."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One part of the sum, in logarithms; arrays of shapes that broadcast to (K, n)."""
 
-    @property
+    log_value: Floats
+    """ln of the part; -inf where it is nothing."""
+    slopes: dict[int, Floats]
+    """By parameter, its derivative; parameters that it does not depend on are left out."""
+    bends: dict[tuple[int, int], Floats] = field(default_factory=dict)
+    """By two parameters, the lower first, its second derivative where it has one."""
+
+
+def power_part(theta_kp: Floats, top: int, power: int, x: Floats) -> Part:
+    """a - α x or b - β x, for x = ln N - ln N₀ or ln D - ln D₀; `top` and `power` are the places in θ."""
+    return Part(
+        log_value=theta_kp[:, top, None] - theta_kp[:, power, None] * x, slopes={top: np.ones((1, 1)), power: -x}
+    )
+
+
+def floor_part(theta_kp: Floats) -> Part:
+    """E."""
+    return Part(log_value=theta_kp[:, E, None], slopes={E: np.ones((1, 1))})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SumOfParts:
+    """The law at every point."""
+
+    parts: tuple[Part, ...]
+    """What it is the sum of."""
+    num_parameters: int
+    """P."""
+
+    @cached_property
+    def _scaled(self) -> tuple[Floats, Floats]:
+        """ln of the largest part (K, n), and all parts over it (parts, K, n)."""
+        logs = np.stack(np.broadcast_arrays(*(part.log_value for part in self.parts)))
+        top_kn = logs.max(axis=0)
+        return top_kn, np.exp(logs - top_kn)
+
+    @cached_property
     def log_loss_kn(self) -> Floats:
         """ln of the law."""
-        ...
+        top_kn, over_top = self._scaled
+        return top_kn + np.log(over_top.sum(axis=0))
+
+    @cached_property
+    def _shares(self) -> Floats:
+        """(parts, K, n) of the law."""
+        _, over_top = self._scaled
+        return over_top / over_top.sum(axis=0)
 
     def slopes(self) -> Floats:
         """(K, n, P) derivative of ln of the law."""
-        ...
+        slope_pkn = np.zeros((self.num_parameters, *self.log_loss_kn.shape))
+        for part, share_kn in zip(self.parts, self._shares, strict=True):
+            for index, along in part.slopes.items():
+                slope_pkn[index] += share_kn * along
+        return np.moveaxis(slope_pkn, 0, 2)
 
     def curvature(self, psi_kn: Floats) -> Floats:
         """(K, P, P): sum over points of psi · (second derivative of ln of the law + slope slopeᵀ)."""
-        ...
-
-
-class LawPoints(Protocol):
-    """Runs, and the law that they are to obey."""
-
-    @property
-    def loss(self) -> Floats:
-        """(n,) units of loss."""
-        ...
-
-    @property
-    def log_params(self) -> Floats:
-        """(n,) ln N."""
-        ...
-
-    @property
-    def log_tokens(self) -> Floats:
-        """(n,) ln D."""
-        ...
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """ln N₀ and ln D₀."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def subset(self, chosen: NDArray) -> "LawPoints":
-        """The points at `chosen`, a mask or indices."""
-        ...
-
-    def terms(self, theta_kp: Floats, centre: tuple[float, float]) -> Terms:
-        """The law of `theta_kp` (K, P), about `centre`."""
-        ...
-
-    def constants(self, centre: tuple[float, float]) -> tuple[Constant, ...]:
-        """The constants of the law, as directions in θ."""
-        ...
-
-    def free_directions(self, tied: bool) -> Floats:
-        """(P, Q): every parameter for itself, or α and β as one."""
-        ...
+        out = np.zeros((len(self.log_loss_kn), self.num_parameters, self.num_parameters))
+        for part, share_kn in zip(self.parts, self._shares, strict=True):
+            weight_kn = psi_kn * share_kn
+            for one, along in part.slopes.items():
+                for other, across in part.slopes.items():
+                    if one <= other:
+                        bend = along * across + part.bends.get((one, other), 0.0)
+                        out[:, one, other] += np.sum(weight_kn * bend, axis=1)
+        lower = np.tril_indices(self.num_parameters, -1)
+        out[:, lower[0], lower[1]] = out[:, lower[1], lower[0]]
+        return out
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SurfacePoints:
-    """What a surface is fitted to."""
+    """Runs, and the law that they are to obey: L = E + A / N^α + B / D^β."""
 
-    log_once: Floats
-    """(n,) ln of N_once; of all parameters where nothing is recursive. -inf where every layer is shared."""
-    log_recursive: Floats
-    """(n,) ln of N_rec; -inf where nothing is recursive."""
-    log_depth: Floats
-    """(n,) ln r; 0 where nothing is recursive."""
-    family: NDArray[np.int64]
-    """(n,) which φ a point obeys; -1 for none."""
+    log_params: Floats
+    """(n,) ln N."""
     log_tokens: Floats
     """(n,) ln D."""
     loss: Floats
     """(n,) units of loss."""
 
+    logarithms_beyond: ClassVar[bool] = True
+    """Whether the parameters of `names_beyond` are logarithms of those constants."""
+
     def __len__(self) -> int:
         return len(self.loss)
-
-    @property
-    def num_families(self) -> int:
-        """F, the number of exponents φ."""
-        return int(self.family.max()) + 1 if len(self) else 0
-
-    @property
-    def log_params(self) -> Floats:
-        """(n,) ln of the unique parameters, N_once + N_rec."""
-        return np.logaddexp(self.log_once, self.log_recursive)
 
     @property
     def centre(self) -> tuple[float, float]:
         """ln N₀ and ln D₀."""
         return float(self.log_params.mean()), float(self.log_tokens.mean())
 
+    @property
+    def names_beyond(self) -> tuple[str, ...]:
+        """The constants that the law has beyond E, A, alpha, B and beta, in the order of its parameters."""
+        return ()
+
     def constants(self, centre: tuple[float, float]) -> tuple[Constant, ...]:
-        """E, A, alpha, B, beta and a φ a family."""
-        return constants_along(NUM_BASE + self.num_families, centre)
+        """The constants of the law, as directions in θ."""
+        return constants_along(centre, self.names_beyond, logarithmic=self.logarithms_beyond)
 
     def free_directions(self, tied: bool) -> Floats:
         """(P, Q): every parameter for itself, or α and β as one."""
-        return free_directions(self.num_families, tied)
+        free_pq = np.eye(NUM_BASE + len(self.names_beyond))
+        if not tied:
+            return free_pq
+        free_pq[BETA, ALPHA] = 1.0
+        return np.delete(free_pq, BETA, axis=1)
 
-    def subset(self, chosen: NDArray) -> "SurfacePoints":
-        """The points at `chosen`, a mask or indices."""
-        return SurfacePoints(
-            log_once=self.log_once[chosen],
-            log_recursive=self.log_recursive[chosen],
-            log_depth=self.log_depth[chosen],
-            family=self.family[chosen],
-            log_tokens=self.log_tokens[chosen],
-            loss=self.loss[chosen],
-        )
+    def subset(self, chosen: NDArray) -> Self:
+        """The points at `chosen`, a mask or indices; what is no array stays."""
+        columns = {name: column[chosen] for name, column in vars(self).items() if isinstance(column, np.ndarray)}
+        return replace(self, **columns)
 
-    def terms(self, theta_kp: Floats, centre: tuple[float, float]) -> "_Terms":
+    def terms(self, theta_kp: Floats, centre: tuple[float, float]) -> SumOfParts:
         """The law of `theta_kp` (K, P), about `centre`."""
-        num_families = theta_kp.shape[1] - NUM_BASE
-        if num_families:
-            phi_kn = np.where(self.family >= 0, theta_kp[:, NUM_BASE + np.maximum(self.family, 0)], 0.0)
-            recursive_kn = self.log_recursive + phi_kn * self.log_depth
-            effective_kn = np.logaddexp(self.log_once, recursive_kn)
-            share_kn = np.exp(recursive_kn - effective_kn)
-        else:
-            effective_kn, share_kn = self.log_params[None], np.zeros((1, len(self)))
-        x_kn, y_n = effective_kn - centre[0], self.log_tokens - centre[1]
-        first_kn = theta_kp[:, A, None] - theta_kp[:, ALPHA, None] * x_kn
-        second_kn = theta_kp[:, B, None] - theta_kp[:, BETA, None] * y_n
-        third_kn = theta_kp[:, E, None]
-        top_kn = np.maximum(np.maximum(first_kn, second_kn), third_kn)
-        p_kn, q_kn, s_kn = np.exp(first_kn - top_kn), np.exp(second_kn - top_kn), np.exp(third_kn - top_kn)
-        total_kn = p_kn + q_kn + s_kn
-        return _Terms(
-            log_loss_kn=top_kn + np.log(total_kn),
-            p_kn=p_kn / total_kn,
-            q_kn=q_kn / total_kn,
-            s_kn=s_kn / total_kn,
-            x_kn=x_kn,
-            y_n=y_n,
-            turn_kn=self.log_depth * share_kn,
-            bend_kn=self.log_depth**2 * share_kn * (1 - share_kn),
-            alpha_k1=theta_kp[:, ALPHA, None],
-            members_fn=self.family == np.arange(num_families)[:, None],
-        )
+        params = power_part(theta_kp, A, ALPHA, self.log_params - centre[0])
+        tokens = power_part(theta_kp, B, BETA, self.log_tokens - centre[1])
+        return SumOfParts(parts=(params, tokens, floor_part(theta_kp)), num_parameters=theta_kp.shape[1])
 
 
 def plain_points(params: Floats, tokens: Floats, loss: Floats) -> SurfacePoints:
-    """Points without recursion: all arrays (n,), in parameters, tokens and units of loss."""
-    n = len(loss)
-    return SurfacePoints(
-        log_once=np.log(params),
-        log_recursive=np.full(n, -np.inf),
-        log_depth=np.zeros(n),
-        family=np.full(n, -1),
-        log_tokens=np.log(tokens),
-        loss=np.asarray(loss, dtype=np.float64),
-    )
+    """Points of runs: all arrays (n,), in parameters, tokens and units of loss."""
+    return SurfacePoints(log_params=np.log(params), log_tokens=np.log(tokens), loss=np.asarray(loss, dtype=np.float64))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
     """K robust fits to the same places: sum of weight · Huber(residual)."""
 
-    points: LawPoints
+    points: SurfacePoints
     """The places, and the law."""
     centre: tuple[float, float]
     """ln N₀ and ln D₀, about which a and b are defined."""
@@ -207,14 +184,15 @@ class Problem:
 
     def subset(self, chosen: NDArray) -> "Problem":
         """The fits at `chosen`; what is common to all stays common."""
-        return Problem(
-            points=self.points,
-            centre=self.centre,
+        return replace(
+            self,
             loss_kn=self.loss_kn if len(self.loss_kn) == 1 else self.loss_kn[chosen],
             weights_kn=self.weights_kn if len(self.weights_kn) == 1 else self.weights_kn[chosen],
-            delta=self.delta,
-            residual=self.residual,
         )
+
+    def at(self, points: SurfacePoints) -> "Problem":
+        """One fit to other places, each of which counts once, about the same centre."""
+        return replace(self, points=points, loss_kn=points.loss[None], weights_kn=np.ones((1, len(points))))
 
     def objective(self, theta_kp: Floats) -> Floats:
         """(K,) the sum that is minimised."""
@@ -259,60 +237,6 @@ class Problem:
         if self.residual == "log":
             return terms.slopes()
         return terms.slopes() * np.exp(np.minimum(terms.log_loss_kn, LARGEST_LOG_LOSS))[..., None]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Terms:
-    """ln of the law at every point, and what its derivatives are made of."""
-
-    log_loss_kn: Floats
-    """ln of the law."""
-    p_kn: Floats
-    """Share of the parameter term in the law."""
-    q_kn: Floats
-    """Share of the token term."""
-    s_kn: Floats
-    """Share of E."""
-    x_kn: Floats
-    """(K or 1, n) ln N_eff - ln N₀."""
-    y_n: Floats
-    """ln D - ln D₀."""
-    turn_kn: Floats
-    """(K or 1, n) d ln N_eff / d φ."""
-    bend_kn: Floats
-    """(K or 1, n) d² ln N_eff / d φ²."""
-    alpha_k1: Floats
-    """(K, 1) α."""
-    members_fn: NDArray[np.bool_]
-    """(F, n) which points obey which φ."""
-
-    def slopes(self) -> Floats:
-        """(K, n, P) derivative of ln of the law."""
-        columns = [self.p_kn, self.q_kn, self.s_kn, -self.p_kn * self.x_kn, -self.q_kn * self.y_n]
-        columns += [-self.p_kn * self.alpha_k1 * self.turn_kn * mine_n for mine_n in self.members_fn]
-        return np.stack(columns, axis=2)
-
-    def curvature(self, psi_kn: Floats) -> Floats:
-        """(K, P, P): sum over points of psi · (sum of share · (slope slopeᵀ + curvature) of the three terms)."""
-        first_kn, second_kn = psi_kn * self.p_kn, psi_kn * self.q_kn
-        num_fits, num_families = len(psi_kn), len(self.members_fn)
-        out = np.zeros((num_fits, NUM_BASE + num_families, NUM_BASE + num_families))
-        out[:, A, A] = first_kn.sum(axis=1)
-        out[:, A, ALPHA] = out[:, ALPHA, A] = -np.sum(first_kn * self.x_kn, axis=1)
-        out[:, ALPHA, ALPHA] = np.sum(first_kn * self.x_kn**2, axis=1)
-        out[:, B, B] = second_kn.sum(axis=1)
-        out[:, B, BETA] = out[:, BETA, B] = -second_kn @ self.y_n
-        out[:, BETA, BETA] = second_kn @ self.y_n**2
-        out[:, E, E] = np.sum(psi_kn * self.s_kn, axis=1)
-        for number, mine_n in enumerate(self.members_fn):
-            phi = NUM_BASE + number
-            mine_kn = first_kn * mine_n
-            slope_kn = self.alpha_k1 * self.turn_kn
-            out[:, A, phi] = out[:, phi, A] = -np.sum(mine_kn * slope_kn, axis=1)
-            mixed_kn = self.x_kn * slope_kn - self.turn_kn
-            out[:, ALPHA, phi] = out[:, phi, ALPHA] = np.sum(mine_kn * mixed_kn, axis=1)
-            out[:, phi, phi] = np.sum(mine_kn * (slope_kn**2 - self.alpha_k1 * self.bend_kn), axis=1)
-        return out
 
 
 def huber(residual: Floats, delta: float) -> Floats:

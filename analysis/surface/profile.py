@@ -110,8 +110,7 @@ def log_likelihood(objective_k: Floats, best: SurfaceOptimum) -> Floats:
     if np.isinf(delta):
         return -0.5 * n * np.log(floor_k)
     # In units of delta²; the best τ is stationary, so that a fine grid with a parabola at its top is exact enough.
-    log_tau_t = LOG_TAUS
-    tau_t = np.exp(log_tau_t)
+    tau_t = np.exp(LOG_TAUS)
     log_core_t = 0.5 * np.log(2 * np.pi * tau_t) + np.log(special.erf(np.sqrt(1 / (2 * tau_t))))
     log_tails_t = np.log(2 * tau_t) - 1 / (2 * tau_t)
     log_z_t = np.logaddexp(log_core_t, log_tails_t)

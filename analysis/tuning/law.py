@@ -95,7 +95,13 @@ def fit_law(name: str, rungs: Sequence[TunedRung]) -> HyperparameterLaw | Refusa
     held_out = ()
     if len(tuned) >= 3:
         held_out = tuple(
-            _held_out(name, rung, response, _line(*_without(index, u_n, best_n, weights_n)), float(u_n[index]))
+            _held_out(
+                name,
+                rung,
+                response,
+                _line(*(np.delete(column, index) for column in (u_n, best_n, weights_n))),
+                float(u_n[index]),
+            )
             for index, (rung, response) in enumerate(tuned)
         )
     return HyperparameterLaw(
@@ -119,11 +125,6 @@ def _line(u_n: Floats, y_n: Floats, weights_n: Floats) -> tuple[float, float]:
         return float(y_n[0]), 0.0
     slope, intercept = np.polyfit(u_n, y_n, 1, w=weights_n)
     return float(intercept), float(slope)
-
-
-def _without(index: int, *columns: Floats) -> tuple[Floats, Floats, Floats]:
-    first, second, third = (np.delete(column, index) for column in columns)
-    return first, second, third
 
 
 def _held_out(name: str, rung: TunedRung, response: Response, line: tuple[float, float], u: float) -> HeldOut:

@@ -21,9 +21,9 @@ from analysis.surface.extended.repeated import (
 )
 from analysis.surface.extended.repeated_law import RepeatedLaw
 from analysis.surface.extended.repetition import CONSTANTS
+from analysis.surface.fit import points_of
 from analysis.surface.identifiability import neighbouring
 from analysis.surface.optimum import SurfaceRules, fit_optimum
-from analysis.surface.problem import plain_points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +80,15 @@ def _roll(runs: pl.DataFrame, rules: SurfaceRules) -> tuple[PassesAhead, ...] | 
 def _ahead(earlier: pl.DataFrame, later: pl.DataFrame, rules: SurfaceRules) -> PassesAhead:
     params, tokens, loss = (later[name].to_numpy() for name in ("params", "tokens", "loss"))
     passes = np.maximum(later["epochs"].to_numpy(), 1.0)
-    fresh = fit_optimum(plain_points(*(earlier[name].to_numpy() for name in ("params", "tokens", "loss"))), rules)
+    fresh = fit_optimum(points_of(earlier), rules)
     errors = {FRESH: _errors(fresh.law.loss(params, tokens), loss)}
     for form in CONSTANTS:
         best = fit_form(earlier, form, rules)
         law = RepeatedLaw(form=form, theta_kp=best.theta[None], centre=best.problem.centre)
         errors[form] = _errors(law.loss(params, tokens, tokens / passes)[0], loss)
-    earlier_passes = np.maximum(earlier["epochs"].to_numpy(), 1.0)
     return PassesAhead(
         fitted=earlier.height,
-        most_passes=float(earlier_passes.max()),
+        most_passes=max(float(earlier["epochs"].to_numpy().max()), 1.0),
         predicted=later.height,
         passes=(float(passes.min()), float(passes.max())),
         errors=errors,

@@ -7,11 +7,12 @@ mean depth. Every family (fixed depth, routed) has its own φ, all else is commo
 profile likelihood closes on both sides.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from analysis.runs.points import Points
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
@@ -19,9 +20,9 @@ from analysis.statistics.bootstrap import Resampling, interval
 from analysis.statistics.quadratic import Floats
 from analysis.surface.draws import redraw_surface
 from analysis.surface.fit import Residuals, describe_residuals, refuse_unidentified
-from analysis.surface.law import NUM_BASE, LossSurface
-from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_optimum
-from analysis.surface.problem import SurfacePoints
+from analysis.surface.law import ALPHA, BETA, NUM_BASE, A, B, LossSurface
+from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_from, projected_starts
+from analysis.surface.problem import SumOfParts, SurfacePoints, floor_part, power_part
 from analysis.surface.profile import Profile, profiles
 
 FAMILIES = ("recursive", "mor")
@@ -43,13 +44,50 @@ class RecursionFit:
     residuals: Residuals
     """What the law leaves unexplained."""
 
-    def effective_params(self, once: Floats, recursive: Floats, depth: Floats, family: str) -> Floats:
-        """N_once + r^φ N_rec; all shapes that broadcast."""
-        return once + depth ** self.phi[family].value * recursive
 
-    def loss(self, once: Floats, recursive: Floats, depth: Floats, tokens: Floats, family: str) -> Floats:
-        """Loss of a model of that family at mean depth r and D tokens."""
-        return self.law.loss(self.effective_params(once, recursive, depth, family), tokens)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecursionPoints(SurfacePoints):
+    """Runs of which some go through a block again; `log_params` is of unique parameters, N_once + N_rec."""
+
+    log_once: Floats
+    """(n,) ln of N_once; of all parameters where nothing is recursive. -inf where every layer is shared."""
+    log_recursive: Floats
+    """(n,) ln of N_rec; -inf where nothing is recursive."""
+    log_depth: Floats
+    """(n,) ln r; 0 where nothing is recursive."""
+    family: NDArray[np.int64]
+    """(n,) which φ a point obeys, by its place in `families`; -1 for none."""
+    families: tuple[str, ...]
+    """Each has a φ."""
+
+    logarithms_beyond: ClassVar[bool] = False
+
+    @property
+    def names_beyond(self) -> tuple[str, ...]:
+        """A φ a family."""
+        return tuple(f"phi({family})" for family in self.families)
+
+    def terms(self, theta_kp: Floats, centre: tuple[float, float]) -> SumOfParts:
+        """The law of `theta_kp` (K, P), about `centre`."""
+        phi_kn = np.where(self.family >= 0, theta_kp[:, NUM_BASE + np.maximum(self.family, 0)], 0.0)
+        recursive_kn = self.log_recursive + phi_kn * self.log_depth
+        effective_kn = np.logaddexp(self.log_once, recursive_kn)
+        share_kn = np.exp(recursive_kn - effective_kn)
+        # ln N_eff by φ, once and twice.
+        turn_kn, bend_kn = self.log_depth * share_kn, self.log_depth**2 * share_kn * (1 - share_kn)
+        alpha_k1 = theta_kp[:, ALPHA, None]
+        params = power_part(theta_kp, A, ALPHA, effective_kn - centre[0])
+        slopes, bends = dict(params.slopes), {}
+        for number in range(len(self.families)):
+            phi, of_family_n = NUM_BASE + number, self.family == number
+            slopes[phi] = -alpha_k1 * turn_kn * of_family_n
+            bends[ALPHA, phi] = -turn_kn * of_family_n
+            bends[phi, phi] = -alpha_k1 * bend_kn * of_family_n
+        tokens = power_part(theta_kp, B, BETA, self.log_tokens - centre[1])
+        return SumOfParts(
+            parts=(replace(params, slopes=slopes, bends=bends), tokens, floor_part(theta_kp)),
+            num_parameters=theta_kp.shape[1],
+        )
 
 
 def fit_recursion(
@@ -70,23 +108,20 @@ def fit_recursion(
     if refusal:
         return refusal
     families = tuple(name for name in FAMILIES if name in set(recursive["architecture"]))
-    best = fit_optimum(_points(frame, families), rules)
-    names = {f"phi{number}": f"phi({family})" for number, family in enumerate(families)}
-    bounds = tuple(
-        Profile(name=names.get(profile.name, profile.name), interval=profile.interval)
-        for profile in profiles(best, resampling.level)
-    )
+    points_of_arms = _points(frame, families)
+    best = fit_from(points_of_arms, rules, _starts(points_of_arms, rules.tied))
+    bounds = profiles(best, resampling.level)
     refusal = refuse_unidentified(bounds) or _refuse_open(bounds)
     if refusal:
         return refusal
     # By an arm's own trunks: φ is a contrast between arms, and moving them together would understate its spread.
     trunks = tuple(f"{arm}/{trunk}" for arm, trunk in zip(frame["arm"], frame["trunk_id"], strict=True))
-    draws = redraw_surface(best, trunks, "every arm", resampling)
+    drawn_kf = redraw_surface(best, trunks, "every arm", resampling).law.theta_kp[:, NUM_BASE:]
     return RecursionFit(
         law=best.law,
         phi={
             family: interval(float(value), drawn_k, resampling.level)
-            for family, value, drawn_k in zip(families, best.as_law.phi_kf[0], draws.law.phi_kf.T, strict=True)
+            for family, value, drawn_k in zip(families, best.theta[NUM_BASE:], drawn_kf.T, strict=True)
         },
         profiles=bounds,
         best=best,
@@ -94,7 +129,18 @@ def fit_recursion(
     )
 
 
-def _points(frame: pl.DataFrame, families: tuple[str, ...]) -> SurfacePoints:
+def _starts(points: RecursionPoints, tied: bool) -> Floats:
+    """(K, P) starts of the law of the parameters that two values of φ make effective."""
+    starts = []
+    for phi in (0.2, 0.8):
+        effective_n = np.logaddexp(points.log_once, points.log_recursive + phi * points.log_depth)
+        plain = SurfacePoints(log_params=effective_n, log_tokens=points.log_tokens, loss=points.loss)
+        starts_k5 = projected_starts(plain, points.centre, tied)
+        starts.append(np.pad(starts_k5, ((0, 0), (0, len(points.families))), constant_values=phi))
+    return np.concatenate(starts)
+
+
+def _points(frame: pl.DataFrame, families: tuple[str, ...]) -> RecursionPoints:
     unique = frame["params"].to_numpy()
     count = frame["recursions"].to_numpy().astype(np.float64)
     is_recursive = count > 1
@@ -102,7 +148,9 @@ def _points(frame: pl.DataFrame, families: tuple[str, ...]) -> SurfacePoints:
     depth = np.where(is_recursive & (frame["architecture"].to_numpy() == "mor"), frame["depth_mean"].to_numpy(), count)
     family = [families.index(name) if name in families else -1 for name in frame["architecture"]]
     with np.errstate(divide="ignore"):
-        return SurfacePoints(
+        return RecursionPoints(
+            families=families,
+            log_params=np.log(unique),
             log_once=np.log(np.maximum(unique - recursive, 0.0)),
             log_recursive=np.log(recursive),
             log_depth=np.log(np.where(is_recursive, depth, 1.0)),

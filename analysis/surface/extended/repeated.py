@@ -13,17 +13,24 @@ import polars as pl
 
 from analysis.runs.points import SAME_CORPUS
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
-from analysis.statistics.bootstrap import Resampling, Sample, interval
+from analysis.statistics.bootstrap import Resampling, Sample, interval, sample
 from analysis.statistics.quadratic import Floats
-from analysis.surface.contour import Contour, contour_of_runs
+from analysis.surface.contour import Contour
 from analysis.surface.draws import redraw_surface
 from analysis.surface.extended.repeated_law import RepeatedLaw, RepeatedPoints
 from analysis.surface.extended.repetition import CONSTANTS, Form
-from analysis.surface.fit import FLAGGED_REACH, Residuals, describe_residuals, refuse_few, refuse_reach
+from analysis.surface.fit import (
+    FLAGGED_REACH,
+    Residuals,
+    contour_of_points,
+    describe_residuals,
+    points_of,
+    refuse_few,
+    refuse_reach,
+)
 from analysis.surface.identifiability import HeldOut, hold_out
 from analysis.surface.law import LossSurface
 from analysis.surface.optimum import SurfaceOptimum, SurfaceRules, fit_from, fit_optimum, projected_starts
-from analysis.surface.problem import plain_points
 from analysis.surface.profile import Profile, profiles
 
 MANY_PASSES = 4.0
@@ -127,7 +134,14 @@ class RepeatedFit:
 
     def optimum(self, budget: str, unique_tokens: float, *, forced: bool = False) -> RepeatedOptimum | Refusal:
         """N*, D*, passes and L* at `budget` (decimal FLOPs) from a corpus of `unique_tokens`, or why none is given."""
-        refusal = self._refuse(float(budget), unique_tokens, forced)
+        smallest, largest = self.corpora[0] / FLAGGED_REACH, self.corpora[-1] * FLAGGED_REACH
+        if not forced and not smallest <= unique_tokens <= largest:
+            return Refusal(
+                kind=RefusalKind.EXTRAPOLATION,
+                sentence=f"a corpus of {unique_tokens:.3g} tokens is more than {FLAGGED_REACH:g} times smaller or "
+                f"larger than those that were repeated, {self.corpora[0]:.3g} to {self.corpora[-1]:.3g}.",
+            )
+        refusal = refuse_reach(float(budget), self.largest_flops, forced=forced)
         if refusal:
             return refusal
         value, drawn = (law.optimum(float(budget), self.contour, unique_tokens) for law in (self.fitted, self.draws))
@@ -140,31 +154,16 @@ class RepeatedFit:
                 f"factor of {FLAGGED_REACH:g} of the sizes trained.",
             )
         level = self.resampling.level
-
-        def sample(name: str, scale: float = 1.0) -> Sample:
-            drawn_k = getattr(drawn, name) * scale
-            return Sample(estimate=interval(float(getattr(value, name)[0]) * scale, drawn_k, level), draws=drawn_k)
-
         return RepeatedOptimum(
             arm=self.arm,
             budget=budget,
             unique_tokens=unique_tokens,
-            params=sample("params_k"),
-            tokens=sample("tokens_k"),
-            epochs=sample("tokens_k", 1 / unique_tokens),
-            loss=sample("loss_k"),
+            params=sample(float(value.params_k[0]), drawn.params_k, level),
+            tokens=sample(float(value.tokens_k[0]), drawn.tokens_k, level),
+            epochs=sample(float(value.tokens_k[0]) / unique_tokens, drawn.tokens_k / unique_tokens, level),
+            loss=sample(float(value.loss_k[0]), drawn.loss_k, level),
             most_passes=self.most_passes,
         )
-
-    def _refuse(self, flops: float, unique_tokens: float, forced: bool) -> Refusal | None:
-        low, high = self.corpora[0] / FLAGGED_REACH, self.corpora[-1] * FLAGGED_REACH
-        if not forced and not low <= unique_tokens <= high:
-            return Refusal(
-                kind=RefusalKind.EXTRAPOLATION,
-                sentence=f"a corpus of {unique_tokens:.3g} tokens is more than {FLAGGED_REACH:g} times smaller or "
-                f"larger than those that were repeated, {self.corpora[0]:.3g} to {self.corpora[-1]:.3g}.",
-            )
-        return refuse_reach(flops, self.largest_flops, forced=forced)
 
 
 def fit_repeated(
@@ -195,7 +194,7 @@ def fit_repeated(
         best=best,
         residuals=describe_residuals(best, tuple(frame["cell_id"].to_list())),
         draws=draws,
-        contour=contour_of_runs(*(frame[name].to_numpy() for name in ("params", "tokens", "flops"))),
+        contour=contour_of_points(frame),
         corpora=tuple(_corpora(frame.filter(pl.col("epochs") > 1))),
         largest_flops=float(frame["flops"].to_numpy().max()),
         resampling=few,
@@ -226,16 +225,17 @@ def _points(frame: pl.DataFrame, form: Form) -> RepeatedPoints:
 def fit_form(frame: pl.DataFrame, form: Form, rules: SurfaceRules) -> SurfaceOptimum:
     """The optimum of one form over the runs of `frame`."""
     points = _points(frame, form)
-    fresh = plain_points(*(frame[name].to_numpy() for name in ("params", "tokens", "loss")))
     beyond = list(product(*(STARTS[name] for name in CONSTANTS[form])))
     starts = [
-        [*start, *constants] for start in projected_starts(fresh, points.centre, rules.tied) for constants in beyond
+        [*start, *constants]
+        for start in projected_starts(points_of(frame), points.centre, rules.tied)
+        for constants in beyond
     ]
     return fit_from(points, rules, np.array(starts))
 
 
 def _fresh_score(frame: pl.DataFrame, rules: SurfaceRules) -> FormScore:
-    best = fit_optimum(plain_points(*(frame[name].to_numpy() for name in ("params", "tokens", "loss"))), rules)
+    best = fit_optimum(points_of(frame), rules)
     by_corpus, by_passes = _held_out(frame, best)
     return FormScore(form=FRESH, objective=best.objective, constants={}, by_corpus=by_corpus, by_passes=by_passes)
 

@@ -7,11 +7,9 @@ logarithms of what the form has beyond it.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.statistics.quadratic import Floats
 from analysis.surface.contour import Contour
-from analysis.surface.extended.parts import Part, SumOfParts
 from analysis.surface.extended.repetition import (
     CONSTANTS,
     OVERFIT_POWERS,
@@ -27,65 +25,29 @@ from analysis.surface.law import (
     SEARCH_DECADES,
     A,
     B,
-    Constant,
-    E,
     LawOptimum,
     SurfaceLaw,
-    constants_along,
-    free_directions,
     golden,
 )
+from analysis.surface.problem import Part, SumOfParts, SurfacePoints, floor_part, power_part
 
 PLACES = 161
 """Sizes at which a loss is tried first: along a contour it may have two minima, on either side of the whole corpus."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RepeatedPoints:
-    """Runs that repeat their text, and runs that do not (`analysis.surface.problem.LawPoints`)."""
+class RepeatedPoints(SurfacePoints):
+    """Runs that repeat their text, and runs that do not; `log_tokens` is of the tokens seen."""
 
     form: Form
     """The law that they are to obey."""
-    log_params: Floats
-    """(n,) ln N."""
-    log_tokens: Floats
-    """(n,) ln D, tokens seen."""
     log_unique: Floats
     """(n,) ln U, distinct tokens seen: never above ln D."""
-    loss: Floats
-    """(n,) units of loss."""
-
-    def __len__(self) -> int:
-        return len(self.loss)
 
     @property
-    def centre(self) -> tuple[float, float]:
-        """ln N₀ and ln D₀."""
-        return float(self.log_params.mean()), float(self.log_tokens.mean())
-
-    def subset(self, chosen: NDArray) -> "RepeatedPoints":
-        """The points at `chosen`, a mask or indices."""
-        return RepeatedPoints(
-            form=self.form,
-            log_params=self.log_params[chosen],
-            log_tokens=self.log_tokens[chosen],
-            log_unique=self.log_unique[chosen],
-            loss=self.loss[chosen],
-        )
-
-    def constants(self, centre: tuple[float, float]) -> tuple[Constant, ...]:
-        """E, A, alpha, B, beta, and what the form has beyond them."""
-        num_parameters = NUM_BASE + len(CONSTANTS[self.form])
-        unit = np.eye(num_parameters)
-        beyond = tuple(
-            Constant(name=name, direction=unit[NUM_BASE + place], logarithmic=True)
-            for place, name in enumerate(CONSTANTS[self.form])
-        )
-        return constants_along(num_parameters, centre)[:NUM_BASE] + beyond
-
-    def free_directions(self, tied: bool) -> Floats:
-        """(P, Q): every parameter for itself, or α and β as one."""
-        return free_directions(len(CONSTANTS[self.form]), tied)
+    def names_beyond(self) -> tuple[str, ...]:
+        """What the form has beyond the law of fresh text."""
+        return CONSTANTS[self.form]
 
     def terms(self, theta_kp: Floats, centre: tuple[float, float]) -> SumOfParts:
         """The law of `theta_kp` (K, P), about `centre`."""
@@ -98,10 +60,9 @@ def law_at(
     """The law at ln N, ln D and ln U, each (n,) or of a shape that broadcasts to (K, n)."""
     log_n, log_d, log_u = (np.atleast_2d(place) for place in places)
     again = repeats(log_d, log_u)
-    fresh = Part(log_value=theta_kp[:, E, None], slopes={E: np.ones((1, 1))})
+    params, fresh = power_part(theta_kp, A, ALPHA, log_n - centre[0]), floor_part(theta_kp)
     if form == "overfitting":
-        params = _plain_part(theta_kp, (A, ALPHA), log_n - centre[0])
-        tokens = _plain_part(theta_kp, (B, BETA), log_d - centre[1])
+        tokens = power_part(theta_kp, B, BETA, log_d - centre[1])
         of_repeats, of_params = OVERFIT_POWERS
         with np.errstate(divide="ignore"):
             log_excess = of_repeats * np.log(again) + of_params * (log_n - log_u)
@@ -110,18 +71,10 @@ def law_at(
     else:
         log_u = np.minimum(log_u, log_d)
         tokens = _repeated_part(theta_kp, log_u - centre[1], again)
-        plain = form == "data decay"
-        params = _plain_part(theta_kp, (A, ALPHA), log_n - centre[0])
-        parts = (params if plain else _surplus_part(theta_kp, centre, log_n, log_u), tokens, fresh)
+        if form == "decay":
+            params = _surplus_part(theta_kp, centre, log_n, log_u)
+        parts = (params, tokens, fresh)
     return SumOfParts(parts=parts, num_parameters=theta_kp.shape[1])
-
-
-def _plain_part(theta_kp: Floats, places: tuple[int, int], x: Floats) -> Part:
-    """a - α x, or b - β x."""
-    top, power = places
-    return Part(
-        log_value=theta_kp[:, top, None] - theta_kp[:, power, None] * x, slopes={top: np.ones((1, 1)), power: -x}
-    )
 
 
 def _repeated_part(theta_kp: Floats, log_unique: Floats, again: Floats) -> Part:
@@ -189,11 +142,6 @@ def _called_for(
         (BETA, BETA): 1 / (alpha * beta**2),
     }
     return called, first, second
-
-
-def log_called_for(theta_kp: Floats, centre: tuple[float, float], log_unique: Floats) -> Floats:
-    """ln N_U (K, n): the size that U tokens call for."""
-    return _called_for(theta_kp, centre, np.atleast_2d(log_unique))[0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

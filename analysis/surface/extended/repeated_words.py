@@ -1,10 +1,11 @@
 """The law of repeated text in words and as plain values."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.answers import Refusal
 from analysis.surface.extended.excess import ArmExcess
 from analysis.surface.extended.passes_ahead import PassesAhead
 from analysis.surface.extended.repeated import FormScore, RepeatedFit, RepeatedOptimum
@@ -22,7 +23,7 @@ def repeated_lines(fits: dict[str, RepeatedFit | Refusal]) -> list[str]:
 def _lines(arm: str, fit: RepeatedFit | Refusal) -> list[str]:
     if isinstance(fit, Refusal):
         return [f"{arm}: refused: {fit.sentence}"]
-    shown = ", ".join(f"{SYMBOLS.get(name, name)} = {_number(value)}" for name, value in fit.parameters.items())
+    shown = ", ".join(f"{SYMBOLS.get(name, name)} = {value.rounded}" for name, value in fit.parameters.items())
     return [
         f"{arm}: {FORMULAS[fit.form]} ({fit.form}), U the distinct tokens seen and R the repeats of each; {shown}",
         f"{arm}: {len(fit.best.problem.points)} runs, those that repeat their text included; "
@@ -42,7 +43,7 @@ def _excess_text(excess: ArmExcess | Refusal) -> str:
         return f"excess over fresh text: refused: {excess.sentence}"
     kappas = {"exist": excess.kappa, "a token goes through": excess.kappa_unrolled}
     shown = [
-        f"κ {_number(kappa.estimate(excess.level))} with N the parameters that {words}"
+        f"κ {kappa.estimate(excess.level).rounded} with N the parameters that {words}"
         for words, kappa in kappas.items()
         if kappa is not None
     ]
@@ -66,15 +67,13 @@ def excess_as_json(excess: ArmExcess) -> dict[str, Any]:
     }
 
 
-def ahead_lines(rolled: dict[str, tuple[PassesAhead, ...] | Refusal]) -> list[str]:
+def ahead_lines(rolled: dict[str, tuple[PassesAhead, ...] | Refusal]) -> Iterator[str]:
     """The back-test over passes, in words."""
-    lines = []
     for arm, steps in rolled.items():
         if isinstance(steps, Refusal):
-            lines.append(f"{arm}: not rolled over its passes: {steps.sentence}")
+            yield f"{arm}: not rolled over its passes: {steps.sentence}"
         else:
-            lines += [f"{arm}: {_ahead_text(step)}" for step in steps]
-    return lines
+            yield from (f"{arm}: {_ahead_text(step)}" for step in steps)
 
 
 def _ahead_text(step: PassesAhead) -> str:
@@ -87,17 +86,11 @@ def _ahead_text(step: PassesAhead) -> str:
 
 
 def _score_text(score: FormScore) -> str:
-    parts = [f"{SYMBOLS[name]} {_number(interval)}" for name, interval in score.constants.items()]
+    parts = [f"{SYMBOLS[name]} {interval.rounded}" for name, interval in score.constants.items()]
     errors = ((score.by_corpus, "corpora"), (score.by_passes, "passes"))
     parts += [f"{error:.2%} off on {noun} left out" for error, noun in errors if error is not None]
     parts += [f"not told from a simpler law: {score.refused}"] if score.refused else []
     return f"{score.form}: {'; '.join([f'objective {score.objective:.4g}', *parts])}"
-
-
-def _number(estimate: Estimate) -> str:
-    low = "open" if estimate.low_open else f"{estimate.low:.4g}"
-    high = "open" if estimate.high_open else f"{estimate.high:.4g}"
-    return f"{estimate.value:.4g} [{low}, {high}]"
 
 
 def corpus_lines(answers: dict[str, RepeatedOptimum | Refusal]) -> list[str]:

@@ -6,7 +6,7 @@ from scipy import stats
 
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.statistics.answers import Estimate, RefusalKind
-from analysis.statistics.bootstrap import MinimumDraws, Resampling, interval, redraw_minima, refuse_unstable
+from analysis.statistics.bootstrap import Resampling, interval, redraw_minima, refuse_unstable
 from analysis.statistics.pairing import arm_residuals
 from analysis.statistics.quadratic import Axis, Curve, least_squares
 
@@ -108,14 +108,13 @@ def test_arms_move_together_as_far_as_they_share_the_noise_of_trunks(paired):
 def test_a_curve_that_bends_the_wrong_way_has_too_few_inner_minima_for_an_interval():
     minima = redraw(bend=-0.01, spread=0.01)
     assert minima.interior_share < 0.5
-    assert refuse_unstable(minima, Resampling()).kind is RefusalKind.UNSTABLE_MINIMUM
-    assert refuse_unstable(redraw(), Resampling()) is None
+    assert refuse_unstable(minima.interior_share, Resampling()).kind is RefusalKind.UNSTABLE_MINIMUM
+    assert refuse_unstable(redraw().interior_share, Resampling()) is None
 
 
 @pytest.mark.parametrize(("share", "refused"), [(0.49, True), (0.5, False)])
 def test_half_of_the_draws_must_have_an_inner_minimum(share, refused):
-    minima = MinimumDraws(log_optimum=np.zeros(4), minimum_loss=np.ones(4), interior_share=share)
-    assert (refuse_unstable(minima, Resampling()) is not None) is refused
+    assert (refuse_unstable(share, Resampling()) is not None) is refused
 
 
 def test_an_interval_cut_at_the_sizes_is_marked_open():

@@ -142,8 +142,9 @@ def outcome(grid: Grid, surface: SurfaceFit) -> Outcome:
     flops, truth = BEYOND * max(grid.budgets), grid.truth
     best = truth.best_params(flops)
     true_loss = truth.loss(best, flops / 6 / best)
-    value, drawn_k = surface.optimum_draws(flops)[2]
-    predicted = interval(value, drawn_k, surface.resampling.level)
+    laws = surface.best.as_law.then(surface.draws.law)
+    value, *drawn = laws.optimum(flops, surface.contour).loss_k
+    predicted = interval(value, np.array(drawn), surface.resampling.level)
     miss = abs(value / true_loss - 1)
     bounds = ((surface.parameters["alpha"], truth.params_power), (surface.parameters["beta"], truth.tokens_power))
     is_off = any(

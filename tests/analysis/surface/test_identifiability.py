@@ -14,7 +14,7 @@ from analysis.frontier.study import FitSettings, fit_study
 from analysis.report.surface import surface_as_json, surface_lines
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling
-from analysis.surface.fit import Prediction, SurfaceFit
+from analysis.surface.fit import SurfaceFit
 from analysis.surface.identifiability import Doubt, DoubtKind
 from tests.analysis.surface.identifiability_study import GRIDS, SILENT, TELLING, Grid, fitted, measure, points, rates
 from tests.helpers.runs.published_tables import epoch_points
@@ -122,9 +122,9 @@ def test_a_forecast_mixes_no_doubted_surface_in_unless_forced(bent):
 def test_the_law_of_a_doubted_surface_is_read_within_its_runs(sound):
     surface = with_doubt(sound).frontiers[0].surface
     middle = float(np.exp(surface.best.problem.points.log_params.mean()))
-    assert isinstance(surface.predict(middle, 1e12 / 6 / middle), Prediction)
-    assert isinstance(surface.predict(1e3, 1e7), Refusal)
-    assert isinstance(surface.predict(1e3, 1e7, forced=True), Prediction)
+    assert surface.refuse_beyond(middle, 1e12 / 6 / middle) is None
+    assert isinstance(surface.refuse_beyond(1e3, 1e7), Refusal)
+    assert sound.frontiers[0].surface.refuse_beyond(1e3, 1e7) is None
 
 
 def test_a_lifetime_beyond_the_runs_of_a_doubted_surface_is_refused(sound):

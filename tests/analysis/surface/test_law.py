@@ -1,20 +1,21 @@
-"""What a law answers: losses, the tokens and parameters for one, and the optimum of a budget, for many laws at once."""
+"""What a law answers: losses, the parameters for one, and the optimum of a budget, for many laws at once."""
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analysis.surface.contour import contour_of_shapes, proportional_contour
+from analysis.surface.contour import proportional_contour
 from analysis.surface.law import (
     SEARCH_DECADES,
     LossSurface,
     SurfaceLaw,
     constants_along,
-    free_directions,
     parameter_vector,
 )
+from analysis.surface.problem import SurfacePoints
 from mor_core.config.sizes import SMALL_LADDER, model_config
+from tests.helpers.runs.shape_contours import contour_of_shapes
 
 CENTRE = (np.log(3e8), np.log(2e10))
 SHAPES = contour_of_shapes([model_config(size, vocab_size=4096, context_length=256) for size in SMALL_LADDER], "exact")
@@ -42,32 +43,26 @@ def test_the_loss_is_the_published_formula_of_the_constants(law, params, tokens)
 
 
 @given(laws, sizes, token_counts)
-def test_the_tokens_for_a_loss_have_that_loss(law, params, tokens):
-    loss_k = law.loss(params, tokens)
-    # What is left of a loss after the other terms are taken away has fewer digits than the loss.
-    kept = law.B / tokens**law.beta / loss_k * law.beta
-    assert law.tokens_for(loss_k, params) == pytest.approx(np.full(len(law), tokens), rel=1e-12 / kept.min())
-    assert law.loss(params, law.tokens_for(loss_k, params)) == pytest.approx(loss_k, rel=1e-12)
-
-
-@given(laws, sizes, token_counts)
 def test_the_parameters_for_a_loss_have_that_loss(law, params, tokens):
     loss_k = law.loss(params, tokens)
+    # What is left of a loss after the other terms are taken away has fewer digits than the loss.
+    kept = law.A / params**law.alpha / loss_k * law.alpha
+    assert law.params_for(loss_k, tokens) == pytest.approx(np.full(len(law), params), rel=1e-12 / kept.min())
     assert law.loss(law.params_for(loss_k, tokens), tokens) == pytest.approx(loss_k, rel=1e-12)
 
 
 @given(laws, sizes, token_counts)
-def test_a_loss_that_a_size_never_reaches_takes_endless_tokens(law, params, tokens):
-    floor_k = law.E + law.A / params**law.alpha
-    assert np.isinf(law.tokens_for(floor_k * (1 - 1e-9), params)).all()
+def test_a_loss_that_tokens_never_reach_takes_endless_parameters(law, params, tokens):
+    floor_k = law.E + law.B / tokens**law.beta
+    assert np.isinf(law.params_for(floor_k * (1 - 1e-9), tokens)).all()
     assert np.isinf(law.params_for(law.E * (1 - 1e-9), tokens)).all()
 
 
-def test_a_law_that_rises_with_tokens_takes_endless_tokens():
-    law = SurfaceLaw(theta_kp=parameter_vector(0.0, 0.0, 0.0, 0.3, -0.1)[None], centre=CENTRE)
+def test_a_law_that_rises_with_parameters_takes_endless_ones():
+    law = SurfaceLaw(theta_kp=parameter_vector(0.0, 0.0, 0.0, -0.1, 0.3)[None], centre=CENTRE)
     assert not law.falls.any()
     assert not law.reaches(100.0).any()
-    assert np.isinf(law.tokens_for(2.5, 3e8)).all()
+    assert np.isinf(law.params_for(2.5, 2e10)).all()
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 5), (3, 5), (3, 5, 2)], ids=["number", "K", "1 m", "K m", "K m n"])
@@ -78,7 +73,7 @@ def test_answers_have_an_axis_for_the_laws_and_then_those_of_the_question(shape)
     params = np.broadcast_to(np.float64(1e9), shape)
     loss = law.loss(params, 1e11)
     assert loss.shape == (3, *shape[1:])
-    assert law.tokens_for(loss, params).shape == loss.shape
+    assert law.params_for(loss, 1e11).shape == loss.shape
     for k in range(3):
         alone = SurfaceLaw(theta_kp=law.theta_kp[[k]], centre=CENTRE)
         assert (loss[k] == alone.loss(1e9, 1e11)[0]).all()
@@ -120,7 +115,7 @@ def test_models_of_a_loss_have_it_whatever_share_is_left_to_tokens(law, factor, 
 @given(vectors())
 def test_a_constant_of_a_law_is_what_its_direction_says(theta):
     law = SurfaceLaw(theta_kp=theta[None], centre=CENTRE).constants()
-    for constant in constants_along(len(theta), CENTRE):
+    for constant in constants_along(CENTRE):
         assert constant.value(theta @ constant.direction) == pytest.approx(getattr(law, constant.name), rel=1e-9)
 
 
@@ -133,8 +128,9 @@ def test_constants_come_back_from_the_law_made_of_them():
 
 
 def test_tied_exponents_leave_one_direction_for_both():
-    assert free_directions(0, tied=False).shape == (5, 5)
-    tied = free_directions(2, tied=True)
-    assert tied.shape == (7, 6)
-    moved = SurfaceLaw(theta_kp=(tied @ np.arange(1.0, 7.0))[None], centre=CENTRE)
+    points = SurfacePoints(log_params=np.arange(3.0), log_tokens=np.arange(3.0), loss=np.ones(3))
+    assert points.free_directions(tied=False).shape == (5, 5)
+    tied = points.free_directions(tied=True)
+    assert tied.shape == (5, 4)
+    moved = SurfaceLaw(theta_kp=(tied @ np.arange(1.0, 5.0))[None], centre=CENTRE)
     assert moved.alpha == moved.beta

@@ -16,15 +16,15 @@ from analysis.statistics.approach import SampledOptimum
 from analysis.statistics.bootstrap import Resampling, interval
 from analysis.statistics.quadratic import Floats
 from analysis.surface.approach import surface_optimum
-from analysis.surface.contour import contour_of_runs
 from analysis.surface.draws import SurfaceDraws, redraw_surface
-from analysis.surface.extended.shared_exponents.law import ArmPoints, SharedLaw, rho_params_name, rho_tokens_name
+from analysis.surface.extended.shared_exponents.law import ArmPoints, SharedLaw
 from analysis.surface.extended.shared_exponents.ratio_test import PartialFit, RatioTest, ratio_test, redrawn_noise
 from analysis.surface.fit import (
-    PARAMETERS,
     Residuals,
     SurfaceFit,
+    contour_of_points,
     describe_residuals,
+    parameters_of,
     points_of,
     refuse_few,
     refuse_unidentified,
@@ -94,12 +94,12 @@ class SharedExponentsFit:
         drawn = replace(self.drawn, law=self.draws.of_arm(arm))
         return SurfaceFit(
             law=best.law,
-            parameters=_constants(best, drawn, self.resampling.level),
+            parameters=parameters_of(best, drawn, self.resampling.level),
             profiles=tuple(profile for profile in self.profiles if profile.name in SHARED),
             best=best,
             residuals=describe_residuals(best, tuple(frame["cell_id"].to_list())),
             held_out=self.held_out,
-            contour=contour_of_runs(*(frame[name].to_numpy() for name in ("params", "tokens", "flops"))),
+            contour=contour_of_points(frame),
             draws=drawn,
             resampling=self.resampling,
             arm=arm,
@@ -120,8 +120,7 @@ def fit_shared_exponents(points: Points, rules: SurfaceRules, resampling: Resamp
         return _refuse_arms(points.arms, left_out)
     arms, runs = tuple(frames), pl.concat(frames.values())
     best = _fit(arms, runs, rules)
-    rhos = [name(arm) for arm in arms[1:] for name in (rho_params_name, rho_tokens_name)]
-    bounds = profiles(best, resampling.level, (*SHARED, *rhos))
+    bounds = profiles(best, resampling.level, (*SHARED, *best.problem.points.names_beyond))
     refusal = refuse_unidentified(bounds) or _refuse_open(bounds)
     if refusal:
         return refusal
@@ -135,13 +134,17 @@ def fit_shared_exponents(points: Points, rules: SurfaceRules, resampling: Resamp
     drawing = replace(resampling, min_trunks=resampling.min_trunks * len(arms), draws=min(resampling.draws, MOST_DRAWS))
     drawn = redraw_surface(best, trunks, "every arm", drawing)
     held_out = hold_out(best, "every arm", runs["flops"].to_numpy(), runs["budget"].to_list(), trunks, drawing)
-    rho_params, rho_tokens = _worths(arms, best, drawn, resampling.level)
+    fitted, draws = (
+        SharedLaw(arms=arms, theta_kp=theta_kp, centre=best.problem.centre)
+        for theta_kp in (best.theta[None], drawn.law.theta_kp)
+    )
+    level = resampling.level
     return SharedExponentsFit(
         arms=arms,
         law=best.law,
-        rho_params=rho_params,
-        rho_tokens=rho_tokens,
-        parameters=_constants(best, drawn, resampling.level),
+        rho_params={arm: interval(float(fitted.rho_params(arm)[0]), draws.rho_params(arm), level) for arm in arms[1:]},
+        rho_tokens={arm: interval(float(fitted.rho_tokens(arm)[0]), draws.rho_tokens(arm), level) for arm in arms[1:]},
+        parameters=parameters_of(best, drawn, level),
         profiles=bounds,
         tenable=tenable,
         apart=apart,
@@ -151,7 +154,7 @@ def fit_shared_exponents(points: Points, rules: SurfaceRules, resampling: Resamp
         drawn=drawn,
         resampling=drawing,
         runs=runs,
-        doubts=doubts_of(best, bounds, held_out, resampling.level),
+        doubts=doubts_of(best, bounds, held_out, level),
         left_out=left_out,
     )
 
@@ -204,7 +207,7 @@ def _fit(arms: tuple[str, ...], runs: pl.DataFrame, rules: SurfaceRules) -> Surf
         loss=plain.loss,
     )
     starts_kp = projected_starts(plain, points.centre, rules.tied)
-    return fit_from(points, rules, _with_equal_arms(starts_kp, points.num_parameters))
+    return fit_from(points, rules, _with_equal_arms(starts_kp, NUM_BASE + len(points.names_beyond)))
 
 
 def _with_equal_arms(theta_kp: Floats, num_parameters: int) -> Floats:
@@ -265,7 +268,7 @@ def _optimum_of_arm(best: SurfaceOptimum, arms: tuple[str, ...], arm: str, frame
     """The optimum of all arms as one of the runs of an arm alone."""
     points = points_of(frame)
     law = SharedLaw(arms=arms, theta_kp=best.theta[None], centre=best.problem.centre)
-    problem = replace(best.problem, points=points, loss_kn=points.loss[None], weights_kn=np.ones((1, len(points))))
+    problem = best.problem.at(points)
     theta = law.of_arm(arm).theta_kp[0]
     is_tied = best.free_pq.shape[1] < best.free_pq.shape[0]
     return replace(
@@ -275,20 +278,3 @@ def _optimum_of_arm(best: SurfaceOptimum, arms: tuple[str, ...], arm: str, frame
         free_pq=points.free_directions(is_tied),
         objective=float(problem.objective(theta[None])[0]),
     )
-
-
-def _constants(best: SurfaceOptimum, drawn: SurfaceDraws, level: float) -> dict[str, Estimate]:
-    return {name: interval(float(getattr(best.law, name)), getattr(drawn.law, name), level) for name in PARAMETERS}
-
-
-def _worths(
-    arms: tuple[str, ...], best: SurfaceOptimum, drawn: SurfaceDraws, level: float
-) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """ρ_N and ρ_D of every arm besides the reference."""
-    law, draws = (
-        SharedLaw(arms=arms, theta_kp=theta_kp, centre=best.problem.centre)
-        for theta_kp in (best.theta[None], drawn.law.theta_kp)
-    )
-    of_params = {arm: interval(float(law.rho_params(arm)[0]), draws.rho_params(arm), level) for arm in arms[1:]}
-    of_tokens = {arm: interval(float(law.rho_tokens(arm)[0]), draws.rho_tokens(arm), level) for arm in arms[1:]}
-    return of_params, of_tokens

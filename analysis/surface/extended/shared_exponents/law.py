@@ -15,84 +15,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.statistics.quadratic import Floats
-from analysis.surface.extended.parts import Part, SumOfParts
-from analysis.surface.law import (
-    ALPHA,
-    BETA,
-    NUM_BASE,
-    A,
-    B,
-    Constant,
-    E,
-    SurfaceLaw,
-    constants_along,
-    free_directions,
-)
+from analysis.surface.law import ALPHA, BETA, NUM_BASE, A, B, SurfaceLaw
+from analysis.surface.problem import Part, SumOfParts, SurfacePoints, floor_part
 
 PARAMS, TOKENS = 0, 1
 """Which of an arm's two factors."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ArmPoints:
-    """Runs of several arms (`analysis.surface.problem.LawPoints`)."""
+class ArmPoints(SurfacePoints):
+    """Runs of several arms."""
 
     arms: tuple[str, ...]
     """All of them; the first is the reference."""
     arm: NDArray[np.int64]
     """(n,) the place of each run's arm in `arms`."""
-    log_params: Floats
-    """(n,) ln N."""
-    log_tokens: Floats
-    """(n,) ln D."""
-    loss: Floats
-    """(n,) units of loss."""
-
-    def __len__(self) -> int:
-        return len(self.loss)
 
     @property
-    def num_parameters(self) -> int:
-        """P."""
-        return NUM_BASE + 2 * (len(self.arms) - 1)
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """ln N₀ and ln D₀."""
-        return float(self.log_params.mean()), float(self.log_tokens.mean())
-
-    def subset(self, chosen: NDArray) -> "ArmPoints":
-        """The points at `chosen`, a mask or indices; the arms stay."""
-        return ArmPoints(
-            arms=self.arms,
-            arm=self.arm[chosen],
-            log_params=self.log_params[chosen],
-            log_tokens=self.log_tokens[chosen],
-            loss=self.loss[chosen],
-        )
-
-    def constants(self, centre: tuple[float, float]) -> tuple[Constant, ...]:
-        """E, A, alpha, B, beta (A and B of the reference), and rho_N(ARM), rho_D(ARM) of the others."""
-        unit = np.eye(self.num_parameters)
-        factors = tuple(
-            Constant(name=name, direction=unit[_place(number, which)], logarithmic=True)
-            for number, arm in enumerate(self.arms[1:], start=1)
-            for which, name in ((PARAMS, rho_params_name(arm)), (TOKENS, rho_tokens_name(arm)))
-        )
-        return constants_along(self.num_parameters, centre)[:NUM_BASE] + factors
-
-    def free_directions(self, tied: bool) -> Floats:
-        """(P, Q): every parameter for itself, or α and β as one."""
-        return free_directions(self.num_parameters - NUM_BASE, tied)
+    def names_beyond(self) -> tuple[str, ...]:
+        """rho_N(ARM) and rho_D(ARM) of the arms besides the reference."""
+        return tuple(name(arm) for arm in self.arms[1:] for name in (rho_params_name, rho_tokens_name))
 
     def terms(self, theta_kp: Floats, centre: tuple[float, float]) -> SumOfParts:
         """The law of `theta_kp` (K, P), about `centre`."""
         parts = (
             self._rescaled(theta_kp, (A, ALPHA), self.log_params - centre[0], PARAMS),
             self._rescaled(theta_kp, (B, BETA), self.log_tokens - centre[1], TOKENS),
-            Part(log_value=theta_kp[:, E, None], slopes={E: np.ones((1, 1))}),
+            floor_part(theta_kp),
         )
-        return SumOfParts(parts=parts, num_parameters=self.num_parameters)
+        return SumOfParts(parts=parts, num_parameters=theta_kp.shape[1])
 
     def _rescaled(self, theta_kp: Floats, places: tuple[int, int], log_count_n: Floats, which: int) -> Part:
         """a - α (x + ln ρ_N), or b - β (y + ln ρ_D), with the ρ of each run's arm."""

@@ -4,15 +4,16 @@ from typing import Any
 
 import polars as pl
 
-from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.answers import Refusal
 from analysis.statistics.approach import QUANTITIES, SYMBOLS
-from analysis.statistics.bootstrap import Sample
+from analysis.statistics.bootstrap import estimate_of
 from analysis.surface.extended.shared_exponents.fit import SharedExponentsFit
 from analysis.surface.extended.shared_exponents.law import rho_params_name, rho_tokens_name
 from analysis.surface.identifiability import budgets_text
 from mor_core.units import budget_label, short_count
 
 FORMULA = "L = E + A / (ρ_N N)^α + B / (ρ_D D)^β"
+WRITTEN = {"params": short_count, "tokens": short_count, "loss": "{:.4f}".format}
 
 
 def shared_exponents_lines(fit: SharedExponentsFit | Refusal) -> list[str]:
@@ -21,7 +22,7 @@ def shared_exponents_lines(fit: SharedExponentsFit | Refusal) -> list[str]:
         return [f"refused: {fit.sentence}"]
     reference, others = fit.arms[0], fit.arms[1:]
     shown = {"E": "E", "A": "A", "alpha": "α", "B": "B", "beta": "β"}
-    constants = ", ".join(f"{symbol} = {_interval(fit.parameters[name])}" for name, symbol in shown.items())
+    constants = ", ".join(f"{symbol} = {fit.parameters[name].rounded}" for name, symbol in shown.items())
     tenable, apart = fit.tenable, fit.apart
     left_out = "; ".join(f"{budgets_text(fold)} {fold.mean_size:.2%}" for fold in fit.held_out)
     return [
@@ -42,8 +43,8 @@ def shared_exponents_lines(fit: SharedExponentsFit | Refusal) -> list[str]:
 def _rho_line(fit: SharedExponentsFit, arm: str) -> str:
     bounds = {profile.name: profile.interval for profile in fit.profiles}
     return (
-        f"{arm}: ρ_N = {_interval(fit.rho_params[arm])}, profile likelihood {_ends(bounds[rho_params_name(arm)])}; "
-        f"ρ_D = {_interval(fit.rho_tokens[arm])}, profile likelihood {_ends(bounds[rho_tokens_name(arm)])}"
+        f"{arm}: ρ_N = {fit.rho_params[arm].rounded}, profile likelihood {bounds[rho_params_name(arm)].rounded_ends}; "
+        f"ρ_D = {fit.rho_tokens[arm].rounded}, profile likelihood {bounds[rho_tokens_name(arm)].rounded_ends}"
     )
 
 
@@ -54,27 +55,12 @@ def _optimum_line(fit: SharedExponentsFit, arm: str) -> str:
     refused = next((answer for answer in answers.values() if isinstance(answer, Refusal)), None)
     if refused:
         return f"{arm} at {budget_label(budget)}: refused: {refused.sentence}"
-    texts = [f"{SYMBOLS[quantity]} {_sample_text(quantity, answer)}" for quantity, answer in answers.items()]
+    texts = [f"{SYMBOLS[quantity]} {answer.estimate.shown(WRITTEN[quantity])}" for quantity, answer in answers.items()]
     return f"{arm} at {budget_label(budget)}: {', '.join(texts)}"
-
-
-def _sample_text(quantity: str, answer: Sample) -> str:
-    estimate = answer.estimate
-    if quantity == "loss":
-        return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
-    return estimate.shown(short_count)
 
 
 def _largest_budget(fit: SharedExponentsFit, arm: str) -> str:
     return max(fit.runs.filter(pl.col("arm") == arm)["budget"].to_list(), key=int)
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.4g} {_ends(estimate)}"
-
-
-def _ends(estimate: Estimate) -> str:
-    return f"[{estimate.low:.4g}, {estimate.high:.4g}]"
 
 
 def worth_lines(fit: SharedExponentsFit | Refusal | None) -> list[str]:
@@ -83,8 +69,8 @@ def worth_lines(fit: SharedExponentsFit | Refusal | None) -> list[str]:
         return []
     reference, doubted = fit.arms[0], " (the law is doubted: fit says why)" if fit.doubts else ""
     return [
-        f"with exponents shared, a parameter of {arm} is worth {_interval(fit.rho_params[arm])} parameters of "
-        f"{reference}, and a token {_interval(fit.rho_tokens[arm])} of its tokens{doubted}."
+        f"with exponents shared, a parameter of {arm} is worth {fit.rho_params[arm].rounded} parameters of "
+        f"{reference}, and a token {fit.rho_tokens[arm].rounded} of its tokens{doubted}."
         for arm in fit.arms[1:]
     ]
 
@@ -104,7 +90,7 @@ def shared_exponents_as_json(fit: SharedExponentsFit) -> dict[str, Any]:
         "tenable": fit.tenable,
         "apart": fit.apart,
         "optima": {
-            arm: {"budget": optimum.budget} | {name: _plain_answer(getattr(optimum, name)) for name in QUANTITIES}
+            arm: {"budget": optimum.budget} | {name: estimate_of(getattr(optimum, name)) for name in QUANTITIES}
             for arm, optimum in optima.items()
         },
         "num_points": len(fit.best.problem.points),
@@ -117,7 +103,3 @@ def shared_exponents_as_json(fit: SharedExponentsFit) -> dict[str, Any]:
         "doubts": fit.doubts,
         "left_out": fit.left_out,
     }
-
-
-def _plain_answer(answer: Sample | Refusal) -> Estimate | Refusal:
-    return answer.estimate if isinstance(answer, Sample) else answer

@@ -5,9 +5,9 @@ import pytest
 from analysis.runs.points import read_points
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling
-from analysis.surface.extended.recursion import RecursionFit, fit_recursion
+from analysis.surface.extended.recursion import RecursionFit, RecursionPoints, fit_recursion
 from analysis.surface.optimum import SurfaceRules
-from analysis.surface.problem import Problem, SurfacePoints
+from analysis.surface.problem import Problem
 from tests.helpers.runs.derivatives import assert_derivatives_are_those_of_differences
 
 FEW = Resampling(draws=200)
@@ -102,7 +102,9 @@ def test_a_table_without_recursion_is_silent(planted):
 def test_the_derivatives_of_the_law_agree_with_differences():
     rng = np.random.default_rng(0)
     n = 12
-    points = SurfacePoints(
+    points = RecursionPoints(
+        families=("recursive", "mor"),
+        log_params=rng.normal(11, 1, n),
         log_once=rng.normal(10, 1, n),
         log_recursive=rng.normal(11, 1, n),
         log_depth=np.log(rng.integers(1, 5, n)),

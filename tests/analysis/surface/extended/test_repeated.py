@@ -12,7 +12,7 @@ from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.bootstrap import Resampling
 from analysis.surface.contour import proportional_contour
 from analysis.surface.extended.repeated import RepeatedFit
-from analysis.surface.extended.repeated_law import RepeatedPoints, log_called_for
+from analysis.surface.extended.repeated_law import RepeatedPoints
 from analysis.surface.extended.repetition import CONSTANTS
 from analysis.surface.problem import Problem
 from tests.helpers.runs.derivatives import assert_derivatives_are_those_of_differences
@@ -75,7 +75,8 @@ def test_other_fits_do_not_see_what_repeats():
     assert alone.repeated == {}
     assert sorted(both.points.frame["loss"].to_list()) == sorted(alone.points.frame["loss"].to_list())
     one, other = (study.frontiers[0].surface.law for study in (both, alone))
-    assert (one.E, one.alpha, one.beta) == pytest.approx((other.E, other.alpha, other.beta), rel=1e-9)
+    # Runs come in another order, and a descent ends where a step would gain 1e-13 of the objective.
+    assert (one.E, one.alpha, one.beta) == pytest.approx((other.E, other.alpha, other.beta), rel=1e-7)
 
 
 def test_a_fit_says_and_writes_what_repetition_does():
@@ -108,7 +109,10 @@ def test_the_optimum_of_a_corpus_is_the_least_loss_along_the_contour(form, corpu
 def test_fresh_text_has_the_law_of_fresh_text_in_every_form():
     for form, constants in PLANTED.items():
         law = planted_law(form, *constants)
-        params = float(np.exp(log_called_for(law.theta_kp, law.centre, np.log(1e8))[0, 0])) / 2
+        fresh = law.fresh.constants()
+        # Half of the size that the corpus calls for: α A / N^α = β B / U^β.
+        called = (fresh.alpha * fresh.A / (fresh.beta * fresh.B) * 1e8**fresh.beta) ** (1 / fresh.alpha)
+        params = called / 2
         assert law.loss(params, 1e8, 1e9)[0, 0] == pytest.approx(law.fresh.loss(params, 1e8)[0], rel=1e-12)
 
 
