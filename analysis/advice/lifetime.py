@@ -145,7 +145,8 @@ def lifetime_optimum(
     if not reached[0] or reached[1:].mean() < surface.resampling.min_interior_share:
         return _refuse_unreached(surface, target, price, demand)
     flops = float(surface.contour.flops_per_token(params_k[:1])[0] * tokens_k[0])
-    refusal = None if forced else _refuse_far(surface, flops, float(params_k[0]), float(tokens_k[0]))
+    far = refuse_reach(flops, surface.largest_flops, forced=forced)
+    refusal = far or (None if forced else surface.refuse_beyond(float(params_k[0]), float(tokens_k[0])))
     if refusal:
         return refusal
 
@@ -182,12 +183,9 @@ def _moved(arm: ServedArm, demand: Demand, params_1: Floats) -> dict[str, float 
     }
 
 
-def _refuse_far(surface: SurfaceFit, flops: float, params: float, tokens: float) -> Refusal | None:
-    return refuse_reach(flops, surface.largest_flops, forced=False) or surface.refuse_beyond(params, tokens)
-
-
 def _refuse_unreached(surface: SurfaceFit, target: float, price: Price, demand: Demand) -> Refusal:
-    if not np.isfinite(price.serving(_sizes(surface))).any():
+    sizes_m = np.exp(np.linspace(*_ends(surface), PLACES))
+    if not np.isfinite(price.serving(sizes_m)).any():
         return Refusal(
             kind=RefusalKind.NO_OPTIMUM,
             sentence=f"not one sequence of {demand.context:g} tokens fits into the memory given, at any size near "
@@ -204,11 +202,6 @@ def _ends(surface: SurfaceFit) -> tuple[float, float]:
     """ln N at the ends of the search."""
     reach, log_params = SEARCH_DECADES / 2 * np.log(10), surface.contour.log_params
     return float(log_params[0] - reach), float(log_params[-1] + reach)
-
-
-def _sizes(surface: SurfaceFit) -> Floats:
-    """(m,) parameters between the ends of the search."""
-    return np.exp(np.linspace(*_ends(surface), PLACES))
 
 
 def _cheapest(

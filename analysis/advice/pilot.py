@@ -27,6 +27,7 @@ from analysis.runs.points import Points, read_points
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.approach import SampledOptimum
 from analysis.statistics.bootstrap import Resampling, Sample, interval
+from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
 from analysis.statistics.quadratic import Floats
 from analysis.statistics.trunk_noise import split_noise
 from mor_core.units import budget_label
@@ -159,31 +160,28 @@ def _found_optimum(arm: str, optima: tuple[SampledOptimum, ...], level: float) -
             if isinstance(optimum.params, Refusal)
         ]
         return Refusal(kind=RefusalKind.NO_OPTIMUM, sentence=f"no budget of {arm} has a minimum; {' '.join(reasons)}")
-    log_c_b = _log_flops(samples)
-    middle = float(log_c_b.mean())
-    value = float(np.mean([math.log(sample.estimate.value) for sample in samples.values()]))
-    drawn_k = np.mean([np.log(sample.draws) for sample in samples.values()], axis=0)
+    fitted = fit_power_law(samples, level, fewest=1)
+    assert isinstance(fitted, FittedPowerLaw)
+    middle = math.exp(fitted.centre)
     return FoundOptimum(
         arm=arm,
-        flops=round(math.exp(middle)),
-        params=interval(math.exp(value), np.exp(drawn_k), level),
-        exponent=_exponent(samples, log_c_b - middle, level),
-        budgets=tuple(samples),
+        flops=round(middle),
+        params=interval(float(fitted.law(np.array(middle))), np.exp(fitted.draws_k2[:, 0]), level),
+        exponent=_believed_exponent(fitted),
+        budgets=fitted.budgets,
     )
 
 
-def _exponent(samples: dict[str, Sample], offset_b: Floats, level: float) -> Estimate | Refusal:
-    if len(samples) < 2:
+def _believed_exponent(fitted: FittedPowerLaw) -> Estimate | Refusal:
+    exponent = fitted.exponent
+    if len(fitted.budgets) < 2:
         return Refusal(kind=RefusalKind.TOO_FEW_BUDGETS, sentence="one budget has a minimum; an exponent needs two.")
-    value = float(offset_b @ [math.log(sample.estimate.value) for sample in samples.values()] / (offset_b @ offset_b))
-    drawn_k = np.stack([np.log(sample.draws) for sample in samples.values()], axis=1) @ offset_b / (offset_b @ offset_b)
-    exponent = interval(value, drawn_k, level)
     if exponent.high - exponent.low <= WIDEST_EXPONENT:
         return exponent
     return Refusal(
         kind=RefusalKind.NOT_IDENTIFIED,
-        sentence=f"the pilot's exponent of N*, {value:.2f} [{exponent.low:.2f}, {exponent.high:.2f}], says less than "
-        f"assuming {ASSUMED_EXPONENT}.",
+        sentence=f"the pilot's exponent of N*, {exponent.value:.2f} [{exponent.low:.2f}, {exponent.high:.2f}], says "
+        f"less than assuming {ASSUMED_EXPONENT}.",
     )
 
 
@@ -201,7 +199,7 @@ def _gap(
             kind=RefusalKind.NO_OPTIMUM, sentence=f"{arm} and {other} have no budget at which both have a minimum."
         )
         return Gap(arm=arm, other=other, gap=refusal, flops=math.nan, slope=None)
-    log_c_b = _log_flops(pairs)
+    log_c_b = np.array([float(Decimal(budget).ln()) for budget in pairs])
     offset_b = log_c_b - log_c_b.mean()
     value_b = np.array([loss_of_other.estimate.value - loss.estimate.value for loss, loss_of_other in pairs.values()])
     drawn_kb = np.stack([loss_of_other.draws - loss.draws for loss, loss_of_other in pairs.values()], axis=1)
@@ -220,7 +218,3 @@ def _slope(value_b: Floats, drawn_kb: Floats, offset_b: Floats, level: float) ->
     spread = float(offset_b @ offset_b)
     slope = interval(float(value_b @ offset_b) / spread, drawn_kb @ offset_b / spread, level)
     return None if slope.holds_zero else slope
-
-
-def _log_flops(budgets: dict) -> Floats:  # (b,)
-    return np.array([float(Decimal(budget).ln()) for budget in budgets])

@@ -108,7 +108,12 @@ def _pair(gap: Gap, noise: SeedNoise | Refusal, other_noise: SeedNoise | Refusal
     if isinstance(other_noise, Refusal):
         return _refused(gap, other_noise)
     if sweep.sizes < NUM_COEFFICIENTS or sweep.sizes * sweep.seeds <= NUM_COEFFICIENTS:
-        return _refused(gap, _no_parabola(sweep))
+        no_parabola = Refusal(
+            kind=RefusalKind.TOO_FEW_SIZES,
+            sentence=f"{sweep.sizes} sizes of {counted_text(sweep.seeds, 'seed')} per budget leave a parabola nothing "
+            "to tell noise from shape: give the sweep four sizes or more.",
+        )
+        return _refused(gap, no_parabola)
     spreads = [math.hypot(one, two) for one, two in zip(_ends(noise), _ends(other_noise), strict=True)]
     low, value, high = (detectable_gap(spread, sweep.seeds, sweep) for spread in spreads)
     detectable = Estimate(value=value, low=low, high=high, level=noise.sd.level)
@@ -130,14 +135,6 @@ def _pair(gap: Gap, noise: SeedNoise | Refusal, other_noise: SeedNoise | Refusal
 
 def _refused(gap: Gap, refusal: Refusal) -> PairAdvice:
     return PairAdvice(gap=gap, detectable=refusal, budget=refusal, seeds=refusal)
-
-
-def _no_parabola(sweep: Wanted) -> Refusal:
-    return Refusal(
-        kind=RefusalKind.TOO_FEW_SIZES,
-        sentence=f"{sweep.sizes} sizes of {counted_text(sweep.seeds, 'seed')} per budget leave a parabola nothing to "
-        "tell noise from shape: give the sweep four sizes or more.",
-    )
 
 
 def _ends(noise: SeedNoise) -> tuple[float, float, float]:

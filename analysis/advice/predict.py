@@ -3,53 +3,19 @@
 Within the data every approach of the study answers as it was fitted; beyond them the approaches of `advice.forecast`.
 """
 
-from dataclasses import dataclass
+from dataclasses import fields
 
 from analysis.advice.forecast.backtest import Rolled
-from analysis.advice.forecast.forecast import forecasts, roll_study
+from analysis.advice.forecast.forecast import Advice, forecasts, roll_study
 from analysis.advice.forecast.forecaster import COMBINED
 from analysis.advice.forecast.outlook import SURFACE
 from analysis.frontier.study import Frontier, Study
-from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.answers import Refusal, RefusalKind
+from analysis.statistics.approach import refused_optimum
 from analysis.statistics.bootstrap import Sample
 from analysis.surface.approach import surface_optimum
 from analysis.surface.extended.repeated import RepeatedOptimum
-from analysis.surface.fit import FLAGGED_REACH, SurfaceFit, refuse_reach
-
-
-@dataclass(frozen=True, kw_only=True)
-class Advice:
-    """The optimum of one arm at one budget."""
-
-    arm: str
-    """The architecture."""
-    approach: str
-    """Where it comes from: within the data a name of `frontier.study.APPROACHES`, beyond them one of
-    `forecast.outlook.APPROACHES` or combined."""
-    budget: str
-    """FLOPs, an exact decimal integer."""
-    reach: float
-    """The budget over the largest one fitted; above 1 this extrapolates."""
-    params: Estimate | Refusal
-    """N*."""
-    tokens: Estimate | Refusal
-    """D*, tokens."""
-    loss: Estimate | Refusal
-    """L*, in units of loss."""
-    weight: float | None = None
-    """Of its L* in the combination; None within the data, for the combination, and where it has no L*."""
-    record: str = ""
-    """How well it would have predicted the study's own budgets; empty within the data and where nothing can be said."""
-
-    @property
-    def flagged(self) -> bool:
-        """True more than ten times beyond the largest budget."""
-        return self.reach > FLAGGED_REACH
-
-    @property
-    def refused(self) -> bool:
-        """True where no number is supported."""
-        return all(isinstance(answer, Refusal) for answer in (self.params, self.tokens, self.loss))
+from analysis.surface.fit import SurfaceFit, refuse_reach
 
 
 def predict_budget(study: Study, budget: str, *, forced: bool = False) -> tuple[Advice, ...]:
@@ -97,17 +63,7 @@ def _largest(study: Study, arm: str) -> float:
 def _beyond(study: Study, rolled: Rolled, budget: str, forced: bool) -> list[Advice]:
     frame = study.points.of_arm(rolled.forecaster.arm)
     return [
-        Advice(
-            arm=forecast.arm,
-            approach=forecast.approach,
-            budget=budget,
-            reach=forecast.reach,
-            params=forecast.params,
-            tokens=forecast.tokens,
-            loss=forecast.loss,
-            weight=forecast.weight,
-            record=forecast.record,
-        )
+        Advice(**{field.name: getattr(forecast, field.name) for field in fields(Advice)})
         for forecast in forecasts(frame, rolled, budget, forced=forced)
         if _is_asked(forecast.approach, study.settings.approaches)
     ]
@@ -121,7 +77,17 @@ def _is_asked(approach: str, approaches: tuple[str, ...]) -> bool:
 
 
 def _within(frontier: Frontier, budget: str, reach: float, forced: bool) -> Advice:
-    params, tokens, loss = _fitted(frontier, budget, reach, forced)
+    refusal = refuse_reach(float(budget), float(budget) / reach, forced=forced)
+    if refusal is not None:  # Of an arm without a point.
+        optimum = refused_optimum(budget, refusal)
+    elif isinstance(frontier.surface, SurfaceFit):
+        optimum = surface_optimum(frontier.surface, budget, forced=forced)
+    else:
+        optimum = frontier.predict(budget)
+    params, tokens, loss = (
+        answer.estimate if isinstance(answer, Sample) else answer
+        for answer in (optimum.params, optimum.tokens, optimum.loss)
+    )
     return Advice(
         arm=frontier.arm,
         approach=frontier.approach,
@@ -130,16 +96,4 @@ def _within(frontier: Frontier, budget: str, reach: float, forced: bool) -> Advi
         params=params,
         tokens=tokens,
         loss=loss,
-    )
-
-
-def _fitted(frontier: Frontier, budget: str, reach: float, forced: bool) -> tuple[Estimate | Refusal, ...]:
-    refusal = refuse_reach(float(budget), float(budget) / reach, forced=forced)
-    if refusal is not None:  # Of an arm without a point.
-        return refusal, refusal, refusal
-    at = surface_optimum(frontier.surface, budget, forced=forced) if isinstance(frontier.surface, SurfaceFit) else None
-    answers = frontier.predict(budget) if at is None else at
-    return tuple(
-        answer.estimate if isinstance(answer, Sample) else answer
-        for answer in (answers.params, answers.tokens, answers.loss)
     )

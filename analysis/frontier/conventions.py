@@ -10,7 +10,6 @@ import polars as pl
 
 from analysis.frontier.study import Study
 from analysis.runs.between_sizes import at_size
-from analysis.statistics.answers import Estimate
 from mor_core.units import budget_label, short_power
 
 PREFIX = "flops_"
@@ -46,13 +45,12 @@ def recount(study: Study, runs: pl.DataFrame) -> list[Recount]:
         Recount(
             arm=frontier.arm,
             approach=frontier.approach,
-            budget=optimum.budget,
+            budget=budget,
             convention=column.removeprefix(PREFIX),
-            flops=float(optimum.budget) * _ratio(runs, frontier.arm, column, own_column, optimum.params.value),
+            flops=float(budget) * _ratio(runs, frontier.arm, column, own_column, params.value),
         )
         for frontier in study.frontiers
-        for optimum in frontier.optima
-        if isinstance(optimum.params, Estimate)
+        for budget, params in frontier.estimates("params").items()
         for column in others
     ]
     return sorted(

@@ -18,8 +18,8 @@ from analysis.runs.column_map import Reading
 from analysis.runs.points import Exclusion, Points, read_points
 from analysis.runs.repeated import repeated_frame
 from analysis.statistics.answers import Estimate, Refusal
-from analysis.statistics.approach import ApproachFit, SampledOptimum
-from analysis.statistics.bootstrap import Resampling, Sample, interval
+from analysis.statistics.approach import QUANTITIES, ApproachFit, SampledOptimum
+from analysis.statistics.bootstrap import Resampling, Sample, estimate_of, interval
 from analysis.statistics.pairing import shared_between_arms
 from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
 from analysis.surface.approach import SurfaceApproachFit, fit_surface_approach
@@ -107,14 +107,15 @@ class Frontier:
         )
         return Optimum(budget=budget, params=params, tokens=tokens, loss=loss)
 
+    def estimates(self, quantity: str) -> dict[str, Estimate]:
+        """Budget -> "params", "tokens" or "loss" of its optimum, where that is supported."""
+        answers = {optimum.budget: getattr(optimum, quantity) for optimum in self.optima}
+        return {budget: answer for budget, answer in answers.items() if isinstance(answer, Estimate)}
+
     @property
     def refused(self) -> bool:
         """True where no number of this arm is supported."""
-        return not any(
-            isinstance(answer, Estimate)
-            for optimum in self.optima
-            for answer in (optimum.params, optimum.tokens, optimum.loss)
-        )
+        return not any(self.estimates(quantity) for quantity in QUANTITIES)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -222,7 +223,8 @@ def fit_study(
     }
     first = settings.approaches[0]
     losses = {arm: {optimum.budget: optimum.loss for optimum in fits[arm, first].optima} for arm in points.arms}
-    runs = _runs_with_repeats(table, settings) if "surface" in settings.approaches else None
+    has_surface = "surface" in settings.approaches
+    runs = _runs_with_repeats(table, settings) if has_surface else None
     repeated = {} if runs is None else _repeated(runs, points, settings)
     excess = {} if runs is None else fit_excess(runs, settings.resampling.level)
     return Study(
@@ -231,7 +233,7 @@ def fit_study(
         frontiers=tuple(_frontier(arm, name, fit, settings) for (arm, name), fit in fits.items()),
         comparisons=compare_arms(losses, settings.resampling.level, _surfaces(fits), unit=points.loss_unit),
         over_budgets=compare_over_budgets(losses, settings.resampling.level, unit=points.loss_unit),
-        recursion=_recursion(table, points, settings),
+        recursion=fit_recursion(table, points, settings.surface, settings.resampling) if has_surface else None,
         repeated=repeated,
         excess=excess,
         repetition=compare_repetition(repeated, excess, settings.resampling.level),
@@ -256,12 +258,6 @@ def _surfaces(fits: dict[tuple[str, str], ApproachFit]) -> dict[str, SurfaceFit]
         for (arm, _), fit in fits.items()
         if isinstance(fit, SurfaceApproachFit) and isinstance(fit.surface, SurfaceFit)
     }
-
-
-def _recursion(table: pl.DataFrame, points: Points, settings: FitSettings) -> RecursionFit | Refusal | None:
-    if "surface" not in settings.approaches or points.frame.is_empty():
-        return None
-    return fit_recursion(table, points, settings.surface, settings.resampling)
 
 
 def _runs_with_repeats(table: pl.DataFrame, settings: FitSettings) -> pl.DataFrame | None:
@@ -291,9 +287,7 @@ def _repeated(runs: pl.DataFrame, points: Points, settings: FitSettings) -> dict
 
 def _frontier(arm: str, approach: str, fit: ApproachFit, settings: FitSettings) -> Frontier:
     level = settings.resampling.level
-    params_law, tokens_law, loss_law = (
-        fit_power_law(_supported(fit, quantity), level) for quantity in ("params", "tokens", "loss")
-    )
+    params_law, tokens_law, loss_law = (fit_power_law(_supported(fit, quantity), level) for quantity in QUANTITIES)
     return Frontier(
         arm=arm,
         approach=approach,
@@ -313,11 +307,12 @@ def _supported(fit: ApproachFit, quantity: str) -> dict[str, Sample]:
 
 
 def _without_draws(optimum: SampledOptimum) -> Optimum:
-    params, tokens, loss = (
-        answer.estimate if isinstance(answer, Sample) else answer
-        for answer in (optimum.params, optimum.tokens, optimum.loss)
+    return Optimum(
+        budget=optimum.budget,
+        params=estimate_of(optimum.params),
+        tokens=estimate_of(optimum.tokens),
+        loss=estimate_of(optimum.loss),
     )
-    return Optimum(budget=optimum.budget, params=params, tokens=tokens, loss=loss)
 
 
 def _exponent_sum(

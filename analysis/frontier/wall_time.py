@@ -50,11 +50,10 @@ def at_equal_time(study: Study, runs: pl.DataFrame) -> list[AtEqualTime]:
         return []
     first = study.settings.approaches[0]
     params = {
-        (frontier.arm, optimum.budget): optimum.params.value
+        (frontier.arm, budget): params.value
         for frontier in study.frontiers
         if frontier.approach == first
-        for optimum in frontier.optima
-        if isinstance(optimum.params, Estimate)
+        for budget, params in frontier.estimates("params").items()
     }
     answers = []
     for pair in study.comparisons:

@@ -8,7 +8,7 @@ from analysis.advice.serving import Demand
 from analysis.report.tables import Format, as_csv, as_latex, as_markdown, numbers
 from analysis.report.text import count_text, plain, reading_as_json
 from analysis.runs.column_map import Reading
-from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.answers import Refusal
 from analysis.surface.fit import FLAGGED_REACH
 from mor_core.units import amount_text, short_power
 
@@ -61,14 +61,10 @@ def _texts(answer: Lifetime | Refusal, arm: str, width: int) -> list[str]:
     if isinstance(answer, Refusal):
         return [arm, f"refused ({answer.kind})", *[""] * (width - 2)]
     cells = [arm, count_text(answer.params), count_text(answer.tokens)]
-    cells += [_cost_text(getattr(answer, cost)) for cost in COSTS]
+    cells += [getattr(answer, cost).shown(short_power) for cost in COSTS]
     if answer.sequences is not None and answer.weight_bytes is not None and answer.kv_bytes is not None:
         cells += [f"{answer.sequences:,.1f}", f"{amount_text(answer.weight_bytes)} + {amount_text(answer.kv_bytes)}"]
     return cells
-
-
-def _cost_text(cost: Estimate) -> str:
-    return cost.shown(short_power)
 
 
 def _numbers(arm: str, answer: Lifetime | Refusal) -> dict[str, str | float | None]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from analysis.statistics.answers import Estimate, Refusal
+from analysis.statistics.answers import Refusal
 from analysis.surface.fit import SurfaceFit
 from analysis.surface.identifiability import HeldOut, budgets_text
 
@@ -42,8 +42,8 @@ def surface_lines(surface: SurfaceFit | Refusal) -> list[str]:
     intervals = {profile.name: profile.interval for profile in surface.profiles}
     lines = ["L = E + A / N^α + B / D^β"]
     for name, estimate in surface.parameters.items():
-        line = f"{SYMBOLS[name]} = {_numbers(estimate)}"
-        lines.append(line + (f"; profile likelihood {_ends(intervals[name])}" if name in intervals else ""))
+        line = f"{SYMBOLS[name]} = {estimate.value:.6g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+        lines.append(line + (f"; profile likelihood {intervals[name].rounded_ends}" if name in intervals else ""))
     lines += [
         f"objective {best.objective:.10g} (Huber, delta {best.problem.delta:g}), relative gradient "
         f"{best.gradient_norm:.1e}, {best.share_reached:.0%} of {best.num_starts} starts reached it, condition "
@@ -60,13 +60,3 @@ def surface_lines(surface: SurfaceFit | Refusal) -> list[str]:
 
 def _held_out(left_out: HeldOut) -> str:
     return f"{budgets_text(left_out)} {left_out.mean_size:.2%}{' (extrapolated)' if left_out.extrapolates else ''}"
-
-
-def _numbers(estimate: Estimate) -> str:
-    return f"{estimate.value:.6g} [{estimate.low:.4g}, {estimate.high:.4g}]"
-
-
-def _ends(estimate: Estimate) -> str:
-    low = "open" if estimate.low_open else f"{estimate.low:.4g}"
-    high = "open" if estimate.high_open else f"{estimate.high:.4g}"
-    return f"[{low}, {high}]"

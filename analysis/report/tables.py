@@ -49,7 +49,8 @@ def _number_rows(frontier: Frontier) -> list[dict[str, str | float | None]]:
     for kind, budget, answers in contents:
         rows.append({"arm": frontier.arm, "approach": frontier.approach, "row": kind, "budget": budget})
         for quantity, answer in answers.items():
-            rows[-1] |= numbers(quantity, answer) | {f"{quantity}_refusal": _kind(answer)}
+            kind = answer.kind.value if isinstance(answer, Refusal) else None
+            rows[-1] |= numbers(quantity, answer) | {f"{quantity}_refusal": kind}
     return rows
 
 
@@ -63,10 +64,6 @@ def numbers(name: str, answer: Estimate | Refusal) -> dict[str, float | None]:
     if isinstance(answer, Refusal):
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     return {name: answer.value, f"{name}_low": answer.low, f"{name}_high": answer.high}
-
-
-def _kind(answer: Estimate | Refusal) -> str | None:
-    return answer.kind.value if isinstance(answer, Refusal) else None
 
 
 def _text_rows(frontier: Frontier) -> list[list[str]]:

@@ -89,20 +89,22 @@ def comparison_as_json(comparison: Comparison) -> dict[str, Any]:
     return plain(comparison) | {"smallest_visible_gap": plain(comparison.smallest_visible_gap)}
 
 
+WRITERS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    SurfaceFit: surface_as_json,
+    RecursionFit: recursion_as_json,
+    RepeatedFit: repeated_as_json,
+    ArmExcess: excess_as_json,
+    SharedExponentsFit: shared_exponents_as_json,
+}
+"""What a document says of fits, which hold more than it wants."""
+
+
 def plain(value: Any) -> Any:
     """Numbers, text, lists and dictionaries that JSON can hold; a number that is not finite becomes None."""
     if isinstance(value, Refusal):
         return {"refusal": value.kind.value, "sentence": value.sentence}
-    if isinstance(value, SurfaceFit):
-        return plain(surface_as_json(value))
-    if isinstance(value, RecursionFit):
-        return plain(recursion_as_json(value))
-    if isinstance(value, RepeatedFit):
-        return plain(repeated_as_json(value))
-    if isinstance(value, ArmExcess):
-        return plain(excess_as_json(value))
-    if isinstance(value, SharedExponentsFit):
-        return plain(shared_exponents_as_json(value))
+    if type(value) in WRITERS:
+        return plain(WRITERS[type(value)](value))
     if isinstance(value, FittedPowerLaw):
         return {name: plain(getattr(value, name)) for name in ("law", "exponent", "budgets", "scatter")}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -26,7 +26,7 @@ USUAL_NAMES = {
     "epochs": "(n|num)?epochs",
     "unique_tokens": "(n|num)?(unique|distinct|corpus)(train(ing)?)?tokens",
 }
-"""By meaning, a pattern of the names that columns have, as `_plain_name` writes them."""
+"""By meaning, a pattern of the names that columns have, as `_words` beside each other."""
 NO_LOSS = {"lower", "upper", "low", "high", "std", "stdev", "stderr", "sem", "se", "sd", "ci", "var"}
 NO_LOSS |= {"weight", "scale", "spikes", "aux"}
 """Words by which a column says how well the loss is known, or something else about it."""
@@ -120,19 +120,15 @@ def _own_candidates(table: pl.DataFrame, stated: dict[str, Column]) -> dict[str,
 
 
 def _is_called(name: str, meaning: str) -> bool:
-    if re.fullmatch(USUAL_NAMES[meaning], _plain_name(name)):
-        return True
     words = _words(name)
+    if re.fullmatch(USUAL_NAMES[meaning], "".join(words)):
+        return True
     named_loss = any(word.startswith("loss") or word.endswith("loss") for word in words)
     return meaning == "loss" and named_loss and not NO_LOSS & set(words)
 
 
-def _plain_name(name: str) -> str:
-    """Without case, unit in brackets, what separates words, and the prefixes of `mlflow export`."""
-    return "".join(_words(name))
-
-
 def _words(name: str) -> list[str]:
+    """Without case, unit in brackets, what separates words, and the prefixes of `mlflow export`."""
     bare = re.sub(r"\(.*?\)|\[.*?\]|_duplicated_\d+$", "", name.lower()).strip()
     return [word for word in re.split(r"[\s_\-./#]+", re.sub(r"^(params|metrics)\.", "", bare)) if word]
 
@@ -186,7 +182,10 @@ def _check_convention(table: pl.DataFrame, columns: dict[str, Column], conventio
 
 def _unclear(table: pl.DataFrame, unsure: dict[str, list[str]], missing: list[str]) -> TableError:
     """All that has to be said of the columns, in one sentence."""
-    doubts = [f"{meaning} ({MEANINGS[meaning]}) may be {_alternatives(names)}" for meaning, names in unsure.items()]
+    doubts = [
+        f"{meaning} ({MEANINGS[meaning]}) may be {', '.join(names[:-1])} or {names[-1]}"
+        for meaning, names in unsure.items()
+    ]
     if missing:
         doubts.append(
             "no column has a usual name for " + ", ".join(f"{meaning} ({MEANINGS[meaning]})" for meaning in missing)
@@ -198,10 +197,6 @@ def _unclear(table: pl.DataFrame, unsure: dict[str, list[str]], missing: list[st
         f"The columns do not say what they mean: {'; '.join(doubts)}; the table has {_listed(table.columns)}",
         fix=Fix(setting="columns", value=value, words="say it as in {}"),
     )
-
-
-def _alternatives(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -77,7 +77,9 @@ def import_table(
     rows = [row | {"epochs": _epochs(row)} for row in rows]
     reading = _reading(columns, has_flops=has_flops, has_tokens=has_tokens)
     notes = list(reading.assumptions.values())
-    suspicions = find_suspicions(rows, columns["loss"].name, has_flops=has_flops, has_tokens=has_tokens, unit=unit)
+    suspicions = tuple(
+        find_suspicions(rows, columns["loss"].name, has_flops=has_flops, has_tokens=has_tokens, unit=unit)
+    )
     impossible = next((suspicion for suspicion in suspicions if suspicion.impossible), None)
     if impossible:
         raise TableError(impossible.sentence)
@@ -88,7 +90,7 @@ def import_table(
             notes.append("the table has no seeds: runs of one arm, size and budget count as seeds of each other")
     reasons = find_reasons(rows) | find_off_budget(rows)
     kept = [row for row in rows if row["cell"] not in reasons]
-    on_budgets = _share_on_budgets(kept) >= 0.5
+    on_budgets = 2 * sum(bool(row["on_budget"]) for row in kept) >= max(len(kept), 1)
     return ImportedTable(
         frame=_frame(rows, reasons, stated),
         reading=reading,
@@ -229,10 +231,6 @@ def _with_seeds(rows: list[dict]) -> list[dict]:
     """Runs of one arm, size and budget are numbered in the order of the table."""
     seeds: dict[tuple, Iterator[int]] = defaultdict(count)
     return [row | {"seed": next(seeds[row["arm"], row["params"], row["budget"]])} for row in rows]
-
-
-def _share_on_budgets(rows: list[dict]) -> float:
-    return sum(bool(row["on_budget"]) for row in rows) / max(len(rows), 1)
 
 
 def _answers(rows: list[dict]) -> tuple[str, ...]:

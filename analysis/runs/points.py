@@ -108,10 +108,15 @@ def read_points(
     loss = parse_loss(loss_column)
     _check_table(table, loss)
     rows = _plain_rows(table.with_columns(_losses(table, loss)))
-    reasons = _row_reasons(rows, loss, leave_out_flags, leave_out_cells)
+    judged = {row["cell_id"]: _row_reason(row, loss, leave_out_flags, leave_out_cells) for row in rows}
+    reasons = {cell_id: reason for cell_id, reason in judged.items() if reason}
     reasons |= _duplicate_reasons([row for row in rows if row["cell_id"] not in reasons])
     kept = [row for row in rows if row["cell_id"] not in reasons]
-    exclusions = tuple(_exclusion(row, reasons[row["cell_id"]]) for row in rows if row["cell_id"] in reasons)
+    exclusions = tuple(
+        Exclusion(reason=reasons[row["cell_id"]], **{name: row[name] for name in ("cell_id", *CELL_KEY)})
+        for row in rows
+        if row["cell_id"] in reasons
+    )
     conventions = table["budget_convention"].unique().to_list()
     return Points(
         frame=_frame(kept),
@@ -214,10 +219,6 @@ def _row_order(row: dict) -> tuple:
     return row["arm"], int(row["budget"]), row["params"] or 0.0, row["size"], row["seed"], row["cell_id"]
 
 
-def _row_reasons(rows: list[dict], loss: Loss, flags: tuple[str, ...], cells: tuple[str, ...]) -> dict[str, str]:
-    return {row["cell_id"]: reason for row in rows if (reason := _row_reason(row, loss, flags, cells))}
-
-
 def _row_reason(row: dict, loss: Loss, flags: tuple[str, ...], cells: tuple[str, ...]) -> str:
     if row["status"] != "finished":
         return f"{row['status']}: {row['reason']}" if row["reason"] else f"{row['status']}"
@@ -249,10 +250,6 @@ def _duplicate_reasons(rows: list[dict]) -> dict[str, str]:
         reason = f"cells {names} disagree on one arm, size, budget and seed; choosing one would be a guess"
         reasons |= {row["cell_id"]: reason for row in group}
     return reasons
-
-
-def _exclusion(row: dict, reason: str) -> Exclusion:
-    return Exclusion(reason=reason, **{name: row[name] for name in ("cell_id", *CELL_KEY)})
 
 
 def _frame(rows: list[dict]) -> pl.DataFrame:

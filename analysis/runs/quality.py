@@ -5,6 +5,7 @@ Rows are plain dictionaries with `cell`, `arm`, `params`, `tokens`, `loss`, `flo
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
@@ -110,74 +111,61 @@ def _risen(rows: list[dict]) -> dict[str, str]:
 
 def find_suspicions(
     rows: list[dict], loss_name: str, *, has_flops: bool, has_tokens: bool = True, unit: str = NATS_PER_TOKEN
-) -> tuple[Suspicion, ...]:
+) -> Iterator[Suspicion]:
     """What looks like a mistaken unit; judged by medians, so that single rows do not matter. FLOPs that follow from the
     tokens, and tokens that follow from the FLOPs, say nothing about each other."""
     sound = [row for row in rows if not _own_reason(row)]
     if not sound:
-        return ()
-    suspicions = []
+        return
     tokens, params, loss = (median(row[name] for row in sound) for name in ("tokens", "params", "loss"))
     independent = has_flops and has_tokens
     if tokens < FEWEST_TOKENS:
         remedy = "if they are billions, map tokens=COLUMN*1e9"
         if not has_tokens:
             remedy = "they are C / (6 N), so give the factor of the FLOPs, such as flops=COLUMN*1e18"
-        suspicions.append(_scaled("tokens", tokens, remedy, independent))
+        yield Suspicion(
+            column="tokens",
+            sentence=f"tokens are {tokens:.3g} in the median, very few for tokens: {remedy}.",
+            impossible=not independent and tokens < 1e4,
+        )
     if params < FEWEST_PARAMS:
-        suspicions.append(_scaled("params", params, "if they are millions, map params=COLUMN*1e6", independent))
+        yield Suspicion(
+            column="params",
+            sentence=f"params are {params:.3g} in the median, very few for parameters: if they are millions, map "
+            "params=COLUMN*1e6.",
+        )
     if independent:
-        suspicions += _flop_suspicions(median(row["flops"] / (6 * row["params"] * row["tokens"]) for row in sound))
+        yield from _flop_suspicions(median(row["flops"] / (6 * row["params"] * row["tokens"]) for row in sound))
     lowered = loss_name.lower()
     if unit == NATS_PER_TOKEN and (loss < LOWEST_NATS or "bpb" in lowered or "bit" in lowered):
-        suspicions.append(
-            Suspicion(
-                column="loss",
-                sentence=f"losses (median {loss:.3g}, column {loss_name!r}) look like bits or losses per byte: nats "
-                "per token are expected; if they are bits per byte, fit them as the loss bits_per_byte; for bits per "
-                "token map loss=COLUMN*0.693147.",
-            )
+        yield Suspicion(
+            column="loss",
+            sentence=f"losses (median {loss:.3g}, column {loss_name!r}) look like bits or losses per byte: nats per "
+            "token are expected; if they are bits per byte, fit them as the loss bits_per_byte; for bits per token map "
+            "loss=COLUMN*0.693147.",
         )
-    if max(row["loss"] for row in sound) > 3 * loss:
-        worst = max(sound, key=lambda row: row["loss"])
-        suspicions.append(
-            Suspicion(
-                column="loss",
-                sentence=f"the loss of {worst['cell']}, {worst['loss']:.3g}, is more than three times the median, "
-                f"{loss:.3g}: a perplexity among losses, or a run that diverged.",
-            )
+    worst = max(sound, key=lambda row: row["loss"])
+    if worst["loss"] > 3 * loss:
+        yield Suspicion(
+            column="loss",
+            sentence=f"the loss of {worst['cell']}, {worst['loss']:.3g}, is more than three times the median, "
+            f"{loss:.3g}: a perplexity among losses, or a run that diverged.",
         )
-    return tuple(suspicions)
 
 
-def _scaled(column: str, value: float, remedy: str, has_flops: bool) -> Suspicion:
-    unit = "tokens" if column == "tokens" else "parameters"
-    return Suspicion(
-        column=column,
-        sentence=f"{column} are {value:.3g} in the median, very few for {unit}: {remedy}.",
-        impossible=not has_flops and value < 1e4 and column == "tokens",
-    )
-
-
-def _flop_suspicions(ratio: float) -> list[Suspicion]:
-    power = math.log10(ratio)
-    thousands = round(power / THOUSAND_LOGS)
+def _flop_suspicions(ratio: float) -> Iterator[Suspicion]:
+    thousands = round(math.log10(ratio) / THOUSAND_LOGS)
     if thousands:
-        return [
-            Suspicion(
-                column="flops",
-                sentence=f"FLOPs are {ratio:.2g} times 6 N D in the median: some unit is off by about "
-                f"1e{3 * thousands:+d} (tokens or parameters in millions or billions, FLOPs in EFLOPs?); give the "
-                "factor, such as tokens=COLUMN*1e9.",
-                impossible=True,
-            )
-        ]
-    if 0.28 < ratio < 0.4:
-        return [
-            Suspicion(
-                column="flops",
-                sentence=f"FLOPs are {ratio:.2f} of 6 N D in the median: they look like the forward pass alone "
-                "(2 N D); budgets then compare only with budgets counted the same way.",
-            )
-        ]
-    return []
+        yield Suspicion(
+            column="flops",
+            sentence=f"FLOPs are {ratio:.2g} times 6 N D in the median: some unit is off by about "
+            f"1e{3 * thousands:+d} (tokens or parameters in millions or billions, FLOPs in EFLOPs?); give the "
+            "factor, such as tokens=COLUMN*1e9.",
+            impossible=True,
+        )
+    elif 0.28 < ratio < 0.4:
+        yield Suspicion(
+            column="flops",
+            sentence=f"FLOPs are {ratio:.2f} of 6 N D in the median: they look like the forward pass alone "
+            "(2 N D); budgets then compare only with budgets counted the same way.",
+        )

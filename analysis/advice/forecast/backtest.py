@@ -14,7 +14,7 @@ import polars as pl
 
 from analysis.advice.forecast.forecaster import Forecaster, Past
 from analysis.advice.forecast.law_error import PastError
-from analysis.advice.forecast.outlook import Outlook, OutlookRules, law_name, outlooks, samples_of
+from analysis.advice.forecast.outlook import Outlook, OutlookRules, law_name, optimum_at, outlooks, samples_of
 from analysis.isoflop.approach import fit_isoflops
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import QUANTITIES
@@ -197,7 +197,7 @@ def _missed(
 ) -> dict[str, PastError]:
     """Law -> its error at `budget`, where both it and the runs give a number."""
     answers = {
-        law_name(approach, quantity): getattr(outlook.optimum(budget), quantity)
+        law_name(approach, quantity): getattr(optimum_at(outlook, budget), quantity)
         for approach, outlook in forecaster.outlooks.items()
         if not isinstance(outlook, Refusal)
     }

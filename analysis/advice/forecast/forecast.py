@@ -8,13 +8,13 @@ import polars as pl
 from scipy import stats
 
 from analysis.advice.forecast.backtest import BackTest, Rolled, fared, roll, worst
-from analysis.advice.forecast.forecaster import COMBINED, Forecaster
+from analysis.advice.forecast.forecaster import COMBINED, Forecaster, kept_weights
 from analysis.advice.forecast.frozen_law import FrozenLaw, freeze
 from analysis.advice.forecast.outlook import OutlookRules, law_name
 from analysis.frontier.coverage import ONE_MORE_RUN, GridShape, shape_of, simulated_forecasts
 from analysis.frontier.study import Study
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
-from analysis.statistics.bootstrap import Resampling, Sample, generator, interval
+from analysis.statistics.bootstrap import Resampling, Sample, estimate_of, generator, interval
 from analysis.surface.fit import FLAGGED_REACH, refuse_reach
 
 
@@ -28,14 +28,15 @@ class RunNoise:
     """Degrees of freedom it is known with."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Forecast:
-    """What one approach says of one arm at one budget."""
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """The optimum of one arm at one budget."""
 
     arm: str
     """The architecture."""
     approach: str
-    """One of `outlook.APPROACHES`, or combined."""
+    """Where it comes from: within the data a name of `frontier.study.APPROACHES`, beyond them one of
+    `outlook.APPROACHES` or combined."""
     budget: str
     """FLOPs, an exact decimal integer."""
     reach: float
@@ -46,16 +47,12 @@ class Forecast:
     """D*, tokens."""
     loss: Estimate | Refusal
     """L*, in the unit of the loss: where the mean over seeds lies."""
-    law: FrozenLaw | Refusal
-    """The loss at any (N, D)."""
-    weight: float | None
-    """Of its L* among the approaches, 0 where its record left it out; None for the mixture and where it has no L*."""
-    record: str
-    """How well it would have predicted this study's own budgets, one sentence; empty where nothing could be rolled."""
-    noise: RunNoise | Refusal
-    """Of runs."""
-    resampling: Resampling
-    """How intervals are drawn."""
+    weight: float | None = None
+    """Of its L* among the approaches, 0 where its record left it out; None within the data, for the mixture, and where
+    it has no L*."""
+    record: str = ""
+    """How well it would have predicted this study's own budgets; empty within the data, and where nothing could be
+    rolled."""
 
     @property
     def flagged(self) -> bool:
@@ -66,6 +63,18 @@ class Forecast:
     def refused(self) -> bool:
         """True where no number is supported."""
         return all(isinstance(answer, Refusal) for answer in (self.params, self.tokens, self.loss))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forecast(Advice):
+    """What one approach says of one arm at one budget, and of any shape there."""
+
+    law: FrozenLaw | Refusal
+    """The loss at any (N, D)."""
+    noise: RunNoise | Refusal
+    """Of runs."""
+    resampling: Resampling
+    """How intervals are drawn."""
 
     def mean_loss_of(self, params: float, tokens: float, flops: float) -> Sample | Refusal:
         """Where the mean loss over seeds of `params` on `tokens`, which take `flops`, lies."""
@@ -127,7 +136,7 @@ def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool 
     if not forced:
         answers |= {COMBINED: _often_enough(answers[COMBINED], shape, reach)}
     supported = [name for name, answer in answers.items() if name != COMBINED and isinstance(answer["loss"], Sample)]
-    weights = forecaster.weights("loss", supported) if supported else {}
+    weights = kept_weights(forecaster.past, "loss", supported) if supported else {}
     noise = _noise_of_run(frame, shape, reach, forced=forced)
     return tuple(
         Forecast(
@@ -135,9 +144,9 @@ def forecasts(frame: pl.DataFrame, rolled: Rolled, budget: str, *, forced: bool 
             approach=approach,
             budget=budget,
             reach=reach,
-            params=refusal or _estimate(quantities["params"]),
-            tokens=refusal or _estimate(quantities["tokens"]),
-            loss=refusal or _estimate(quantities["loss"]),
+            params=refusal or estimate_of(quantities["params"]),
+            tokens=refusal or estimate_of(quantities["tokens"]),
+            loss=refusal or estimate_of(quantities["loss"]),
             law=refusal or _law(forecaster, approach, quantities["loss"], supported),
             weight=weights.get(approach, 0.0) if approach in supported else None,
             record=_record(rolled.backtests, approach, shape, reach),
@@ -209,7 +218,3 @@ def record_sentence(backtests: Sequence[BackTest], approach: str) -> str:
         f"one budget ahead its L* was off by {summary.size:.2%} in the median ({summary.error:+.2%} with its sign), "
         f"{abs(worst(ahead).error):.2%} at most, and {summary.covered} of {summary.count} lay inside its interval"
     )
-
-
-def _estimate(answer: Sample | Refusal) -> Estimate | Refusal:
-    return answer if isinstance(answer, Refusal) else answer.estimate

@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.advice.forecast.law_error import PastError, law_error, weights
-from analysis.advice.forecast.outlook import Outlook, SurfaceOutlook, law_name
+from analysis.advice.forecast.outlook import Outlook, law_name, optimum_at
 from analysis.statistics.answers import Refusal, RefusalKind
-from analysis.statistics.approach import QUANTITIES, SampledOptimum
+from analysis.statistics.approach import QUANTITIES
 from analysis.statistics.bootstrap import Resampling, Sample, generator, sample
-from analysis.surface.approach import surface_optimum
 
 COMBINED = "combined"
 """The approaches mixed by their weights."""
@@ -42,7 +41,10 @@ class Forecaster:
 
         `forced`: by a surface that is doubted too.
         """
-        optima = {approach: _optimum(outlook, budget, forced) for approach, outlook in self.outlooks.items()}
+        optima = {
+            approach: outlook if isinstance(outlook, Refusal) else optimum_at(outlook, budget, forced=forced)
+            for approach, outlook in self.outlooks.items()
+        }
         flops = float(budget)
         answers = {
             approach: {
@@ -72,10 +74,6 @@ class Forecaster:
         draws = answer.draws * np.exp(missed_k)
         return sample(answer.estimate.value, draws, answer.estimate.level)
 
-    def weights(self, quantity: str, laws: Sequence[str]) -> dict[str, float]:
-        """Law -> its weight among `laws`, at least one; none for those that are left out."""
-        return kept_weights(self.past, quantity, laws)
-
     def combined(self, answers: Mapping[str, Sample | Refusal], quantity: str) -> Sample | Refusal:
         """The mixture of the answers: a draw is that of one approach, chosen by weight."""
         samples = {
@@ -85,7 +83,7 @@ class Forecaster:
             refusals = [answer.sentence for answer in answers.values() if isinstance(answer, Refusal)]
             sentence = refusals[-1] if refusals else "no approach answers."
             return Refusal(kind=RefusalKind.NO_OPTIMUM, sentence=sentence)
-        weight = self.weights(quantity, list(samples))
+        weight = kept_weights(self.past, quantity, list(samples))
         draws_ak = np.stack([samples[law].draws for law in weight])
         draws = draws_ak[self.owners(quantity, weight), np.arange(self.resampling.draws)]
         log_value = sum(share * float(np.log(samples[law].estimate.value)) for law, share in weight.items())
@@ -104,9 +102,3 @@ def kept_weights(past: Past, quantity: str, laws: Sequence[str]) -> dict[str, fl
     kept = {law: weight for law, weight in raw.items() if weight >= LEAST_WEIGHT}
     total = sum(kept.values())
     return {law: weight / total for law, weight in kept.items()}
-
-
-def _optimum(outlook: Outlook | Refusal, budget: str, forced: bool) -> SampledOptimum | Refusal:
-    if isinstance(outlook, SurfaceOutlook):
-        return surface_optimum(outlook.surface, budget, forced=forced)
-    return outlook if isinstance(outlook, Refusal) else outlook.optimum(budget)

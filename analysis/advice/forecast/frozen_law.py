@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from analysis.advice.forecast.forecaster import COMBINED, Forecaster
+from analysis.advice.forecast.forecaster import COMBINED, Forecaster, kept_weights
 from analysis.advice.forecast.law_error import GROWTH, law_error
-from analysis.advice.forecast.outlook import MinimaOutlook, SurfaceOutlook, law_name
+from analysis.advice.forecast.outlook import Outlook, law_name
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.asymptotic_law import AsymptoticLaw
 from analysis.statistics.bootstrap import Sample, sample
 from analysis.statistics.power_law import FittedPowerLaw
 from analysis.statistics.quadratic import Floats
+from analysis.surface.fit import SurfaceFit
 from analysis.surface.law import SurfaceLaw
 
 MOST_DRAWS = 1000
@@ -120,7 +121,7 @@ def freeze(forecaster: Forecaster, approach: str, believed: Collection[str]) -> 
         return refusal
     if not whole:
         return next((part for part in parts.values() if isinstance(part, Refusal)), _NO_LAW)
-    weights = forecaster.weights("loss", list(whole)) if approach == COMBINED else {approach: 1.0}
+    weights = kept_weights(forecaster.past, "loss", list(whole)) if approach == COMBINED else {approach: 1.0}
     number = min(MOST_DRAWS, forecaster.resampling.draws)
     return FrozenLaw(
         parts={name: whole[name] for name in weights},
@@ -146,11 +147,11 @@ def frozen_from_json(document: Mapping[str, Any]) -> FrozenLaw:
     )
 
 
-def _part(outlook: MinimaOutlook | SurfaceOutlook | Refusal) -> FrozenPart | Refusal:
+def _part(outlook: Outlook | Refusal) -> FrozenPart | Refusal:
     if isinstance(outlook, Refusal):
         return outlook
-    if isinstance(outlook, SurfaceOutlook):
-        best, draws = outlook.surface.best.as_law, outlook.surface.draws.law
+    if isinstance(outlook, SurfaceFit):
+        best, draws = outlook.best.as_law, outlook.draws.law
         theta_kp = np.concatenate([best.theta_kp, draws.theta_kp[:MOST_DRAWS]])
         return FrozenSurface(law=SurfaceLaw(theta_kp=theta_kp, centre=draws.centre))
     for law in (outlook.loss, outlook.params):

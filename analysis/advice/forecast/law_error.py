@@ -52,11 +52,6 @@ class LawError:
     log_share_t: Floats
     """ln of the share of belief in each, which sum to one."""
 
-    @property
-    def typical(self) -> float:
-        """Root of the mean of τ²."""
-        return float(np.sqrt(np.exp(self.log_share_t) @ self.tau_t**2))
-
     def log_density(self, past: PastError) -> float:
         """ln of the density of an error before it is seen."""
         return float(np.logaddexp.reduce(self.log_share_t + self._log_normals_t(past)))

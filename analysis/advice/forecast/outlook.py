@@ -70,19 +70,14 @@ class MinimaOutlook:
         return SampledOptimum(budget=budget, params=params, tokens=tokens, loss=loss)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SurfaceOutlook:
-    """A surface."""
-
-    surface: SurfaceFit
-    """The fit."""
-
-    def optimum(self, budget: str) -> SampledOptimum:
-        """N*, D* and L* at `budget` (decimal FLOPs)."""
-        return surface_optimum(self.surface, budget)
+Outlook = MinimaOutlook | SurfaceFit
 
 
-Outlook = MinimaOutlook | SurfaceOutlook
+def optimum_at(outlook: Outlook, budget: str, *, forced: bool = False) -> SampledOptimum:
+    """N*, D* and L* at `budget` (decimal FLOPs); `forced`: by a surface that is doubted too."""
+    if isinstance(outlook, SurfaceFit):
+        return surface_optimum(outlook, budget, forced=forced)
+    return outlook.optimum(budget)
 
 
 def outlooks(
@@ -94,9 +89,7 @@ def outlooks(
         unasked = Refusal(kind=RefusalKind.NOT_IDENTIFIED, sentence="none was asked for.")
         return minima_outlooks(minima, _pinned(unasked, rules), rules.resampling.level)
     surface = fit_surface_approach(frame, arm, (), rules.surface, rules.resampling).surface
-    return {SURFACE: surface if isinstance(surface, Refusal) else SurfaceOutlook(surface=surface)} | minima_outlooks(
-        minima, _pinned(surface, rules), rules.resampling.level
-    )
+    return {SURFACE: surface} | minima_outlooks(minima, _pinned(surface, rules), rules.resampling.level)
 
 
 def minima_outlooks(fit: IsoflopFit, pinned: Sample | Refusal, level: float) -> dict[str, Outlook | Refusal]:

@@ -91,16 +91,13 @@ def self_prediction(past: History) -> str:
         return ""
     summary = fared(of_law)
     over, subject = OVER[past.over]
+    # Where no surface was rolled, what is combined.
+    mixed = law if any(test.law == SURFACE for test in ahead) else f"{law} laws through the minima"
     inside = f"{summary.covered} of {summary.count} inside the interval"
     return (
         f"rolled over {over}, {subject} of the next was off by {summary.size:.1%} in the median "
-        f"(largest {abs(worst(of_law).error):.1%}, {inside}) by {_mixed(law, ahead)}{_left_out(past.past, ahead)}"
+        f"(largest {abs(worst(of_law).error):.1%}, {inside}) by {mixed}{_left_out(past.past, ahead)}"
     )
-
-
-def _mixed(law: str, ahead: Sequence[BackTest]) -> str:
-    """The law, and where no surface was rolled, what is combined."""
-    return law if any(test.law == SURFACE for test in ahead) else f"{law} laws through the minima"
 
 
 def _left_out(past: Past, ahead: Sequence[BackTest]) -> str:

@@ -144,11 +144,17 @@ def test_every_later_budget_is_predicted_from_every_prefix(sound):
     assert {test.law for test in result.backtests if test.quantity == "params"} == {"surface", "minima", "combined"}
 
 
+def typical(belief):
+    """Root of the mean of τ²."""
+    return np.sqrt(np.exp(belief.log_share_t) @ belief.tau_t**2)
+
+
 def test_errors_beyond_the_noise_widen_and_those_within_it_do_not():
     within = [PastError(budget=str(number), step=1.0, error=0.001, noise=0.002) for number in range(1, 4)]
     beyond = [PastError(budget=str(number), step=1.0, error=0.03, noise=0.002) for number in range(1, 4)]
-    assert law_error("loss", within).typical < 2 * law_error("loss", []).typical
-    assert law_error("loss", beyond).typical > 5 * law_error("loss", []).typical
+    before, after_small, after_large = (law_error("loss", errors) for errors in ([], within, beyond))
+    assert typical(after_small) < 2 * typical(before)
+    assert typical(after_large) > 5 * typical(before)
     share = weights("loss", {"good": within, "bad": beyond, "silent": ()})
     assert share["bad"] < 1e-3
     assert share["silent"] == pytest.approx(1 / 3)
