@@ -1,10 +1,8 @@
 """The figure that sets arms against each other at equal FLOPs."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -12,10 +10,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.figures.drawing import REASONS, WARN, budget_ticks, loss_name, plain_text, shortened, style_at
-from analysis.figures.layout import legend_below, make_panels, save, style_for
+from analysis.figures.layout import Sheet, legend_below
 from analysis.frontier.compare import REFERENCE, Comparison
 from analysis.frontier.study import Study
-from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Estimate, Refusal
 
 PANEL_INCHES = (4.0, 3.1)
@@ -34,19 +31,14 @@ QUANTITIES = (
 Pair = tuple[str, str]
 
 
-def plot_compare(
-    studies: Sequence[Study],
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    width: float | None = None,
-) -> None:
+def plot_compare(studies: Sequence[Study], sheet: Sheet) -> None:
     """Loss gap, compute and parameter multipliers against C; one row for each study (one a kind of loss).
 
     A band is the mean gap over the budgets that it lies under. With more than two arms, each is set against vanilla
     where there is one; the data hold every pair.
     """
-    with matplotlib.rc_context(style_for(width)):
-        figure, panels = make_panels(len(studies) * len(QUANTITIES), len(QUANTITIES), PANEL_INCHES, width)
+    with sheet.style():
+        figure, panels = sheet.panels(len(studies) * len(QUANTITIES), len(QUANTITIES), PANEL_INCHES)
         pairs = _shown_pairs(studies[0])
         places = [(study, *quantity) for study in studies for quantity in QUANTITIES]
         for axes, (study, quantity, label, neutral) in zip(panels, places, strict=True):
@@ -55,7 +47,7 @@ def plot_compare(
                 axes.set_title(plain_text(loss_name(study)), loc="left", fontweight="bold")
         if handles := _handles(studies, pairs):
             legend_below(figure, handles)
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def _handles(studies: Sequence[Study], pairs: Sequence[Pair]) -> list[Line2D | Patch]:
@@ -79,10 +71,9 @@ def _shown_pairs(study: Study) -> list[Pair]:
 
 
 def _draw_comparison(axes: Axes, study: Study, pairs: list[Pair], quantity: str, label: str, neutral: float) -> None:
-    axes.set_xscale("log")
+    compute = f"C  ({study.points.budget_convention} training FLOPs)"
+    axes.set(xscale="log", xlabel=compute, ylabel=label.format(unit=study.points.loss_unit))
     axes.axhline(neutral, color="black", linewidth=0.8)
-    axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
-    axes.set_ylabel(label.format(unit=study.points.loss_unit))
     budgets = sorted({int(comparison.budget) for comparison in study.comparisons})
     if budgets:
         axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
@@ -144,8 +135,7 @@ def _factor_ticks(axes: Axes, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     if low <= 0 or high / low < WIDE:
         return
-    axes.set_yscale("log")
-    axes.set_ylim(low / 1.1, high * 1.1)
+    axes.set(yscale="log", ylim=(low / 1.1, high * 1.1))
     subs = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 20 else (1.0, 2.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda factor, _: f"{factor:g}"))

@@ -1,8 +1,7 @@
 """Training curves of a sweep: every size at every budget, from its first steps to its evaluation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -10,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.figures.drawing import LOSS_NAMES, WARN, budget_colours, count_ticks, plain_text
-from analysis.figures.layout import legend_below, make_panels, name_arm, save, style_for
-from analysis.report.provenance import Provenance
+from analysis.figures.layout import Sheet, legend_below, name_arm
 from analysis.runs.curves import CellCurve
 from analysis.statistics.quadratic import Floats
 from mor_core.units import budget_label
@@ -64,34 +62,31 @@ def _mean_of(group: Sequence[CellCurve]) -> CellCurve:
     )
 
 
-def plot_curves(
-    curves: Sequence[CellCurve],
-    loss_column: str,
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    width: float | None = None,
-) -> None:
+def plot_curves(curves: Sequence[CellCurve], loss_column: str, sheet: Sheet) -> None:
     """Training loss against tokens, one panel an arm, one colour a budget, the mean over seeds; the cooldown is the
     thick end of a curve, a dot its evaluation, with the size beside it."""
     arms = sorted({curve.arm for curve in curves})
-    with matplotlib.rc_context(style_for(width)):
+    with sheet.style():
         beside = min(3, max(1, len(arms)))
-        figure, panels = make_panels(len(arms), beside, PANEL_INCHES, width, sharey=True)
+        figure, panels = sheet.panels(len(arms), beside, PANEL_INCHES, sharey=True)
         colours = budget_colours(sorted({curve.budget for curve in curves}, key=int))
         for axes, arm in zip(panels, arms, strict=False):
             name_arm(axes, arm)
             _draw_arm(
-                axes, [curve for curve in mean_over_seeds(curves) if curve.arm == arm], colours, named=width is None
+                axes,
+                [curve for curve in mean_over_seeds(curves) if curve.arm == arm],
+                colours,
+                named=sheet.width is None,
             )
         if arms:
             ends = any(curve.final_loss is not None for curve in curves)
             evaluated = f", and {LOSS_NAMES.get(loss_column, loss_column)} at the end" if ends else ""
             figure.supylabel(f"training loss{evaluated}  (nats/token)", fontsize=matplotlib.rcParams["axes.labelsize"])
-            legend_below(figure, _handles(colours, named=width is None), "C  (FLOPs)")
+            legend_below(figure, _handles(colours, named=sheet.width is None), "C  (FLOPs)")
         else:
             panels[0].set_visible(False)
             figure.text(0.5, 0.5, "no curve to draw: nothing has been trained", ha="center", color=WARN)
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def _handles(colours: dict[str, tuple], *, named: bool) -> list[Line2D]:
@@ -106,21 +101,17 @@ def _handles(colours: dict[str, tuple], *, named: bool) -> list[Line2D]:
 def _draw_arm(axes: Axes, curves: Sequence[CellCurve], colours: dict[str, tuple], *, named: bool) -> None:
     """Larger budgets first: the trunk that budgets share has the colour of the smallest that it serves.
     Sizes are `named` where there is room."""
-    axes.set_xscale("log")
-    axes.set_xlabel("tokens")
+    axes.set(xscale="log", xlabel="tokens")
     drawn = [curve for curve in curves if len(curve.tokens)]
     if not drawn:
         return
     first = SHOWN_FROM * max(curve.tokens[-1] for curve in drawn)
-    spans = [_draw_curve(axes, curve, first, colours[curve.budget], named=named) for curve in _largest_first(drawn)]
+    drawn.sort(key=lambda curve: (int(curve.budget), curve.params), reverse=True)
+    spans = [_draw_curve(axes, curve, first, colours[curve.budget], named=named) for curve in drawn]
     lowest, highest = min(low for low, _ in spans), max(high for _, high in spans)
     axes.set_ylim(bottom=min(axes.get_ylim()[0], lowest - 0.08 * (highest - lowest)))
     low, high = axes.get_xlim()
     count_ticks(axes.xaxis, high / low)
-
-
-def _largest_first(curves: Sequence[CellCurve]) -> list[CellCurve]:
-    return sorted(curves, key=lambda curve: (int(curve.budget), curve.params), reverse=True)
 
 
 def _draw_curve(axes: Axes, curve: CellCurve, first: float, colour: tuple, *, named: bool) -> tuple[float, float]:

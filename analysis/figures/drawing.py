@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from analysis.frontier.study import Study
-from analysis.statistics.answers import Estimate, RefusalKind
+from analysis.frontier.study import Frontier, Study
+from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from mor_core.units import budget_label, short_count
 
 # Seaborn's colours for the common kinds of colour blindness, the strongest first; its yellow and its pink are left out
@@ -118,6 +118,13 @@ def error_bars(answers: Sequence[Estimate]) -> NDArray[np.float64]:
     return np.maximum(np.array(reaches).T, 0.0)
 
 
+def draw_estimates(axes: Axes, estimates: dict[str, Estimate], dodge: float = 1.0, **look: Any) -> None:
+    """Budget -> estimate as points with their intervals, moved along C by the factor `dodge`."""
+    places = [float(budget) * dodge for budget in estimates]
+    values = [estimate.value for estimate in estimates.values()]
+    axes.errorbar(places, values, yerr=error_bars(list(estimates.values())), **look)
+
+
 def budget_handles(colours: dict[str, Any], **look: Any) -> list[Line2D]:
     """What a legend shows of the budgets: each has its colour and, in turn, a marker."""
     return [
@@ -126,8 +133,11 @@ def budget_handles(colours: dict[str, Any], **look: Any) -> list[Line2D]:
     ]
 
 
-def grouped_reasons(refusals: list[tuple[str, RefusalKind]]) -> list[str]:
-    """One sentence a reason, naming its budgets."""
+def reasons_without_size(frontier: Frontier) -> list[str]:
+    """One sentence a reason why there is no N*, naming its budgets."""
+    refusals = [
+        (optimum.budget, optimum.params.kind) for optimum in frontier.optima if isinstance(optimum.params, Refusal)
+    ]
     kinds = dict.fromkeys(kind for _, kind in refusals)
     return [
         f"{', '.join(budget_label(budget) for budget, reason in refusals if reason is kind)}: {REASONS[kind]}"
@@ -209,17 +219,11 @@ def draw_reference_optima(axes: Axes, quantity: str, study: Study, reference: Re
     handles = []
     arms = list(dict.fromkeys([*study.points.arms, *reference.study.points.arms]))
     for frontier in reference.study.frontiers:
-        answers = [(float(optimum.budget), getattr(optimum, quantity)) for optimum in frontier.optima]
-        supported = [(flops, answer) for flops, answer in answers if isinstance(answer, Estimate)]
-        if not supported:
+        if not (estimates := frontier.estimates(quantity)):
             continue
         colour, marker = arm_style(arms, frontier.arm)
-        estimates = [answer for _, answer in supported]
         look: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": "none", "markersize": 6}
-        axes.errorbar(
-            [flops for flops, _ in supported], [estimate.value for estimate in estimates],
-            yerr=error_bars(estimates), alpha=0.6, elinewidth=0.9, capsize=2.0, **look,
-        )  # fmt: skip
+        draw_estimates(axes, estimates, alpha=0.6, elinewidth=0.9, capsize=2.0, **look)
         label = plain_text(f"{frontier.arm}, {reference.name} ({frontier.approach})")
         handles.append(
             Line2D([], [], color=colour, marker=marker, markerfacecolor="none", linestyle="", markersize=6, label=label)

@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.advice.forecast.score import ScoredForecast
 from analysis.figures.advice.lifetime import LifetimeStudy
 from analysis.figures.curves import smoothed
 from analysis.figures.surface import relative_residuals, surfaces_of
 from analysis.frontier.study import Frontier, Study
 from analysis.isoflop.parabola import Parabola
-from analysis.report.forecasts import scores_as_json
 from analysis.report.provenance import Provenance
 from analysis.report.text import plain
 from analysis.runs.curves import CellCurve
@@ -168,8 +166,3 @@ def curves_data(curves: Sequence[CellCurve]) -> list[dict[str, Any]]:
         }
         for curve in curves
     ]
-
-
-def forecasts_data(scored: Sequence[ScoredForecast]) -> list[dict[str, Any]]:
-    """Every forecast, and its scores."""
-    return scores_as_json(scored)

@@ -2,10 +2,8 @@
 why it is missing."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,19 +16,18 @@ from analysis.figures.drawing import (
     Reference,
     budget_ticks,
     count_ticks,
+    draw_estimates,
     draw_reference_optima,
-    error_bars,
-    grouped_reasons,
     plain_text,
+    reasons_without_size,
     shortened,
     style_at,
 )
-from analysis.figures.layout import panel_grid, save, style_for, width_of, write_below
+from analysis.figures.layout import Sheet, width_of, write_below
 from analysis.frontier.study import Frontier, Study
-from analysis.report.provenance import Provenance
 from analysis.report.text import EXPONENTS, caveat_of, params_label
-from analysis.statistics.answers import Estimate, Refusal
-from analysis.statistics.approach import QUANTITIES
+from analysis.statistics.answers import Refusal
+from analysis.statistics.approach import QUANTITIES, SYMBOLS
 from analysis.statistics.power_law import FittedPowerLaw
 
 PANEL_INCHES = (4.0, 3.9)
@@ -53,19 +50,13 @@ LABELS = {
 }
 
 
-def plot_frontier(
-    study: Study,
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    reference: Reference | None = None,
-    width: float | None = None,
-) -> None:
+def plot_frontier(study: Study, sheet: Sheet, reference: Reference | None = None) -> None:
     """N*(C), D*(C) and L*(C), every arm with intervals and power laws, written to every path (by its suffix).
 
     Optima of a reference are open marks in the colour of their arm.
     """
-    with matplotlib.rc_context(style_for(width)):
-        columns, wide, high = panel_grid(len(QUANTITIES), PANEL_INCHES, width)
+    with sheet.style():
+        columns, wide, high = sheet.grid(len(QUANTITIES), PANEL_INCHES)
         rows = len(QUANTITIES) // columns
         num_lines = 1 + len(study.frontiers) + (len(reference.study.frontiers) if reference else 0)
         # Beside each other, the exponents stand in columns; on a narrow sheet, below each other.
@@ -78,22 +69,24 @@ def plot_frontier(
             drawn = _draw_frontier_panel(axes, quantity, study, reference)
             references |= {handle.get_label(): handle for handle in drawn}
         _write_exponents(figure.add_subplot(grid[rows, :]), study, list(references.values()), stacked=rows > 1)
-        if footer := _footer(study, int(FOOTER_CHARACTERS * wide * columns)):
+        if footer := "\n".join(_footer(study, int(FOOTER_CHARACTERS * wide * columns))):
             write_below(figure, plain_text(footer), fontsize=7.5, color=WARN, linespacing=1.4)
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def _draw_frontier_panel(axes: Axes, quantity: str, study: Study, reference: Reference | None) -> list[Line2D]:
     """Returns what the legend shows of the reference."""
-    axes.set_xscale("log")
-    if quantity != "loss":
-        axes.set_yscale("log")
+    axes.set(xscale="log", yscale="linear" if quantity == "loss" else "log")
     frontiers = study.frontiers
     for index, frontier in enumerate(frontiers):
         colour, marker = style_at(index)
         # Side by side, so that intervals at one budget stay readable; losses are apart already.
         dodge = 1 + (0.025 if quantity != "loss" else 0.0) * (index - (len(frontiers) - 1) / 2)
-        _draw_optima(axes, quantity, frontier, colour, marker, dodge)
+        if estimates := frontier.estimates(quantity):
+            draw_estimates(
+                axes, estimates, dodge, fmt=marker, color=colour, markersize=5, elinewidth=1.1, capsize=2.5,
+                markeredgecolor="white", markeredgewidth=0.5, zorder=4,
+            )  # fmt: skip
         _draw_law(axes, getattr(frontier, f"{quantity}_law"), colour)
     budgets = [int(optimum.budget) for frontier in frontiers for optimum in frontier.optima]
     handles: list[Line2D] = []
@@ -143,12 +136,9 @@ def _write_exponents(axes: Axes, study: Study, references: Sequence[Line2D], *, 
 
 def _frontier_handle(index: int, frontier: Frontier) -> Line2D:
     colour, marker = style_at(index)
-    has_optimum = any(
-        isinstance(getattr(optimum, name), Estimate) for optimum in frontier.optima for name in QUANTITIES
-    )
     has_law = any(isinstance(getattr(frontier, f"{name}_law"), FittedPowerLaw) for name in QUANTITIES)
     return Line2D(
-        [], [], color=colour, marker=marker if has_optimum else "", linestyle="-" if has_law else "", markersize=5
+        [], [], color=colour, marker="" if frontier.refused else marker, linestyle="-" if has_law else "", markersize=5
     )
 
 
@@ -170,27 +160,6 @@ def _exponents(study: Study, quantity: str) -> list[str]:
     ]
 
 
-def _draw_optima(axes: Axes, quantity: str, frontier: Frontier, colour: str, marker: str, dodge: float) -> None:
-    answers = [(float(optimum.budget), getattr(optimum, quantity)) for optimum in frontier.optima]
-    supported = [(flops, answer) for flops, answer in answers if isinstance(answer, Estimate)]
-    if not supported:
-        return
-    estimates = [answer for _, answer in supported]
-    axes.errorbar(
-        np.array([flops for flops, _ in supported]) * dodge,
-        [estimate.value for estimate in estimates],
-        yerr=error_bars(estimates),
-        fmt=marker,
-        color=colour,
-        markersize=5,
-        elinewidth=1.1,
-        capsize=2.5,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        zorder=4,
-    )
-
-
 def _draw_law(axes: Axes, law: FittedPowerLaw | Refusal, colour: str) -> None:
     if isinstance(law, Refusal):
         return
@@ -201,10 +170,10 @@ def _draw_law(axes: Axes, law: FittedPowerLaw | Refusal, colour: str) -> None:
 
 
 def _finish_frontier_panel(axes: Axes, quantity: str, study: Study, budgets: list[int]) -> None:
-    axes.set_title(f"{quantity_symbol(quantity)} against compute", loc="left", fontweight="bold")
-    axes.set_xlabel(f"C  ({study.points.budget_convention} training FLOPs)")
+    axes.set_title(f"{SYMBOLS[quantity]} against compute", loc="left", fontweight="bold")
     counted = f"  ({plain_text(params_label(study))})" if quantity == "params" else ""
-    axes.set_ylabel(LABELS[quantity].format(unit=study.points.loss_unit) + counted)
+    label = LABELS[quantity].format(unit=study.points.loss_unit) + counted
+    axes.set(xlabel=f"C  ({study.points.budget_convention} training FLOPs)", ylabel=label)
     if budgets:
         axes.set_xlim(budgets[0] / 1.5, budgets[-1] * 1.5)
         budget_ticks(axes, budgets)
@@ -218,20 +187,9 @@ def _finish_frontier_panel(axes: Axes, quantity: str, study: Study, budgets: lis
         count_ticks(axes.yaxis, high / low)
 
 
-def quantity_symbol(quantity: str) -> str:
-    """N*, D* or L*."""
-    return LABELS[quantity].split()[0]
-
-
-def _footer(study: Study, characters: int) -> str:
-    lines = []
+def _footer(study: Study, characters: int) -> Iterator[str]:
     for frontier in study.frontiers:
-        refusals = [
-            (optimum.budget, optimum.params.kind) for optimum in frontier.optima if isinstance(optimum.params, Refusal)
-        ]
-        if refusals:
-            lines.append(
-                textwrap.fill(f"No N* for {frontier.arm} at {'; '.join(grouped_reasons(refusals))}.", characters)
-            )
-    caveat = caveat_of(study)
-    return "\n".join([*lines, *([textwrap.fill(caveat, characters)] if caveat else [])])
+        if reasons := reasons_without_size(frontier):
+            yield textwrap.fill(f"No N* for {frontier.arm} at {'; '.join(reasons)}.", characters)
+    if caveat := caveat_of(study):
+        yield textwrap.fill(caveat, characters)

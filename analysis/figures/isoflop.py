@@ -1,8 +1,6 @@
 """Loss against size, one panel an arm: the runs of each budget with their parabola and its minimum."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -22,42 +20,34 @@ from analysis.figures.drawing import (
     count_ticks,
     draw_reference_runs,
     error_bars,
-    grouped_reasons,
     loss_name,
     plain_text,
+    reasons_without_size,
 )
-from analysis.figures.layout import legend_below, make_panels, name_arm, save, style_for, width_of
+from analysis.figures.layout import Sheet, legend_below, name_arm, width_of
 from analysis.frontier.study import Frontier, Study
-from analysis.isoflop.approach import Isoflop
 from analysis.isoflop.parabola import Parabola
-from analysis.report.provenance import Provenance
 from analysis.report.text import params_label
-from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.answers import Estimate, Refusal
 
 PANEL_INCHES = (4.0, 3.4)
 FAR_ABOVE = 1.6
 """The loss axis ends at the valley where the runs reach so many times as far up as the valley does."""
 
 
-def plot_isoflop(
-    study: Study,
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    reference: Reference | None = None,
-    width: float | None = None,
-) -> None:
+def plot_isoflop(study: Study, sheet: Sheet, reference: Reference | None = None) -> None:
     """Loss against N, one panel per arm and one colour per budget, and write it to every path (by its suffix).
 
     A parabola is solid over the sizes it was fitted to and dashed over the others; a star marks its minimum, with the
     interval of N* across it. Runs of a budget without a parabola are joined by a faint dashed line. Runs far above all
     parabolas are left out of the picture, and counted. Runs of a reference are open grey marks, joined by budget.
     """
-    with matplotlib.rc_context(style_for(width)):
+    with sheet.style():
         frontiers = [frontier for frontier in study.frontiers if frontier.isoflops]
         budgets = sorted({isoflop.budget for frontier in frontiers for isoflop in frontier.isoflops}, key=int)
         colours = budget_colours(budgets)
         beside = min(3, max(1, len(frontiers)))
-        figure, panels = make_panels(len(frontiers), beside, PANEL_INCHES, width, sharex=True, sharey=True)
+        figure, panels = sheet.panels(len(frontiers), beside, PANEL_INCHES, sharex=True, sharey=True)
         for axes, frontier in zip(panels, frontiers, strict=False):
             _draw_isoflop_panel(axes, study.points.of_arm(frontier.arm), frontier, colours)
             draw_reference_runs(axes, frontier.arm, reference)
@@ -67,7 +57,7 @@ def plot_isoflop(
             handles.append(Line2D([], [], **REFERENCE_LOOK, label=reference.name))
         if frontiers:
             legend_below(figure, handles, f"C  ({study.points.budget_convention} FLOPs)")
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def _draw_isoflop_panel(axes: Axes, runs: pl.DataFrame, frontier: Frontier, colours: dict[str, tuple]) -> None:
@@ -132,9 +122,7 @@ def _finish_isoflop(
     if reference is None:
         _end_at_the_valley(shown, frontiers, study)
     inches = width_of(shown[0])
-    notes = [
-        _wrapped_refusals(_isoflop_refusals(frontier.isoflops, frontier), int(17 * inches)) for frontier in frontiers
-    ]
+    notes = [_why_not(frontier, int(17 * inches)) for frontier in frontiers]
     for axes, note in zip(shown, notes, strict=True):
         axes.text(0.02, 0.985, note, transform=axes.transAxes, va="top", fontsize=7, color=WARN, zorder=6)
     _leave_headroom(shown[0], max((note.count("\n") + 1 for note in notes if note), default=0))
@@ -171,19 +159,9 @@ def _star_handle(level: float) -> Line2D:
     return Line2D([], [], color="black", marker="*", markerfacecolor="white", markersize=10, label=label)
 
 
-def _isoflop_refusals(isoflops: Sequence[Isoflop], frontier: Frontier) -> list[tuple[str, RefusalKind]]:
-    refusals = []
-    for isoflop, optimum in zip(isoflops, frontier.optima, strict=True):
-        for answer in (isoflop.params, optimum.params):
-            if isinstance(answer, Refusal):
-                refusals.append((isoflop.budget, answer.kind))
-                break
-    return refusals
-
-
-def _wrapped_refusals(refusals: list[tuple[str, RefusalKind]], width: int) -> str:
-    lines = [textwrap.fill(line, width, subsequent_indent="   ") for line in grouped_reasons(refusals)]
-    return "\n".join(lines)
+def _why_not(frontier: Frontier, characters: int) -> str:
+    reasons = reasons_without_size(frontier)
+    return "\n".join(textwrap.fill(reason, characters, subsequent_indent="   ") for reason in reasons)
 
 
 def _leave_headroom(axes: Axes, num_lines: int) -> None:

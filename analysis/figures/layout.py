@@ -3,14 +3,17 @@ and files that say where they come from."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.drawing import FAINT, STYLE, plain_text, shortened
+from analysis.figures.drawing import FAINT, STYLE, WARN, plain_text, shortened
 from analysis.report.provenance import Provenance
 
 CHARACTERS_PER_INCH = 21.0
@@ -35,40 +38,62 @@ SMALL_PRINT: dict[Any, Any] = {
 }
 
 
-def style_for(width: float | None) -> dict[Any, Any]:
-    """The look of all figures; at the width of a paper in inches, with print as small as its own."""
-    return STYLE if width is None else STYLE | SMALL_PRINT
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """What a figure is drawn on: files for a screen, or for the column of a paper."""
 
+    out_paths: Iterable[Path]
+    """Files, each written as its suffix says."""
+    provenance: Provenance | None = None
+    """Where the figure comes from, which is written at its foot."""
+    width: float | None = None
+    """Of the paper's column or page, inches; None for a screen."""
 
-def make_panels(
-    number: int,
-    beside: int,
-    inches: tuple[float, float],
-    width: float | None,
-    least_inches: float = LEAST_PANEL_INCHES,
-    **shared: Any,
-) -> tuple[Figure, list[Axes]]:
-    """At least `number` panels, row by row, `beside` each other where there is room, each of so many inches; on the
-    width of a paper they are as wide as it lets them be. What is left over is hidden."""
-    columns, wide, high = panel_grid(beside, inches, width, least_inches)
-    rows = max(1, -(-number // columns))
-    figure = Figure(figsize=(wide * columns, high * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
-    for axes in panels[max(1, number) :]:
-        axes.set_visible(False)
-    return figure, panels
+    def style(self) -> AbstractContextManager[None]:
+        """The look of all figures; on paper with print as small as its own."""
+        return matplotlib.rc_context(STYLE if self.width is None else STYLE | SMALL_PRINT)
 
+    def panels(
+        self,
+        number: int,
+        beside: int,
+        inches: tuple[float, float],
+        least_inches: float = LEAST_PANEL_INCHES,
+        **shared: Any,
+    ) -> tuple[Figure, list[Axes]]:
+        """At least `number` panels, row by row, `beside` each other where there is room, each of so many inches; on
+        paper they are as wide as it lets them be. What is left over is hidden."""
+        columns, wide, high = self.grid(beside, inches, least_inches)
+        rows = max(1, -(-number // columns))
+        figure = Figure(figsize=(wide * columns, high * rows), layout="constrained")
+        panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+        for axes in panels[max(1, number) :]:
+            axes.set_visible(False)
+        return figure, panels
 
-def panel_grid(
-    beside: int, inches: tuple[float, float], width: float | None, least_inches: float = LEAST_PANEL_INCHES
-) -> tuple[int, float, float]:
-    """Panels in a row, and the inches of each: as asked on a screen; on a paper whole shares of a row of them."""
-    if width is None:
-        return beside, *inches
-    room = max(1, int(width // least_inches))
-    columns = max(count for count in range(1, beside + 1) if beside % count == 0 and count <= room)
-    wide = width / columns
-    return columns, wide, max(LEAST_PANEL_HEIGHT, wide * min(PAPER_RATIO, inches[1] / inches[0]))
+    def grid(
+        self, beside: int, inches: tuple[float, float], least_inches: float = LEAST_PANEL_INCHES
+    ) -> tuple[int, float, float]:
+        """Panels in a row, and the inches of each: as asked on a screen; on paper whole shares of a row of them."""
+        if self.width is None:
+            return beside, *inches
+        room = max(1, int(self.width // least_inches))
+        columns = max(count for count in range(1, beside + 1) if beside % count == 0 and count <= room)
+        wide = self.width / columns
+        return columns, wide, max(LEAST_PANEL_HEIGHT, wide * min(PAPER_RATIO, inches[1] / inches[0]))
+
+    def save(self, figure: Figure) -> None:
+        """Write with the provenance at the foot, without dates, so that equal studies give equal files."""
+        _settle(figure)
+        if self.provenance is not None:
+            characters = int(figure.get_size_inches()[0] * CHARACTERS_PER_INCH)
+            lines = [line for sentence in self.provenance.lines() for line in textwrap.wrap(sentence, characters)]
+            write_below(figure, plain_text("\n".join(lines)), fontsize=6.5, color=FAINT, linespacing=1.3)
+        for path in self.out_paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+            metadata = dates.get(path.suffix, {"Software": None})
+            figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.08, metadata=metadata)
 
 
 def width_of(axes: Axes) -> float:
@@ -97,23 +122,13 @@ def legend_below(figure: Figure, handles: Sequence[Artist], title: str = "") -> 
         legend.remove()
 
 
-def save(figure: Figure, out_paths: Iterable[Path], provenance: Provenance | None = None) -> None:
-    """Write with the provenance at the foot, without dates, so that equal studies give equal files."""
-    _settle(figure)
-    if provenance is not None:
-        _write_foot(figure, provenance)
-    for path in out_paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        metadata = dates.get(path.suffix, {"Software": None})
-        figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.08, metadata=metadata)
-
-
-def _write_foot(figure: Figure, provenance: Provenance) -> None:
-    width = figure.get_size_inches()[0]
-    characters = int(width * CHARACTERS_PER_INCH)
-    lines = [line for sentence in provenance.lines() for line in textwrap.wrap(sentence, characters)]
-    write_below(figure, plain_text("\n".join(lines)), fontsize=6.5, color=FAINT, linespacing=1.3)
+def say(axes: Axes, words: str, *, framed: bool = True) -> None:
+    """Words in the place of what a panel would show."""
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=WARN, fontsize=8)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    if not framed:
+        axes.spines[:].set_visible(False)
 
 
 def write_below(figure: Figure, text: str, **look: Any) -> None:

@@ -1,10 +1,8 @@
 """Figures of fitted surfaces: the law over (N, D) with its optimum, and what it leaves unexplained."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import seaborn
 from matplotlib.axes import Axes
@@ -28,9 +26,8 @@ from analysis.figures.drawing import (
     loss_name,
     plain_text,
 )
-from analysis.figures.layout import legend_below, make_panels, name_arm, save, style_for
+from analysis.figures.layout import Sheet, legend_below, name_arm, say
 from analysis.frontier.study import Frontier, Study
-from analysis.report.provenance import Provenance
 from analysis.report.text import params_label
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.quadratic import Floats
@@ -61,18 +58,13 @@ def surfaces_of(study: Study) -> list[Frontier]:
     return [frontier for frontier in study.frontiers if frontier.approach == "surface"]
 
 
-def plot_surface(
-    study: Study,
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    width: float | None = None,
-) -> None:
+def plot_surface(study: Study, sheet: Sheet) -> None:
     """The law's loss over N and D, one panel an arm: runs in the colour of their own loss, contours of equal FLOPs,
     and the optimum along each with its intervals."""
     frontiers = surfaces_of(study)
-    with matplotlib.rc_context(style_for(width)):
+    with sheet.style():
         beside = min(3, max(1, len(frontiers)))
-        figure, panels = make_panels(len(frontiers), beside, PANEL_INCHES, width)
+        figure, panels = sheet.panels(len(frontiers), beside, PANEL_INCHES)
         losses = study.points.frame["loss"].to_numpy()
         shades = surface_shades(losses)
         for axes, frontier in zip(panels, frontiers, strict=False):
@@ -87,7 +79,7 @@ def plot_surface(
             legend_below(figure, _surface_handles(study))
         else:
             figure.text(0.5, 0.5, "no points to draw", ha="center", color=WARN)
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def surface_shades(losses: Floats) -> Normalize:
@@ -100,17 +92,16 @@ def surface_shades(losses: Floats) -> Normalize:
 
 def _draw_surface(axes: Axes, study: Study, frontier: Frontier, shades: Normalize) -> None:
     name_arm(axes, frontier.arm, pad=14)
-    axes.set_xlabel(f"N  ({plain_text(params_label(study))})")
-    axes.set_ylabel("D  (tokens)")
+    axes.set(xlabel=f"N  ({plain_text(params_label(study))})", ylabel="D  (tokens)")
     axes.grid(visible=False)
     runs = study.points.of_arm(frontier.arm)
     if runs.is_empty():
-        _say(axes, "no finished run")
+        say(axes, "no finished run")
         return
     params, tokens = (runs[name].to_numpy() for name in ("params", "tokens"))
-    axes.set(xscale="log", yscale="log")
-    axes.set_xlim(params.min() / MARGIN, params.max() * MARGIN * (params.max() / params.min()) ** LABEL_SHARE)
-    axes.set_ylim(tokens.min() / MARGIN, tokens.max() * MARGIN)
+    right = params.max() * MARGIN * (params.max() / params.min()) ** LABEL_SHARE
+    sides = {"xlim": (params.min() / MARGIN, right), "ylim": (tokens.min() / MARGIN, tokens.max() * MARGIN)}
+    axes.set(xscale="log", yscale="log", **sides)
     if isinstance(frontier.surface, SurfaceFit):
         _draw_law(axes, frontier, frontier.surface, shades)
     elif isinstance(frontier.surface, Refusal):
@@ -138,7 +129,8 @@ def _draw_law(axes: Axes, frontier: Frontier, surface: SurfaceFit, shades: Norma
             params, surface.contour.tokens(params, float(optimum.budget)), "--", color="black", linewidth=0.8, alpha=0.7
         )
     _name_budgets(axes, [optimum.budget for optimum in frontier.optima], surface)
-    path = np.geomspace(*_ends([float(optimum.budget) for optimum in frontier.optima]), 40)
+    budgets = [float(optimum.budget) for optimum in frontier.optima] or [1.0]
+    path = np.geomspace(min(budgets), max(budgets), 40)
     places = [surface.law.n_opt(flops, surface.contour) for flops in path]
     bought = [surface.law.d_opt(flops, surface.contour) for flops in path]
     axes.plot(places, bought, color="black", linewidth=1.6)
@@ -179,10 +171,6 @@ def _name_budgets(axes: Axes, budgets: Sequence[str], surface: SurfaceFit) -> No
         )  # fmt: skip
 
 
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    return (min(values), max(values)) if values else (1.0, 1.0)
-
-
 def _surface_handles(study: Study) -> list[Line2D]:
     level = study.settings.resampling.level
     return [
@@ -195,27 +183,15 @@ def _surface_handles(study: Study) -> list[Line2D]:
     ]  # fmt: skip
 
 
-def _say(axes: Axes, words: str) -> None:
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=WARN, fontsize=8)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-
-
 RESIDUAL_PANELS = ("against N", "against D", "normal quantiles", "budgets left out")
 
 
-def plot_residuals(
-    study: Study,
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    width: float | None = None,
-) -> None:
+def plot_residuals(study: Study, sheet: Sheet) -> None:
     """What each surface leaves: against N, against D, against normal quantiles, and on budgets left out of the fit."""
     frontiers = surfaces_of(study)
-    with matplotlib.rc_context(style_for(width)):
+    with sheet.style():
         beside = len(RESIDUAL_PANELS)
-        figure, panels = make_panels(beside * max(1, len(frontiers)), beside, RESIDUAL_INCHES, width, least_inches=1.6)
+        figure, panels = sheet.panels(beside * max(1, len(frontiers)), beside, RESIDUAL_INCHES, least_inches=1.6)
         budgets = sorted(set(study.points.frame["budget"].to_list()), key=int)
         colours = budget_colours(budgets)
         for row, frontier in enumerate(frontiers):
@@ -226,7 +202,7 @@ def plot_residuals(
             for axes in panels:
                 axes.set_visible(False)
             figure.text(0.5, 0.5, "no points to draw", ha="center", color=WARN)
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def _residual_handles(colours: dict[str, tuple]) -> list[Line2D | Patch]:
@@ -246,8 +222,7 @@ def _draw_residuals(panels: list[Axes], study: Study, frontier: Frontier, colour
     if not isinstance(surface, SurfaceFit):
         words = f"no surface: {REASONS[surface.kind]}" if isinstance(surface, Refusal) else "no surface"
         for axes in panels:
-            _say(axes, words if axes is panels[0] else "")
-            axes.spines[:].set_visible(False)
+            say(axes, words if axes is panels[0] else "", framed=False)
         return
     for axes, title in zip(panels, RESIDUAL_PANELS, strict=True):
         axes.text(0.0, 1.015, title, transform=axes.transAxes, va="bottom", color=FAINT, fontsize=7)
@@ -290,11 +265,11 @@ def _draw_quantiles(axes: Axes, percent: Floats, limit: float) -> None:
 
 def _draw_held_out(axes: Axes, surface: SurfaceFit) -> None:
     if not surface.held_out:
-        _say(axes, "fewer than three budgets:\nnone left out")
+        say(axes, "fewer than three budgets:\nnone left out")
         return
     axes.axhline(0.0, color="black", linewidth=0.8)
     places = [float(left_out.label.split(" to ")[-1]) for left_out in surface.held_out]
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel="C left out  (FLOPs)", xlim=(min(places) / 1.5, max(places) * 1.5))
     for left_out, place in zip(surface.held_out, places, strict=True):
         # Filled where other budgets lie on both sides, open where the law had to extrapolate to it.
         face = "white" if left_out.extrapolates else ARM_COLOURS[1]
@@ -303,6 +278,4 @@ def _draw_held_out(axes: Axes, surface: SurfaceFit) -> None:
             [place], [mean], yerr=[[size], [size]], fmt="s", color=ARM_COLOURS[1], markerfacecolor=face, capsize=2.5,
             markersize=5,
         )  # fmt: skip
-    axes.set_xlabel("C left out  (FLOPs)")
-    axes.set_xlim(min(places) / 1.5, max(places) * 1.5)
     budget_ticks(axes, [int(place) for place in places])

@@ -1,7 +1,8 @@
 """The interactive figures of the page as plain values: axes, series by arm, and the words shown on hovering."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,12 @@ def _flops_axis(study: Study) -> dict[str, Any]:
     return _axis(label, "flops", ticks=[float(budget) for budget in budgets] if len(budgets) <= 12 else ())
 
 
-def _frontier_charts(study: Study) -> list[Chart]:
+def _frontier_charts(study: Study) -> Iterator[Chart]:
     axes = {
         "params": _axis(f"N* ({params_label(study)})", "count"),
         "tokens": _axis("D* (tokens)", "count"),
         "loss": _axis(f"L* ({study.points.loss_unit})", "number", log=False),
     }
-    charts = []
     for quantity in QUANTITIES:
         series = []
         for entry in frontier_data(study):
@@ -97,11 +97,8 @@ def _frontier_charts(study: Study) -> list[Chart]:
                 )
             )
         title = f"{SYMBOLS[quantity]} against compute"
-        charts.append(
-            {"id": f"frontier-{quantity}", "section": "frontier", "title": title, "arm": "", "x": _flops_axis(study),
-             "y": axes[quantity], "series": series}
-        )  # fmt: skip
-    return charts
+        yield {"id": f"frontier-{quantity}", "section": "frontier", "title": title, "arm": "", "x": _flops_axis(study),
+               "y": axes[quantity], "series": series}  # fmt: skip
 
 
 def _optimum_point(optimum: Any, quantity: str, whose: str) -> dict[str, Any]:
@@ -116,12 +113,11 @@ def _optimum_point(optimum: Any, quantity: str, whose: str) -> dict[str, Any]:
     }
 
 
-def _isoflop_charts(study: Study) -> list[Chart]:
+def _isoflop_charts(study: Study) -> Iterator[Chart]:
     budgets = sorted(set(study.points.frame["budget"].to_list()), key=int)
     colours = {budget: to_hex(colour) for budget, colour in budget_colours(budgets).items()}
     shapes = list(SHAPES.values())
-    charts = []
-    for entry in isoflop_data(study):
+    for number, entry in enumerate(isoflop_data(study)):
         series = []
         for curve in entry["budgets"]:
             budget, label = curve["budget"], budget_label(curve["budget"])
@@ -134,13 +130,10 @@ def _isoflop_charts(study: Study) -> list[Chart]:
             series.append(_series(label, entry["arm"], colours[budget], shape, points=points, line=line))
             if isinstance(curve["parabola"], Parabola) and isinstance(curve["params"], Estimate):
                 series.append(_minimum(entry["arm"], label, colours[budget], curve))
-        charts.append(
-            {"id": f"isoflop-{len(charts)}", "section": "isoflop", "title": entry["arm"], "arm": entry["arm"],
-             "x": _axis(f"N ({params_label(study)})", "count"),
-             "y": _axis(f"{study.points.loss_column} ({study.points.loss_unit})", "number", log=False),
-             "series": series}
-        )  # fmt: skip
-    return charts
+        yield {"id": f"isoflop-{number}", "section": "isoflop", "title": entry["arm"], "arm": entry["arm"],
+               "x": _axis(f"N ({params_label(study)})", "count"),
+               "y": _axis(f"{study.points.loss_column} ({study.points.loss_unit})", "number", log=False),
+               "series": series}  # fmt: skip
 
 
 def _minimum(arm: str, label: str, colour: str, curve: dict[str, Any]) -> dict[str, Any]:
@@ -169,15 +162,12 @@ def _run_point(point: dict[str, Any], x: float, y: float, *more: str) -> dict[st
     }
 
 
-def _surface_charts(study: Study) -> list[Chart]:
+def _surface_charts(study: Study) -> Iterator[Chart]:
     """Runs over N and D in the colour of their loss, lines of equal FLOPs and the optima of the law."""
     losses = study.points.frame["loss"].to_numpy()
-    shade = seaborn.color_palette("cividis", as_cmap=True)
-    charts = []
-    for entry in surface_data(study):
-        if not isinstance(entry["surface"], SurfaceFit) or not entry["points"]:
-            continue
-        shades = surface_shades(losses)
+    shade, shades = seaborn.color_palette("cividis", as_cmap=True), surface_shades(losses)
+    fitted = [entry for entry in surface_data(study) if isinstance(entry["surface"], SurfaceFit) and entry["points"]]
+    for number, entry in enumerate(fitted):
         runs = [
             _run_point(point, point["params"], point["tokens"]) | {"colour": to_hex(shade(shades(point["loss"])))}
             for point in entry["points"]
@@ -202,31 +192,25 @@ def _surface_charts(study: Study) -> list[Chart]:
             if isinstance(optimum.params, Estimate) and isinstance(optimum.tokens, Estimate)
         ]  # fmt: skip
         series.append(_series("optimum of the law, with intervals", entry["arm"], "#ffffff", "star", points=stars))
-        charts.append(
-            {"id": f"surface-{len(charts)}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
-             "x": _axis(f"N ({params_label(study)})", "count"), "y": _axis("D (tokens)", "count"), "series": series}
-        )  # fmt: skip
-    return charts
+        yield {"id": f"surface-{number}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
+               "x": _axis(f"N ({params_label(study)})", "count"), "y": _axis("D (tokens)", "count"),
+               "series": series}  # fmt: skip
 
 
-def _residual_charts(study: Study) -> list[Chart]:
-    charts = []
-    for entry in residuals_data(study):
-        if not entry["points"]:
-            continue
+def _residual_charts(study: Study) -> Iterator[Chart]:
+    fitted = [entry for entry in residuals_data(study) if entry["points"]]
+    pairs = product(fitted, (("params", "N"), ("tokens", "D (tokens)")))
+    for number, (entry, (name, label)) in enumerate(pairs):
         colour, marker = arm_style(study.points.arms, entry["arm"])
-        for name, label in (("params", "N"), ("tokens", "D (tokens)")):
-            points = [
-                _run_point(point, point[name], 100 * point["relative"], f"predicted {point['relative']:+.2%}")
-                for point in entry["points"]
-            ]
-            charts.append(
-                {"id": f"residuals-{len(charts)}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
-                 "x": _axis(label, "count"), "y": _axis("predicted / measured - 1 (%)", "number", log=False),
-                 "zero": 0.0, "starts_row": name == "params",
-                 "series": [_series(entry["arm"], entry["arm"], colour, SHAPES[marker], points=points, legend="")]}
-            )  # fmt: skip
-    return charts
+        points = [
+            _run_point(point, point[name], 100 * point["relative"], f"predicted {point['relative']:+.2%}")
+            for point in entry["points"]
+        ]
+        yield {"id": f"residuals-{number}", "section": "surface", "title": entry["arm"], "arm": entry["arm"],
+               "x": _axis(label, "count"), "y": _axis("predicted / measured - 1 (%)", "number", log=False),
+               "zero": 0.0, "starts_row": name == "params",
+               "series": [_series(entry["arm"], entry["arm"], colour, SHAPES[marker], points=points, legend="")],
+               }  # fmt: skip
 
 
 def _repeated_charts(study: Study) -> list[Chart]:
@@ -246,7 +230,7 @@ def _repeated_charts(study: Study) -> list[Chart]:
                 {"id": f"corpus-{len(charts)}",
                  "title": f"{shown.arm}: optimum at {budget_label(shown.optima[0].budget)} by corpus",
                  "x": _axis("U, tokens of the corpus", "count"), "y": _axis("N*, D*", "count"),
-                 "series": _corpus_series(shown.arm, shown.optima)} | common
+                 "series": list(_corpus_series(shown.arm, shown.optima))} | common
             )  # fmt: skip
     return charts
 
@@ -272,8 +256,7 @@ def _track_series(shown: ArmRepetition) -> list[Chart]:
     ]  # fmt: skip
 
 
-def _corpus_series(arm: str, optima: Sequence[RepeatedOptimum]) -> list[Chart]:
-    series = []
+def _corpus_series(arm: str, optima: Sequence[RepeatedOptimum]) -> Iterator[Chart]:
     for quantity, symbol, colour in (("params", "N*", ARM_COLOURS[0]), ("tokens", "D*", ARM_COLOURS[1])):
         places = [(optimum.unique_tokens, getattr(optimum, quantity).estimate) for optimum in optima]
         points = [
@@ -286,13 +269,11 @@ def _corpus_series(arm: str, optima: Sequence[RepeatedOptimum]) -> list[Chart]:
         ]
         line = [[corpus, answer.value] for corpus, answer in places]
         band = [[corpus, answer.low, answer.high] for corpus, answer in places]
-        series.append(_series(symbol, arm, colour, "none", points=points, line=line, band=band))
-    return series
+        yield _series(symbol, arm, colour, "none", points=points, line=line, band=band)
 
 
-def _compare_charts(study: Study) -> list[Chart]:
+def _compare_charts(study: Study) -> Iterator[Chart]:
     pairs = list(dict.fromkeys((comparison.arm, comparison.other) for comparison in study.comparisons))
-    charts = []
     for quantity, label, neutral in (
         ("gap", f"L* minus the other arm's ({study.points.loss_unit})", 0.0),
         ("compute", "compute multiplier", 1.0),
@@ -322,52 +303,43 @@ def _compare_charts(study: Study) -> list[Chart]:
         values = [end for point in points for end in (point["low"], point["high"])]
         if values:
             log = quantity != "gap" and min(values) > 0 and max(values) > WIDE * min(values)
-            charts.append(
-                {"id": f"compare-{quantity}", "section": "compare", "title": label, "arm": "",
-                 "x": _flops_axis(study), "y": _axis(label, "number", log=log), "zero": neutral, "series": series}
-            )  # fmt: skip
-    return charts
+            yield {"id": f"compare-{quantity}", "section": "compare", "title": label, "arm": "",
+                   "x": _flops_axis(study), "y": _axis(label, "number", log=log), "zero": neutral,
+                   "series": series}  # fmt: skip
 
 
-def _mean_gap(study: Study, arm: str, other: str, colour: str) -> list[Chart]:
+def _mean_gap(study: Study, arm: str, other: str, colour: str) -> Iterator[Chart]:
     """The mean gap of two arms as a band over the budgets that it is of; nothing where it is refused."""
-    bands = []
     for whole in study.over_budgets:
         if (whole.arm, whole.other) != (arm, other) or not isinstance(whole.gap, Estimate):
             continue
         gap, budgets = whole.gap, [float(budget) for budget in whole.budgets]
         words = [f"{arm} against {other}, mean over {len(budgets)} budgets",
                  f"{gap.value:+.4g} [{gap.low:+.4g}, {gap.high:+.4g}]"]  # fmt: skip
-        bands.append(
-            _series(
-                f"{arm} against {other}, mean",
-                arm,
-                colour,
-                "none",
-                points=[{"x": math.sqrt(budgets[0] * budgets[-1]), "y": gap.value, "text": words}],
-                line=[[budget, gap.value] for budget in budgets],
-                band=[[budget, gap.low, gap.high] for budget in budgets],
-                dashed=True,
-                legend=f"mean gap over budgets, {gap.level:.0%} interval",
-            )
+        yield _series(
+            f"{arm} against {other}, mean",
+            arm,
+            colour,
+            "none",
+            points=[{"x": math.sqrt(budgets[0] * budgets[-1]), "y": gap.value, "text": words}],
+            line=[[budget, gap.value] for budget in budgets],
+            band=[[budget, gap.low, gap.high] for budget in budgets],
+            dashed=True,
+            legend=f"mean gap over budgets, {gap.level:.0%} interval",
         )
-    return bands
 
 
-def _curve_charts(curves: Sequence[CellCurve]) -> list[Chart]:
+def _curve_charts(curves: Sequence[CellCurve]) -> Iterator[Chart]:
     """The means over seeds, one colour a budget, the cooldown thick."""
     budgets = sorted({curve.budget for curve in curves}, key=int)
     colours = {budget: to_hex(colour) for budget, colour in budget_colours(budgets).items()}
     means = sorted(mean_over_seeds(curves), key=lambda curve: (int(curve.budget), curve.params), reverse=True)
-    charts = []
-    for arm in sorted({curve.arm for curve in means}):
+    for number, arm in enumerate(sorted({curve.arm for curve in means})):
         first = SHOWN_FROM * max(float(curve.tokens[-1]) for curve in means if curve.arm == arm)
         series = [_curve_series(curve, first, colours[curve.budget]) for curve in means if curve.arm == arm]
-        charts.append(
-            {"id": f"curves-{len(charts)}", "section": "curves", "title": arm, "arm": arm,
-             "x": _axis("tokens", "count"), "y": _axis("loss (nats/token)", "number"), "series": series[::-1]}
-        )  # fmt: skip
-    return charts
+        yield {"id": f"curves-{number}", "section": "curves", "title": arm, "arm": arm,
+               "x": _axis("tokens", "count"), "y": _axis("loss (nats/token)", "number"),
+               "series": series[::-1]}  # fmt: skip
 
 
 def _curve_series(curve: CellCurve, first: float, colour: str) -> dict[str, Any]:

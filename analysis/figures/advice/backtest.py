@@ -1,9 +1,7 @@
 """The figure of a back-test: how far off each law was, against how far ahead it looked."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -12,8 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from analysis.advice.forecast.backtest import BackTest, History
 from analysis.advice.forecast.record import Histories, laws_of
 from analysis.figures.drawing import FAINT, arm_style, plain_text
-from analysis.figures.layout import legend_below, make_panels, save, style_for, write_below
-from analysis.report.provenance import Provenance
+from analysis.figures.layout import Sheet, legend_below, write_below
 from analysis.statistics.approach import SYMBOLS
 
 SHOWN = ("loss", "params")
@@ -28,22 +25,16 @@ MARGIN = 0.2
 """What is shown beyond the largest errors, as a share of their range: bars that leave the panel are cut there."""
 
 
-def plot_backtest(
-    histories: Histories,
-    arms: Sequence[str],
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    width: float | None = None,
-) -> None:
+def plot_backtest(histories: Histories, arms: Sequence[str], sheet: Sheet) -> None:
     """Error of L* and of N* against reach with the interval of each prediction, one panel a law, arms by colour."""
     tests = [test for record in histories.values() if isinstance(record, History) for test in record.backtests]
     shown = [quantity for quantity in SHOWN if laws_of(tests, quantity)]
     most = max((len(laws_of(tests, quantity)) for quantity in shown), default=1)
-    columns = most if width is None else min(most, max(1, int(width // LEAST_INCHES)))
+    columns = most if sheet.width is None else min(most, max(1, int(sheet.width // LEAST_INCHES)))
     num_panels = [-(-len(laws_of(tests, quantity)) // columns) * columns for quantity in shown]  # Whole rows.
     inches = (max(PANEL_INCHES[0], LEAST_SCREEN_INCHES / columns), PANEL_INCHES[1])
-    with matplotlib.rc_context(style_for(width)):
-        figure, panels = make_panels(sum(num_panels), columns, inches, width, least_inches=LEAST_INCHES)
+    with sheet.style():
+        figure, panels = sheet.panels(sum(num_panels), columns, inches, least_inches=LEAST_INCHES)
         for place, quantity in enumerate(shown):
             first = sum(num_panels[:place])
             _draw_laws(panels[first : first + num_panels[place]], tests, quantity, _title(histories, quantity), arms)
@@ -52,7 +43,7 @@ def plot_backtest(
         legend_below(figure, _handles(tests, arms))
         if len({test.fitted for test in tests}) > 1:
             write_below(figure, "At one reach, from fewest to most budgets fitted.", fontsize=7.5, color=FAINT)
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def _title(histories: Histories, quantity: str) -> str:
@@ -72,9 +63,9 @@ def _draw_laws(panels: list[Axes], tests: Sequence[BackTest], quantity: str, tit
     for axes, law in zip(panels, laws, strict=False):
         _draw_law(axes, [test for test in shown if test.law == law], arms)
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set(xscale="log", ylim=(low - room, high + room), xlim=(min(reaches) / 1.4, max(reaches) * 1.4))
+        axes.set(xscale="log", xlabel="C / largest C fitted")
+        axes.set(ylim=(low - room, high + room), xlim=(min(reaches) / 1.4, max(reaches) * 1.4))
         axes.set_title(law, loc="left", fontweight="bold")
-        axes.set_xlabel("C / largest C fitted")
         _reach_ticks(axes, max(reaches) / min(reaches))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:+.3g} %" if share else "0"))
         place = axes.get_subplotspec()

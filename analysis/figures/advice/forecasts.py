@@ -1,18 +1,15 @@
 """The figure of forecasts: what was predicted, and what was measured since, relative to the prediction."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.advice.forecast.score import ScoredForecast
 from analysis.figures.drawing import FAINT, WARN, arm_style, plain_text, shortened
-from analysis.figures.layout import legend_below, save, style_for
+from analysis.figures.layout import Sheet, legend_below
 from analysis.report.forecasts import answering
-from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import amount_text, budget_label
 
@@ -30,32 +27,27 @@ LABEL_CHARACTERS_PER_INCH = 18.0
 """Of the small print of paper."""
 
 
-def plot_forecasts(
-    scored: Sequence[ScoredForecast],
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    width: float | None = None,
-) -> None:
+def plot_forecasts(scored: Sequence[ScoredForecast], sheet: Sheet) -> None:
     """A row a forecast that answered (the laws behind it are in the data): every cell that was trained for it since,
     against the interval that it predicts for that very (N, D); while it waits, the interval of its own shape. Intervals
     of the law's mean, which a run may leave by its noise, are dashed.
     """
     scored = answering(scored)
     arms = sorted({record.forecast.key.arm for record in scored})
-    with matplotlib.rc_context(style_for(width)):
-        figure = Figure(figsize=(width or 8.0, 1.3 + ROW_INCHES * max(len(scored), 1)), layout="constrained")
+    with sheet.style():
+        figure = Figure(figsize=(sheet.width or 8.0, 1.3 + ROW_INCHES * max(len(scored), 1)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(0.0, color="black", linewidth=0.8)
         for place, record in enumerate(scored):
             _draw_row(axes, float(-place), record, arm_style(arms, record.forecast.key.arm)[0])
-        labels = [_label(record, width) for record in scored]
+        labels = [_label(record, sheet.width) for record in scored]
         axes.set_yticks([-float(place) for place in range(len(scored))], labels)
         axes.set_xlabel("loss over its prediction, less 1  (%)")
         axes.grid(visible=False, axis="y")
         if not scored:
             axes.text(0.5, 0.5, "no forecast yet", transform=axes.transAxes, ha="center", color=WARN)
         legend_below(figure, _handles())
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def _label(scored: ScoredForecast, width: float | None) -> str:

@@ -1,11 +1,9 @@
 """The figure of a lifetime: what training and serving cost together, against the tokens that will be served."""
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -13,9 +11,8 @@ from matplotlib.lines import Line2D
 from analysis.advice.lifetime import Lifetime, lifetime_study
 from analysis.advice.serving import Demand, ServedArm
 from analysis.figures.drawing import FAINT, WARN, arm_style, count_ticks, plain_text
-from analysis.figures.layout import legend_below, make_panels, save, style_for, write_below
+from analysis.figures.layout import Sheet, legend_below, write_below
 from analysis.frontier.study import Study
-from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.surface.fit import SurfaceFit
 
@@ -86,19 +83,14 @@ def study_lifetime(
     return LifetimeStudy(target=target, loss_unit=study.points.loss_unit, demand=demand, places=tuple(places))
 
 
-def plot_lifetime(
-    study: Study,
-    lifetime: LifetimeStudy,
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    width: float | None = None,
-) -> None:
+def plot_lifetime(study: Study, lifetime: LifetimeStudy, sheet: Sheet) -> None:
     """What training and serving cost at one loss against the tokens served, with the size and training tokens."""
-    with matplotlib.rc_context(style_for(width)):
-        labels = [("total", _cost_label(lifetime.demand)), ("params", "N  (parameters)"), ("tokens", "D  (tokens)")]
+    with sheet.style():
+        moved = " FLOPs" if lifetime.demand.per == "flops" else ", bytes moved"
+        labels = [("total", f"training + serving{moved}"), ("params", "N  (parameters)"), ("tokens", "D  (tokens)")]
         if lifetime.demand.limited:
             labels.append(("sequences", f"sequences of {lifetime.demand.context:g} tokens at once"))
-        figure, panels = make_panels(len(labels), len(labels), PANEL_INCHES, width)
+        figure, panels = sheet.panels(len(labels), len(labels), PANEL_INCHES)
         for axes, (quantity, label) in zip(panels, labels, strict=True):
             axes.set(xscale="log", yscale="log", xlabel="tokens served", ylabel=label)
             for arm in dict.fromkeys(place.arm for place in lifetime.places):
@@ -118,7 +110,7 @@ def plot_lifetime(
         legend_below(figure, handles)
         if missing := _missing_arms(study, lifetime, int(FOOTER_CHARACTERS * figure.get_figwidth())):
             write_below(figure, missing, fontsize=7.5, color=WARN)
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def _draw_lifetime(axes: Axes, study: Study, lifetime: LifetimeStudy, arm: str, quantity: str) -> None:
@@ -137,12 +129,6 @@ def _draw_lifetime(axes: Axes, study: Study, lifetime: LifetimeStudy, arm: str, 
     if bands:
         low, high = [band.low for band in bands], [band.high for band in bands]
         axes.fill_between(served, low, high, color=colour, alpha=0.13, linewidth=0)
-
-
-def _cost_label(demand: Demand) -> str:
-    if demand.per == "flops":
-        return "training + serving FLOPs"
-    return "training + serving, bytes moved"
 
 
 def _title(lifetime: LifetimeStudy) -> str:

@@ -1,12 +1,9 @@
 """The figure of repeated text: loss by passes with the law of each arm, and what to train from a corpus of any size."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -23,9 +20,8 @@ from analysis.figures.drawing import (
     plain_text,
     tick_text,
 )
-from analysis.figures.layout import legend_below, make_panels, name_arm, save, style_for
+from analysis.figures.layout import Sheet, legend_below, name_arm, say
 from analysis.frontier.study import Study
-from analysis.report.provenance import Provenance
 from analysis.report.text import plain
 from analysis.runs.points import SAME_CORPUS
 from analysis.statistics.answers import Refusal, RefusalKind
@@ -168,21 +164,15 @@ def _tracks_of_excess(excess: ArmExcess) -> tuple[Track, ...]:
     return tuple(tracks)
 
 
-def plot_repeated(
-    study: Study,
-    arms: list[ArmRepetition],
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    width: float | None = None,
-) -> None:
+def plot_repeated(study: Study, arms: list[ArmRepetition], sheet: Sheet) -> None:
     """A row an arm: loss by passes with the law, N* and D* by corpus, and the passes that they mean."""
     tracks = sorted((track for arm in arms for track in arm.tracks), key=lambda track: track.rank)
     names = list(dict.fromkeys(track.name for track in tracks))
     colours = budget_colours(names)
-    with matplotlib.rc_context(style_for(width)):
+    with sheet.style():
         with_optima = any(not isinstance(shown.optima, Refusal) for shown in arms)
         per_arm = 3 if with_optima else 1
-        figure, panels = make_panels(per_arm * max(1, len(arms)), 3, PANEL_INCHES, width)
+        figure, panels = sheet.panels(per_arm * max(1, len(arms)), 3, PANEL_INCHES)
         for place, shown in enumerate(arms):
             losses, *others = panels[per_arm * place : per_arm * (place + 1)]
             name_arm(losses, shown.arm, pad=14)
@@ -195,13 +185,13 @@ def plot_repeated(
             figure.text(0.5, 0.5, "no run saw its text more than four times", ha="center", color=WARN)
         else:
             legend_below(figure, _handles(colours, study.settings.resampling.level, arms))
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def _draw_tracks(axes: Axes, shown: ArmRepetition, colours: dict[str, Any], label: str) -> None:
     if not shown.tracks:
         sentence = REASONS[shown.optima.kind] if isinstance(shown.optima, Refusal) else "no run repeats its text"
-        _say(axes, sentence)
+        say(axes, sentence, framed=False)
         return
     names = list(colours)
     for track in shown.tracks:
@@ -221,7 +211,7 @@ def _draw_optima(sizes: Axes, passes: Axes, shown: ArmRepetition) -> None:
     """N* and D* by corpus, and beside them D* / U, each with its interval."""
     if isinstance(shown.optima, Refusal):
         for axes in (sizes, passes):
-            _say(axes, f"no optimum:\n{REASONS[shown.optima.kind]}")
+            say(axes, f"no optimum:\n{REASONS[shown.optima.kind]}", framed=False)
         return
     corpora = np.array([optimum.unique_tokens for optimum in shown.optima])
     for axes, quantity, colour in ((sizes, "params", ARM_COLOURS[0]), (sizes, "tokens", ARM_COLOURS[1]),
@@ -245,14 +235,6 @@ def _draw_optima(sizes: Axes, passes: Axes, shown: ArmRepetition) -> None:
         count_ticks(axes.yaxis, high / low)
     label = f"C = {budget_label(shown.optima[0].budget)}"
     sizes.text(0.0, 1.015, label, transform=sizes.transAxes, va="bottom", fontsize=7, color=FAINT)
-
-
-def _say(axes: Axes, words: str) -> None:
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=WARN, fontsize=8)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
 
 
 def _handles(colours: dict[str, Any], level: float, arms: list[ArmRepetition]) -> list[Line2D]:

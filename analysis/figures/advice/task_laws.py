@@ -1,10 +1,7 @@
 """The figure of a task's laws: bits per byte by tokens, and the score by bits per byte."""
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,8 +11,7 @@ from analysis.advice.tasks.answers import TaskAnswer
 from analysis.advice.tasks.task_study import ArmLaws, TaskStudy
 from analysis.advice.tasks.two_steps import TaskLaw, TaskPrediction
 from analysis.figures.drawing import FAINT, REASONS, arm_style, count_ticks, plain_text
-from analysis.figures.layout import LEAST_PANEL_HEIGHT, legend_below, save, style_for
-from analysis.report.provenance import Provenance
+from analysis.figures.layout import LEAST_PANEL_HEIGHT, Sheet, legend_below
 from analysis.report.text import plain
 from analysis.statistics.answers import Refusal
 from analysis.statistics.quadratic import Floats
@@ -25,17 +21,11 @@ BEYOND = 0.25
 """How far the curve is drawn towards better cells, as a share of the bits per byte that they span."""
 
 
-def plot_task(
-    study: TaskStudy,
-    out_paths: Iterable[Path],
-    provenance: Provenance | None = None,
-    width: float | None = None,
-    answers: tuple[TaskAnswer, ...] = (),
-) -> None:
+def plot_task(study: TaskStudy, sheet: Sheet, answers: tuple[TaskAnswer, ...] = ()) -> None:
     """Both steps of every arm, arms by colour; `answers` are predictions, which are drawn where both steps meet."""
     arms = [laws.cells.arm for laws in study.arms]
-    with matplotlib.rc_context(style_for(width)):
-        inches = width or 8.4
+    with sheet.style():
+        inches = sheet.width or 8.4
         figure = Figure(figsize=(inches, max(0.42 * inches, LEAST_PANEL_HEIGHT + 0.6)), layout="constrained")
         first, second = figure.subplots(1, 2)
         for laws in study.arms:
@@ -46,7 +36,7 @@ def plot_task(
             _draw_answer(second, answer, arm_style(arms, answer.arm)[0])
         _finish(first, second, study)
         legend_below(figure, _handles(study, arms, answers))
-        save(figure, out_paths, provenance)
+        sheet.save(figure)
 
 
 def task_data(study: TaskStudy) -> list[dict[str, Any]]:

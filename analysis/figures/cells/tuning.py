@@ -1,11 +1,9 @@
 """The response of a tuning: the loss of every setting tried and what is fitted to it, over one hyper-parameter as a
 curve and over two as a surface."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -13,9 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from analysis.figures.drawing import FAINT, REASONS, STYLE, WARN, error_bars, plain_text
-from analysis.figures.layout import make_panels, save
-from analysis.report.provenance import Provenance
+from analysis.figures.drawing import FAINT, REASONS, WARN, error_bars, plain_text
+from analysis.figures.layout import Sheet
 from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.statistics.quadratic import Floats
 from analysis.tuning.law import TunedRung
@@ -49,28 +46,26 @@ class Panel:
     """All that were tried."""
 
 
-def plot_response(
-    panels: Sequence[Panel], name: str, out_paths: Iterable[Path], provenance: Provenance | None = None
-) -> None:
+def plot_response(panels: Sequence[Panel], name: str, sheet: Sheet) -> None:
     """Loss against one hyper-parameter, one panel a rung; colour tells a second one that was varied with it."""
-    with matplotlib.rc_context(STYLE):
-        figure = _figure(panels, PANEL_INCHES, lambda axes, panel: _draw_curve(axes, panel, name))
-        save(figure, out_paths, provenance)
+    with sheet.style():
+        figure = _figure(panels, PANEL_INCHES, sheet, lambda axes, panel: _draw_curve(axes, panel, name))
+        sheet.save(figure)
 
 
-def plot_response_surface(
-    panels: Sequence[Panel], pair: tuple[str, str], out_paths: Iterable[Path], provenance: Provenance | None = None
-) -> None:
+def plot_response_surface(panels: Sequence[Panel], pair: tuple[str, str], sheet: Sheet) -> None:
     """Loss over two hyper-parameters, one panel a rung: every setting in the colour of its loss, those that diverged as
     crosses, the fitted surface, and its lowest place with intervals."""
-    with matplotlib.rc_context(STYLE):
-        figure = _figure(panels, SURFACE_INCHES, lambda axes, panel: _draw_surface(axes, panel, pair))
-        save(figure, out_paths, provenance)
+    with sheet.style():
+        figure = _figure(panels, SURFACE_INCHES, sheet, lambda axes, panel: _draw_surface(axes, panel, pair))
+        sheet.save(figure)
 
 
-def _figure(panels: Sequence[Panel], inches: tuple[float, float], draw: Callable[[Axes, Panel], None]) -> Figure:
+def _figure(
+    panels: Sequence[Panel], inches: tuple[float, float], sheet: Sheet, draw: Callable[[Axes, Panel], None]
+) -> Figure:
     columns = min(3, max(1, len({panel.rung.size for panel in panels})))
-    figure, panel_axes = make_panels(len(panels), columns, inches, width=None)
+    figure, panel_axes = sheet.panels(len(panels), columns, inches)
     figure.set_figheight(figure.get_figheight() + ROOM_FOR_TITLES)
     for axes, panel in zip(panel_axes, panels, strict=False):
         rung = panel.rung
@@ -95,8 +90,7 @@ def _say_why_not(axes: Axes, response: Refusal) -> None:
 
 def _draw_surface(axes: Axes, panel: Panel, pair: tuple[str, str]) -> None:
     response = panel.rung.response
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     for axis, name in zip((axes.xaxis, axes.yaxis), pair, strict=True):
         _name_axis(axis, name, {trial.values[name] for trial in panel.trials})
     axes.use_sticky_edges = False
@@ -143,9 +137,8 @@ def _range(response: Response, name: str, places: int) -> Floats:
 
 def _draw_curve(axes: Axes, panel: Panel, name: str) -> None:
     response = panel.rung.response
-    axes.set_xscale("log")
+    axes.set(xscale="log", ylabel="loss (nats/token)")
     _name_axis(axes.xaxis, name, {trial.values[name] for trial in panel.trials})
-    axes.set_ylabel("loss (nats/token)")
     finished = [trial for trial in panel.trials if trial.counts]
     for trial in panel.trials:
         if trial.diverged:

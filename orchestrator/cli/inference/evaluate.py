@@ -188,6 +188,7 @@ def _evaluate_text(
     if not cells:
         raise typer.BadParameter("name a cell, or the text: --text NAME=FILE measures all cells on it")
     from analysis.figures.cells.inference import plot_text_loss
+    from analysis.figures.layout import Sheet
     from mor_core.data.snapshot import TOKENIZER_FILE
     from mor_core.data.tokens.text_tokens import read_tokens
     from orchestrator.cli.figures import figure_paths
@@ -201,7 +202,7 @@ def _evaluate_text(
         tokens = read_tokens(text, trained.data.folder / TOKENIZER_FILE, trained.cell.model.vocab_size)
         measured[trained.name] = cell_loss = text_loss(trained, tokens, progress)
         path = figure_paths(store, loaded.name, figure_name(f"text-{text.stem}", trained))
-        plot_text_loss(cell_loss.positions, cell_loss.depths, f"{trained.name} on {text.name}", path)
+        plot_text_loss(cell_loss.positions, cell_loss.depths, f"{trained.name} on {text.name}", Sheet(out_paths=path))
     if as_json:
         parts = ("losses", "positions", "depths")
         document = {

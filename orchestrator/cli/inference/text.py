@@ -133,6 +133,7 @@ def throughput(
     Also draws speed against loss.
     """
     from analysis.figures.cells.inference import plot_throughput
+    from analysis.figures.layout import Sheet
     from mor_core.model.device import keep_freed_memory
     from orchestrator.inference.throughput import (
         Load,
@@ -159,7 +160,7 @@ def throughput(
     budget = kv_budget or default_kv_budget(cells[0], load)
     speeds = with_losses(store, cells, measure(cells, sizes, load, budget, progress))
     path = figure_paths(store, loaded.name, "throughput")
-    plot_throughput(speeds, path)
+    plot_throughput(speeds, Sheet(out_paths=path))
     title = (
         f"{loaded.name} {cells[0].cell.size}: texts of about {load.mean_length} tokens, {budget:,} bytes at batch max"
     )
@@ -187,12 +188,13 @@ def depth(
     import polars as pl
 
     from analysis.figures.cells.inference import plot_depth
+    from analysis.figures.layout import Sheet
     from orchestrator.inference.depth import losses_by_depth
 
     store, loaded, trained = _trained(results, sweep, cell, threads, precision)
     rows = [asdict(row) for row in losses_by_depth(trained, sequences, rule, progress)]
     path = figure_paths(store, loaded.name, figure_name("depth", trained))
-    plot_depth(pl.DataFrame(rows), trained.name, path)
+    plot_depth(pl.DataFrame(rows), trained.name, Sheet(out_paths=path))
     if as_json:
         print_json("mor-sweep.depth/1", {"sweep": loaded.name, "cell": trained.name, "rows": rows})
         return
@@ -219,6 +221,7 @@ def routing(
     As tables by position and by kind of token, and as a page of coloured text.
     """
     from analysis.figures.cells.inference import plot_routing
+    from analysis.figures.layout import Sheet
     from orchestrator.inference import routing as view
     from orchestrator.inference.routing_page import routing_page
 
@@ -229,7 +232,7 @@ def routing(
     frame = view.frame_of(seen)
     classes, positions = view.by_class(frame), view.by_position(frame)
     path = figure_paths(store, loaded.name, figure_name("routing", trained))
-    plot_routing(positions, classes, view.histograms(seen), trained.name, path)
+    plot_routing(positions, classes, view.histograms(seen), trained.name, Sheet(out_paths=path))
     page = path[0].with_suffix(".html")
     shown = seen[: 4 * trained.cell.model.context_length] if passage is None else seen
     page.write_text(routing_page(f"{trained.name} in sweep {loaded.name}", shown, trained.cell.recursions), "utf-8")

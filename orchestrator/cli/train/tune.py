@@ -160,6 +160,7 @@ def _numbers(flag: str, text: str) -> list[float]:
 def _write(store: "Store", tuned: "Tuned") -> None:
     """The figures, what was found, and the recipe, in the sweep's folder."""
     from analysis.figures.cells.tuning import Panel, plot_response, plot_response_surface
+    from analysis.figures.layout import Sheet
     from mor_core.files import replace_text
     from orchestrator.cli.figures import figure_paths, write_figure_data
     from orchestrator.search.tuning.trials import LEARNING_RATE
@@ -171,13 +172,13 @@ def _write(store: "Store", tuned: "Tuned") -> None:
     ]
     origin, content = provenance(store, tuned), document(tuned)
     paths = figure_paths(store, tuned.name, RATE_FIGURE)
-    plot_response(panels, LEARNING_RATE, paths, origin)
+    plot_response(panels, LEARNING_RATE, Sheet(out_paths=paths, provenance=origin))
     write_figure_data(RATE_FIGURE, paths, origin, content["rungs"])
     for name in tuned.varied:
         if name != LEARNING_RATE:
             figure = f"{RATE_FIGURE}_{name}"
             paths = figure_paths(store, tuned.name, figure)
-            plot_response_surface(panels, (LEARNING_RATE, name), paths, origin)
+            plot_response_surface(panels, (LEARNING_RATE, name), Sheet(out_paths=paths, provenance=origin))
             write_figure_data(figure, paths, origin, content["rungs"])
     replace_text(folder / "tuned.json", json.dumps({"schema": SCHEMA, "data": content}, indent=1))
     if tuned.found:

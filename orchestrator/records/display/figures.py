@@ -206,7 +206,7 @@ def _lifetime(
 
 def _forecasts(runs: DrawnRuns) -> RunsFigure:
     from analysis.figures.advice.forecasts import plot_forecasts
-    from analysis.figures.figure_data import forecasts_data
+    from analysis.report.forecasts import scores_as_json
     from orchestrator.records.fits.forecasts import score_forecasts
 
     store, sweep, fitted = runs.sweep_fit("forecasts", "loss")
@@ -216,7 +216,7 @@ def _forecasts(runs: DrawnRuns) -> RunsFigure:
         name="forecasts",
         fitted=fitted,
         plot=partial(plot_forecasts, scored),
-        data=partial(forecasts_data, scored),
+        data=partial(scores_as_json, scored),
         method="forecasts as they were frozen, against the cells trained since",
         refusals=() if scored else (none,),
     )

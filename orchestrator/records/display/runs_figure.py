@@ -4,13 +4,16 @@ figures are made of."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from analysis.report.provenance import Provenance
 from mor_core.errors import UserError
 from orchestrator.records.fits.fitted import Fitted
 from orchestrator.records.revisions import Sweep
 from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    from analysis.figures.layout import Sheet
 
 PARABOLA, SURFACE = ("parabola",), ("surface",)
 """Approaches of a fit."""
@@ -72,8 +75,8 @@ class RunsFigure:
     """What it is called, in its JSON too."""
     fitted: Fitted
     """What it is of."""
-    plot: Callable[..., None]
-    """Draws it: (files, where it comes from, width=inches)."""
+    plot: Callable[["Sheet"], None]
+    """Draws it."""
     data: Callable[[], Any]
     """The numbers that it shows."""
     method: str = ""
@@ -91,4 +94,6 @@ class RunsFigure:
 
     def draw(self, paths: list[Path], width: float | None) -> None:
         """Draw it to files, as wide as so many inches; None for a screen."""
-        self.plot(paths, self.provenance, width=width)
+        from analysis.figures.layout import Sheet
+
+        self.plot(Sheet(out_paths=paths, provenance=self.provenance, width=width))

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from analysis.advice.forecast.forecast import Forecast
-from analysis.advice.forecast.forecast import Advice
+from analysis.advice.forecast.forecast import Advice, Forecast
 from analysis.report.text import count_text, loss_text
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.config.own_model import OwnModel

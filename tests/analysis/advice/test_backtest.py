@@ -11,6 +11,7 @@ from analysis.advice.forecast.groups import group_history
 from analysis.advice.forecast.outlook import OutlookRules
 from analysis.advice.forecast.record import by_reach, histories, laws_of, self_prediction
 from analysis.figures.advice.backtest import plot_backtest
+from analysis.figures.layout import Sheet
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.isoflop.parabola import ParabolaRules
 from analysis.report.backtests import backtests_as_json, backtests_as_markdown, self_prediction_lines
@@ -152,5 +153,5 @@ def test_a_record_is_words_plain_values_and_a_figure(study, rolled, tmp_path):
     assert len(document["backtests"]) == len(rolled["vanilla"].backtests)
     assert document["refused"]["looped"]["sentence"] == "too few."
     for name, records in {"rolled": rolled, "refused": refused}.items():
-        plot_backtest(records, study.points.arms, [tmp_path / f"{name}.svg"])
+        plot_backtest(records, study.points.arms, Sheet(out_paths=[tmp_path / f"{name}.svg"]))
         assert (tmp_path / f"{name}.svg").exists()

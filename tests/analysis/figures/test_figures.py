@@ -18,6 +18,7 @@ from analysis.figures.curves import mean_over_seeds, smoothed
 from analysis.figures.drawing import loss_name
 from analysis.figures.figure_data import curves_data, figure_document, frontier_data
 from analysis.figures.isoflop import plot_isoflop
+from analysis.figures.layout import Sheet
 from analysis.figures.surface import plot_residuals, plot_surface
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.report.provenance import provenance_of
@@ -52,15 +53,19 @@ def origin(study, **changes):
     return provenance_of(study, **({"source": "a sweep", "data": "a corpus", "version": "9.9"} | changes))
 
 
+def sheet(study, path, **changes):
+    return Sheet(out_paths=[path], provenance=origin(study, **changes))
+
+
 def draw(study, folder):
     """Everything that a table can be drawn as; svg files by name."""
     plots = {"surface": plot_surface, "residuals": plot_residuals}
     for name, plot in plots.items():
-        plot(study, [folder / f"{name}.svg"], origin(study))
-    plot_compare([study], [folder / "compare.svg"], origin(study))
+        plot(study, sheet(study, folder / f"{name}.svg"))
+    plot_compare([study], sheet(study, folder / "compare.svg"))
     lifetime = study_lifetime(study, None, Demand(tokens=0))
     if isinstance(lifetime, LifetimeStudy):
-        plot_lifetime(study, lifetime, [folder / "lifetime.svg"], origin(study))
+        plot_lifetime(study, lifetime, sheet(study, folder / "lifetime.svg"))
     return {path.stem: path.read_text() for path in folder.glob("*.svg")}
 
 
@@ -102,7 +107,7 @@ def test_reasons_for_rows_left_out_are_counted_in_the_provenance(planted):
 
 def test_a_name_with_dollar_signs_is_no_formula(planted, tmp_path):
     study = fit_study(planted(arms=("$\\frac{a}$", "vanilla"), sizes=5), SETTINGS)
-    plot_surface(study, [tmp_path / "surface.png"], origin(study, source="$\\frac{x}$"))
+    plot_surface(study, sheet(study, tmp_path / "surface.png", source="$\\frac{x}$"))
     assert (tmp_path / "surface.png").stat().st_size > 10_000
 
 
@@ -168,11 +173,11 @@ def test_seeds_are_drawn_as_their_mean_and_one_that_stopped_early_is_left_out_of
     assert len(mean_over_seeds([*curves, curve(0, [5.0], size="13k")])) == 2
 
 
-def laid_out(plot, monkeypatch, *arguments, **options):
+def laid_out(plot, monkeypatch, study, **options):
     """A figure as it is written, and its legend."""
     figures = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
-    plot(*arguments, [Path("drawn.png")], **options)
+    plot(study, Sheet(out_paths=[Path("drawn.png")], **options))
     (legend,) = figures[0].legends
     return figures[0], legend.get_window_extent()
 
@@ -193,15 +198,15 @@ def test_the_one_legend_lies_below_all_panels_and_above_the_foot(planted, monkey
 def test_a_comparison_says_a_word_where_a_column_would_be_empty_and_shows_the_mean_gap(planted, tmp_path):
     table = planted(arms=("mor-2", "vanilla"), sizes=7, cell_noise=0.004)
     study = fit_study(table, SETTINGS)
-    plot_compare([study], [tmp_path / "compare.svg"])
+    plot_compare([study], Sheet(out_paths=[tmp_path / "compare.svg"]))
     assert "mean gap over budgets, 95% interval" in (tmp_path / "compare.svg").read_text()
     refusal = Refusal(kind=RefusalKind.NO_OPTIMUM, sentence="none.")
     first, *others = study.comparisons
     bare = replace(study, comparisons=(replace(first, gap=refusal, compute=refusal, params=None), *others))
-    plot_compare([bare], [tmp_path / "bare.svg"])
+    plot_compare([bare], Sheet(out_paths=[tmp_path / "bare.svg"]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # As where words are longer than a panel is high.
-        plot_compare([bare], [tmp_path / "bare-double.svg"], width=6.75)
+        plot_compare([bare], Sheet(out_paths=[tmp_path / "bare-double.svg"], width=6.75))
     text = (tmp_path / "bare.svg").read_text()
     assert text.count("none: no supported optimum") == 3
     assert "none: no supported optimum" not in (tmp_path / "compare.svg").read_text()

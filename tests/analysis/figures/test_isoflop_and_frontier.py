@@ -7,6 +7,7 @@ from matplotlib.legend import Legend
 from analysis.figures.drawing import shortened
 from analysis.figures.frontier import plot_frontier
 from analysis.figures.isoflop import plot_isoflop
+from analysis.figures.layout import Sheet
 from analysis.frontier.study import fit_study
 
 ARMS = ("mor-2", "mor-3", "recursive-2", "recursive-3", "vanilla", "mor-3-token-choice")
@@ -25,7 +26,7 @@ CASES = {
 
 def draw(study, folder, suffixes=(".png", ".svg")):
     for name, plot in (("isoflop", plot_isoflop), ("frontier", plot_frontier)):
-        plot(study, [folder / f"{name}{suffix}" for suffix in suffixes])
+        plot(study, Sheet(out_paths=[folder / f"{name}{suffix}" for suffix in suffixes]))
     return folder / "isoflop.svg", folder / "frontier.svg"
 
 
@@ -64,8 +65,8 @@ def test_exponents_are_drawn_with_their_intervals(planted, tmp_path):
 def drawn(study, monkeypatch) -> Figure:
     """The frontier of a study, laid out."""
     figures = []
-    monkeypatch.setattr("analysis.figures.frontier.save", lambda figure, *_: figures.append(figure))
-    plot_frontier(study, [])
+    monkeypatch.setattr(Sheet, "save", lambda _, figure: figures.append(figure))
+    plot_frontier(study, Sheet(out_paths=[]))
     figures[0].draw_without_rendering()
     return figures[0]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.figures.advice.repeated import arms_of_repetition, plot_repeated, repeated_data
+from analysis.figures.layout import Sheet
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.page.charts import charts_of
 from analysis.report.provenance import provenance_of
@@ -38,7 +39,7 @@ def test_a_law_is_drawn_through_its_runs_with_an_optimum_for_every_corpus(with_l
     assert sizes[-1] == pytest.approx(shown.fresh_params, rel=0.1)
     assert {optimum.budget for optimum in shown.optima} == {"10000000000000000"}
     provenance = provenance_of(with_law, source="runs.csv", data="", version="9.9")
-    plot_repeated(with_law, [shown], [tmp_path / "repeated.svg"], provenance)
+    plot_repeated(with_law, [shown], Sheet(out_paths=[tmp_path / "repeated.svg"], provenance=provenance))
     assert (tmp_path / "repeated.svg").stat().st_size > 10_000
     charts = {chart["id"].split("-")[0] for chart in charts_of(with_law, [])}
     assert {"passes", "corpus"} <= charts
@@ -53,12 +54,12 @@ def test_one_budget_shows_the_cost_and_why_there_is_no_optimum(tmp_path):
         assert len(shown.tracks) == 3
         assert all(track.line_loss_m[0] == pytest.approx(track.fresh_loss) for track in shown.tracks)
         assert data["optima"]["refusal"] == "not-identified"
-    plot_repeated(study, arms, [tmp_path / "narrow.svg"], width=3.25)
+    plot_repeated(study, arms, Sheet(out_paths=[tmp_path / "narrow.svg"], width=3.25))
     assert (tmp_path / "narrow.svg").exists()
 
 
 def test_a_study_without_repeats_says_so(with_law, tmp_path):
     plain = replace(with_law, repeated={}, excess={})
     assert arms_of_repetition(plain) == []
-    plot_repeated(plain, [], [tmp_path / "none.svg"])
+    plot_repeated(plain, [], Sheet(out_paths=[tmp_path / "none.svg"]))
     assert (tmp_path / "none.svg").exists()

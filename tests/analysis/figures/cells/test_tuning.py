@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.figures.cells.tuning import Panel, plot_response, plot_response_surface
+from analysis.figures.layout import Sheet
 from analysis.report.provenance import Provenance
 from analysis.statistics.answers import Refusal
 from analysis.tuning.law import TunedRung
@@ -74,8 +75,8 @@ def test_figures_of_a_tuning_say_where_they_come_from_and_why_there_is_no_optimu
     drawn = {}
     for name, panels in {"found": [found], "refused": [refused], "both": [found, refused]}.items():
         curve, surface = (tmp_path / f"{name}-{kind}.svg" for kind in ("curve", "surface"))
-        plot_response(panels, PAIR[0], [curve], ORIGIN)
-        plot_response_surface(panels, PAIR, [surface], ORIGIN)
+        plot_response(panels, PAIR[0], Sheet(out_paths=[curve], provenance=ORIGIN))
+        plot_response_surface(panels, PAIR, Sheet(out_paths=[surface], provenance=ORIGIN))
         drawn |= {path.stem: words(path) for path in (curve, surface)}
     for name, text in drawn.items():
         assert "tune-cpu on a corpus" in text, name
@@ -86,7 +87,7 @@ def test_figures_of_a_tuning_say_where_they_come_from_and_why_there_is_no_optimu
 def test_a_surface_is_shaded_over_both_and_told_by_its_colour_bar(tmp_path: Path, found: Panel, refused: Panel):
     texts = []
     for name, each in {"found": found, "refused": refused}.items():
-        plot_response_surface([each], PAIR, [tmp_path / f"{name}.svg"], ORIGIN)
+        plot_response_surface([each], PAIR, Sheet(out_paths=[tmp_path / f"{name}.svg"], provenance=ORIGIN))
         texts.append((tmp_path / f"{name}.svg").read_text())
     for text in texts:
         for label in ("learning rate", "batch size", "loss (nats/token)"):
