@@ -1,7 +1,7 @@
 """Frozen forecasts, and how they fared, in words and as tables."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -9,9 +9,9 @@ from analysis.advice.forecast.forecaster import COMBINED
 from analysis.advice.forecast.frozen_forecast import FrozenForecast
 from analysis.advice.forecast.outlook import APPROACHES
 from analysis.advice.forecast.score import MinimumScore, Score, ScoredForecast
-from analysis.report.headline import REFUSED
+from analysis.report.headline import REFUSED, in_cell
 from analysis.report.tables import as_markdown
-from analysis.report.text import count_text, loss_text, number_text, plain
+from analysis.report.text import count_text, loss_text, number_text, plain, refused_of
 from analysis.statistics.answers import Estimate, Refusal
 from mor_core.units import amount_text, budget_label, counted_text, short_count
 
@@ -49,14 +49,9 @@ def _answer_row(arm: str, forecast: FrozenForecast) -> list[str]:
     trained = ["", "", ""]
     if shape is not None:
         mark = "" if isinstance(forecast.run_loss, Estimate) else OF_MEAN
-        trained = [shape.size, short_count(shape.tokens), _short(forecast.stated_loss, number_text) + mark]
-    optimum = [_short(answer, count_text) for answer in (forecast.params, forecast.tokens)]
-    return [name, *trained, *optimum, _short(forecast.loss, number_text)]
-
-
-def _short(answer: Estimate | Refusal, text: Callable[[Estimate], str]) -> str:
-    """Why a number is refused is said below the table."""
-    return REFUSED if isinstance(answer, Refusal) else text(answer)
+        trained = [shape.size, short_count(shape.tokens), in_cell(forecast.stated_loss, number_text) + mark]
+    optimum = [in_cell(answer, count_text) for answer in (forecast.params, forecast.tokens)]
+    return [name, *trained, *optimum, in_cell(forecast.loss, number_text)]
 
 
 def answer_title(forecasts: Sequence[FrozenForecast]) -> str:
@@ -111,11 +106,8 @@ def forecast_lines(forecasts: Sequence[FrozenForecast]) -> list[str]:
 
 def run_refusals(forecasts: Sequence[FrozenForecast]) -> list[str]:
     """Why no interval of one more run is given, each reason once."""
-    arms: dict[str, dict[str, None]] = {}
-    for forecast in forecasts:
-        if forecast.shape is not None and isinstance(forecast.run_loss, Refusal):
-            arms.setdefault(forecast.run_loss.sentence, {})[forecast.key.arm] = None
-    return [f"{', '.join(names)}: one more run: {sentence}" for sentence, names in arms.items()]
+    arms = refused_of((forecast.key.arm, forecast.run_loss) for forecast in forecasts if forecast.shape is not None)
+    return [f"{names}: one more run: {sentence}" for sentence, names in arms.items()]
 
 
 def forecast_sentence(forecast: FrozenForecast) -> str:

@@ -1,6 +1,8 @@
 """What a study answers, in a few lines: the exponent, N* and L* of each arm at the largest budget, which arm is best
 there, and what the answer rests on. The rest of a report is below it."""
 
+from collections.abc import Callable
+
 from analysis.frontier.compare import Comparison
 from analysis.frontier.coverage import coverage_span
 from analysis.frontier.study import Frontier, Optimum, Study
@@ -82,7 +84,7 @@ def _arm_row(frontier: Frontier, budget: str, usual: str) -> str:
     if optimum is None:
         return f"| {name} | {exponent} | {REFUSED} | {REFUSED} |"
     elsewhere = "" if optimum.budget == budget else f" (at {budget_label(optimum.budget)})"
-    return f"| {name} | {exponent} | {_count(optimum.params)}{elsewhere} | {_number(optimum.loss)} |"
+    return f"| {name} | {exponent} | {in_cell(optimum.params, _count)}{elsewhere} | {in_cell(optimum.loss, _number)} |"
 
 
 def _largest_supported(frontier: Frontier) -> Optimum | None:
@@ -135,7 +137,7 @@ def _finding(pair: Comparison, best: str, second: str, unit: str) -> str:
     low, high = sorted((abs(gap.low), abs(gap.high)))
     worth = ""
     if pair.arm == best and isinstance(pair.compute, Estimate):
-        worth = f"; {second} needs {_number(pair.compute, 2)} times the compute"
+        worth = f"; {second} needs {pair.compute.shown('{:.2f}'.format)} times the compute"
     return f"{best} is best: {abs(gap.value):.3f} [{low:.3f}, {high:.3f}] {unit} below {second}{worth}."
 
 
@@ -170,9 +172,14 @@ def _trust(study: Study, chosen: list[Frontier], *, small: bool) -> str:
     )
 
 
-def _number(answer: Estimate | Refusal, digits: int = 3) -> str:
-    return REFUSED if isinstance(answer, Refusal) else answer.shown(lambda value: f"{value:.{digits}f}")
+def in_cell(answer: Estimate | Refusal, text: Callable[[Estimate], str]) -> str:
+    """As `text` writes it, or a word: why a number is refused is said below the table."""
+    return REFUSED if isinstance(answer, Refusal) else text(answer)
 
 
-def _count(answer: Estimate | Refusal) -> str:
-    return REFUSED if isinstance(answer, Refusal) else answer.shown(count_text)
+def _number(estimate: Estimate) -> str:
+    return estimate.shown("{:.3f}".format)
+
+
+def _count(estimate: Estimate) -> str:
+    return estimate.shown(count_text)

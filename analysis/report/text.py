@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from analysis.frontier.compare import REFERENCE, Comparison
 from analysis.frontier.coverage import coverage_notes, coverage_sentence
 from analysis.frontier.study import Frontier, Optimum, Study
-from analysis.report.headline import REFUSED, headline
+from analysis.report.headline import headline, in_cell
 from analysis.report.surface import surface_as_json, surface_lines
 from analysis.runs.column_map import Reading, column_text
 from analysis.runs.points import Exclusion
@@ -221,12 +221,8 @@ def _warning_lines(frontier: Frontier) -> list[str]:
 
 def _refusal_lines(optimum: Optimum) -> list[str]:
     """One line a sentence: N* and L* come from one parabola and are refused together."""
-    symbols: dict[str, list[str]] = {}
-    for quantity in QUANTITIES:
-        answer = getattr(optimum, quantity)
-        if isinstance(answer, Refusal):
-            symbols.setdefault(answer.sentence, []).append(SYMBOLS[quantity])
-    return [f"{', '.join(names)} at {budget_label(optimum.budget)}: {sentence}" for sentence, names in symbols.items()]
+    symbols = refused_of((SYMBOLS[quantity], getattr(optimum, quantity)) for quantity in QUANTITIES)
+    return [f"{names} at {budget_label(optimum.budget)}: {sentence}" for sentence, names in symbols.items()]
 
 
 def _refusals(frontier: Frontier) -> list[str]:
@@ -239,16 +235,11 @@ def _refusals(frontier: Frontier) -> list[str]:
 def _optima_table(optima: tuple[Optimum, ...], unit: str) -> str:
     header = [f"| C (FLOPs) | N* | D* (tokens) | L* ({unit}) |", "|---|---|---|---|"]
     rows = [
-        f"| {budget_label(optimum.budget)} | {_cell(optimum.params, count_text)} | {_cell(optimum.tokens, count_text)} "
-        f"| {_cell(optimum.loss, loss_text)} |"
+        f"| {budget_label(optimum.budget)} | {in_cell(optimum.params, count_text)} "
+        f"| {in_cell(optimum.tokens, count_text)} | {in_cell(optimum.loss, number_text)} |"
         for optimum in optima
     ]
     return "\n".join(header + rows)
-
-
-def _cell(answer: Estimate | Refusal, written: Callable[[Estimate | Refusal], str]) -> str:
-    """Why a number is refused is said once, below the table."""
-    return REFUSED if isinstance(answer, Refusal) else written(answer)
 
 
 def law_texts(frontier: Frontier) -> list[str]:
@@ -362,8 +353,13 @@ def refusals_of(frontier: Frontier) -> list[str]:
     answers += [
         (f"the exponent of {SYMBOLS[quantity]}", getattr(frontier, f"{quantity}_law")) for quantity in QUANTITIES
     ]
-    grouped: dict[str, list[str]] = {}
+    return [f"{names}: {sentence}" for sentence, names in refused_of(answers).items()]
+
+
+def refused_of(answers: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """Sentence -> the names of all answers that are refused with it, each once."""
+    names: dict[str, dict[str, None]] = {}
     for name, answer in answers:
         if isinstance(answer, Refusal):
-            grouped.setdefault(answer.sentence, []).append(name)
-    return [f"{', '.join(names)}: {sentence}" for sentence, names in grouped.items()]
+            names.setdefault(answer.sentence, {})[name] = None
+    return {sentence: ", ".join(of_sentence) for sentence, of_sentence in names.items()}
