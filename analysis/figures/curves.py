@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.figures.drawing import LOSS_NAMES, WARN, budget_colours, count_ticks, plain_text
-from analysis.figures.layout import Sheet, legend_below, name_arm
+from analysis.figures.drawing import LOSS_NAMES, budget_colours, count_ticks, plain_text
+from analysis.figures.layout import Sheet, legend_below, name_arm, say_instead
 from analysis.runs.curves import CellCurve
 from analysis.statistics.quadratic import Floats
 from mor_core.units import budget_label
@@ -84,8 +84,7 @@ def plot_curves(curves: Sequence[CellCurve], loss_column: str, sheet: Sheet) -> 
             figure.supylabel(f"training loss{evaluated}  (nats/token)", fontsize=matplotlib.rcParams["axes.labelsize"])
             legend_below(figure, _handles(colours, named=sheet.width is None), "C  (FLOPs)")
         else:
-            panels[0].set_visible(False)
-            figure.text(0.5, 0.5, "no curve to draw: nothing has been trained", ha="center", color=WARN)
+            say_instead(figure, "no curve to draw: nothing has been trained")
         sheet.save(figure)
 
 

@@ -24,7 +24,7 @@ from analysis.figures.drawing import (
     plain_text,
     reasons_without_size,
 )
-from analysis.figures.layout import Sheet, legend_below, name_arm, width_of
+from analysis.figures.layout import Sheet, legend_below, name_arm, say_instead, width_of
 from analysis.frontier.study import Frontier, Study
 from analysis.isoflop.parabola import Parabola
 from analysis.report.text import params_label
@@ -115,8 +115,7 @@ def _finish_isoflop(
     figure: Figure, panels: list[Axes], frontiers: list[Frontier], study: Study, reference: Reference | None
 ) -> None:
     if not frontiers:
-        panels[0].set_visible(False)
-        figure.text(0.5, 0.5, "no points to draw", ha="center", va="center", color=WARN)
+        say_instead(figure, "no points to draw")
         return
     shown = panels[: len(frontiers)]
     if reference is None:

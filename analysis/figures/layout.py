@@ -122,6 +122,13 @@ def legend_below(figure: Figure, handles: Sequence[Artist], title: str = "") -> 
         legend.remove()
 
 
+def say_instead(figure: Figure, words: str) -> None:
+    """Words in the place of all panels."""
+    for axes in figure.axes:
+        axes.set_visible(False)
+    figure.text(0.5, 0.5, words, ha="center", color=WARN)
+
+
 def say(axes: Axes, words: str, *, framed: bool = True) -> None:
     """Words in the place of what a panel would show."""
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=WARN, fontsize=8)

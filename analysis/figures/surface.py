@@ -26,7 +26,7 @@ from analysis.figures.drawing import (
     loss_name,
     plain_text,
 )
-from analysis.figures.layout import Sheet, legend_below, name_arm, say
+from analysis.figures.layout import Sheet, legend_below, name_arm, say, say_instead
 from analysis.frontier.study import Frontier, Study
 from analysis.report.text import params_label
 from analysis.statistics.answers import Estimate, Refusal
@@ -199,9 +199,7 @@ def plot_residuals(study: Study, sheet: Sheet) -> None:
         if frontiers:
             legend_below(figure, _residual_handles(colours if len(budgets) <= 24 else {}))
         else:
-            for axes in panels:
-                axes.set_visible(False)
-            figure.text(0.5, 0.5, "no points to draw", ha="center", color=WARN)
+            say_instead(figure, "no points to draw")
         sheet.save(figure)
 
 

@@ -13,14 +13,13 @@ from analysis.figures.drawing import (
     FAINT,
     MARKERS,
     REASONS,
-    WARN,
     budget_colours,
     count_ticks,
     loss_name,
     plain_text,
     tick_text,
 )
-from analysis.figures.layout import Sheet, legend_below, name_arm, say
+from analysis.figures.layout import Sheet, legend_below, name_arm, say, say_instead
 from analysis.frontier.study import Study
 from analysis.report.text import plain
 from analysis.runs.points import SAME_CORPUS
@@ -180,9 +179,7 @@ def plot_repeated(study: Study, arms: list[ArmRepetition], sheet: Sheet) -> None
             if with_optima:
                 _draw_optima(others[0], others[1], shown)
         if not arms:
-            for axes in panels:
-                axes.set_visible(False)
-            figure.text(0.5, 0.5, "no run saw its text more than four times", ha="center", color=WARN)
+            say_instead(figure, "no run saw its text more than four times")
         else:
             legend_below(figure, _handles(colours, study.settings.resampling.level, arms))
         sheet.save(figure)
