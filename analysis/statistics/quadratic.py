@@ -107,7 +107,7 @@ class Noise:
     dof: int
     """Degrees of freedom behind it."""
     source: str
-    """"own" for the curve's residuals, "pooled" for those of all budgets of the arm."""
+    """"own" for the curve's residuals, "pooled" for those of all curves of its kind, such as all budgets of the arm."""
 
 
 def quadratic_design(u: Floats) -> Floats:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
-from analysis.statistics.quadratic import Floats
+from analysis.statistics.quadratic import Floats, Noise
 
 DRAWS = 600
 """Redrawings behind an interval."""
@@ -49,16 +49,6 @@ class Trial:
         return float(np.mean(self.losses))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """How far losses scatter about a quadratic for no reason of the hyper-parameters."""
-
-    deviation: float
-    """Standard deviation of one trial's mean loss, nats/token."""
-    freedom: int
-    """Degrees of freedom that it was estimated from."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Response:
     """The fitted quadratic of one rung: loss = c + g·u + u·H·u / 2 with u = (ln x - centre) / scale."""
@@ -77,8 +67,8 @@ class Response:
     """(p,) of 1, u, and the products of two."""
     draws_Mp: Floats = field(repr=False)
     """(M, p) the same under the noise of the losses."""
-    noise: "Noise"
-    """What the draws assume."""
+    noise: Noise
+    """How far the mean loss of a trial scatters about the quadratic, as the draws assume."""
     trials: int
     """Trials that it was fitted to."""
 
@@ -137,9 +127,9 @@ def fit_responses(rungs: Sequence[Sequence[Trial]]) -> list[Response | Refusal]:
     noises = [response.noise for response in first if isinstance(response, Response)]
     if not noises:
         return first
-    freedom = sum(noise.freedom for noise in noises)
-    variance = sum(noise.freedom * noise.deviation**2 for noise in noises) / freedom
-    pooled = Noise(deviation=float(np.sqrt(variance)), freedom=freedom)
+    dof = sum(noise.dof for noise in noises)
+    variance = sum(noise.dof * noise.sd**2 for noise in noises) / dof
+    pooled = Noise(sd=float(np.sqrt(variance)), dof=dof, source="pooled")
     return [fit_response(trials, seed, pooled) for seed, trials in enumerate(rungs)]
 
 
@@ -213,16 +203,16 @@ def _too_few(trials: Sequence[Trial], counted: Sequence[Trial], needed: int) -> 
 
 
 def _noise(residual_n: Floats, terms: int) -> Noise:
-    freedom = len(residual_n) - terms
-    return Noise(deviation=float(np.sqrt(residual_n @ residual_n / freedom)), freedom=freedom)
+    dof = len(residual_n) - terms
+    return Noise(sd=float(np.sqrt(residual_n @ residual_n / dof)), dof=dof, source="own")
 
 
 def _scatter(noise: Noise, count: int, seed: int) -> Floats:
     """(M, n) noise of each draw. So few residuals know the noise itself badly: its own spread makes the draws Student's
     and not Gauss's."""
     random = np.random.default_rng(seed)
-    spread_M1 = np.sqrt(noise.freedom / random.chisquare(noise.freedom, size=(DRAWS, 1)))
-    return random.normal(size=(DRAWS, count)) * noise.deviation * spread_M1
+    spread_M1 = np.sqrt(noise.dof / random.chisquare(noise.dof, size=(DRAWS, 1)))
+    return random.normal(size=(DRAWS, count)) * noise.sd * spread_M1
 
 
 def _judged(response: Response, counted: Sequence[Trial]) -> Response | Refusal:
