@@ -21,11 +21,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from analysis.isoflop.approach import fit_isoflops
+from analysis.isoflop.approach import IsoflopFit, fit_isoflops
 from analysis.isoflop.parabola import ParabolaRules
 from analysis.runs.points import Points, read_points
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
-from analysis.statistics.approach import SampledOptimum
 from analysis.statistics.bootstrap import Resampling, Sample, interval
 from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
 from analysis.statistics.quadratic import Floats
@@ -113,11 +112,12 @@ def fit_pilot(table: pl.DataFrame, *, level: float = 0.95, resampling: Resamplin
     """Fit a pilot's run table (`analysis.runs.points.REQUIRED_COLUMNS` and the loss). Raises TableError."""
     resampling = resampling or Resampling(level=level)
     points = read_points(table, leave_out_flags=("repeated-data",))
-    optima = {arm: _optima(points, arm, resampling) for arm in points.arms}
+    fits = {arm: _fit_arm(points, arm, resampling) for arm in points.arms}
+    losses = {arm: fit.samples("loss") for arm, fit in fits.items()}
     return PilotFit(
         noise={arm: seed_noise(points.of_arm(arm), arm, level) for arm in points.arms},
-        optima={arm: _found_optimum(arm, optima[arm], level) for arm in points.arms},
-        gaps=tuple(_gap(arm, other, optima[arm], optima[other], level) for arm, other in combinations(points.arms, 2)),
+        optima={arm: _found_optimum(arm, fits[arm], level) for arm in points.arms},
+        gaps=tuple(_gap(arm, other, losses[arm], losses[other], level) for arm, other in combinations(points.arms, 2)),
     )
 
 
@@ -146,17 +146,17 @@ def seed_noise(frame: pl.DataFrame, arm: str, level: float) -> SeedNoise | Refus
     )
 
 
-def _optima(points: Points, arm: str, resampling: Resampling) -> tuple[SampledOptimum, ...]:
+def _fit_arm(points: Points, arm: str, resampling: Resampling) -> IsoflopFit:
     rules = ParabolaRules(level=resampling.level)
-    return fit_isoflops(points.of_arm(arm), arm, points.budgets_of(arm), rules, resampling).optima
+    return fit_isoflops(points.of_arm(arm), arm, points.budgets_of(arm), rules, resampling)
 
 
-def _found_optimum(arm: str, optima: tuple[SampledOptimum, ...], level: float) -> FoundOptimum | Refusal:
-    samples = {optimum.budget: optimum.params for optimum in optima if isinstance(optimum.params, Sample)}
+def _found_optimum(arm: str, fit: IsoflopFit, level: float) -> FoundOptimum | Refusal:
+    samples = fit.samples("params")
     if not samples:
         reasons = [
             f"{budget_label(optimum.budget)}: {optimum.params.sentence}"
-            for optimum in optima
+            for optimum in fit.optima
             if isinstance(optimum.params, Refusal)
         ]
         return Refusal(kind=RefusalKind.NO_OPTIMUM, sentence=f"no budget of {arm} has a minimum; {' '.join(reasons)}")
@@ -185,15 +185,8 @@ def _believed_exponent(fitted: FittedPowerLaw) -> Estimate | Refusal:
     )
 
 
-def _gap(
-    arm: str, other: str, optima: tuple[SampledOptimum, ...], of_other: tuple[SampledOptimum, ...], level: float
-) -> Gap:
-    losses_of_other = {optimum.budget: optimum.loss for optimum in of_other}
-    pairs = {
-        optimum.budget: (optimum.loss, loss_of_other)
-        for optimum in optima
-        if isinstance(optimum.loss, Sample) and isinstance(loss_of_other := losses_of_other.get(optimum.budget), Sample)
-    }
+def _gap(arm: str, other: str, losses: dict[str, Sample], of_other: dict[str, Sample], level: float) -> Gap:
+    pairs = {budget: (loss, of_other[budget]) for budget, loss in losses.items() if budget in of_other}
     if not pairs:
         refusal = Refusal(
             kind=RefusalKind.NO_OPTIMUM, sentence=f"{arm} and {other} have no budget at which both have a minimum."

@@ -112,11 +112,11 @@ def _over_budgets(
     level: float,
     unit: str,
 ) -> OverBudgets:
-    pairs: dict[str, tuple[Sample, Sample]] = {}
-    for budget in _shared_budgets(losses, of_other):
-        loss, target = losses[budget], of_other[budget]
-        if isinstance(loss, Sample) and isinstance(target, Sample):
-            pairs[budget] = loss, target
+    pairs = {
+        budget: (loss, target)
+        for budget in _shared_budgets(losses, of_other)
+        if isinstance(loss := losses[budget], Sample) and isinstance(target := of_other[budget], Sample)
+    }
     multipliers = {
         budget: multiplier
         for budget, (_, target) in pairs.items()

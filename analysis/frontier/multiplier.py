@@ -15,6 +15,7 @@ from scipy.interpolate import PchipInterpolator
 
 from analysis.statistics.answers import Estimate, Refusal, RefusalKind
 from analysis.statistics.bootstrap import Sample, interval, sample
+from analysis.statistics.power_law import fit_power_law
 from analysis.statistics.quadratic import Floats
 from analysis.surface.fit import SurfaceFit
 
@@ -66,19 +67,15 @@ def compute_multiplier(
 def growth_of_multiplier(multipliers: Mapping[str, Sample], level: float) -> Estimate | Refusal:
     """By what factor the compute multiplier changes for each factor of ten in C; `multipliers` is budget -> multiplier.
 
-    The slope of the least-squares line of its logarithm against log10 C, in every redrawn study.
+    Ten to the exponent of its power law, in every redrawn study.
     """
-    if len(multipliers) < MIN_BUDGETS:
+    fitted = fit_power_law(dict(multipliers), level, fewest=MIN_BUDGETS)
+    if isinstance(fitted, Refusal):
         return Refusal(
             kind=RefusalKind.TOO_FEW_BUDGETS,
             sentence=f"{len(multipliers)} budgets with a compute multiplier; a trend needs {MIN_BUDGETS} or more.",
         )
-    place_b = np.log10([float(budget) for budget in multipliers])
-    centred_b = place_b - place_b.mean()
-    weight_b = centred_b / np.sum(centred_b**2)
-    value = sum(weight * np.log(m.estimate.value) for weight, m in zip(weight_b, multipliers.values(), strict=True))
-    drawn_k = np.log(np.stack([multiplier.draws for multiplier in multipliers.values()], axis=1)) @ weight_b
-    return interval(float(np.exp(value)), np.exp(drawn_k), level)
+    return interval(10**fitted.exponent.value, 10 ** fitted.draws_k2[:, 1], level)
 
 
 def _reached(log_c_b: Floats, log_loss_kb: Floats, target_k: Floats) -> Floats:

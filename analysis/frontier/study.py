@@ -19,7 +19,7 @@ from analysis.runs.points import Exclusion, Points, read_points
 from analysis.runs.repeated import repeated_frame
 from analysis.statistics.answers import Estimate, Refusal
 from analysis.statistics.approach import QUANTITIES, ApproachFit, SampledOptimum
-from analysis.statistics.bootstrap import Resampling, Sample, estimate_of, interval
+from analysis.statistics.bootstrap import Resampling, estimate_of, interval
 from analysis.statistics.pairing import shared_between_arms
 from analysis.statistics.power_law import FittedPowerLaw, fit_power_law
 from analysis.surface.approach import SurfaceApproachFit, fit_surface_approach
@@ -287,7 +287,7 @@ def _repeated(runs: pl.DataFrame, points: Points, settings: FitSettings) -> dict
 
 def _frontier(arm: str, approach: str, fit: ApproachFit, settings: FitSettings) -> Frontier:
     level = settings.resampling.level
-    params_law, tokens_law, loss_law = (fit_power_law(_supported(fit, quantity), level) for quantity in QUANTITIES)
+    params_law, tokens_law, loss_law = (fit_power_law(fit.samples(quantity), level) for quantity in QUANTITIES)
     return Frontier(
         arm=arm,
         approach=approach,
@@ -299,11 +299,6 @@ def _frontier(arm: str, approach: str, fit: ApproachFit, settings: FitSettings) 
         isoflops=fit.isoflops if isinstance(fit, IsoflopFit) else (),
         surface=fit.surface if isinstance(fit, SurfaceApproachFit) else None,
     )
-
-
-def _supported(fit: ApproachFit, quantity: str) -> dict[str, Sample]:
-    answers = ((optimum.budget, getattr(optimum, quantity)) for optimum in fit.optima)
-    return {budget: answer for budget, answer in answers if isinstance(answer, Sample)}
 
 
 def _without_draws(optimum: SampledOptimum) -> Optimum:

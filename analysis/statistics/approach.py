@@ -35,3 +35,8 @@ class ApproachFit:
 
     optima: tuple[SampledOptimum, ...]
     """One per budget, ascending."""
+
+    def samples(self, quantity: str) -> dict[str, Sample]:
+        """Budget -> "params", "tokens" or "loss" of its optimum, where that is supported."""
+        answers = {optimum.budget: getattr(optimum, quantity) for optimum in self.optima}
+        return {budget: answer for budget, answer in answers.items() if isinstance(answer, Sample)}

@@ -47,8 +47,6 @@ class Descent:
     """(K, P) the parameters."""
     objective_k: Floats
     """(K,) the objective there."""
-    promise_k: Floats
-    """(K,) the decrease that the last Newton step promised, relative to the objective: how far from the optimum."""
 
 
 def descend(
@@ -68,7 +66,7 @@ def descend(
     theta_kp = np.array(start_kp, dtype=np.float64)
     num_fits = len(theta_kp)
     objective_k = np.asarray(problem.objective(theta_kp))
-    promise_k = np.full(num_fits, np.inf)
+    promise_k = np.full(num_fits, np.inf)  # The decrease that Newton's step promises, relative to the objective.
     damping_k = np.full(num_fits, FIRST_DAMPING)
     active = np.arange(num_fits)
     for _ in range(most_steps):
@@ -87,7 +85,7 @@ def descend(
         active = active[~settled]
         if not len(active):
             break
-    return Descent(theta_kp=theta_kp, objective_k=objective_k, promise_k=promise_k)
+    return Descent(theta_kp=theta_kp, objective_k=objective_k)
 
 
 def _step(

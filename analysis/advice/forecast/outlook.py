@@ -110,12 +110,7 @@ def minima_outlooks(fit: IsoflopFit, pinned: Sample | Refusal, level: float) -> 
 
 def samples_of(fit: IsoflopFit) -> dict[str, dict[str, Sample]]:
     """Quantity -> budget -> its minimum, where there is one."""
-    return {
-        quantity: {
-            optimum.budget: answer for optimum in fit.optima if isinstance(answer := getattr(optimum, quantity), Sample)
-        }
-        for quantity in QUANTITIES
-    }
+    return {quantity: fit.samples(quantity) for quantity in QUANTITIES}
 
 
 def _loss_law(
