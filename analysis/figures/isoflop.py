@@ -140,9 +140,11 @@ def _end_at_the_valley(panels: list[Axes], frontiers: list[Frontier], study: Stu
         for isoflop in frontier.isoflops
         if isinstance(parabola := isoflop.params, Parabola)
     ]
-    losses = study.points.frame["loss"]
-    lowest, highest = float(losses.min()), float(losses.max())  # type: ignore[arg-type]
-    if not tops or highest - lowest < FAR_ABOVE * (max(tops) - lowest):
+    if not tops:
+        return
+    losses = study.points.frame["loss"].to_numpy()
+    lowest, highest = float(losses.min()), float(losses.max())
+    if highest - lowest < FAR_ABOVE * (max(tops) - lowest):
         return
     ceiling = max(tops) + 0.1 * (max(tops) - lowest)
     panels[0].set_ylim(lowest - 0.05 * (ceiling - lowest), ceiling)

@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import polars as pl
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -38,6 +39,12 @@ def test_figures_are_written_whatever_the_study(planted, tmp_path, case):
     for path in draw(study, tmp_path):
         text = path.read_text()
         assert all(arm in text for arm in study.points.arms)
+
+
+def test_a_table_without_a_finished_run_is_drawn_with_the_reason(planted, tmp_path):
+    study = fit_study(planted(arms=ARMS[:2]).with_columns(status=pl.lit("failed")))
+    for path in draw(study, tmp_path):
+        assert "too few sizes" in path.read_text()
         assert path.with_suffix(".png").stat().st_size > 10_000
 
 
