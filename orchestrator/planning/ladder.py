@@ -13,6 +13,7 @@ from mor_core.errors import Fix
 from mor_core.flops import Convention, training_flops_per_token, unique_params
 from mor_core.interop.llama_folder import PretrainedLlama
 from mor_core.units import budget_text, count_text
+from orchestrator.planning.own_models.questions import remembered_ladder
 from orchestrator.planning.recipe import own_ladder_of, pretrained, resolve_model
 from orchestrator.planning.spec.arms import Arm
 from orchestrator.planning.spec.sections import AutoSizes, ExpectedOptimum
@@ -35,20 +36,22 @@ def ladder_of(sizes: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class NearestShape:
-    """A named base shape as one arm of a sweep."""
+    """A named base shape as one arm of a sweep, or a size of a user's own model."""
 
     size: str
     """Its name, for --sizes."""
-    num_layers: int
-    """Unrolled layers of the arm."""
-    d_model: int
-    """Width."""
+    num_layers: int | None
+    """Unrolled layers of the arm; None of an own model, whose size has no such number."""
+    d_model: int | None
+    """Width; None of an own model."""
     unique_params: int
     """N."""
     of_optimum: float
     """N over the N* that was asked for."""
     tokens: float
     """What the budget trains it on."""
+    note: str = ""
+    """Why no nearer one of an own model is named; empty where it lies beside the N* that was asked for."""
 
 
 def nearest_shape(tried: str, model: ModelConfig, convention: Convention, params: float, budget: int) -> NearestShape:
@@ -68,6 +71,42 @@ def nearest_shape(tried: str, model: ModelConfig, convention: Convention, params
         of_optimum=unique_params(nearest) / params,
         tokens=float(Fraction(budget) / training_flops_per_token(nearest, convention)),
     )
+
+
+def nearest_rung(tried: Sequence[OwnModel], convention: Convention, params: float, budget: int) -> NearestShape:
+    """The size of a user's own model whose unique parameters come nearest to `params` by their ratio. It is one of the
+    object's ladder where that was planned on this machine with the code as it is, otherwise one of those `tried`.
+
+    `budget` is in FLOPs, counted by `convention`. No code of the user's runs.
+    """
+    model = tried[-1]
+    ladder = remembered_ladder(model.object, model.vocab_size, model.context_length)
+    is_whole = ladder is not None and ladder.models[0].version == model.version
+    rungs = sorted(ladder.models if ladder and is_whole else tried, key=unique_params)
+    nearest = min(rungs, key=lambda rung: abs(math.log(unique_params(rung) / params)))
+    return NearestShape(
+        size=nearest.size,
+        num_layers=None,
+        d_model=None,
+        unique_params=unique_params(nearest),
+        of_optimum=unique_params(nearest) / params,
+        tokens=float(Fraction(budget) / training_flops_per_token(nearest, convention)),
+        note=_rung_note(rungs, params, is_whole=is_whole),
+    )
+
+
+def _rung_note(rungs: Sequence[OwnModel], params: float, *, is_whole: bool) -> str:
+    """What stands between N* and a nearer size: the end of the ladder, or that only the sizes tried are known."""
+    if not is_whole:
+        return (
+            f"of the sizes tried: the whole ladder of {rungs[0].object} is not known here, and `mor-sweep isoflop "
+            "--preset FILE --dry-run` asks for it"
+        )
+    if params > unique_params(rungs[-1]):
+        return f"the largest of {rungs[0].object}: add larger ones to its sizes"
+    if params < unique_params(rungs[0]):
+        return f"the smallest of {rungs[0].object}: add smaller ones to its sizes"
+    return ""
 
 
 def _as_arm_of(model: ModelConfig, size: Size) -> ModelConfig:

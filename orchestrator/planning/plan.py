@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from mor_core.config.own_model import Model, OwnModel
 from mor_core.config.sizes import Size
@@ -61,8 +62,8 @@ class Plan:
     """Training tokens of every cell, where the sweep asks for tokens and not for budgets."""
     data_name: str | None
     """The data snapshot's name; None without prepared data."""
-    settings_id: str
-    """Content id of everything but the grid (budgets, sizes, arms, seeds): cells may share a table if it is equal."""
+    settings: Mapping[str, Any]
+    """Everything but the grid (budgets, sizes, arms, seeds), as its id is made of it."""
     cells: tuple[Cell, ...]
     """By arm, size, budget, seed."""
     segments: tuple[Segment, ...]
@@ -71,6 +72,18 @@ class Plan:
     """What is left out, with reasons."""
     notes: tuple[str, ...]
     """What a reader should know about the grid."""
+
+    @cached_property
+    def settings_id(self) -> str:
+        """Content id of the settings: cells may share a table if it is equal."""
+        return content_id(self.settings)
+
+    def settings_id_with(self, own_sizes: Mapping[str, Sequence[str] | None]) -> str:
+        """The id that earlier versions gave the same settings. They counted the sizes that [arms.NAME] names among
+        them: `own_sizes`, by label."""
+        arms = self.settings["arms"] or {}
+        with_sizes = {label: arms[label] | {"sizes": sizes} for label, sizes in own_sizes.items() if label in arms}
+        return content_id({**self.settings, "arms": arms | with_sizes or None})
 
     def chain(self, cell: Cell) -> list[Segment]:
         """The segments that lead to a cell: its stable stretches, its decay, its evaluation. None without data."""
@@ -157,7 +170,7 @@ def _plan(spec: SweepSpec, data: DataSnapshot | None) -> Plan:
         trunks="shared" if spec.shares_trunks else "per-budget",
         tokens=spec.tokens,
         data_name=data.name if data else None,
-        settings_id=_settings_id(spec, data),
+        settings=_settings(spec, data),
         cells=tuple(cells),
         segments=tuple(segments),
         dropped=dropped,
@@ -180,7 +193,7 @@ def plan_of_cells(spec: SweepSpec, data: DataSnapshot, cells: Sequence[Cell]) ->
         trunks="shared" if spec.shares_trunks else "per-budget",
         tokens=None if spec.tokens is None else tuple(sorted({cell.tokens for cell in named})),
         data_name=data.name,
-        settings_id=_settings_id(spec, data),
+        settings=_settings(spec, data),
         cells=tuple(named),
         segments=tuple(segments),
         dropped=(),
@@ -221,24 +234,25 @@ def _initialisation(spec: SweepSpec) -> Initialisation | None:
     return Initialisation(fingerprint=weights.fingerprint, selection=spec.init_from.layers)
 
 
-def _settings_id(spec: SweepSpec, data: DataSnapshot | None) -> str:
+def _settings(spec: SweepSpec, data: DataSnapshot | None) -> dict[str, Any]:
     """What must be equal before losses of two plans are fitted together: mathematics, data and evaluation."""
     grid = {"name", "budgets", "tokens", "seeds", "sizes", "only", "execution", "data"}
     settings = spec.plain(exclude=grid | {"arms", "variants", "init_from"})
     # Labels say which arm a row is, so what a label stands for must be equal too.
     arms = spec.arms.plain(exclude={"architectures", "recursions"}) if spec.arms else None
+    if spec.arms and arms:
+        # Which sizes of an own model are trained is the grid, as it is of ours.
+        arms |= {label: arms[label] | {"sizes": None} for label in spec.arms.own}
     variants = {label: variant.plain(exclude={"paper_nll"}) for label, variant in spec.variants.items()}
-    return content_id(
-        {
-            "settings": settings,
-            "arms": arms,
-            "variants": variants,
-            "init": _initialisation(spec),
-            "data": data.fingerprint if data else None,
-            "numerics_version": NUMERICS_VERSION,
-            **({} if spec.data.unique_tokens is None else {"unique_tokens": spec.data.unique_tokens}),
-        }
-    )
+    return {
+        "settings": settings,
+        "arms": arms,
+        "variants": variants,
+        "init": _initialisation(spec),
+        "data": data.fingerprint if data else None,
+        "numerics_version": NUMERICS_VERSION,
+        **({} if spec.data.unique_tokens is None else {"unique_tokens": spec.data.unique_tokens}),
+    }
 
 
 def _with_segments(spec: SweepSpec, cells: Sequence[Cell], data: DataSnapshot) -> tuple[list[Cell], list[Segment]]:

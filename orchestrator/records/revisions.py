@@ -6,6 +6,7 @@ evaluation), so a budget added later joins the ones trained before, and losses o
 
 import datetime
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -74,18 +75,41 @@ def record_revision(store: Store, plan: Plan, data: DataSnapshot) -> Sweep:
         "cells": [to_jsonable(cell) for cell in plan.cells],
         "segments": [to_jsonable(_planned(segment)) for segment in plan.segments],
         "data_folder": str(data.folder),
-        "settings_id": plan.settings_id,
         RECORDED: plan.spec.document(),
     }
     with plans_locked(store, plan.name):
         document = read_document(folder / "sweep.json") or {"schema": SCHEMA, "name": plan.name, "revisions": []}
         latest = document["revisions"][-1] if document["revisions"] else {}
+        revision["settings_id"] = _settings_id_among(document["revisions"], plan)
         if _asked(latest) != _asked(revision):
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             document["revisions"].append({"number": len(document["revisions"]) + 1, "created": now, **revision})
             replace_text(folder / "sweep.json", json.dumps(document))
         replace_text(folder.parent / ".last", plan.name)
     return load_sweep(store, plan.name)
+
+
+def recorded_settings_id(store: Store, name: str, plan: Plan) -> str:
+    """The id under which a sweep holds, or would hold, the settings of a plan. Raises StoreError where its sweep.json
+    cannot be read."""
+    document = read_document(store.sweep_folder(name) / "sweep.json")
+    return _settings_id_among(document["revisions"] if document else [], plan)
+
+
+def _settings_id_among(revisions: Sequence[Mapping[str, Any]], plan: Plan) -> str:
+    """The id that the newest revision of a plan's settings has, or the plan's own: a sweep that was begun by a version
+    whose ids counted more keeps its id, so that no cell leaves its table."""
+    for revision in reversed(revisions):
+        if revision["settings_id"] in (plan.settings_id, plan.settings_id_with(_own_sizes(revision))):
+            return str(revision["settings_id"])
+    return plan.settings_id
+
+
+def _own_sizes(revision: Mapping[str, Any]) -> dict[str, Any]:
+    """By label, what its sweep file names of the ladders of the user's own models."""
+    arms = revision.get(RECORDED, {}).get("arms")
+    tables = arms.items() if isinstance(arms, dict) else ()
+    return {label: table.get("sizes") for label, table in tables if isinstance(table, dict)}
 
 
 def _asked(revision: dict[str, Any]) -> dict[str, Any]:
@@ -124,8 +148,9 @@ def cells_leaving(store: Store, plan: Plan) -> tuple[Cell, ...]:
     if document is None:
         return ()
     current = load_sweep(store, plan.name)
+    settings_id = _settings_id_among(document["revisions"], plan)
     kept = {cell.cell_id for cell in plan.cells}
-    kept |= {data["cell_id"] for revision in revisions_of(document, plan.settings_id) for data in revision["cells"]}
+    kept |= {data["cell_id"] for revision in revisions_of(document, settings_id) for data in revision["cells"]}
     return tuple(
         cell for cell in current.cells if cell.cell_id not in kept and store.is_done(str(cell.evaluate_segment))
     )

@@ -18,7 +18,7 @@ from orchestrator.planning.ladder import LADDERS, RUNGS_BEYOND, ladder_of, own_r
 from orchestrator.planning.plan import Plan, flops_by_segment, plan
 from orchestrator.planning.spec.sweep_spec import SweepSpec
 from orchestrator.records.fits.fitted import Fitted
-from orchestrator.records.revisions import Sweep
+from orchestrator.records.revisions import Sweep, recorded_settings_id
 from orchestrator.search.spec_of_sweep import NoAdvice, spec_of_sweep
 from orchestrator.store.published import SegmentResult
 from orchestrator.store.store import Store
@@ -45,7 +45,7 @@ def next_cells(
     its sweep file is not recorded.
     """
     planned = wide_plan(sweep, *spec_of_sweep(sweep))
-    if planned.settings_id != sweep.settings_id:
+    if recorded_settings_id(store, sweep.name, planned) != sweep.settings_id:
         raise NoAdvice(
             f"sweep {sweep.name!r} was planned by another version of mor-sweep, which trains other losses: new cells "
             "could not join it"

@@ -53,10 +53,10 @@ class ForecastShape:
 
     size: str
     """Its name, for --sizes."""
-    num_layers: int
-    """Unrolled layers."""
-    d_model: int
-    """Width."""
+    num_layers: int | None
+    """Unrolled layers; None of a user's own model."""
+    d_model: int | None
+    """Width; None of a user's own model."""
     params: float
     """N."""
     tokens: float

@@ -172,7 +172,8 @@ def load_definition(name: str) -> Definition:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise OwnModelError(f"model {name}: there is no module {error.name} on Python's path") from None
-        raise OwnImportError(f"model {name}: its import failed: {one_line(error)}") from error
+        lacking = f"there is no module {error.name}, install the package that has it" if error.name else one_line(error)
+        raise OwnImportError(f"model {name}: its import failed: {lacking}") from error
     except Exception as error:  # Code of the user's runs here.
         raise OwnImportError(f"model {name}: its import failed: {one_line(error)}") from error
     try:

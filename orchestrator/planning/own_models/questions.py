@@ -52,10 +52,24 @@ def own_ladder(model: str, vocab_size: int, context_length: int) -> OwnLadder:
     return _ladder(model, file, vocab_size, context_length, file.stat().st_mtime_ns)
 
 
+def remembered_ladder(model: str, vocab_size: int, context_length: int) -> OwnLadder | None:
+    """The ladder as it was answered on this machine; None where it was not, or the code has changed since. It runs no
+    code of the user's."""
+    try:
+        file = module_file(model)
+    except OwnModelError:
+        return None
+    return _remembered(_cache_file(_request(model, vocab_size, context_length), file), file)
+
+
+def _request(model: str, vocab_size: int, context_length: int) -> dict[str, Any]:
+    return {"model": model, "vocab_size": vocab_size, "context_length": context_length}
+
+
 @lru_cache(maxsize=64)
 def _ladder(model: str, file: Path, vocab_size: int, context_length: int, _changed_at: int) -> OwnLadder:
     """Once per process, unless the module's file is written anew."""
-    request = {"model": model, "vocab_size": vocab_size, "context_length": context_length}
+    request = _request(model, vocab_size, context_length)
     path = _cache_file(request, file)
     if (ladder := _remembered(path, file)) is not None:
         return ladder

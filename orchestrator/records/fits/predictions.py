@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from analysis.advice.forecast.forecast import Advice, Forecast
 from analysis.report.text import count_text, loss_text
 from analysis.statistics.answers import Estimate, Refusal
+from mor_core.config.model import ModelConfig
 from mor_core.config.own_model import OwnModel
 from mor_core.units import amount_text, short_count
 from orchestrator.planning.cells import Cell
-from orchestrator.planning.ladder import NearestShape, nearest_shape
+from orchestrator.planning.ladder import NearestShape, nearest_rung, nearest_shape
 from orchestrator.records.fits.fitted import Fitted
 
 
@@ -16,18 +17,23 @@ def nearest_shapes(fitted: Fitted, answers: Sequence[Advice | Forecast], flops: 
     """The named shape nearest to each predicted N*; None where it is refused, and for a table, which has no shapes."""
     if fitted.sweep is None:
         return [None] * len(answers)
-    cells = {cell.arm: cell for cell in fitted.sweep.cells}
+    cells: dict[str, list[Cell]] = {}
+    for cell in fitted.sweep.cells:
+        cells.setdefault(cell.arm, []).append(cell)
     return [
-        _nearest_shape(cells[answer.arm], answer.params, flops) if isinstance(answer.params, Estimate) else None
+        _nearest_shape(cells[answer.arm], answer.params.value, flops) if isinstance(answer.params, Estimate) else None
         for answer in answers
     ]
 
 
-def _nearest_shape(cell: Cell, params: Estimate, flops: int) -> NearestShape | None:
-    """None for a user's own model, whose ladder is in code that is not asked here."""
-    if isinstance(cell.model, OwnModel):
-        return None
-    return nearest_shape(cell.size, cell.model, cell.budget_convention, params.value, flops)
+def _nearest_shape(cells: Sequence[Cell], params: float, flops: int) -> NearestShape:
+    """The shape nearest to N* as the arm that some cells are of."""
+    newest = cells[-1]
+    if isinstance(newest.model, ModelConfig):
+        return nearest_shape(newest.size, newest.model, newest.budget_convention, params, flops)
+    models = [cell.model for cell in cells if isinstance(cell.model, OwnModel)]
+    tried = [model for model in models if (model.object, model.version) == (newest.model.object, newest.model.version)]
+    return nearest_rung(tried, newest.budget_convention, params, flops)
 
 
 def predicted_lines(answer: Advice, shape: NearestShape | None) -> list[str]:
@@ -38,10 +44,7 @@ def predicted_lines(answer: Advice, shape: NearestShape | None) -> list[str]:
         f"L* {loss_text(answer.loss)}{weight}"
     ]
     if shape is not None:
-        lines.append(
-            f"  nearest shape: {shape.size} ({shape.num_layers} layers, width {shape.d_model}; "
-            f"N {shape.of_optimum:.2f} of N*), which the budget trains on {short_count(shape.tokens)} tokens"
-        )
+        lines.append(_shape_line(shape))
     if answer.record:
         lines.append(f"  record: {answer.record}")
     quantities = (answer.params, answer.tokens, answer.loss)
@@ -53,3 +56,13 @@ def predicted_lines(answer: Advice, shape: NearestShape | None) -> list[str]:
             "guess"
         )
     return lines
+
+
+def _shape_line(shape: NearestShape) -> str:
+    """What to build, and what the budget trains it on."""
+    is_own = shape.num_layers is None
+    built = "" if is_own else f"{shape.num_layers} layers, width {shape.d_model}; "
+    return (
+        f"  nearest {'size' if is_own else 'shape'}: {shape.size} ({built}N {shape.of_optimum:.2f} of N*), which the "
+        f"budget trains on {short_count(shape.tokens)} tokens{f'; {shape.note}' if shape.note else ''}"
+    )

@@ -20,7 +20,7 @@ from orchestrator.planning.cells import Cell
 from orchestrator.planning.plan import Plan, plan_of_cells
 from orchestrator.planning.spec.sweep_file import SweepFile
 from orchestrator.planning.spec.sweep_spec import SweepSpec
-from orchestrator.records.revisions import data_label, load_sweep, package_version
+from orchestrator.records.revisions import data_label, load_sweep, package_version, recorded_settings_id
 from orchestrator.records.table import table
 from orchestrator.search.tuning.proposals import propose
 from orchestrator.search.tuning.trials import (
@@ -121,7 +121,7 @@ def known_cells(store: Store, tuning: Tuning, data: DataSnapshot) -> tuple[Cell,
         sweep = load_sweep(store, tuning.name)
     except NoSuchSweep:
         return ()
-    same = sweep.settings_id == plan_of_cells(tuning.spec, data, ()).settings_id
+    same = sweep.settings_id == recorded_settings_id(store, tuning.name, plan_of_cells(tuning.spec, data, ()))
     return sweep.cells if same else ()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.planning.canonical import content_id
 from orchestrator.planning.plan import Plan, plan
 from orchestrator.planning.spec.sweep_file import Override, SpecError
 from orchestrator.planning.spec.sweep_spec import load_spec
@@ -59,8 +60,24 @@ def test_names_of_ours_alone_leave_the_whole_ladder_or_what_its_table_names(fold
 def test_named_sizes_are_part_of_the_grid_and_of_no_settings(folder: Path) -> None:
     first, other = planned(folder, ["10k", "w8"]), planned(folder, ["23k", "w16"])
     assert first.settings_id == other.settings_id
-    whole = {segment.id for segment in planned(folder).segments}
-    assert {segment.id for segment in first.segments} <= whole
+    whole = planned(folder)
+    assert {segment.id for segment in first.segments} <= {segment.id for segment in whole.segments}
+    assert planned(folder, arms__ngram__sizes=["w8"]).settings_id == whole.settings_id == first.settings_id
+
+
+def test_another_object_under_the_same_label_is_other_settings(folder: Path) -> None:
+    other = planned(folder, arms__ngram__model="examples.ngram_lion:ngram")
+    assert other.settings_id != planned(folder).settings_id
+
+
+def test_the_ids_that_counted_the_sizes_of_a_table_can_still_be_told(folder: Path) -> None:
+    named = planned(folder, arms__ngram__sizes=["w8", "w16"])
+    assert named.spec.arms is not None
+    arms = named.spec.arms.plain(exclude={"architectures", "recursions"})
+    assert arms["ngram"]["sizes"] == ["w8", "w16"]
+    former = content_id({**named.settings, "arms": arms})
+    assert named.settings_id_with({"ngram": ["w8", "w16"], "gone": ["small"]}) == former != named.settings_id
+    assert named.settings_id_with({"ngram": None}) == named.settings_id, "without sizes it is the same id"
 
 
 @pytest.mark.parametrize(
