@@ -12,7 +12,7 @@ class Llama:
     version = "1"
     sizes: ClassVar = {  # name -> what `build` takes
         name: {"width": width, "hidden": 4 * round(2 * width / 3)}
-        for name, width in {"6.4k": 12, "12k": 16, "17k": 20, "26k": 24, "35k": 28, "45k": 32, "85k": 44}.items()
+        for name, width in {"2.8k": 8, "6.4k": 12, "12k": 16, "17k": 20, "26k": 24, "45k": 32, "85k": 44}.items()
     }
 
     def build(self, *, vocab_size: int, context_length: int, width: int, hidden: int) -> nn.Module:

@@ -285,6 +285,12 @@ class NoVersion:
     sizes: ClassVar = {"small": {}}
 
 
+class CountsVersions(Right):
+    """Its version is a number."""
+
+    version: Any = 2
+
+
 def of(module: type[nn.Module]) -> Right:
     """The right ladder with another module."""
     ladder = Right()

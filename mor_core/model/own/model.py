@@ -204,8 +204,10 @@ def definition_of(target: Any, name: str | None = None) -> Definition:
 def _missing(target: Any) -> list[str]:
     """A sentence for each part that an object lacks."""
     sentences = []
-    if not isinstance(getattr(target, "version", None), str) or not target.version:
-        sentences.append('version is missing: add version = "1", and raise it when losses change')
+    version = getattr(target, "version", None)
+    if not isinstance(version, str) or not version:
+        state = f"{version!r:.60}, expected a text" if version else "missing"
+        sentences.append(f'version is {state}: add version = "1", and raise it when losses change')
     if not callable(getattr(target, "build", None)):
         sentences.append("build is missing: add build(self, *, vocab_size, context_length, ...) that returns a module")
     sentences += _missing_methods(target)

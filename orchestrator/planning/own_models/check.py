@@ -181,7 +181,11 @@ def _resumed(definition: Definition, config: OwnModel, where: str, folder: Path)
         _spoil(other)
         resumed, resumed_optimizer = _steps(other, STEPS // 2, STEPS, folder / "half")
     except (CheckpointError, RuntimeError, TypeError, AttributeError, KeyError) as error:
-        yield f"{where}: its weights do not load back: {str(error).strip().partition(chr(10))[0]}"
+        reason = str(error).strip().partition("\n")[0].removeprefix(f"{folder / 'half'}/")
+        yield (
+            f"{where}: its weights do not load back: {reason}: let build make each parameter and buffer, in the shape "
+            "that it keeps"
+        )
         return
     if names := _differing(_state(whole, whole_optimizer), _state(resumed, resumed_optimizer)):
         places = "parameters and buffers" if config.training == "adamw" else "parameters, buffers and state_tensors"

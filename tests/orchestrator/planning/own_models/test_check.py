@@ -1,5 +1,6 @@
 """`check_model` finds what would go wrong with a user's own model, in a sentence each, and nothing in a right one."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +9,9 @@ from examples.llama_of_transformers import llama
 from examples.ngram_mlp import ngram
 from mor_core.config.sizes import SIZES, model_config
 from mor_core.flops import total_params, training_flops_per_token, unique_params, unrolled_params
-from mor_core.model.own.code import OwnModelError
+from mor_core.model.own.code import OwnImportError, OwnModelError
 from mor_core.model.own.counts import counted
-from mor_core.model.own.model import definition_of
+from mor_core.model.own.model import definition_of, load_definition
 from orchestrator.planning.own_models.check import check_model
 from tests.helpers import own_models as samples
 
@@ -39,10 +40,11 @@ def test_a_model_that_is_right_has_no_problem(target: Any) -> None:
         (samples.of(samples.Unused), "no gradient reaches module.spare"),
         (samples.of(samples.NotANumber), "nan at step 1"),
         (samples.of(samples.Forgets), "keep all state in parameters and buffers"),
-        (samples.of(samples.OtherShape), "weights do not load back"),
+        (samples.of(samples.OtherShape), "weights do not load back: weights.safetensors: not a checkpoint of this"),
         (samples.of(samples.WrongLogits), "expected logits [1, 16, 64]"),
         (samples.Halved(), "0.5 times what PyTorch's counter says"),
         (samples.NoVersion(), "version is missing"),
+        (samples.CountsVersions(), "version is 2, expected a text"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(target: Any, sentence: str) -> None:
@@ -116,13 +118,25 @@ def test_a_count_below_six_flops_a_weight_is_a_warning_with_both_numbers() -> No
     assert f"{6 * (16 * 16 + 16 * 64):,}, 6 for each" in warning
 
 
-def test_the_llama_of_transformers_counts_as_our_vanilla_of_the_same_shape() -> None:
-    size = next(size for size in SIZES.values() if size.name == "12k-4L")
-    ours = model_config(size, vocab_size=64, context_length=16)
-    theirs = counted(definition_of(llama), "12k", vocab_size=64, context_length=16).model
+class CountedLlama:
+    """The Llama without a count of its own, so that its FLOPs are those of PyTorch's counter."""
+
+    version = "1"
+    sizes = llama.sizes
+    build = staticmethod(llama.build)
+
+
+@pytest.mark.parametrize("size", llama.sizes)
+def test_the_llama_of_transformers_counts_as_our_vanilla_of_the_same_shape(size: str) -> None:
+    ours = model_config(SIZES[f"{size}-4L"], vocab_size=64, context_length=16)
+    theirs = counted(definition_of(llama), size, vocab_size=64, context_length=16).model
     assert (theirs.unique_params, theirs.unrolled_params) == (unique_params(ours), unrolled_params(ours))
     assert theirs.total_params == total_params(ours)
     assert training_flops_per_token(theirs, "exact") == training_flops_per_token(ours, "exact")
+    counter = counted(definition_of(CountedLlama()), size, vocab_size=64, context_length=16).model
+    masked_pairs = 16 * 15 // 2
+    flops_of_pair = 3 * 2 * 2 * ours.d_model  # Forward and twice that backward; scores and values, a multiply-add as 2.
+    assert counter.training_flops - theirs.training_flops == ours.num_layers * flops_of_pair * masked_pairs
 
 
 @pytest.mark.parametrize("size", ngram.sizes)
@@ -141,3 +155,10 @@ def test_a_count_that_is_no_positive_number_is_refused(count: Any) -> None:
     ladder.unique_params = lambda **_: count
     with pytest.raises(OwnModelError, match="expected a positive number"):
         counted(definition_of(ladder), "small", vocab_size=64, context_length=16)
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needs_more.py").write_text("from transformers_of_nobody.models import Llama")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OwnImportError, match="no module transformers_of_nobody, install the package that has it"):
+        load_definition("needs_more:llama")
