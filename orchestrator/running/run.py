@@ -154,10 +154,8 @@ def write_own_tables(store: Store, sweep: Sweep, console: Console) -> pl.DataFra
 def _pending(
     segments: Sequence[Segment], published: Mapping[str, Outcome], allowance: Allowance
 ) -> tuple[Segment, ...]:
-    """What this run starts, each segment after what it needs; those of canaries first."""
-    first = {name for chain in allowance.canaries for name in chain}
-    pending = [segment for segment in segments if segment.id not in published and segment.id in allowance.segments]
-    return tuple(sorted(pending, key=lambda segment: segment.id not in first))
+    """What this run starts, each segment after what it needs."""
+    return tuple(segment for segment in segments if segment.id not in published and segment.id in allowance.segments)
 
 
 def _published(store: Store, segments: Sequence[Segment]) -> dict[str, Outcome]:
@@ -193,18 +191,9 @@ def _run(
             progress.record(outcome)
         progress.refresh()
 
-    if allowance.canaries:
-        report(f"first {_canary_text(plan, allowance)} alone: the other cells start when it has finished")
     with progress:
         run_segments(executor, store, pending, job, published, on_event, report, allowance.hours)
     return progress.outcomes
-
-
-def _canary_text(plan: Plan, allowance: Allowance) -> str:
-    """Such as "vanilla 10k at 8e10"."""
-    last = allowance.canaries[0][-1]
-    cell = next(cell for cell in plan.cells if cell.evaluate_segment == last)
-    return f"{cell.arm} {cell.size} at {short_budget(cell.budget)}"
 
 
 def _report(console: Console, plan: Plan, runs: pl.DataFrame, store: Store, outcomes: dict[str, Outcome]) -> int:

@@ -39,7 +39,6 @@ def chosen_executor(
         gpus_per_segment=fixed_gpus(execution.gpus_per_segment),
         gpu_shares=allowance.hours.gpu_shares if allowance else {},
         workers_per_segment=execution.workers_per_segment,
-        canaries=allowance.canaries if allowance else (),
     )
 
 

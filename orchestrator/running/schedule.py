@@ -18,12 +18,8 @@ class Schedule:
     before all else: they are short, and a cell is a result only when its own is done, whenever the sweep is stopped.
     """
 
-    def __init__(
-        self, segments: Sequence[Segment], published: Mapping[str, Outcome], canaries: Sequence[Sequence[str]] = ()
-    ) -> None:
-        """`canaries` are chains of ids: nothing else is handed out until one of them has finished, or none is left."""
+    def __init__(self, segments: Sequence[Segment], published: Mapping[str, Outcome]) -> None:
         chains = chain_flops(segments)
-        self._canaries = [tuple(chain) for chain in canaries]
         self._segments = segments
         self._first = {
             segment.id: (segment.kind != "evaluate", -chains[segment.id], place)
@@ -49,14 +45,7 @@ class Schedule:
 
     def take(self) -> Segment | None:
         """The next segment to start; None where all that is left waits for outcomes."""
-        if not self._canaries:
-            return self._segments[heapq.heappop(self._ready)[-1]] if self._ready else None
-        ready = [entry for entry in self._ready if self._segments[entry[-1]].id in self._canaries[0]]
-        if not ready:
-            return None
-        self._ready.remove(min(ready))
-        heapq.heapify(self._ready)
-        return self._segments[min(ready)[-1]]
+        return self._segments[heapq.heappop(self._ready)[-1]] if self._ready else None
 
     def put_back(self, segment: Segment) -> None:
         """What was taken has not been started: it waits again in its place."""
@@ -69,7 +58,6 @@ class Schedule:
         while arrived:
             cause = arrived.pop()
             self._unsettled.discard(cause.segment_id)
-            self._look_at_canary(cause)
             for dependent in self._dependents.pop(cause.segment_id, []):
                 if cause.status == "finished":
                     self._release(dependent)
@@ -77,11 +65,6 @@ class Schedule:
                     arrived.append(blocked(dependent, cause))
                     blocked_outcomes.append(arrived[-1])
         return blocked_outcomes
-
-    def _look_at_canary(self, outcome: Outcome) -> None:
-        """A canary that has arrived lets everything start; after one that has not, the next one goes."""
-        if self._canaries and outcome.segment_id == self._canaries[0][-1]:
-            self._canaries = [] if outcome.status == "finished" else self._canaries[1:]
 
     def _release(self, segment: Segment) -> None:
         self._missing[segment.id] -= 1

@@ -209,7 +209,7 @@ def train_round(
     """Train a round of a longer search, each segment at its share of a GPU where shapes have one. Returns the exit
     code. Raises PlanError where the device-hours allow not one cell."""
     costing = costed(planned, spec, how.results, machine, measures=False, is_here=how.is_here)
-    allowance = allowed(planned, spec, costing, Spending(max_hours=max_hours, canary=False))
+    allowance = allowed(planned, spec, costing, Spending(max_hours=max_hours))
     return train(planned, spec, data, how, workers=costing.cost.throughput.workers, allowance=allowance)
 
 

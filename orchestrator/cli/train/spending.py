@@ -59,15 +59,6 @@ Probed = Annotated[
         show_default=False,
     ),
 ]
-Canary = Annotated[
-    bool | None,
-    typer.Option(
-        "--canary/--no-canary",
-        help="Finish the cheapest cell alone first; by default in fresh sweeps of more than ten minutes.",
-        rich_help_panel=HOW_MUCH,
-        show_default=False,
-    ),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +79,6 @@ class Spending(Priced):
     """See orchestrator.planning.costs.limits.Limits."""
     probe: Probed = None
     """Whether to measure; None where that is worth it."""
-    canary: Canary = None
-    """Whether one cell goes first; None where that is worth it."""
 
 
 def costed(
@@ -109,7 +98,7 @@ def allowed(planned: "Plan", spec: "SweepSpec", cost: "Costed", spending: Spendi
     from orchestrator.planning.costs.limits import Limits
 
     limits = Limits(max_cells=spending.max_cells, max_hours=spending.max_hours)
-    return within_limits(planned, spec, cost, limits, canary=spending.canary)
+    return within_limits(planned, spec, cost, limits)
 
 
 def ask_if_expensive(cost: "Estimate", spending: Spending) -> None:

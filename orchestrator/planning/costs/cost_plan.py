@@ -116,8 +116,8 @@ def worth_a_probe(costing: Costed, probe_flag: bool | None, *, is_here: bool) ->
     return bool(probe_flag) or (assumed and costing.cost.seconds > EXPENSIVE_SECONDS)
 
 
-def within_limits(planned: Plan, spec: SweepSpec, cost: Costed, limits: Limits, *, canary: bool | None) -> Allowance:
+def within_limits(planned: Plan, spec: SweepSpec, cost: Costed, limits: Limits) -> Allowance:
     """What may be started. Raises PlanError where the limits allow not one cell."""
     units = work_of(planned, spec.evaluation.num_sequences)
     seconds = unit_seconds(units, cost.rates, cost.finished)
-    return allowance_of(planned, units, cost.cost, seconds, limits, finished=cost.finished, canary=canary)
+    return allowance_of(planned, units, cost.cost, seconds, limits, finished=cost.finished)

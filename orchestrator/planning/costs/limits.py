@@ -1,4 +1,4 @@
-"""How much of a plan one command may start: whole cells within its limits, and the cells that go first. Pure."""
+"""How much of a plan one command may start: whole cells within its limits. Pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +9,6 @@ from orchestrator.planning.costs.estimate import HOUR_SECONDS, Estimate
 from orchestrator.planning.costs.machine import Throughput
 from orchestrator.planning.costs.work import Unit
 from orchestrator.planning.plan import Plan, PlanError
-
-CANARIES = 2
-"""Cells that go first: where two of them fail alike, all others would."""
-
-CANARY_SECONDS = 600.0
-"""Shorter sweeps start everything at once: they cost less than a canary tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +48,6 @@ class Allowance:
 
     segments: frozenset[str]
     """Ids of the unfinished segments that the chosen cells need."""
-    canaries: tuple[tuple[str, ...], ...] = ()
-    """Chains of segments that go first, one after the other, until one cell has finished."""
     said: str = ""
     """Which limit left cells for later, in a sentence; empty where none did."""
     hours: HourLimit = NO_LIMIT
@@ -70,10 +62,8 @@ def allowance_of(
     limits: Limits,
     *,
     finished: Collection[str],
-    canary: bool | None,
 ) -> Allowance:
-    """The cells of a plan, in its order, that fit the limits; with canaries where those are wanted, or by default
-    where a fresh sweep takes long.
+    """The cells of a plan, in its order, that fit the limits.
 
     `seconds` of one worker by unit, 0 where it is finished. Raises PlanError where not one cell fits.
     """
@@ -88,11 +78,8 @@ def allowance_of(
     chosen, needed = _within(open_cells, parts, hours, limits)
     if open_cells and not chosen:
         _refuse(plan, open_cells, parts, hours, limits, throughput)
-    has_canary = canary if canary is not None else cost.seconds > CANARY_SECONDS and len(open_cells) == len(plan.cells)
-    first = _canaries(chosen, parts, units, seconds) if has_canary and len(chosen) > 1 else ()
     return Allowance(
         segments=frozenset(str(units[number].segment_id) for number in needed) - frozenset(finished),
-        canaries=first,
         said=_said(len(open_cells), len(chosen), limits, throughput),
         hours=HourLimit(
             max_hours=limits.max_hours,
@@ -125,19 +112,6 @@ def _within(
         chosen.append(place)
         needed.update(parts[place])
     return chosen, needed
-
-
-def _canaries(
-    chosen: Sequence[int], parts: Sequence[Sequence[int]], units: Sequence[Unit], seconds: Sequence[float]
-) -> tuple[tuple[str, ...], ...]:
-    """The chains of the cheapest cells, each on a trunk of its own."""
-    cheapest = sorted(chosen, key=lambda place: sum(seconds[number] for number in parts[place]))
-    chains: list[tuple[str, ...]] = []
-    for place in cheapest:
-        chain = tuple(str(units[number].segment_id) for number in parts[place])
-        if not any(chain[0] == canary[0] for canary in chains):
-            chains.append(chain)
-    return tuple(chains[:CANARIES])
 
 
 def _said(num_open: int, num_chosen: int, limits: Limits, throughput: Throughput) -> str:

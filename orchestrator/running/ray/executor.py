@@ -69,8 +69,6 @@ class RayExecutor:
     """By segment id, of segments with one worker, where the cluster has GPUs; those left out take the above."""
     workers_per_segment: int = 1
     """Processes that share a segment's batches, each with one CPU."""
-    canaries: tuple[tuple[str, ...], ...] = ()
-    """See orchestrator.running.schedule.Schedule."""
 
     @property
     def on_this_host(self) -> bool:
@@ -88,7 +86,7 @@ class RayExecutor:
             shared = self.gpu_shares if request.gpus and request.workers == 1 else {}
             run = _Run(ray=ray, store=store, job=job, request=request, shares=shared, cluster=self._cluster(ray))
             check_feasible(run.request, _nodes(ray), self._name)
-            yield from run.events(Schedule(segments, published, self.canaries))
+            yield from run.events(Schedule(segments, published))
 
     def nodes(self) -> list[Node]:
         """The machines of the cluster, of which one at least holds a segment. Raises ClusterUnreachable and

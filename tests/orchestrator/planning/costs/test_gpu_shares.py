@@ -96,7 +96,6 @@ def test_hours_time_and_limits_count_each_segment_by_its_share(small_sweep, snap
         unit_seconds(units, rates),
         Limits(),
         finished=(),
-        canary=False,
     )
     assert set(allowance.hours.gpu_shares.values()) == {0.125, 1.0}
     assert set(allowance.hours.gpu_shares) == {segment.id for segment in planned.segments}
