@@ -82,7 +82,7 @@ def sweep_file_page() -> str:
     parts = [
         "# Keys of a sweep file",
         "A sweep file is TOML. `mor-sweep config show --origin` prints what one resolves to, and where each value came "
-        "from. `mor-sweep config schema` writes the JSON Schema by which editors check one.",
+        "from. `sweeps/sweep.schema.json` is the JSON Schema by which editors check one.",
         "## Top level",
         _keys(schema),
     ]

@@ -1,4 +1,4 @@
-"""`mor-sweep config show` and `config schema`: what a sweep file resolves to, and what may stand in one."""
+"""`mor-sweep config show` and `config init`: what a sweep file resolves to, and a file of one's own to begin with."""
 
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -85,23 +85,3 @@ def init(
         replace_text(file, own_text(preset, file.stem))
     say(f"sweep file written to {file}")
     say_next(["config", "show", "--preset", str(file)], ["isoflop", "--preset", str(file), "--dry-run"])
-
-
-@config.verb("schema", "mor-sweep config schema --out sweep.schema.json")
-def schema(
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there instead of printing it.")] = None,
-) -> None:
-    """Print the JSON Schema of sweep files.
-
-    A first line `#:schema FILE` in a sweep file makes editors complete and check it.
-    """
-    from orchestrator.planning.spec.schema import schema_text
-
-    if out is None:
-        typer.echo(schema_text(), nl=False)
-        say_next(["config", "schema", "--out", "FILE"])
-        return
-    with writing(out):
-        replace_text(out, schema_text())
-    typer.echo(f"schema written to {out}; first line of a sweep file: #:schema {out}", err=True)
-    say_next(["config", "show", "--preset", "FILE"])

@@ -11,7 +11,6 @@ import typer
 from mor_core.data.spec import DataError
 from orchestrator.cli.options import (
     DEFAULT_PRESET,
-    PART_MEGABYTES,
     AsJson,
     options_from_dataclass,
     print_json,
@@ -46,12 +45,6 @@ Texts = Annotated[
 Corpus = Annotated[str | None, typer.Option("--data", help="The same as one value, with commas between several.")]
 Tokenizer = Annotated[str | None, typer.Option(help="A tokenizer.json, a folder with one, or a model of the hub.")]
 Megabytes = Annotated[float | None, typer.Option(help="Text enough, in 10^6 bytes.")]
-Duplicates = Annotated[str | None, typer.Option(help="Repeated documents to leave out: none, exact or near.")]
-
-Quality = Annotated[
-    bool | None,
-    typer.Option("--quality/--no-quality", help="Leave out drawn tables, blobs and the like; default: off."),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +55,6 @@ class TextSettings:
     """See mor_core.data.spec.DataSpec, also for the others."""
     max_megabytes: Megabytes = None
     """10^6 bytes of text."""
-    deduplicate: Duplicates = None
-    """Which repeated documents are left out."""
-    quality: Quality = None
-    """Whether text that nobody wants to measure is left out."""
 
     def given(self) -> dict[str, Any]:
         """Those that a flag has set."""
@@ -83,7 +72,6 @@ def prepare(
     refresh: Annotated[bool, typer.Option("--refresh", help="Freeze the text anew; sweeps get new ids.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Parts at a time; one a core of this machine.")] = None,
     address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster that shares the cache.")] = None,
-    part_megabytes: Annotated[float, typer.Option(min=1e-3, help="Text in a part of a large corpus.")] = PART_MEGABYTES,
     as_json: AsJson = False,
 ) -> None:
     """Freeze the text of a sweep and tokenise it, once.
@@ -104,7 +92,6 @@ def prepare(
         refresh=refresh,
         report=lambda line: typer.echo(line, err=True),
         spread=spread,
-        part_bytes=round(part_megabytes * 1e6),
     )
     if as_json:
         print_json(SCHEMA, _document(snapshot))

@@ -227,10 +227,6 @@ def say_next(*commands: Sequence[str], results: Path = Path("results")) -> None:
     typer.echo("next: " + ", ".join(command_line(*command, results=results) for command in commands), err=True)
 
 
-PART_MEGABYTES = 256.0
-"""10^6 bytes of text in one part of a large corpus: two minutes of one core, and what a kill can cost each worker."""
-
-
 DEFAULT_PRESET = "paper"
 """What every verb that takes a sweep file takes where it is told none: one study from `data prepare` to `isoflop`."""
 

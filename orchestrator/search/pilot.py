@@ -94,8 +94,6 @@ def read_pilot(
     budgets: Sequence[int] | None,
     sizes: Sequence[str] | None,
     replicates: int,
-    confidence: float,
-    power: float,
     sizes_flag: str = "sizes",
 ) -> Pilot:
     """A pilot of a sweep file. Errors call the sizes `sizes_flag`.
@@ -119,8 +117,6 @@ def read_pilot(
             sizes=count,
             seeds=len(spec.seeds),
             budgets=tuple(str(budget) for budget in spec.budgets),
-            confidence=confidence,
-            power=power,
         ),
     )
 

@@ -17,13 +17,6 @@ SCHEMA = "mor-sweep.pilot/1"
 ADVISED = "advised.toml"
 
 
-def _share(value: float) -> float:
-    """Raises BadParameter for what is no chance."""
-    if not 0.5 <= value < 1:
-        raise typer.BadParameter(f"found {value:g}, expected a number from 0.5 to below 1, such as 0.8")
-    return value
-
-
 Flags = Annotated[
     SweepFlags,
     Taken(
@@ -35,7 +28,7 @@ Flags = Annotated[
             "data": "",
             "name": "The sweep that holds the cells; pilot-PRESET.",
         },
-        after={"power": ("data", "name")},
+        after={"replicates": ("data", "name")},
     ),
 ]
 
@@ -45,10 +38,6 @@ def pilot(
     *,
     flags: Flags,
     replicates: Annotated[int, typer.Option(help="Seeds of the three middle sizes.", min=2)] = 3,
-    confidence: Annotated[
-        float, typer.Option(help="One less the chance of seeing a gap where there is none.", callback=_share)
-    ] = 0.95,
-    power: Annotated[float, typer.Option(help="Chance of seeing a gap that is there.", callback=_share)] = 0.8,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The sweep file to write.", dir_okay=False)] = None,
     how: Launch,
     money: Priced,
@@ -72,8 +61,6 @@ def pilot(
         budgets=_budgets(flags.budgets),
         sizes=items_of(flags.sizes),
         replicates=replicates,
-        confidence=confidence,
-        power=power,
         sizes_flag="--sizes",
     )
     search = open_search(design.spec, how)

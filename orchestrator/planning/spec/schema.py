@@ -1,8 +1,9 @@
 """The JSON Schema of sweep files, for editors: what keys there are, their types, and what each means.
 
-sweeps/sweep.schema.json is this text. A sweep file names it in a comment, `#:schema PATH`, which editors with a TOML
-language server read. It says less than `mor-sweep config show` checks: rules between keys are not in it, nor
-which keys must be there, since what a file leaves out may stand in its base.
+sweeps/sweep.schema.json is this text, made by `python -m orchestrator.planning.spec.schema`. A sweep file names it in a
+comment, `#:schema PATH`, which editors with a TOML language server read. It says less than `mor-sweep config show`
+checks: rules between keys are not in it, nor which keys must be there, since what a file leaves out may stand in its
+base.
 """
 
 import ast
@@ -70,3 +71,7 @@ def _loosened(value: Any) -> Any:
         kept = {key: item for key, item in value.items() if key != "required"}
         return {("anyOf" if key == "oneOf" else key): _loosened(item) for key, item in kept.items()}
     return [_loosened(item) for item in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    print(schema_text(), end="")

@@ -182,13 +182,17 @@ def sweep_text(preset: str, study: str = "isoflop") -> tuple[str, str]:
     return preset if is_path(preset) else f"sweeps/{study}_{preset}.toml", text
 
 
+SCHEMA_FILE = "sweep.schema.json"
+"""Ships with the sweeps: by its path in a first line, editors complete and check a sweep file."""
+
+
 def own_text(preset: str, name: str) -> str:
     """A shipped sweep, with its comments, as the text of a file of one's own under another name. Raises SpecError."""
     source, text = sweep_text(preset)
     _, _, body = text.partition("\n")  # The first line names the schema that lies beside the shipped file.
     if is_folder_name(name):
         body = re.sub(r'(?m)^name = "[^"]*" *', f'name = "{name}" '.ljust(40), body, count=1)
-    return f"# As {source}, to be changed.\n{body}"
+    return f"#:schema {resources.files('sweeps') / SCHEMA_FILE}\n# As {source}, to be changed.\n{body}"
 
 
 def _read_recorded(path: str) -> dict[str, Any]:

@@ -42,8 +42,7 @@ def test_a_pilot_trains_says_what_it_saw_and_writes_a_sweep_that_plans(toy: ToyS
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--power", "1"], "below 1"),
-        (["--confidence", "0.2"], "from 0.5"),
+        (["--replicates", "1"], "--replicates"),
         (["--sizes", "13q"], "--sizes"),
         (["--budgets", "much"], "--budgets"),
     ],
