@@ -144,10 +144,9 @@ def compare_data(studies: Sequence[Study]) -> dict[str, Any]:
 
 
 def lifetime_data(lifetime: LifetimeStudy) -> dict[str, Any]:
-    """The target, what is made small within which memory, and the cheapest model at every number of tokens served."""
-    demand = {name: value for name, value in vars(lifetime.demand).items() if name != "tokens"}
-    marked = lifetime.demand.tokens or None
-    return {"target_loss": lifetime.target, "demand": demand, "served_tokens": marked, "places": lifetime.places}
+    """The target, the tokens that are marked, and the cheapest model at every number of tokens served."""
+    marked = lifetime.served or None
+    return {"target_loss": lifetime.target, "served_tokens": marked, "places": lifetime.places}
 
 
 def curves_data(curves: Sequence[CellCurve]) -> list[dict[str, Any]]:

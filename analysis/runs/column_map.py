@@ -33,9 +33,6 @@ MEANINGS = {
     "unrolled_params": "parameters, each layer counted once per application",
     "recursions": "how often the shared block is applied",
     "depth": "mean recursions of a token, for routed models",
-    "total_params": "parameters, embedding included: what lies in memory when serving",
-    "kv": "numbers of keys and values that a token keeps over all layers when serving",
-    "kv_read": "numbers of keys and values that a generated token reads for each token of its sequence, if not those",
     "score": "the share of a task's items that are right",
     "chance": "the share that picking at random gets right",
 }
@@ -43,7 +40,7 @@ REQUIRED = ("params", "tokens", "loss")
 COLUMNS = Fix(setting="columns")
 NUMBERS = (
     "params", "tokens", "loss", "flops", "budget", "epochs", "unique_tokens", "steps", "warmup_steps",
-    "unrolled_params", "recursions", "depth", "total_params", "kv", "kv_read", "score", "chance",
+    "unrolled_params", "recursions", "depth", "score", "chance",
 )  # fmt: skip
 
 

@@ -42,7 +42,6 @@ OWN_NAMES = {
     "convention": "budget_convention", "params": "unique_params", "tokens": "tokens", "loss": "loss",
     "trunk": "trunk_id", "epochs": "epochs", "steps": "steps", "warmup_steps": "warmup_steps",
     "unrolled_params": "unrolled_params", "recursions": "recursions", "depth": "depth_mean",
-    "total_params": "total_params", "kv": "kv_numbers_kept", "kv_read": "kv_numbers_read",
 }  # fmt: skip
 """By meaning, the column of a sweep's own run table."""
 

@@ -264,7 +264,6 @@ def _frame(rows: list[dict], reasons: dict[str, str], convention: str) -> pl.Dat
         "budget_convention": pl.Utf8, "seed": pl.Int64, "unique_params": pl.Float64, "tokens": pl.Float64,
         "flops": pl.Float64, "loss": pl.Float64, "trunk_id": pl.Utf8, "cooled": pl.Boolean,
         "unrolled_params": pl.Float64, "recursions": pl.Float64, "depth_mean": pl.Float64, "architecture": pl.Utf8,
-        "total_params": pl.Float64, "kv_numbers_kept": pl.Float64, "kv_numbers_read": pl.Float64,
         "epochs": pl.Float64,
     }  # fmt: skip
     of_tasks = [name for name in ("score", "chance") if any(name in row for row in rows)]
@@ -293,9 +292,6 @@ def _frame(rows: list[dict], reasons: dict[str, str], convention: str) -> pl.Dat
                 "recursions": row.get("recursions") or 1.0,
                 "depth_mean": row.get("depth"),
                 "architecture": _architecture(row),
-                "total_params": row.get("total_params"),
-                "kv_numbers_kept": row.get("kv"),
-                "kv_numbers_read": row.get("kv_read") or row.get("kv"),
                 "epochs": row["epochs"],
                 **{name: row[name] for name in of_tasks},
             }

@@ -75,13 +75,6 @@ def size_curve(params_n: Floats, value_n: Floats) -> SizeCurve:
     return SizeCurve(log_params=log_params, log_value=mean)
 
 
-def straight_curve(params_n: Floats, value_n: Floats) -> SizeCurve:
-    """The power law of N through runs (n,), for quantities that jump from shape to shape, such as whole heads."""
-    curve = size_curve(params_n, value_n)
-    slope, level = (float(coefficient) for coefficient in np.polyfit(curve.log_params, curve.log_value, 1))
-    return SizeCurve(log_params=curve.log_params, log_value=level + slope * curve.log_params)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contour(SizeCurve):
     """Training FLOPs per token of an arm as a function of its parameters; `factor` is k where FLOPs are k N D."""

@@ -64,7 +64,7 @@ DOCUMENTS = {
     "mor-sweep.fsck/1": "`fsck`",
     "mor-sweep.gc/1": "`gc`",
     "mor-sweep.generate/1": "`generate`",
-    "mor-sweep.lifetime/1": "`lifetime`",
+    "mor-sweep.lifetime/2": "`lifetime`",
     "mor-sweep.logs/1": "`logs`",
     "mor-sweep.mlflow-check/1": "`mlflow sync --check`",
     "mor-sweep.mlflow-sync/1": "`mlflow sync`",

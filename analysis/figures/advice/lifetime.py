@@ -2,18 +2,17 @@
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis.advice.lifetime import Lifetime, lifetime_study
-from analysis.advice.serving import Demand, ServedArm
 from analysis.figures.drawing import FAINT, WARN, arm_style, count_ticks, plain_text
 from analysis.figures.layout import Sheet, legend_below, write_below
 from analysis.frontier.study import Study
-from analysis.statistics.answers import Estimate, Refusal, RefusalKind
+from analysis.statistics.answers import Refusal, RefusalKind
 from analysis.surface.fit import SurfaceFit
 
 NUM_PLACES = 13
@@ -42,8 +41,8 @@ class LifetimeStudy:
     """The loss to reach."""
     loss_unit: str
     """Its unit."""
-    demand: Demand
-    """What is made small, and the memory that serves; its tokens, where there are any, are marked."""
+    served: float
+    """Tokens that will be served, which are marked; 0 where nobody said."""
     places: tuple[LifetimePlace, ...]
     """By arm, then by tokens served."""
 
@@ -54,13 +53,13 @@ class LifetimeStudy:
 
 
 def study_lifetime(
-    study: Study, target: float | None, demand: Demand, arms: Mapping[str, ServedArm] | None = None
+    study: Study, target: float | None, served_tokens: float = 0.0, ratios: Mapping[str, float] | None = None
 ) -> LifetimeStudy | Refusal:
     """The cheapest models over numbers of served tokens from a tenth of the largest D trained to a thousand times it.
 
     Without a target: the highest of the arms' L* at the largest budget that all of them have, so that each can reach
-    it. The tokens of the demand, where there are any, are a place of their own. `arms` are those of
-    `analysis.advice.serving.served_arms`.
+    it. `served_tokens`, where there are any, are a place of their own. `ratios` of depth by arm are those of
+    `analysis.advice.serving.depth_ratios`.
     """
     surfaces = [frontier.surface for frontier in study.frontiers if isinstance(frontier.surface, SurfaceFit)]
     if not surfaces:
@@ -72,36 +71,34 @@ def study_lifetime(
         target = max(surface.law.l_opt(surface.largest_flops, surface.contour) for surface in surfaces)
     largest = float(study.points.frame["tokens"].to_numpy().max())
     served = np.geomspace(largest / 10, largest * 1000, NUM_PLACES)
-    if demand.tokens > 0:
-        served = np.unique(np.append(served, demand.tokens))
-    answers = [lifetime_study(study, target, replace(demand, tokens=float(tokens)), arms) for tokens in served]
+    if served_tokens > 0:
+        served = np.unique(np.append(served, served_tokens))
+    answers = [lifetime_study(study, target, float(tokens), ratios) for tokens in served]
     places = (
         LifetimePlace(arm=surface.arm, served=float(tokens), answer=answers_of_arms[surface.arm])
         for surface in surfaces
         for tokens, answers_of_arms in zip(served, answers, strict=True)
     )
-    return LifetimeStudy(target=target, loss_unit=study.points.loss_unit, demand=demand, places=tuple(places))
+    return LifetimeStudy(target=target, loss_unit=study.points.loss_unit, served=served_tokens, places=tuple(places))
 
 
 def plot_lifetime(study: Study, lifetime: LifetimeStudy, sheet: Sheet) -> None:
     """What training and serving cost at one loss against the tokens served, with the size and training tokens."""
     with sheet.style():
-        moved = " FLOPs" if lifetime.demand.per == "flops" else ", bytes moved"
-        labels = [("total", f"training + serving{moved}"), ("params", "N  (parameters)"), ("tokens", "D  (tokens)")]
-        if lifetime.demand.limited:
-            labels.append(("sequences", f"sequences of {lifetime.demand.context:g} tokens at once"))
+        labels = [("total", "training + serving FLOPs"), ("params", "N  (parameters)"), ("tokens", "D  (tokens)")]
         figure, panels = sheet.panels(len(labels), len(labels), PANEL_INCHES)
         for axes, (quantity, label) in zip(panels, labels, strict=True):
             axes.set(xscale="log", yscale="log", xlabel="tokens served", ylabel=label)
             for arm in dict.fromkeys(place.arm for place in lifetime.places):
                 _draw_lifetime(axes, study, lifetime, arm, quantity)
-            if lifetime.demand.tokens > 0:
-                axes.axvline(lifetime.demand.tokens, color=FAINT, linestyle=":", linewidth=1.0)
+            if lifetime.served > 0:
+                axes.axvline(lifetime.served, color=FAINT, linestyle=":", linewidth=1.0)
             count_ticks(axes.xaxis, 1e4)
             if axes.has_data() and quantity != "total":
                 low, high = axes.get_ylim()
                 count_ticks(axes.yaxis, high / low)
-        panels[0].set_title(_title(lifetime), loc="left", fontweight="bold")
+        title = f"to reach {lifetime.target:.4f} {lifetime.loss_unit}"
+        panels[0].set_title(title, loc="left", fontweight="bold")
         handles = [
             Line2D([], [], color=arm_style(study.points.arms, arm)[0], marker=arm_style(study.points.arms, arm)[1],
                    label=plain_text(arm))
@@ -115,27 +112,17 @@ def plot_lifetime(study: Study, lifetime: LifetimeStudy, sheet: Sheet) -> None:
 
 def _draw_lifetime(axes: Axes, study: Study, lifetime: LifetimeStudy, arm: str, quantity: str) -> None:
     colour, marker = arm_style(study.points.arms, arm)
-    points = [
+    answers = [
         (place.served, getattr(place.answer, quantity))
         for place in lifetime.places
         if place.arm == arm and isinstance(place.answer, Lifetime)
     ]
-    if not points:
+    if not answers:
         return
-    served = [tokens for tokens, _ in points]
-    values = [answer.value if isinstance(answer, Estimate) else answer for _, answer in points]
-    axes.plot(served, values, color=colour, marker=marker, markersize=4, linewidth=1.4)
-    bands = [answer for _, answer in points if isinstance(answer, Estimate)]
-    if bands:
-        low, high = [band.low for band in bands], [band.high for band in bands]
-        axes.fill_between(served, low, high, color=colour, alpha=0.13, linewidth=0)
-
-
-def _title(lifetime: LifetimeStudy) -> str:
-    demand = lifetime.demand
-    memory = [(demand.kv_cache_bytes, "bytes for keys and values"), (demand.memory_bytes, "bytes of memory")]
-    limits = "".join(f", {size:.3g} {noun}" for size, noun in memory if size is not None)
-    return f"to reach {lifetime.target:.4f} {lifetime.loss_unit}{limits}"
+    served = [tokens for tokens, _ in answers]
+    low, high = [answer.low for _, answer in answers], [answer.high for _, answer in answers]
+    axes.plot(served, [answer.value for _, answer in answers], color=colour, marker=marker, markersize=4, linewidth=1.4)
+    axes.fill_between(served, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
 def _missing_arms(study: Study, lifetime: LifetimeStudy, characters: int) -> str:

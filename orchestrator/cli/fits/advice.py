@@ -13,13 +13,10 @@ from orchestrator.cli.fits.study import (
     CAUSAL,
     FIT_REFUSED,
     TOP_K,
-    Memory,
     Other,
     Runs,
     Tied,
-    arms_served,
     compared,
-    demand_of,
     fit_of,
     flops_of,
     say_next_of,
@@ -190,7 +187,6 @@ def _predict_corpus(
 @options_from_dataclass
 def lifetime(
     source: Runs,
-    memory: Memory,
     target_loss: Annotated[float, typer.Option(help="Loss to reach, in the unit of --loss.", callback=above_zero)],
     served_tokens: Annotated[
         float, typer.Option(help="Tokens that will go through the trained model.", callback=not_below_zero)
@@ -206,14 +202,15 @@ def lifetime(
     Names the arm, its size and its tokens. Exit code 5 where refused.
     """
     from analysis.advice.lifetime import lifetime_study
+    from analysis.advice.serving import depth_ratios
     from analysis.report.lifetimes import lifetime_notes, tabulate_lifetime
     from analysis.report.tables import Format
 
     layout = _format(form, as_json)
     fitted = fit_of(source, loss, ("surface",), tied=tied)
-    demand = demand_of(memory, served_tokens, fitted.runs)
-    answers = lifetime_study(fitted.study, target_loss, demand, arms_served(fitted.runs, demand), forced=force)
-    typer.echo(tabulate_lifetime(answers, target_loss, demand, layout, fitted.study.reading), nl=False)
+    ratios = depth_ratios(fitted.runs)
+    answers = lifetime_study(fitted.study, target_loss, served_tokens, ratios, forced=force)
+    typer.echo(tabulate_lifetime(answers, target_loss, served_tokens, layout, fitted.study.reading), nl=False)
     for note in lifetime_notes(answers):
         typer.echo(note, err=layout is not Format.markdown)
     if layout is not Format.json:

@@ -1,6 +1,5 @@
 """`mor-sweep plot`: the figures of a sweep or of any run table, each as PNG, vector and JSON with its provenance."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,6 @@ from orchestrator.cli.figures import Look, write_figure_data
 from orchestrator.cli.fits.study import (
     CAUSAL,
     FigureRuns,
-    Memory,
     Other,
     Pinned,
     SweepName,
@@ -118,7 +116,6 @@ def forecasts(look: Look, sweep: SweepName = None, results: Results = Path("resu
 def lifetime(
     source: FigureRuns,
     look: Look,
-    memory: Memory,
     loss: LossOption = CAUSAL,
     target_loss: Annotated[
         float | None,
@@ -135,8 +132,8 @@ def lifetime(
 
     All at one loss.
     """
-    serving = asdict(memory) | {"served_tokens": served_tokens or 0.0}
-    _draw("lifetime", source, look, loss=loss, target_loss=target_loss, tied=tied, **serving)
+    marked = served_tokens or 0.0
+    _draw("lifetime", source, look, loss=loss, target_loss=target_loss, served_tokens=marked, tied=tied)
 
 
 @plot.verb("task", "mor-sweep plot task isoflop-cpu --task hellaswag")

@@ -3,7 +3,7 @@ will be served."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -11,11 +11,6 @@ from orchestrator.cli.figures import Look, announced_paths, figure_paths
 from orchestrator.cli.options import Results, SweepArgument, above_zero, fix_in_flags, open_results, say, say_next
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import polars as pl
-
-    from analysis.advice.serving import Demand, ServedArm
     from mor_core.errors import Fix
     from orchestrator.records.fits.fitted import Fitted
 
@@ -178,58 +173,3 @@ def end_refused(reasons: list[str]) -> NoReturn:
     for reason in dict.fromkeys(reasons):
         typer.echo(f"refused: {reason}", err=True)
     raise typer.Exit(FIT_REFUSED)
-
-
-Per = Literal["flops", "bytes"]
-"""The quantity of which the cheapest model takes the least."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """What is made small, and within which memory."""
-
-    per: Annotated[
-        Per, typer.Option(help="What training and serving should take least of: flops, or bytes moved when decoding.")
-    ] = "flops"
-    """The objective."""
-    kv_cache_bytes: Annotated[
-        float | None, typer.Option(help="Memory for keys and values: how many sequences are decoded together.")
-    ] = None
-    """A budget without the weights."""
-    memory_bytes: Annotated[
-        float | None, typer.Option(help="The same with the weights beside them, such as 80e9; one of the two.")
-    ] = None
-    """A budget with the weights."""
-    context: Annotated[
-        float | None,
-        typer.Option(help="Tokens that a served sequence holds on average; what was trained on by default."),
-    ] = None
-    """Tokens of a sequence."""
-    bytes_per_number: Annotated[float, typer.Option(help="Of weights, keys and values; 2 in bf16.")] = 2.0
-    """Precision."""
-    flops_per_byte: Annotated[
-        float, typer.Option(help="FLOPs that the machine computes while it moves a byte; 295 on an H100 in bf16.")
-    ] = 295.0
-    """Balance of the machine."""
-
-
-def demand_of(memory: Memory, served: float, runs: "pl.DataFrame") -> "Demand":
-    """The demand of the flags; sequences as long as in training where no flag says otherwise. Raises DemandError."""
-    from analysis.advice.serving import Demand, trained_context
-
-    return Demand(
-        tokens=served,
-        per=memory.per,
-        context=trained_context(runs) if memory.context is None else memory.context,
-        kv_cache_bytes=memory.kv_cache_bytes,
-        memory_bytes=memory.memory_bytes,
-        bytes_per_number=memory.bytes_per_number,
-        flops_per_byte=memory.flops_per_byte,
-    )
-
-
-def arms_served(runs: "pl.DataFrame", demand: "Demand") -> "Mapping[str, ServedArm]":
-    """What serving each arm takes. Raises TableError where the table does not say."""
-    from analysis.advice.serving import served_arms
-
-    return served_arms(runs, with_memory=demand.limited)

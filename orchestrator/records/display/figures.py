@@ -5,7 +5,6 @@ What makes a figure takes the runs; its other parameters are the figure's option
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import Any, Literal
 
@@ -177,21 +176,15 @@ def _lifetime(
     *,
     target_loss: float | None = None,
     served_tokens: float = 0.0,
-    context: float | None = None,
     loss: str = "loss",
     tied: bool = False,
-    **machine: Any,
 ) -> RunsFigure:
-    """`machine` is what else a `Demand` is made of."""
-    from analysis.advice.serving import Demand, served_arms, trained_context
+    from analysis.advice.serving import depth_ratios
     from analysis.figures.advice.lifetime import plot_lifetime, study_lifetime
     from analysis.figures.figure_data import lifetime_data
 
     fitted = runs.fit(loss, SURFACE, tied)
-    tokens_kept = trained_context(fitted.runs) if context is None else context
-    demand = Demand(tokens=served_tokens, context=tokens_kept, **machine)
-    arms = served_arms(fitted.runs, with_memory=demand.limited)
-    lifetime = study_lifetime(fitted.study, target_loss, demand, arms)
+    lifetime = study_lifetime(fitted.study, target_loss, served_tokens, depth_ratios(fitted.runs))
     if isinstance(lifetime, Refusal):
         raise RefusedFigure(lifetime.sentence)
     refusals = [place.answer.sentence for place in lifetime.places if isinstance(place.answer, Refusal)]
@@ -272,14 +265,9 @@ FIGURES: dict[FigureName, Callable[..., RunsFigure]] = {
 
 
 def options_of(name: FigureName) -> list[str]:
-    """The options of a figure: those that its maker names, and those that it passes on."""
-    from analysis.advice.serving import Demand
-
+    """The options of a figure."""
     parameters = inspect.signature(FIGURES[name]).parameters.values()
-    options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        options += [field.name for field in fields(Demand) if field.name not in ("tokens", *options)]
-    return options
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
 
 def _beside_paper(fitted: Fitted, approach: str, is_shown: bool) -> tuple[Any, str]:

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from analysis.advice.serving import Demand
 from analysis.figures.advice.lifetime import LifetimeStudy, plot_lifetime, study_lifetime
 from analysis.figures.compare import plot_compare
 from analysis.figures.curves import mean_over_seeds, smoothed
@@ -63,7 +62,7 @@ def draw(study, folder):
     for name, plot in plots.items():
         plot(study, sheet(study, folder / f"{name}.svg"))
     plot_compare([study], sheet(study, folder / "compare.svg"))
-    lifetime = study_lifetime(study, None, Demand(tokens=0))
+    lifetime = study_lifetime(study, None)
     if isinstance(lifetime, LifetimeStudy):
         plot_lifetime(study, lifetime, sheet(study, folder / "lifetime.svg"))
     return {path.stem: path.read_text() for path in folder.glob("*.svg")}
@@ -84,7 +83,7 @@ def test_refused_surfaces_are_words_on_the_figures_and_no_lifetime(planted, tmp_
     assert "no surface: " in drawn["surface"]
     assert "no surface: " in drawn["residuals"]
     assert "lifetime" not in drawn
-    assert isinstance(study_lifetime(study, None, Demand(tokens=0)), Refusal)
+    assert isinstance(study_lifetime(study, None), Refusal)
 
 
 def test_an_empty_table_draws_words(planted, tmp_path):
@@ -113,12 +112,12 @@ def test_a_name_with_dollar_signs_is_no_formula(planted, tmp_path):
 
 def test_a_lifetime_moves_to_smaller_models_as_more_is_served(planted, truths):
     study = fit_study(planted(truths["chinchilla"], sizes=9, cell_noise=0.004), SETTINGS)
-    found = study_lifetime(study, None, Demand(tokens=0))
+    found = study_lifetime(study, None)
     params = [each.answer.params.value for each in found.places]
     assert all(later < earlier for earlier, later in pairwise(params))
     surface = study.frontiers[1].surface
     assert found.target == pytest.approx(surface.law.l_opt(surface.largest_flops, surface.contour))
-    assert study_lifetime(study, 1.0, Demand(tokens=0)).refused
+    assert study_lifetime(study, 1.0).refused
 
 
 def test_a_number_of_tokens_served_is_a_place_of_its_own_and_is_marked(planted, truths, tmp_path):

@@ -8,7 +8,6 @@ from analysis.advice.forecast.forecast import forecasts, roll_study
 from analysis.advice.forecast.frozen_law import FrozenLaw
 from analysis.advice.lifetime import lifetime_study
 from analysis.advice.predict import predict_budget
-from analysis.advice.serving import Demand
 from analysis.frontier.multiplier import parameter_multiplier
 from analysis.frontier.study import FitSettings, fit_study
 from analysis.report.surface import surface_as_json, surface_lines
@@ -130,12 +129,11 @@ def test_the_law_of_a_doubted_surface_is_read_within_its_runs(sound):
 def test_a_lifetime_beyond_the_runs_of_a_doubted_surface_is_refused(sound):
     (frontier,) = sound.frontiers
     target = frontier.surface.law.l_opt(6e13, frontier.surface.contour)
-    demand = Demand(tokens=1e6)
-    assert not isinstance(lifetime_study(sound, target, demand)["vanilla"], Refusal)
-    refused = lifetime_study(with_doubt(sound), target, demand)["vanilla"]
+    assert not isinstance(lifetime_study(sound, target, 1e6)["vanilla"], Refusal)
+    refused = lifetime_study(with_doubt(sound), target, 1e6)["vanilla"]
     assert isinstance(refused, Refusal)
     assert refused.kind is RefusalKind.EXTRAPOLATION
-    assert not isinstance(lifetime_study(with_doubt(sound), target, demand, forced=True)["vanilla"], Refusal)
+    assert not isinstance(lifetime_study(with_doubt(sound), target, 1e6, forced=True)["vanilla"], Refusal)
 
 
 def test_a_multiplier_is_given_where_a_doubted_surface_interpolates(sound):

@@ -54,7 +54,6 @@ def test_an_outside_table_is_fitted_from_the_command_line(tmp_path, runs):
         (("predict", "--budget", "1e23", *columns()), 5, "times the largest budget"),
         (("predict", "--budget", "lots", *columns()), 2, "--budget: 'lots' is not a number"),
         (("lifetime", "--target-loss", "1.0", "--served-tokens", "1e12", *columns()), 5, "not reached"),
-        (("lifetime", "--target-loss", "2.5", "--served-tokens", "1e9", "--per", "bytes", *columns()), 2, "memory"),
         (("plot", "isoflop", *columns(",budget=C"), "--out", "drawn"), 0, "isoflop.png"),
         (("table", "--format", "word", *columns()), 2, "expected markdown, latex, csv, json"),
     ],
@@ -165,23 +164,6 @@ def test_a_figure_without_any_number_is_drawn_with_its_reason_and_ends_with_5(tm
     assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
     drawn = " ".join((tmp_path / f"{figure}.svg").read_text().split())
     assert "opens downwards" in drawn
-
-
-def test_bytes_moved_are_counted_for_a_table_that_says_what_memory_holds(tmp_path, runs):
-    table = pl.read_csv(runs).with_columns((pl.col("N") * 1.2).alias("W"), (pl.col("N") / 5000).alias("KV"))
-    table.write_csv(tmp_path / "runs.csv")
-    asked = ("lifetime", "--target-loss", "2.6", "--served-tokens", "1e9", "--per", "bytes", "--memory-bytes", "8e10")
-    where = ("--context", "2048", "--table", "runs.csv", *columns(",arm=model,total_params=W,kv=KV"))
-    done = run_in(tmp_path, *asked, *where, "--format", "json")
-    assert done.returncode == 0, done.stderr
-    arms = json.loads(done.stdout)["data"]["arms"]
-    for arm in arms.values():
-        params = arm["params"]["value"]
-        sequences = (8e10 - 2 * 1.2 * params) / (2 * params / 5000 * 2048)
-        assert arm["sequences"] == pytest.approx(sequences, rel=1e-6)
-        assert arm["kv_bytes"] == pytest.approx(2 * params / 5000 * 2048, rel=1e-6)
-        assert arm["weight_bytes"] == pytest.approx(2 * 1.2 * params / sequences, rel=1e-6)
-    assert arms["looped"]["total"]["high"] < arms["dense"]["total"]["low"]
 
 
 def test_a_budget_is_predicted_and_arms_are_compared(tmp_path, runs):
