@@ -8,11 +8,10 @@ repeated, which does the same to memory again, and more entries of the tables ar
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mor_core.inference.ragged import HostPart, Part, Shape, unpacked
+from mor_core.inference.ragged import Part, Shape, unpacked
 
 SHORTEST = 64
 """Entries of a table that are read at least: below it, attention costs a GPU the same."""
@@ -35,16 +34,13 @@ Record = Callable[[Callable[[Tensor], Result], Tensor], tuple[Callable[[], None]
 Before it is done again, nothing has been done."""
 
 
-def with_few_shapes(part: HostPart, context_length: int) -> HostPart:
-    """Single tokens brought to one of few shapes: a power of two tokens, above 16 also the middle between two."""
-    numbers_CN, shape = part
+def one_of_few(shape: Shape, context_length: int) -> Shape:
+    """A shape for single tokens that holds this one: a power of two tokens, above 16 also the middle between two."""
     power = 1 << (shape.tokens - 1).bit_length()
     middle = power * 3 // 4
     tokens = middle if power > 16 and shape.tokens <= middle else power
-    if tokens > shape.tokens:
-        numbers_CN = np.concatenate((numbers_CN, numbers_CN[:, -1:].repeat(tokens - shape.tokens, axis=1)), axis=1)
     longest = min(context_length, max(SHORTEST, 1 << (shape.longest - 1).bit_length()))
-    return HostPart(numbers_CN, Shape(tokens, shape.notes, longest))
+    return Shape(tokens, shape.notes, longest)
 
 
 class Recorder:

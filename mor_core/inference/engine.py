@@ -129,7 +129,7 @@ class Engine:
         """Queue a request; returns its id. Raises RequestError where it can never be served."""
         check_request(request, self.config, self.cache, self.options.kv_bytes)
         self._next_id += 1
-        self._waiting.append(Pending(self._next_id, request, request.prompt))
+        self._waiting.append(Pending(self._next_id, request, np.array(request.prompt)))
         return self._next_id
 
     def cancel(self, request_id: int) -> FinishedEvent | None:
@@ -206,7 +206,7 @@ class Engine:
 
     def _prefill(self, rows: np.ndarray) -> None:
         """All tokens of new rows but the last."""
-        counts = self._rows.length_Q[rows] - 1
+        counts = self._rows.next_Q[rows]
         if not counts.any():
             return
         prompts = [self._rows.tokens_QT[row, :count] for row, count in zip(rows, counts, strict=True)]
@@ -236,7 +236,7 @@ class Engine:
         if not len(rows):
             return None
         depth = table.depth_Q[rows]
-        wait = self.stages.begin_pass(rows, depth, table.length_Q[rows] - 1)
+        wait = self.stages.begin_pass(rows, depth, table.next_Q[rows] - 1)
         self.totals.block_runs += 1
 
         def outcome() -> list[Event]:
@@ -254,21 +254,18 @@ class Engine:
     def _next_tokens(self, rows: np.ndarray) -> _Outcome | None:
         """The tokens after those of rows; the outcome is which rows end there. New rows enter."""
         table = self._rows
-        rows = self._make_room(self.cache.unshared, rows, table.enters)
+        rows = self._make_room(self.cache.unshared, rows, lambda rows: table.next_Q[rows] < table.last_Q[rows])
         if not len(rows):
             return None
-        is_new, enters = table.is_new_Q[rows], table.enters(rows)
-        leaving, entering, is_new = rows[~is_new], rows[enters], is_new[enters]
-        positions_M = table.length_Q[entering] - is_new
+        next_N, given_N = table.next_Q[rows], table.given_Q[rows]
+        leaves_N, enters_N = given_N < 0, next_N < table.last_Q[rows]  # A text's last token has not to be read.
+        leaving, entering, places_E, ends_E = rows[leaves_N], rows[enters_N], next_N[leaves_N], ~enters_N[leaves_N]
         wait, logits_EV = self.stages.begin_next_tokens(
-            (leaving, table.length_Q[leaving] - 1),
-            table.draws(leaving),
-            (entering, positions_M),
-            np.where(is_new, table.tokens_QT[entering, positions_M], -1),
+            (leaving, places_E - 1), table.draws(leaving), (entering, next_N[enters_N]), given_N[enters_N]
         )
-        table.is_new_Q[entering] = False
+        table.next_Q[rows], table.given_Q[rows] = next_N + 1, -1
         kept: dict[int, Tensor] = {}
-        if logits_EV is not None and np.count_nonzero(table.keeps_logits_Q[leaving]):
+        if logits_EV is not None and np.count_nonzero(table.keeps_logits_Q):
             kept = {row: logits_EV[i].clone() for i, row in enumerate(leaving.tolist()) if table.keeps_logits_Q[row]}
         has_block = self.cache.passes > 0
         self.totals.exit_runs += len(leaving) > 0
@@ -276,46 +273,49 @@ class Engine:
 
         def outcome() -> list[Event]:
             tokens = wait()
-            events = [] if tokens is None else self._take_note(leaving, tokens[: len(leaving)], kept)
-            going = entering[table.length_Q[entering] > 0]  # Those whose texts have not ended.
+            events = (
+                [] if tokens is None else self._take_note((leaving, places_E, ends_E), tokens[: len(leaving)], kept)
+            )
+            going = entering[table.last_Q[entering] >= 0]  # Those whose texts have not ended.
+            # All layers of a model of one pass are first ones.
+            table.depth_Q[going] = not has_block
             if has_block:
-                table.depth_Q[going] = 0
                 self._in_block = np.concatenate((self._in_block, going))
             else:
-                # All layers of a model of one pass are first ones.
-                table.depth_Q[going] = 1
                 self._between = np.concatenate((self._between, going))
             return events
 
         return outcome
 
-    def _take_note(self, rows: np.ndarray, tokens: np.ndarray, kept: dict[int, Tensor]) -> list[Event]:
-        """Go on after tokens that were chosen for rows."""
-        table, depth = self._rows, self._rows.depth_Q[rows]
+    def _take_note(
+        self, places: tuple[np.ndarray, np.ndarray, np.ndarray], tokens: np.ndarray, kept: dict[int, Tensor]
+    ) -> list[Event]:
+        """Go on after tokens that were chosen, given their rows, where they go in the texts, and whether these end."""
+        (rows, positions, ends), table, depth = places, self._rows, self._rows.depth_Q[places[0]]
+        stops = table.append(rows, positions, tokens)
+        ends = ends | stops
         self.totals.computed_tokens += len(rows)
         self.totals.block_passes += int(np.add.reduce(depth))
-        ends, stops = table.append(rows, tokens)
         events: list[Event] = []
-        streams = table.streams_Q[rows] & ~stops
-        if np.count_nonzero(streams):
-            for i in streams.nonzero()[0].tolist():
+        if np.count_nonzero(table.streams_Q):
+            for i in (table.streams_Q[rows] > stops).nonzero()[0].tolist():
                 recursions = int(depth[i]) if self.cache.passes else self.config.recursion.count
                 row = int(rows[i])
                 events.append(TokenEvent(self._running[row].request_id, int(tokens[i]), recursions, kept.get(row)))
         if np.count_nonzero(ends):
             stopped = zip(self._stop(rows[ends]), stops[ends].tolist(), strict=True)
             finished = [pending.finished("stop" if by_token else "length") for pending, by_token in stopped]
-            self.totals.generated_tokens += sum(len(event.tokens) for event in finished)
+            self.totals.generated_tokens += sum([len(event.tokens) for event in finished])
             events += finished
         return events
 
     def _stop(self, rows: np.ndarray) -> list[Pending]:
         """End sequences; their memory is free."""
-        self.cache.close(rows)
-        texts = [(self._running.pop(row), self._rows.text(row)) for row in rows.tolist()]
-        stopped = [Pending(pending.request_id, pending.request, text) for pending, text in texts]
-        self._rows.length_Q[rows] = 0
-        self._promised -= sum(pending.longest for pending in stopped)
+        table = self._rows
+        self.cache.close(rows, longest=int(table.next_Q[rows].max()))
+        self._promised -= int(table.last_Q[rows].sum())
+        stopped = [self._running.pop(row)._replace(tokens=table.text(row)) for row in rows.tolist()]
+        table.last_Q[rows] = -1
         self._admission_open = True
         self.totals.forward_flops = float(self.stages.forward_flops)
         return stopped

@@ -110,9 +110,8 @@ class KeyValueCache:
         self.block = SlotPool(layout.block, block, config, dtype, device)
         self.num_bytes = self.unshared.num_bytes + self.block.num_bytes
         """Of keys and values, taken or free."""
-        # A sequence has one table for the unshared layers, and after it one for each pass. The last is nobody's.
-        self._per_row = 1 + self.passes
-        shape = (sequences * self._per_row + 1, config.context_length)
+        # First every row's table for the unshared layers, then those for each pass. The last is nobody's.
+        shape = (sequences * (1 + self.passes) + 1, config.context_length)
         self.tables_PT = torch.zeros(shape, dtype=torch.int64, device=device)
         self._slots_PT = np.full(shape, NO_SLOT, np.int64)
         self._slots = self._slots_PT.reshape(-1)
@@ -128,33 +127,32 @@ class KeyValueCache:
         """A row for a new sequence."""
         return self._free_rows.pop()
 
-    def close(self, rows_Q: np.ndarray) -> None:
-        """End sequences: their slots are free again."""
-        tables_QP = rows_Q[:, None] * self._per_row + np.arange(self._per_row)
-        slots_QPT = self._slots_PT[tables_QP]
-        for pool, slots in ((self.unshared, slots_QPT[:, 0]), (self.block, slots_QPT[:, 1:])):
+    def close(self, rows_Q: np.ndarray, longest: int) -> None:
+        """End sequences of so many tokens at most: their slots are free again."""
+        tables_PQ = np.arange(0, len(self._lengths_P) - 1, self.sequences)[:, None] + rows_Q
+        slots_PQT = self._slots_PT[tables_PQ, :longest]
+        for pool, slots in ((self.unshared, slots_PQT[0]), (self.block, slots_PQT[1:])):
             pool.give_back(slots[slots != NO_SLOT])
-        self._slots_PT[tables_QP] = NO_SLOT
-        self._lengths_P[tables_QP] = 0
+        self._slots_PT[tables_PQ, :longest] = NO_SLOT
+        self._lengths_P[tables_PQ] = 0
         self._free_rows.extend(rows_Q.tolist())
 
     def unshared_entries(self, rows_N: np.ndarray, positions_N: np.ndarray) -> Entries:
         """What tokens have at the unshared layers."""
-        tables_N = rows_N * self._per_row
-        places_N = tables_N * self.context_length + positions_N
-        return Entries(tables_N, positions_N, self._slots[places_N], places_N)
+        places_N = rows_N * self.context_length + positions_N
+        return Entries(rows_N, positions_N, self._slots[places_N], places_N)
 
     def add_unshared(self, rows_N: np.ndarray, positions_N: np.ndarray) -> Entries:
         """Slots for tokens at the unshared layers."""
-        return self._added(self.unshared, rows_N * self._per_row, positions_N)
+        return self._added(self.unshared, rows_N, positions_N)
 
     def add_to_block(
         self, rows_N: np.ndarray, recursions_N: np.ndarray, positions_N: np.ndarray, ranks_N: np.ndarray | int = 0
     ) -> Entries:
         """Slots for tokens that enter a pass. Ranks count those of one sequence in this run."""
         if self.passes == 1:
-            return self._added_in_first_pass(rows_N * self._per_row + 1, positions_N, recursions_N == 0)
-        tables_N = rows_N * self._per_row + recursions_N + 1
+            return self._added_in_first_pass(rows_N + self.sequences, positions_N, recursions_N == 0)
+        tables_N = (recursions_N + 1) * self.sequences + rows_N
         if self.is_hybrid:
             return self._added(self.block, tables_N, positions_N)
         at_N = self._lengths_P[tables_N] + ranks_N
@@ -176,6 +174,6 @@ class KeyValueCache:
 
     def name_in_later_passes(self, places_N: Tensor, slots_N: Tensor, recursions_N: Tensor) -> None:
         """On the device: let the tables of all passes name the slots of tokens that make their first."""
-        steps_R = torch.arange(self.passes, device=places_N.device) * self.context_length
+        steps_R = torch.arange(self.passes, device=places_N.device) * (self.sequences * self.context_length)
         places_NR = places_N.unsqueeze(1) + (recursions_N == 0).unsqueeze(1) * steps_R
         self.tables_PT.view(-1).index_copy_(0, places_NR.view(-1), slots_N.repeat_interleave(self.passes))

@@ -78,9 +78,10 @@ class Part(NamedTuple):
 class HostPart(NamedTuple):
     """The same on the host."""
 
-    numbers_CN: np.ndarray
-    """The columns of `Part` in their order, and then the notes."""
+    columns: Sequence[np.ndarray]
+    """Those of `Part` in their order, and then the notes."""
     shape: Shape
+    """May be of more tokens than there are: the last one is repeated then, which does the same to memory again."""
 
 
 COLUMNS = len(Part._fields) - 2
@@ -89,7 +90,15 @@ COLUMNS = len(Part._fields) - 2
 def packed(parts: Sequence[HostPart]) -> np.ndarray:
     """All numbers one after another: the device is told them at once, since a transfer costs more than what is in
     it."""
-    return np.concatenate([part.numbers_CN.ravel() for part in parts])
+    numbers = np.empty(sum([len(columns) * shape.tokens for columns, shape in parts]), np.int64)
+    start = 0
+    for columns, shape in parts:
+        end, count = start + len(columns) * shape.tokens, len(columns[0])
+        part_CN = numbers[start:end].reshape(len(columns), shape.tokens)
+        part_CN[:, :count] = columns
+        part_CN[:, count:] = part_CN[:, count - 1 : count]
+        start = end
+    return numbers
 
 
 def unpacked(numbers: Tensor, shapes: Sequence[Shape]) -> list[Part]:

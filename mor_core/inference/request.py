@@ -74,8 +74,7 @@ class TokenEvent(NamedTuple):
     """What it was chosen from, if the request keeps logits."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinishedEvent:
+class FinishedEvent(NamedTuple):
     """A request is over."""
 
     request_id: int
