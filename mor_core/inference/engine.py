@@ -312,7 +312,8 @@ class Engine:
     def _stop(self, rows: np.ndarray) -> list[Pending]:
         """End sequences; their memory is free."""
         table = self._rows
-        self.cache.close(rows, longest=int(table.next_Q[rows].max()))
+        # A stop token is no part of a text, but it was brought to the block before it was seen to be one.
+        self.cache.close(rows, longest=int(table.next_Q[rows].max()) + 1)
         self._promised -= int(table.last_Q[rows].sum())
         stopped = [self._running.pop(row)._replace(tokens=table.text(row)) for row in rows.tolist()]
         table.last_Q[rows] = -1
