@@ -209,6 +209,19 @@ def test_a_text_ends_at_a_stop_token_which_is_not_part_of_it():
     assert stopped == whole[: whole.index(stop)]
 
 
+@pytest.mark.parametrize("name", ["vanilla", "mor-3", "mor-shared-kv"])
+def test_a_stop_token_gives_back_the_memory_that_it_took_before_it_was_seen(name: str):
+    model = model_of(name)
+    engine = Engine(model, EngineOptions(kv_bytes=PLENTY, max_batch=2))
+    asked = [
+        dataclasses.replace(each, max_new_tokens=12, stop_tokens=frozenset(range(0, 64, 3))) for each in requests(6)
+    ]
+    events = list(engine.run(asked))
+    assert any(event.reason == "stop" for event in events if isinstance(event, FinishedEvent))
+    assert engine.cache.unshared.num_free == engine.cache.unshared.num_slots
+    assert engine.cache.block.num_free == engine.cache.block.num_slots
+
+
 def test_a_lower_depth_is_what_no_token_exceeds_and_costs_less():
     model = model_of("mor-3")
     engines = [Engine(model, EngineOptions(kv_bytes=PLENTY, max_depth=depth)) for depth in (1, 2, 3)]
