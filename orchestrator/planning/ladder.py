@@ -99,8 +99,8 @@ def _rung_note(rungs: Sequence[OwnModel], params: float, *, is_whole: bool) -> s
     """What stands between N* and a nearer size: the end of the ladder, or that only the sizes tried are known."""
     if not is_whole:
         return (
-            f"of the sizes tried: the whole ladder of {rungs[0].object} is not known here, and `mor-sweep isoflop "
-            "--preset FILE --dry-run` asks for it"
+            f"of the sizes tried: the whole ladder of {rungs[0].object} is not known here until a plan of its "
+            "sweep file has asked for it"
         )
     if params > unique_params(rungs[-1]):
         return f"the largest of {rungs[0].object}: add larger ones to its sizes"

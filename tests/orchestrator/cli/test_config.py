@@ -89,7 +89,7 @@ def test_a_preset_is_written_with_its_comments_as_a_file_of_ones_own(tmp_path: P
     assert load_spec(str(path)) == load_spec(preset).model_copy(update={"name": "mine"})
     shipped = (SWEEPS / f"isoflop_{preset}.toml").read_text().splitlines()
     differing = [line for line in path.read_text().splitlines() if line not in shipped]
-    assert len(differing) == 2, "the first line, and the name"
+    assert len(differing) == 3, "the schema, where it comes from, and the name"
     again = run("config", "init", str(path), "--preset", preset)
     assert again.returncode == 2
     assert "is there already" in again.stderr

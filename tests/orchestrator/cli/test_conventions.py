@@ -13,7 +13,7 @@ from orchestrator.cli.train.launch import Launch
 from tests.helpers.paths import ROOT
 from tests.helpers.verbs import VERBS
 
-CONFIG_VERBS = {"config show", "config init", "config schema"}
+CONFIG_VERBS = {"config show", "config init"}
 WITHOUT_RESULTS = {"data prepare", "data info", "data publish", *CONFIG_VERBS, "mlflow export"}
 """Verbs that look at no results folder."""
 
@@ -39,7 +39,6 @@ WITHOUT_DATA = {
     "import": "adds to the results",
     "mlflow export": "writes a table",
     "config init": "writes a sweep file",
-    "config schema": "prints a JSON Schema, which is a document for programs already",
 }
 """Verbs without --json: what they do instead of printing data."""
 

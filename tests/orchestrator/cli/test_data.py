@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from mor_core.data import prepare as preparation
 from mor_core.data.large.corpus import freeze_source
 from mor_core.data.spec import DataError
 from orchestrator.cli.main import app
@@ -31,25 +33,33 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
 
 
 CPU = ("--preset", "cpu")
-FLAGS = ("fineweb-edu", "--deduplicate", "near", *CPU)
+CPU_TEXT = Path("sweeps/isoflop_cpu.toml").read_text()
+
+
+@pytest.fixture
+def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Text in small parts, of which near duplicates are left out."""
+    monkeypatch.setattr(preparation, "prepare", partial(preparation.prepare, part_bytes=10_000))
+    text = CPU_TEXT.replace("[data]\n", '[data]\ndeduplicate = "near"\n')
+    return ("fineweb-edu", "--preset", str(write(tmp_path / "near.toml", text)))
 
 
 @pytest.mark.slow
-def test_fineweb_edu_is_prepared_on_ray_as_in_this_process(data: Callable[..., Result]) -> None:
-    by_ray = data("prepare", *FLAGS, "--part-megabytes", "0.01", "--workers", "2")
+def test_fineweb_edu_is_prepared_on_ray_as_in_this_process(data: Callable[..., Result], near: tuple[str, ...]) -> None:
+    by_ray = data("prepare", *near, "--workers", "2")
     assert "Part 2 of" in by_ray.stderr
-    again = data("prepare", *FLAGS, "--refresh", "--part-megabytes", "0.01", "--workers", "1")
+    again = data("prepare", *near, "--refresh", "--workers", "1")
     assert again.stdout == by_ray.stdout
 
 
-def test_what_prepared_text_holds_is_said(data: Callable[..., Result]) -> None:
-    prepared = data("prepare", *FLAGS, "--part-megabytes", "0.01", "--workers", "1")
+def test_what_prepared_text_holds_is_said(data: Callable[..., Result], near: tuple[str, ...]) -> None:
+    prepared = data("prepare", *near, "--workers", "1")
     assert "Part 2 of" in prepared.stderr
     assert "fingerprint" in prepared.stdout
-    documents = [json.loads(data(verb, *FLAGS, "--json").stdout) for verb in ("prepare", "info")]
+    documents = [json.loads(data(verb, *near, "--json").stdout) for verb in ("prepare", "info")]
     assert [each["schema"] for each in documents] == ["mor-sweep.data/1"] * 2
     assert documents[0]["data"].items() <= documents[1]["data"].items()
-    said = data("info", *FLAGS).stdout
+    said = data("info", *near).stdout
     assert re.search(r"documents +\d+ to train on, \d+ for validation", said)
     assert re.search(r"near dups +0\.00% of the distinct documents", said) or "near duplicate" in said
     assert "licence     odc-by" in said
@@ -64,9 +74,10 @@ def test_how_few_windows_decide_is_said_before_anything_is_trained(data: Callabl
     tables = ["│ ─ ┼ ─ │ " * 60 + story(seed) for seed in range(3)]
     lines = [json.dumps({"text": text}) for text in (*STORIES * 2, *tables)]
     text = write(tmp_path / "stories.jsonl", "\n".join(f"{line}\n" for line in lines))
-    short = Path("sweeps/isoflop_cpu.toml").read_text().replace("context_length = 64 ", "context_length = 8 ")
+    short = CPU_TEXT.replace("context_length = 64 ", "context_length = 8 ")
+    short = short.replace("[data]\n", '[data]\ndeduplicate = "none"\n')
     preset = write(tmp_path / "short.toml", short)
-    flags = ("--preset", str(preset), "--deduplicate", "none")
+    flags = ("--preset", str(preset))
     assert data("prepare", str(text), *flags, "--workers", "1").exit_code == 0
     printed = data("info", str(text), *flags).stdout
     line = re.search(
@@ -83,12 +94,12 @@ def test_how_few_windows_decide_is_said_before_anything_is_trained(data: Callabl
 def test_the_next_step_trains_on_the_data_that_were_prepared(data: Callable[..., Result], tmp_path: Path) -> None:
     text = tmp_path / "stories.txt"
     text.write_text("\n\n".join(STORIES))
-    said = data("prepare", str(text), "--quality", "--max-megabytes", "0.5", *CPU).stderr.splitlines()
+    said = data("prepare", str(text), "--max-megabytes", "0.5", *CPU).stderr.splitlines()
     assert said[-2:] == [
-        "a sweep trains on these data where its file says so: [data] max_megabytes = 0.5, quality = true",
+        "a sweep trains on these data where its file says so: [data] max_megabytes = 0.5",
         f"next: mor-sweep isoflop --preset cpu --data {text} --dry-run",
     ]
-    with pytest.raises(DataError, match="is not prepared"):  # Without the two flags other data are meant.
+    with pytest.raises(DataError, match="is not prepared"):  # Without the flag other data are meant.
         data("info", "--data", str(text), *CPU)
 
 

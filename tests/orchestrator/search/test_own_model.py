@@ -132,7 +132,7 @@ def test_replicates_are_of_the_own_sizes_nearest_to_the_minimum(
 
 
 def test_a_pilot_of_own_sizes_is_one_of_cells_of_the_sweep(own: pytest.MonkeyPatch, file: Path) -> None:
-    asked = {"name": None, "budgets": None, "replicates": 2, "confidence": 0.95, "power": 0.8}
+    asked = {"name": None, "budgets": None, "replicates": 2}
     sizes = ["12k-4L", "17k-4L", "w8", "w12", "w16", "w24"]
     cells = pilot_plan(read_pilot(read_sweep_file(str(file)), sizes=sizes, **asked), MADE_UP_DATA).cells
     assert {(cell.arm, cell.size) for cell in cells} >= {("ngram", "w8"), ("vanilla", "12k-4L")}

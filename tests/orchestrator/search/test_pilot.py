@@ -21,7 +21,7 @@ from tests.helpers.runs.planted_sweep import SNAPSHOT, Law, PlantedSweep
 
 
 def pilot_of(preset: str, *overrides: Override, **changes) -> Pilot:
-    asked = {"name": None, "budgets": None, "sizes": None, "replicates": 3, "confidence": 0.95, "power": 0.8} | changes
+    asked = {"name": None, "budgets": None, "sizes": None, "replicates": 3} | changes
     return read_pilot(read_sweep_file(preset, overrides), **asked)
 
 
